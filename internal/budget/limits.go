@@ -1,0 +1,81 @@
+package budget
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Window is one rate limit: in no span of length Per may more than N calls
+// arrive at the provider. A provider may have any number of windows.
+type Window struct {
+	N   int           // calls, at least 1
+	Per time.Duration // length of the window, at least a second
+}
+
+// Limits are all windows of a provider. No windows at all means unlimited.
+type Limits []Window
+
+var errLimit = errors.New(`a limit is written "60/min,2/s": calls, a slash, and s, min, h, d or a Go duration`)
+
+// ParseLimits reads "60/min,2/s". Units are s, min, h, d or a Go duration
+// such as 12h. "0", "0/min" and "unlimited" mean no limit.
+func ParseLimits(text string) (Limits, error) {
+	text = strings.TrimSpace(text)
+	if text == "unlimited" || text == "0" || text == "0/min" {
+		return nil, nil
+	}
+	var limits Limits
+	for part := range strings.SplitSeq(text, ",") {
+		count, unit, found := strings.Cut(strings.TrimSpace(part), "/")
+		n, err := strconv.Atoi(count)
+		if !found || err != nil || n < 1 {
+			return nil, fmt.Errorf("limit %q: %w", part, errLimit)
+		}
+		per, err := parseUnit(unit)
+		if err != nil || per < time.Second {
+			return nil, fmt.Errorf("limit %q: %w", part, errLimit)
+		}
+		limits = append(limits, Window{N: n, Per: per})
+	}
+	return limits, nil
+}
+
+func parseUnit(unit string) (time.Duration, error) {
+	switch unit {
+	case "s", "sec", "second":
+		return time.Second, nil
+	case "m", "min", "minute":
+		return time.Minute, nil
+	case "h", "hour":
+		return time.Hour, nil
+	case "d", "day":
+		return 24 * time.Hour, nil
+	}
+	return time.ParseDuration(unit)
+}
+
+// String writes the limits in the form ParseLimits reads.
+func (l Limits) String() string {
+	if len(l) == 0 {
+		return "unlimited"
+	}
+	parts := make([]string, len(l))
+	for i, w := range l {
+		unit := w.Per.String()
+		switch w.Per {
+		case time.Second:
+			unit = "s"
+		case time.Minute:
+			unit = "min"
+		case time.Hour:
+			unit = "h"
+		case 24 * time.Hour:
+			unit = "d"
+		}
+		parts[i] = fmt.Sprintf("%d/%s", w.N, unit)
+	}
+	return strings.Join(parts, ",")
+}
