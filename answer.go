@@ -1,0 +1,180 @@
+package fetchworker
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Answer is what is stored under a request's result subject.
+type Answer struct {
+	Identity   Identity
+	Status     Status
+	Final      bool
+	Review     bool // a failure that a person will see
+	Generation int  // 1, raised by a person's requeue
+	Source     Source
+	HTTPStatus int // the provider's, 0 where there was none
+	Calls      int // provider calls made so far
+	Failures   int // those that count against the retries
+	FetchedAt  time.Time
+	Age        time.Duration
+	Latency    time.Duration   // of the provider call
+	Redacted   bool            // the body contained the provider's key
+	Next       json.RawMessage // parameters of the next page
+	Time       time.Time       // when the answer was made
+
+	ContentType string
+	Body        []byte   // the provider's bytes, untouched
+	Problem     *Problem // instead of a body: why it failed or waits
+	Claim       *Claim   // instead of a body: where a large one is stored
+}
+
+// Claim is the claim check of a body larger than MaxInlineBody.
+type Claim struct {
+	Prefix string // parts are stored under Prefix + "." + 1, 2, …
+	Parts  int
+	Bytes  int64
+	SHA256 string // of the whole body, lower-case hex
+}
+
+// Err is the problem of a failed answer, and nil for any other.
+func (a Answer) Err() error {
+	if a.Status == StatusFailed && a.Problem != nil {
+		return *a.Problem
+	}
+	return nil
+}
+
+// Rank orders the answers of one generation: waiting 1, provisional stale 2,
+// final 3. What is stored is only ever replaced by a higher one.
+func (a Answer) Rank() int {
+	switch {
+	case a.Final:
+		return 3
+	case a.Status == StatusStale:
+		return 2
+	default:
+		return 1
+	}
+}
+
+// Encode writes the answer as the message a worker publishes.
+func (a Answer) Encode() *nats.Msg {
+	m := nats.NewMsg(PutSubject(a.Identity))
+	h := m.Header
+	if a.Time.IsZero() {
+		a.Time = time.Now()
+	}
+	h.Set(headerSpecVersion, "1.0")
+	h.Set(headerEventID, a.Identity.String()+"."+strconv.Itoa(a.Generation)+"."+strconv.FormatInt(a.Time.UnixNano(), 36))
+	h.Set(headerEventType, "fetch.result")
+	h.Set(headerEventSource, "/fetch/"+a.Identity.Provider+"/"+a.Identity.Operation)
+	h.Set(headerSubject, a.Identity.ID)
+	h.Set(headerEventTime, a.Time.UTC().Format(time.RFC3339Nano))
+
+	h.Set(HeaderRequestID, a.Identity.ID)
+	h.Set(HeaderStatus, string(a.Status))
+	h.Set(HeaderFinal, strconv.FormatBool(a.Final))
+	if a.Review {
+		h.Set(HeaderReview, "true")
+	}
+	h.Set(HeaderGeneration, strconv.Itoa(a.Generation))
+	h.Set(HeaderCalls, strconv.Itoa(a.Calls))
+	h.Set(HeaderFailures, strconv.Itoa(a.Failures))
+	setIf(h, a.Source != "", HeaderSource, string(a.Source))
+	setIf(h, a.HTTPStatus != 0, HeaderHTTPStatus, strconv.Itoa(a.HTTPStatus))
+	if !a.FetchedAt.IsZero() {
+		h.Set(HeaderFetchedAt, a.FetchedAt.UTC().Format(time.RFC3339Nano))
+		h.Set(HeaderAge, strconv.FormatInt(int64(max(a.Age, 0)/time.Second), 10))
+		h.Set(HeaderLatency, strconv.FormatInt(a.Latency.Milliseconds(), 10))
+	}
+	setIf(h, a.Redacted, HeaderRedacted, "true")
+	setIf(h, len(a.Next) > 0, HeaderNext, string(a.Next))
+
+	switch {
+	case a.Problem != nil:
+		h.Set(HeaderContentType, ProblemType)
+		m.Data = a.Problem.encode()
+	case a.Claim != nil:
+		setIf(h, a.ContentType != "", HeaderContentType, a.ContentType)
+		h.Set(HeaderBodyPrefix, a.Claim.Prefix)
+		h.Set(HeaderBodyParts, strconv.Itoa(a.Claim.Parts))
+		h.Set(HeaderBodyBytes, strconv.FormatInt(a.Claim.Bytes, 10))
+		h.Set(HeaderBodySHA256, a.Claim.SHA256)
+	default:
+		setIf(h, a.ContentType != "", HeaderContentType, a.ContentType)
+		m.Data = a.Body
+	}
+	return m
+}
+
+func setIf(h nats.Header, when bool, key, value string) {
+	if when {
+		h.Set(key, value)
+	}
+}
+
+// DecodeAnswer reads an answer as stored or seen live. The identity is read
+// from the subject, or, on a reply copy, from the headers as far as they tell.
+func DecodeAnswer(subject string, h nats.Header, body []byte) (Answer, error) {
+	a := Answer{
+		Status:      Status(h.Get(HeaderStatus)),
+		Final:       h.Get(HeaderFinal) == "true",
+		Review:      h.Get(HeaderReview) == "true",
+		Generation:  intOf(h, HeaderGeneration),
+		Source:      Source(h.Get(HeaderSource)),
+		HTTPStatus:  intOf(h, HeaderHTTPStatus),
+		Calls:       intOf(h, HeaderCalls),
+		Failures:    intOf(h, HeaderFailures),
+		FetchedAt:   timeOf(h, HeaderFetchedAt),
+		Age:         time.Duration(intOf(h, HeaderAge)) * time.Second,
+		Latency:     time.Duration(intOf(h, HeaderLatency)) * time.Millisecond,
+		Redacted:    h.Get(HeaderRedacted) == "true",
+		Time:        timeOf(h, headerEventTime),
+		ContentType: h.Get(HeaderContentType),
+	}
+	if next := h.Get(HeaderNext); next != "" {
+		a.Next = json.RawMessage(next)
+	}
+	if address, err := ParseSubject(subject); err == nil {
+		a.Identity = address.Identity
+	} else {
+		a.Identity.ID = h.Get(HeaderRequestID)
+		source, _ := strings.CutPrefix(h.Get(headerEventSource), "/fetch/")
+		a.Identity.Provider, a.Identity.Operation, _ = strings.Cut(source, "/")
+	}
+	switch a.Status {
+	case StatusOK, StatusStale:
+		if prefix := h.Get(HeaderBodyPrefix); prefix != "" {
+			a.Claim = &Claim{
+				Prefix: prefix, Parts: intOf(h, HeaderBodyParts),
+				Bytes: int64(intOf(h, HeaderBodyBytes)), SHA256: h.Get(HeaderBodySHA256),
+			}
+			return a, nil
+		}
+		a.Body = body
+	case StatusWaiting, StatusFailed:
+		a.Problem = new(Problem)
+		if err := json.Unmarshal(body, a.Problem); err != nil {
+			return a, fmt.Errorf("answer %s: problem: %w", subject, err)
+		}
+	default:
+		return a, fmt.Errorf("answer %s: status %q is not known", subject, a.Status)
+	}
+	return a, nil
+}
+
+func intOf(h nats.Header, key string) int {
+	n, _ := strconv.Atoi(h.Get(key))
+	return n
+}
+
+func timeOf(h nats.Header, key string) time.Time {
+	t, _ := time.Parse(time.RFC3339, h.Get(key))
+	return t
+}

@@ -1,0 +1,108 @@
+package fetchworker
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+)
+
+// Problem is the body of a failed or waiting answer, RFC 9457.
+type Problem struct {
+	Type      string    `json:"type"` // urn:fetch:error:<code> or urn:fetch:waiting:<reason>
+	Title     string    `json:"title"`
+	Status    int       `json:"status"`
+	Detail    string    `json:"detail,omitempty"`
+	Instance  string    `json:"instance"` // the request's id
+	Provider  string    `json:"provider"`
+	Operation string    `json:"operation"`
+	RetryAt   time.Time `json:"retry_at,omitzero"` // when the next attempt is due, or a new request makes sense
+}
+
+const (
+	errorType   = "urn:fetch:error:"
+	waitingType = "urn:fetch:waiting:"
+)
+
+// titles tell each code and reason in words, with the HTTP status that says
+// the same to somebody who knows only HTTP.
+var codeTitles = map[Code]struct {
+	title  string
+	status int
+}{
+	CodeInvalidRequest:        {"The request cannot be understood", 400},
+	CodeUnknownProvider:       {"No such provider is served here", 404},
+	CodeUnknownOperation:      {"The provider has no such operation", 404},
+	CodeProviderNotConfigured: {"No key for this provider is configured", 503},
+	CodeRightsViolation:       {"The agent's rights or the licence do not cover this", 403},
+	CodeDeadlineExceeded:      {"The deadline passed before an answer could be had", 504},
+	CodeBudgetExhausted:       {"The month's byte budget of the provider is used up", 429},
+	CodeNotFound:              {"The provider says that this does not exist", 404},
+	CodeRejected:              {"The provider refuses the request", 422},
+	CodeNotEntitled:           {"The provider's plan does not include this", 402},
+	CodeRetriesExhausted:      {"Every retry failed", 502},
+	CodePoison:                {"The request stops the workers that run it", 500},
+	CodeResponseTooLarge:      {"The response is larger than the limit", 502},
+	CodeDiscarded:             {"A person discarded the request", 410},
+}
+
+var reasonTitles = map[Reason]string{
+	ReasonCircuitOpen:  "Waiting: the provider is failing and is probed until it recovers",
+	ReasonPaused:       "Waiting: an operator paused the provider",
+	ReasonThrottled:    "Waiting: the provider asked for a hold",
+	ReasonQuota:        "Waiting: the quota is used up until the time given",
+	ReasonUnauthorized: "Waiting: the provider refuses the service's key",
+	ReasonNoWorker:     "Waiting: no live worker serves the provider",
+}
+
+// Failure is the problem of a failed answer.
+func Failure(i Identity, code Code, detail string) Problem {
+	t := codeTitles[code]
+	return Problem{
+		Type: errorType + string(code), Title: t.title, Status: t.status, Detail: detail,
+		Instance: i.ID, Provider: i.Provider, Operation: i.Operation,
+	}
+}
+
+// Waiting is the problem of a waiting answer; retryAt may be zero.
+func Waiting(i Identity, reason Reason, detail string, retryAt time.Time) Problem {
+	return Problem{
+		Type: waitingType + string(reason), Title: reasonTitles[reason], Status: 503, Detail: detail,
+		Instance: i.ID, Provider: i.Provider, Operation: i.Operation, RetryAt: retryAt,
+	}
+}
+
+// Code is the failure code, empty for a waiting problem.
+func (p Problem) Code() Code {
+	code, _ := strings.CutPrefix(p.Type, errorType)
+	if code == p.Type {
+		return ""
+	}
+	return Code(code)
+}
+
+// Reason is the waiting reason, empty for a failure.
+func (p Problem) Reason() Reason {
+	reason, _ := strings.CutPrefix(p.Type, waitingType)
+	if reason == p.Type {
+		return ""
+	}
+	return Reason(reason)
+}
+
+// Error lets a problem be returned as one.
+func (p Problem) Error() string {
+	word := string(p.Code())
+	if word == "" {
+		word = string(p.Reason())
+	}
+	if p.Detail == "" {
+		return word + ": " + p.Title
+	}
+	return word + ": " + p.Detail
+}
+
+// encode writes the problem; it cannot fail, for every field is plain.
+func (p Problem) encode() []byte {
+	b, _ := json.Marshal(p)
+	return b
+}

@@ -1,0 +1,104 @@
+package fetchworker
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The streams that make up the service.
+const (
+	StreamRequests = "FETCH_REQUESTS"
+	StreamReplay   = "FETCH_REPLAY"
+	StreamResults  = "FETCH_RESULTS"
+	StreamDLQ      = "FETCH_DLQ"
+	StreamReview   = "FETCH_REVIEW"
+	StreamEvents   = "FETCH_EVENTS"
+	StreamAudit    = "FETCH_AUDIT"
+	StreamBudget   = "FETCH_BUDGET"
+	StreamBodies   = "FETCH_BODIES"
+
+	BucketProviders = "fetch_providers"
+	BucketCache     = "fetch_cache"
+)
+
+// Shards is the number of shards that agents are spread over, by the server:
+// the stored subject of a request carries partition(16, agent).
+const Shards = 16
+
+// RequestSubject is where an agent publishes a request.
+func RequestSubject(provider string, lane Lane, operation, agent string) string {
+	return "fetch.request." + provider + "." + string(lane) + "." + operation + "." + agent
+}
+
+// PutSubject is where a worker publishes an answer; the stream stores and
+// republishes it under ResultSubject.
+func PutSubject(i Identity) string { return "fetch.put." + i.String() }
+
+// ResultSubject is where the answer of a request is stored and seen live.
+func ResultSubject(i Identity) string { return "fetch.result." + i.String() }
+
+// DLQSubject is where the dead letter of a request is stored.
+func DLQSubject(lane Lane, i Identity) string {
+	return "fetch.dlq." + i.Provider + "." + string(lane) + "." + i.Operation + "." + i.Agent + "." + i.ID
+}
+
+// ReplaySubject is where a letter that goes back to work is stored.
+func ReplaySubject(lane Lane, i Identity) string {
+	return "fetch.replay." + i.Provider + "." + string(lane) + "." + i.Operation + "." + i.Agent + "." + i.ID
+}
+
+// ReviewSubject is where a request waits for a person.
+func ReviewSubject(i Identity) string { return "fetch.review." + i.String() }
+
+// EventSubject is where events of a kind about a provider are published.
+func EventSubject(kind, provider string) string { return "fetch.event." + kind + "." + provider }
+
+// AuditSubject is where an act of a person on a provider's work is recorded.
+func AuditSubject(action, provider string) string { return "fetch.audit." + action + "." + provider }
+
+// BytesSubject is the counter of a provider's bytes in the UTC month of t.
+func BytesSubject(provider string, t time.Time) string {
+	return "fetch.budget." + provider + ".bytes." + t.UTC().Format("2006-01")
+}
+
+// BodyPrefix is the claim check of a large body; its parts are stored under
+// BodyPrefix + "." + part, from 1.
+func BodyPrefix(i Identity, nonce string) string {
+	return "fetch.body." + i.Agent + "." + i.ID + "." + nonce
+}
+
+// ReplyPrefix is what every reply subject of an agent begins with.
+func ReplyPrefix(agent string) string { return "fetch.reply." + agent + "." }
+
+// Address is what the stored subject of a request, a letter, a replayed
+// letter or a review item says of it. The shard is -1 and the id empty where
+// the subject does not carry one.
+type Address struct {
+	Identity
+	Lane  Lane
+	Shard int
+}
+
+// ParseSubject reads the stored subject of a request, a letter, a replayed
+// letter, a review item or an answer. It does not judge the tokens.
+func ParseSubject(subject string) (Address, error) {
+	t := strings.Split(subject, ".")
+	if len(t) < 2 || t[0] != "fetch" {
+		return Address{}, fmt.Errorf("subject %q is none of ours", subject)
+	}
+	switch {
+	case t[1] == "request" && len(t) == 7:
+		shard, err := strconv.Atoi(t[4])
+		if err != nil {
+			return Address{}, fmt.Errorf("subject %q: shard: %w", subject, err)
+		}
+		return Address{Identity{t[2], t[5], t[6], ""}, Lane(t[3]), shard}, nil
+	case (t[1] == "dlq" || t[1] == "replay") && len(t) == 7:
+		return Address{Identity{t[2], t[4], t[5], t[6]}, Lane(t[3]), -1}, nil
+	case (t[1] == "review" || t[1] == "result" || t[1] == "put") && len(t) == 6:
+		return Address{Identity{t[2], t[3], t[4], t[5]}, "", -1}, nil
+	}
+	return Address{}, fmt.Errorf("subject %q is none of ours", subject)
+}
