@@ -1,0 +1,231 @@
+package broker_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	brokertest.Main()
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
+}
+
+var update = flag.Bool("update", false, "rewrite nats/streams/*.json from the topology in Go")
+
+const goldenDir = "../../nats/streams"
+
+func topology() []jetstream.StreamConfig {
+	return broker.Streams(broker.Options{Replicas: 1, ResultAge: 168 * time.Hour})
+}
+
+func TestGoldenStreamsAreTheTopology(t *testing.T) {
+	known := map[string]bool{}
+	for _, config := range topology() {
+		b, err := json.MarshalIndent(config, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = append(b, '\n')
+		path := filepath.Join(goldenDir, config.Name+".json")
+		known[config.Name+".json"] = true
+		if *update {
+			if err := os.WriteFile(path, b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		golden, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(golden, b) {
+			t.Errorf("%s differs from the topology; run go test ./internal/broker -update", path)
+		}
+	}
+	entries, err := os.ReadDir(goldenDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !known[e.Name()] {
+			t.Errorf("%s belongs to no stream", e.Name())
+		}
+	}
+}
+
+// What natscli does with --config FILE is to send the file's fields as the
+// create request; the server takes them strictly, and they must then be the
+// topology exactly.
+func TestGoldenStreamsCanBeAddedAsTheyAre(t *testing.T) {
+	e, err := broker.Embed(broker.EmbedOptions{DataDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Shutdown()
+	nc, err := e.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	for _, config := range topology() {
+		golden, err := os.ReadFile(filepath.Join(goldenDir, config.Name+".json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply, err := nc.Request("$JS.API.STREAM.CREATE."+config.Name, golden, 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var created server.JSApiStreamCreateResponse
+		if err := json.Unmarshal(reply.Data, &created); err != nil || created.Error != nil {
+			t.Fatalf("%s: %v %v", config.Name, err, created.Error)
+		}
+	}
+	js, err := broker.JetStream(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, config := range topology() {
+		stream, err := js.Stream(t.Context(), config.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := broker.Differences(stream.CachedInfo().Config, config); len(d) > 0 {
+			t.Errorf("%s as created: %s", config.Name, strings.Join(d, "; "))
+		}
+	}
+}
+
+func TestApplyIsRepeatableUpdatesAndRefusesWithBothValues(t *testing.T) {
+	b := brokertest.Start(t)
+	ctx := t.Context()
+	if err := broker.Apply(ctx, b.JS, topology()); err != nil {
+		t.Fatalf("second apply: %v", err)
+	}
+	longer := broker.Streams(broker.Options{Replicas: 1, ResultAge: 200 * time.Hour})
+	if err := broker.Apply(ctx, b.JS, longer); err != nil {
+		t.Fatalf("longer age: %v", err)
+	}
+	stream, err := b.JS.Stream(ctx, fetchworker.StreamResults)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if age := stream.CachedInfo().Config.MaxAge; age != 200*time.Hour {
+		t.Errorf("age after update is %v", age)
+	}
+	bad := topology()
+	for i := range bad {
+		if bad[i].Name == fetchworker.StreamDLQ {
+			bad[i].Storage = jetstream.MemoryStorage
+		}
+	}
+	if _, err := b.JS.Publish(ctx, "fetch.dlq.a.batch.b.c.d", nil); err != nil {
+		t.Fatal(err)
+	}
+	err = broker.Apply(ctx, b.JS, bad)
+	if err == nil {
+		t.Fatal("a change of storage was applied")
+	}
+	for _, part := range []string{"FETCH_DLQ", "storage", `"file"`, `"memory"`} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error does not name %s: %v", part, err)
+		}
+	}
+	stream, err = b.JS.Stream(ctx, fetchworker.StreamDLQ)
+	if err != nil || stream.CachedInfo().State.Msgs != 1 {
+		t.Errorf("the stream's message is gone: %v", err)
+	}
+}
+
+func TestRequestsAreShardedByAgentAndAnswersRepublished(t *testing.T) {
+	b := brokertest.Start(t)
+	ctx := t.Context()
+	live, err := b.NC.SubscribeSync("fetch.result.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.JS.Publish(ctx, "fetch.put.fmp.quote.alice.q1", []byte("x"), jetstream.WithExpectLastSequencePerSubject(0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.JS.Publish(ctx, "fetch.put.fmp.quote.alice.q1", []byte("y"), jetstream.WithExpectLastSequencePerSubject(0)); err == nil {
+		t.Error("a second answer with expected 0 was stored")
+	}
+	m, err := live.NextMsg(5 * time.Second)
+	if err != nil || string(m.Data) != "x" || m.Subject != "fetch.result.fmp.quote.alice.q1" {
+		t.Errorf("live copy: %v %v", m, err)
+	}
+	if m, err := live.NextMsg(50 * time.Millisecond); err == nil {
+		t.Errorf("the refused answer was seen live: %s", m.Data)
+	}
+
+	for _, agent := range []string{"alice", "bob", "alice"} {
+		if _, err := b.JS.Publish(ctx, fetchworker.RequestSubject("fmp", "batch", "quote", agent), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stream, err := b.JS.Stream(ctx, fetchworker.StreamRequests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shards := map[string]int{}
+	for seq := uint64(1); seq <= 3; seq++ {
+		raw, err := stream.GetMsg(ctx, seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := fetchworker.ParseSubject(raw.Subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shard, seen := shards[a.Agent]; seen && shard != a.Shard {
+			t.Errorf("%s is in shards %d and %d", a.Agent, shard, a.Shard)
+		}
+		shards[a.Agent] = a.Shard
+	}
+}
+
+func TestServeProviderTellsWhetherItIsNew(t *testing.T) {
+	b := brokertest.Start(t)
+	for round, want := range []bool{true, false} {
+		created, err := broker.ServeProvider(t.Context(), b.JS, "fmp", broker.Held(120))
+		if err != nil || created != want {
+			t.Errorf("round %d: created %v, %v", round, created, err)
+		}
+	}
+	if err := broker.RetireProvider(t.Context(), b.JS, "fmp"); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := b.JS.Stream(t.Context(), fetchworker.StreamRequests)
+	if err != nil || stream.CachedInfo().State.Consumers != 0 {
+		t.Errorf("consumers left after retire: %v", err)
+	}
+}
+
+func TestServedProvider(t *testing.T) {
+	for consumer, want := range map[string]string{
+		"fmp-interactive-7": "fmp", "my-batch-api-batch-0": "my-batch-api", "fmp-replay": "", "x-interactive-y": "", "": "",
+	} {
+		if got := broker.ServedProvider(consumer); got != want {
+			t.Errorf("%q: %q, want %q", consumer, got, want)
+		}
+	}
+}
+
+func TestEmbeddedServerListensOnLoopbackOnly(t *testing.T) {
+	if _, err := broker.Embed(broker.EmbedOptions{DataDir: t.TempDir(), Listen: "0.0.0.0:0"}); err == nil {
+		t.Fatal("it listens to the world")
+	}
+}

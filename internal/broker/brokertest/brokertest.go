@@ -1,0 +1,93 @@
+// Package brokertest starts a real nats-server with the real topology for a
+// test, on the wall clock or inside a testing/synctest bubble.
+package brokertest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker"
+
+	"github.com/nats-io/nats-server/v2/server/ats"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Main is to be called first in TestMain of a package that uses bubbles: the
+// server's access-time ticker must start outside of any bubble, or the
+// bubble's clock would never move.
+func Main() { ats.Register() }
+
+// Broker is a server with the topology applied.
+type Broker struct {
+	Server *broker.Embedded
+	NC     *nats.Conn
+	JS     jetstream.JetStream
+	KV     jetstream.KeyValue // fetch_providers
+	dir    string
+	listen string
+}
+
+// Start starts a server that is reached in-process only and stops it when
+// the test ends. Inside a bubble call Stop before the bubble ends.
+func Start(t testing.TB) *Broker {
+	t.Helper()
+	b := StartIn(t, t.TempDir(), "")
+	t.Cleanup(b.Stop)
+	return b
+}
+
+// StartIn is Start with a data directory of the caller's, and a loopback
+// address to listen on as well; the caller stops it.
+func StartIn(t testing.TB, dir, listen string) *Broker {
+	t.Helper()
+	b := &Broker{dir: dir, listen: listen}
+	b.start(t)
+	return b
+}
+
+func (b *Broker) start(t testing.TB) {
+	t.Helper()
+	var err error
+	// Tests kill processes, not machines: the lazy sync is enough and fast.
+	if b.Server, err = broker.Embed(broker.EmbedOptions{DataDir: b.dir, Listen: b.listen, Sync: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	b.NC = b.Connect(t)
+	if b.JS, err = broker.JetStream(b.NC); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := broker.Apply(ctx, b.JS, broker.Streams(broker.Options{ResultAge: 168 * time.Hour})); err != nil {
+		t.Fatal(err)
+	}
+	if err := broker.ServeDLQ(ctx, b.JS); err != nil {
+		t.Fatal(err)
+	}
+	if b.KV, err = b.JS.KeyValue(ctx, fetchworker.BucketProviders); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Connect opens one more connection, for a second worker or an agent.
+func (b *Broker) Connect(t testing.TB) *nats.Conn {
+	t.Helper()
+	nc, err := b.Server.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return nc
+}
+
+// Stop closes the connection and the server. It may be called twice.
+func (b *Broker) Stop() {
+	if b.Server == nil {
+		return
+	}
+	b.NC.Close()
+	b.Server.Shutdown()
+	b.Server = nil
+}

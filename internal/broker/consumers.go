@@ -1,0 +1,157 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"fetchworker"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+)
+
+// AckWait is how long a worker may be silent about a request it holds before
+// another one gets it. Workers say "in progress" every third of it.
+const AckWait = 10 * time.Second
+
+// ReplayerConsumer is the one consumer of the DLQ, shared by all replayers.
+const ReplayerConsumer = "replayer"
+
+// ShardConsumer is the name of the consumer of one provider, lane and shard.
+func ShardConsumer(provider string, lane fetchworker.Lane, shard int) string {
+	return provider + "-" + string(lane) + "-" + strconv.Itoa(shard)
+}
+
+// ReplayConsumer is the name of a provider's consumer on the replay stream.
+func ReplayConsumer(provider string) string { return provider + "-replay" }
+
+// ServedProvider is the provider whose request consumer has this name, empty
+// for any other name.
+func ServedProvider(consumer string) string {
+	for _, lane := range []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch} {
+		if provider, rest, ok := cutLast(consumer, "-"+string(lane)+"-"); ok {
+			if _, err := strconv.Atoi(rest); err == nil {
+				return provider
+			}
+		}
+	}
+	return ""
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+// Held is how many requests of one shard the fleet may hold at a time: two
+// seconds of the provider's rate, at least 16. It bounds how long a heavy
+// agent's requests can stand before a neighbour's.
+func Held(perMinute int) int {
+	if perMinute <= 0 {
+		return 256
+	}
+	return max(16, (2*perMinute+59)/60)
+}
+
+// ProviderConsumers are the consumers that make a provider served.
+func ProviderConsumers(provider string, held int) map[string][]jetstream.ConsumerConfig {
+	base := func(name, filter string) jetstream.ConsumerConfig {
+		return jetstream.ConsumerConfig{
+			Durable: name, FilterSubject: filter,
+			AckPolicy: jetstream.AckExplicitPolicy, AckWait: AckWait,
+			// A work queue hides a message whose deliveries ran out, for ever:
+			// the worker itself counts suspects.
+			MaxDeliver: -1, MaxAckPending: held, MaxWaiting: 4096,
+		}
+	}
+	var requests []jetstream.ConsumerConfig
+	for _, lane := range []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch} {
+		for shard := range fetchworker.Shards {
+			requests = append(requests, base(ShardConsumer(provider, lane, shard),
+				fmt.Sprintf("fetch.request.%s.%s.%d.>", provider, lane, shard)))
+		}
+	}
+	return map[string][]jetstream.ConsumerConfig{
+		fetchworker.StreamRequests: requests,
+		fetchworker.StreamReplay:   {base(ReplayConsumer(provider), "fetch.replay."+provider+".>")},
+	}
+}
+
+// ServeProvider makes sure that a provider's consumers exist. It reports
+// whether they are new, that is, whether nobody served the provider before.
+func ServeProvider(ctx context.Context, js jetstream.JetStream, provider string, held int) (created bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	_, err = js.Consumer(ctx, fetchworker.StreamReplay, ReplayConsumer(provider))
+	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return false, fmt.Errorf("look up consumer %s: %w", ReplayConsumer(provider), err)
+	}
+	created = err != nil
+	var group errgroup.Group
+	group.SetLimit(8)
+	// The replay consumer comes last: it says that the others are there.
+	consumers := ProviderConsumers(provider, held)
+	for _, stream := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay} {
+		for _, config := range consumers[stream] {
+			group.Go(func() error { return applyConsumer(ctx, js, stream, config) })
+		}
+		if err := group.Wait(); err != nil {
+			return created, err
+		}
+		group = errgroup.Group{}
+	}
+	return created, nil
+}
+
+// ServeDLQ makes sure that the replayers' consumer exists. Its messages wait
+// with a delayed nak, so it must hold any number unacknowledged.
+func ServeDLQ(ctx context.Context, js jetstream.JetStream) error {
+	return applyConsumer(ctx, js, fetchworker.StreamDLQ, jetstream.ConsumerConfig{
+		Durable: ReplayerConsumer, FilterSubject: "fetch.dlq.>",
+		AckPolicy: jetstream.AckExplicitPolicy, AckWait: AckWait,
+		MaxDeliver: -1, MaxAckPending: -1, MaxWaiting: 512,
+	})
+}
+
+// applyConsumer looks first: credentials that may not create are enough where
+// the consumer is as wanted.
+func applyConsumer(ctx context.Context, js jetstream.JetStream, stream string, want jetstream.ConsumerConfig) error {
+	c, err := js.Consumer(ctx, stream, want.Durable)
+	if err == nil {
+		have := c.CachedInfo().Config
+		if have.MaxAckPending == want.MaxAckPending && have.AckWait == want.AckWait && have.FilterSubject == want.FilterSubject && have.MaxDeliver == want.MaxDeliver {
+			return nil
+		}
+	} else if !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return fmt.Errorf("look up consumer %s on %s: %w", want.Durable, stream, err)
+	}
+	if _, err := js.CreateOrUpdateConsumer(ctx, stream, want); err != nil {
+		if denied(js, err) {
+			return fmt.Errorf("consumer %s on %s is missing, and these credentials may not create it: %w", want.Durable, stream, err)
+		}
+		return fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, err)
+	}
+	return nil
+}
+
+// RetireProvider deletes a provider's consumers, so that its requests are
+// answered as unknown or not configured again.
+func RetireProvider(ctx context.Context, js jetstream.JetStream, provider string) error {
+	var failed []error
+	for stream, configs := range ProviderConsumers(provider, 0) {
+		for _, config := range configs {
+			err := js.DeleteConsumer(ctx, stream, config.Durable)
+			if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+				failed = append(failed, fmt.Errorf("delete consumer %s: %w", config.Durable, err))
+			}
+		}
+	}
+	return errors.Join(failed...)
+}

@@ -1,0 +1,110 @@
+// Package broker is the JetStream underneath: it connects to a NATS server
+// or embeds one, and keeps the topology that everything else stands on,
+// every stream, bucket and consumer, as Go values. It only ever creates or
+// updates; what cannot be applied is an error, never a silent delete.
+package broker
+
+import (
+	"time"
+
+	"fetchworker"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Options are what of the topology an operator decides.
+type Options struct {
+	Replicas  int           // of every stream: 1, or 3 in a cluster
+	ResultAge time.Duration // how long answers and large bodies are kept
+}
+
+// CacheAge is how long a cached body is kept at the most: longer than the
+// longest stale age of any operation is of no use.
+const CacheAge = 14 * 24 * time.Hour
+
+const gib = 1 << 30
+
+// Streams is the whole topology, buckets included.
+func Streams(o Options) []jetstream.StreamConfig {
+	base := func(name, description string, subjects ...string) jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Name: name, Description: description, Subjects: subjects,
+			Storage: jetstream.FileStorage, Replicas: max(o.Replicas, 1),
+			Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
+			MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1,
+			// A thousand is the server's default, and 30 providers would pass it.
+			MaxConsumers: 10_000,
+			Duplicates:   2 * time.Minute,
+			AllowDirect:  true,
+		}
+	}
+
+	requests := base(fetchworker.StreamRequests, "Requests waiting for a worker", "fetch.request.*.*.*.*")
+	requests.Retention = jetstream.WorkQueuePolicy
+	requests.Discard = jetstream.DiscardNew
+	requests.MaxMsgSize = fetchworker.MaxRequestBytes
+	requests.MaxBytes = 1 * gib
+	// The shard, by agent, is what keeps one agent's backlog from another's turn.
+	requests.SubjectTransform = &jetstream.SubjectTransformConfig{
+		Source:      "fetch.request.*.*.*.*",
+		Destination: "fetch.request.{{wildcard(1)}}.{{wildcard(2)}}.{{partition(16,4)}}.{{wildcard(3)}}.{{wildcard(4)}}",
+	}
+
+	replay := base(fetchworker.StreamReplay, "Letters sent back to work", "fetch.replay.*.*.*.*.*")
+	replay.Retention = jetstream.WorkQueuePolicy
+	replay.MaxMsgsPerSubject = 1
+
+	results := base(fetchworker.StreamResults, "The latest answer of each request", "fetch.put.*.*.*.*")
+	results.MaxMsgsPerSubject = 1
+	results.Discard = jetstream.DiscardNew // a full store holds work back; it never drops an answer
+	results.MaxBytes = 4 * gib
+	results.MaxAge = o.ResultAge
+	results.SubjectTransform = &jetstream.SubjectTransformConfig{
+		Source:      "fetch.put.*.*.*.*",
+		Destination: "fetch.result.{{wildcard(1)}}.{{wildcard(2)}}.{{wildcard(3)}}.{{wildcard(4)}}",
+	}
+	// What is stored, and only that, is seen live, under the stored name.
+	results.RePublish = &jetstream.RePublish{Source: "fetch.result.>", Destination: "fetch.result.>"}
+
+	dlq := base(fetchworker.StreamDLQ, "Failures waiting for their retry, and parked requests", "fetch.dlq.*.*.*.*.*")
+	dlq.Retention = jetstream.WorkQueuePolicy
+	dlq.MaxMsgsPerSubject = 1
+
+	review := base(fetchworker.StreamReview, "What waits for a person's decision", "fetch.review.*.*.*.*")
+	review.MaxMsgsPerSubject = 1
+	review.Discard = jetstream.DiscardNew
+
+	events := base(fetchworker.StreamEvents, "Circuit, budget, throttle, review and control events", "fetch.event.*.*")
+	events.MaxAge = 7 * 24 * time.Hour
+
+	audit := base(fetchworker.StreamAudit, "Who did what to which message, when and why", "fetch.audit.*.*")
+
+	budget := base(fetchworker.StreamBudget, "Bytes on the wire by provider and UTC month", "fetch.budget.*.bytes.*")
+	budget.MaxMsgsPerSubject = 1
+	budget.AllowMsgCounter = true
+
+	bodies := base(fetchworker.StreamBodies, "Large bodies in parts", "fetch.body.*.*.*.*")
+	bodies.Discard = jetstream.DiscardNew
+	bodies.MaxBytes = 4 * gib
+	bodies.MaxAge = o.ResultAge
+
+	bucket := func(name, description string) jetstream.StreamConfig {
+		c := base("KV_"+name, description, "$KV."+name+".>")
+		c.MaxMsgsPerSubject = 1
+		c.MaxConsumers = -1
+		c.AllowRollup = true
+		c.DenyDelete = true
+		c.AllowMsgTTL = true
+		c.SubjectDeleteMarkerTTL = 5 * time.Minute
+		return c
+	}
+	providers := bucket(fetchworker.BucketProviders, "Shared limit state: permits, circuits, control, live workers")
+	providers.Discard = jetstream.DiscardNew
+	cache := bucket(fetchworker.BucketCache, "Bodies kept for fresh and stale answers")
+	// A full cache forgets its oldest bodies; a bucket made by the client
+	// library would refuse new ones instead.
+	cache.MaxBytes = 1 * gib
+	cache.MaxAge = CacheAge
+
+	return []jetstream.StreamConfig{requests, replay, results, dlq, review, events, audit, budget, bodies, providers, cache}
+}

@@ -1,0 +1,73 @@
+package record
+
+import (
+	"strconv"
+
+	"fetchworker"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Order says whether a new message replaces the one stored under its subject.
+// It decides from what the two say, never from when they came.
+type Order func(stored, next Message) bool
+
+// Message is what an order looks at.
+type Message struct {
+	Header nats.Header
+	Data   []byte
+}
+
+// Answers is the order of a result subject: (generation, rank) must rise. A
+// waiting answer also replaces a waiting one that names another reason or an
+// earlier time. A final answer is replaced only if a person's review is open
+// on it, and then only by a later generation.
+func Answers(stored, next Message) bool {
+	before, err := fetchworker.DecodeAnswer("", stored.Header, stored.Data)
+	if err != nil {
+		return true // nothing readable stands there
+	}
+	after, err := fetchworker.DecodeAnswer("", next.Header, next.Data)
+	if err != nil {
+		return false
+	}
+	return AnswerReplaces(before, after)
+}
+
+// AnswerReplaces is the pure rule behind Answers.
+func AnswerReplaces(stored, next fetchworker.Answer) bool {
+	switch {
+	case stored.Final && !stored.Review:
+		return false
+	case next.Generation != stored.Generation:
+		return next.Generation > stored.Generation
+	case next.Rank() != stored.Rank():
+		return next.Rank() > stored.Rank()
+	case next.Status == fetchworker.StatusWaiting && stored.Status == fetchworker.StatusWaiting:
+		return next.Problem.Reason() != stored.Problem.Reason() || next.Problem.RetryAt.After(stored.Problem.RetryAt)
+	default:
+		return false
+	}
+}
+
+// Letters is the order of dead letters and replayed letters: (generation,
+// calls) must not fall. An equal one replaces too: a request that is parked
+// again has made no more calls than the letter that is still being acked, and
+// would otherwise be lost with that ack.
+func Letters(stored, next Message) bool {
+	g0, g1 := number(stored, fetchworker.HeaderGeneration), number(next, fetchworker.HeaderGeneration)
+	if g0 != g1 {
+		return g1 > g0
+	}
+	return number(next, fetchworker.HeaderCalls) >= number(stored, fetchworker.HeaderCalls)
+}
+
+// Reviews is the order of review items: the generation must rise.
+func Reviews(stored, next Message) bool {
+	return number(next, fetchworker.HeaderGeneration) > number(stored, fetchworker.HeaderGeneration)
+}
+
+func number(m Message, key string) int {
+	n, _ := strconv.Atoi(m.Header.Get(key))
+	return n
+}

@@ -1,0 +1,87 @@
+package record
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Raw is a stored message.
+type Raw struct {
+	Subject  string
+	Sequence uint64
+	Time     time.Time // when it was stored
+	Header   nats.Header
+	Data     []byte
+}
+
+// Last reads the last message of a subject by a direct get that names it, so
+// that the right to read is a right to the subject. ErrMsgNotFound: none.
+func (l *Log) Last(ctx context.Context, stream, subject string) (Raw, error) {
+	return l.direct(ctx, "$JS.API.DIRECT.GET."+stream+"."+subject, nil)
+}
+
+// Next reads the first message of a subject filter at or after a sequence.
+// ErrMsgNotFound: none.
+func (l *Log) Next(ctx context.Context, stream, filter string, sequence uint64) (Raw, error) {
+	request := fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q}`, sequence, filter)
+	return l.direct(ctx, "$JS.API.DIRECT.GET."+stream, request)
+}
+
+func (l *Log) direct(ctx context.Context, subject string, request []byte) (Raw, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	m, err := l.js.Conn().RequestWithContext(ctx, subject, request)
+	if err != nil {
+		return Raw{}, fmt.Errorf("direct get: %w", err)
+	}
+	if status := m.Header.Get("Status"); status == "404" {
+		return Raw{}, jetstream.ErrMsgNotFound
+	} else if status != "" {
+		return Raw{}, fmt.Errorf("direct get: server says %s %s", status, m.Header.Get("Description"))
+	}
+	raw := Raw{Subject: m.Header.Get(jetstream.SubjectHeader), Header: m.Header, Data: m.Data}
+	if raw.Sequence, err = strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64); err != nil {
+		return Raw{}, fmt.Errorf("direct get: sequence: %w", err)
+	}
+	if raw.Time, err = time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer)); err != nil {
+		return Raw{}, fmt.Errorf("direct get: time: %w", err)
+	}
+	return raw, nil
+}
+
+// Delete takes a message out of a stream by its sequence; one that is gone
+// already is no error.
+func (l *Log) Delete(ctx context.Context, point, stream string, sequence uint64) error {
+	return l.Point(point, func() error {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		request := fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, sequence)
+		m, err := l.js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.DELETE."+stream, request)
+		if err != nil {
+			return fmt.Errorf("delete %s %d: %w", stream, sequence, err)
+		}
+		return deleteError(stream, sequence, m.Data)
+	})
+}
+
+// deleteError reads the reply to a delete. That no message has the sequence
+// any more is what was wanted.
+func deleteError(stream string, sequence uint64, reply []byte) error {
+	var r struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(reply, &r); err != nil {
+		return fmt.Errorf("delete %s %d: %w", stream, sequence, err)
+	}
+	const sequenceNotFound = 10043
+	if r.Error == nil || r.Error.ErrorCode == sequenceNotFound || r.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+		return nil
+	}
+	return fmt.Errorf("delete %s %d: %w", stream, sequence, r.Error)
+}
