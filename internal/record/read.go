@@ -85,3 +85,11 @@ func deleteError(stream string, sequence uint64, reply []byte) error {
 	}
 	return fmt.Errorf("delete %s %d: %w", stream, sequence, r.Error)
 }
+
+// Send publishes a message that nothing stores.
+func (l *Log) Send(m *nats.Msg) error {
+	if err := l.js.Conn().PublishMsg(m); err != nil {
+		return fmt.Errorf("send to %s: %w", m.Subject, err)
+	}
+	return nil
+}

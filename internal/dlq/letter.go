@@ -1,0 +1,202 @@
+// Package dlq keeps what failed until its time comes: dead letters and their
+// waits, the loop that sends due letters back to work and exhausted ones to
+// review, and the acts of a person on both.
+//
+// It never calls a provider and does not know any.
+package dlq
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"fetchworker"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Letter is a request that failed or is parked: its own bytes, and what has
+// become of it so far. The same letter travels as a dead letter, as a
+// replayed one and as a review item.
+type Letter struct {
+	fetchworker.Identity
+	Lane fetchworker.Lane
+	Body []byte // the request's own bytes, untouched
+
+	Generation int // 1, raised by a person's requeue
+	Calls      int // provider calls made so far
+	Failures   int // those that count against the retries
+
+	Class      fetchworker.Class // of the last attempt, or why it is parked
+	Code       fetchworker.Code  // what its failed answer will say, where retries cannot help
+	Error      string            // redacted
+	HTTPStatus int
+
+	RequestedAt   time.Time // when the request was stored; a requeue starts it anew
+	Deadline      time.Time // zero: none
+	FailedAt      time.Time
+	FirstFailedAt time.Time // of the failures that count; zero: none yet
+	NotBefore     time.Time // drawn once, by whoever writes the letter
+
+	Worker      string
+	Traceparent string
+	Tracestate  string
+	History     []Attempt // the last ten
+}
+
+// Attempt is one entry of a letter's history.
+type Attempt struct {
+	At         time.Time         `json:"at"`
+	Class      fetchworker.Class `json:"class"`
+	HTTPStatus int               `json:"http_status,omitempty"`
+	LatencyMS  int64             `json:"latency_ms,omitempty"`
+	Error      string            `json:"error,omitempty"` // redacted
+}
+
+const (
+	historyKept = 10
+	errorKept   = 500 // bytes of an error text
+)
+
+// Record adds an attempt to the history, which keeps the last ten.
+func (l *Letter) Record(a Attempt) {
+	a.Error = shorten(a.Error)
+	l.History = append(l.History, a)
+	if extra := len(l.History) - historyKept; extra > 0 {
+		l.History = append([]Attempt(nil), l.History[extra:]...)
+	}
+}
+
+// shorten cuts a text at a rune, and keeps it to one line as a header must be.
+func shorten(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) <= errorKept {
+		return s
+	}
+	cut := errorKept
+	for !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + "…"
+}
+
+// DeadLetter is the message for the DLQ.
+func (l Letter) DeadLetter() *nats.Msg { return l.message(fetchworker.DLQSubject(l.Lane, l.Identity)) }
+
+// Replayed is the message that goes back to work.
+func (l Letter) Replayed() *nats.Msg { return l.message(fetchworker.ReplaySubject(l.Lane, l.Identity)) }
+
+// ReviewItem is the message that a person will see. Its subject has no lane,
+// so a header keeps it for a requeue.
+func (l Letter) ReviewItem() *nats.Msg {
+	m := l.message(fetchworker.ReviewSubject(l.Identity))
+	m.Header.Set(fetchworker.HeaderLane, string(l.Lane))
+	return m
+}
+
+func (l Letter) message(subject string) *nats.Msg {
+	m := nats.NewMsg(subject)
+	m.Data = l.Body
+	h := m.Header
+	h.Set(fetchworker.HeaderRequestID, l.ID)
+	h.Set(fetchworker.HeaderGeneration, strconv.Itoa(l.Generation))
+	h.Set(fetchworker.HeaderCalls, strconv.Itoa(l.Calls))
+	h.Set(fetchworker.HeaderFailures, strconv.Itoa(l.Failures))
+	h.Set(fetchworker.HeaderErrorClass, string(l.Class))
+	set := func(key, value string) {
+		if value != "" {
+			h.Set(key, value)
+		}
+	}
+	set(fetchworker.HeaderErrorCode, string(l.Code))
+	set(fetchworker.HeaderError, shorten(l.Error))
+	if l.HTTPStatus != 0 {
+		h.Set(fetchworker.HeaderHTTPStatus, strconv.Itoa(l.HTTPStatus))
+	}
+	for key, t := range map[string]time.Time{
+		fetchworker.HeaderRequestedAt: l.RequestedAt, fetchworker.HeaderDeadline: l.Deadline,
+		fetchworker.HeaderFailedAt: l.FailedAt, fetchworker.HeaderFirstFailed: l.FirstFailedAt,
+		fetchworker.HeaderNotBefore: l.NotBefore,
+	} {
+		if !t.IsZero() {
+			h.Set(key, t.UTC().Format(time.RFC3339Nano))
+		}
+	}
+	set(fetchworker.HeaderWorker, l.Worker)
+	set(fetchworker.HeaderTraceparent, l.Traceparent)
+	set(fetchworker.HeaderTracestate, l.Tracestate)
+	if len(l.History) > 0 {
+		history, _ := json.Marshal(l.History) // plain fields: cannot fail
+		h.Set(fetchworker.HeaderHistory, string(history))
+	}
+	return m
+}
+
+// Decode reads a letter from the DLQ, the replay stream or review. The
+// subject and the headers are ours; a broken one is a fault of ours.
+func Decode(subject string, h nats.Header, data []byte) (Letter, error) {
+	address, err := fetchworker.ParseSubject(subject)
+	if err != nil {
+		return Letter{}, err
+	}
+	l := Letter{
+		Identity: address.Identity, Lane: address.Lane, Body: data,
+		Class: fetchworker.Class(h.Get(fetchworker.HeaderErrorClass)),
+		Code:  fetchworker.Code(h.Get(fetchworker.HeaderErrorCode)),
+		Error: h.Get(fetchworker.HeaderError), Worker: h.Get(fetchworker.HeaderWorker),
+		Traceparent: h.Get(fetchworker.HeaderTraceparent), Tracestate: h.Get(fetchworker.HeaderTracestate),
+	}
+	if lane := h.Get(fetchworker.HeaderLane); lane != "" {
+		l.Lane = fetchworker.Lane(lane)
+	}
+	for key, n := range map[string]*int{
+		fetchworker.HeaderGeneration: &l.Generation, fetchworker.HeaderCalls: &l.Calls,
+		fetchworker.HeaderFailures: &l.Failures, fetchworker.HeaderHTTPStatus: &l.HTTPStatus,
+	} {
+		if v := h.Get(key); v != "" {
+			if *n, err = strconv.Atoi(v); err != nil {
+				return l, fmt.Errorf("%s: %s: %w", subject, key, err)
+			}
+		}
+	}
+	for key, t := range map[string]*time.Time{
+		fetchworker.HeaderRequestedAt: &l.RequestedAt, fetchworker.HeaderDeadline: &l.Deadline,
+		fetchworker.HeaderFailedAt: &l.FailedAt, fetchworker.HeaderFirstFailed: &l.FirstFailedAt,
+		fetchworker.HeaderNotBefore: &l.NotBefore,
+	} {
+		if v := h.Get(key); v != "" {
+			if *t, err = time.Parse(time.RFC3339, v); err != nil {
+				return l, fmt.Errorf("%s: %s: %w", subject, key, err)
+			}
+		}
+	}
+	if history := h.Get(fetchworker.HeaderHistory); history != "" {
+		if err := json.Unmarshal([]byte(history), &l.History); err != nil {
+			return l, fmt.Errorf("%s: history: %w", subject, err)
+		}
+	}
+	return l, nil
+}
+
+// Slots of the four records a request can have. The points name the steps for
+// tests that crash between them.
+func (l Letter) deadLetterSlot() record.Slot {
+	return record.Slot{Stream: fetchworker.StreamDLQ, Subject: fetchworker.DLQSubject(l.Lane, l.Identity), Order: record.Letters, Point: "letter"}
+}
+
+func (l Letter) replaySlot() record.Slot {
+	return record.Slot{Stream: fetchworker.StreamReplay, Subject: fetchworker.ReplaySubject(l.Lane, l.Identity), Order: record.Letters, Point: "replay"}
+}
+
+func (l Letter) reviewSlot() record.Slot {
+	return record.Slot{Stream: fetchworker.StreamReview, Subject: fetchworker.ReviewSubject(l.Identity), Order: record.Reviews, Point: "review"}
+}
