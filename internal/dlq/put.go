@@ -40,9 +40,10 @@ func AnswerSlot(i fetchworker.Identity) record.Slot {
 	return record.Slot{Stream: fetchworker.StreamResults, Subject: fetchworker.ResultSubject(i), Order: record.Answers, Point: "answer"}
 }
 
-// Answer stores an answer unless a higher one stands, and sends the live copy
-// of what then stands to the reply subject, if there is one. A copy may come
-// twice; the record is the result subject.
+// Answer stores an answer unless a higher one stands, and sends a live copy to
+// the reply subject, if there is one: of the answer stored, or of the final
+// one that stood already. A copy may come twice; the record is the result
+// subject.
 func Answer(ctx context.Context, log *record.Log, a fetchworker.Answer, replyTo string) (stored bool, err error) {
 	m := a.Encode()
 	out, err := log.Put(ctx, AnswerSlot(a.Identity), m)
@@ -51,6 +52,9 @@ func Answer(ctx context.Context, log *record.Log, a fetchworker.Answer, replyTo 
 	}
 	if out.Stored {
 		return true, Copy(log, replyTo, m.Header, m.Data)
+	}
+	if out.Existing.Header.Get(fetchworker.HeaderFinal) != "true" {
+		return false, nil
 	}
 	return false, Copy(log, replyTo, out.Existing.Header, out.Existing.Data)
 }

@@ -1,0 +1,141 @@
+// Package app is what both daemons are started with: configuration from the
+// environment, the logger, the HTTP listener for metrics and health, and a
+// shutdown in order. It starts things and does not know which.
+package app
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"fetchworker/internal/broker"
+)
+
+// Config is everything that the environment decides about a daemon, but for
+// the providers' own variables.
+type Config struct {
+	NATS     broker.Address // NATS_URL, NATS_CREDS, NATS_CONTEXT; none: embed a server
+	NATSAddr string         // FETCH_NATS_ADDR: where an embedded server listens, loopback only
+	DataDir  string         // FETCH_DATA_DIR: where an embedded server keeps its files
+	Sync     time.Duration  // FETCH_SYNC: 0 is always, else the server's lazy interval
+
+	Replay string // FETCH_REPLAY: auto (with an embedded server), on, off
+
+	HTTPAddr    string // FETCH_HTTP_ADDR: metrics and health
+	Pprof       bool   // FETCH_PPROF: profiles on the same listener
+	Concurrency int    // FETCH_CONCURRENCY: calls in flight per provider
+	Replicas    int    // FETCH_REPLICAS of every stream
+
+	ResultAge       time.Duration // FETCH_RESULT_AGE: how long answers are kept
+	MaxLife         time.Duration // FETCH_MAX_LIFE: how long a request may live
+	CircuitOpen     time.Duration // FETCH_CIRCUIT_OPEN_SECONDS
+	CircuitFailures int           // FETCH_CIRCUIT_FAILURES: different requests in a row; 0 turns circuits off
+	RetryBase       time.Duration // FETCH_RETRY_BASE_SECONDS: wait after the first failure
+	Retries         int           // FETCH_RETRIES after the first call
+
+	LogLevel string // FETCH_LOG_LEVEL: debug, info, warn, error
+}
+
+// ErrConfig is wrapped by every error about the environment.
+var ErrConfig = errors.New("configuration")
+
+// Load reads the configuration. Its error names every variable that is wrong.
+func Load(getenv func(string) string) (Config, error) {
+	r := reader{getenv: getenv}
+	c := Config{
+		NATS:            broker.Address{URL: getenv("NATS_URL"), Creds: getenv("NATS_CREDS"), Context: getenv("NATS_CONTEXT")},
+		NATSAddr:        r.text("FETCH_NATS_ADDR", "127.0.0.1:4222"),
+		DataDir:         r.text("FETCH_DATA_DIR", "./data"),
+		Replay:          r.oneOf("FETCH_REPLAY", "auto", "on", "off"),
+		HTTPAddr:        r.text("FETCH_HTTP_ADDR", "127.0.0.1:8080"),
+		Pprof:           r.oneOf("FETCH_PPROF", "off", "on") == "on",
+		Concurrency:     r.whole("FETCH_CONCURRENCY", 16, 1, 10_000),
+		Replicas:        r.whole("FETCH_REPLICAS", 1, 1, 5),
+		ResultAge:       r.duration("FETCH_RESULT_AGE", 168*time.Hour),
+		MaxLife:         r.duration("FETCH_MAX_LIFE", 72*time.Hour),
+		CircuitOpen:     r.seconds("FETCH_CIRCUIT_OPEN_SECONDS", 60),
+		CircuitFailures: r.whole("FETCH_CIRCUIT_FAILURES", 3, 0, 1000),
+		RetryBase:       r.seconds("FETCH_RETRY_BASE_SECONDS", 1),
+		Retries:         r.whole("FETCH_RETRIES", 3, 0, 100),
+		LogLevel:        r.oneOf("FETCH_LOG_LEVEL", "info", "debug", "warn", "error"),
+	}
+	if r.oneOf("FETCH_SYNC", "always", "interval") == "interval" {
+		c.Sync = 2 * time.Minute // the server's own default
+	}
+	if len(r.errs) == 0 && c.MaxLife > c.ResultAge-24*time.Hour {
+		r.fail("FETCH_MAX_LIFE", fmt.Sprintf("must be at least a day shorter than FETCH_RESULT_AGE (%v), or a request could outlive its answer; it is %v", c.ResultAge, c.MaxLife))
+	}
+	return c, errors.Join(r.errs...)
+}
+
+type reader struct {
+	getenv func(string) string
+	errs   []error
+}
+
+func (r *reader) fail(name, want string) {
+	r.errs = append(r.errs, fmt.Errorf("%w: %s %s", ErrConfig, name, want))
+}
+
+func (r *reader) text(name, standard string) string {
+	if v := r.getenv(name); v != "" {
+		return v
+	}
+	return standard
+}
+
+func (r *reader) oneOf(name, standard string, others ...string) string {
+	v := r.getenv(name)
+	if v == "" || v == standard {
+		return standard
+	}
+	for _, other := range others {
+		if v == other {
+			return v
+		}
+	}
+	r.fail(name, fmt.Sprintf("must be one of %s; it is %q", strings.Join(append([]string{standard}, others...), ", "), v))
+	return standard
+}
+
+func (r *reader) whole(name string, standard, least, most int) int {
+	v := r.getenv(name)
+	if v == "" {
+		return standard
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < least || n > most {
+		r.fail(name, fmt.Sprintf("must be a whole number from %d to %d; it is %q", least, most, v))
+		return standard
+	}
+	return n
+}
+
+func (r *reader) duration(name string, standard time.Duration) time.Duration {
+	v := r.getenv(name)
+	if v == "" {
+		return standard
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d <= 0 {
+		r.fail(name, fmt.Sprintf("must be a duration such as %v; it is %q", standard, v))
+		return standard
+	}
+	return d
+}
+
+// seconds takes fractions.
+func (r *reader) seconds(name string, standard float64) time.Duration {
+	v := r.getenv(name)
+	n := standard
+	if v != "" {
+		var err error
+		if n, err = strconv.ParseFloat(v, 64); err != nil || !(n > 0) || n > 1e6 {
+			r.fail(name, fmt.Sprintf("must be a number of seconds above 0; it is %q", v))
+			n = standard
+		}
+	}
+	return time.Duration(n * float64(time.Second))
+}
