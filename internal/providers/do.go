@@ -1,0 +1,287 @@
+package providers
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"fetchworker"
+)
+
+// Options are what a single call adds to its plan.
+type Options struct {
+	ETag         string // of the cached body, sent as If-None-Match
+	LastModified string // of the cached body, sent as If-Modified-Since
+
+	// BeforeWrite is called when the connection is ready, right before the
+	// request is written: the last moment to find that a permit has lapsed.
+	// With an error nothing is written, Result.Sent is false, and Result.Err
+	// answers errors.Is for it. It can be called twice: a connection that
+	// was found closed before anything was written is replaced by another.
+	BeforeWrite func() error
+}
+
+// Result is how a call ended. Nothing in it holds the key.
+type Result struct {
+	Class     fetchworker.Class // ok, transient, throttled, unauthorized or permanent
+	Code      fetchworker.Code  // for permanent: not_found, not_entitled, rejected or response_too_large
+	ErrorType string            // for metrics: the class, or "timeout" or "network"; "" for ok
+	Detail    string            // what went wrong in one line, mostly in the API's words
+	Err       error             // what broke the connection or the body; nil when the API answered
+	Sent      bool              // false: nothing reached the wire, nothing counts against a limit
+
+	HTTPStatus         int // 0 when there was no answer
+	Body               []byte
+	ContentType        string
+	ETag, LastModified string
+	NotModified        bool            // the cached body is still right: 304 to ETag or LastModified
+	Cacheable          bool            // false for an answer that must not be kept, or may be another in a minute
+	Redacted           bool            // Body contained the key, which is no longer in it
+	Next               json.RawMessage // parameters of the next page, nil if there is none
+
+	WireBytes int64         // of the body as it came over the connection, compressed if it was
+	FetchedAt time.Time     // when the last byte was read, or the attempt ended
+	Latency   time.Duration // of the whole call
+
+	RetryAfter time.Duration // what the API asks to wait, at most 24 h; 0 if nothing
+	MinHold    time.Duration // what this kind of answer is known to need at least; 0 if nothing
+	Remaining  int           // calls left by the API's own count; -1 if it does not say
+	Reset      time.Duration // until that count starts anew; -1 if it does not say
+
+	header http.Header // redacted, for Record
+}
+
+// Types of errors that never got an answer to classify.
+const (
+	errorTimeout = "timeout"
+	errorNetwork = "network"
+)
+
+// Do makes the call: one request on the wire at most, no redirect followed.
+// It never fails: whatever happens is in the result.
+func (p *Provider) Do(ctx context.Context, call *Call, o Options) *Result {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+
+	r := &Result{Remaining: -1, Reset: -1}
+	w := &writeGate{before: o.BeforeWrite, cancel: cancel}
+	res, err := p.transport.RoundTrip(p.request(w.trace(ctx), call, o))
+	if err != nil {
+		p.broken(r, w.cause(err))
+	} else {
+		p.answered(r, call, res, o)
+	}
+	r.Sent = w.sent.Load()
+	r.FetchedAt = time.Now()
+	r.Latency = r.FetchedAt.Sub(start)
+	return r
+}
+
+// request is built anew for each attempt; the key is only in it.
+func (p *Provider) request(ctx context.Context, call *Call, o Options) *http.Request {
+	query := call.query
+	header := http.Header{"User-Agent": {"fetchworker"}, "Accept-Encoding": {"gzip"}}
+	for name, value := range p.Header {
+		header.Set(name, value)
+	}
+	switch call.auth.Kind {
+	case AuthQuery:
+		query = url.Values{}
+		for name, values := range call.query {
+			query[name] = values
+		}
+		query.Set(call.auth.Name, p.key.reveal())
+	case AuthHeader:
+		header.Set(call.auth.Name, p.key.reveal())
+	case AuthBearer:
+		header.Set("Authorization", "Bearer "+p.key.reveal())
+	case AuthNone:
+	}
+	if o.ETag != "" {
+		header.Set("If-None-Match", o.ETag)
+	}
+	if o.LastModified != "" {
+		header.Set("If-Modified-Since", o.LastModified)
+	}
+	target := &url.URL{Scheme: p.base.Scheme, Host: p.base.Host, RawPath: call.path, RawQuery: query.Encode()}
+	target.Path, _ = url.PathUnescape(call.path) // Plan has made it of valid parts
+	req := &http.Request{Method: http.MethodGet, URL: target, Host: p.base.Host, Header: header}
+	return req.WithContext(ctx)
+}
+
+// broken fills in a result for a call that got no answer.
+func (p *Provider) broken(r *Result, err error) {
+	r.Class, r.ErrorType = fetchworker.ClassTransient, connectionErrorType(err)
+	r.Err = p.redact.error(err)
+	r.Detail = r.Err.Error()
+}
+
+// answered fills in a result from an answer.
+func (p *Provider) answered(r *Result, call *Call, res *http.Response, o Options) {
+	body, wire, readErr := readBody(res)
+	_ = res.Body.Close() // what is unread is not worth an error
+
+	header := res.Header
+	r.HTTPStatus, r.WireBytes, r.header = res.StatusCode, wire, p.redactHeader(header)
+	r.ContentType = r.header.Get("Content-Type")
+	r.ETag, r.LastModified = r.header.Get("ETag"), r.header.Get("Last-Modified")
+	r.RetryAfter = retryAfter(header, time.Now())
+	r.Remaining, r.Reset = rateLimit(header, time.Now())
+	if res.StatusCode == http.StatusNotModified && (o.ETag != "" || o.LastModified != "") {
+		r.Class, r.NotModified, r.Cacheable = fetchworker.ClassOK, true, true
+		return
+	}
+
+	v := p.classify(call.Operation.Format, res.StatusCode, r.ContentType, body, readErr)
+	if location := header.Get("Location"); location != "" && res.StatusCode/100 == 3 {
+		v.detail = fmt.Sprintf("status %d: redirected to %s, which is not followed", res.StatusCode, hostOf(location))
+	}
+	r.Class, r.Code, r.MinHold = v.class, v.code, v.minHold
+	r.Detail = shorten(p.redact.text(v.detail), maxDetail)
+	if r.Class != fetchworker.ClassOK {
+		r.ErrorType = string(r.Class)
+	}
+	if readErr != nil {
+		r.Err = p.redact.error(readErr)
+		if v.class == fetchworker.ClassTransient && res.StatusCode < 300 && !isFormatError(readErr) {
+			r.ErrorType = connectionErrorType(readErr)
+		}
+	}
+	r.Body, r.Redacted = p.redact.body(body)
+	if r.Class == fetchworker.ClassOK {
+		r.Cacheable = !v.noCache && !strings.Contains(strings.ToLower(header.Get("Cache-Control")), "no-store")
+		r.Next = p.next(call, r.Body)
+	}
+}
+
+func (p *Provider) redactHeader(header http.Header) http.Header {
+	clean := http.Header{}
+	for name, values := range header {
+		for _, value := range values {
+			clean.Add(name, p.redact.text(value))
+		}
+	}
+	return clean
+}
+
+// hostOf is the host a redirect leads to; its path and query are not shown,
+// since they may repeat the key.
+func hostOf(location string) string {
+	target, err := url.Parse(location)
+	if err != nil {
+		return "an unreadable address"
+	}
+	if target.Host == "" {
+		return "another path"
+	}
+	return target.Host
+}
+
+func connectionErrorType(err error) string {
+	var timeout net.Error
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
+		return errorTimeout
+	}
+	return errorNetwork
+}
+
+// writeGate is the last check before a request is written, and the proof that
+// it is written at most once.
+type writeGate struct {
+	before  func() error
+	cancel  context.CancelFunc
+	refused atomic.Pointer[error]
+	sent    atomic.Bool // the request may have reached the wire
+	written atomic.Bool // its header was handed to the connection
+}
+
+func (w *writeGate) trace(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:      w.gotConn,
+		WroteHeaders: func() { w.written.Store(true) },
+	})
+}
+
+func (w *writeGate) gotConn(info httptrace.GotConnInfo) {
+	err := error(nil)
+	switch {
+	case w.written.Load():
+		err = ErrRetried
+	case w.before != nil:
+		err = w.before()
+	}
+	if err == nil {
+		w.sent.Store(true)
+		return
+	}
+	// Cancelling alone races with the write on HTTP/1.1, so the connection is
+	// closed too. On HTTP/2 it is shared, and cancelling suffices.
+	w.refused.Store(&err)
+	w.cancel()
+	if conn, ok := info.Conn.(*tls.Conn); ok && conn.ConnectionState().NegotiatedProtocol == "h2" {
+		return
+	}
+	_ = info.Conn.Close()
+}
+
+// cause is why the round trip failed: our refusal, if there was one.
+func (w *writeGate) cause(err error) error {
+	if refused := w.refused.Load(); refused != nil {
+		return fmt.Errorf("not sent: %w", *refused)
+	}
+	return err
+}
+
+const maxWait = 24 * time.Hour
+
+// retryAfter reads both forms of Retry-After. Garbage is no wish; a date is
+// taken relative to the server's own clock where it tells it.
+func retryAfter(header http.Header, now time.Time) time.Duration {
+	text := strings.TrimSpace(header.Get("Retry-After"))
+	if seconds, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return clampSeconds(seconds)
+	}
+	at, err := http.ParseTime(text)
+	if err != nil {
+		return 0
+	}
+	if served, err := http.ParseTime(header.Get("Date")); err == nil {
+		now = served
+	}
+	return min(max(at.Sub(now), 0), maxWait)
+}
+
+// rateLimit reads X-RateLimit-Remaining and -Reset (or RateLimit-*); Reset is
+// seconds from now, or a Unix time.
+func rateLimit(header http.Header, now time.Time) (remaining int, reset time.Duration) {
+	number := func(name string) int64 {
+		for _, prefix := range []string{"X-RateLimit-", "RateLimit-"} {
+			if n, err := strconv.ParseInt(strings.TrimSpace(header.Get(prefix+name)), 10, 64); err == nil && n >= 0 {
+				return n
+			}
+		}
+		return -1
+	}
+	remaining, reset = int(min(number("Remaining"), 1<<30)), -1
+	if seconds := number("Reset"); seconds >= 1e9 {
+		reset = clampSeconds(seconds - now.Unix())
+	} else if seconds >= 0 {
+		reset = clampSeconds(seconds)
+	}
+	return remaining, reset
+}
+
+func clampSeconds(seconds int64) time.Duration {
+	return time.Duration(min(max(seconds, 0), int64(maxWait/time.Second))) * time.Second
+}

@@ -1,0 +1,132 @@
+package providers
+
+import (
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+)
+
+// FRED, economic data of the Federal Reserve Bank of St. Louis. Its answers
+// carry Last-Modified, so a long life in the cache costs a 304 each and no
+// bytes.
+func fred(string) Spec {
+	return Spec{
+		Name:      "fred",
+		BaseURL:   "https://api.stlouisfed.org/fred",
+		EnvPrefix: "FRED",
+		Auth:      Auth{AuthQuery, "api_key"},
+		KeyParams: []string{"api_key"},
+		Query:     map[string]string{"file_type": "json"}, // XML is the default
+
+		// 120 a minute was published; since June 2026 two a second are
+		// enforced, and minutes full of that have been refused too.
+		Limits:  budget.Limits{{N: 60, Per: time.Minute}, {N: 2, Per: time.Second}},
+		Timeout: 10 * time.Second,
+		Fresh:   6 * time.Hour,
+		Stale:   30 * day,
+
+		GetPaths: []GetPath{
+			{Prefix: "/v2/", Auth: Auth{Kind: AuthBearer}},
+			{Prefix: "/geofred/", FromRoot: true, Auth: Auth{AuthQuery, "api_key"}}, // maps
+		},
+		ErrorText: []string{"/error_message", "/message"},
+		// Everything wrong is a 400, as JSON or XML whatever was asked for
+		// and whatever the Content-Type says.
+		ErrorRules: []Rule{
+			{Status: []int{400}, At: []string{""}, Contains: []string{"variable api_key"}, Class: fetchworker.ClassUnauthorized},
+			{Status: []int{400}, At: []string{""}, Contains: []string{"does not exist"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotFound},
+			{Status: []int{2}, At: []string{"/error_code"}, Equals: []string{"429"}, Class: fetchworker.ClassThrottled},
+			{Status: []int{2}, At: []string{"/error_code"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeRejected},
+		},
+		Notice:     "This product uses the FRED® API but is not endorsed or certified by the Federal Reserve Bank of St. Louis.",
+		Operations: fredOperations(),
+	}
+}
+
+func fredOperations() map[string]*Operation {
+	seriesID := Param{
+		Name: "series_id", Type: TypeString, Required: true, Pattern: `[A-Za-z0-9_.\-]{1,50}`,
+		Expected: "the id of a series, such as GDP or DGS10",
+	}
+	id := func(name string) Param { return Param{Name: name, Type: TypeInt, Required: true, Max: 1 << 31} }
+	date := func(name string) Param { return Param{Name: name, Type: TypeDate} }
+	limit := func(most int64, size string) Param {
+		return Param{Name: "limit", Type: TypeInt, Min: 1, Max: most, Default: size}
+	}
+	enum := func(name string, values ...string) Param { return Param{Name: name, Type: TypeEnum, Enum: values} }
+	word := func(name string) Param { return Param{Name: name, Type: TypeString, Pattern: `[a-z_]{1,40}`} }
+	tags := func(name string) Param { return Param{Name: name, Type: TypeString, Max: 300} }
+	since, until := date("realtime_start"), date("realtime_end")
+	offset := Param{Name: "offset", Type: TypeInt}
+	order := enum("sort_order", "asc", "desc")
+	paging := &Paging{Kind: PageOffset, Param: "offset", Size: "limit", Total: "/count"}
+
+	return named(
+		Operation{
+			Name: "series", Path: "/series/observations",
+			Params: []Param{
+				seriesID, date("observation_start"), date("observation_end"), since, until,
+				limit(100000, "100000"), offset, order,
+				enum("units", "lin", "chg", "ch1", "pch", "pc1", "pca", "cch", "cca", "log"),
+				enum("frequency", "d", "w", "bw", "m", "q", "sa", "a", "wef", "weth", "wew", "wetu", "wem", "wesu", "wesa", "bwew", "bwem"),
+				enum("aggregation_method", "avg", "sum", "eop"),
+				{Name: "output_type", Type: TypeInt, Min: 1, Max: 4},
+				// More than about 2000 in one call are refused.
+				{Name: "vintage_dates", Type: TypeCSV, Pattern: `\d{4}-\d{2}-\d{2}`, Max: 2000},
+			},
+			Paging: paging,
+		},
+		Operation{Name: "series_info", Path: "/series", Params: []Param{seriesID, since, until}},
+		Operation{
+			Name: "search", Path: "/series/search",
+			Params: []Param{
+				{Name: "search_text", Type: TypeString, Required: true, Max: 300}, enum("search_type", "full_text", "series_id"),
+				limit(1000, "1000"), offset, word("order_by"), order, word("filter_variable"), tags("filter_value"),
+				tags("tag_names"), tags("exclude_tag_names"),
+			},
+			Paging: paging,
+		},
+		Operation{
+			Name: "updates", Path: "/series/updates", Fresh: 10 * time.Minute,
+			Params: []Param{
+				enum("filter_value", "macro", "regional", "all"), limit(1000, "1000"), offset,
+				{Name: "start_time", Type: TypeString, Pattern: `\d{12}`, Expected: "a time YYYYMMDDhhmm"},
+				{Name: "end_time", Type: TypeString, Pattern: `\d{12}`, Expected: "a time YYYYMMDDhhmm"},
+			},
+			Paging: paging,
+		},
+		Operation{Name: "vintages", Path: "/series/vintagedates", Params: []Param{seriesID, since, until, limit(10000, "10000"), offset, order}, Paging: paging},
+		// The tags of group cc are the copyright of a series.
+		Operation{Name: "series_tags", Path: "/series/tags", Params: []Param{seriesID, since, until, word("order_by"), order}, Fresh: day},
+		Operation{Name: "releases", Path: "/releases", Params: []Param{since, until, limit(1000, "1000"), offset, word("order_by"), order}, Paging: paging, Fresh: day},
+		Operation{
+			Name: "releases_dates", Path: "/releases/dates",
+			Params: []Param{
+				since, until, limit(1000, "1000"), offset, word("order_by"), order,
+				{Name: "include_release_dates_with_no_data", Type: TypeBool},
+			},
+			Paging: paging,
+		},
+		Operation{
+			Name: "release_dates", Path: "/release/dates",
+			Params: []Param{
+				id("release_id"), since, until, limit(10000, "10000"), offset, order,
+				{Name: "include_release_dates_with_no_data", Type: TypeBool},
+			},
+			Paging: paging,
+		},
+		Operation{
+			Name: "release_series", Path: "/release/series",
+			Params: []Param{id("release_id"), limit(1000, "1000"), offset, word("order_by"), order, tags("tag_names")}, Paging: paging, Fresh: day,
+		},
+		Operation{Name: "category", Path: "/category", Params: []Param{id("category_id")}, Fresh: day},
+		Operation{Name: "category_children", Path: "/category/children", Params: []Param{id("category_id"), since, until}, Fresh: day},
+		Operation{
+			Name: "category_series", Path: "/category/series",
+			Params: []Param{id("category_id"), limit(1000, "1000"), offset, word("order_by"), order, tags("tag_names")}, Paging: paging, Fresh: day,
+		},
+		// Version 2 has this one product, and takes the key as Bearer only.
+		Operation{Name: "release_observations", Path: "/v2/release/observations", Params: []Param{id("release_id")}, Auth: &Auth{Kind: AuthBearer}},
+	)
+}

@@ -1,0 +1,106 @@
+package providers
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// Percent-encoded dots, slashes, backslashes, control characters and percent
+// signs: whatever decodes a path twice must find nothing.
+var hiddenPath = regexp.MustCompile(`(?i)%(2e|2f|5c|25|[01][0-9a-f]|7f)`)
+
+// planGet plans the operation get: {"path":"/…","query":{…}}. The agent says
+// path and query only; host, scheme and key stay the provider's.
+func (p *Provider) planGet(op *Operation, given map[string]json.RawMessage) (*Call, error) {
+	var path string
+	if err := json.Unmarshal(given["path"], &path); err != nil {
+		return nil, &ParamError{Param: "path", Expected: `a path such as "/quote/AAPL" (it is required)`, Got: string(given["path"])}
+	}
+	escaped, wrong := checkPath(path)
+	if wrong != "" {
+		return nil, &ParamError{Param: "path", Expected: wrong, Got: path}
+	}
+	query, err := p.getQuery(given["query"])
+	if err != nil {
+		return nil, err
+	}
+	for name := range given {
+		if name != "path" && name != "query" {
+			return nil, &ParamError{Param: shorten(name, 40), Expected: "only path and query"}
+		}
+	}
+
+	call := &Call{Operation: op, query: query, auth: p.Auth, path: p.base.EscapedPath() + escaped}
+	for _, special := range p.GetPaths {
+		if !strings.HasPrefix(path, special.Prefix) {
+			continue
+		}
+		call.auth = special.Auth
+		if special.FromRoot {
+			call.path = escaped
+		}
+		break
+	}
+	p.finish(call)
+	return call, nil
+}
+
+// checkPath returns the path escaped for the wire, or what a path must be.
+func checkPath(path string) (escaped, expected string) {
+	switch {
+	case !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//"):
+		return "", "a path below the provider's base URL, starting with one slash"
+	case strings.ContainsAny(path, `?#\@`) || strings.Contains(path, "://"):
+		return "", `a path only, without "?", "#", "@", "\" or "://" (parameters go into query)`
+	case strings.Contains(path, "..") || slices.Contains(strings.Split(path, "/"), "."):
+		return "", `a path without ".." or "."`
+	case strings.ContainsFunc(path, unicode.IsControl):
+		return "", "a path without control characters"
+	case hiddenPath.MatchString(path):
+		return "", "a path without percent-encoded dots, slashes, percent signs or control characters"
+	}
+	decoded, err := url.PathUnescape(path)
+	if err != nil {
+		return "", "a path with valid percent-encoding"
+	}
+	u := url.URL{Path: decoded, RawPath: path}
+	return u.EscapedPath(), ""
+}
+
+// getQuery reads the query of get: texts, numbers and booleans by name.
+func (p *Provider) getQuery(raw json.RawMessage) (url.Values, error) {
+	query := url.Values{}
+	if len(raw) == 0 {
+		return query, nil
+	}
+	var values map[string]any
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	if err := dec.Decode(&values); err != nil {
+		return nil, &ParamError{Param: "query", Expected: "a JSON object of texts, numbers and booleans", Got: string(raw)}
+	}
+	for name, value := range values {
+		text, ok := scalar(value)
+		switch {
+		case !ok:
+			return nil, &ParamError{Param: "query." + shorten(name, 40), Expected: "a text, a number or a boolean"}
+		case name == "" || strings.ContainsFunc(name+text, unicode.IsControl):
+			return nil, &ParamError{Param: "query." + shorten(name, 40), Expected: "a name, and no control characters"}
+		case p.isKeyParam(name):
+			return nil, &ParamError{Param: "query." + shorten(name, 40), Expected: "no key: the worker sends its own"}
+		}
+		query.Set(name, text)
+	}
+	return query, nil
+}
+
+// isKeyParam reports whether the API takes a key in this query parameter.
+func (p *Provider) isKeyParam(name string) bool {
+	is := func(key string) bool { return strings.EqualFold(key, name) }
+	return p.Auth.Kind == AuthQuery && is(p.Auth.Name) || slices.ContainsFunc(p.KeyParams, is)
+}

@@ -1,0 +1,206 @@
+package providers
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"fetchworker/internal/budget"
+)
+
+// Set is all providers that are known, with and without a key, and the
+// agents' rights.
+type Set struct {
+	Rights    *Rights // nil without FETCH_RIGHTS
+	providers map[string]*Provider
+}
+
+// Option changes what Load makes.
+type Option func(*loader)
+
+// WithDial makes every connection with dial instead of the network.
+func WithDial(dial DialFunc) Option { return func(l *loader) { l.dial = dial } }
+
+type loader struct {
+	getenv func(string) string
+	dial   DialFunc
+	errs   []error
+}
+
+// Load reads the built-in data sheets, then the catalogue that FETCH_CATALOG
+// names, then the environment, the later over the earlier; and the profiles
+// that FETCH_RIGHTS names. All mistakes are reported together, each naming
+// its variable, or its file and line.
+//
+// With <PREFIX> the provider's (FMP, POLYGON, FRED, NEWS; a catalogue
+// provider's name in capitals), all optional:
+//
+//	<PREFIX>_API_KEY              the key; without it the provider is known but not configured
+//	<PREFIX>_BASE_URL             http or https
+//	<PREFIX>_TIMEOUT_SECONDS      of one call, fractions allowed
+//	<PREFIX>_BANDWIDTH_LIMIT_GB   in a UTC month, GB = 1024³, fractions allowed; 0 = none
+//	<PREFIX>_REQUESTS_PER_MINUTE  0 = unlimited, no windows at all; see perMinute
+//	<PREFIX>_TIER                 where the provider has tiers
+func Load(getenv func(string) string, options ...Option) (*Set, error) {
+	l := &loader{getenv: getenv}
+	for _, option := range options {
+		option(l)
+	}
+	set := &Set{providers: map[string]*Provider{}}
+	specs := l.builtins(nil)
+	for _, name := range slices.Sorted(maps.Keys(specs)) {
+		spec := specs[name]
+		l.environment(&spec)
+		p, err := newProvider(spec, getenv(spec.keyEnv()), l.dial)
+		if err != nil {
+			l.fail("%s: %w", name, err)
+			continue
+		}
+		set.providers[name] = p
+	}
+	if err := errors.Join(l.errs...); err != nil {
+		return nil, err
+	}
+	return set, nil
+}
+
+// Configured are the providers that can be called, by name.
+func (s *Set) Configured() []*Provider {
+	return slices.DeleteFunc(s.All(), func(p *Provider) bool { return !p.Configured() })
+}
+
+// All are the providers that are known, by name.
+func (s *Set) All() []*Provider {
+	return slices.SortedFunc(maps.Values(s.providers), func(a, b *Provider) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// Provider is a provider by its name.
+func (s *Set) Provider(name string) (p *Provider, ok bool) {
+	p, ok = s.providers[name]
+	return p, ok
+}
+
+// Known reports whether there is a provider of that name, with or without a key.
+func (s *Set) Known(name string) bool {
+	_, ok := s.providers[name]
+	return ok
+}
+
+// Close releases all idle connections.
+func (s *Set) Close() {
+	for _, p := range s.providers {
+		p.Close()
+	}
+}
+
+func (l *loader) fail(format string, args ...any) {
+	l.errs = append(l.errs, fmt.Errorf(format, args...))
+}
+
+// builtins are the built-in sheets, of the generation that the base URL in
+// force selects: the environment's, else the catalogue's, else the sheet's.
+func (l *loader) builtins(catalogueBase map[string]string) map[string]Spec {
+	specs := map[string]Spec{}
+	for name, sheet := range builtins {
+		spec := sheet("")
+		base := l.getenv(spec.EnvPrefix + "_BASE_URL")
+		if base == "" {
+			base = catalogueBase[name]
+		}
+		specs[name] = sheet(base)
+	}
+	return specs
+}
+
+func (s *Spec) keyEnv() string {
+	if s.KeyEnv != "" {
+		return s.KeyEnv
+	}
+	return s.EnvPrefix + "_API_KEY"
+}
+
+// environment applies a provider's variables to its spec.
+func (l *loader) environment(spec *Spec) {
+	read := func(suffix string, use func(value string) error) {
+		name := spec.EnvPrefix + suffix
+		if value := strings.TrimSpace(l.getenv(name)); value != "" {
+			if err := use(value); err != nil {
+				l.fail("%s: %w", name, err)
+			}
+		}
+	}
+	read("_BASE_URL", func(value string) error {
+		_, err := parseBase(value)
+		spec.BaseURL = value
+		return err
+	})
+	read("_TIMEOUT_SECONDS", func(value string) error {
+		seconds, err := positive(value)
+		if err != nil || seconds == 0 || seconds > 3600 {
+			return fmt.Errorf("expected seconds above 0 and up to 3600, fractions allowed, got %q", value)
+		}
+		spec.Timeout = time.Duration(seconds * float64(time.Second))
+		return nil
+	})
+	read("_BANDWIDTH_LIMIT_GB", func(value string) error {
+		gigabytes, err := positive(value)
+		if err != nil || gigabytes > 1e6 {
+			return fmt.Errorf("expected GB (1024³ bytes) a month, 0 for none, got %q", value)
+		}
+		spec.BytesPerMonth = int64(gigabytes * gb)
+		return nil
+	})
+	read("_REQUESTS_PER_MINUTE", func(value string) error {
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 0 || n > 1e6 {
+			return fmt.Errorf("expected a whole number of calls, 0 for unlimited, got %q", value)
+		}
+		spec.Limits = perMinute(spec.Limits, n)
+		return nil
+	})
+	if len(spec.Tiers) > 0 {
+		read("_TIER", func(value string) error {
+			if _, ok := spec.Tiers[value]; !ok {
+				return fmt.Errorf("expected one of %s, got %q", strings.Join(slices.Sorted(maps.Keys(spec.Tiers)), ", "), value)
+			}
+			spec.Tier = value
+			return nil
+		})
+	}
+}
+
+// positive reads a number from 0.
+func positive(value string) (float64, error) {
+	n, err := strconv.ParseFloat(value, 64)
+	if err != nil || math.IsNaN(n) || math.IsInf(n, 0) || n < 0 {
+		return 0, strconv.ErrSyntax
+	}
+	return n, nil
+}
+
+// perMinute replaces the minute's window of a provider. Longer windows are
+// the provider's own and stay. A shorter one stays too, unless it would not
+// let n a minute through: then it is raised to its share of them. 0 is
+// unlimited: no window is left, those of a tier included.
+func perMinute(limits budget.Limits, n int) budget.Limits {
+	if n == 0 {
+		return nil
+	}
+	changed := budget.Limits{{N: n, Per: time.Minute}}
+	for _, w := range limits {
+		if w.Per == time.Minute {
+			continue
+		}
+		if w.Per < time.Minute {
+			share := int(math.Ceil(float64(n) * w.Per.Seconds() / 60))
+			w.N = max(w.N, share)
+		}
+		changed = append(changed, w)
+	}
+	return changed
+}

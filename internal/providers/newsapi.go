@@ -1,0 +1,96 @@
+package providers
+
+import (
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+)
+
+// NewsAPI has three endpoints. Texts belong to their publishers and are cut
+// at 200 characters on every plan.
+func newsapi(string) Spec {
+	return Spec{
+		Name:      "newsapi",
+		BaseURL:   "https://newsapi.org/v2",
+		EnvPrefix: "NEWS",
+		Auth:      Auth{AuthHeader, "X-Api-Key"},
+		KeyParams: []string{"apiKey"},
+
+		Limits: budget.Limits{{N: 60, Per: time.Minute}},
+		Tier:   "developer",
+		Tiers: map[string]Tier{
+			// "Developer accounts are limited to 100 requests over a 24 hour
+			// period (50 requests available every 12 hours)", for development
+			// only. (Text of its 429, and the price list.)
+			"developer": {
+				Limits:  budget.Limits{{N: 100, Per: 24 * time.Hour}, {N: 50, Per: 12 * time.Hour}},
+				Forbids: []string{"export"},
+			},
+			"business": {},
+		},
+		Timeout: 3 * time.Second,
+		Fresh:   10 * time.Minute,
+		Stale:   2 * day,
+
+		ErrorText: []string{"/message", "/code"},
+		// The codes are an open set: those that are known have a meaning of
+		// their own, and any "status":"error" is an error.
+		ErrorRules: []Rule{
+			{At: []string{"/code"}, Equals: []string{"apiKeyExhausted"}, Class: fetchworker.ClassThrottled, MinHold: time.Hour},
+			{At: []string{"/code"}, Equals: []string{"rateLimited"}, Class: fetchworker.ClassThrottled},
+			{At: []string{"/code"}, Equals: []string{"apiKeyInvalid", "apiKeyMissing", "apiKeyDisabled"}, Class: fetchworker.ClassUnauthorized},
+			{At: []string{"/code"}, Equals: []string{"maximumResultsReached", "corsNotAllowed"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotEntitled},
+			{At: []string{"/code"}, Equals: []string{"sourceDoesNotExist"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotFound},
+			{At: []string{"/code"}, Equals: []string{"unexpectedError"}, Class: fetchworker.ClassTransient},
+			{Status: []int{426}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotEntitled},
+			{Status: []int{2}, At: []string{"/status"}, Equals: []string{"error"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeRejected},
+		},
+		Operations: newsapiOperations(),
+	}
+}
+
+func newsapiOperations() map[string]*Operation {
+	// "" would be refused; the longest query the API takes is 500 characters.
+	q := Param{Name: "q", Type: TypeString, Max: 500}
+	required := q
+	required.Required = true
+	moment := func(name string) Param { return Param{Name: name, Type: TypeTime} }
+	list := func(name, wire string, most int64) Param {
+		return Param{Name: name, Wire: wire, Type: TypeCSV, Pattern: `[A-Za-z0-9.\-]{1,80}`, Max: most}
+	}
+	language := Param{Name: "language", Type: TypeEnum, Enum: []string{"ar", "de", "en", "es", "fr", "he", "it", "nl", "no", "pt", "ru", "sv", "ud", "zh"}}
+	country := Param{Name: "country", Type: TypeString, Pattern: `[a-z]{2}`, Expected: "a country's two letters, such as us"}
+	category := Param{Name: "category", Type: TypeEnum, Enum: []string{"business", "entertainment", "general", "health", "science", "sports", "technology"}}
+	sortBy := Param{Name: "sort_by", Wire: "sortBy", Type: TypeEnum, Default: "publishedAt", Enum: []string{"relevancy", "popularity", "publishedAt"}}
+	pageSize := func(n string) Param {
+		return Param{Name: "page_size", Wire: "pageSize", Type: TypeInt, Min: 1, Max: 100, Default: n}
+	}
+	page := Param{Name: "page", Type: TypeInt, Min: 1}
+	paging := &Paging{Kind: PageNumber, Param: "page", First: 1, Size: "page_size", Total: "/totalResults"}
+
+	return named(
+		Operation{
+			Name: "headlines", Path: "/everything", Query: map[string]string{"sortBy": "publishedAt"},
+			Params: []Param{required, moment("from"), moment("to"), language, pageSize("100"), page}, Paging: paging,
+		},
+		Operation{
+			Name: "everything", Path: "/everything",
+			Params: []Param{
+				q, {Name: "q_in_title", Wire: "qInTitle", Type: TypeString, Max: 500},
+				{Name: "search_in", Wire: "searchIn", Type: TypeCSV, Enum: []string{"title", "description", "content"}},
+				list("sources", "", 20), list("domains", "", 0), list("exclude_domains", "excludeDomains", 0),
+				moment("from"), moment("to"), language, sortBy, pageSize("100"), page,
+			},
+			AnyOf: []string{"q", "q_in_title", "sources", "domains"}, Paging: paging,
+		},
+		Operation{
+			Name: "top_headlines", Path: "/top-headlines",
+			Params:    []Param{q, country, category, list("sources", "", 20), pageSize("20"), page},
+			AnyOf:     []string{"q", "country", "category", "sources"},
+			Exclusive: [][]string{{"sources", "country"}, {"sources", "category"}},
+			Paging:    paging,
+		},
+		Operation{Name: "sources", Path: "/top-headlines/sources", Params: []Param{category, language, country}, Fresh: day, Stale: 30 * day},
+	)
+}

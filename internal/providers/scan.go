@@ -1,0 +1,113 @@
+package providers
+
+import (
+	"encoding/json"
+	"strings"
+)
+
+// lookup finds the value a JSON pointer (RFC 6901, object members only)
+// leads to, as a part of doc. Bodies can be large, so nothing is copied and
+// nothing decoded but the keys on the way. doc must be valid JSON.
+func lookup(doc []byte, pointer string) (value []byte, ok bool) {
+	value = trimSpace(doc)
+	if pointer == "" {
+		return value, len(value) > 0
+	}
+	for _, token := range strings.Split(pointer, "/")[1:] {
+		token = strings.ReplaceAll(strings.ReplaceAll(token, "~1", "/"), "~0", "~")
+		value, ok = member(value, token)
+		if !ok {
+			return nil, false
+		}
+	}
+	return value, true
+}
+
+// member finds a member of the object at the start of doc.
+func member(doc []byte, name string) ([]byte, bool) {
+	if len(doc) == 0 || doc[0] != '{' {
+		return nil, false
+	}
+	rest := trimSpace(doc[1:])
+	for len(rest) > 0 && rest[0] == '"' {
+		quoted, after := splitValue(rest)
+		value, next := splitValue(trimSpace(trimSpace(after)[1:])) // [1:] is the colon
+		if textOf(quoted) == name {
+			return value, true
+		}
+		rest = trimSpace(next)
+		if len(rest) > 0 && rest[0] == ',' {
+			rest = trimSpace(rest[1:])
+		}
+	}
+	return nil, false
+}
+
+// items counts the elements of the array at the start of doc; -1 if it is
+// not an array.
+func items(doc []byte) int64 {
+	if len(doc) == 0 || doc[0] != '[' {
+		return -1
+	}
+	var n int64
+	rest := trimSpace(doc[1:])
+	for len(rest) > 0 && rest[0] != ']' {
+		_, rest = splitValue(rest)
+		n++
+		rest = trimSpace(rest)
+		if len(rest) > 0 && rest[0] == ',' {
+			rest = trimSpace(rest[1:])
+		}
+	}
+	return n
+}
+
+// splitValue cuts the first JSON value off doc.
+func splitValue(doc []byte) (value, rest []byte) {
+	depth, inString := 0, false
+	for i := 0; i < len(doc); i++ {
+		switch c := doc[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+			if !inString && depth == 0 {
+				return doc[:i+1], doc[i+1:]
+			}
+		case inString:
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			if depth == 0 { // the end of what holds a number or a literal
+				return doc[:i], doc[i:]
+			}
+			if depth--; depth == 0 {
+				return doc[:i+1], doc[i+1:]
+			}
+		case depth == 0 && (c == ',' || isSpace(c)):
+			return doc[:i], doc[i:]
+		}
+	}
+	return doc, nil
+}
+
+// textOf is a JSON value as text: a string without its quotes, anything else
+// as it is written.
+func textOf(value []byte) string {
+	if len(value) > 1 && value[0] == '"' {
+		var s string
+		if json.Unmarshal(value, &s) == nil {
+			return s
+		}
+	}
+	return string(value)
+}
+
+func trimSpace(doc []byte) []byte {
+	for len(doc) > 0 && isSpace(doc[0]) {
+		doc = doc[1:]
+	}
+	return doc
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }

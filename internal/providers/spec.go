@@ -1,0 +1,174 @@
+package providers
+
+import (
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+)
+
+// Spec is the data sheet of one upstream API. Go data sheets and the YAML
+// catalogue fill the same struct, and everything that differs between APIs
+// is in it.
+type Spec struct {
+	Name      string // [a-z0-9_-]{1,32}, the provider's token in subjects
+	BaseURL   string // http or https, with a path perhaps, without query, fragment or user
+	EnvPrefix string // FMP reads FMP_API_KEY, FMP_BASE_URL and so on
+	KeyEnv    string // variable that holds the key; "" means <EnvPrefix>_API_KEY
+
+	Auth      Auth
+	KeyParams []string          // every query parameter the API takes a key in: get refuses them, in any case
+	Query     map[string]string // sent with every call unless the call says otherwise
+	Header    map[string]string // sent with every call
+
+	Limits        budget.Limits   // windows of calls; none means unlimited
+	Tier          string          // which of Tiers is in force; "" when there are none
+	Tiers         map[string]Tier // plans of the API that differ in more than numbers
+	BytesPerMonth int64           // bytes on the wire in a UTC month; 0 means no budget
+	Timeout       time.Duration   // of one whole call, from dialling to the last byte
+	Fresh         time.Duration   // for operations that give none; see Operation.Fresh
+	Stale         time.Duration   // for operations that give none; see Operation.Stale
+
+	Rights     []string // needed for any operation, besides the operation's own
+	Operations map[string]*Operation
+	GetPaths   []GetPath // where get differs from the rest of the API
+	GetPaging  *Paging   // how get finds the next page; nil when it cannot know
+
+	ErrorRules []Rule   // tried in order before the status decides
+	ErrorText  []string // JSON pointers to the text of an error, the first that exists counts
+	Notice     string   // a notice that the API's terms want shown
+}
+
+// AuthKind is how an API wants its key.
+type AuthKind string
+
+// The ways to send a key.
+const (
+	AuthNone   AuthKind = "none"   // no key: the provider is always configured
+	AuthQuery  AuthKind = "query"  // as query parameter Auth.Name
+	AuthHeader AuthKind = "header" // as header Auth.Name
+	AuthBearer AuthKind = "bearer" // as Authorization: Bearer KEY
+)
+
+// Auth says how the key is sent. Prefer a header where the API has one: a key
+// in a URL ends in logs that are not ours.
+type Auth struct {
+	Kind AuthKind
+	Name string // of the query parameter or header
+}
+
+// Tier is a plan of an API that adds limits or forbids uses.
+type Tier struct {
+	Limits  budget.Limits // added to the provider's
+	Forbids []string      // rights that nobody has on this tier, whatever a profile says
+}
+
+// Format is what an operation's body must be to count as an answer.
+type Format string
+
+// The formats.
+const (
+	FormatJSON Format = "json" // one JSON object or array; the default
+	FormatCSV  Format = "csv"  // a table, at least a header line
+	FormatAny  Format = "any"  // what the Content-Type says; never HTML or nothing
+)
+
+// Operation is one thing that can be asked of an API.
+type Operation struct {
+	Name string
+	Path string // template below the base URL: /quote/{symbol}; parameters not named in it go into the query
+
+	Query     map[string]string // sent with every call of this operation
+	Params    []Param
+	AnyOf     []string   // at least one of these parameters must be given
+	Exclusive [][]string // of the parameters in each list at most one may be given
+
+	Auth   *Auth    // if another than the provider's
+	Rights []string // what the agent must hold
+	Format Format   // "" means FormatJSON
+
+	// Fresh is the age up to which a cached body answers a request that gives
+	// no max_age; Stale the age up to which it may be shown while the
+	// provider cannot be asked. 0 means the provider's; negative means never.
+	Fresh, Stale time.Duration
+
+	Paging *Paging // nil when there is one page
+}
+
+// ParamType is the type of a parameter.
+type ParamType string
+
+// The types. Numbers and booleans may be written as JSON strings too, so that
+// a command line need not know types.
+const (
+	TypeString   ParamType = "string"     // Pattern, Max characters (512 if 0)
+	TypeInt      ParamType = "int"        // Min to Max (no upper bound if 0)
+	TypeNumber   ParamType = "number"     // a decimal number, its text is kept
+	TypeBool     ParamType = "bool"       // true or false
+	TypeEnum     ParamType = "enum"       // one of Enum
+	TypeDate     ParamType = "date"       // YYYY-MM-DD
+	TypeDateOrMS ParamType = "date_or_ms" // YYYY-MM-DD or Unix milliseconds
+	TypeTime     ParamType = "time"       // YYYY-MM-DD, or with THH:MM:SS, or RFC 3339
+	TypeCSV      ParamType = "csv"        // "A,B" or ["A","B"]: each item by Pattern or Enum, at most Max items (100 if 0)
+)
+
+// Param is one parameter of an operation.
+type Param struct {
+	Name     string
+	Wire     string // its name in the query, if another
+	Type     ParamType
+	Required bool
+	Default  string // sent when the request gives none
+	Pattern  string // RE2, matched against the whole value
+	Min, Max int64  // see the types
+	Enum     []string
+	Expected string // what is expected, in words, where the type does not say it
+}
+
+// PagingKind is how an API hands out pages.
+type PagingKind string
+
+// The kinds of paging.
+const (
+	PageNumber PagingKind = "page"     // Param counts pages from First
+	PageOffset PagingKind = "offset"   // Param counts items from 0
+	PageNext   PagingKind = "next_url" // the body has the next page's URL at Next
+)
+
+// Paging tells how the next page of an answer is asked for.
+type Paging struct {
+	Kind  PagingKind
+	Param string // page, offset or cursor parameter
+	First int64  // number of the first page
+	Size  string // parameter with the items per page, which must have a default
+	Total string // JSON pointer to the total; "" if the API tells none: then a short page is the last
+	Items string // JSON pointer to the array of items, where Total is ""; "" is the whole body
+	Next  string // JSON pointer to the next page's URL
+}
+
+// GetPath says how get asks below a path prefix that is not like the rest of
+// the API: another generation, or a product with its own auth.
+type GetPath struct {
+	Prefix   string // "/stable/"
+	FromRoot bool   // the path starts at the host's root, not below the base URL's path
+	Auth     Auth
+}
+
+// Rule recognises one kind of answer by status and body. All parts that are
+// given must match. Texts are compared without regard to case.
+type Rule struct {
+	Status []int // any of these statuses; a single digit stands for its class: 2 is 2xx; none is any
+	// At are JSON pointers; the rule looks at the value of each that exists.
+	// The empty pointer is the body itself as text (its first 4 KiB). Without
+	// Equals, Prefix or Contains the rule asks only whether one exists.
+	At       []string
+	Equals   []string
+	Prefix   []string
+	Contains []string
+
+	Class   fetchworker.Class // what the answer is
+	Code    fetchworker.Code  // for ClassPermanent
+	MinHold time.Duration     // ClassThrottled: the least time to hold the provider
+	NoCache bool              // ClassOK: an answer that may be another in a minute
+	Hint    string            // added to the detail: what the operator can do
+}
