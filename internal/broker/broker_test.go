@@ -197,12 +197,15 @@ func TestRequestsAreShardedByAgentAndAnswersRepublished(t *testing.T) {
 	}
 }
 
-func TestServeProviderTellsWhetherItIsNew(t *testing.T) {
+func TestAProviderIsServedUntilItIsRetired(t *testing.T) {
 	b := brokertest.Start(t)
-	for round, want := range []bool{true, false} {
-		created, err := broker.ServeProvider(t.Context(), b.JS, "fmp", broker.Held(120))
-		if err != nil || created != want {
-			t.Errorf("round %d: created %v, %v", round, created, err)
+	for _, want := range []bool{false, true} {
+		served, err := broker.IsServed(t.Context(), b.JS, "fmp")
+		if err != nil || served != want {
+			t.Errorf("served: %v, %v, want %v", served, err, want)
+		}
+		if err := broker.ServeProvider(t.Context(), b.JS, "fmp", broker.Held(120)); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if err := broker.RetireProvider(t.Context(), b.JS, "fmp"); err != nil {

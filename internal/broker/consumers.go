@@ -84,30 +84,36 @@ func ProviderConsumers(provider string, held int) map[string][]jetstream.Consume
 	}
 }
 
-// ServeProvider makes sure that a provider's consumers exist. It reports
-// whether they are new, that is, whether nobody served the provider before.
-func ServeProvider(ctx context.Context, js jetstream.JetStream, provider string, held int) (created bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	_, err = js.Consumer(ctx, fetchworker.StreamReplay, ReplayConsumer(provider))
-	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+// IsServed reports whether a provider's consumers exist: whether somebody
+// serves it, or has served it and did not retire it.
+func IsServed(ctx context.Context, js jetstream.JetStream, provider string) (bool, error) {
+	_, err := js.Consumer(ctx, fetchworker.StreamReplay, ReplayConsumer(provider))
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return false, nil
+	}
+	if err != nil {
 		return false, fmt.Errorf("look up consumer %s: %w", ReplayConsumer(provider), err)
 	}
-	created = err != nil
-	var group errgroup.Group
-	group.SetLimit(8)
-	// The replay consumer comes last: it says that the others are there.
+	return true, nil
+}
+
+// ServeProvider makes sure that a provider's consumers exist. The replay
+// consumer comes last: it says that the others are there.
+func ServeProvider(ctx context.Context, js jetstream.JetStream, provider string, held int) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
 	consumers := ProviderConsumers(provider, held)
 	for _, stream := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay} {
+		var group errgroup.Group
+		group.SetLimit(8)
 		for _, config := range consumers[stream] {
 			group.Go(func() error { return applyConsumer(ctx, js, stream, config) })
 		}
 		if err := group.Wait(); err != nil {
-			return created, err
+			return err
 		}
-		group = errgroup.Group{}
 	}
-	return created, nil
+	return nil
 }
 
 // ServeDLQ makes sure that the replayers' consumer exists. Its messages wait

@@ -111,12 +111,7 @@ func (l *Log) put(ctx context.Context, slot Slot, m *nats.Msg) (Outcome, error) 
 			last = seq
 		}
 	}
-	policy := backoff.WithContext(backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(50*time.Millisecond),
-		backoff.WithMaxInterval(2*time.Second),
-		backoff.WithMaxElapsedTime(l.patience),
-	), ctx)
-	return out, backoff.Retry(write, policy)
+	return out, backoff.Retry(write, l.policy(ctx))
 }
 
 func (l *Log) publish(ctx context.Context, stream string, m *nats.Msg, last uint64) (uint64, error) {
@@ -153,9 +148,38 @@ func isConflict(err error) bool {
 // worthRetry stops the retries where trying again cannot help: the request
 // itself is refused. A full stream, a timeout, an election pass.
 func worthRetry(err error) error {
+	if err == nil {
+		return nil
+	}
 	var api *jetstream.APIError
 	if errors.As(err, &api) && api.Code >= 400 && api.Code < 500 || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrConnectionClosed) {
 		return backoff.Permanent(err)
 	}
 	return err
+}
+
+// Append stores one more message, with nothing to compare it to, and tries
+// again while the outcome is unknown: it may then be stored twice.
+func (l *Log) Append(ctx context.Context, point, stream string, m *nats.Msg) error {
+	err := l.Point(point, func() error {
+		return backoff.Retry(func() error {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			_, err := l.js.PublishMsg(ctx, m, jetstream.WithExpectStream(stream))
+			return worthRetry(err)
+		}, l.policy(ctx))
+	})
+	if err != nil {
+		return fmt.Errorf("append %s: %w", m.Subject, err)
+	}
+	return nil
+}
+
+// policy tries again, ever more slowly, until patience ends or ctx does.
+func (l *Log) policy(ctx context.Context) backoff.BackOff {
+	return backoff.WithContext(backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(50*time.Millisecond),
+		backoff.WithMaxInterval(2*time.Second),
+		backoff.WithMaxElapsedTime(l.patience),
+	), ctx)
 }
