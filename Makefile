@@ -1,0 +1,35 @@
+LINT = go tool -modfile=tools/go.mod golangci-lint
+
+.PHONY: build
+build: ## bin/worker, bin/replayer, bin/fetch
+	go build -trimpath -o bin/ ./cmd/...
+
+.PHONY: check
+check: ## lint, format included, and vet
+	$(LINT) run
+	go vet ./...
+
+.PHONY: fmt
+fmt: ## format everything
+	$(LINT) fmt
+
+.PHONY: test
+test: ## every test
+	go test ./...
+
+.PHONY: race
+race: ## every test under the race detector (needs a C compiler)
+	go test -race ./...
+
+.PHONY: bench
+bench: ## benchmarks into bench.txt; compared with BASE=old.txt if that is given
+	go test -run='^$$' -bench=. -benchmem -count=6 ./... > bench.txt || { cat bench.txt; exit 1; }
+	go tool -modfile=tools/go.mod benchstat $(BASE) bench.txt
+
+.PHONY: ci
+ci: ## what CI runs
+	.ci/run
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z]*\): ## /\1\t/p' Makefile
