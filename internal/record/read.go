@@ -3,6 +3,7 @@ package record
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -62,28 +63,49 @@ func (l *Log) Delete(ctx context.Context, point, stream string, sequence uint64)
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		request := fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, sequence)
-		m, err := l.js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.DELETE."+stream, request)
-		if err != nil {
-			return fmt.Errorf("delete %s %d: %w", stream, sequence, err)
+		err := l.ask(ctx, "$JS.API.STREAM.MSG.DELETE."+stream, request)
+		if err == nil || notFound(err) {
+			return nil
 		}
-		return deleteError(stream, sequence, m.Data)
+		// The server says "delete failed" of a message that another deleted
+		// first as well as of one that it could not delete: look.
+		var refused *jetstream.APIError
+		if errors.As(err, &refused) && refused.ErrorCode == deleteFailed &&
+			notFound(l.ask(ctx, "$JS.API.STREAM.MSG.GET."+stream, fmt.Appendf(nil, `{"seq":%d}`, sequence))) {
+			return nil
+		}
+		return fmt.Errorf("delete %s %d: %w", stream, sequence, err)
 	})
 }
 
-// deleteError reads the reply to a delete. That no message has the sequence
-// any more is what was wanted.
-func deleteError(stream string, sequence uint64, reply []byte) error {
-	var r struct {
+const (
+	sequenceNotFound jetstream.ErrorCode = 10043
+	deleteFailed     jetstream.ErrorCode = 10057
+)
+
+// notFound says that no message has the sequence any more.
+func notFound(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == sequenceNotFound || api.ErrorCode == jetstream.JSErrCodeMessageNotFound)
+}
+
+// ask makes a request of the JetStream API whose reply matters only if it is
+// an error.
+func (l *Log) ask(ctx context.Context, subject string, request []byte) error {
+	m, err := l.js.Conn().RequestWithContext(ctx, subject, request)
+	if err != nil {
+		return err
+	}
+	var reply struct {
 		Error *jetstream.APIError `json:"error"`
 	}
-	if err := json.Unmarshal(reply, &r); err != nil {
-		return fmt.Errorf("delete %s %d: %w", stream, sequence, err)
+	if err := json.Unmarshal(m.Data, &reply); err != nil {
+		return err
 	}
-	const sequenceNotFound = 10043
-	if r.Error == nil || r.Error.ErrorCode == sequenceNotFound || r.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-		return nil
+	if reply.Error != nil {
+		return reply.Error
 	}
-	return fmt.Errorf("delete %s %d: %w", stream, sequence, r.Error)
+	return nil
 }
 
 // Send publishes a message that nothing stores.

@@ -1,0 +1,124 @@
+package dlq
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"time"
+
+	"fetchworker"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// The acts of a person, the <action> of fetch.audit.<action>.<provider>.
+const (
+	ActReplay  = "replay"
+	ActRequeue = "requeue"
+	ActDiscard = "discard"
+	ActPause   = "pause"
+	ActResume  = "resume"
+	ActLimit   = "limit"
+	ActRetire  = "retire"
+)
+
+// Signature says in whose name an act is done, and why.
+type Signature struct {
+	By       string // as the person says
+	NATSUser string // as the server knows the person; empty without auth
+	Reason   string
+	Run      string // the same for all acts of one command
+}
+
+// Act is one line of the audit: who did what to which message or provider,
+// when and why. It is stored before the act, so it tells what was about to be
+// done; a crash right after it leaves the act undone, never unrecorded.
+type Act struct {
+	At       time.Time `json:"at"`
+	Action   string    `json:"action"`
+	Provider string    `json:"provider"`
+	By       string    `json:"by"`
+	NATSUser string    `json:"nats_user,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+	Run      string    `json:"run"`
+
+	// of a message
+	Operation  string            `json:"operation,omitempty"`
+	Agent      string            `json:"agent,omitempty"`
+	ID         string            `json:"id,omitempty"`
+	Lane       fetchworker.Lane  `json:"lane,omitempty"`
+	Generation int               `json:"generation,omitempty"` // before the act
+	Class      fetchworker.Class `json:"class,omitempty"`
+	Error      string            `json:"error,omitempty"` // redacted
+	// Original is the request's body before an edit: text that is a JSON
+	// document as a string, so that a broken body is kept as it was.
+	Original string `json:"original,omitempty"`
+	// Superseded: a later generation was at work or answered; the item was only deleted.
+	Superseded bool `json:"superseded,omitempty"`
+
+	// of a provider
+	Until  time.Time `json:"until,omitzero"`   // pause, limit: when it ends
+	Limits string    `json:"limits,omitempty"` // limit: the new ones
+}
+
+// RecordAct stores an act. Only after it returns nil may the act be done.
+func RecordAct(ctx context.Context, js jetstream.JetStream, s Signature, a Act) error {
+	a.At = time.Now().UTC()
+	a.By, a.NATSUser, a.Reason, a.Run = s.By, s.NATSUser, s.Reason, s.Run
+	body, err := json.Marshal(a)
+	if err != nil {
+		return fmt.Errorf("audit %s: %w", a.Action, err)
+	}
+	m := nats.NewMsg(fetchworker.AuditSubject(a.Action, a.Provider))
+	m.Header.Set(fetchworker.HeaderContentType, "application/json")
+	m.Data = body
+	if _, err := js.PublishMsg(ctx, m, jetstream.WithExpectStream(fetchworker.StreamAudit)); err != nil {
+		return fmt.Errorf("audit %s: nothing was done, for the audit could not be stored: %w", a.Action, err)
+	}
+	return nil
+}
+
+// ActFilter selects acts. An empty field selects all.
+type ActFilter struct {
+	Action, Provider, Agent, ID, By string
+	Since, Until                    time.Time
+}
+
+func (f ActFilter) matches(a Act) bool {
+	return (f.Agent == "" || f.Agent == a.Agent) && (f.ID == "" || f.ID == a.ID) &&
+		(f.By == "" || f.By == a.By) && (f.Until.IsZero() || a.At.Before(f.Until))
+}
+
+// Acts yields the acts that the filter selects, the oldest first.
+func (b *Browser) Acts(ctx context.Context, f ActFilter) iter.Seq2[Act, error] {
+	return func(yield func(Act, error) bool) {
+		edge, err := b.Edge(ctx, fetchworker.StreamAudit)
+		if err != nil {
+			yield(Act{}, err)
+			return
+		}
+		action, provider := f.Action, f.Provider
+		if action == "" {
+			action = "*"
+		}
+		if provider == "" {
+			provider = "*"
+		}
+		for raw, err := range b.raw(ctx, fetchworker.StreamAudit, fetchworker.AuditSubject(action, provider), f.Since, edge) {
+			if err != nil {
+				yield(Act{}, err)
+				return
+			}
+			var a Act
+			if err := json.Unmarshal(raw.Data, &a); err != nil {
+				yield(Act{}, fmt.Errorf("audit %s, sequence %d: %w", raw.Subject, raw.Sequence, err))
+				return
+			}
+			if f.matches(a) && !yield(a, nil) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,327 @@
+package dlq
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"strconv"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Filter selects letters and review items. An empty field selects all.
+type Filter struct {
+	Provider, Operation, Agent, ID string
+
+	Class        fetchworker.Class
+	Since, Until time.Time // of the last failure
+}
+
+// Empty reports whether the filter selects everything.
+func (f Filter) Empty() bool { return f == Filter{} }
+
+// Subject is the subject filter of a stream that keeps one message for each
+// identity.
+func (f Filter) Subject(stream string) string {
+	any := func(token string) string {
+		if token == "" {
+			return "*"
+		}
+		return token
+	}
+	identity := any(f.Operation) + "." + any(f.Agent) + "." + any(f.ID)
+	switch stream {
+	case fetchworker.StreamDLQ:
+		return "fetch.dlq." + any(f.Provider) + ".*." + identity
+	case fetchworker.StreamReplay:
+		return "fetch.replay." + any(f.Provider) + ".*." + identity
+	case fetchworker.StreamReview:
+		return "fetch.review." + any(f.Provider) + "." + identity
+	default:
+		return "fetch.result." + any(f.Provider) + "." + identity
+	}
+}
+
+// Matches judges what a subject filter cannot.
+func (f Filter) Matches(l Letter) bool {
+	return (f.Class == "" || f.Class == l.Class) &&
+		(f.Since.IsZero() || !l.FailedAt.Before(f.Since)) &&
+		(f.Until.IsZero() || l.FailedAt.Before(f.Until))
+}
+
+// Found is a stored letter or review item.
+type Found struct {
+	Letter
+	Stream   string
+	Sequence uint64
+	StoredAt time.Time
+	Fault    error // its headers cannot be read; only the identity is sure
+}
+
+// Browser reads what is stored without a consumer, which a work queue would
+// not allow, and without a list in memory: pages of direct gets, one after
+// the other. It changes nothing.
+type Browser struct {
+	nc *nats.Conn
+}
+
+// NewBrowser makes a browser on a connection.
+func NewBrowser(nc *nats.Conn) *Browser { return &Browser{nc: nc} }
+
+const (
+	pageMessages = 1000
+	pageBytes    = 4 << 20
+	pageWait     = 10 * time.Second // for the next message of a page
+	pageTries    = 3
+)
+
+// Edge is where a stream ended at a moment of the server's time. A walk up to
+// an edge ends although others write meanwhile, the walker itself included.
+type Edge struct {
+	Sequence uint64
+	At       time.Time
+}
+
+// Edge asks for the present end of a stream.
+func (b *Browser) Edge(ctx context.Context, stream string) (Edge, error) {
+	var info struct {
+		Error *jetstream.APIError `json:"error"`
+		Time  time.Time           `json:"ts"`
+		State struct {
+			Last uint64 `json:"last_seq"`
+		} `json:"state"`
+	}
+	if err := b.ask(ctx, "$JS.API.STREAM.INFO."+stream, nil, &info); err != nil {
+		return Edge{}, err
+	}
+	if info.Error != nil {
+		return Edge{}, fmt.Errorf("stream %s: %w", stream, info.Error)
+	}
+	return Edge{Sequence: info.State.Last, At: info.Time}, nil
+}
+
+// Walk yields what the filter selects of a stream, in the order it was
+// stored, up to the edge. What cannot be read is yielded with a fault, so
+// that nothing is left out in silence. It stops after the first error.
+func (b *Browser) Walk(ctx context.Context, stream string, f Filter, edge Edge) iter.Seq2[Found, error] {
+	return func(yield func(Found, error) bool) {
+		for raw, err := range b.raw(ctx, stream, f.Subject(stream), time.Time{}, edge) {
+			if err != nil {
+				yield(Found{}, err)
+				return
+			}
+			found := Found{Stream: stream, Sequence: raw.Sequence, StoredAt: raw.Time}
+			found.Letter, found.Fault = Decode(raw.Subject, raw.Header, raw.Data)
+			// Whether a filter would match what cannot be read is unknown:
+			// it is shown, and no act is ever done to it.
+			if found.Fault != nil || f.Matches(found.Letter) {
+				if !yield(found, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Count is how many messages of a stream a subject filter matches, and the
+// first of them; zero and no message where there is none.
+func (b *Browser) Count(ctx context.Context, stream, subject string) (int, record.Raw, error) {
+	page, err := b.page(ctx, stream, pageRequest{Subject: subject, Batch: 1})
+	if err != nil || len(page.messages) == 0 {
+		return 0, record.Raw{}, err
+	}
+	return page.left + 1, page.messages[0], nil
+}
+
+// raw yields the stored messages of a subject filter from a time on (zero:
+// from the first) up to the edge.
+func (b *Browser) raw(ctx context.Context, stream, subject string, from time.Time, edge Edge) iter.Seq2[record.Raw, error] {
+	return func(yield func(record.Raw, error) bool) {
+		request := pageRequest{Subject: subject, Batch: pageMessages, MaxBytes: pageBytes}
+		if !from.IsZero() {
+			request.From = &from
+		}
+		for {
+			page, err := b.page(ctx, stream, request)
+			if err != nil {
+				yield(record.Raw{}, err)
+				return
+			}
+			for _, m := range page.messages {
+				if m.Sequence > edge.Sequence || !yield(m, nil) {
+					return
+				}
+				request.Sequence, request.From = m.Sequence+1, nil
+			}
+			if page.left > 0 {
+				continue
+			}
+			if request.From != nil {
+				return // nothing since then; the leader cannot be asked by time
+			}
+			// In a cluster any replica answers a direct get, and one that lags
+			// would end the walk early. Only the leader may say that it is over.
+			next, err := b.leaderNext(ctx, stream, request)
+			if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && next > edge.Sequence {
+				return
+			}
+			if err == nil {
+				err = idle(ctx, 100*time.Millisecond)
+			}
+			if err != nil {
+				yield(record.Raw{}, err)
+				return
+			}
+		}
+	}
+}
+
+type pageRequest struct {
+	Sequence uint64     `json:"seq,omitempty"`
+	From     *time.Time `json:"start_time,omitempty"`
+	Subject  string     `json:"next_by_subj"`
+	Batch    int        `json:"batch,omitempty"`
+	MaxBytes int        `json:"max_bytes,omitempty"`
+}
+
+type page struct {
+	messages []record.Raw
+	left     int // messages that match after these
+}
+
+// page reads one page. A page that does not arrive whole is asked for again:
+// reading twice changes nothing.
+func (b *Browser) page(ctx context.Context, stream string, request pageRequest) (page, error) {
+	var last error
+	for range pageTries {
+		p, err := b.pageOnce(ctx, stream, request)
+		if err == nil || ctx.Err() != nil {
+			return p, err
+		}
+		last = err
+	}
+	return page{}, last
+}
+
+func (b *Browser) pageOnce(ctx context.Context, stream string, request pageRequest) (page, error) {
+	inbox := b.nc.NewRespInbox()
+	sub, err := b.nc.SubscribeSync(inbox)
+	if err != nil {
+		return page{}, fmt.Errorf("read %s: %w", stream, err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	body, err := json.Marshal(request)
+	if err != nil {
+		return page{}, fmt.Errorf("read %s: %w", stream, err)
+	}
+	if err := b.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, body); err != nil {
+		return page{}, fmt.Errorf("read %s: %w", stream, err)
+	}
+	p := page{messages: make([]record.Raw, 0, request.Batch)}
+	for {
+		m, err := b.nextOf(ctx, sub)
+		if err != nil {
+			return page{}, fmt.Errorf("read %s: %w", stream, err)
+		}
+		switch status := m.Header.Get("Status"); status {
+		case "":
+			raw, err := parseRaw(m)
+			if err != nil {
+				return page{}, fmt.Errorf("read %s: %w", stream, err)
+			}
+			p.messages = append(p.messages, raw)
+		case "204": // the end of the page
+			p.left, err = strconv.Atoi(m.Header.Get("Nats-Num-Pending"))
+			if err != nil {
+				return page{}, fmt.Errorf("read %s: end of page: %w", stream, err)
+			}
+			return p, nil
+		case "404":
+			return p, nil
+		default:
+			return page{}, fmt.Errorf("read %s: the server says %s %s", stream, status, m.Header.Get("Description"))
+		}
+	}
+}
+
+func (b *Browser) nextOf(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, pageWait)
+	defer cancel()
+	m, err := sub.NextMsgWithContext(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return m, err
+}
+
+func parseRaw(m *nats.Msg) (raw record.Raw, err error) {
+	raw = record.Raw{Subject: m.Header.Get(jetstream.SubjectHeader), Header: m.Header, Data: m.Data}
+	if raw.Sequence, err = strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64); err != nil {
+		return raw, fmt.Errorf("sequence: %w", err)
+	}
+	if raw.Time, err = time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer)); err != nil {
+		return raw, fmt.Errorf("time: %w", err)
+	}
+	return raw, nil
+}
+
+// leaderNext is the sequence of the next message as the stream's leader knows
+// it.
+func (b *Browser) leaderNext(ctx context.Context, stream string, request pageRequest) (uint64, error) {
+	body, err := json.Marshal(pageRequest{Sequence: max(request.Sequence, 1), Subject: request.Subject})
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", stream, err)
+	}
+	var reply struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Sequence uint64 `json:"seq"`
+		} `json:"message"`
+	}
+	if err := b.ask(ctx, "$JS.API.STREAM.MSG.GET."+stream, body, &reply); err != nil {
+		return 0, err
+	}
+	switch {
+	case reply.Error == nil:
+		return reply.Message.Sequence, nil
+	case reply.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return 0, jetstream.ErrMsgNotFound
+	default:
+		return 0, fmt.Errorf("read %s: %w", stream, reply.Error)
+	}
+}
+
+func (b *Browser) ask(ctx context.Context, subject string, request []byte, reply any) error {
+	ctx, cancel := context.WithTimeout(ctx, pageWait)
+	defer cancel()
+	m, err := b.nc.RequestWithContext(ctx, subject, request)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return fmt.Errorf("ask %s: %w", subject, err)
+	}
+	if err := json.Unmarshal(m.Data, reply); err != nil {
+		return fmt.Errorf("ask %s: %w", subject, err)
+	}
+	return nil
+}
+
+// idle waits, unless ctx ends first.
+func idle(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,122 @@
+package dlq
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"fetchworker"
+)
+
+// Plan is what an act on many messages would touch. It grows by no more than
+// its groups, however many messages it has seen.
+type Plan struct {
+	Count          int
+	Unreadable     int            // they match nothing and are never touched
+	Providers      map[string]int // messages of each
+	Oldest, Newest time.Time      // by last failure
+	groups         map[Group]int
+}
+
+// Group is one bar of the histogram.
+type Group struct {
+	Provider string            `json:"provider"`
+	Class    fetchworker.Class `json:"class"`
+	Error    string            `json:"error"`
+}
+
+// GroupCount is a bar with its length.
+type GroupCount struct {
+	Group
+	Count int `json:"count"`
+}
+
+// groupsKept bounds the histogram: errors that name each request apart would
+// make a group a message. What is beyond goes into one group that says so.
+const groupsKept = 1000
+
+// OtherErrors is the group of errors beyond the first thousand kinds.
+const OtherErrors = "(other errors)"
+
+// Add counts one message.
+func (p *Plan) Add(f Found) {
+	if f.Fault != nil {
+		p.Unreadable++
+		return
+	}
+	if p.groups == nil {
+		p.groups, p.Providers = map[Group]int{}, map[string]int{}
+	}
+	p.Count++
+	p.Providers[f.Provider]++
+	if p.Oldest.IsZero() || f.FailedAt.Before(p.Oldest) {
+		p.Oldest = f.FailedAt
+	}
+	if f.FailedAt.After(p.Newest) {
+		p.Newest = f.FailedAt
+	}
+	group := Group{Provider: f.Provider, Class: f.Class, Error: Kind(f.Letter)}
+	if _, known := p.groups[group]; !known && len(p.groups) >= groupsKept {
+		group.Error = OtherErrors
+	}
+	p.groups[group]++
+}
+
+// Histogram lists the groups, the largest first.
+func (p *Plan) Histogram() []GroupCount {
+	bars := make([]GroupCount, 0, len(p.groups))
+	for _, group := range slices.SortedFunc(maps.Keys(p.groups), func(a, b Group) int {
+		return cmp.Or(cmp.Compare(p.groups[b], p.groups[a]),
+			cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.Class, b.Class), cmp.Compare(a.Error, b.Error))
+	}) {
+		bars = append(bars, GroupCount{group, p.groups[group]})
+	}
+	return bars
+}
+
+const kindKept = 80 // bytes
+
+// Kind is what a letter's error has in common with others of its kind: the
+// code it would be answered with or the HTTP status, and the text with its
+// numbers left out.
+func Kind(l Letter) string {
+	var parts []string
+	if l.Code != "" {
+		parts = append(parts, string(l.Code))
+	}
+	if l.HTTPStatus != 0 {
+		parts = append(parts, "HTTP "+strconv.Itoa(l.HTTPStatus))
+	}
+	if text := withoutNumbers(l.Error); text != "" {
+		parts = append(parts, text)
+	}
+	if len(parts) == 0 {
+		return "(none)"
+	}
+	kind := []rune(strings.Join(parts, ": "))
+	if len(kind) > kindKept {
+		kind = append(kind[:kindKept-1], '…')
+	}
+	return string(kind)
+}
+
+// withoutNumbers writes # for every run of digits, so that errors that differ
+// only in a time, a port or a count are one kind.
+func withoutNumbers(s string) string {
+	var b strings.Builder
+	in := false
+	for _, r := range s {
+		digit := r >= '0' && r <= '9'
+		switch {
+		case !digit:
+			b.WriteRune(r)
+		case !in:
+			b.WriteByte('#')
+		}
+		in = digit
+	}
+	return b.String()
+}

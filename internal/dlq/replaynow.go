@@ -1,0 +1,99 @@
+package dlq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Fate is what became of one message that a person wanted to act on.
+type Fate string
+
+// The fates. Only done means that this act did it.
+const (
+	FateDone       Fate = "done"
+	FateDue        Fate = "already_due" // a letter whose time has come: the replayers release it by themselves
+	FateTaken      Fate = "taken"       // somebody else was faster: it is no longer where it was seen
+	FateSuperseded Fate = "superseded"  // a review item whose request has moved on: only the item was deleted
+)
+
+// Operator does a person's acts on letters and review items. Each act is
+// audited before it is done, may be killed at any point and done again, and
+// may race with other operators and with the replayers.
+type Operator struct {
+	js     jetstream.JetStream
+	log    *record.Log
+	signed Signature
+}
+
+// NewOperator makes an operator that acts in a person's name.
+func NewOperator(js jetstream.JetStream, log *record.Log, s Signature) *Operator {
+	return &Operator{js: js, log: log, signed: s}
+}
+
+// ReplayNow makes a letter due at once instead of at its time: it rewrites
+// the letter in its place with the time given, which must not lie in the
+// servers' future, and a running replayer releases it like any other. So
+// every rule of a release holds (a live worker, the circuit, the room in the
+// replay stream, the order of generations), and there is no second way for a
+// letter to reach a worker.
+//
+// The write is a compare-and-set on the sequence at which the letter was
+// seen. If a replayer or another operator has moved it meanwhile the write is
+// refused, and nothing is put back that was taken away. A crash before the
+// write leaves the letter due at its time, one after it leaves it due now;
+// there is no moment at which it is gone, or there twice. A replayer that
+// holds the old copy at this very moment (it does only if the letter's gate
+// has just opened) acks a sequence that is no longer there, and what it has
+// released is replaced by the same letter under the same subject.
+//
+// It returns the letter's new sequence if it did it.
+func (o *Operator) ReplayNow(ctx context.Context, f Found, now time.Time) (Fate, uint64, error) {
+	if !f.NotBefore.After(now) {
+		return FateDue, 0, nil
+	}
+	if err := o.audit(ctx, ActReplay, f.Letter, nil); err != nil {
+		return "", 0, err
+	}
+	letter := f.Letter
+	letter.NotBefore = now
+	var ack *jetstream.PubAck
+	err := o.log.Point("replay-now", func() (err error) {
+		ack, err = o.js.PublishMsg(ctx, letter.DeadLetter(),
+			jetstream.WithExpectStream(fetchworker.StreamDLQ),
+			jetstream.WithExpectLastSequencePerSubject(f.Sequence))
+		return err
+	})
+	if moved(err) {
+		return FateTaken, 0, nil
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("replay %s: %w", f.Identity, err)
+	}
+	return FateDone, ack.Sequence, nil
+}
+
+// moved says that the subject's last message is another one, or gone.
+func moved(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+}
+
+// audit records an act on a message; with may add to it.
+func (o *Operator) audit(ctx context.Context, action string, l Letter, with func(*Act)) error {
+	a := Act{
+		Action: action, Provider: l.Provider,
+		Operation: l.Operation, Agent: l.Agent, ID: l.ID, Lane: l.Lane,
+		Generation: l.Generation, Class: l.Class, Error: l.Error,
+	}
+	if with != nil {
+		with(&a)
+	}
+	return o.log.Point("audit", func() error { return RecordAct(ctx, o.js, o.signed, a) })
+}
