@@ -126,9 +126,9 @@ func fmpStable() map[string]*Operation {
 
 func fmpOperations(paths map[string]string, newsSymbols string) map[string]*Operation {
 	period := Param{Name: "period", Type: TypeEnum, Enum: []string{"annual", "quarter", "FY", "Q1", "Q2", "Q3", "Q4"}}
-	limit := func(n string) Param { return Param{Name: "limit", Type: TypeInt, Min: 1, Max: 1000, Default: n} }
+	limit := Param{Name: "limit", Type: TypeInt, Min: 1, Max: 1000}
 	symbols := Param{Name: "symbols", Type: TypeCSV, Required: true, Pattern: symbol.Pattern, Max: 1000}
-	statement := []Param{symbol, period, {Name: "limit", Type: TypeInt, Min: 1, Max: 1000}}
+	statement := []Param{symbol, period, limit}
 
 	operations := named(
 		Operation{Name: "quote", Params: []Param{symbol}, Fresh: 15 * time.Second, Stale: day},
@@ -153,7 +153,7 @@ func fmpOperations(paths map[string]string, newsSymbols string) map[string]*Oper
 			Name: "search", Fresh: 24 * time.Hour, Stale: 30 * day,
 			Params: []Param{
 				{Name: "query", Type: TypeString, Required: true, Max: 100},
-				{Name: "limit", Type: TypeInt, Min: 1, Max: 1000},
+				limit,
 				{Name: "exchange", Type: TypeString, Pattern: `[A-Za-z]{2,12}`},
 			},
 		},
@@ -171,17 +171,17 @@ func fmpOperations(paths map[string]string, newsSymbols string) map[string]*Oper
 				{Name: "exchange", Type: TypeString, Pattern: `[A-Za-z]{2,12}`},
 				{Name: "is_etf", Wire: "isEtf", Type: TypeBool},
 				{Name: "is_actively_trading", Wire: "isActivelyTrading", Type: TypeBool},
-				{Name: "limit", Type: TypeInt, Min: 1, Max: 10000, Default: "1000"},
+				{Name: "limit", Type: TypeInt, Min: 1, Max: 10000},
 			},
 		},
 		Operation{
 			Name: "news", Fresh: 2 * time.Minute, Stale: day,
 			Params: []Param{
 				{Name: "symbols", Wire: newsSymbols, Type: TypeCSV, Required: true, Pattern: symbol.Pattern},
-				from, to, {Name: "page", Type: TypeInt, Max: 100}, limit("20"),
+				from, to, {Name: "page", Type: TypeInt, Max: 100}, limit,
 			},
 			// No total and no cursor: a short page is the last.
-			Paging: &Paging{Kind: PageNumber, Param: "page", First: 0, Size: "limit"},
+			Paging: &Paging{Kind: PageNumber, Param: "page", First: 0, Size: "limit", Each: 20},
 		},
 		Operation{Name: "earnings_calendar", Params: []Param{from, to}, Fresh: time.Hour, Stale: 7 * day},
 	)

@@ -51,23 +51,24 @@ func fredOperations() map[string]*Operation {
 	}
 	id := func(name string) Param { return Param{Name: name, Type: TypeInt, Required: true, Max: 1 << 31} }
 	date := func(name string) Param { return Param{Name: name, Type: TypeDate} }
-	limit := func(most int64, size string) Param {
-		return Param{Name: "limit", Type: TypeInt, Min: 1, Max: most, Default: size}
-	}
+	limit := func(most int64) Param { return Param{Name: "limit", Type: TypeInt, Min: 1, Max: most} }
 	enum := func(name string, values ...string) Param { return Param{Name: name, Type: TypeEnum, Enum: values} }
 	word := func(name string) Param { return Param{Name: name, Type: TypeString, Pattern: `[a-z_]{1,40}`} }
 	tags := func(name string) Param { return Param{Name: name, Type: TypeString, Max: 300} }
 	since, until := date("realtime_start"), date("realtime_end")
 	offset := Param{Name: "offset", Type: TypeInt}
 	order := enum("sort_order", "asc", "desc")
-	paging := &Paging{Kind: PageOffset, Param: "offset", Size: "limit", Total: "/count"}
+	// Without a limit every list gives as many as it can.
+	paging := func(each int64) *Paging {
+		return &Paging{Kind: PageOffset, Param: "offset", Size: "limit", Each: each, Total: "/count"}
+	}
 
 	return named(
 		Operation{
 			Name: "series", Path: "/series/observations",
 			Params: []Param{
 				seriesID, date("observation_start"), date("observation_end"), since, until,
-				limit(100000, "100000"), offset, order,
+				limit(100000), offset, order,
 				enum("units", "lin", "chg", "ch1", "pch", "pc1", "pca", "cch", "cca", "log"),
 				enum("frequency", "d", "w", "bw", "m", "q", "sa", "a", "wef", "weth", "wew", "wetu", "wem", "wesu", "wesa", "bwew", "bwem"),
 				enum("aggregation_method", "avg", "sum", "eop"),
@@ -75,56 +76,56 @@ func fredOperations() map[string]*Operation {
 				// More than about 2000 in one call are refused.
 				{Name: "vintage_dates", Type: TypeCSV, Pattern: `\d{4}-\d{2}-\d{2}`, Max: 2000},
 			},
-			Paging: paging,
+			Paging: paging(100000),
 		},
 		Operation{Name: "series_info", Path: "/series", Params: []Param{seriesID, since, until}},
 		Operation{
 			Name: "search", Path: "/series/search",
 			Params: []Param{
 				{Name: "search_text", Type: TypeString, Required: true, Max: 300}, enum("search_type", "full_text", "series_id"),
-				limit(1000, "1000"), offset, word("order_by"), order, word("filter_variable"), tags("filter_value"),
+				limit(1000), offset, word("order_by"), order, word("filter_variable"), tags("filter_value"),
 				tags("tag_names"), tags("exclude_tag_names"),
 			},
-			Paging: paging,
+			Paging: paging(1000),
 		},
 		Operation{
 			Name: "updates", Path: "/series/updates", Fresh: 10 * time.Minute,
 			Params: []Param{
-				enum("filter_value", "macro", "regional", "all"), limit(1000, "1000"), offset,
+				enum("filter_value", "macro", "regional", "all"), limit(1000), offset,
 				{Name: "start_time", Type: TypeString, Pattern: `\d{12}`, Expected: "a time YYYYMMDDhhmm"},
 				{Name: "end_time", Type: TypeString, Pattern: `\d{12}`, Expected: "a time YYYYMMDDhhmm"},
 			},
-			Paging: paging,
+			Paging: paging(1000),
 		},
-		Operation{Name: "vintages", Path: "/series/vintagedates", Params: []Param{seriesID, since, until, limit(10000, "10000"), offset, order}, Paging: paging},
+		Operation{Name: "vintages", Path: "/series/vintagedates", Params: []Param{seriesID, since, until, limit(10000), offset, order}, Paging: paging(10000)},
 		// The tags of group cc are the copyright of a series.
 		Operation{Name: "series_tags", Path: "/series/tags", Params: []Param{seriesID, since, until, word("order_by"), order}, Fresh: day},
-		Operation{Name: "releases", Path: "/releases", Params: []Param{since, until, limit(1000, "1000"), offset, word("order_by"), order}, Paging: paging, Fresh: day},
+		Operation{Name: "releases", Path: "/releases", Params: []Param{since, until, limit(1000), offset, word("order_by"), order}, Paging: paging(1000), Fresh: day},
 		Operation{
 			Name: "releases_dates", Path: "/releases/dates",
 			Params: []Param{
-				since, until, limit(1000, "1000"), offset, word("order_by"), order,
+				since, until, limit(1000), offset, word("order_by"), order,
 				{Name: "include_release_dates_with_no_data", Type: TypeBool},
 			},
-			Paging: paging,
+			Paging: paging(1000),
 		},
 		Operation{
 			Name: "release_dates", Path: "/release/dates",
 			Params: []Param{
-				id("release_id"), since, until, limit(10000, "10000"), offset, order,
+				id("release_id"), since, until, limit(10000), offset, order,
 				{Name: "include_release_dates_with_no_data", Type: TypeBool},
 			},
-			Paging: paging,
+			Paging: paging(10000),
 		},
 		Operation{
 			Name: "release_series", Path: "/release/series",
-			Params: []Param{id("release_id"), limit(1000, "1000"), offset, word("order_by"), order, tags("tag_names")}, Paging: paging, Fresh: day,
+			Params: []Param{id("release_id"), limit(1000), offset, word("order_by"), order, tags("tag_names")}, Paging: paging(1000), Fresh: day,
 		},
 		Operation{Name: "category", Path: "/category", Params: []Param{id("category_id")}, Fresh: day},
 		Operation{Name: "category_children", Path: "/category/children", Params: []Param{id("category_id"), since, until}, Fresh: day},
 		Operation{
 			Name: "category_series", Path: "/category/series",
-			Params: []Param{id("category_id"), limit(1000, "1000"), offset, word("order_by"), order, tags("tag_names")}, Paging: paging, Fresh: day,
+			Params: []Param{id("category_id"), limit(1000), offset, word("order_by"), order, tags("tag_names")}, Paging: paging(1000), Fresh: day,
 		},
 		// Version 2 has this one product, and takes the key as Bearer only.
 		Operation{Name: "release_observations", Path: "/v2/release/observations", Params: []Param{id("release_id")}, Auth: &Auth{Kind: AuthBearer}},

@@ -63,16 +63,16 @@ func newsapiOperations() map[string]*Operation {
 	country := Param{Name: "country", Type: TypeString, Pattern: `[a-z]{2}`, Expected: "a country's two letters, such as us"}
 	category := Param{Name: "category", Type: TypeEnum, Enum: []string{"business", "entertainment", "general", "health", "science", "sports", "technology"}}
 	sortBy := Param{Name: "sort_by", Wire: "sortBy", Type: TypeEnum, Default: "publishedAt", Enum: []string{"relevancy", "popularity", "publishedAt"}}
-	pageSize := func(n string) Param {
-		return Param{Name: "page_size", Wire: "pageSize", Type: TypeInt, Min: 1, Max: 100, Default: n}
-	}
+	pageSize := Param{Name: "page_size", Wire: "pageSize", Type: TypeInt, Min: 1, Max: 100}
 	page := Param{Name: "page", Type: TypeInt, Min: 1}
-	paging := &Paging{Kind: PageNumber, Param: "page", First: 1, Size: "page_size", Total: "/totalResults"}
+	paging := func(each int64) *Paging {
+		return &Paging{Kind: PageNumber, Param: "page", First: 1, Size: "page_size", Each: each, Total: "/totalResults"}
+	}
 
 	return named(
 		Operation{
 			Name: "headlines", Path: "/everything", Query: map[string]string{"sortBy": "publishedAt"},
-			Params: []Param{required, moment("from"), moment("to"), language, pageSize("100"), page}, Paging: paging,
+			Params: []Param{required, moment("from"), moment("to"), language, pageSize, page}, Paging: paging(100),
 		},
 		Operation{
 			Name: "everything", Path: "/everything",
@@ -80,16 +80,16 @@ func newsapiOperations() map[string]*Operation {
 				q, {Name: "q_in_title", Wire: "qInTitle", Type: TypeString, Max: 500},
 				{Name: "search_in", Wire: "searchIn", Type: TypeCSV, Enum: []string{"title", "description", "content"}},
 				list("sources", "", 20), list("domains", "", 0), list("exclude_domains", "excludeDomains", 0),
-				moment("from"), moment("to"), language, sortBy, pageSize("100"), page,
+				moment("from"), moment("to"), language, sortBy, pageSize, page,
 			},
-			AnyOf: []string{"q", "q_in_title", "sources", "domains"}, Paging: paging,
+			AnyOf: []string{"q", "q_in_title", "sources", "domains"}, Paging: paging(100),
 		},
 		Operation{
 			Name: "top_headlines", Path: "/top-headlines",
-			Params:    []Param{q, country, category, list("sources", "", 20), pageSize("20"), page},
+			Params:    []Param{q, country, category, list("sources", "", 20), pageSize, page},
 			AnyOf:     []string{"q", "country", "category", "sources"},
 			Exclusive: [][]string{{"sources", "country"}, {"sources", "category"}},
-			Paging:    paging,
+			Paging:    paging(20),
 		},
 		Operation{Name: "sources", Path: "/top-headlines/sources", Params: []Param{category, language, country}, Fresh: day, Stale: 30 * day},
 	)

@@ -34,15 +34,15 @@ func (p *Provider) next(call *Call, body []byte) json.RawMessage {
 }
 
 func nextByNumber(call *Call, paging *Paging, body []byte) any {
-	size, err := strconv.ParseInt(call.values[paging.Size], 10, 64)
-	if err != nil || size < 1 {
-		return nil
-	}
-	at := paging.First
-	if text, ok := call.values[paging.Param]; ok {
-		if at, err = strconv.ParseInt(text, 10, 64); err != nil {
-			return nil
+	number := func(param string, otherwise int64) int64 {
+		if n, err := strconv.ParseInt(call.values[param], 10, 64); err == nil {
+			return n
 		}
+		return otherwise
+	}
+	size, at := number(paging.Size, paging.Each), number(paging.Param, paging.First)
+	if size < 1 {
+		return nil
 	}
 	step, seen := int64(1), (at-paging.First+1)*size
 	if paging.Kind == PageOffset {

@@ -140,9 +140,10 @@ type Paging struct {
 	Kind  PagingKind
 	Param string // page, offset or cursor parameter
 	First int64  // number of the first page
-	Size  string // parameter with the items per page, which must have a default
+	Size  string // parameter with the items per page
+	Each  int64  // items per page when that parameter is not given
+	Items string // JSON pointer to the array of items, used where Total is ""; "" is the whole body
 	Total string // JSON pointer to the total; "" if the API tells none: then a short page is the last
-	Items string // JSON pointer to the array of items, where Total is ""; "" is the whole body
 	Next  string // JSON pointer to the next page's URL
 }
 
