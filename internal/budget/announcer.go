@@ -1,0 +1,111 @@
+package budget
+
+import (
+	"context"
+	"sync"
+)
+
+// announcer tells the observer of events in order, from a goroutine of its
+// own: whoever has one to tell holds a lock.
+type announcer struct {
+	s     Settings
+	clock *Clock
+	on    Observer
+	poke  chan struct{}
+
+	mu     sync.Mutex
+	events []Event
+}
+
+func newAnnouncer(s Settings, c *Clock, on Observer) *announcer {
+	if on == nil {
+		on = func(Event) {}
+	}
+	return &announcer{s: s, clock: c, on: on, poke: make(chan struct{}, 1)}
+}
+
+func (a *announcer) tell(e Event) {
+	e.Provider, e.Worker, e.Time = a.s.Provider, a.s.Worker, a.clock.Now()
+	a.mu.Lock()
+	a.events = append(a.events, e)
+	a.mu.Unlock()
+	signal(a.poke)
+}
+
+func (a *announcer) run(ctx context.Context) {
+	for {
+		select {
+		case <-a.poke:
+		case <-ctx.Done():
+			return
+		}
+		a.flush()
+	}
+}
+
+func (a *announcer) flush() {
+	for {
+		a.mu.Lock()
+		events := a.events
+		a.events = nil
+		a.mu.Unlock()
+		if len(events) == 0 {
+			return
+		}
+		for _, e := range events {
+			a.on(e)
+		}
+	}
+}
+
+// circuitChanged tells of a circuit that opened, is being probed or closed.
+func (g *Gate) circuitChanged(before, after Circuit, mine bool) {
+	e := Event{Kind: KindCircuit, Severity: SeverityInfo, Mine: mine, State: after.State, Why: after.Why}
+	if after.Held() {
+		e.Until = after.until()
+	}
+	if after.State == CircuitOpen {
+		e.Severity = SeverityError
+		if before.State == CircuitHalfOpen {
+			e.Severity = SeverityWarning
+		}
+	}
+	g.events.tell(e)
+}
+
+// announceThrottle tells of a hold that came, or that is over.
+func (g *Gate) announceThrottle(before, after *register, mine bool) {
+	switch {
+	case before == nil:
+	case after.hold > before.hold:
+		g.events.tell(Event{
+			Kind: KindThrottle, Severity: SeverityWarning, Mine: mine,
+			Until: after.hold.time(), Strikes: after.strikes, Why: "the provider asked to wait",
+		})
+	case before.strikes > 0 && after.strikes == 0:
+		g.events.tell(Event{Kind: KindThrottle, Severity: SeverityInfo, Mine: mine, Why: "the provider answers again"})
+	}
+}
+
+// seeControl takes an operator's orders.
+func (g *Gate) seeControl(c Control) {
+	now := g.clock.Now()
+	before := g.control
+	g.control = c
+	if was, is := before.PausedUntil(now), c.PausedUntil(now); !was.Equal(is) {
+		e := Event{Kind: KindControl, Severity: SeverityInfo, Until: is, Why: "resumed"}
+		if !is.IsZero() {
+			e.Severity, e.Why, e.By = SeverityWarning, "paused: "+c.Pause.Reason, c.Pause.By
+		}
+		g.events.tell(e)
+	}
+	was, _ := before.limits(g.s.Limits, now)
+	is, until := c.limits(g.s.Limits, now)
+	if was.String() != is.String() {
+		e := Event{Kind: KindControl, Severity: SeverityInfo, Limits: is.String(), Until: until, Why: "limits reset"}
+		if c.Limits != nil {
+			e.By, e.Why = c.Limits.By, "limits changed: "+c.Limits.Reason
+		}
+		g.events.tell(e)
+	}
+}

@@ -1,0 +1,258 @@
+package budget
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"fetchworker"
+)
+
+// Board is a read-only view over all that the fleet shares, for those who
+// call no provider: the replayer, the status. It is safe for concurrent use.
+type Board struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	change chan struct{}
+
+	mu        sync.Mutex // guards all below
+	providers map[string]*boardEntry
+	workers   map[string]Worker
+	lost      map[string]time.Time // since when a provider has no worker
+	since     time.Time            // since when the board looks
+}
+
+type boardEntry struct {
+	circuit  Circuit
+	control  Control
+	register *register
+}
+
+// View is what the board knows of one provider.
+type View struct {
+	Provider    string
+	Circuit     Circuit
+	ProbeLeased bool // somebody probes
+	PausedUntil time.Time
+	HoldUntil   time.Time // a 429's hold
+	Control     Control
+	Windows     []WindowView
+	Workers     []Worker  // that live and serve it
+	NoneSince   time.Time // since when there are none; zero while there are some
+}
+
+// WindowView is one limit of a provider, as the fleet last claimed under it.
+type WindowView struct {
+	Window
+	Left       int // permits that could be had now
+	LastMinute int // permits of the last minute
+}
+
+// Watch opens a board and returns once it has seen everything. It watches
+// until Close.
+func Watch(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue) (*Board, error) {
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	b := &Board{
+		cancel: cancel, done: make(chan struct{}), change: make(chan struct{}, 1),
+		providers: map[string]*boardEntry{}, workers: map[string]Worker{}, lost: map[string]time.Time{},
+		since: time.Now(),
+	}
+	w := &watch{conn: js.Conn(), kv: kv, see: b.see, lost: func() {}}
+	ready := make(chan struct{})
+	go func() {
+		defer close(b.done)
+		w.run(run, ready)
+	}()
+	select {
+	case <-ready:
+		return b, nil
+	case <-ctx.Done():
+		b.Close()
+		return nil, fmt.Errorf("watch %s: %w", Bucket, context.Cause(ctx))
+	}
+}
+
+// Close stops watching and waits for it.
+func (b *Board) Close() {
+	b.cancel()
+	<-b.done
+}
+
+// Changed gets a value after something changed; several changes may be one.
+func (b *Board) Changed() <-chan struct{} { return b.change }
+
+// see takes an entry of the watch. Values that cannot be read count as none.
+func (b *Board) see(e entry) {
+	kind, name, found := strings.Cut(e.key, ".")
+	if !found {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch kind {
+	case "permits":
+		b.entry(name).register, _ = decodeRegister(e.value)
+	case "circuit":
+		b.entry(name).circuit, _ = decodeCircuit(e.value)
+	case "control":
+		b.entry(name).control, _ = decodeControl(e.value)
+	case "worker":
+		before := b.served()
+		var w Worker
+		if e.value == nil || json.Unmarshal(e.value, &w) != nil {
+			delete(b.workers, name)
+		} else {
+			b.workers[name] = w
+		}
+		after := b.served()
+		for p := range before {
+			if !after[p] {
+				b.lost[p] = time.Now()
+			}
+		}
+	default:
+		return // announced thresholds, suspects
+	}
+	signal(b.change)
+}
+
+func (b *Board) entry(provider string) *boardEntry {
+	p := b.providers[provider]
+	if p == nil {
+		p = &boardEntry{circuit: Circuit{State: CircuitClosed}}
+		b.providers[provider] = p
+	}
+	return p
+}
+
+func (b *Board) served() map[string]bool {
+	served := map[string]bool{}
+	for _, w := range b.workers {
+		for _, p := range w.Providers {
+			served[p] = true
+		}
+	}
+	return served
+}
+
+// Providers are all that have a key or a worker.
+func (b *Board) Providers() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	names := b.served()
+	for p := range b.providers {
+		names[p] = true
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// Workers are those that live.
+func (b *Board) Workers() []Worker {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.SortedFunc(maps.Values(b.workers), func(x, y Worker) int { return strings.Compare(x.Name, y.Name) })
+}
+
+// View is one provider at a moment of the server's time.
+func (b *Board) View(provider string, now time.Time) View {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.providers[provider]
+	if p == nil {
+		p = &boardEntry{circuit: Circuit{State: CircuitClosed}}
+	}
+	v := View{
+		Provider: provider, Circuit: p.circuit, Control: p.control,
+		ProbeLeased: p.circuit.ProbeLeased(now), PausedUntil: p.control.PausedUntil(now),
+	}
+	if p.register != nil {
+		if at := p.register.hold.time(); at.After(now) {
+			v.HoldUntil = at
+		}
+		v.Windows = p.register.usage(instantOf(now))
+	}
+	for _, w := range b.workers {
+		if slices.Contains(w.Providers, provider) {
+			v.Workers = append(v.Workers, w)
+		}
+	}
+	slices.SortFunc(v.Workers, func(x, y Worker) int { return strings.Compare(x.Name, y.Name) })
+	if len(v.Workers) == 0 {
+		v.NoneSince = b.since
+		if lost, ok := b.lost[provider]; ok {
+			v.NoneSince = lost
+		}
+	}
+	return v
+}
+
+// Held says why no letter of a provider should be released now, and until
+// when: the circuit is open, it is paused, or a hold or a quota lets nothing
+// through for more than 90 s. The reason is empty if nothing holds it. A
+// circuit whose probe is due is still held: release one letter then.
+func (b *Board) Held(provider string, now time.Time) (fetchworker.Reason, time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.providers[provider]
+	if p == nil {
+		return "", time.Time{}
+	}
+	if until := p.control.PausedUntil(now); !until.IsZero() {
+		return fetchworker.ReasonPaused, until
+	}
+	if p.circuit.Held() {
+		return fetchworker.ReasonCircuitOpen, p.circuit.until()
+	}
+	if p.register == nil {
+		return "", time.Time{}
+	}
+	if hold := p.register.hold.time(); hold.Sub(now) > patience {
+		return fetchworker.ReasonThrottled, hold
+	}
+	if next := p.register.nextReplay(instantOf(now)).time(); next.Sub(now) > patience {
+		return fetchworker.ReasonQuota, next
+	}
+	return "", time.Time{}
+}
+
+// ProbeDue reports whether a provider's circuit waits for a probe: its open
+// time has passed, nobody probes, and no pause forbids it.
+func (b *Board) ProbeDue(provider string, now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.providers[provider]
+	return p != nil && p.circuit.Due(now) && p.control.PausedUntil(now).IsZero()
+}
+
+// usage is how full each window is.
+func (r *register) usage(now instant) []WindowView {
+	views := r.clone().views(r.shapes(), now)
+	usage := make([]WindowView, len(views))
+	for i, v := range views {
+		tick := v.at(now)
+		usage[i] = WindowView{
+			Window:     v.Window,
+			Left:       max(v.free(tick), 0),
+			LastMinute: v.sum(v.at(now.add(-time.Minute))+1, tick),
+		}
+	}
+	return usage
+}
+
+// shapes are the limits the register was last claimed under.
+func (r *register) shapes() []shape {
+	shapes := make([]shape, len(r.windows))
+	for i, w := range r.windows {
+		shapes[i] = newShape(Window{N: w.n, Per: w.per})
+	}
+	return shapes
+}
+
+func (r *register) nextReplay(now instant) instant { return r.next(r.shapes(), replay, now) }

@@ -1,0 +1,161 @@
+package budget
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// How the server's time is estimated.
+const (
+	samples    = 5
+	sampleEach = 5 * time.Second
+	driftPPM   = 200                    // of two clocks, at most
+	wallJump   = 100 * time.Millisecond // wall and monotonic time part by more: the machine slept
+)
+
+// Clock estimates the time of the JetStream server, the one clock that a
+// fleet shares: workers' own differ by enough to break every limit.
+type Clock struct {
+	probe  func(context.Context) (time.Time, error)
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu      sync.Mutex // guards all below, for nanoseconds
+	samples []sample
+	wall    int64     // wall time at mono, to see a machine that slept
+	mono    time.Time //
+	epoch   int       // raised when everything known before is void
+}
+
+// sample is one look at the server's clock.
+type sample struct {
+	at     time.Time     // the middle of the round trip, monotonic
+	server instant       // the server's time then
+	rtt    time.Duration // of the round trip
+}
+
+// at is the server's time by this sample, and how wrong it may be.
+func (s sample) read(now time.Time) (instant, time.Duration) {
+	age := now.Sub(s.at)
+	return s.server.add(age), s.rtt/2 + age*driftPPM/1_000_000
+}
+
+// StartClock takes a first sample and keeps the estimate fresh until Close.
+// Gates of one process can share it.
+func StartClock(ctx context.Context, js jetstream.JetStream) (*Clock, error) {
+	stream, err := js.Stream(ctx, "KV_"+Bucket)
+	if err != nil {
+		return nil, fmt.Errorf("the server's time: %w", err)
+	}
+	c := newClock(func(ctx context.Context) (time.Time, error) {
+		info, err := stream.Info(ctx)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("the server's time: %w", err)
+		}
+		return info.TimeStamp, nil
+	})
+	for range samples {
+		if err := c.sample(ctx); err != nil {
+			return nil, err
+		}
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	c.cancel, c.done = cancel, make(chan struct{})
+	go c.run(run)
+	return c, nil
+}
+
+func newClock(probe func(context.Context) (time.Time, error)) *Clock {
+	c := &Clock{probe: probe}
+	c.mono = time.Now()
+	c.wall = c.mono.UnixNano()
+	return c
+}
+
+// Close stops sampling and waits for it.
+func (c *Clock) Close() {
+	c.cancel()
+	<-c.done
+}
+
+func (c *Clock) run(ctx context.Context) {
+	defer close(c.done)
+	for wait(ctx, sampleEach) == nil {
+		// Without an answer the estimate grows older, and less sure of itself.
+		sampling, cancel := context.WithTimeout(ctx, sampleEach)
+		_ = c.sample(sampling)
+		cancel()
+	}
+}
+
+func (c *Clock) sample(ctx context.Context) error {
+	sent := time.Now()
+	server, err := c.probe(ctx)
+	if err != nil {
+		return err
+	}
+	rtt := time.Since(sent)
+	c.take(sample{at: sent.Add(rtt / 2), server: instantOf(server), rtt: rtt})
+	return nil
+}
+
+// take adds a sample. One that contradicts those before is of another clock
+// (a new leader's): they are forgotten.
+func (c *Clock) take(s sample) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slept(time.Now())
+	if est, u, ok := c.best(s.at); ok {
+		if d := est.sub(s.server); max(d, -d) > u+s.rtt/2 {
+			c.samples = c.samples[:0]
+		}
+	}
+	if len(c.samples) == samples {
+		c.samples = append(c.samples[:0], c.samples[1:]...)
+	}
+	c.samples = append(c.samples, s)
+}
+
+// best reads the surest of the samples.
+func (c *Clock) best(now time.Time) (est instant, u time.Duration, ok bool) {
+	for i, s := range c.samples {
+		if t, v := s.read(now); i == 0 || v < u {
+			est, u, ok = t, v, true
+		}
+	}
+	return est, u, ok
+}
+
+// slept notices that wall and monotonic time part: the machine was suspended
+// (or its clock set), and monotonic time cannot be trusted to have gone on.
+func (c *Clock) slept(now time.Time) {
+	d := time.Duration(now.UnixNano()-c.wall) - now.Sub(c.mono)
+	if max(d, -d) > wallJump {
+		c.samples = c.samples[:0]
+		c.epoch++
+	}
+	c.wall, c.mono = now.UnixNano(), now
+}
+
+// now is the server's time, how wrong it may be, and the epoch: permits of an
+// earlier one are void. It is not ok while nothing is known.
+func (c *Clock) now() (t instant, u time.Duration, epoch int, ok bool) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slept(now)
+	t, u, ok = c.best(now)
+	return t, u, c.epoch, ok
+}
+
+// Now is the server's time, or the machine's while that is not known.
+func (c *Clock) Now() time.Time {
+	if t, _, _, ok := c.now(); ok {
+		return t.time()
+	}
+	return time.Now()
+}

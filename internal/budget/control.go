@@ -1,0 +1,194 @@
+package budget
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Bucket is the key-value bucket that the fleet shares.
+const Bucket = "fetch_providers"
+
+// The keys of a provider in the bucket.
+func permitsKey(provider string) string { return "permits." + provider }
+func circuitKey(provider string) string { return "circuit." + provider }
+func controlKey(provider string) string { return "control." + provider }
+
+// Control is what an operator has ordered for a provider: the value of
+// control.<provider>. What has expired is as if it had never been.
+type Control struct {
+	Pause  *PauseOrder `json:"pause,omitempty"`
+	Limits *LimitOrder `json:"limits,omitempty"`
+}
+
+// PauseOrder stops all calls to a provider.
+type PauseOrder struct {
+	Until  time.Time `json:"until"`
+	At     time.Time `json:"at,omitzero"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+}
+
+// LimitOrder replaces a provider's limits.
+type LimitOrder struct {
+	Limits string    `json:"limits"`         // as ParseLimits reads them
+	Until  time.Time `json:"until,omitzero"` // then the worker's own limits hold again; zero: for good
+	At     time.Time `json:"at,omitzero"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+}
+
+func decodeControl(value []byte) (Control, error) {
+	var c Control
+	if len(value) == 0 {
+		return c, nil
+	}
+	if err := json.Unmarshal(value, &c); err != nil {
+		return Control{}, fmt.Errorf("control: %w", err)
+	}
+	return c, nil
+}
+
+// PausedUntil is the end of a pause that holds now, or zero.
+func (c Control) PausedUntil(now time.Time) time.Time {
+	if c.Pause == nil || !now.Before(c.Pause.Until) {
+		return time.Time{}
+	}
+	return c.Pause.Until
+}
+
+// limits are those in force now, and when that changes (zero: not by itself).
+func (c Control) limits(own Limits, now time.Time) (Limits, time.Time) {
+	if c.Limits == nil || (!c.Limits.Until.IsZero() && !now.Before(c.Limits.Until)) {
+		return own, time.Time{}
+	}
+	changed, err := ParseLimits(c.Limits.Limits)
+	if err != nil {
+		return own, time.Time{} // SetLimits writes none that cannot be read
+	}
+	return changed, c.Limits.Until
+}
+
+// Pause stops all calls to a provider until a time; the whole fleet obeys
+// within a second.
+func Pause(ctx context.Context, kv jetstream.KeyValue, provider string, until time.Time, by, reason string) error {
+	return changeControl(ctx, kv, provider, func(c *Control) {
+		c.Pause = &PauseOrder{Until: until, At: time.Now(), By: by, Reason: reason}
+	})
+}
+
+// SetLimits changes a provider's limits, live and for the whole fleet, until
+// a time; zero means for good.
+func SetLimits(ctx context.Context, kv jetstream.KeyValue, provider string, l Limits, until time.Time, by, reason string) error {
+	return changeControl(ctx, kv, provider, func(c *Control) {
+		c.Limits = &LimitOrder{Limits: l.String(), Until: until, At: time.Now(), By: by, Reason: reason}
+	})
+}
+
+// ResetLimits gives every worker the limits of its own configuration back.
+func ResetLimits(ctx context.Context, kv jetstream.KeyValue, provider string) error {
+	return changeControl(ctx, kv, provider, func(c *Control) { c.Limits = nil })
+}
+
+func changeControl(ctx context.Context, kv jetstream.KeyValue, provider string, edit func(*Control)) error {
+	return change(ctx, kv, controlKey(provider), func(value []byte) ([]byte, error) {
+		c, err := decodeControl(value)
+		if err != nil {
+			return nil, err
+		}
+		edit(&c)
+		return json.Marshal(c)
+	})
+}
+
+// Resume ends a pause, closes an open circuit and lifts a hold. A crash
+// between the three leaves what is not yet lifted; to repeat it is harmless.
+func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
+	err := change(ctx, kv, controlKey(provider), func(value []byte) ([]byte, error) {
+		c, err := decodeControl(value)
+		if err != nil || c.Pause == nil {
+			return nil, err
+		}
+		c.Pause = nil
+		return json.Marshal(c)
+	})
+	if err != nil {
+		return err
+	}
+	err = change(ctx, kv, circuitKey(provider), func(value []byte) ([]byte, error) {
+		c, err := decodeCircuit(value)
+		if err != nil || !c.Held() {
+			return nil, err
+		}
+		return json.Marshal(c.closed())
+	})
+	if err != nil {
+		return err
+	}
+	return change(ctx, kv, permitsKey(provider), func(value []byte) ([]byte, error) {
+		if len(value) == 0 {
+			return nil, nil
+		}
+		r, err := decodeRegister(value)
+		if err != nil || (r.hold == 0 && r.strikes == 0) {
+			return nil, err
+		}
+		r.hold = 0
+		r.settled()
+		return r.encode(), nil
+	})
+}
+
+// CreateRegister creates a provider's empty register. Call it when the
+// provider's consumers are first created, and only then: a register that is
+// missing while they exist has been lost and counts as full.
+func CreateRegister(ctx context.Context, kv jetstream.KeyValue, provider string) error {
+	_, err := kv.Create(ctx, permitsKey(provider), newRegister().encode())
+	if err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
+		return fmt.Errorf("create the permits register of %s: %w", provider, err)
+	}
+	return nil
+}
+
+// change replaces a value by compare-and-set until it is stored. It stops
+// without a write when edit returns nil.
+func change(ctx context.Context, kv jetstream.KeyValue, key string, edit func([]byte) ([]byte, error)) error {
+	for try := range 50 {
+		value, rev, err := (kvCell{kv, key}).get(ctx)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", key, err)
+		}
+		next, err := edit(value)
+		if err != nil || next == nil {
+			return err
+		}
+		_, err = (kvCell{kv, key}).put(ctx, next, rev)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, errStale) {
+			return fmt.Errorf("write %s: %w", key, err)
+		}
+		if err := wait(ctx, rand.N(time.Millisecond<<min(try, 6))); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("write %s: %w", key, ErrConflict)
+}
+
+// wait waits, unless ctx ends first.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

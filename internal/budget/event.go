@@ -1,0 +1,92 @@
+package budget
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"fetchworker"
+)
+
+// ClosedError is why a provider may not be called now, and until when.
+type ClosedError struct {
+	Reason fetchworker.Reason // circuit_open, paused, throttled or quota
+	Until  time.Time          // the server's time; zero if nobody can know
+}
+
+func (e *ClosedError) Error() string {
+	if e.Until.IsZero() {
+		return fmt.Sprintf("provider closed: %s", e.Reason)
+	}
+	return fmt.Sprintf("provider closed until %s: %s", e.Until.UTC().Format(time.RFC3339), e.Reason)
+}
+
+// The errors of a gate.
+var (
+	ErrLapsed    = errors.New("permit lapsed")     // it is too late to start, or the circuit opened, a pause or a hold came: ask again
+	ErrShut      = errors.New("gate closed")       // Close was called
+	ErrConflict  = errors.New("changed meanwhile") // a compare-and-set lost again and again
+	errUnclaimed = errors.New("no probe to claim") // another worker probes
+)
+
+// Outcome is how a call ended, as far as the gate cares.
+type Outcome int
+
+// The outcomes. The zero value is the safe one on a path that forgot.
+const (
+	Unused    Outcome = iota // no call was made: the permit goes back
+	Success                  // the provider answered, be it "no such symbol"
+	Failure                  // transient or unauthorized: the provider's fault
+	Throttled                // 429 and its likes
+	Neutral                  // says nothing about the provider: cancelled, too large
+)
+
+// Report is what became of a permit.
+type Report struct {
+	Outcome    Outcome
+	Request    string        // its identity: one that fails again counts once
+	RetryAfter time.Duration // throttled: what the provider asked for, 0 if nothing
+	MinHold    time.Duration // throttled: at least this long
+	Remaining  int           // calls left by the provider's own count, -1 if it does not say
+	Reset      time.Duration // when that count starts anew, 0 if it does not say
+}
+
+// Event is something an operator wants to know. Every worker of the fleet
+// sees most of them; the one that made it happen says Mine, and only that one
+// should publish it.
+type Event struct {
+	Kind     string    `json:"kind"`     // circuit, throttle, budget, control
+	Severity string    `json:"severity"` // info, warning, error
+	Provider string    `json:"provider"`
+	Worker   string    `json:"worker"`
+	Time     time.Time `json:"time"` // the server's
+	Mine     bool      `json:"-"`
+
+	State      CircuitState `json:"state,omitempty"` // circuit: what it is now
+	Why        string       `json:"why,omitempty"`
+	Until      time.Time    `json:"until,omitzero"`                // circuit, throttle, pause: when it ends
+	RetryAfter float64      `json:"retry_after_seconds,omitempty"` // throttle: what the provider asked for
+	Strikes    int          `json:"strikes,omitempty"`             // throttle: 429s in a row
+	Percent    int          `json:"percent,omitempty"`             // budget: the threshold passed
+	Used       int64        `json:"used_bytes,omitempty"`          // budget
+	Limit      int64        `json:"limit_bytes,omitempty"`
+	Month      string       `json:"month,omitempty"`
+	Limits     string       `json:"limits,omitempty"` // control: the limits in force
+	By         string       `json:"by,omitempty"`     // control: who
+}
+
+// The kinds and severities of events.
+const (
+	KindCircuit  = "circuit"
+	KindThrottle = "throttle"
+	KindBudget   = "budget"
+	KindControl  = "control"
+
+	SeverityInfo    = "info"
+	SeverityWarning = "warning"
+	SeverityError   = "error"
+)
+
+// Observer is told of events, one after the other, on a goroutine of the
+// gate: it must not wait.
+type Observer func(Event)

@@ -1,0 +1,507 @@
+package budget
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"fetchworker"
+)
+
+// Settings are what one worker knows of one provider.
+type Settings struct {
+	Provider string
+	Worker   string // unique in the fleet: the owner of leases
+	Limits   Limits // none: unlimited
+	Bytes    int64  // of the month, on the wire; 0: no budget
+
+	Concurrency     int           // calls at once in this worker; default 16
+	CircuitFailures int           // different requests in a row that open the circuit; 0: never
+	CircuitOpen     time.Duration // how long until the probe; default 60 s
+	CallTimeout     time.Duration // the longest a call takes: a probe's lease outlives it; default 30 s
+
+	Clock *Clock     // of the server; nil: the gate has its own
+	Rand  *rand.Rand // for jitter; nil: seeded by the runtime
+}
+
+func (s Settings) withDefaults() Settings {
+	if s.Concurrency <= 0 {
+		s.Concurrency = 16
+	}
+	if s.CircuitOpen <= 0 {
+		s.CircuitOpen = time.Minute
+	}
+	if s.CallTimeout <= 0 {
+		s.CallTimeout = 30 * time.Second
+	}
+	if s.Rand == nil {
+		s.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	}
+	return s
+}
+
+// Gate says whether a provider may be called now, and if not, when. It is
+// safe for concurrent use.
+type Gate struct {
+	s     Settings
+	clock *Clock
+	ours  bool // the clock is: Close closes it
+	cell  cell // of the permits
+
+	keeper *keeper // of the circuit
+	bytes  *meter
+	events *announcer
+
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+	poke   chan struct{} // the run loop should look again
+	writes chan *write   // to the clerk; the desk has at most one at a time
+
+	mu      sync.Mutex // guards all below; never held while waiting
+	desk    *desk
+	breaker *breaker
+	control Control
+	epoch   int     // of the clock
+	alarm   instant // when the run loop looks next
+	probing bool    // one of ours is, or waits to become, the probe
+	shut    bool
+
+	lastSuccess time.Time // of a call of this worker's
+}
+
+// Open starts a provider's gate: it reads what the fleet shares, and watches
+// it until Close. The buckets and streams must exist.
+func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s Settings, on Observer) (*Gate, error) {
+	s = s.withDefaults()
+	g := &Gate{
+		s: s, clock: s.Clock, cell: kvCell{kv, permitsKey(s.Provider)},
+		poke: make(chan struct{}, 1), writes: make(chan *write, 1),
+		desk: newDesk(s.Worker, s.Limits, s.Concurrency, s.CallTimeout+5*time.Second, s.Rand),
+	}
+	if g.clock == nil {
+		clock, err := StartClock(ctx, js)
+		if err != nil {
+			return nil, err
+		}
+		g.clock, g.ours = clock, true
+	}
+	g.breaker = newBreaker(s)
+	g.events = newAnnouncer(s, g.clock, on)
+	g.keeper = newKeeper(kvCell{kv, circuitKey(s.Provider)}, s.Worker, g.circuitChanged, g.look)
+	g.bytes = newMeter(js, kv, s, g.clock, g.events)
+
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	g.cancel = cancel
+	w := &watch{
+		conn: js.Conn(), kv: kv, see: g.see, lost: g.disconnected,
+		keys: []string{permitsKey(s.Provider), circuitKey(s.Provider), controlKey(s.Provider)},
+	}
+	ready := make(chan struct{})
+	for _, task := range []func(context.Context){
+		func(ctx context.Context) { w.run(ctx, ready) },
+		g.run, g.clerk, g.keeper.run, g.bytes.run, g.events.run,
+	} {
+		g.tasks.Go(func() { task(run) })
+	}
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		g.Close()
+		return nil, fmt.Errorf("open the gate of %s: %w", s.Provider, context.Cause(ctx))
+	}
+	return g, nil
+}
+
+// Close sends everyone who waits away, flushes the bytes counted, and waits
+// for every goroutine. Permits out are void; what they claimed counts as used.
+func (g *Gate) Close() {
+	g.mu.Lock()
+	g.shut = true
+	g.turnAway(func(*waiter) error { return ErrShut })
+	g.mu.Unlock()
+	g.cancel()
+	g.tasks.Wait()
+	g.events.flush()
+	if g.ours {
+		g.clock.Close()
+	}
+}
+
+// Acquire waits for a permit and a free slot. It returns a *ClosedError, at
+// once or as soon as that becomes true, if the provider may not be called
+// within the next 90 s; the context's cause if that ends first.
+func (g *Gate) Acquire(ctx context.Context, a Ask) (*Permit, error) {
+	a.Shard &= shards - 1
+	w := &waiter{Ask: a, ready: make(chan struct{})}
+	g.mu.Lock()
+	probe, err := g.enter(w)
+	g.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if probe {
+		return g.acquireProbe(ctx, w)
+	}
+	return g.await(ctx, w)
+}
+
+// enter lets a request wait, or says why not. The first that comes when a
+// probe is due is to be the probe.
+func (g *Gate) enter(w *waiter) (probe bool, err error) {
+	now, _, _, _ := g.clock.now()
+	if g.shut {
+		return false, ErrShut
+	}
+	if until := g.control.PausedUntil(now.time()); !until.IsZero() {
+		return false, &ClosedError{Reason: fetchworker.ReasonPaused, Until: until}
+	}
+	if !g.breaker.closed() {
+		c := g.keeper.circuit()
+		if !c.Due(now.time()) || g.probing {
+			return false, &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: c.until()}
+		}
+		g.probing, w.probe = true, true
+		return true, nil
+	}
+	g.desk.queue.push(w)
+	g.pump()
+	return false, nil
+}
+
+// await waits for what became of a request in the queue.
+func (g *Gate) await(ctx context.Context, w *waiter) (*Permit, error) {
+	select {
+	case <-w.ready:
+		return w.permit, w.err
+	default:
+	}
+	select {
+	case <-w.ready:
+		return w.permit, w.err
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	gone := g.desk.queue.remove(w)
+	g.mu.Unlock()
+	if !gone { // it was served while it left
+		if <-w.ready; w.permit != nil {
+			w.permit.Done(Report{Remaining: -1})
+		}
+	}
+	return nil, context.Cause(ctx)
+}
+
+// acquireProbe makes a request the fleet's one probe: a short wait of its
+// own, so that a fleet does not claim a permit each, then its permit, then
+// the probe by compare-and-set.
+func (g *Gate) acquireProbe(ctx context.Context, w *waiter) (*Permit, error) {
+	p, err := g.permitForProbe(ctx, w)
+	if err != nil {
+		g.mu.Lock()
+		g.probing = false
+		g.mu.Unlock()
+	}
+	return p, err
+}
+
+func (g *Gate) permitForProbe(ctx context.Context, w *waiter) (*Permit, error) {
+	g.mu.Lock()
+	jitter := time.Duration(g.s.Rand.Float64() * float64(200*time.Millisecond))
+	g.mu.Unlock()
+	if err := wait(ctx, jitter); err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	if err := g.refused(w); err != nil {
+		g.mu.Unlock()
+		return nil, err
+	}
+	g.desk.queue.push(w)
+	g.pump()
+	g.mu.Unlock()
+	p, err := g.await(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	lease := g.s.CallTimeout + 5*time.Second
+	now := g.clock.Now()
+	err = g.keeper.do(ctx, func(c Circuit) Circuit { return c.claimed(g.s.Worker, now, lease) })
+	g.mu.Lock()
+	c := g.keeper.circuit()
+	g.follow()
+	g.mu.Unlock()
+	if err == nil && c.State == CircuitHalfOpen && c.Prober == g.s.Worker {
+		p.probe = true
+		return p, nil
+	}
+	p.Done(Report{Remaining: -1})
+	switch {
+	case err != nil: // a claim that is stored all the same ends with its lease
+		return nil, err
+	case c.State == CircuitClosed:
+		return g.Acquire(ctx, w.Ask) // somebody's probe has just succeeded
+	}
+	return nil, &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: c.until()}
+}
+
+// refused is why one who waits must go now, or nil.
+func (g *Gate) refused(w *waiter) error {
+	now, _, _, _ := g.clock.now()
+	if g.shut {
+		return ErrShut
+	}
+	if until := g.control.PausedUntil(now.time()); !until.IsZero() {
+		return &ClosedError{Reason: fetchworker.ReasonPaused, Until: until}
+	}
+	if !g.breaker.closed() {
+		if c := g.keeper.circuit(); !w.probe || c.ProbeLeased(now.time()) {
+			return &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: c.until()}
+		}
+	}
+	return nil
+}
+
+// turnAway ends the wait of everyone for whom why is an error.
+func (g *Gate) turnAway(why func(*waiter) error) {
+	g.desk.queue.drop(func(w *waiter) bool {
+		if w.err = why(w); w.err == nil {
+			return false
+		}
+		close(w.ready)
+		return true
+	})
+}
+
+// pump hands out what can start, turns away who waits in vain, and plans the
+// next claim. Everything that changes something ends here, under the lock.
+func (g *Gate) pump() {
+	now, u, epoch, ok := g.clock.now()
+	if epoch != g.epoch {
+		g.epoch = epoch
+		g.desk.void()
+	}
+	if !ok {
+		return // the next sample pumps
+	}
+	if g.desk.queue.total() > 0 {
+		g.turnAway(g.refused)
+	}
+	grants, wake := g.desk.serve(now, u)
+	for _, gr := range grants {
+		gr.permit = &Permit{g: g, block: gr.block, trial: gr.trial, epoch: epoch}
+		close(gr.ready)
+	}
+	if g.desk.queue.total() > 0 && len(g.desk.hand) == 0 {
+		g.turnAway(func(w *waiter) error { return g.hopeless(w, now) })
+	}
+	w, alarm := g.desk.plan(now)
+	if w != nil {
+		g.writes <- w // never blocks: the desk has one at a time
+	}
+	g.wakeAt(wake, alarm)
+}
+
+// hopeless says when to come back, where no permit comes within 90 s.
+func (g *Gate) hopeless(w *waiter, now instant) error {
+	at := g.desk.soonest(g.desk.class(w, now), now)
+	if at.sub(now) <= patience {
+		return nil
+	}
+	reason := fetchworker.ReasonQuota
+	if r := g.desk.effective(now); r.hold.sub(now) > patience {
+		reason = fetchworker.ReasonThrottled
+	}
+	return &ClosedError{Reason: reason, Until: at.time()}
+}
+
+// wakeAt makes sure that the run loop looks at the earliest of some moments.
+func (g *Gate) wakeAt(at ...instant) {
+	var next instant
+	for _, t := range at {
+		if t > 0 && (next == 0 || t < next) {
+			next = t
+		}
+	}
+	if g.alarm != next {
+		g.alarm = next
+		signal(g.poke)
+	}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// run looks again when the alarm says so, and at least once a second: a
+// limit's end, a pause's end and the clock's epoch come with no event.
+func (g *Gate) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			g.mu.Lock()
+			g.tick()
+			g.pump()
+			g.mu.Unlock()
+		case <-g.poke:
+		case <-ctx.Done():
+			return
+		}
+		g.mu.Lock()
+		d := time.Second
+		if now, _, _, ok := g.clock.now(); ok && g.alarm > 0 {
+			d = min(d, max(g.alarm.sub(now), 0))
+		}
+		g.mu.Unlock()
+		timer.Reset(d)
+	}
+}
+
+// look pumps after something changed outside of the lock.
+func (g *Gate) look() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.follow()
+	g.pump()
+}
+
+// tick applies what time alone changes.
+func (g *Gate) tick() {
+	now := g.clock.Now()
+	limits, _ := g.control.limits(g.s.Limits, now)
+	g.desk.limit(limits)
+	g.follow()
+}
+
+// clerk writes the register: one write at a time, its outcome booked before
+// the next is planned.
+func (g *Gate) clerk(ctx context.Context) {
+	for {
+		var w *write
+		select {
+		case w = <-g.writes:
+		case <-ctx.Done():
+			return
+		}
+		g.store(ctx, w)
+	}
+}
+
+// writeTimeout is how long a write may take before its outcome counts as
+// unknown.
+const writeTimeout = 2 * time.Second
+
+// store writes the register once. A crash before the write leaves nothing; a
+// crash after it leaves permits that nobody uses, which only slows.
+func (g *Gate) store(ctx context.Context, w *write) {
+	writing, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	sent := time.Now()
+	rev, err := g.cell.put(writing, w.reg.encode(), w.rev)
+	took := time.Since(sent)
+	if err == nil {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		now, _, _, _ := g.clock.now()
+		before := g.desk.reg
+		g.desk.lead = (7*g.desk.lead + min(took, 100*time.Millisecond)) / 8
+		g.desk.won(w, rev, now)
+		g.announceThrottle(before, w.reg, true)
+		g.pump()
+		return
+	}
+	stale := errors.Is(err, errStale)
+	g.mu.Lock()
+	now, _, _, _ := g.clock.now()
+	if stale {
+		g.desk.conflict(w, now)
+	} else {
+		g.desk.unknown(w, now)
+	}
+	g.mu.Unlock()
+	for try := 0; ; try++ {
+		if value, rev, err := g.cell.get(writing); err == nil {
+			g.mu.Lock()
+			g.seePermits(value, rev)
+			g.pump()
+			g.mu.Unlock()
+			return
+		}
+		if wait(ctx, 10*time.Millisecond<<min(try, 6)) != nil {
+			return
+		}
+		writing, cancel = context.WithTimeout(ctx, writeTimeout)
+		defer cancel()
+	}
+}
+
+// see takes an entry of the watch: what the fleet shares has changed.
+func (g *Gate) see(e entry) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch e.key {
+	case permitsKey(g.s.Provider):
+		g.seePermits(e.value, e.rev)
+	case circuitKey(g.s.Provider):
+		c, err := decodeCircuit(e.value)
+		if err != nil {
+			c = Circuit{State: CircuitClosed} // somebody wrote what nobody can read
+		}
+		g.keeper.learn(c, e.rev)
+	case controlKey(g.s.Provider):
+		c, err := decodeControl(e.value)
+		if err == nil {
+			g.seeControl(c)
+		}
+	}
+	g.tick()
+	g.pump()
+}
+
+// seePermits takes a register. One that is gone, or that nobody can read, is
+// lost: it counts as full, and is written anew so for the fleet.
+func (g *Gate) seePermits(value []byte, rev uint64) {
+	now, _, _, ok := g.clock.now()
+	r, err := decodeRegister(value)
+	if err != nil {
+		if g.desk.reg != nil && rev <= g.desk.rev && rev > 0 {
+			return
+		}
+		if !ok {
+			g.desk.forget()
+			return
+		}
+		g.desk.forget()
+		if value == nil {
+			rev = 0
+		}
+		g.desk.learn(lostRegister(g.desk.shapes, now), rev)
+		g.desk.post(now, func(*register, instant) {})
+		return
+	}
+	before := g.desk.reg
+	g.desk.learn(r, rev)
+	if before != nil && r.hold > before.hold && r.hold > g.desk.effective(now).hold {
+		g.announceThrottle(before, r, false)
+	}
+}
+
+// disconnected: what is known may be old, and revisions may start anew.
+func (g *Gate) disconnected() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.desk.forget()
+	g.keeper.forget()
+}
+
+// follow puts the local breaker into the state of the record.
+func (g *Gate) follow() { g.breaker.follow(g.keeper.circuit(), g.s.Worker, g.clock.Now()) }

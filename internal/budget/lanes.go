@@ -1,0 +1,197 @@
+package budget
+
+import (
+	"math/rand/v2"
+
+	"fetchworker"
+)
+
+// Lane is the lane of a request at the gate: those an agent can publish in,
+// and the one of requests that the replayer released.
+type Lane int
+
+// The lanes. While all have work they get 6, 3 and 1 of ten permits.
+const (
+	Interactive Lane = iota
+	Replay
+	Batch
+	lanes
+)
+
+var weights = [lanes]int{6, 3, 1}
+
+// LaneOf is the gate's lane of a request that comes from the queue.
+func LaneOf(l fetchworker.Lane) Lane {
+	if l == fetchworker.LaneBatch {
+		return Batch
+	}
+	return Interactive
+}
+
+// String names the lane for logs and metrics.
+func (l Lane) String() string {
+	switch l {
+	case Interactive:
+		return "interactive"
+	case Replay:
+		return "replay"
+	case Batch, lanes:
+	}
+	return "batch"
+}
+
+// Ask is what a request tells about itself when it asks for a permit.
+type Ask struct {
+	Lane  Lane
+	Shard int  // of its agent, 0 to 15: permits go round the shards
+	Alone bool // nothing of its shard waits behind it, and no other of the shard is held by this worker
+}
+
+// waiter is a request that waits for a permit.
+type waiter struct {
+	Ask
+	ready  chan struct{} // closed when permit or err is set
+	permit *Permit
+	err    error
+	probe  bool // it is to be the circuit's probe
+}
+
+// queue is everyone who waits at one gate: first come first served within a
+// shard, in turn among shards and, weighted, among lanes.
+type queue struct {
+	waiting [lanes][shards][]*waiter
+	n       [lanes]int
+	turn    [lanes]int // the shard to look at first
+	credit  [lanes]int // smooth weighted round robin
+}
+
+// newQueue starts the round robin at a random phase: with few permits a
+// minute, workers that all began with interactive would never come to batch.
+func newQueue(rng *rand.Rand) *queue {
+	q := &queue{}
+	for range rng.IntN(10) {
+		q.choose([lanes]bool{true, true, true})
+	}
+	for i := range q.turn {
+		q.turn[i] = rng.IntN(shards)
+	}
+	return q
+}
+
+func (q *queue) total() int { return q.n[Interactive] + q.n[Replay] + q.n[Batch] }
+
+func (q *queue) push(w *waiter) {
+	line := &q.waiting[w.Lane][w.Shard]
+	*line = append(*line, w)
+	q.n[w.Lane]++
+}
+
+// remove takes out one who leaves, and reports whether it still waited.
+func (q *queue) remove(w *waiter) bool {
+	for i, other := range q.waiting[w.Lane][w.Shard] {
+		if other == w {
+			q.cut(w.Lane, w.Shard, i)
+			return true
+		}
+	}
+	return false
+}
+
+func (q *queue) cut(l Lane, shard, i int) {
+	line := q.waiting[l][shard]
+	copy(line[i:], line[i+1:])
+	line[len(line)-1] = nil
+	q.waiting[l][shard] = line[:len(line)-1]
+	q.n[l]--
+}
+
+// take chooses whose turn it is: the lane by weight, unused turns lent; then
+// the light before the heavy; then the shards in turn.
+func (q *queue) take(modest func(shard int) bool) *waiter {
+	l, ok := q.choose([lanes]bool{q.n[Interactive] > 0, q.n[Replay] > 0, q.n[Batch] > 0})
+	if !ok {
+		return nil
+	}
+	shard := -1
+	for i := range shards {
+		s := (q.turn[l] + i) % shards
+		if len(q.waiting[l][s]) == 0 {
+			continue
+		}
+		if shard < 0 {
+			shard = s
+		}
+		if l != Interactive {
+			break
+		}
+		if q.light(s, modest) {
+			shard = s
+			break
+		}
+	}
+	w := q.waiting[l][shard][0]
+	q.cut(l, shard, 0)
+	q.turn[l] = (shard + 1) % shards
+	return w
+}
+
+func (q *queue) choose(active [lanes]bool) (chosen Lane, ok bool) {
+	sum := 0
+	for l := range lanes {
+		if !active[l] {
+			continue
+		}
+		q.credit[l] += weights[l]
+		sum += weights[l]
+		if !ok || q.credit[l] > q.credit[chosen] {
+			chosen, ok = l, true
+		}
+	}
+	if ok {
+		q.credit[chosen] -= sum
+	}
+	return chosen, ok
+}
+
+// light reports whether the next interactive request of a shard is light.
+func (q *queue) light(shard int, modest func(int) bool) bool {
+	line := q.waiting[Interactive][shard]
+	return len(line) == 1 && line[0].Alone && modest(shard)
+}
+
+// demand is how many wait in each class, and whose shards the interactive ones
+// are, in the order of their turns.
+func (q *queue) demand(modest func(int) bool) (n [classes]int, lightOf, heavyOf []uint8) {
+	n[replay], n[batch] = q.n[Replay], q.n[Batch]
+	if q.n[Interactive] == 0 {
+		return n, nil, nil
+	}
+	for i := range shards {
+		s := (q.turn[Interactive] + i) % shards
+		switch line := q.waiting[Interactive][s]; {
+		case len(line) == 0:
+		case q.light(s, modest):
+			n[light]++
+			lightOf = append(lightOf, uint8(s))
+		default:
+			n[heavy] += len(line)
+			for range line {
+				heavyOf = append(heavyOf, uint8(s))
+			}
+		}
+	}
+	return n, lightOf, heavyOf
+}
+
+// drop removes everyone for whom gone is true.
+func (q *queue) drop(gone func(*waiter) bool) {
+	for l := range lanes {
+		for s := range shards {
+			for i := len(q.waiting[l][s]) - 1; i >= 0; i-- {
+				if gone(q.waiting[l][s][i]) {
+					q.cut(l, s, i)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package budget
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Permit is the right to make one call, once, soon. Every permit ends with
+// one Done, on every path.
+type Permit struct {
+	g     *Gate
+	block block
+	trial bool // the probe after a hold: its end decides whether the hold is over
+	probe bool // the circuit's probe
+	epoch int  // of the clock
+
+	once    sync.Once
+	started bool
+	done    func(error) // the local breaker's, from Start on
+}
+
+// Probe reports whether this call decides about the circuit. A probe that
+// fails counts no failure for its request.
+func (p *Permit) Probe() bool { return p.probe }
+
+// Start is the last look, right before the request is written to a connection
+// that is already there. ErrLapsed says that the call must not be made: the
+// permit's time has passed, or the circuit opened, or a pause or a hold came.
+// What starts later than this by a freeze of the process is the one way that a
+// call can be outside its permit.
+func (p *Permit) Start() error {
+	g := p.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now, u, epoch, ok := g.clock.now()
+	if g.shut || !ok || epoch != p.epoch || now > p.block.until.add(-u) {
+		return ErrLapsed
+	}
+	if !g.control.PausedUntil(now.time()).IsZero() {
+		return ErrLapsed
+	}
+	if r := g.desk.effective(now); r != nil {
+		if r.epoch != p.block.epoch || now < r.hold || (r.strikes > 0 && !p.trial) {
+			return ErrLapsed
+		}
+	}
+	done, ok := g.breaker.allow()
+	if !ok {
+		return ErrLapsed
+	}
+	p.done, p.started = done, true
+	return nil
+}
+
+// Done ends the permit and frees its slot. Unused gives it back for others,
+// unless Start had let the call go.
+func (p *Permit) Done(r Report) { p.once.Do(func() { p.g.finish(p, r) }) }
+
+func (g *Gate) finish(p *Permit, r Report) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now, _, _, _ := g.clock.now()
+	if p.started && r.Outcome == Unused {
+		r.Outcome = Neutral
+	}
+	if !p.started {
+		r.Outcome = Unused
+		g.desk.giveBack(p.block)
+	}
+	g.desk.out--
+	g.reportThrottle(p, r, now)
+	g.reportCircuit(p, r, now.time())
+	if p.done != nil {
+		p.done(breakerResult(r.Outcome))
+	}
+	g.follow()
+	g.pump()
+}
+
+// reportThrottle books a 429, ends a throttle whose probe was answered, and
+// keeps the provider's own count for the next claim.
+func (g *Gate) reportThrottle(p *Permit, r Report, now instant) {
+	switch {
+	case r.Outcome == Throttled:
+		jitter := g.s.Rand.Float64()
+		g.desk.post(now, func(reg *register, at instant) {
+			reg.throttled(now, p.trial || p.probe, r.RetryAfter, r.MinHold, jitter)
+		})
+	case p.trial && r.Outcome == Success:
+		g.desk.post(now, func(reg *register, _ instant) { reg.settled() })
+	case p.trial:
+		g.desk.post(now, func(reg *register, _ instant) { reg.release(g.s.Worker) })
+	}
+	if p.started && r.Remaining >= 0 && r.Outcome != Throttled {
+		g.desk.hint(hint{left: r.Remaining, reset: r.Reset}, now)
+	}
+}
+
+// reportCircuit counts a failure, ends a row of them, or ends the probe.
+func (g *Gate) reportCircuit(p *Permit, r Report, now time.Time) {
+	if r.Outcome == Success {
+		g.lastSuccess = now
+	}
+	if g.s.CircuitFailures <= 0 {
+		return
+	}
+	switch {
+	case p.probe:
+		g.probing = false
+		g.keeper.post(func(c Circuit) Circuit { return c.probed(g.s.Worker, r.Outcome, now, g.s.CircuitOpen) })
+	case r.Outcome == Failure:
+		g.keeper.post(func(c Circuit) Circuit {
+			return c.failed(r.Request, now, g.s.CircuitFailures, g.s.CircuitOpen)
+		})
+	case r.Outcome == Success && len(g.keeper.circuit().Row) > 0:
+		g.keeper.post(func(c Circuit) Circuit { return c.succeeded(now) })
+	}
+}
+
+// Outage reports whether no call to the provider has succeeded since a
+// request first failed: then the request is not to blame, and Trip is due
+// instead of its burial.
+func (g *Gate) Outage(firstFailed time.Time) bool {
+	if g.s.CircuitFailures <= 0 || firstFailed.IsZero() {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	last := g.keeper.circuit().LastSuccess
+	if g.lastSuccess.After(last) {
+		last = g.lastSuccess
+	}
+	return !last.After(firstFailed)
+}
+
+// Trip opens the circuit for the fleet, and returns once that is stored.
+func (g *Gate) Trip(ctx context.Context, why string) error {
+	if g.s.CircuitFailures <= 0 {
+		return nil
+	}
+	now := g.clock.Now()
+	err := g.keeper.do(ctx, func(c Circuit) Circuit {
+		if c.State != CircuitClosed {
+			return c // it is open already, or being probed
+		}
+		return c.tripped(why, now, g.s.CircuitOpen)
+	})
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.follow()
+	g.pump()
+	return err
+}

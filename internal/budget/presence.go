@@ -1,0 +1,62 @@
+package budget
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Worker is a live worker: the value of worker.<name>.
+type Worker struct {
+	Name      string   `json:"name"`
+	Version   string   `json:"version"`
+	Providers []string `json:"providers"`
+}
+
+const (
+	workerPrefix = "worker."
+	presenceTTL  = 15 * time.Second
+	presenceEach = 5 * time.Second
+)
+
+// Beat says once that a worker lives; it is believed for 15 s.
+func Beat(ctx context.Context, js jetstream.JetStream, w Worker) error {
+	value, err := json.Marshal(w)
+	if err != nil {
+		return fmt.Errorf("presence of %s: %w", w.Name, err)
+	}
+	// The client has no put with a TTL that may replace: a plain publish does.
+	msg := nats.NewMsg("$KV." + Bucket + "." + workerPrefix + w.Name)
+	msg.Data = value
+	if _, err := js.PublishMsg(ctx, msg, jetstream.WithMsgTTL(presenceTTL)); err != nil {
+		return fmt.Errorf("presence of %s: %w", w.Name, err)
+	}
+	return nil
+}
+
+// Present keeps a worker's key alive until ctx ends, then takes it away, so
+// that nobody waits for one that has gone. onError is told of each beat that
+// failed; the next one tries again.
+func Present(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, w Worker, onError func(error)) {
+	for {
+		beat, cancel := context.WithTimeout(ctx, presenceEach)
+		if err := Beat(beat, js, w); err != nil && ctx.Err() == nil && onError != nil {
+			onError(err)
+		}
+		cancel()
+		if wait(ctx, presenceEach) != nil {
+			break
+		}
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), presenceEach)
+	defer cancel()
+	err := kv.Purge(last, workerPrefix+w.Name, jetstream.PurgeTTL(time.Minute))
+	if err != nil && !errors.Is(err, nats.ErrConnectionClosed) && onError != nil {
+		onError(fmt.Errorf("presence of %s: %w", w.Name, err))
+	}
+}

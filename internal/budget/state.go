@@ -1,0 +1,55 @@
+package budget
+
+import "time"
+
+// State is a gate as it is now, without a round trip.
+type State struct {
+	Now time.Time // the server's
+
+	Circuit     CircuitState
+	OpenUntil   time.Time // when a probe of an open circuit is due
+	PausedUntil time.Time
+	HoldUntil   time.Time // a 429's hold
+
+	BytesUsed, BytesLimit int64 // of the month; limit 0: none
+	MonthEnds             time.Time
+
+	Limits   Limits    // in force
+	Left     int       // permits that could be had now; -1: unlimited, or not known
+	NextAt   time.Time // when an interactive request with others behind it can have one
+	InHand   int       // permits claimed and not used yet
+	InFlight int
+	Waiting  int
+}
+
+// State is a snapshot.
+func (g *Gate) State() State {
+	used, limit := g.Used()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	at := g.clock.Now()
+	now := instantOf(at)
+	c := g.keeper.circuit()
+	s := State{
+		Now: at, Circuit: c.State, PausedUntil: g.control.PausedUntil(at),
+		BytesUsed: used, BytesLimit: limit, MonthEnds: nextMonth(at),
+		Left: -1, InHand: g.desk.inHand(), InFlight: g.desk.out, Waiting: g.desk.queue.total(),
+	}
+	s.Limits, _ = g.control.limits(g.s.Limits, at)
+	if c.Held() {
+		s.OpenUntil = c.until()
+	}
+	if r := g.desk.effective(now); r != nil {
+		if r.hold > now {
+			s.HoldUntil = r.hold.time()
+		}
+		s.NextAt = g.desk.soonest(heavy, now).time()
+		if len(g.desk.shapes) > 0 {
+			s.Left = r.left(g.desk.shapes, now)
+		}
+	}
+	return s
+}
+
+// Now is the server's time.
+func (g *Gate) Now() time.Time { return g.clock.Now() }
