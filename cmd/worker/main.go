@@ -1,0 +1,78 @@
+// Command worker fetches what agents ask for on NATS JetStream, inside every
+// provider's limits, and gives every request one final answer.
+//
+// With NATS_URL it joins a server; without, it embeds one and runs the
+// replayer's loop as well. "worker demo" shows all of it with no key and no
+// network. docs/operations.md and README.md list the environment.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	// The first signal drains; a second one ends the process at once.
+	context.AfterFunc(ctx, stop)
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "worker:", err)
+		if errors.Is(err, errUsage) {
+			os.Exit(2)
+		}
+		os.Exit(1)
+	}
+}
+
+// version is set by the release build.
+var version = "dev"
+
+var errUsage = errors.New("usage")
+
+const usage = `worker fetches for agents, inside every provider's limits.
+
+  worker                        serve until SIGTERM; configured by the environment (README.md)
+  worker demo                   the whole story on recorded responses: no key, no network, ends by itself
+  worker check [--catalog FILE] validate the configuration and print what is in force, keys redacted
+  worker record PROVIDER OPERATION [name=value ...]
+                                make one call with your key and print the exchange, redacted, as a test file
+  worker version
+
+Try: worker demo
+`
+
+// run is the whole program; tests call it as main does.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	command := "serve"
+	if len(args) > 0 {
+		command, args = args[0], args[1:]
+	}
+	switch command {
+	case "serve":
+		if len(args) > 0 {
+			return fmt.Errorf("%w: serve takes no arguments; it is configured by the environment", errUsage)
+		}
+		return serve(ctx, getenv, stderr, nil)
+	case "demo":
+		return demo(ctx, args, stdout)
+	case "check":
+		return check(args, getenv, stdout)
+	case "record":
+		return recordExchange(ctx, args, getenv, stdout)
+	case "version", "--version":
+		_, err := fmt.Fprintln(stdout, "fetchworker", version)
+		return err
+	case "help", "-h", "--help":
+		_, err := io.WriteString(stdout, usage)
+		return err
+	default:
+		return fmt.Errorf("%w: there is no command %q\n\n%s", errUsage, command, usage)
+	}
+}

@@ -1,0 +1,282 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/app"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/fetch"
+	"fetchworker/internal/providers"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+)
+
+// drainTime is how long a stop waits for what is in flight.
+const drainTime = 30 * time.Second
+
+// hooks are what a test or the demo puts into a worker.
+type hooks struct {
+	dial   providers.DialFunc
+	record record.Hook
+	ready  func(httpAddr, natsURL string)
+}
+
+// serve runs a worker until ctx ends, then drains it. Everything is opened in
+// the order it depends on, and closed in the reverse.
+func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h *hooks) (err error) {
+	if h == nil {
+		h = &hooks{}
+	}
+	config, err := app.Load(getenv)
+	if err != nil {
+		return err
+	}
+	logger, err := app.NewLogger(config.LogLevel, stderr)
+	if err != nil {
+		return err
+	}
+	var closing app.Stack
+	defer func() {
+		err = errors.Join(err, closing.Close())
+		_ = logger.Sync() // a terminal cannot be synced
+	}()
+
+	var options []providers.Option
+	if h.dial != nil {
+		options = append(options, providers.WithDial(h.dial))
+	}
+	set, err := providers.Load(getenv, options...)
+	if err != nil {
+		return err
+	}
+	closing.Push("providers", func() error { set.Close(); return nil })
+
+	name := workerName()
+	logger = logger.With(zap.String("worker", name))
+	nc, embedded, err := connect(ctx, config, name, logger, &closing)
+	if err != nil {
+		return err
+	}
+	js, err := broker.JetStream(nc)
+	if err != nil {
+		return err
+	}
+	if err := broker.Apply(ctx, js, broker.Streams(broker.Options{Replicas: config.Replicas, ResultAge: config.ResultAge})); err != nil {
+		return fmt.Errorf("topology: %w", err)
+	}
+	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", fetchworker.BucketProviders, err)
+	}
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	events := newEvents(nc, logger)
+	var serving []fetch.Served
+	for _, p := range set.Configured() {
+		served, err := serveProvider(ctx, js, kv, p, config, name, events.of(p.Name))
+		if err != nil {
+			return fmt.Errorf("provider %s: %w", p.Name, err)
+		}
+		closing.Push("gate of "+p.Name, func() error { served.Gate.Close(); return nil })
+		serving = append(serving, served)
+	}
+	logStart(logger, config, set, embedded)
+
+	log := record.New(js, h.record)
+	board, err := budget.Watch(ctx, kv)
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", fetchworker.BucketProviders, err)
+	}
+	closing.Push("board", func() error { board.Close(); return nil })
+	worker := fetch.New(fetch.Config{
+		Name: name, JS: js, KV: kv, Log: log, Serve: serving, Rights: set.Rights,
+		Retries: config.Retries, RetryBase: config.RetryBase, MaxLife: config.MaxLife, Drain: drainTime,
+		Logger: logger, Metrics: registry,
+	})
+	sweeper := dlq.NewSweeper(js, log, board, dlq.SweepConfig{
+		Known: set.Known, Served: broker.ServedProvider, MaxLife: config.MaxLife, Logger: logger,
+	})
+	registerFleet(registry, js, serving, logger)
+
+	listener, err := app.Listen(config.HTTPAddr, registry, readiness(ctx, nc), config.Pprof)
+	if err != nil {
+		return err
+	}
+	closing.Push("http", listener.Close)
+
+	group, running := errgroup.WithContext(ctx)
+	group.Go(func() error { return worker.Run(running) })
+	group.Go(func() error { return sweeper.Run(running) })
+	group.Go(func() error {
+		return budget.KeepPresence(running, js, budget.Presence{Name: name, Version: version, Providers: names(serving)})
+	})
+	if config.Replay == "on" || config.Replay == "auto" && embedded != nil {
+		if err := broker.ServeDLQ(ctx, js); err != nil {
+			return errors.Join(err, group.Wait())
+		}
+		replayer := dlq.NewReplayer(js, kv, log, board, dlq.Config{
+			Name: name, Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+			Retries: config.Retries, RetryBase: config.RetryBase, MaxLife: config.MaxLife, Logger: logger,
+		})
+		group.Go(func() error { return replayer.Run(running) })
+	}
+	if h.ready != nil {
+		url := ""
+		if embedded != nil {
+			url = embedded.URL()
+		}
+		h.ready(listener.Addr(), url)
+	}
+	logger.Info("serving", zap.Strings("providers", names(serving)), zap.String("http", listener.Addr()))
+	err = group.Wait()
+	logger.Info("stopped")
+	return err
+}
+
+// connect joins the server that the environment names, or embeds one.
+func connect(ctx context.Context, config app.Config, name string, logger *zap.Logger, closing *app.Stack) (*nats.Conn, *broker.Embedded, error) {
+	onError := func(err error) { logger.Warn("nats", zap.Error(err)) }
+	if config.NATS.Remote() {
+		config.NATS.Name = "fetchworker worker " + name
+		nc, err := broker.Connect(ctx, config.NATS, onError)
+		if err != nil {
+			return nil, nil, err
+		}
+		closing.Push("nats", func() error { return drain(nc) })
+		return nc, nil, nil
+	}
+	embedded, err := broker.Embed(broker.EmbedOptions{Listen: config.NATSAddr, DataDir: config.DataDir, Sync: config.Sync})
+	if err != nil {
+		return nil, nil, err
+	}
+	closing.Push("embedded nats", func() error { embedded.Shutdown(); return nil })
+	nc, err := embedded.Connect(nats.Name("fetchworker worker "+name), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { onError(err) }))
+	if err != nil {
+		return nil, nil, err
+	}
+	closing.Push("nats", func() error { return drain(nc) })
+	return nc, embedded, nil
+}
+
+// drain sends what is still buffered, acknowledgements above all, and closes.
+func drain(nc *nats.Conn) error {
+	err := nc.FlushTimeout(5 * time.Second)
+	nc.Close()
+	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrTimeout) {
+		return nil // what was held is redelivered
+	}
+	return err
+}
+
+// serveProvider makes a provider's consumers, its register and its gate.
+func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, p *providers.Provider, config app.Config, name string, on budget.Observer) (fetch.Served, error) {
+	served, err := broker.IsServed(ctx, js, p.Name)
+	if err != nil {
+		return fetch.Served{}, err
+	}
+	// The register comes before the consumers: one that is missing while they
+	// exist has been lost, and counts as full.
+	if !served {
+		if err := budget.CreateRegister(ctx, kv, p.Name); err != nil {
+			return fetch.Served{}, err
+		}
+	}
+	if err := broker.ServeProvider(ctx, js, p.Name, broker.Held(perMinute(p.Limits))); err != nil {
+		return fetch.Served{}, err
+	}
+	gate, err := budget.Open(ctx, js, kv, budget.Settings{
+		Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
+		CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen,
+	}, on)
+	if err != nil {
+		return fetch.Served{}, err
+	}
+	provider, err := fetch.Open(ctx, js, p, gate,
+		func(lane fetchworker.Lane, shard int) string { return broker.ShardConsumer(p.Name, lane, shard) }, broker.ReplayConsumer(p.Name))
+	if err != nil {
+		gate.Close()
+		return fetch.Served{}, err
+	}
+	return provider, nil
+}
+
+// perMinute is the rate of the tightest window, at least 1; 0 is unlimited.
+func perMinute(limits budget.Limits) int {
+	rate := 0
+	for _, w := range limits {
+		n := max(1, int(float64(w.N)*float64(time.Minute)/float64(w.Per)))
+		if rate == 0 || n < rate {
+			rate = n
+		}
+	}
+	return rate
+}
+
+// workerName is unique in the fleet, and tells an operator which process it is.
+func workerName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "worker"
+	}
+	host = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(host))
+	return fmt.Sprintf("%.32s-%d-%s", host, os.Getpid(), strings.ToLower(rand.Text()[:6]))
+}
+
+func names(serving []fetch.Served) []string {
+	list := make([]string, 0, len(serving))
+	for _, s := range serving {
+		list = append(list, s.Provider.Name)
+	}
+	return list
+}
+
+// readiness is what /readyz answers: connected, and not draining.
+func readiness(stop context.Context, nc *nats.Conn) app.Health {
+	return func(context.Context) error {
+		if stop.Err() != nil {
+			return errors.New("draining")
+		}
+		if !nc.IsConnected() {
+			return fmt.Errorf("not connected to NATS: %s", nc.Status())
+		}
+		return nil
+	}
+}
+
+// logStart prints the configuration in force; it holds no key.
+func logStart(logger *zap.Logger, config app.Config, set *providers.Set, embedded *broker.Embedded) {
+	if embedded != nil {
+		logger.Info("embedded NATS", zap.String("url", embedded.URL()), zap.String("data", config.DataDir))
+	}
+	for _, p := range set.All() {
+		logger.Info("provider", zap.String("provider", p.Name), zap.Bool("configured", p.Configured()),
+			zap.String("base_url", p.BaseURL), zap.Stringer("limits", p.Limits), zap.Duration("timeout", p.Timeout),
+			zap.Int64("bytes_per_month", p.BytesPerMonth), zap.String("tier", p.Tier))
+	}
+	logger.Info("configuration", zap.Int("concurrency", config.Concurrency), zap.Int("replicas", config.Replicas),
+		zap.Duration("result_age", config.ResultAge), zap.Duration("max_life", config.MaxLife),
+		zap.Duration("circuit_open", config.CircuitOpen), zap.Int("circuit_failures", config.CircuitFailures),
+		zap.Duration("retry_base", config.RetryBase), zap.Int("retries", config.Retries), zap.String("replay", config.Replay))
+}

@@ -1,0 +1,298 @@
+package fetch
+
+import (
+	"container/list"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/providers"
+	"fetchworker/internal/record"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+const (
+	// cachedLimit is the largest body, compressed, that the bucket keeps.
+	cachedLimit = 512 << 10
+	// decodedLimit bounds what a cached value may grow to.
+	decodedLimit = 64 << 20
+	// localLimit is how many bytes of bodies a worker keeps at hand.
+	localLimit = 64 << 20
+	// writesWaiting bounds the cache writes that nobody waits for; more are
+	// dropped, for a cache may forget.
+	writesWaiting = 256
+)
+
+// entry is a body that a provider sent, and when.
+type entry struct {
+	FetchedAt    time.Time       `json:"fetched_at"`
+	HTTPStatus   int             `json:"http_status"`
+	ContentType  string          `json:"content_type,omitempty"`
+	ETag         string          `json:"etag,omitempty"`
+	LastModified string          `json:"last_modified,omitempty"`
+	Next         json.RawMessage `json:"next,omitempty"`
+	Redacted     bool            `json:"redacted,omitempty"`
+	LatencyMS    int64           `json:"latency_ms,omitempty"`
+
+	body []byte
+	// passing: the provider's answer may be another in a minute. It answers
+	// those who had asked when it came, and nobody later.
+	passing bool
+}
+
+func entryOf(result *providers.Result) *entry {
+	return &entry{
+		FetchedAt: result.FetchedAt, HTTPStatus: result.HTTPStatus, ContentType: result.ContentType,
+		ETag: result.ETag, LastModified: result.LastModified, Next: result.Next, Redacted: result.Redacted,
+		LatencyMS: result.Latency.Milliseconds(), body: result.Body, passing: !result.Cacheable,
+	}
+}
+
+// revive makes a whole answer of a 304: the body that was kept is still right.
+func (e *entry) revive(result *providers.Result) {
+	result.HTTPStatus, result.ContentType, result.Body = e.HTTPStatus, e.ContentType, e.body
+	result.Next, result.Redacted, result.Cacheable = e.Next, e.Redacted, true
+	if result.ETag == "" {
+		result.ETag = e.ETag
+	}
+	if result.LastModified == "" {
+		result.LastModified = e.LastModified
+	}
+}
+
+// fresh reports whether the body answers a request stored then: it came after
+// the request did, or it is young enough.
+func (e *entry) fresh(stored, now time.Time, maxAge time.Duration) bool {
+	if e == nil {
+		return false
+	}
+	if !e.FetchedAt.Before(stored) {
+		return true
+	}
+	return !e.passing && now.Sub(e.FetchedAt) <= maxAge
+}
+
+// within reports whether the body is at most this old; a limit of 0 or less
+// covers nothing.
+func (e *entry) within(limit time.Duration, now time.Time) bool {
+	return e != nil && !e.passing && limit > 0 && now.Sub(e.FetchedAt) <= limit
+}
+
+// cache keeps bodies for the fleet in a bucket, and the ones this worker met
+// last at hand. It is safe for concurrent use.
+type cache struct {
+	log    *record.Log
+	js     jetstream.JetStream
+	logger *zap.Logger
+	zip    *zstd.Encoder
+	unzip  *zstd.Decoder
+	writes chan write
+
+	mu    sync.Mutex
+	local map[string]*list.Element // of *kept
+	order *list.List               // the most recently used first
+	bytes int
+}
+
+type kept struct {
+	key string
+	*entry
+}
+
+type write struct {
+	key string
+	*entry
+}
+
+func newCache(js jetstream.JetStream, log *record.Log, logger *zap.Logger) (*cache, error) {
+	zip, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	unzip, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(decodedLimit))
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	return &cache{
+		log: log, js: js, logger: logger, zip: zip, unzip: unzip,
+		writes: make(chan write, writesWaiting), local: map[string]*list.Element{}, order: list.New(),
+	}, nil
+}
+
+func cacheSubject(key string) string { return "$KV." + fetchworker.BucketCache + "." + key }
+
+// atHand is the entry this worker met last, if it still has it: no round trip.
+func (c *cache) atHand(key string) *entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	element, ok := c.local[key]
+	if !ok {
+		return nil
+	}
+	c.order.MoveToFront(element)
+	k, _ := element.Value.(*kept)
+	return k.entry
+}
+
+// get reads the fleet's entry, nil if there is none. What cannot be read is
+// as good as absent: a cache must not fail a request.
+func (c *cache) get(ctx context.Context, key string) *entry {
+	raw, err := c.log.Last(ctx, "KV_"+fetchworker.BucketCache, cacheSubject(key))
+	if err != nil {
+		if !errors.Is(err, jetstream.ErrMsgNotFound) {
+			c.logger.Debug("cache read", zap.String("key", key), zap.Error(err))
+		}
+		return c.atHand(key)
+	}
+	e, err := c.decode(raw.Data)
+	if err != nil {
+		c.logger.Debug("cache value", zap.String("key", key), zap.Error(err))
+		return c.atHand(key)
+	}
+	if mine := c.atHand(key); mine != nil && mine.FetchedAt.After(e.FetchedAt) {
+		return mine // its write is still under way
+	}
+	c.keep(key, e)
+	return e
+}
+
+// put keeps an entry at hand at once, and in the bucket soon: nobody waits.
+func (c *cache) put(key string, e *entry) {
+	c.keep(key, e)
+	if e.passing {
+		return
+	}
+	select {
+	case c.writes <- write{key, e}:
+	default: // the bucket is slower than the providers: forget this one
+	}
+}
+
+func (c *cache) keep(key string, e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if element, ok := c.local[key]; ok {
+		c.drop(element)
+	}
+	c.local[key] = c.order.PushFront(&kept{key, e})
+	c.bytes += len(e.body)
+	for c.bytes > localLimit && c.order.Len() > 1 {
+		c.drop(c.order.Back())
+	}
+}
+
+func (c *cache) drop(element *list.Element) {
+	k, _ := c.order.Remove(element).(*kept)
+	delete(c.local, k.key)
+	c.bytes -= len(k.body)
+}
+
+// run writes entries to the bucket until ctx ends and nothing is left.
+func (c *cache) run(ctx context.Context) {
+	for {
+		select {
+		case w := <-c.writes:
+			c.store(w)
+		case <-ctx.Done():
+			for {
+				select {
+				case w := <-c.writes:
+					c.store(w)
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+func (c *cache) store(w write) {
+	value := c.encode(w.entry)
+	if len(value) > cachedLimit {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if _, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: cacheSubject(w.key), Data: value}); err != nil {
+		c.logger.Debug("cache write", zap.String("key", w.key), zap.Error(err))
+	}
+}
+
+// encode writes an entry as the length of its head, the head as JSON, and the
+// body compressed.
+func (c *cache) encode(e *entry) []byte {
+	head, _ := json.Marshal(e) // plain fields: cannot fail
+	value := binary.AppendUvarint(nil, uint64(len(head)))
+	return c.zip.EncodeAll(e.body, append(value, head...))
+}
+
+var errCacheValue = errors.New("the cached value cannot be read")
+
+func (c *cache) decode(value []byte) (*entry, error) {
+	size, n := binary.Uvarint(value)
+	if n <= 0 || size > uint64(len(value)-n) {
+		return nil, errCacheValue
+	}
+	e := new(entry)
+	if err := json.Unmarshal(value[n:n+int(size)], e); err != nil { //nolint:gosec // checked above
+		return nil, fmt.Errorf("%w: %w", errCacheValue, err)
+	}
+	body, err := c.unzip.DecodeAll(value[n+int(size):], nil) //nolint:gosec // checked above
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errCacheValue, err)
+	}
+	e.body = body
+	return e, nil
+}
+
+// close releases what the compressors hold.
+func (c *cache) close() {
+	_ = c.zip.Close()
+	c.unzip.Close()
+}
+
+// flights joins identical fetches that are under way in this worker, so that
+// they share one call.
+type flights struct {
+	mu     sync.Mutex
+	flying map[string]*flight
+}
+
+// flight is one fetch under way. result is set when done is closed, nil if it
+// came to nothing that others could share.
+type flight struct {
+	done   chan struct{}
+	result *providers.Result
+}
+
+func newFlights() *flights { return &flights{flying: map[string]*flight{}} }
+
+// join returns the flight of a key and whether the caller leads it. A leader
+// must land it.
+func (f *flights) join(key string) (*flight, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fl, ok := f.flying[key]; ok {
+		return fl, false
+	}
+	fl := &flight{done: make(chan struct{})}
+	f.flying[key] = fl
+	return fl, true
+}
+
+func (f *flights) land(key string, fl *flight, result *providers.Result) {
+	f.mu.Lock()
+	delete(f.flying, key)
+	f.mu.Unlock()
+	fl.result = result
+	close(fl.done)
+}

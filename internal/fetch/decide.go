@@ -1,0 +1,210 @@
+package fetch
+
+import (
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/providers"
+)
+
+const (
+	// longestRetry bounds the wait after a failure, however many there were.
+	longestRetry = 15 * time.Minute
+	// shortHold is the longest hold that is not told with a waiting answer.
+	shortHold = 90 * time.Second
+)
+
+// facts are all that the end of a call is decided from.
+type facts struct {
+	letter    dlq.Letter // before this call
+	result    *providers.Result
+	made      made
+	now       time.Time
+	cache     *entry        // the body kept for the same call, nil if none
+	maxStale  time.Duration // that the agent accepts as final
+	stale     time.Duration // up to which the operation's body may be shown meanwhile
+	retries   int           // allowed after the first call
+	retryWait func(failures int) time.Duration
+	hold      time.Time                        // until when the provider is held, for the whole fleet
+	outage    func(firstFailed time.Time) bool // no success of the provider since then
+}
+
+// made says how a result came to the request that it is decided for.
+type made int
+
+const (
+	ordinary made = iota // by a call of its own
+	probe                // by a call of its own that was the circuit's probe
+	shared               // by the call of an identical request
+)
+
+// end is what is to be done with a request: at least one of letter and answer
+// is set. A letter is stored first.
+type end struct {
+	letter *dlq.Letter
+	answer *fetchworker.Answer
+	trip   bool // the provider is down: open its circuit
+}
+
+// decide turns the result of a call into the request's end.
+func decide(f facts) end {
+	l := f.letter
+	if f.made != shared {
+		l.Calls++
+	}
+	l.HTTPStatus = f.result.HTTPStatus
+	l.Class = f.result.Class
+	if f.result.Class == fetchworker.ClassOK {
+		answer := okAnswer(l, f.result)
+		if f.made == shared {
+			answer.Source = fetchworker.SourceCache
+			answer.Age = f.now.Sub(f.result.FetchedAt)
+		}
+		return end{answer: answer}
+	}
+
+	l.Error = f.result.Detail
+	l.FailedAt = f.now
+	l.Record(dlq.Attempt{
+		At: f.now, Class: l.Class, HTTPStatus: l.HTTPStatus,
+		LatencyMS: f.result.Latency.Milliseconds(), Error: l.Error,
+	})
+
+	switch f.result.Class { //nolint:exhaustive // a provider's result is one of these
+	case fetchworker.ClassPermanent:
+		l.Code = f.result.Code
+		answer := failedAnswer(l, l.Code, l.Error)
+		if l.Code != fetchworker.CodeRejected {
+			// That a symbol does not exist is an answer, and must not bury an
+			// operator's review.
+			return end{answer: answer}
+		}
+		answer.Review = true
+		l.NotBefore = f.now
+		return end{letter: &l, answer: answer}
+
+	case fetchworker.ClassThrottled:
+		if f.cache.within(f.maxStale, f.now) {
+			return end{answer: staleAnswer(l, f.cache, f.now, true)}
+		}
+		l.NotBefore = latest(f.hold, f.now.Add(f.result.RetryAfter), f.now.Add(f.result.MinHold))
+		if l.NotBefore.Sub(f.now) > shortHold {
+			if f.cache.within(f.stale, f.now) {
+				return end{letter: &l, answer: staleAnswer(l, f.cache, f.now, false)}
+			}
+			return end{letter: &l, answer: waitingAnswer(l, fetchworker.ReasonThrottled, l.Error, l.NotBefore)}
+		}
+		return end{letter: &l}
+
+	case fetchworker.ClassUnauthorized:
+		l.NotBefore = f.now.Add(unauthorizedWait(l.History))
+		return end{letter: &l, answer: waitingAnswer(l, fetchworker.ReasonUnauthorized, l.Error, l.NotBefore)}
+	}
+
+	// Transient. What the agent accepts as stale is its answer, and the end.
+	if f.cache.within(f.maxStale, f.now) {
+		return end{answer: staleAnswer(l, f.cache, f.now, true)}
+	}
+	first := l.FirstFailedAt
+	if first.IsZero() {
+		first = f.now
+	}
+	e := end{letter: &l}
+	switch {
+	case f.made == probe:
+		// A failed probe says that the provider is still down, nothing about
+		// the request that happened to be it.
+		l.Class, l.NotBefore = fetchworker.ClassCircuitOpen, f.now
+		e.answer = waitingAnswer(l, fetchworker.ReasonCircuitOpen, l.Error, time.Time{})
+	case l.Failures+1 > f.retries && f.outage(first):
+		// It would run out of retries, yet nothing of this provider has
+		// succeeded since its first failure: that is an outage, not a bad
+		// request, and costs it nothing.
+		l.Class, l.NotBefore = fetchworker.ClassCircuitOpen, f.now
+		e.answer = waitingAnswer(l, fetchworker.ReasonCircuitOpen, l.Error, time.Time{})
+		e.trip = true
+	default:
+		l.Failures++
+		l.FirstFailedAt, l.NotBefore = first, f.now
+		if l.Failures <= f.retries {
+			l.NotBefore = f.now.Add(f.retryWait(l.Failures))
+		}
+	}
+	if f.cache.within(f.stale, f.now) && l.Failures <= f.retries {
+		e.answer = staleAnswer(l, f.cache, f.now, false)
+	}
+	return e
+}
+
+const (
+	// nearlyUsed of the month's bytes, in percent: batch work stops there.
+	nearlyUsed = 95
+)
+
+// beyondBudget says how a request ends that the month's bytes no longer
+// allow; over is false where it may be called. What is left of the last
+// twentieth is for the interactive lane.
+func beyondBudget(r *request, used, limit int64, now time.Time) (e end, over bool) {
+	if limit <= 0 || used*100 < limit*nearlyUsed {
+		return end{}, false
+	}
+	accepts := time.Duration(r.MaxStale)
+	if accepts == 0 {
+		accepts = r.call.Operation.Stale
+	}
+	if r.cache.within(accepts, now) {
+		return end{answer: staleAnswer(r.letter, r.cache, now, true)}, true
+	}
+	if r.Lane == fetchworker.LaneInteractive && used < limit {
+		return end{}, false
+	}
+	a := failedAnswer(r.letter, fetchworker.CodeBudgetExhausted, "")
+	a.Problem.RetryAt = nextMonth(now)
+	return end{answer: a}, true
+}
+
+func nextMonth(now time.Time) time.Time {
+	now = now.UTC()
+	return time.Date(now.Year(), now.Month()+1, 1, 0, 0, 0, 0, time.UTC)
+}
+
+// unauthorizedWait is 1 s, doubling to 15 min, by how many attempts in a row
+// the key was refused. The history keeps ten, which is where the cap is.
+func unauthorizedWait(history []dlq.Attempt) time.Duration {
+	wait := time.Second
+	for i := len(history) - 2; i >= 0 && history[i].Class == fetchworker.ClassUnauthorized; i-- {
+		wait *= 2
+	}
+	return min(wait, longestRetry)
+}
+
+func latest(times ...time.Time) time.Time {
+	var last time.Time
+	for _, t := range times {
+		if t.After(last) {
+			last = t
+		}
+	}
+	return last
+}
+
+// report tells the gate how a call went.
+func report(r *request, result *providers.Result) budget.Report {
+	rep := budget.Report{
+		Request: r.Identity().String(), RetryAfter: result.RetryAfter, MinHold: result.MinHold,
+		Remaining: result.Remaining, Reset: max(result.Reset, 0),
+	}
+	switch {
+	case lapsed(result):
+		rep.Outcome = budget.Unused
+	case result.Class == fetchworker.ClassThrottled:
+		rep.Outcome = budget.Throttled
+	case result.Class == fetchworker.ClassTransient || result.Class == fetchworker.ClassUnauthorized:
+		rep.Outcome = budget.Failure
+	default:
+		rep.Outcome = budget.Success
+	}
+	return rep
+}

@@ -1,0 +1,140 @@
+package fetch
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"fetchworker"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// delivery is one message that this worker holds, from the moment it comes
+// until it is acknowledged or handed back. While it is held the server is
+// told so, or it would give it to another worker.
+type delivery struct {
+	msg      jetstream.Msg
+	address  fetchworker.Address
+	sequence uint64
+	stored   time.Time // when the message was stored
+	count    uint64    // times it has been delivered, this one included
+	behind   uint64    // messages of its shard that wait behind it
+	replayed bool      // from the replay stream
+
+	shard   *shard    // that it was taken from
+	started sync.Once // it no longer waits
+	held    *holder
+}
+
+func newDelivery(msg jetstream.Msg, from *shard, held *holder) (*delivery, error) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return nil, fmt.Errorf("delivery: %w", err)
+	}
+	address, err := fetchworker.ParseSubject(msg.Subject())
+	if err != nil {
+		return nil, fmt.Errorf("delivery: %w", err)
+	}
+	return &delivery{
+		msg: msg, address: address, sequence: meta.Sequence.Stream, stored: meta.Timestamp,
+		count: meta.NumDelivered, behind: meta.NumPending, replayed: meta.Stream == fetchworker.StreamReplay,
+		shard: from, held: held,
+	}, nil
+}
+
+func (d *delivery) stream() string {
+	if d.replayed {
+		return fetchworker.StreamReplay
+	}
+	return fetchworker.StreamRequests
+}
+
+// start says that the message waits no longer, so that its shard may look one
+// further ahead. It may be called again.
+func (d *delivery) start() { d.started.Do(func() { d.shard.freed(1) }) }
+
+// end says that the message is out of this worker's hands.
+func (d *delivery) end() {
+	d.start()
+	d.shard.hold(-1)
+	d.held.remove(d)
+}
+
+// alone reports whether nothing else of the same agents is at hand: the
+// request then counts as light, and goes before those of a heavy agent.
+func (d *delivery) alone() bool { return d.behind == 0 && d.shard.hold(0) == 1 }
+
+// ack tells the server that the request has its end. It is not waited for:
+// should it be lost, the next holder finds the stored answer and acks.
+func (d *delivery) ack() error { return d.msg.Ack() }
+
+// ackSure waits for the server's word, for a letter: without it, the request
+// would be called once more beside its letter.
+func (d *delivery) ackSure(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return d.msg.DoubleAck(ctx)
+}
+
+// handBack gives the message to another worker, after a while or at once.
+func (d *delivery) handBack(after time.Duration) {
+	// An error means that the connection is gone; AckWait does the same then.
+	if after > 0 {
+		_ = d.msg.NakWithDelay(after)
+		return
+	}
+	_ = d.msg.Nak()
+}
+
+// heartbeat is how often the server is told that a message is still held: a
+// third of the consumers' AckWait, rounded down.
+const heartbeat = 3 * time.Second
+
+// holder knows every message that this worker holds and keeps them alive.
+type holder struct {
+	mu   sync.Mutex
+	held map[*delivery]struct{}
+}
+
+func newHolder() *holder { return &holder{held: map[*delivery]struct{}{}} }
+
+func (h *holder) add(d *delivery) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held[d] = struct{}{}
+}
+
+func (h *holder) remove(d *delivery) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.held, d)
+}
+
+func (h *holder) snapshot() []*delivery {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make([]*delivery, 0, len(h.held))
+	for d := range h.held {
+		all = append(all, d)
+	}
+	return all
+}
+
+// run keeps all held messages alive until ctx ends.
+func (h *holder) run(ctx context.Context) {
+	tick := time.NewTicker(heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			for _, d := range h.snapshot() {
+				// Acknowledged meanwhile, or disconnected: neither needs it.
+				_ = d.msg.InProgress()
+			}
+		}
+	}
+}

@@ -1,0 +1,392 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"hash/fnv"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/providers"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// request is a delivery that has been understood.
+type request struct {
+	*delivery
+	fetchworker.Request
+	served *Served
+	call   *providers.Call
+
+	cache *entry // the body that was kept for the same call, if there is one
+
+	// letter is what has become of the request so far; for a fresh one its
+	// first page. What goes wrong from here on is written into it.
+	letter dlq.Letter
+}
+
+// life is the life of a request in a worker, from top to bottom: every path
+// ends in exactly one end. nil means that the request has its answer or its
+// letter, stored and acknowledged; an error that the message must be
+// delivered again, because something of ours failed.
+//
+// The order never changes: what costs nothing comes first (validation, the
+// stored answer, rights, deadline, cache, budget, circuit), the permit last,
+// so that none is spent on a request that then does not go.
+func (w *Worker) life(ctx context.Context, d *delivery) error {
+	var r *request
+	var done bool
+	err := w.guarded(ctx, d, func() (err error) {
+		r, done, err = w.prepare(ctx, d)
+		return err
+	})
+	if err != nil || done {
+		return err
+	}
+	flight, leads := w.flights.join(r.call.Key)
+	for !leads {
+		result, err := w.follow(ctx, r, flight)
+		if err != nil {
+			return w.without(ctx, r, err)
+		}
+		if result != nil {
+			return w.guarded(ctx, d, func() error { return w.conclude(ctx, r, result, shared) })
+		}
+		// It came to nothing that could be shared; somebody must try again.
+		flight, leads = w.flights.join(r.call.Key)
+	}
+	return w.lead(ctx, r, flight)
+}
+
+// lead makes the call that those who asked for the same thing wait for.
+func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
+	var result *providers.Result
+	landed := false
+	land := func() {
+		if !landed {
+			landed = true
+			w.flights.land(r.call.Key, flight, shareable(result))
+		}
+	}
+	defer land()
+	for {
+		if done, err := w.overBudget(ctx, r); done || err != nil {
+			return err
+		}
+		permit, err := w.permit(ctx, r)
+		if err != nil {
+			return w.without(ctx, r, err)
+		}
+		r.start()
+		err = w.guarded(ctx, r.delivery, func() error {
+			result = w.call(r, permit)
+			if lapsed(result) {
+				return nil
+			}
+			land()
+			made := ordinary
+			if permit.Probe() {
+				made = probe
+			}
+			return w.conclude(ctx, r, result, made)
+		})
+		if err != nil || !lapsed(result) {
+			return err
+		}
+		// The permit's time was over before anything was on the wire: no call
+		// was made, and the request waits for its next permit.
+	}
+}
+
+// follow waits for the call that an identical request of this worker makes.
+// A nil result means that it came to nothing that could be shared.
+func (w *Worker) follow(ctx context.Context, r *request, fl *flight) (*providers.Result, error) {
+	ctx, cancel := w.untilOver(ctx, r)
+	defer cancel()
+	select {
+	case <-fl.done:
+		return fl.result, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// shareable is what others who asked for the same may have of a result: an
+// answer. A failure is the caller's own; the next one tries for itself.
+func shareable(result *providers.Result) *providers.Result {
+	if result != nil && (result.Class == fetchworker.ClassOK || result.Class == fetchworker.ClassPermanent) {
+		return result
+	}
+	return nil
+}
+
+// prepare does everything that needs no permit. done: the request has its end.
+func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done bool, err error) {
+	r, err = w.decode(d)
+	if err != nil {
+		return nil, true, w.refuse(ctx, r, err)
+	}
+	// A redelivered or replayed request may have been answered already; a
+	// fresh one has not, and is spared the look.
+	if d.count > 1 || d.replayed {
+		if done, err := w.answered(ctx, r); done || err != nil {
+			return nil, true, err
+		}
+	}
+	if w.pastLife(r, time.Now()) {
+		return nil, true, w.expire(ctx, r)
+	}
+	if r.call, err = r.served.Provider.Plan(r.Operation, r.Params); err != nil {
+		return nil, true, w.refuse(ctx, r, err)
+	}
+	if err := w.rights.Check(r.Agent, r.served.Provider, r.call.Operation, r.Use); err != nil {
+		return nil, true, w.refuse(ctx, r, err)
+	}
+	if late(r, time.Now()) {
+		return nil, true, w.fail(ctx, r, fetchworker.CodeDeadlineExceeded, "the deadline had passed at the request's turn")
+	}
+	done, err = w.cached(ctx, r)
+	return r, done, err
+}
+
+// cached answers a request from a body that is young enough, and keeps an
+// older one in mind for when the provider cannot be asked.
+func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) {
+	maxAge := r.call.Operation.Fresh
+	if r.MaxAge != nil {
+		maxAge = time.Duration(*r.MaxAge)
+	}
+	r.cache = w.cache.atHand(r.call.Key)
+	if !r.cache.fresh(r.stored, time.Now(), maxAge) {
+		// Another worker may have a younger one.
+		r.cache = w.cache.get(ctx, r.call.Key)
+	}
+	if !r.cache.fresh(r.stored, time.Now(), maxAge) {
+		return false, nil
+	}
+	return true, w.end(ctx, r, end{answer: cachedAnswer(r.letter, r.cache, time.Now())}, nil)
+}
+
+// overBudget ends a request that the month's bytes no longer allow.
+func (w *Worker) overBudget(ctx context.Context, r *request) (done bool, err error) {
+	used, limit := r.served.Gate.Used()
+	e, over := beyondBudget(r, used, limit, r.served.Gate.Now())
+	if !over {
+		return false, nil
+	}
+	return true, w.end(ctx, r, e, nil)
+}
+
+// decode makes a request of a delivery. On error the request returned holds
+// enough to be answered with it.
+func (w *Worker) decode(d *delivery) (*request, error) {
+	r := &request{delivery: d, served: w.served[d.address.Provider]}
+	body := d.msg.Data()
+	decoded, bodyErr := fetchworker.DecodeRequest(body)
+	r.Request = decoded
+	r.Provider, r.Operation, r.Agent, r.Lane = d.address.Provider, d.address.Operation, d.address.Agent, d.address.Lane
+
+	if d.replayed {
+		// The headers are ours and rule: a requeue may have lifted the
+		// deadline that the body still names.
+		letter, err := dlq.Decode(d.msg.Subject(), d.msg.Headers(), body)
+		r.ID, r.letter = d.address.ID, letter
+		if err != nil {
+			return r, err
+		}
+	} else {
+		h := d.msg.Headers()
+		r.ID = fetchworker.ResolveID(decoded.ID, h.Get(jetstream.MsgIDHeader), d.sequence, d.stored)
+		r.letter = dlq.Letter{
+			Identity: r.Identity(), Lane: r.Lane, Body: body, Generation: 1,
+			RequestedAt: d.stored, Deadline: decoded.Expires(d.stored),
+			// The trace goes on; nothing else of the agent's headers does.
+			Traceparent: h.Get(fetchworker.HeaderTraceparent), Tracestate: h.Get(fetchworker.HeaderTracestate),
+		}
+	}
+	r.letter.Worker = w.name
+	if err := r.Check(); err != nil {
+		r.ReplyTo = ""
+		return r, err
+	}
+	return r, bodyErr
+}
+
+// answered ends a request whose final answer of this generation or a later
+// one is stored already.
+func (w *Worker) answered(ctx context.Context, r *request) (bool, error) {
+	stored, err := w.log.Get(ctx, dlq.AnswerSlot(r.Identity()))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	a, err := fetchworker.DecodeAnswer(fetchworker.ResultSubject(r.Identity()), stored.Header, stored.Data)
+	if err != nil {
+		return false, err
+	}
+	if !a.Final || a.Generation < r.letter.Generation {
+		return false, nil
+	}
+	// A crash between the answer's PubAck and the ack may have eaten the copy.
+	if err := dlq.Copy(w.log, r.ReplyTo, stored.Header, stored.Data); err != nil {
+		return false, err
+	}
+	return true, w.log.Point("ack", r.ack)
+}
+
+// permit asks the gate whether the provider may be called now, and waits for
+// the permit while the message is kept alive.
+func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error) {
+	ctx, cancel := w.untilOver(ctx, r)
+	defer cancel()
+	started := time.Now()
+	permit, err := r.served.Gate.Acquire(ctx, budget.Ask{Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
+	var closed *budget.ClosedError
+	errors.As(err, &closed)
+	w.metrics.waited(r, time.Since(started), closed)
+	return permit, err
+}
+
+// untilOver ends when a request may wait no longer: its deadline, its maximum
+// life, or the worker's own stop.
+func (w *Worker) untilOver(ctx context.Context, r *request) (context.Context, context.CancelFunc) {
+	over := r.letter.RequestedAt.Add(w.maxLife)
+	if d := r.letter.Deadline; !d.IsZero() && d.Before(over) {
+		over = d
+	}
+	ctx, cancel := context.WithDeadline(ctx, over)
+	release := context.AfterFunc(w.stopping, cancel)
+	return ctx, func() {
+		release()
+		cancel()
+	}
+}
+
+func laneOf(r *request) budget.Lane {
+	switch {
+	case r.replayed:
+		return budget.Replay
+	case r.Lane == fetchworker.LaneBatch:
+		return budget.Batch
+	default:
+		return budget.Interactive
+	}
+}
+
+// shardOf is the shard of the request's agent. The server put it into a
+// request's subject; for a replayed one it is computed the same way.
+func shardOf(r *request) int {
+	if !r.replayed {
+		return r.address.Shard
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(r.Agent))
+	return int(h.Sum32() % fetchworker.Shards)
+}
+
+// without ends a request that gets no permit: parked while the provider's
+// gate is closed, answered when its own time is over, handed back when the
+// worker stops.
+func (w *Worker) without(ctx context.Context, r *request, err error) error {
+	var closed *budget.ClosedError
+	now := time.Now()
+	switch {
+	case errors.As(err, &closed):
+		return w.park(ctx, r, closed.Reason, closed.Until)
+	case w.pastLife(r, now):
+		return w.expire(ctx, r)
+	case late(r, now):
+		return w.fail(ctx, r, fetchworker.CodeDeadlineExceeded, "the deadline passed while the request waited for a permit")
+	default:
+		return err
+	}
+}
+
+// call makes the one provider call of this turn and tells the gate how it
+// went. Once begun it is not broken off by a stop: its own timeout ends it.
+func (w *Worker) call(r *request, permit *budget.Permit) *providers.Result {
+	options := providers.Options{BeforeWrite: permit.Start}
+	if r.cache != nil && !r.cache.passing {
+		options.ETag, options.LastModified = r.cache.ETag, r.cache.LastModified
+	}
+	result := r.served.Provider.Do(w.working, r.call, options)
+	r.served.Gate.AddBytes(result.WireBytes)
+	permit.Done(report(r, result))
+	if lapsed(result) {
+		return result
+	}
+	w.metrics.called(r, result)
+	if result.NotModified {
+		r.cache.revive(result)
+	}
+	if result.Class == fetchworker.ClassOK {
+		w.cache.put(r.call.Key, entryOf(result))
+	}
+	return result
+}
+
+// lapsed reports whether the permit's time was over before the request was
+// written, so that no call was made.
+func lapsed(result *providers.Result) bool {
+	return !result.Sent && errors.Is(result.Err, budget.ErrLapsed)
+}
+
+// conclude gives the request the end that decide finds for a call's result.
+func (w *Worker) conclude(ctx context.Context, r *request, result *providers.Result, how made) error {
+	if err := w.log.Point("call", func() error { return nil }); err != nil {
+		return err
+	}
+	gate := r.served.Gate
+	e := decide(facts{
+		letter: r.letter, result: result, made: how, now: time.Now(), retries: w.retries,
+		cache: r.cache, maxStale: time.Duration(r.MaxStale), stale: r.call.Operation.Stale,
+		retryWait: func(failures int) time.Duration { return dlq.Wait(w.retryBase, longestRetry, failures) },
+		hold:      gate.State().HoldUntil,
+		outage:    gate.Outage,
+	})
+	if e.trip {
+		if err := gate.Trip(ctx, "a request would run out of retries, and nothing has succeeded since its first failure"); err != nil {
+			w.logger.Warn("circuit not opened", zap.String("provider", r.Provider), zap.Error(err))
+		}
+	}
+	return w.end(ctx, r, e, result)
+}
+
+// end stores what was decided and acknowledges the request. The letter comes
+// before the answer, and the acknowledgement is last: a crash between any two
+// leaves a request that is delivered again, and finds what is stored.
+func (w *Worker) end(ctx context.Context, r *request, e end, result *providers.Result) error {
+	if e.letter != nil {
+		r.letter = *e.letter
+		if err := dlq.Put(ctx, w.log, r.letter); err != nil {
+			return err
+		}
+		w.metrics.letter(r)
+	}
+	if e.answer != nil {
+		if err := w.answer(ctx, r, *e.answer); err != nil {
+			return err
+		}
+	}
+	w.logEnd(r, e, result)
+	return w.log.Point("ack", func() error {
+		if e.letter != nil {
+			return r.ackSure(ctx)
+		}
+		return r.ack()
+	})
+}
+
+func late(r *request, now time.Time) bool {
+	return !r.letter.Deadline.IsZero() && !now.Before(r.letter.Deadline)
+}
+
+func (w *Worker) pastLife(r *request, now time.Time) bool {
+	return !now.Before(r.letter.RequestedAt.Add(w.maxLife))
+}

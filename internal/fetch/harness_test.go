@@ -1,0 +1,269 @@
+package fetch_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/fetch"
+	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+func TestMain(m *testing.M) {
+	brokertest.Main()
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
+}
+
+// rig is a real server, a played provider, and as many workers as a test
+// starts, all on one clock.
+type rig struct {
+	t        *testing.T
+	b        *brokertest.Broker
+	upstream *providertest.Server
+	env      map[string]string
+	circuit  int
+	open     time.Duration
+	maxLife  time.Duration
+	logs     *lockedBuffer
+}
+
+// inBubble runs a test with a rig on a clock of its own.
+func inBubble(t *testing.T, test func(t *testing.T, r *rig)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dir, providertest.Pipe("upstream.test"))
+		test(t, r)
+		r.close()
+	})
+}
+
+func newRig(t *testing.T, dir string, upstream *providertest.Server) *rig {
+	t.Helper()
+	r := &rig{
+		t: t, b: brokertest.StartIn(t, dir, ""), upstream: upstream,
+		env: map[string]string{
+			"FMP_API_KEY": "fmp-key-0123456789", "FMP_BASE_URL": upstream.URL() + "/api/v3", "FMP_REQUESTS_PER_MINUTE": "0",
+		},
+		circuit: 3, open: 60 * time.Second, maxLife: 72 * time.Hour,
+		logs: new(lockedBuffer),
+	}
+	return r
+}
+
+func (r *rig) close() {
+	r.upstream.Close()
+	r.b.Stop()
+}
+
+// start starts a worker; the returned function stops it and waits.
+func (r *rig) start(hook record.Hook) (stop func()) {
+	r.t.Helper()
+	_, stop = r.startWorker(hook)
+	return stop
+}
+
+func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
+	t := r.t
+	t.Helper()
+	nc := r.b.Connect(t)
+	js, err := broker.JetStream(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := providers.Load(func(name string) string { return r.env[name] }, providers.WithDial(r.upstream.DialContext))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("w-%p", nc)
+	var serving []fetch.Served
+	for _, p := range set.Configured() {
+		served, err := broker.IsServed(ctx, js, p.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !served {
+			if err := budget.CreateRegister(ctx, kv, p.Name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := broker.ServeProvider(ctx, js, p.Name, 256); err != nil {
+			t.Fatal(err)
+		}
+		gate, err := budget.Open(ctx, js, kv, budget.Settings{
+			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: 16,
+			CircuitFailures: r.circuit, CircuitOpen: r.open,
+		}, func(budget.Event) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := fetch.Open(ctx, js, p, gate,
+			func(l fetchworker.Lane, shard int) string { return broker.ShardConsumer(p.Name, l, shard) }, broker.ReplayConsumer(p.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		serving = append(serving, s)
+	}
+	w, err := fetch.New(fetch.Config{
+		Name: name, JS: js, KV: kv, Log: record.New(js, hook), Serve: serving, Rights: set.Rights,
+		Retries: 3, RetryBase: time.Second, MaxLife: r.maxLife, Drain: 30 * time.Second,
+		Logger: r.logger(), Metrics: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	var once sync.Once
+	return nc, func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("worker: %v", err)
+			}
+			for _, s := range serving {
+				s.Gate.Close()
+			}
+			set.Close()
+			_ = nc.Flush()
+			nc.Close()
+		})
+	}
+}
+
+func (r *rig) logger() *zap.Logger {
+	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(r.logs), zap.DebugLevel))
+}
+
+// ask publishes a request and returns its identity.
+func (r *rig) ask(subject, id, body string) fetchworker.Identity {
+	r.t.Helper()
+	m := nats.NewMsg(subject)
+	m.Data = []byte(body)
+	if _, err := r.b.JS.PublishMsg(context.Background(), m); err != nil {
+		r.t.Fatal(err)
+	}
+	parts := strings.Split(subject, ".")
+	return fetchworker.Identity{Provider: parts[2], Operation: parts[4], Agent: parts[5], ID: id}
+}
+
+// quote asks for a quote of fmp.
+func (r *rig) quote(agent, id, symbol, more string) fetchworker.Identity {
+	r.t.Helper()
+	return r.ask("fetch.request.fmp.interactive.quote."+agent, id, fmt.Sprintf(`{"id":%q,"params":{"symbol":%q}%s}`, id, symbol, more))
+}
+
+// answer reads what is stored for a request; ok is false if nothing is.
+func (r *rig) answer(id fetchworker.Identity) (a fetchworker.Answer, ok bool) {
+	r.t.Helper()
+	raw, err := record.New(r.b.JS, nil).Last(context.Background(), fetchworker.StreamResults, fetchworker.ResultSubject(id))
+	if err != nil {
+		return a, false
+	}
+	if a, err = fetchworker.DecodeAnswer(raw.Subject, raw.Header, raw.Data); err != nil {
+		r.t.Fatal(err)
+	}
+	return a, true
+}
+
+// final waits for a final answer, at most this long on the test's clock.
+func (r *rig) final(id fetchworker.Identity, within time.Duration) fetchworker.Answer {
+	r.t.Helper()
+	return r.until(id, within, func(a fetchworker.Answer) bool { return a.Final })
+}
+
+func (r *rig) until(id fetchworker.Identity, within time.Duration, enough func(fetchworker.Answer) bool) fetchworker.Answer {
+	r.t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		a, ok := r.answer(id)
+		if ok && enough(a) {
+			return a
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("%s: after %v stands %+v (stored: %v)", id, within, a, ok)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// count is how many messages a stream holds.
+func (r *rig) count(stream string) int {
+	r.t.Helper()
+	s, err := r.b.JS.Stream(context.Background(), stream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return int(s.CachedInfo().State.Msgs)
+}
+
+// drained waits until a stream holds n messages.
+func (r *rig) drained(stream string, n int, within time.Duration) {
+	r.t.Helper()
+	deadline := time.Now().Add(within)
+	for r.count(stream) != n {
+		if time.Now().After(deadline) {
+			r.t.Fatalf("%s holds %d messages after %v, want %d", stream, r.count(stream), within, n)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// letter reads the dead letter of a request.
+func (r *rig) letter(lane fetchworker.Lane, id fetchworker.Identity) (record.Raw, bool) {
+	raw, err := record.New(r.b.JS, nil).Last(context.Background(), fetchworker.StreamDLQ, fetchworker.DLQSubject(lane, id))
+	return raw, err == nil
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func respond(status int, body string) func(*http.Request) *providertest.Step {
+	return func(*http.Request) *providertest.Step {
+		step := providertest.JSON(status, body)
+		return &step
+	}
+}
+
+func newMsg(subject, body string) *nats.Msg {
+	m := nats.NewMsg(subject)
+	m.Data = []byte(body)
+	return m
+}

@@ -1,0 +1,151 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"fetchworker"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// lookAhead is how many messages of one shard a worker may hold that wait for
+// their turn. It bounds what a heavy agent can put before a neighbour, and
+// leaves room for a neighbour's cached answer to pass. The replay consumer is
+// one for all agents, so it gets a little more.
+const (
+	lookAhead       = 2
+	lookAheadReplay = 4
+)
+
+// pullLasts is how long one pull request stays open at the server. It is
+// answered as soon as there is work, so an idle shard costs one request in
+// this time.
+const pullLasts = 30 * time.Second
+
+// shard is one consumer that this worker pulls from: of a provider, a lane
+// and a shard of agents, or of a provider's replayed letters.
+type shard struct {
+	consumer jetstream.Consumer
+	lane     fetchworker.Lane // empty for replay
+	index    int              // -1 for replay
+
+	mu      sync.Mutex
+	room    int           // messages it may still take
+	holding int           // messages taken and not yet ended
+	more    chan struct{} // room has come
+}
+
+func newShard(c jetstream.Consumer, lane fetchworker.Lane, index, room int) *shard {
+	return &shard{consumer: c, lane: lane, index: index, room: room, more: make(chan struct{}, 1)}
+}
+
+// freed gives room back.
+func (s *shard) freed(n int) {
+	s.mu.Lock()
+	s.room += n
+	s.mu.Unlock()
+	select {
+	case s.more <- struct{}{}:
+	default:
+	}
+}
+
+// take takes all the room there is, and waits until there is some.
+func (s *shard) take(ctx context.Context) (int, error) {
+	for {
+		s.mu.Lock()
+		n := s.room
+		s.room = 0
+		s.mu.Unlock()
+		if n > 0 {
+			return n, nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-s.more:
+		}
+	}
+}
+
+// hold counts the messages in this worker's hands, and tells how many there
+// are.
+func (s *shard) hold(n int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holding += n
+	return s.holding
+}
+
+// pull takes messages from the shard and hands each to deliver, never more
+// than the look-ahead that wait. It returns when ctx ends. The connection's
+// epoch ends when it reconnects: a restarted server has forgotten the pull.
+func (s *shard) pull(ctx context.Context, epoch func() context.Context, deliver func(jetstream.Msg), complain func(error)) {
+	pause := newPause()
+	for {
+		n, err := s.take(ctx)
+		if err != nil {
+			return
+		}
+		got, err := s.fetch(ctx, epoch(), n, deliver)
+		s.freed(n - got)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			complain(err)
+			if pause.wait(ctx) != nil {
+				return
+			}
+		default:
+			pause.reset()
+		}
+	}
+}
+
+// fetch makes one pull request. A consumer that is gone, a leader that moved,
+// a lost heartbeat: all are an error here, and the next pull finds out.
+func (s *shard) fetch(ctx, epoch context.Context, n int, deliver func(jetstream.Msg)) (got int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, pullLasts)
+	defer cancel()
+	defer context.AfterFunc(epoch, cancel)()
+	batch, err := s.consumer.Fetch(n, jetstream.FetchContext(ctx))
+	if err != nil {
+		return 0, err
+	}
+	for msg := range batch.Messages() {
+		got++
+		deliver(msg)
+	}
+	if err := batch.Error(); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return got, err
+	}
+	return got, nil
+}
+
+// pause is a wait that grows while things go wrong.
+type pause struct{ next time.Duration }
+
+const (
+	shortestPause = 100 * time.Millisecond
+	longestPause  = 2 * time.Second
+)
+
+func newPause() *pause { return &pause{next: shortestPause} }
+
+func (p *pause) reset() { p.next = shortestPause }
+
+func (p *pause) wait(ctx context.Context) error {
+	timer := time.NewTimer(p.next)
+	defer timer.Stop()
+	p.next = min(2*p.next, longestPause)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

@@ -1,0 +1,244 @@
+// Package fetch turns each delivered request into exactly one end: a final
+// answer, or a dead letter that will have one. fetch.go is the life of a
+// request from top to bottom; decide.go says how a call ends, purely;
+// answer.go stores what was decided; worker.go is the loop around it all.
+//
+// It holds no state that matters: a worker may be killed at any instant, and
+// another one finishes what it held.
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/providers"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// Config is what a worker is made of.
+type Config struct {
+	Name   string // unique in the fleet
+	JS     jetstream.JetStream
+	KV     jetstream.KeyValue // fetch_providers
+	Log    *record.Log
+	Serve  []Served
+	Rights *providers.Rights
+
+	Retries   int           // after the first call
+	RetryBase time.Duration // wait after the first failure
+	MaxLife   time.Duration // of a request
+	Drain     time.Duration // how long a stop waits for what is in flight
+
+	Logger  *zap.Logger
+	Metrics prometheus.Registerer
+}
+
+// Served is a provider with the gate to it.
+type Served struct {
+	Provider *providers.Provider
+	Gate     *budget.Gate
+	// Consumers by their names: requests by lane and shard, and replay.
+	Requests map[fetchworker.Lane][]jetstream.Consumer
+	Replay   jetstream.Consumer
+}
+
+// Worker serves its providers until it is stopped.
+type Worker struct {
+	name    string
+	js      jetstream.JetStream
+	kv      jetstream.KeyValue
+	log     *record.Log
+	served  map[string]*Served
+	rights  *providers.Rights
+	metrics *metrics
+	logger  *zap.Logger
+
+	retries   int
+	retryBase time.Duration
+	maxLife   time.Duration
+	drain     time.Duration
+
+	held    *holder
+	cache   *cache
+	flights *flights
+	alone   sync.RWMutex // held for writing by a suspect that runs alone
+	epoch   *epoch
+
+	// Two contexts, because stopping is not killing: stopping ends when no
+	// more work may be taken or waited with, working when work in flight must
+	// end too.
+	stopping, working context.Context //nolint:containedctx // the worker's own life
+}
+
+// New makes a worker; Run starts it.
+func New(c Config) (*Worker, error) {
+	bodies, err := newCache(c.JS, c.Log, c.Logger)
+	if err != nil {
+		return nil, err
+	}
+	w := &Worker{
+		name: c.Name, js: c.JS, kv: c.KV, log: c.Log, rights: c.Rights, logger: c.Logger,
+		served:  make(map[string]*Served, len(c.Serve)),
+		metrics: newMetrics(c.Metrics),
+		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
+		held:  newHolder(),
+		cache: bodies, flights: newFlights(),
+		epoch: newEpoch(),
+	}
+	for i := range c.Serve {
+		w.served[c.Serve[i].Provider.Name] = &c.Serve[i]
+	}
+	return w, nil
+}
+
+// Run works until stop ends. Then it pulls no more, hands back what waits,
+// gives what is in flight the drain time to finish, and returns when nothing
+// is left in its hands.
+func (w *Worker) Run(stop context.Context) error {
+	working, kill := context.WithCancelCause(context.WithoutCancel(stop))
+	defer kill(nil)
+	w.stopping, w.working = stop, working
+
+	var background, pulling, requests sync.WaitGroup
+	background.Go(func() { w.held.run(working) })
+	background.Go(func() { w.cache.run(working) })
+	background.Go(func() { w.epoch.follow(working, w.js.Conn()) })
+
+	for _, s := range w.shards() {
+		deliver := func(msg jetstream.Msg) {
+			d, err := newDelivery(msg, s, w.held)
+			if err != nil {
+				w.logger.Error("a message without our subject or metadata", zap.Error(err))
+				s.freed(1)
+				return
+			}
+			s.hold(1)
+			w.held.add(d)
+			requests.Go(func() { w.handle(d) })
+		}
+		complain := func(err error) {
+			w.logger.Debug("pull", zap.String("lane", string(s.lane)), zap.Int("shard", s.index), zap.Error(err))
+		}
+		pulling.Go(func() { s.pull(stop, w.epoch.current, deliver, complain) })
+	}
+
+	<-stop.Done()
+	pulling.Wait()
+	deadline := time.AfterFunc(w.drain, func() { kill(errDrained) })
+	requests.Wait()
+	deadline.Stop()
+	kill(nil)
+	background.Wait()
+	w.cache.close()
+	return nil
+}
+
+// errDrained is why work was broken off: the drain time was over.
+var errDrained = errors.New("the drain time is over")
+
+// shards are all that this worker pulls from.
+func (w *Worker) shards() []*shard {
+	var all []*shard
+	for _, sv := range w.served {
+		for lane, consumers := range sv.Requests {
+			for index, consumer := range consumers {
+				all = append(all, newShard(consumer, lane, index, lookAhead))
+			}
+		}
+		all = append(all, newShard(sv.Replay, "", -1, lookAheadReplay))
+	}
+	return all
+}
+
+// handle brings one delivery to its end, or hands it back.
+func (w *Worker) handle(d *delivery) {
+	defer d.end()
+	err := w.life(w.working, d)
+	switch {
+	case err == nil, errors.Is(err, errPoison):
+	case w.stopping.Err() != nil:
+		d.handBack(0)
+	default:
+		// Ours is at fault, not the request: it is delivered again, to any
+		// worker, and nothing has been counted against it.
+		w.logger.Warn("request handed back", zap.String("subject", d.msg.Subject()), zap.Uint64("deliveries", d.count), zap.Error(err))
+		d.handBack(handBackAfter)
+	}
+}
+
+// handBackAfter keeps a message that meets a fault of ours from spinning.
+const handBackAfter = 2 * time.Second
+
+// epoch is a context that ends whenever the connection comes back, with the
+// server perhaps another one that knows nothing of open pulls.
+type epoch struct {
+	mu     sync.Mutex
+	ctx    context.Context //nolint:containedctx // that it ends is what it is for
+	cancel context.CancelFunc
+}
+
+func newEpoch() *epoch {
+	e := &epoch{}
+	e.next()
+	return e
+}
+
+func (e *epoch) next() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.cancel != nil {
+		e.cancel()
+	}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+}
+
+func (e *epoch) current() context.Context {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.ctx
+}
+
+func (e *epoch) follow(ctx context.Context, nc *nats.Conn) {
+	changes := nc.StatusChanged(nats.CONNECTED)
+	defer nc.RemoveStatusListener(changes)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, open := <-changes:
+			if !open {
+				return
+			}
+			e.next()
+		}
+	}
+}
+
+// Open finds a provider's consumers, which must exist.
+func Open(ctx context.Context, js jetstream.JetStream, p *providers.Provider, g *budget.Gate, consumer func(fetchworker.Lane, int) string, replay string) (Served, error) {
+	s := Served{Provider: p, Gate: g, Requests: map[fetchworker.Lane][]jetstream.Consumer{}}
+	for _, lane := range []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch} {
+		for shard := range fetchworker.Shards {
+			c, err := js.Consumer(ctx, fetchworker.StreamRequests, consumer(lane, shard))
+			if err != nil {
+				return Served{}, fmt.Errorf("consumer %s: %w", consumer(lane, shard), err)
+			}
+			s.Requests[lane] = append(s.Requests[lane], c)
+		}
+	}
+	var err error
+	if s.Replay, err = js.Consumer(ctx, fetchworker.StreamReplay, replay); err != nil {
+		return Served{}, fmt.Errorf("consumer %s: %w", replay, err)
+	}
+	return s, nil
+}
