@@ -1,0 +1,59 @@
+package app_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"fetchworker/internal/app"
+)
+
+func env(pairs ...string) func(string) string {
+	m := map[string]string{}
+	for i := 0; i < len(pairs); i += 2 {
+		m[pairs[i]] = pairs[i+1]
+	}
+	return func(name string) string { return m[name] }
+}
+
+func TestDefaultsAreTheContracts(t *testing.T) {
+	c, err := app.Load(env())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.NATS.Remote() || c.NATSAddr != "127.0.0.1:4222" || c.DataDir != "./data" || c.Sync != 0 || c.Replay != "auto" ||
+		c.HTTPAddr != "127.0.0.1:8080" || c.Concurrency != 16 || c.Replicas != 1 || c.ResultAge != 168*time.Hour || c.MaxLife != 72*time.Hour ||
+		c.CircuitOpen != time.Minute || c.CircuitFailures != 3 || c.RetryBase != time.Second || c.Retries != 3 || c.LogLevel != "info" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestFractionsOfSeconds(t *testing.T) {
+	c, err := app.Load(env("FETCH_CIRCUIT_OPEN_SECONDS", "0.25", "FETCH_RETRY_BASE_SECONDS", "1.5"))
+	if err != nil || c.CircuitOpen != 250*time.Millisecond || c.RetryBase != 1500*time.Millisecond {
+		t.Errorf("%+v %v", c, err)
+	}
+}
+
+func TestEveryMistakeIsNamed(t *testing.T) {
+	_, err := app.Load(env("FETCH_CONCURRENCY", "many", "FETCH_SYNC", "never", "FETCH_RETRY_BASE_SECONDS", "-1", "FETCH_MAX_LIFE", "forever"))
+	if !errors.Is(err, app.ErrConfig) {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"FETCH_CONCURRENCY", "FETCH_SYNC", "FETCH_RETRY_BASE_SECONDS", "FETCH_MAX_LIFE"} {
+		if !strings.Contains(err.Error(), name) {
+			t.Errorf("%s is not named in: %v", name, err)
+		}
+	}
+}
+
+func TestARequestMayNotOutliveItsAnswer(t *testing.T) {
+	_, err := app.Load(env("FETCH_RESULT_AGE", "48h", "FETCH_MAX_LIFE", "25h"))
+	if err == nil || !strings.Contains(err.Error(), "FETCH_MAX_LIFE") {
+		t.Error(err)
+	}
+	if _, err := app.Load(env("FETCH_RESULT_AGE", "48h", "FETCH_MAX_LIFE", "24h")); err != nil {
+		t.Error(err)
+	}
+}
