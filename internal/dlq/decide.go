@@ -1,0 +1,180 @@
+package dlq
+
+import (
+	"time"
+
+	"fetchworker"
+)
+
+const (
+	// settle is how long a parked letter rests before it can be due. The
+	// replayer may hear of a gate that has closed later than the worker that
+	// parked the letter because of it; the two must not play ball with it.
+	settle = time.Second
+	// shortHold is the longest hold that the agent is not told of.
+	shortHold = 90 * time.Second
+	// longAbsence is how long a provider must have been without a worker
+	// until its agents are told: a restart is nothing to tell.
+	longAbsence = 30 * time.Second
+)
+
+// facts are all that a letter's fate depends on besides the letter.
+type facts struct {
+	now     time.Time
+	stored  time.Time           // when the letter was
+	answer  *fetchworker.Answer // what is stored for the request; nil: none, or not looked at yet
+	gate    gate
+	retries int
+	maxLife time.Duration
+}
+
+// gate is what the fleet knows about a letter's provider.
+type gate struct {
+	held      fetchworker.Reason // why nothing of the provider is released; empty: it may be
+	until     time.Time          // when that may end; zero: nobody knows
+	absent    time.Time          // held because of no_worker: since when
+	probe     bool               // the circuit is what holds it, its time has passed and nobody probes
+	succeeded time.Time          // the last success of a call that the fleet has written down
+	lifted    time.Time          // when the gate was last seen to open, or the limits to change
+}
+
+// act is what becomes of a letter now.
+type act int
+
+const (
+	actHold    act = iota // not now: look again later
+	actRelease            // back to work
+	actExpire             // its deadline has passed
+	actReview             // retrying cannot help, or must end: to a person
+	actDone               // it has its answer: nothing is left to do
+)
+
+// verdict is an act with what it needs.
+type verdict struct {
+	act act
+
+	// The rest is for actHold.
+	wake    time.Time          // when to look again at the latest
+	watch   bool               // a gate may open before: look again every few seconds
+	reason  fetchworker.Reason // what the agent is to be told, if anything
+	retryAt time.Time          // and until when, if known
+}
+
+// decide says what becomes of a letter.
+func decide(l Letter, f facts) verdict {
+	ends := endOfLife(l, f)
+	switch {
+	case f.answer != nil && answered(*f.answer, l.Generation):
+		return verdict{act: actDone}
+	// What is spent was so before its deadline came, and a person is to see it.
+	case spent(l, f.retries):
+		return verdict{act: actReview}
+	case !l.Deadline.IsZero() && !f.now.Before(l.Deadline):
+		return verdict{act: actExpire}
+	case !f.now.Before(ends):
+		return verdict{act: actReview}
+	}
+	last := earliest(ends, l.Deadline)
+	if f.gate.held != "" && !outdated(l, f) {
+		return holdFor(f, last)
+	}
+	due := dueAt(l, f)
+	if !f.now.Before(due) {
+		return verdict{act: actRelease}
+	}
+	v := verdict{act: actHold, wake: earliest(last, due)}
+	switch l.Class { //nolint:exhaustive // the others wait for their time only
+	case fetchworker.ClassQuota:
+		v.watch, v.reason, v.retryAt = true, fetchworker.ReasonQuota, l.NotBefore
+	case fetchworker.ClassUnauthorized:
+		v.watch, v.reason, v.retryAt = true, fetchworker.ReasonUnauthorized, l.NotBefore
+	}
+	return v
+}
+
+// outdated reports whether what is known of a quota is older than a change of
+// the limits: only a worker can tell whether there are permits now.
+func outdated(l Letter, f facts) bool {
+	return f.gate.held == fetchworker.ReasonQuota && l.Class == fetchworker.ClassQuota && f.gate.lifted.After(f.stored)
+}
+
+// holdFor is the verdict on a letter whose provider's gate is closed.
+func holdFor(f facts, last time.Time) verdict {
+	v := verdict{act: actHold, wake: last, watch: true, reason: f.gate.held, retryAt: f.gate.until}
+	if f.gate.held != fetchworker.ReasonCircuitOpen && f.gate.until.After(f.now) {
+		v.wake = earliest(last, f.gate.until)
+	}
+	switch {
+	case f.gate.held == fetchworker.ReasonThrottled && f.gate.until.Sub(f.now) <= shortHold,
+		f.gate.held == fetchworker.ReasonNoWorker && f.now.Sub(f.gate.absent) < longAbsence:
+		v.reason, v.retryAt = "", time.Time{}
+	}
+	return v
+}
+
+// dueAt is when a letter may go back to work while its provider's gate is
+// open. What was parked for that gate goes as soon as it has opened, whatever
+// its Not-Before says.
+func dueAt(l Letter, f facts) time.Time {
+	soon := f.stored.Add(settle)
+	switch l.Class { //nolint:exhaustive // the others are due at their time
+	case fetchworker.ClassCircuitOpen, fetchworker.ClassPaused, fetchworker.ClassThrottled:
+		return soon
+	case fetchworker.ClassQuota:
+		if f.gate.lifted.After(f.stored) {
+			return soon
+		}
+	case fetchworker.ClassUnauthorized:
+		// The key works again, or somebody has seen to it.
+		if f.gate.succeeded.After(l.FailedAt) || f.gate.lifted.After(f.stored) {
+			return soon
+		}
+	}
+	return l.NotBefore
+}
+
+// spent reports whether another retry is of no use.
+func spent(l Letter, retries int) bool {
+	switch l.Class { //nolint:exhaustive // the others can be retried
+	case fetchworker.ClassPermanent, fetchworker.ClassPoison, fetchworker.ClassExpired:
+		return true
+	}
+	return l.Failures > retries
+}
+
+// answered reports whether a request of this generation needs no other
+// answer than the one stored.
+func answered(a fetchworker.Answer, generation int) bool {
+	return a.Final && !a.Review || a.Generation > generation
+}
+
+// endOfLife is when the request has lived as long as any may.
+func endOfLife(l Letter, f facts) time.Time {
+	if l.RequestedAt.IsZero() {
+		return f.stored.Add(f.maxLife)
+	}
+	return l.RequestedAt.Add(f.maxLife)
+}
+
+// earliest is the first of the times that are set.
+func earliest(times ...time.Time) time.Time {
+	var first time.Time
+	for _, t := range times {
+		if first.IsZero() || !t.IsZero() && t.Before(first) {
+			first = t
+		}
+	}
+	return first
+}
+
+// failureCode is what the failed answer of a letter that goes to review says.
+func failureCode(l Letter) fetchworker.Code {
+	switch {
+	case l.Code != "":
+		return l.Code
+	case l.Class == fetchworker.ClassPoison:
+		return fetchworker.CodePoison
+	default:
+		return fetchworker.CodeRetriesExhausted
+	}
+}

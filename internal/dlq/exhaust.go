@@ -1,0 +1,131 @@
+package dlq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"fetchworker"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// exhaust takes a letter that retrying cannot help to review. Every step may
+// be repeated: a crash between any two leaves the letter, and whoever meets
+// it next does them all again and changes nothing that was done.
+func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) {
+	// The stored answer comes first: a request that was answered meanwhile
+	// must not bury a person in work that is done.
+	stored, message, err := storedAnswer(ctx, r.log, l.Identity)
+	if err != nil {
+		return 0, err
+	}
+	if stored != nil && answered(*stored, l.Generation) {
+		// A crash between an item and its answer, and an answer of a worker
+		// in between, can have left an item that nobody needs.
+		if err := r.withdraw(ctx, l.Letter); err != nil {
+			return 0, err
+		}
+		return 0, r.finish(ctx, l, message)
+	}
+	// The item comes before the answer that points to it: a failed answer with
+	// Fetch-Review and no item would be lost to everybody.
+	if _, err := r.log.Put(ctx, l.reviewSlot(), l.ReviewItem()); err != nil {
+		return 0, err
+	}
+	code := failureCode(l.Letter)
+	a := l.failed(fetchworker.Failure(l.Identity, code, l.Error))
+	a.Review = true
+	isStored, err := Answer(ctx, r.log, a, replyOf(l.Letter))
+	if err != nil {
+		return 0, err
+	}
+	if !isStored {
+		// Usually the worker has written the same. But it may be another end.
+		stored, message, err := storedAnswer(ctx, r.log, l.Identity)
+		if err != nil {
+			return 0, err
+		}
+		if stored != nil && answered(*stored, l.Generation) {
+			if err := r.withdraw(ctx, l.Letter); err != nil {
+				return 0, err
+			}
+			return 0, r.finish(ctx, l, message)
+		}
+	}
+	// The event names the generation, so that one told again is stored once.
+	if err := Emit(ctx, r.log, reviewEvent(l.Letter, code)); err != nil {
+		return 0, err
+	}
+	r.metrics.did(didReview, l.Provider)
+	r.logger.Info("to review", zap.Stringer("request", l.Identity), zap.Int("generation", l.Generation),
+		zap.String("class", string(l.Class)), zap.String("code", string(code)), zap.Int("calls", l.Calls), zap.String("error", l.Error))
+	return 0, l.ack(ctx, r.log)
+}
+
+// withdraw deletes the review item of a letter whose request has its answer.
+func (r *Replayer) withdraw(ctx context.Context, l Letter) error {
+	item, err := r.log.Last(ctx, fetchworker.StreamReview, fetchworker.ReviewSubject(l.Identity))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("review item of %s: %w", l.Identity, err)
+	}
+	if generation, _ := strconv.Atoi(item.Header.Get(fetchworker.HeaderGeneration)); generation > l.Generation {
+		return nil
+	}
+	return r.log.Delete(ctx, "withdraw", fetchworker.StreamReview, item.Sequence)
+}
+
+// failed is the final answer that ends a letter's generation.
+func (l Letter) failed(p fetchworker.Problem) fetchworker.Answer {
+	return fetchworker.Answer{
+		Identity: l.Identity, Status: fetchworker.StatusFailed, Final: true, Generation: l.Generation,
+		Calls: l.Calls, Failures: l.Failures, HTTPStatus: l.HTTPStatus, Time: time.Now(), Problem: &p,
+	}
+}
+
+func reviewEvent(l Letter, code fetchworker.Code) Event {
+	return Event{
+		Kind: "review", Provider: l.Provider, Subject: l.ID, Time: time.Now(),
+		ID: l.Operation + "." + l.Agent + "." + l.ID + "." + strconv.Itoa(l.Generation),
+		Data: struct {
+			Severity   string            `json:"severity"`
+			Provider   string            `json:"provider"`
+			Operation  string            `json:"operation"`
+			Agent      string            `json:"agent"`
+			ID         string            `json:"id"`
+			Generation int               `json:"generation"`
+			Code       fetchworker.Code  `json:"code"`
+			Class      fetchworker.Class `json:"class"`
+			Error      string            `json:"error,omitempty"`
+			HTTPStatus int               `json:"http_status,omitempty"`
+			Calls      int               `json:"calls"`
+			Failures   int               `json:"failures"`
+		}{"warning", l.Provider, l.Operation, l.Agent, l.ID, l.Generation, code, l.Class, l.Error, l.HTTPStatus, l.Calls, l.Failures},
+	}
+}
+
+// salvage makes a letter of one whose headers cannot be read: what can be is
+// kept, and a person decides. The request's own bytes are all there.
+func salvage(subject string, h nats.Header, data []byte, cause error) Letter {
+	readable := nats.Header{}
+	for key, values := range h {
+		if _, err := Decode(subject, nats.Header{key: values}, nil); err == nil {
+			readable[key] = values
+		}
+	}
+	l, err := Decode(subject, readable, data)
+	if err != nil {
+		l = Letter{Body: data} // a subject that the stream does not take
+	}
+	l.Generation = max(l.Generation, 1)
+	l.Class, l.Code = fetchworker.ClassPermanent, ""
+	l.Error = shorten("the dead letter cannot be read: " + cause.Error())
+	return l
+}

@@ -1,0 +1,94 @@
+package dlq
+
+import (
+	"sync"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+)
+
+// gates tells of each provider whether its letters may go back to work. The
+// board's answer is kept for a moment: a crowd of letters asks for it.
+type gates struct {
+	board *budget.Board
+
+	mu  sync.Mutex
+	all map[string]*knownGate
+}
+
+// knownGate is a gate as last looked at.
+type knownGate struct {
+	gate
+	looked time.Time
+	limits string // an operator's, in force
+}
+
+// gateLasts is how long a look at the board is believed.
+const gateLasts = 100 * time.Millisecond
+
+func newGates(board *budget.Board) *gates {
+	return &gates{board: board, all: map[string]*knownGate{}}
+}
+
+// of is the gate of a provider now.
+func (g *gates) of(provider string, now time.Time) gate {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	known := g.all[provider]
+	if known != nil && now.Sub(known.looked) < gateLasts {
+		return known.gate
+	}
+	next := &knownGate{gate: look(g.board, provider, now), looked: now, limits: limitsOf(g.board, provider, now)}
+	if known != nil {
+		next.lifted = known.lifted
+		if known.held != "" && next.held == "" || known.limits != next.limits {
+			next.lifted = now
+		}
+	}
+	g.all[provider] = next
+	return next.gate
+}
+
+// providers are those whose letters this replayer has met.
+func (g *gates) providers() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	names := make([]string, 0, len(g.all))
+	for name := range g.all {
+		names = append(names, name)
+	}
+	return names
+}
+
+// look reads a provider's gate off the board.
+func look(board *budget.Board, provider string, now time.Time) gate {
+	view := board.View(provider, now)
+	g := gate{succeeded: view.Circuit.LastSuccess}
+	g.held, g.until = board.Held(provider, now)
+	if g.held == "" && view.HoldUntil.After(now) {
+		// A hold too short to be worth parking for is waited for here, not in
+		// a worker's hands.
+		g.held, g.until = fetchworker.ReasonThrottled, view.HoldUntil
+	}
+	if len(view.Workers) > 0 {
+		g.probe = g.held == fetchworker.ReasonCircuitOpen && board.ProbeDue(provider, now)
+		return g
+	}
+	// Without a worker nobody probes and nobody claims permits: what an
+	// operator has ordered is the better reason, the others are not.
+	if g.held != fetchworker.ReasonPaused && (g.held == "" || now.Sub(view.NoneSince) >= longAbsence) {
+		g.held, g.until, g.absent = fetchworker.ReasonNoWorker, time.Time{}, view.NoneSince
+	}
+	return g
+}
+
+// limitsOf are the limits that an operator has put in force, as a text to
+// compare.
+func limitsOf(board *budget.Board, provider string, now time.Time) string {
+	c := board.View(provider, now).Control.Limits
+	if c == nil || !c.Until.IsZero() && !now.Before(c.Until) {
+		return ""
+	}
+	return c.Limits + " " + c.At.String()
+}

@@ -1,0 +1,289 @@
+package dlq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// Config is what a replayer is made of.
+type Config struct {
+	Name     string // unique in the fleet; for the log
+	Consumer string // the DLQ's one durable consumer, shared by all replayers
+	// ReplayConsumer names a provider's consumer on the replay stream.
+	ReplayConsumer func(provider string) string
+
+	Retries int           // failures beyond the first that a request may have
+	MaxLife time.Duration // of a request
+
+	Logger     *zap.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+// Replayer is the daemon's loop over the dead letters. It sends those that
+// are due back to work, those that are spent to review, answers those whose
+// deadline passes, and tells the agents of those that must wait why. Any
+// number may run; the consumer gives each letter to one of them at a time.
+//
+// Its only memory of what is to come is the letters' own headers: the delay
+// of a nak is no more than a wake-up, and a replayer may be killed at any
+// instant.
+type Replayer struct {
+	js     jetstream.JetStream
+	log    *record.Log
+	gates  *gates
+	config Config
+	logger *zap.Logger
+
+	rooms   *rooms
+	waiters *waiters
+	holding *holding
+	metrics *metrics
+
+	acting, telling chan struct{} // their capacity is how many may be in flight
+}
+
+const (
+	// pullBatch letters are taken at a time; deciding on one takes
+	// microseconds, so none of them waits.
+	pullBatch = 256
+	// pullLasts is how long a pull waits for letters. A reconnect can lose
+	// one, and then nothing comes until it ends.
+	pullLasts = 5 * time.Second
+	// actsInFlight bounds the letters that are being released, answered or
+	// buried. More would only wait longer for their acknowledgements.
+	actsInFlight = 64
+	// tellsInFlight bounds those whose agents are being told to wait, so that
+	// a provider's outage does not take the turns of another's retries.
+	tellsInFlight = 16
+	// stopGrace is how long a stop waits for what was begun.
+	stopGrace = 10 * time.Second
+)
+
+// NewReplayer makes a replayer; Run starts it.
+func NewReplayer(js jetstream.JetStream, log *record.Log, board *budget.Board, c Config) *Replayer {
+	return &Replayer{
+		js: js, log: log, gates: newGates(board), config: c,
+		logger:  c.Logger.With(zap.String("replayer", c.Name)),
+		rooms:   newRooms(js, c.ReplayConsumer),
+		waiters: newWaiters(), holding: newHolding(),
+		metrics: newMetrics(c.Registerer),
+		acting:  make(chan struct{}, actsInFlight),
+		telling: make(chan struct{}, tellsInFlight),
+	}
+}
+
+// Run works until stop ends. Then it pulls no more, hands back what it has
+// not begun, finishes what it has, and returns when it holds nothing.
+func (r *Replayer) Run(stop context.Context) error {
+	consumer, err := r.js.Consumer(stop, fetchworker.StreamDLQ, r.config.Consumer)
+	if err != nil {
+		return fmt.Errorf("replayer: consumer %s: %w", r.config.Consumer, err)
+	}
+	// Two contexts, because stopping is not killing.
+	working, kill := context.WithCancelCause(context.WithoutCancel(stop))
+	defer kill(nil)
+	var background, acts sync.WaitGroup
+	background.Go(func() { r.holding.keepAlive(working) })
+	background.Go(func() { r.probes(stop) })
+	background.Go(func() { r.waiters.forget(stop) })
+
+	for stop.Err() == nil {
+		err := r.pull(stop, consumer, func(l *held) { r.meet(working, l, &acts) })
+		if err != nil && stop.Err() == nil {
+			r.logger.Warn("pull", zap.Error(err))
+			_ = nap(stop, time.Second, 2*time.Second)
+		}
+	}
+	deadline := time.AfterFunc(stopGrace, func() { kill(errStopGrace) })
+	acts.Wait()
+	deadline.Stop()
+	kill(nil)
+	background.Wait()
+	return nil
+}
+
+// errStopGrace is why an act was broken off.
+var errStopGrace = errors.New("the replayer has stopped")
+
+// pull takes one batch. Letters are handed over as they come.
+func (r *Replayer) pull(stop context.Context, consumer jetstream.Consumer, meet func(*held)) error {
+	ctx, cancel := context.WithTimeout(stop, pullLasts)
+	defer cancel()
+	batch, err := consumer.Fetch(pullBatch, jetstream.FetchContext(ctx))
+	if err != nil {
+		return err
+	}
+	for msg := range batch.Messages() {
+		if stop.Err() != nil {
+			_ = msg.Nak() // should it be lost, AckWait does the same
+			continue
+		}
+		l, err := newHeld(msg)
+		if err != nil {
+			// Not a JetStream message: there is nothing to acknowledge.
+			r.logger.Error("a dead letter without metadata", zap.String("subject", msg.Subject()), zap.Error(err))
+			continue
+		}
+		meet(l)
+	}
+	if err := batch.Error(); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// meet decides on a letter that was delivered and starts what is to be done.
+// It never waits, so a letter that is not due holds back none that is.
+func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) {
+	now := time.Now()
+	v := decide(l.Letter, r.facts(l, now))
+	turns, do := r.acting, r.release
+	switch v.act {
+	case actHold:
+		if !r.waiters.untold(l.sequence, v, now) {
+			l.back(r.wait(v, now))
+			return
+		}
+		turns, do = r.telling, r.tell
+	case actExpire:
+		do = r.expire
+	case actReview:
+		do = r.exhaust
+	case actRelease, actDone:
+	}
+	select {
+	case turns <- struct{}{}:
+	default:
+		// All turns are taken; this letter's comes soon.
+		l.back(r.waiters.delay(500*time.Millisecond, time.Second))
+		return
+	}
+	r.holding.add(l)
+	acts.Go(func() {
+		defer func() { <-turns }()
+		defer r.holding.remove(l)
+		wait, err := do(working, l)
+		if err != nil {
+			// Whatever was done is in the log, and done again it changes
+			// nothing; the letter is met anew.
+			r.logger.Warn("letter put off", zap.String("subject", l.msg.Subject()), zap.Uint64("sequence", l.sequence), zap.Error(err))
+			wait = r.waiters.delay(time.Second, 2*time.Second)
+		}
+		if wait > 0 {
+			l.back(wait)
+		}
+	})
+}
+
+// facts gathers what a letter's fate depends on.
+func (r *Replayer) facts(l *held, now time.Time) facts {
+	return facts{
+		now: now, stored: l.stored, gate: r.gates.of(l.Provider, now),
+		retries: r.config.Retries, maxLife: r.config.MaxLife,
+	}
+}
+
+// wait is how long a letter that is held goes back for.
+func (r *Replayer) wait(v verdict, now time.Time) time.Duration {
+	wait := v.wake.Sub(now)
+	if v.watch {
+		wait = min(wait, r.waiters.delay(shortestLook, longestLook))
+	}
+	return max(wait, time.Millisecond)
+}
+
+// A letter that waits for a gate is looked at this often, so that it is due
+// within ten seconds of the gate's opening.
+const (
+	shortestLook = 5 * time.Second
+	longestLook  = 8 * time.Second
+)
+
+// nap waits between shortest and longest, or until ctx ends.
+func nap(ctx context.Context, shortest, longest time.Duration) error {
+	return idle(ctx, shortest+rand.N(longest-shortest))
+}
+
+// held is a letter in this replayer's hands.
+type held struct {
+	Letter
+	msg      jetstream.Msg
+	sequence uint64
+	stored   time.Time
+}
+
+func newHeld(msg jetstream.Msg) (*held, error) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return nil, err
+	}
+	l := &held{msg: msg, sequence: meta.Sequence.Stream, stored: meta.Timestamp}
+	l.Letter, err = Decode(msg.Subject(), msg.Headers(), msg.Data())
+	if err != nil {
+		l.Letter = salvage(msg.Subject(), msg.Headers(), msg.Data(), err)
+	}
+	return l, nil
+}
+
+// back hands the letter back for a while. The wait is only a wake-up: it can
+// be cut short by a restart of the server, and is then decided on again.
+func (l *held) back(wait time.Duration) {
+	_ = l.msg.NakWithDelay(wait) // should it be lost, AckWait brings the letter sooner
+}
+
+// ack takes the letter out of the DLQ. It waits for the server's word, for a
+// letter that stays is done again.
+func (l *held) ack(ctx context.Context, log *record.Log) error {
+	return log.Point("ack", func() error {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		return l.msg.DoubleAck(ctx)
+	})
+}
+
+// heartbeat is how often the server is told that a letter is still held, well
+// within the consumer's AckWait of ten seconds.
+const heartbeat = 3 * time.Second
+
+// holding are the letters that something is being done to.
+type holding struct {
+	mu  sync.Mutex
+	all map[*held]struct{}
+}
+
+func newHolding() *holding { return &holding{all: map[*held]struct{}{}} }
+
+func (h *holding) add(l *held) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.all[l] = struct{}{}
+}
+
+func (h *holding) remove(l *held) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.all, l)
+}
+
+// keepAlive tells the server of every letter held, until ctx ends.
+func (h *holding) keepAlive(ctx context.Context) {
+	for idle(ctx, heartbeat) == nil {
+		h.mu.Lock()
+		for l := range h.all {
+			_ = l.msg.InProgress() // it only buffers; one that was acked meanwhile is no matter
+		}
+		h.mu.Unlock()
+	}
+}

@@ -1,0 +1,190 @@
+package dlq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// release sends a letter back to work, if the replay stream has room for its
+// provider.
+func (r *Replayer) release(ctx context.Context, l *held) (time.Duration, error) {
+	room, err := r.rooms.take(ctx, l.Provider)
+	if err != nil {
+		return 0, err
+	}
+	if !room {
+		return r.waiters.delay(time.Second, 2*time.Second), nil
+	}
+	// A crash before this leaves the letter as it was. One after it leaves it
+	// in both places: it is released again, and an equal letter replaces
+	// itself, or finds that the worker has stored its answer or next letter.
+	if _, err := r.log.Put(ctx, l.replaySlot(), l.Replayed()); err != nil {
+		return 0, err
+	}
+	r.metrics.did(didRelease, l.Provider)
+	r.logger.Debug("released", zap.Stringer("request", l.Identity), zap.String("class", string(l.Class)), zap.Int("failures", l.Failures))
+	return 0, l.ack(ctx, r.log)
+}
+
+// expire answers a letter whose deadline has passed.
+func (r *Replayer) expire(ctx context.Context, l *held) (time.Duration, error) {
+	problem := fetchworker.Failure(l.Identity, fetchworker.CodeDeadlineExceeded, "the deadline passed while the request waited for its next attempt")
+	// A crash after this leaves the letter, and the next one to meet it finds
+	// the answer and sends the copy again.
+	if _, err := Answer(ctx, r.log, l.failed(problem), replyOf(l.Letter)); err != nil {
+		return 0, err
+	}
+	r.metrics.did(didExpire, l.Provider)
+	return 0, l.ack(ctx, r.log)
+}
+
+// tell stores a waiting answer for a letter that is held, unless a higher
+// answer stands. Nothing depends on it: a crash costs the agent some seconds
+// until it knows.
+func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
+	stored, message, err := storedAnswer(ctx, r.log, l.Identity)
+	if err != nil {
+		return 0, err
+	}
+	now := time.Now()
+	f := r.facts(l, now)
+	f.answer = stored
+	v := decide(l.Letter, f)
+	switch v.act {
+	case actDone:
+		return 0, r.finish(ctx, l, message)
+	case actHold:
+	case actRelease, actExpire, actReview:
+		return time.Millisecond, nil // its time has come meanwhile
+	}
+	if v.reason != "" {
+		problem := fetchworker.Waiting(l.Identity, v.reason, l.Error, v.retryAt)
+		a := fetchworker.Answer{
+			Identity: l.Identity, Status: fetchworker.StatusWaiting, Generation: l.Generation,
+			Calls: l.Calls, Failures: l.Failures, HTTPStatus: l.HTTPStatus, Time: now, Problem: &problem,
+		}
+		if stored == nil || record.AnswerReplaces(*stored, a) {
+			if _, err := Answer(ctx, r.log, a, replyOf(l.Letter)); err != nil {
+				return 0, err
+			}
+			r.metrics.did(didTell, l.Provider)
+		}
+		r.waiters.tell(l.sequence, v.reason, v.retryAt, now)
+	}
+	return r.wait(v, now), nil
+}
+
+// finish ends a letter whose request has its final answer already: the copy
+// may have been lost with whoever stored it.
+func (r *Replayer) finish(ctx context.Context, l *held, answer record.Message) error {
+	if answer.Header.Get(fetchworker.HeaderFinal) == "true" {
+		if err := Copy(r.log, replyOf(l.Letter), answer.Header, answer.Data); err != nil {
+			return err
+		}
+	}
+	r.metrics.did(didFinish, l.Provider)
+	return l.ack(ctx, r.log)
+}
+
+// storedAnswer reads a request's answer; nil if there is none that can be read.
+func storedAnswer(ctx context.Context, log *record.Log, i fetchworker.Identity) (*fetchworker.Answer, record.Message, error) {
+	m, err := log.Get(ctx, AnswerSlot(i))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, record.Message{}, nil
+	}
+	if err != nil {
+		return nil, record.Message{}, fmt.Errorf("answer of %s: %w", i, err)
+	}
+	a, err := fetchworker.DecodeAnswer(fetchworker.ResultSubject(i), m.Header, m.Data)
+	if err != nil {
+		return nil, record.Message{}, nil //nolint:nilerr // the order of answers lets anything replace it
+	}
+	return &a, m, nil
+}
+
+// rooms knows how many letters each provider's replay queue can still take:
+// no more wait there than twice what its consumer hands out. What waits there
+// cannot be reordered, held or answered any more, and a worker may be slow.
+type rooms struct {
+	js       jetstream.JetStream
+	consumer func(provider string) string
+
+	mu  sync.Mutex // guards the map only
+	all map[string]*room
+}
+
+type room struct {
+	mu      sync.Mutex // held while the server is asked, so that it is asked once
+	looked  time.Time  // when the server was asked
+	limit   int
+	waiting int // in the stream then, and released by us since
+}
+
+const (
+	// roomLasts is how long a count is believed while there is room, and
+	// fullLasts while there is none.
+	roomLasts = time.Second
+	fullLasts = 250 * time.Millisecond
+)
+
+func newRooms(js jetstream.JetStream, consumer func(string) string) *rooms {
+	return &rooms{js: js, consumer: consumer, all: map[string]*room{}}
+}
+
+func (r *rooms) of(provider string) *room {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.all[provider] == nil {
+		r.all[provider] = &room{}
+	}
+	return r.all[provider]
+}
+
+// take takes room for one letter, if there is any.
+func (r *rooms) take(ctx context.Context, provider string) (bool, error) {
+	room := r.of(provider)
+	room.mu.Lock()
+	defer room.mu.Unlock()
+	age := time.Since(room.looked)
+	if age >= roomLasts || age >= fullLasts && room.waiting >= room.limit {
+		if err := room.look(ctx, r.js, r.consumer(provider)); err != nil {
+			return false, err
+		}
+	}
+	if room.waiting >= room.limit {
+		return false, nil
+	}
+	room.waiting++
+	return true, nil
+}
+
+// look asks the server. A provider without a consumer is served by nobody.
+func (r *room) look(ctx context.Context, js jetstream.JetStream, consumer string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c, err := js.Consumer(ctx, fetchworker.StreamReplay, consumer)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		r.limit, r.waiting, r.looked = 0, 0, time.Now()
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("room in %s: %w", consumer, err)
+	}
+	info := c.CachedInfo()
+	r.limit = 2 * info.Config.MaxAckPending
+	if r.limit <= 0 { // it hands out any number
+		r.limit = 2000
+	}
+	r.waiting = info.NumAckPending + int(min(info.NumPending, 1<<30))
+	r.looked = time.Now()
+	return nil
+}

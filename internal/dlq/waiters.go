@@ -1,0 +1,103 @@
+package dlq
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"fetchworker"
+)
+
+// waiters remembers what the agents of held letters have been told, so that
+// a letter that is looked at every few seconds is not told of each time. It
+// may forget: what is told twice is not stored twice.
+type waiters struct {
+	mu   sync.Mutex
+	told map[uint64]told // by the letter's sequence
+}
+
+// told is small, for there may be a hundred thousand.
+type told struct {
+	reason  fetchworker.Reason
+	retryAt int64 // Unix seconds, as the others
+	at      int64
+	seen    int64
+}
+
+const (
+	// waitersKept bounds the memory; beyond it some are told again.
+	waitersKept = 300_000
+	// looksPerSecond bounds how many held letters one replayer looks at, and
+	// tellsPerSecond how many times it tells a new time. A crowd is looked at
+	// less often rather than at the cost of the letters that are due.
+	looksPerSecond = 12_000
+	tellsPerSecond = 100
+	// retellAfter is the soonest that an agent is told a later time.
+	retellAfter = time.Minute
+)
+
+func newWaiters() *waiters { return &waiters{told: map[uint64]told{}} }
+
+// untold reports whether the agent of a held letter should be told why.
+func (w *waiters) untold(sequence uint64, v verdict, now time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t, known := w.told[sequence]
+	if known {
+		t.seen = now.Unix()
+		w.told[sequence] = t
+	}
+	switch {
+	case v.reason == "":
+		return false
+	case !known || t.reason != v.reason:
+		return true
+	default:
+		// A time that has passed is replaced by the next one, though not for
+		// everybody at once.
+		again := max(retellAfter, time.Duration(len(w.told))*time.Second/tellsPerSecond)
+		return v.retryAt.Unix() > t.retryAt && now.Unix() >= t.retryAt && now.Sub(time.Unix(t.at, 0)) >= again
+	}
+}
+
+// tell remembers that an agent was told.
+func (w *waiters) tell(sequence uint64, reason fetchworker.Reason, retryAt, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, known := w.told[sequence]; !known && len(w.told) >= waitersKept {
+		for other := range w.told {
+			delete(w.told, other)
+			break
+		}
+	}
+	w.told[sequence] = told{reason: reason, retryAt: retryAt.Unix(), at: now.Unix(), seen: now.Unix()}
+}
+
+// delay draws how long a letter goes back for: between shortest and longest,
+// more in a crowd.
+func (w *waiters) delay(shortest, longest time.Duration) time.Duration {
+	w.mu.Lock()
+	crowd := time.Duration(len(w.told)) * time.Second / looksPerSecond
+	w.mu.Unlock()
+	wait := shortest + rand.N(longest-shortest)
+	if mean := (shortest + longest) / 2; crowd > mean {
+		wait = time.Duration(float64(wait) * float64(crowd) / float64(mean))
+	}
+	return wait
+}
+
+// forget drops those that this replayer has not seen for a while: they went
+// back to work, or to other replayers.
+func (w *waiters) forget(ctx context.Context) {
+	for idle(ctx, time.Minute) == nil {
+		old := time.Now().Add(-2 * time.Minute).Unix()
+		w.mu.Lock()
+		for sequence, t := range w.told {
+			if t.seen < old {
+				delete(w.told, sequence)
+			}
+		}
+		w.mu.Unlock()
+	}
+}
