@@ -52,31 +52,28 @@ func NewOperator(js jetstream.JetStream, log *record.Log, s Signature) *Operator
 // holds the old copy at this very moment (it does only if the letter's gate
 // has just opened) acks a sequence that is no longer there, and what it has
 // released is replaced by the same letter under the same subject.
-//
-// It returns the letter's new sequence if it did it.
-func (o *Operator) ReplayNow(ctx context.Context, f Found, now time.Time) (Fate, uint64, error) {
+func (o *Operator) ReplayNow(ctx context.Context, f Found, now time.Time) (Fate, error) {
 	if !f.NotBefore.After(now) {
-		return FateDue, 0, nil
+		return FateDue, nil
 	}
 	if err := o.audit(ctx, ActReplay, f.Letter, nil); err != nil {
-		return "", 0, err
+		return "", err
 	}
 	letter := f.Letter
 	letter.NotBefore = now
-	var ack *jetstream.PubAck
-	err := o.log.Point("replay-now", func() (err error) {
-		ack, err = o.js.PublishMsg(ctx, letter.DeadLetter(),
+	err := o.log.Point("replay-now", func() error {
+		_, err := o.js.PublishMsg(ctx, letter.DeadLetter(),
 			jetstream.WithExpectStream(fetchworker.StreamDLQ),
 			jetstream.WithExpectLastSequencePerSubject(f.Sequence))
 		return err
 	})
 	if moved(err) {
-		return FateTaken, 0, nil
+		return FateTaken, nil
 	}
 	if err != nil {
-		return "", 0, fmt.Errorf("replay %s: %w", f.Identity, err)
+		return "", fmt.Errorf("replay %s: %w", f.Identity, err)
 	}
-	return FateDone, ack.Sequence, nil
+	return FateDone, nil
 }
 
 // moved says that the subject's last message is another one, or gone.
