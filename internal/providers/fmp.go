@@ -66,7 +66,7 @@ func fmpRules() []Rule {
 		{At: said, Prefix: []string{"Invalid API KEY"}, Class: fetchworker.ClassUnauthorized},
 		{At: said, Prefix: []string{"Legacy Endpoint"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotEntitled, Hint: fmpLegacy},
 		{
-			At: said, Prefix: []string{"Exclusive Endpoint", "Special Endpoint", "Special Parameters", "Premium ", "Restricted Endpoint"},
+			At: said, Prefix: []string{"Exclusive Endpoint", "Special Endpoint", "Special Parameters", "Premium Query Parameter", "Restricted Endpoint"},
 			Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotEntitled,
 		},
 		{Status: []int{2}, At: []string{"/Error Message", "/error"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeRejected},

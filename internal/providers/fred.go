@@ -56,7 +56,7 @@ func fredOperations() map[string]*Operation {
 	word := func(name string) Param { return Param{Name: name, Type: TypeString, Pattern: `[a-z_]{1,40}`} }
 	tags := func(name string) Param { return Param{Name: name, Type: TypeString, Max: 300} }
 	since, until := date("realtime_start"), date("realtime_end")
-	offset := Param{Name: "offset", Type: TypeInt}
+	offset := Param{Name: "offset", Type: TypeInt, Max: 100_000_000}
 	order := enum("sort_order", "asc", "desc")
 	// Without a limit every list gives as many as it can.
 	paging := func(each int64) *Paging {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,7 +53,8 @@ func Load(getenv func(string) string, options ...Option) (*Set, error) {
 		option(l)
 	}
 	set := &Set{providers: map[string]*Provider{}}
-	specs := l.builtins(nil)
+	specs := l.specs()
+	set.Rights = l.rights()
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
 		spec := specs[name]
 		l.environment(&spec)
@@ -67,6 +69,43 @@ func Load(getenv func(string) string, options ...Option) (*Set, error) {
 		return nil, err
 	}
 	return set, nil
+}
+
+// specs are the built-in sheets with the catalogue over them.
+func (l *loader) specs() map[string]Spec {
+	file, content := l.file("FETCH_CATALOG")
+	if content == nil {
+		return l.builtins(nil)
+	}
+	return l.catalogue(file, content)
+}
+
+// rights are the profiles, nil if there is no file of them.
+func (l *loader) rights() *Rights {
+	file, content := l.file("FETCH_RIGHTS")
+	if content == nil {
+		return nil
+	}
+	rights, err := ParseRights(file, content)
+	if err != nil {
+		l.errs = append(l.errs, err)
+	}
+	return rights
+}
+
+// file reads the file a variable names; no content means that it names none,
+// or one that cannot be read, which is reported.
+func (l *loader) file(variable string) (name string, content []byte) {
+	name = l.getenv(variable)
+	if name == "" {
+		return "", nil
+	}
+	content, err := os.ReadFile(name)
+	if err != nil {
+		l.fail("%s: %w", variable, err)
+		return name, nil
+	}
+	return name, append(content, '\n') // an empty file is a file, too
 }
 
 // Configured are the providers that can be called, by name.

@@ -64,7 +64,7 @@ func newsapiOperations() map[string]*Operation {
 	category := Param{Name: "category", Type: TypeEnum, Enum: []string{"business", "entertainment", "general", "health", "science", "sports", "technology"}}
 	sortBy := Param{Name: "sort_by", Wire: "sortBy", Type: TypeEnum, Default: "publishedAt", Enum: []string{"relevancy", "popularity", "publishedAt"}}
 	pageSize := Param{Name: "page_size", Wire: "pageSize", Type: TypeInt, Min: 1, Max: 100}
-	page := Param{Name: "page", Type: TypeInt, Min: 1}
+	page := Param{Name: "page", Type: TypeInt, Min: 1, Max: 10000}
 	paging := func(each int64) *Paging {
 		return &Paging{Kind: PageNumber, Param: "page", First: 1, Size: "page_size", Each: each, Total: "/totalResults"}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -19,6 +20,7 @@ import (
 type Provider struct {
 	Spec // in force: catalogue, environment and tier are applied, Limits are all windows together
 
+	written   Spec // before tier and ages were applied: what YAML writes
 	base      *url.URL
 	key       secret
 	redact    *redactor
@@ -34,10 +36,14 @@ type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 func newProvider(spec Spec, key string, dial DialFunc) (*Provider, error) {
 	base, err := parseBase(spec.BaseURL)
 	if err != nil {
+		return nil, fmt.Errorf("base URL: %w", err)
+	}
+	if err := spec.validate(); err != nil {
 		return nil, err
 	}
 	p := &Provider{
 		Spec:      spec,
+		written:   spec,
 		base:      base,
 		key:       newSecret(key),
 		redact:    newRedactor(key),
@@ -58,15 +64,32 @@ func newProvider(spec Spec, key string, dial DialFunc) (*Provider, error) {
 		Rights: allRights(spec.Operations),
 	}
 	for _, op := range p.Operations {
-		if err := p.prepare(op); err != nil {
-			return nil, fmt.Errorf("operation %s: %w", op.Name, err)
-		}
+		p.prepare(op)
 	}
 	return p, nil
 }
 
+// validate finds what would make every call of the provider fail.
+func (s *Spec) validate() error {
+	errs := []error{s.Auth.validate()}
+	for _, name := range slices.Sorted(maps.Keys(s.Operations)) {
+		if err := s.Operations[name].validate(); err != nil {
+			errs = append(errs, fmt.Errorf("operation %s: %w", name, err))
+		}
+	}
+	for i := range s.ErrorRules {
+		if err := s.ErrorRules[i].validate(); err != nil {
+			errs = append(errs, fmt.Errorf("error rule %d: %w", i+1, err))
+		}
+	}
+	if s.Timeout <= 0 {
+		errs = append(errs, errors.New("timeout: expected more than nothing"))
+	}
+	return errors.Join(errs...)
+}
+
 // prepare fills in what an operation takes from its provider.
-func (p *Provider) prepare(op *Operation) error {
+func (p *Provider) prepare(op *Operation) {
 	if op.Fresh == 0 {
 		op.Fresh = p.Fresh
 	}
@@ -76,17 +99,10 @@ func (p *Provider) prepare(op *Operation) error {
 	if op.Format == "" {
 		op.Format = FormatJSON
 	}
-	for _, param := range op.Params {
-		if param.Pattern == "" || p.patterns[param.Pattern] != nil {
-			continue
-		}
-		pattern, err := regexp.Compile(`^(?:` + param.Pattern + `)$`)
-		if err != nil {
-			return fmt.Errorf("parameter %s: %w", param.Name, err)
-		}
-		p.patterns[param.Pattern] = pattern
+	for i := range op.Params {
+		pattern, _ := op.Params[i].compile() // validated
+		p.patterns[op.Params[i].Pattern] = pattern
 	}
-	return nil
 }
 
 // allRights are the rights get needs: it reaches every path of the API, so it
@@ -108,6 +124,9 @@ func (p *Provider) Configured() bool {
 
 // Close releases the connections that are idle. Calls in flight end first.
 func (p *Provider) Close() { p.transport.CloseIdleConnections() }
+
+// YAML writes the provider's sheet as a catalogue would, without its key.
+func (p *Provider) YAML() ([]byte, error) { return p.written.YAML() }
 
 // String is the name: a provider printed by accident shows no key.
 func (p *Provider) String() string { return p.Name }

@@ -1,6 +1,10 @@
 package providers
 
-import "slices"
+import (
+	"slices"
+
+	yaml "go.yaml.in/yaml/v3"
+)
 
 // rightExport is the one right that nobody holds without a profile: the
 // personal plans of all four built-in APIs forbid handing data on.
@@ -42,4 +46,37 @@ func (r *Rights) holds(agent, right string) bool {
 		held = r.Default
 	}
 	return slices.Contains(held, right) || slices.Contains(held, rightAll)
+}
+
+// ParseRights reads a file of profiles:
+//
+//	agents:
+//	  alice: [fundamentals, options_data]
+//	  bob: [export]
+//	  trusted: ["*"]        # every right
+//	default: [fundamentals]  # agents that are not named; none without it
+//
+// Mistakes are reported together, each with its line.
+func ParseRights(file string, content []byte) (*Rights, error) {
+	d := &document{file: file}
+	rights := &Rights{Agents: map[string][]string{}}
+	if root := d.parse(content); root != nil {
+		d.fields(root, "rights", map[string]func(*yaml.Node){
+			"default": d.list("default", &rights.Default),
+			"agents": func(n *yaml.Node) {
+				d.each(n, "agents", func(key, value *yaml.Node) {
+					if !namePattern.MatchString(key.Value) {
+						d.fail(key, "agent %q: expected %s", key.Value, expectedName)
+					}
+					var held []string
+					d.list("agents."+key.Value, &held)(value)
+					rights.Agents[key.Value] = held
+				})
+			},
+		})
+	}
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	return rights, nil
 }

@@ -188,11 +188,12 @@ func (s *Server) take(r *http.Request) (step Step, wait time.Duration, index int
 	return step, s.latency + step.Latency, index
 }
 
-// recorded is the recorded success for the same request.
+// recorded is the recorded success for the same request. An error comes only
+// by a script, even one with status 200.
 func (s *Server) recorded(r *http.Request) Step {
 	target := canonical(r.URL.RequestURI())
 	for _, e := range s.exchanges {
-		if e.Status < 300 && canonical(e.Target) == target {
+		if e.Status < 300 && !strings.HasPrefix(e.Name, "error_") && canonical(e.Target) == target {
 			return Answer(e)
 		}
 	}

@@ -1,0 +1,258 @@
+package providers
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	yaml "go.yaml.in/yaml/v3"
+
+	"fetchworker/internal/budget"
+)
+
+// document reads a YAML file by hand rather than into structs, so that every
+// mistake can be reported, all of them at once, with its line and with what
+// was expected there.
+type document struct {
+	file string
+	errs []error
+}
+
+// parse reads YAML text and returns its top node, nil when it is empty.
+func (d *document) parse(content []byte) *yaml.Node {
+	var root yaml.Node
+	if err := yaml.Unmarshal(content, &root); err != nil {
+		d.errs = append(d.errs, fmt.Errorf("%s: %w", d.file, err))
+		return nil
+	}
+	if len(root.Content) == 0 {
+		return nil
+	}
+	return root.Content[0]
+}
+
+func (d *document) err() error { return errors.Join(d.errs...) }
+
+func (d *document) fail(n *yaml.Node, format string, args ...any) {
+	d.errs = append(d.errs, fmt.Errorf("%s:%d: "+format, append([]any{d.file, n.Line}, args...)...))
+}
+
+// check reports an error of several lines as so many mistakes at one node.
+func (d *document) check(n *yaml.Node, where string, err error) {
+	if err == nil {
+		return
+	}
+	for _, line := range strings.Split(err.Error(), "\n") {
+		d.fail(n, "%s: %s", where, line)
+	}
+}
+
+// each calls use for every member of a mapping, in the file's order.
+func (d *document) each(n *yaml.Node, where string, use func(key, value *yaml.Node)) {
+	if n = follow(n); n.Kind != yaml.MappingNode {
+		d.fail(n, "%s: expected fields (name: value), got %s", where, kindOf(n))
+		return
+	}
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i]
+		if seen[key.Value] {
+			d.fail(key, "%s: %q is here twice", where, key.Value)
+			continue
+		}
+		seen[key.Value] = true
+		use(key, follow(n.Content[i+1]))
+	}
+}
+
+// fields reads a mapping whose names are known.
+func (d *document) fields(n *yaml.Node, where string, known map[string]func(*yaml.Node)) {
+	d.each(n, where, func(key, value *yaml.Node) {
+		if read, ok := known[key.Value]; ok {
+			read(value)
+			return
+		}
+		names := make([]string, 0, len(known))
+		for name := range known {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		d.fail(key, "%s: unknown field %q, expected one of %s", where, key.Value, strings.Join(names, ", "))
+	})
+}
+
+// follow leads from an alias to what it stands for.
+func follow(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
+}
+
+func kindOf(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "fields"
+	case yaml.SequenceNode:
+		return "a list"
+	case yaml.ScalarNode, yaml.DocumentNode, yaml.AliasNode:
+	}
+	return strconv.Quote(shorten(n.Value, 40))
+}
+
+// read makes a reader of one scalar: parse gives its value, or fails and then
+// expected says what it should have been.
+func read[T any](d *document, where, expected string, to *T, parse func(text string) (T, error)) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		value, err := *to, errors.New("not a scalar")
+		if n.Kind == yaml.ScalarNode {
+			value, err = parse(n.Value)
+		}
+		if err != nil {
+			d.fail(n, "%s: expected %s, got %s", where, expected, kindOf(n))
+			return
+		}
+		*to = value
+	}
+}
+
+func (d *document) text(where string, to *string) func(*yaml.Node) {
+	return read(d, where, "a text", to, func(s string) (string, error) { return s, nil })
+}
+
+func word[T ~string](d *document, where string, to *T, values []T) func(*yaml.Node) {
+	return read(d, where, "one of "+join(values), to, func(s string) (T, error) {
+		if !slices.Contains(values, T(s)) {
+			return "", strconv.ErrSyntax
+		}
+		return T(s), nil
+	})
+}
+
+func (d *document) boolean(where string, to *bool) func(*yaml.Node) {
+	return read(d, where, "true or false", to, strconv.ParseBool)
+}
+
+func (d *document) number(where string, to *int64) func(*yaml.Node) {
+	return read(d, where, "a whole number", to, func(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) })
+}
+
+func (d *document) duration(where string, to *time.Duration) func(*yaml.Node) {
+	return read(d, where, "a duration such as 30s, 1h30m or 7d", to, parseDuration)
+}
+
+func (d *document) age(where string, to *time.Duration) func(*yaml.Node) {
+	return read(d, where, "an age such as 30s, 1h30m or 7d, or never", to, func(s string) (time.Duration, error) {
+		if s == "never" {
+			return -1, nil
+		}
+		return parseDuration(s)
+	})
+}
+
+func (d *document) bytes(where string, to *int64) func(*yaml.Node) {
+	return read(d, where, "a size such as 50GB or 500MB (1024³ and 1024² bytes), or none", to, parseBytes)
+}
+
+func (d *document) limits(where string, to *budget.Limits) func(*yaml.Node) {
+	return read(d, where, "windows of calls such as 60/min,2/s, or unlimited", to, budget.ParseLimits)
+}
+
+// list reads a list of texts; a single text is a list of one.
+func (d *document) list(where string, to *[]string) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		items := []*yaml.Node{n}
+		if n.Kind == yaml.SequenceNode {
+			items = n.Content
+		}
+		texts := make([]string, len(items))
+		for i, item := range items {
+			d.text(where, &texts[i])(follow(item))
+		}
+		*to = texts
+	}
+}
+
+// texts reads a mapping of texts into one that may have some already.
+func (d *document) texts(where string, to *map[string]string) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		if *to == nil {
+			*to = map[string]string{}
+		}
+		d.each(n, where, func(key, value *yaml.Node) {
+			var text string
+			d.text(where+"."+key.Value, &text)(value)
+			(*to)[key.Value] = text
+		})
+	}
+}
+
+// parseDuration reads a Go duration or whole days, above 0.
+func parseDuration(s string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.Atoi(days)
+		if err != nil || n < 1 || n > 3660 {
+			return 0, strconv.ErrSyntax
+		}
+		return time.Duration(n) * day, nil
+	}
+	duration, err := time.ParseDuration(s)
+	if err == nil && duration <= 0 {
+		err = strconv.ErrRange
+	}
+	return duration, err
+}
+
+func formatDuration(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "never"
+	case d >= 2*day && d%day == 0:
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
+	text := d.String()
+	if d >= time.Minute {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if d >= time.Hour {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
+
+var byteUnits = []struct {
+	name string
+	size int64
+}{{"GB", gb}, {"MB", 1 << 20}, {"KB", 1 << 10}, {"B", 1}}
+
+func parseBytes(s string) (int64, error) {
+	if s == "none" || s == "0" {
+		return 0, nil
+	}
+	for _, unit := range byteUnits {
+		if number, ok := strings.CutSuffix(s, unit.name); ok {
+			n, err := positive(strings.TrimSpace(number))
+			if err != nil || n*float64(unit.size) > math.MaxInt64/2 {
+				return 0, strconv.ErrSyntax
+			}
+			return int64(n * float64(unit.size)), nil
+		}
+	}
+	return strconv.ParseInt(s, 10, 64)
+}
+
+func formatBytes(n int64) string {
+	if n == 0 {
+		return "none"
+	}
+	for _, unit := range byteUnits {
+		if n%unit.size == 0 {
+			return strconv.FormatInt(n/unit.size, 10) + unit.name
+		}
+	}
+	return strconv.FormatInt(n, 10) + "B"
+}

@@ -1,0 +1,253 @@
+package providers
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	yaml "go.yaml.in/yaml/v3"
+)
+
+// YAML writes a spec as a catalogue would: what the catalogue's reader makes
+// of it is the spec again. It holds no key.
+func (s *Spec) YAML() ([]byte, error) {
+	providers := &sheet{}
+	providers.add(s.Name, s.sheet())
+	root := &sheet{}
+	root.add("providers", providers)
+
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := enc.Encode(root.node()); err != nil {
+		return nil, fmt.Errorf("writing the sheet of %s: %w", s.Name, err)
+	}
+	return b.Bytes(), nil
+}
+
+// sheet is a YAML mapping in the order its fields are added.
+type sheet struct {
+	content []*yaml.Node
+	flow    bool // on one line
+}
+
+func (s *sheet) node() *yaml.Node {
+	n := &yaml.Node{Kind: yaml.MappingNode, Content: s.content}
+	if s.flow {
+		n.Style = yaml.FlowStyle
+	}
+	return n
+}
+
+// add adds a field unless its value is nothing.
+func (s *sheet) add(name string, value any) {
+	n := &yaml.Node{}
+	switch v := value.(type) {
+	case *sheet:
+		if len(v.content) == 0 {
+			return
+		}
+		n = v.node()
+	case []*sheet:
+		if len(v) == 0 {
+			return
+		}
+		n.Kind = yaml.SequenceNode
+		for _, item := range v {
+			n.Content = append(n.Content, item.node())
+		}
+	case []string:
+		if len(v) == 0 {
+			return
+		}
+		n.Kind, n.Style = yaml.SequenceNode, yaml.FlowStyle
+		for _, text := range v {
+			n.Content = append(n.Content, scalarNode(text))
+		}
+	default:
+		text := fmt.Sprint(v)
+		if text == "" || text == "0" || text == "false" {
+			return
+		}
+		n = scalarNode(text)
+		if _, isText := value.(string); !isText {
+			n.Tag = "" // true and 30 are written bare
+		}
+	}
+	s.content = append(s.content, scalarNode(name), n)
+}
+
+func scalarNode(text string) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
+}
+
+func (s *sheet) texts(name string, values map[string]string) {
+	fields := &sheet{flow: true}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		fields.add(key, values[key])
+	}
+	s.add(name, fields)
+}
+
+func (s *Spec) sheet() *sheet {
+	out := &sheet{}
+	out.add("base_url", s.BaseURL)
+	out.add("env_prefix", s.EnvPrefix)
+	out.add("key_env", s.KeyEnv)
+	s.Auth.addTo(out)
+	out.add("key_params", s.KeyParams)
+	out.texts("query", s.Query)
+	out.texts("headers", s.Header)
+	out.add("limits", s.Limits.String())
+	out.add("tier", s.Tier)
+	tiers := &sheet{}
+	for _, name := range slices.Sorted(maps.Keys(s.Tiers)) {
+		tier := &sheet{flow: true}
+		if len(s.Tiers[name].Limits) > 0 {
+			tier.add("limits", s.Tiers[name].Limits.String())
+		}
+		tier.add("forbids", s.Tiers[name].Forbids)
+		tiers.content = append(tiers.content, scalarNode(name), tier.node())
+	}
+	out.add("tiers", tiers)
+	out.add("bytes_per_month", formatBytes(s.BytesPerMonth))
+	out.add("timeout", formatDuration(s.Timeout))
+	out.add("fresh", formatDuration(s.Fresh))
+	out.add("stale", formatDuration(s.Stale))
+	out.add("rights", s.Rights)
+	out.add("notice", s.Notice)
+	out.add("error_text", s.ErrorText)
+	var rules []*sheet
+	for i := range s.ErrorRules {
+		rules = append(rules, s.ErrorRules[i].sheet())
+	}
+	out.add("errors", rules)
+	var paths []*sheet
+	for _, path := range s.GetPaths {
+		p := &sheet{flow: true}
+		p.add("prefix", path.Prefix)
+		p.add("from_root", path.FromRoot)
+		path.Auth.addTo(p)
+		paths = append(paths, p)
+	}
+	out.add("get_paths", paths)
+	out.add("get_paging", s.GetPaging.sheet())
+	operations := &sheet{}
+	for _, name := range slices.Sorted(maps.Keys(s.Operations)) {
+		operations.add(name, s.Operations[name].sheet())
+	}
+	out.add("operations", operations)
+	return out
+}
+
+func (a Auth) addTo(out *sheet) {
+	if a.Name == "" {
+		out.add("auth", string(a.Kind))
+		return
+	}
+	named := &sheet{flow: true}
+	named.add(string(a.Kind), a.Name)
+	out.add("auth", named)
+}
+
+func (op *Operation) sheet() *sheet {
+	out := &sheet{}
+	out.add("path", op.Path)
+	out.texts("query", op.Query)
+	params := &sheet{}
+	for i := range op.Params {
+		params.add(op.Params[i].Name, op.Params[i].sheet())
+	}
+	out.add("params", params)
+	out.add("any_of", op.AnyOf)
+	if len(op.Exclusive) > 0 {
+		lists := &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
+		for _, names := range op.Exclusive {
+			list := &sheet{}
+			list.add("", names)
+			lists.Content = append(lists.Content, list.content[1])
+		}
+		out.content = append(out.content, scalarNode("exclusive"), lists)
+	}
+	if op.Auth != nil {
+		op.Auth.addTo(out)
+	}
+	out.add("rights", op.Rights)
+	out.add("format", string(op.Format))
+	addAge(out, "fresh", int64(op.Fresh), formatDuration(op.Fresh))
+	addAge(out, "stale", int64(op.Stale), formatDuration(op.Stale))
+	out.add("paging", op.Paging.sheet())
+	return out
+}
+
+// addAge leaves out the age that is the provider's.
+func addAge(out *sheet, name string, age int64, text string) {
+	if age != 0 {
+		out.add(name, text)
+	}
+}
+
+func (p *Param) sheet() *sheet {
+	out := &sheet{flow: true}
+	out.add("type", string(p.Type))
+	out.add("required", p.Required)
+	out.add("wire", p.Wire)
+	if p.Default != "" {
+		out.content = append(out.content, scalarNode("default"), scalarNode(p.Default))
+	}
+	out.add("pattern", p.Pattern)
+	out.add("min", p.Min)
+	out.add("max", p.Max)
+	out.add("enum", p.Enum)
+	out.add("expected", p.Expected)
+	return out
+}
+
+func (p *Paging) sheet() *sheet {
+	out := &sheet{flow: true}
+	if p == nil {
+		return out
+	}
+	out.add("kind", string(p.Kind))
+	out.add("param", p.Param)
+	out.add("first", p.First)
+	out.add("size", p.Size)
+	out.add("each", p.Each)
+	out.add("items", p.Items)
+	out.add("total", p.Total)
+	out.add("next", p.Next)
+	return out
+}
+
+func (r *Rule) sheet() *sheet {
+	out := &sheet{flow: true}
+	var statuses []string
+	for _, status := range r.Status {
+		text := strconv.Itoa(status)
+		if status < 10 {
+			text += "xx"
+		}
+		statuses = append(statuses, text)
+	}
+	at := slices.Clone(r.At)
+	for i := range at {
+		if at[i] == "" {
+			at[i] = "body"
+		}
+	}
+	out.add("status", statuses)
+	out.add("at", at)
+	out.add("equals", r.Equals)
+	out.add("prefix", r.Prefix)
+	out.add("contains", r.Contains)
+	out.add("class", string(r.Class))
+	out.add("code", string(r.Code))
+	if r.MinHold > 0 {
+		out.add("min_hold", formatDuration(r.MinHold))
+	}
+	out.add("no_cache", r.NoCache)
+	out.add("hint", r.Hint)
+	return out
+}
