@@ -87,10 +87,12 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	events := newEvents(nc, logger)
+	log := record.New(js, h.record)
+	events := newEvents(log, logger)
+	closing.Push("events", events.close)
 	var serving []fetch.Served
 	for _, p := range set.Configured() {
-		served, err := serveProvider(ctx, js, kv, p, config, name, events.of(p.Name))
+		served, err := serveProvider(ctx, js, kv, p, config, name, events.see)
 		if err != nil {
 			return fmt.Errorf("provider %s: %w", p.Name, err)
 		}
@@ -99,18 +101,20 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	}
 	logStart(logger, config, set, embedded)
 
-	log := record.New(js, h.record)
-	board, err := budget.Watch(ctx, kv)
+	board, err := budget.Watch(ctx, js, kv)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", fetchworker.BucketProviders, err)
 	}
 	closing.Push("board", func() error { board.Close(); return nil })
-	worker := fetch.New(fetch.Config{
+	worker, err := fetch.New(fetch.Config{
 		Name: name, JS: js, KV: kv, Log: log, Serve: serving, Rights: set.Rights,
 		Retries: config.Retries, RetryBase: config.RetryBase, MaxLife: config.MaxLife, Drain: drainTime,
 		Logger: logger, Metrics: registry,
 	})
-	sweeper := dlq.NewSweeper(js, log, board, dlq.SweepConfig{
+	if err != nil {
+		return err
+	}
+	sweeper := dlq.NewSweeper(js, log, board, dlq.SweeperConfig{
 		Known: set.Known, Served: broker.ServedProvider, MaxLife: config.MaxLife, Logger: logger,
 	})
 	registerFleet(registry, js, serving, logger)
@@ -125,15 +129,17 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	group.Go(func() error { return worker.Run(running) })
 	group.Go(func() error { return sweeper.Run(running) })
 	group.Go(func() error {
-		return budget.KeepPresence(running, js, budget.Presence{Name: name, Version: version, Providers: names(serving)})
+		presence := budget.Worker{Name: name, Version: version, Providers: names(serving)}
+		budget.Present(running, js, kv, presence, func(err error) { logger.Warn("presence", zap.Error(err)) })
+		return nil
 	})
 	if config.Replay == "on" || config.Replay == "auto" && embedded != nil {
 		if err := broker.ServeDLQ(ctx, js); err != nil {
 			return errors.Join(err, group.Wait())
 		}
-		replayer := dlq.NewReplayer(js, kv, log, board, dlq.Config{
+		replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 			Name: name, Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
-			Retries: config.Retries, RetryBase: config.RetryBase, MaxLife: config.MaxLife, Logger: logger,
+			Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry,
 		})
 		group.Go(func() error { return replayer.Run(running) })
 	}

@@ -15,6 +15,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/dlq"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
@@ -137,6 +138,14 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
+	var beside sync.WaitGroup
+	beside.Go(func() {
+		var names []string
+		for _, s := range serving {
+			names = append(names, s.Provider.Name)
+		}
+		budget.Present(ctx, js, kv, budget.Worker{Name: name, Providers: names}, nil)
+	})
 	var once sync.Once
 	return nc, func() {
 		once.Do(func() {
@@ -144,10 +153,57 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 			if err := <-done; err != nil {
 				t.Errorf("worker: %v", err)
 			}
+			beside.Wait()
 			for _, s := range serving {
 				s.Gate.Close()
 			}
 			set.Close()
+			_ = nc.Flush()
+			nc.Close()
+		})
+	}
+}
+
+// startReplayer starts a replayer with its sweep.
+func (r *rig) startReplayer(hook record.Hook) (stop func()) {
+	t := r.t
+	t.Helper()
+	nc := r.b.Connect(t)
+	js, err := broker.JetStream(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	board, err := budget.Watch(ctx, js, kv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := record.New(js, hook)
+	replayer := dlq.NewReplayer(js, log, board, dlq.Config{
+		Name: fmt.Sprintf("r-%p", nc), Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+		Retries: 3, MaxLife: r.maxLife, Logger: r.logger(),
+	})
+	sweeper := dlq.NewSweeper(js, log, board, dlq.SweeperConfig{
+		Served: broker.ServedProvider, Known: func(p string) bool { return p == "polygon" }, MaxLife: r.maxLife, Logger: r.logger(),
+	})
+	var running sync.WaitGroup
+	for _, run := range []func(context.Context) error{replayer.Run, sweeper.Run} {
+		running.Go(func() {
+			if err := run(ctx); err != nil {
+				t.Errorf("replayer: %v", err)
+			}
+		})
+	}
+	var once sync.Once
+	return func() {
+		once.Do(func() {
+			cancel()
+			running.Wait()
+			board.Close()
 			_ = nc.Flush()
 			nc.Close()
 		})

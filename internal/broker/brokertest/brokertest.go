@@ -91,3 +91,9 @@ func (b *Broker) Stop() {
 	b.Server.Shutdown()
 	b.Server = nil
 }
+
+// Restart starts the server again after Stop, with what it had stored.
+func (b *Broker) Restart(t testing.TB) {
+	t.Helper()
+	b.start(t)
+}

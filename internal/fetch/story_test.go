@@ -1,0 +1,256 @@
+package fetch_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/providers/providertest"
+)
+
+// whole is a fleet with its replayers.
+func (r *rig) whole(workers, replayers int) (stop func()) {
+	stopWorkers := r.fleet(workers)
+	stops := make([]func(), replayers)
+	for i := range stops {
+		stops[i] = r.startReplayer(nil)
+	}
+	return func() {
+		for _, s := range stops {
+			s()
+		}
+		stopWorkers()
+	}
+}
+
+func TestRetriesRunOutAfterThreeWithTheirGapsAndEndInReview(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.circuit = 0
+		r.upstream.Fallback = respond(500, `{"Error Message":"boom"}`)
+		defer r.whole(2, 1)()
+		ids := r.many("interactive", "R", 20, "alice", "bob")
+		time.Sleep(30 * time.Second)
+		calls := map[string][]time.Time{}
+		for _, c := range r.upstream.Calls() {
+			calls[c.Target] = append(calls[c.Target], c.At)
+		}
+		gaps := map[time.Duration]bool{}
+		for target, at := range calls {
+			if len(at) != 4 {
+				t.Errorf("%s: %d calls", target, len(at))
+				continue
+			}
+			for i, nominal := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+				gap := at[i+1].Sub(at[i])
+				if gap < nominal*8/10 || gap > nominal*12/10+500*time.Millisecond {
+					t.Errorf("%s: gap %d is %v", target, i+1, gap)
+				}
+				gaps[gap] = true
+			}
+		}
+		if len(calls) != 20 || len(gaps) < 40 {
+			t.Errorf("%d symbols, %d different gaps", len(calls), len(gaps))
+		}
+		if n := r.count(fetchworker.StreamReview); n != 20 {
+			t.Errorf("%d in review", n)
+		}
+		if n := r.count(fetchworker.StreamDLQ); n != 0 {
+			t.Errorf("%d in the DLQ", n)
+		}
+		for _, id := range ids {
+			a, _ := r.answer(id)
+			if a.Problem == nil || a.Problem.Code() != fetchworker.CodeRetriesExhausted || !a.Review || a.Calls != 4 || a.Failures != 4 {
+				t.Errorf("%s: %+v %v", id, a, a.Problem)
+			}
+		}
+	})
+}
+
+// TestAnOutageOfAnyLengthLosesNothing is the promise: all that is asked while
+// a provider is down waits, says so, and is answered once it is back.
+func TestAnOutageOfAnyLengthLosesNothing(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 500} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				r.open = 3 * time.Second
+				down := true
+				body := respond(200, aapl)
+				failure := respond(503, "down")
+				r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+					if down {
+						return failure(q)
+					}
+					return body(q)
+				}
+				defer r.whole(3, 1)()
+				ids := r.many("interactive", "O", n, agents(7)...)
+				time.Sleep(25 * time.Second)
+				calls := len(r.upstream.Calls())
+				t.Logf("%d calls while down", calls)
+				if calls >= 200 {
+					t.Errorf("%d calls while down", calls)
+				}
+				for _, id := range ids {
+					a, ok := r.answer(id)
+					if !ok || a.Status != fetchworker.StatusWaiting || a.Problem.Reason() != fetchworker.ReasonCircuitOpen {
+						t.Errorf("%s: %+v", id, a)
+					}
+				}
+				down = false
+				back := time.Now()
+				for _, id := range ids {
+					if a := r.final(id, 40*time.Second-time.Since(back)); a.Status != fetchworker.StatusOK {
+						t.Errorf("%s: %+v", id, a.Problem)
+					}
+				}
+				t.Logf("all answered %v after recovery", time.Since(back))
+				if n := r.count(fetchworker.StreamReview); n != 0 {
+					t.Errorf("%d in review", n)
+				}
+				r.drained(fetchworker.StreamDLQ, 0, 5*time.Second)
+				r.drained(fetchworker.StreamReplay, 0, 5*time.Second)
+				r.drained(fetchworker.StreamRequests, 0, 5*time.Second)
+			})
+		})
+	}
+}
+
+func TestOneSymbolThatAlwaysFailsEndsInReviewAlone(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		ok, bad := respond(200, aapl), respond(500, "boom")
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			if strings.Contains(q.URL.Path, "BAD") {
+				return bad(q)
+			}
+			return ok(q)
+		}
+		defer r.whole(2, 1)()
+		id := r.quote("alice", "bad", "BAD", "")
+		for i := range 100 {
+			if a := r.final(r.quote("bob", fmt.Sprint("g", i), fmt.Sprint("GOOD", i), ""), 5*time.Second); a.Status != fetchworker.StatusOK {
+				t.Fatalf("%+v", a)
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+		a, _ := r.answer(id)
+		if a.Problem == nil || a.Problem.Code() != fetchworker.CodeRetriesExhausted || a.Calls != 4 {
+			t.Errorf("%+v", a)
+		}
+	})
+}
+
+func TestWhileOpenOneProbeAtATime(t *testing.T) {
+	for _, queued := range []bool{true, false} {
+		t.Run(fmt.Sprint("queued ", queued), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				r.open = 2 * time.Second
+				r.upstream.Fallback = respond(503, "down")
+				r.upstream.SetLatency(400 * time.Millisecond)
+				defer r.whole(4, 1)()
+				r.many("interactive", "P", 10, agents(5)...)
+				time.Sleep(5 * time.Second)
+				from := time.Now()
+				for range 16 {
+					if queued {
+						r.many("interactive", fmt.Sprint("Q", time.Now().Unix()), 3, "zoe")
+					}
+					time.Sleep(time.Second)
+				}
+				var calls []time.Time
+				for _, c := range r.upstream.Calls() {
+					if c.At.After(from) {
+						calls = append(calls, c.At)
+					}
+				}
+				t.Logf("%d probes in 16 s", len(calls))
+				if len(calls) < 4 {
+					t.Errorf("only %d probes", len(calls))
+				}
+				for i := 1; i < len(calls); i++ {
+					if gap := calls[i].Sub(calls[i-1]); gap < 400*time.Millisecond {
+						t.Errorf("two calls at a time: %v apart", gap)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestAHoldStopsTheWholeFleet(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		held := time.Time{}
+		ok := respond(200, aapl)
+		first := true
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			if strings.Contains(q.URL.Path, "H5/") || strings.HasSuffix(q.URL.Path, "H5") && first {
+				first, held = false, time.Now()
+				step := providertest.JSON(429, `{"Error Message":"Limit Reach ."}`)
+				step.Header.Set("Retry-After", "5")
+				return &step
+			}
+			return ok(q)
+		}
+		r.upstream.SetLatency(20 * time.Millisecond)
+		defer r.whole(3, 1)()
+		time.Sleep(time.Second)
+		ids := r.many("batch", "H", 200, agents(8)...)
+		for _, id := range ids {
+			if a := r.final(id, time.Minute); a.Status != fetchworker.StatusOK {
+				t.Errorf("%s: %+v", id, a.Problem)
+			}
+		}
+		for _, c := range r.upstream.Calls() {
+			if since := c.At.Sub(held); since > 300*time.Millisecond && since < 5*time.Second {
+				t.Errorf("a call %v after the 429", since)
+			}
+		}
+		if n := r.count(fetchworker.StreamReview); n != 0 {
+			t.Errorf("%d in review", n)
+		}
+	})
+}
+
+func TestRequestsThatNobodyServesAreAnswered(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		defer r.whole(1, 1)()
+		time.Sleep(2 * time.Second)
+		for _, c := range []struct {
+			subject string
+			code    fetchworker.Code
+		}{
+			{"fetch.request.polygon.interactive.aggregates.alice", fetchworker.CodeProviderNotConfigured},
+			{"fetch.request.nobody.batch.x.alice", fetchworker.CodeUnknownProvider},
+			{"fetch.request.fmp.urgent.quote.alice", fetchworker.CodeInvalidRequest},
+			{"fetch.request.fmp.batch.nosuch.alice", fetchworker.CodeUnknownOperation},
+		} {
+			id := r.ask(c.subject, "x1", `{"id":"x1","params":{}}`)
+			a := r.final(id, 2*time.Second)
+			if a.Problem == nil || a.Problem.Code() != c.code {
+				t.Errorf("%s: %+v", c.subject, a)
+			}
+		}
+		r.drained(fetchworker.StreamRequests, 0, time.Second)
+	})
+}
+
+func TestTheSameIDOfTwoAgentsAndTwoProviders(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.upstream.Fallback = respond(200, `{"status":"OK","results":[]}`)
+		r.env["POLYGON_API_KEY"], r.env["POLYGON_BASE_URL"] = "polygon-key-0123456789", r.upstream.URL()
+		defer r.start(nil)()
+		ids := []fetchworker.Identity{
+			r.quote("alice", "q-1", "AAPL", ""), r.quote("bob", "q-1", "AAPL", ""),
+			r.ask("fetch.request.polygon.interactive.get.alice", "q-1", `{"id":"q-1","params":{"path":"/v1/marketstatus/now"}}`),
+		}
+		for _, id := range ids {
+			r.final(id, 5*time.Second)
+		}
+		if n := r.count(fetchworker.StreamResults); n != 3 {
+			t.Errorf("%d answers", n)
+		}
+	})
+}
