@@ -24,11 +24,11 @@ type Clock struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 
-	mu      sync.Mutex // guards all below, for nanoseconds
-	samples []sample
-	wall    int64     // wall time at mono, to see a machine that slept
-	mono    time.Time //
-	epoch   int       // raised when everything known before is void
+	mu    sync.Mutex // guards all below, for nanoseconds
+	est   estimate
+	wall  int64     // wall time at mono, to see a machine that slept
+	mono  time.Time //
+	epoch int       // raised when everything known before is void
 }
 
 // sample is one look at the server's clock.
@@ -38,10 +38,37 @@ type sample struct {
 	rtt    time.Duration // of the round trip
 }
 
-// at is the server's time by this sample, and how wrong it may be.
+// read is the server's time by this sample, and how wrong it may be.
 func (s sample) read(now time.Time) (instant, time.Duration) {
 	age := now.Sub(s.at)
 	return s.server.add(age), s.rtt/2 + age*driftPPM/1_000_000
+}
+
+// estimate is the last few samples.
+type estimate []sample
+
+// read is the server's time by the surest of the samples.
+func (e estimate) read(now time.Time) (t instant, u time.Duration, ok bool) {
+	for _, s := range e {
+		if at, v := s.read(now); !ok || v < u {
+			t, u, ok = at, v, true
+		}
+	}
+	return t, u, ok
+}
+
+// add takes a sample. One that contradicts those before is of another clock
+// (a new leader's): they are forgotten.
+func (e estimate) add(s sample) estimate {
+	if t, u, ok := e.read(s.at); ok {
+		if d := t.sub(s.server); max(d, -d) > u+s.rtt/2 {
+			e = e[:0]
+		}
+	}
+	if len(e) == samples {
+		e = append(e[:0], e[1:]...)
+	}
+	return append(e, s)
 }
 
 // StartClock takes a first sample and keeps the estimate fresh until Close.
@@ -99,35 +126,11 @@ func (c *Clock) sample(ctx context.Context) error {
 		return err
 	}
 	rtt := time.Since(sent)
-	c.take(sample{at: sent.Add(rtt / 2), server: instantOf(server), rtt: rtt})
-	return nil
-}
-
-// take adds a sample. One that contradicts those before is of another clock
-// (a new leader's): they are forgotten.
-func (c *Clock) take(s sample) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.slept(time.Now())
-	if est, u, ok := c.best(s.at); ok {
-		if d := est.sub(s.server); max(d, -d) > u+s.rtt/2 {
-			c.samples = c.samples[:0]
-		}
-	}
-	if len(c.samples) == samples {
-		c.samples = append(c.samples[:0], c.samples[1:]...)
-	}
-	c.samples = append(c.samples, s)
-}
-
-// best reads the surest of the samples.
-func (c *Clock) best(now time.Time) (est instant, u time.Duration, ok bool) {
-	for i, s := range c.samples {
-		if t, v := s.read(now); i == 0 || v < u {
-			est, u, ok = t, v, true
-		}
-	}
-	return est, u, ok
+	c.est = c.est.add(sample{at: sent.Add(rtt / 2), server: instantOf(server), rtt: rtt})
+	return nil
 }
 
 // slept notices that wall and monotonic time part: the machine was suspended
@@ -135,7 +138,7 @@ func (c *Clock) best(now time.Time) (est instant, u time.Duration, ok bool) {
 func (c *Clock) slept(now time.Time) {
 	d := time.Duration(now.UnixNano()-c.wall) - now.Sub(c.mono)
 	if max(d, -d) > wallJump {
-		c.samples = c.samples[:0]
+		c.est = c.est[:0]
 		c.epoch++
 	}
 	c.wall, c.mono = now.UnixNano(), now
@@ -148,7 +151,7 @@ func (c *Clock) now() (t instant, u time.Duration, epoch int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.slept(now)
-	t, u, ok = c.best(now)
+	t, u, ok = c.est.read(now)
 	return t, u, c.epoch, ok
 }
 

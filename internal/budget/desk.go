@@ -35,9 +35,9 @@ type desk struct {
 
 	writing   bool
 	lead      time.Duration // how long a write takes
-	spread    time.Duration // R: how far claimers that compete spread
-	draw      float64       // where in it this one stands
+	draw      float64       // which part of the fleet's spread this one waits
 	waiting   bool          // denied, until alarm
+	opens     instant // since when others contend for the same slot
 	alarm     instant
 	alarmFor  class
 	conflicts int
@@ -61,13 +61,13 @@ type hint struct {
 
 const (
 	leastSpread = 10 * time.Millisecond
-	mostSpread  = time.Second
+	mostSpread  = 8 * time.Second
 )
 
 func newDesk(name string, l Limits, slots int, lease time.Duration, rng *rand.Rand) *desk {
 	return &desk{
 		name: name, shapes: newShapes(l), slots: slots, lease: lease, rng: rng,
-		queue: newQueue(rng), spread: 4 * leastSpread, draw: rng.Float64(),
+		queue: newQueue(rng), draw: rng.Float64(),
 	}
 }
 
@@ -262,12 +262,21 @@ func (d *desk) plan(now instant) (*write, instant) {
 		w.reg, w.blocks, next = base.claim(d.shapes, now, o)
 		if len(w.blocks) == 0 {
 			wake = d.denied(o.class, next, now)
-		} else if wake = d.early(o.class, now); wake > 0 {
+		} else if wake = d.early(o.class, w.blocks[0].from, now); wake > 0 {
 			w.reg, w.blocks = base, nil
 		}
 	}
 	if len(w.blocks) == 0 && w.ops == 0 {
 		return nil, wake
+	}
+	if len(w.blocks) > 0 {
+		// Everyone spreads as far as the fleet needs: whoever won after
+		// conflicts says more, whoever won without says less.
+		if d.conflicts > 0 {
+			w.reg.spread = min(2*d.spread(), mostSpread)
+		} else {
+			w.reg.spread = max(d.spread()*7/8, leastSpread)
+		}
 	}
 	d.writing = true
 	return w, wake
@@ -288,6 +297,9 @@ func (d *desk) order(now instant) (order, bool) {
 			held -= n[c]
 			continue
 		}
+		if c != light && d.inHand() > d.slots/4 {
+			return order{}, false // a write for many instead of one for each
+		}
 		o.class = c
 		o.want = min(o.want, n[c]-held)
 		switch c {
@@ -303,41 +315,59 @@ func (d *desk) order(now instant) (order, bool) {
 }
 
 // denied sets the alarm for a slot that is too far ahead to claim. Claimers
-// spread, each at its own draw, or all would write at the same moment.
+// spread, each by its own backoff, or all would write at the same moment. One
+// that another was faster than keeps what is left of its backoff, so that it
+// comes closer to the front with every slot it misses, and nobody starves.
 func (d *desk) denied(c class, slot, now instant) instant {
-	if d.waiting && d.alarmFor == c && now >= d.alarm {
-		d.lost() // another was faster
+	if d.waiting && d.alarmFor == c && now > d.opens {
+		d.draw = max(d.draw-float64(now.sub(d.opens))/float64(d.spread()), 0)
 	}
-	d.waiting, d.alarmFor = true, c
-	if c == light {
-		d.alarm = slot.add(-c.horizon() + time.Duration(d.draw*float64(time.Second)))
-	} else {
-		d.alarm = slot.add(-c.horizon()/2 + time.Duration(d.draw*float64(d.spread)))
-	}
+	d.await(c, slot)
 	d.alarm = max(d.alarm, now+1)
 	return d.alarm
 }
 
-// early is when to claim what is to be had now but was not when the alarm was
-// set: an earlier slot wakes everyone at once. Zero means now.
-func (d *desk) early(c class, now instant) instant {
-	if !d.waiting || d.alarmFor != c || now >= d.alarm {
+// await sets the alarm for a slot, which is open to claimers a while before.
+func (d *desk) await(c class, slot instant) {
+	d.waiting, d.alarmFor = true, c
+	d.opens = slot.add(-c.lead())
+	d.alarm = d.opens.add(d.backoff())
+	if c == light {
+		d.alarm = d.opens.add(time.Duration(d.draw * float64(c.lead()/2)))
+	}
+}
+
+// early is when to claim a slot that is to be had already; zero means now. A
+// slot in the future wakes every claimer at once, and whoever has just won
+// would be first again: all wait for their backoff.
+func (d *desk) early(c class, slot, now instant) instant {
+	switch waited := d.waiting && d.alarmFor == c; {
+	case waited && now >= d.alarm:
+		return 0
+	case waited && slot.add(-c.lead()) < d.opens: // sooner than it seemed
+		d.opens = slot.add(-c.lead())
+		d.alarm = min(d.alarm, now.add(d.backoff()))
+	case waited:
+	case c == light || slot <= now:
+		return 0
+	default:
+		d.await(c, slot)
+	}
+	if d.alarm <= now {
 		return 0
 	}
-	d.alarm = min(d.alarm, now.add(time.Duration(d.draw*float64(d.spread))))
 	return d.alarm
 }
 
-func (d *desk) lost() {
-	d.spread = min(2*d.spread, mostSpread)
-	d.draw = d.rng.Float64()
-}
+// spread is how far the fleet's claimers spread.
+func (d *desk) spread() time.Duration { return max(d.reg.spread, leastSpread) }
+
+func (d *desk) backoff() time.Duration { return time.Duration(d.draw * float64(d.spread())) }
 
 // won books a write that was stored.
 func (d *desk) won(w *write, rev uint64, now instant) {
 	d.writing = false
 	d.conflicts, d.waiting = 0, false
-	d.spread = max(d.spread/2, leastSpread)
 	d.draw = d.rng.Float64()
 	d.ops = slices.Delete(d.ops, 0, w.ops)
 	d.slips = slices.Delete(d.slips, 0, w.slips)
@@ -377,7 +407,7 @@ func (d *desk) inHandBlock(b block, trial bool) hand {
 // conflict backs off from a write that lost against another's.
 func (d *desk) conflict(w *write, now instant) {
 	d.writing = false
-	d.lost()
+	d.draw = d.rng.Float64()
 	most := 2 * time.Millisecond << min(d.conflicts, 9)
 	d.conflicts++
 	d.retry = now.add(time.Duration(d.rng.Float64() * float64(most)))

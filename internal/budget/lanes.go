@@ -153,10 +153,11 @@ func (q *queue) choose(active [lanes]bool) (chosen Lane, ok bool) {
 	return chosen, ok
 }
 
-// light reports whether the next interactive request of a shard is light.
+// light reports whether the interactive requests of a shard are light: there
+// are one or two, and nothing behind them.
 func (q *queue) light(shard int, modest func(int) bool) bool {
 	line := q.waiting[Interactive][shard]
-	return len(line) == 1 && line[0].Alone && modest(shard)
+	return 0 < len(line) && len(line) <= 2 && line[len(line)-1].Alone && modest(shard)
 }
 
 // demand is how many wait in each class, and whose shards the interactive ones
@@ -171,8 +172,10 @@ func (q *queue) demand(modest func(int) bool) (n [classes]int, lightOf, heavyOf 
 		switch line := q.waiting[Interactive][s]; {
 		case len(line) == 0:
 		case q.light(s, modest):
-			n[light]++
-			lightOf = append(lightOf, uint8(s))
+			n[light] += len(line)
+			for range line {
+				lightOf = append(lightOf, uint8(s))
+			}
 		default:
 			n[heavy] += len(line)
 			for range line {

@@ -41,7 +41,12 @@ const (
 // horizon is how far ahead a class may claim: whoever may claim further ahead
 // goes first.
 func (c class) horizon() time.Duration {
-	return [classes]time.Duration{2 * time.Second, time.Second, time.Second, time.Second / 2}[c]
+	return [classes]time.Duration{2 * time.Second, time.Second / 2, time.Second / 2, time.Second / 4}[c]
+}
+
+// lead is how long before its slot a class may claim the first permit.
+func (c class) lead() time.Duration {
+	return [classes]time.Duration{2 * time.Second, time.Second / 4, time.Second / 4, time.Second / 8}[c]
 }
 
 // reserve is how many of n permits a class leaves to those above it.
@@ -246,7 +251,7 @@ func (r *register) claim(shapes []shape, now instant, o order) (*register, []blo
 	horizon := o.class.horizon()
 	limit := now.add(horizon)
 	if o.class != light {
-		limit = now.add(horizon / 2) // for the first; then it fills up to its horizon
+		limit = now.add(o.class.lead()) // for the first; then it fills up to its horizon
 	}
 	var blocks []block
 	for o.want > 0 {

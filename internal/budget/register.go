@@ -26,6 +26,7 @@ type register struct {
 	strikes int             // 429s in a row; while there are any, only the lease's holder calls
 	lease   lease           // of the probe after a hold
 	windows []window        // by length
+	spread  time.Duration   // over which claimers that contend spread; whole milliseconds
 	busy    [shards]instant // leaky counters, as the time when each has run dry; whole milliseconds
 }
 
@@ -287,6 +288,7 @@ func (r *register) encode() []byte {
 	b = binary.AppendUvarint(b, uint64(len(r.lease.owner)))
 	b = append(b, r.lease.owner...)
 	b = binary.AppendVarint(b, int64(r.lease.until))
+	b = binary.AppendUvarint(b, uint64(r.spread/time.Millisecond))
 	origin := r.origin() // the counters lie close together: write what they differ by
 	b = binary.AppendVarint(b, int64(origin)/int64(time.Millisecond))
 	for _, t := range r.busy {
@@ -322,6 +324,7 @@ func decodeRegister(b []byte) (*register, error) {
 	}
 	r.lease.owner = d.string()
 	r.lease.until = instant(d.int())
+	r.spread = time.Duration(d.uint()) * time.Millisecond
 	origin := instant(d.int()) * instant(time.Millisecond)
 	for i := range r.busy {
 		if after := d.uint(); after > 0 {

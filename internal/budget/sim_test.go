@@ -1,0 +1,408 @@
+package budget
+
+import (
+	"container/heap"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// The simulation runs the ledger, the desk and the clock's estimate of real
+// workers in virtual time: only the network, the register's server and the
+// provider are make-believe.
+
+// sim is a fleet that shares one provider.
+type sim struct {
+	simConfig
+	rng    *rand.Rand
+	now    instant // true time, which is the server's
+	events eventHeap
+	serial int
+
+	reg     *register
+	rev     uint64
+	workers []*simWorker
+
+	arrivals []instant // at the provider
+	waits    map[string][]time.Duration
+	done     map[string][]time.Duration // when each call of a kind arrived, since the start
+	cas      int
+	late     int // calls that arrived outside of their permit's validity
+	lapses   int
+}
+
+type simConfig struct {
+	limits   Limits
+	workers  int
+	slots    int
+	seed     uint64
+	skew     time.Duration // of the machines' clocks, either way
+	oneWay   time.Duration // of the network to the register, on average
+	work     time.Duration // a write takes the server
+	call     time.Duration // the provider answers after
+	freeze   time.Duration // the longest freeze; 0: none
+	churn    time.Duration // a worker dies and another joins, about this often; 0: never
+	unknown  float64       // writes whose outcome the worker does not hear of
+	warm     time.Duration
+	duration time.Duration
+
+	ownClocks bool // what goes wrong if workers trust their machines' clocks
+	noLapse   bool // and if a permit is not looked at again before the call
+}
+
+func (c simConfig) withDefaults() simConfig {
+	c.slots = max(c.slots, 16)
+	c.workers = max(c.workers, 1)
+	if c.oneWay == 0 {
+		c.oneWay = 500 * time.Microsecond
+	}
+	if c.work == 0 {
+		c.work = time.Millisecond
+	}
+	if c.call == 0 {
+		c.call = 150 * time.Millisecond
+	}
+	return c
+}
+
+type event struct {
+	at     instant
+	serial int
+	run    func()
+}
+
+type eventHeap []event
+
+func (h eventHeap) Len() int { return len(h) }
+func (h eventHeap) Less(i, j int) bool {
+	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].serial < h[j].serial
+}
+func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *eventHeap) Push(x any)   { *h = append(*h, x.(event)) }
+func (h *eventHeap) Pop() any {
+	old := *h
+	e := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return e
+}
+
+const simStart = instant(1_800_000_000_123_456_789)
+
+func newSim(c simConfig) *sim {
+	s := &sim{
+		simConfig: c.withDefaults(), rng: rand.New(rand.NewPCG(c.seed, 17)), now: simStart,
+		reg: newRegister(), rev: 1, waits: map[string][]time.Duration{}, done: map[string][]time.Duration{},
+	}
+	for range s.simConfig.workers {
+		s.join()
+	}
+	if s.churn > 0 {
+		s.after(s.exp(s.churn), s.replace)
+	}
+	return s
+}
+
+func (s *sim) after(d time.Duration, run func()) {
+	s.serial++
+	heap.Push(&s.events, event{at: s.now.add(max(d, 0)), serial: s.serial, run: run})
+}
+
+func (s *sim) exp(mean time.Duration) time.Duration {
+	return time.Duration(s.rng.ExpFloat64() * float64(mean))
+}
+
+// hop is one way over the network.
+func (s *sim) hop() time.Duration { return s.oneWay/2 + s.exp(s.oneWay/2) }
+
+func (s *sim) run() *sim {
+	end := simStart.add(s.warm + s.duration)
+	for len(s.events) > 0 && s.events[0].at <= end {
+		e := heap.Pop(&s.events).(event)
+		s.now = e.at
+		e.run()
+	}
+	slices.Sort(s.arrivals)
+	return s
+}
+
+// simWorker is one process.
+type simWorker struct {
+	*sim
+	id     int
+	desk   *desk
+	offset time.Duration // its clock is wrong by
+	rate   float64       // and runs this much too fast
+	est    estimate
+	dead   bool
+	thaw   instant // frozen until
+	wake   instant
+	kinds  map[*waiter]simCall
+	onDone func(w *simWorker, a Ask, kind string) // what an agent does after its answer
+}
+
+type simCall struct {
+	kind  string
+	since instant
+}
+
+// join starts a worker with an empty desk and a clock of its own.
+func (s *sim) join() *simWorker {
+	w := &simWorker{sim: s, id: len(s.workers), kinds: map[*waiter]simCall{}}
+	w.offset = time.Duration((2*s.rng.Float64() - 1) * float64(s.skew))
+	w.rate = (2*s.rng.Float64() - 1) * 100e-6
+	w.desk = newDesk("w", s.limits, s.slots, 30*time.Second, rand.New(rand.NewPCG(s.seed, uint64(w.id)+99)))
+	s.workers = append(s.workers, w)
+	w.askTime()
+	s.after(s.hop(), func() { w.learn(s.reg, s.rev) })
+	if s.freeze > 0 {
+		s.after(s.exp(20*time.Second), w.stall)
+	}
+	return w
+}
+
+// replace kills one worker, with all that it has in hand, and starts another.
+func (s *sim) replace() {
+	var alive []*simWorker
+	for _, w := range s.workers {
+		if !w.dead {
+			alive = append(alive, w)
+		}
+	}
+	dying := alive[s.rng.IntN(len(alive))]
+	dying.dead = true
+	fresh := s.join()
+	fresh.onDone = dying.onDone
+	for w, c := range dying.kinds { // the queue delivers them to another
+		fresh.enqueue(w.Ask, c.kind, c.since)
+	}
+	s.after(s.exp(s.churn), s.replace)
+}
+
+// stall freezes the process: everything it would do comes late.
+func (w *simWorker) stall() {
+	if w.dead {
+		return
+	}
+	w.thaw = w.now.add(time.Duration(w.rng.Float64() * float64(w.freeze)))
+	w.after(w.thaw.sub(w.now), w.pump)
+	w.after(w.thaw.sub(w.now)+w.exp(20*time.Second), w.stall)
+}
+
+// soon runs something of the worker's: now, or when it has thawed.
+func (w *simWorker) soon(run func()) {
+	switch {
+	case w.dead:
+	case w.thaw > w.now:
+		w.after(w.thaw.sub(w.now), func() { w.soon(run) })
+	default:
+		run()
+	}
+}
+
+// local is what the worker's machine takes for the time.
+func (w *simWorker) local() time.Time {
+	t := w.now.sub(simStart)
+	return simStart.add(w.offset + t + time.Duration(float64(t)*w.rate)).time()
+}
+
+func (w *simWorker) askTime() {
+	if w.dead {
+		return
+	}
+	sent, there, back := w.local(), w.hop(), w.hop()
+	w.after(there, func() {
+		server := w.now
+		w.after(back, func() {
+			w.soon(func() {
+				rtt := w.local().Sub(sent)
+				w.est = w.est.add(sample{at: sent.Add(rtt / 2), server: server, rtt: rtt})
+			})
+		})
+	})
+	w.after(sampleEach, func() { w.soon(w.askTime) })
+}
+
+func (w *simWorker) clock() (instant, time.Duration, bool) {
+	if w.ownClocks {
+		return instantOf(w.local()), time.Millisecond, true
+	}
+	return w.est.read(w.local())
+}
+
+func (w *simWorker) learn(r *register, rev uint64) {
+	w.soon(func() {
+		w.desk.learn(r, rev)
+		w.pump()
+	})
+}
+
+func (w *simWorker) ask(a Ask, kind string) { w.enqueue(a, kind, w.now) }
+
+func (w *simWorker) enqueue(a Ask, kind string, since instant) {
+	waits := &waiter{Ask: a}
+	w.kinds[waits] = simCall{kind, since}
+	w.soon(func() {
+		w.desk.queue.push(waits)
+		w.pump()
+	})
+}
+
+// pump is the Gate's.
+func (w *simWorker) pump() {
+	now, u, ok := w.clock()
+	if w.dead || w.thaw > w.now || !ok {
+		if !ok {
+			w.after(w.oneWay, w.pump)
+		}
+		return
+	}
+	grants, wake := w.desk.serve(now, u)
+	for _, g := range grants {
+		w.start(g)
+	}
+	write, alarm := w.desk.plan(now)
+	if write != nil {
+		w.store(write)
+	}
+	for _, at := range []instant{wake, alarm} {
+		if at > 0 && (w.wake == 0 || at < w.wake) {
+			w.wake = at
+			w.after(max(at.sub(now), time.Microsecond), func() {
+				w.soon(func() {
+					if w.wake == at {
+						w.wake = 0
+					}
+					w.pump()
+				})
+			})
+		}
+	}
+}
+
+// start is from a permit in hand to its Done: the request is prepared, the
+// permit looked at once more, the call made.
+func (w *simWorker) start(g grant) {
+	w.after(w.exp(500*time.Microsecond), func() {
+		w.soon(func() {
+			now, u, _ := w.clock()
+			if now > g.until.add(-u) && !w.noLapse {
+				w.lapses++
+				w.desk.giveBack(g.block)
+				w.desk.out--
+				w.desk.queue.push(g.waiter)
+				w.pump()
+				return
+			}
+			w.call(g)
+		})
+	})
+}
+
+func (w *simWorker) call(g grant) {
+	most := 250 * time.Millisecond
+	for _, l := range w.limits {
+		most = min(most, l.Per/20)
+	}
+	// Nearly all that the network may take.
+	at := w.now.add(time.Duration(w.rng.Float64() * float64(most)))
+	if w.now < g.from || w.now > g.until {
+		w.late++
+	}
+	w.arrivals = append(w.arrivals, at)
+	call := w.kinds[g.waiter]
+	delete(w.kinds, g.waiter)
+	w.done[call.kind] = append(w.done[call.kind], w.now.sub(simStart))
+	if w.now.sub(simStart) >= w.warm {
+		w.waits[call.kind] = append(w.waits[call.kind], w.now.sub(call.since))
+	}
+	w.after(at.sub(w.now)+w.exp(w.simConfig.call), func() {
+		w.soon(func() {
+			w.desk.out--
+			if w.onDone != nil {
+				w.onDone(w, g.Ask, call.kind)
+			}
+			w.pump()
+		})
+	})
+}
+
+// store is the clerk, the register's server and the watch of everyone.
+func (w *simWorker) store(write *write) {
+	heard := w.rng.Float64() >= w.unknown
+	w.after(w.hop()+w.exp(w.work), func() {
+		if w.now.sub(simStart) >= w.warm {
+			w.cas++
+		}
+		stored := write.rev == w.rev
+		if stored {
+			w.reg, w.rev = write.reg, w.rev+1
+			for _, other := range w.workers {
+				if !other.dead {
+					reg, rev := w.reg, w.rev
+					w.after(w.hop(), func() { other.learn(reg, rev) })
+				}
+			}
+		}
+		rev := w.rev
+		switch {
+		case !heard:
+			w.after(writeTimeout, func() { w.soon(func() { w.reread(func(now instant) { w.desk.unknown(write, now) }) }) })
+		case stored:
+			w.after(w.hop(), func() {
+				w.soon(func() {
+					now, _, _ := w.clock()
+					w.desk.won(write, rev, now)
+					w.pump()
+				})
+			})
+		default:
+			w.after(w.hop(), func() {
+				w.soon(func() { w.reread(func(now instant) { w.desk.conflict(write, now) }) })
+			})
+		}
+	})
+}
+
+func (w *simWorker) reread(before func(instant)) {
+	now, _, _ := w.clock()
+	before(now)
+	w.after(w.hop(), func() {
+		reg, rev := w.reg, w.rev
+		w.after(w.hop(), func() { w.learn(reg, rev) })
+	})
+}
+
+// worst is the fullest window of a length, anywhere.
+func (s *sim) worst(per time.Duration) (most int) {
+	first := 0
+	for i, at := range s.arrivals {
+		for s.arrivals[first] <= at.add(-per) {
+			first++
+		}
+		most = max(most, i-first+1)
+	}
+	return most
+}
+
+// calls are those after warming up.
+func (s *sim) calls() (n int) {
+	for _, at := range s.arrivals {
+		if at.sub(simStart) >= s.warm {
+			n++
+		}
+	}
+	return n
+}
+
+// used is the share of a limit that was used after warming up.
+func (s *sim) used(l Window) float64 {
+	return float64(s.calls()) / (float64(l.N) * float64(s.duration) / float64(l.Per))
+}
+
+func quantile(d []time.Duration, q float64) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	d = slices.Sorted(slices.Values(d))
+	return d[min(int(q*float64(len(d))), len(d)-1)]
+}

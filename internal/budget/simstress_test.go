@@ -1,0 +1,102 @@
+package budget
+
+import (
+	"flag"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+var simFull = flag.Bool("sim.full", false, "run the permits simulation in full: minutes instead of seconds")
+
+// stressed is a fleet in trouble: machines whose clocks are wrong, workers
+// that join, die and freeze, a slow register, writes that nobody hears of.
+func stressed(seed uint64, edit func(*simConfig)) *sim {
+	rng := rand.New(rand.NewPCG(seed, 4))
+	limits := []Limits{
+		perMinute(120), perMinute(120), perMinute(5), perMinute(60), {{60, time.Minute}, {2, time.Second}},
+		{{2, time.Second}}, {{1000, 10 * time.Second}}, {{30, 10 * time.Second}}, {{60, time.Minute}, {100, 24 * time.Hour}, {50, 12 * time.Hour}},
+	}
+	c := simConfig{
+		limits: limits[rng.IntN(len(limits))], workers: 1 + rng.IntN(24), slots: 1 + rng.IntN(40), seed: seed,
+		skew: 500 * time.Millisecond, oneWay: time.Duration(1+rng.IntN(20)) * time.Millisecond,
+		work: time.Duration(1+rng.IntN(10)) * time.Millisecond, call: time.Duration(50+rng.IntN(1000)) * time.Millisecond,
+		freeze: 10 * time.Second, churn: time.Duration(2+rng.IntN(40)) * time.Second, unknown: 0.02,
+		duration: 4 * time.Minute,
+	}
+	if edit != nil {
+		edit(&c)
+	}
+	s := newSim(c)
+	for i, w := range s.workers {
+		if rng.IntN(2) == 0 {
+			w.saturate(Batch, i%shards, 1+rng.IntN(30), "batch")
+		}
+		if rng.IntN(3) == 0 {
+			w.saturate(Replay, 0, 1+rng.IntN(4), "replay")
+		}
+		if rng.IntN(3) == 0 {
+			w.saturate(Interactive, 1+i%8, 2, "backlog")
+		}
+	}
+	s.singles(time.Duration(1+rng.IntN(10))*time.Second, "single")
+	for range rng.IntN(4) {
+		n, l := 1+rng.IntN(2*c.limits[0].N), Lane(rng.IntN(int(lanes)))
+		s.after(time.Duration(rng.Int64N(int64(c.duration))), func() { s.burst(n, l, "burst") })
+	}
+	return s.run()
+}
+
+// TestStress: whatever happens to the workers, no window holds more than its
+// limit, counted at the provider.
+func TestStress(t *testing.T) {
+	runs := 60
+	if testing.Short() {
+		runs = 10
+	}
+	if *simFull {
+		runs = 2000
+	}
+	calls, lapses := 0, 0
+	for seed := range uint64(runs) {
+		s := stressed(seed, nil)
+		if l, worst := s.over(); worst > 0 {
+			t.Errorf("seed %d: %d calls in %v, of %d", seed, worst, l.Per, l.N)
+		}
+		if s.late > 0 {
+			t.Errorf("seed %d: %d calls outside of their permit", seed, s.late)
+		}
+		calls, lapses = calls+len(s.arrivals), lapses+s.lapses
+	}
+	t.Logf("%d runs, %d calls, %d permits lapsed, none over", runs, calls, lapses)
+}
+
+// over is the limit that was broken, and by how many calls in one window.
+func (s *sim) over() (Window, int) {
+	for _, l := range s.limits {
+		if worst := s.worst(l.Per); worst > l.N {
+			return l, worst
+		}
+	}
+	return Window{}, 0
+}
+
+// TestStressBites: the same stress breaks the promise as soon as one of the
+// things that it rests on is left out.
+func TestStressBites(t *testing.T) {
+	for name, edit := range map[string]func(*simConfig){
+		"the machines' clocks":  func(c *simConfig) { c.ownClocks = true },
+		"no look before a call": func(c *simConfig) { c.noLapse = true },
+	} {
+		broken := 0
+		for seed := range uint64(20) {
+			if _, worst := stressed(seed, edit).over(); worst > 0 {
+				broken++
+			}
+		}
+		t.Logf("%s: %d of 20 runs over", name, broken)
+		if broken == 0 {
+			t.Errorf("%s: nothing broke", name)
+		}
+	}
+}
