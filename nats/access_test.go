@@ -1,0 +1,278 @@
+package nats_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/fetch"
+	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap/zaptest"
+)
+
+// TestEveryoneMayDoTheirWorkAndNoMore runs the service as it is deployed: the
+// topology made by the admin, a worker with the worker's credentials, and an
+// agent in an account of her own.
+func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
+	development(t)
+	s := start(t, options(t, "server.conf"))
+	applied(t, s, 1)
+
+	upstream := play(t)
+	large := `{"large":"` + strings.Repeat("x", fetchworker.MaxInlineBody) + `"}`
+	serve(t, s, upstream)
+
+	alice, err := fetchworker.NewClient(user(t, s, "alice"), "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+
+	t.Run("alice gets her answer live and stored", func(t *testing.T) {
+		request := fetchworker.Request{Provider: "fred", Operation: "series", ID: "q-1", Params: params(`{"series_id":"GDP"}`), ReplyTo: "fetch.reply.alice.fred"}
+		copies := subscribe(t, user(t, s, "alice"), "fetch.reply.alice.>")
+		a, err := alice.Fetch(ctx, request)
+		if err != nil || a.Status != fetchworker.StatusOK || len(a.Body) == 0 {
+			t.Fatalf("%+v %v", a, err)
+		}
+		stored, err := alice.Result(ctx, a.Identity)
+		if err != nil || string(stored.Body) != string(a.Body) {
+			t.Errorf("direct get: %+v %v", stored, err)
+		}
+		if m, err := copies.NextMsg(2 * time.Second); err != nil || string(m.Data) != string(a.Body) {
+			t.Errorf("copy: %v", err)
+		}
+	})
+
+	t.Run("a large body comes in parts", func(t *testing.T) {
+		upstream.Script(providertest.JSON(200, large))
+		a, err := alice.Fetch(ctx, fetchworker.Request{Provider: "fred", Operation: "series", ID: "q-2", Params: params(`{"series_id":"LARGE"}`)})
+		if err != nil || a.Claim == nil || len(a.Body) != len(large) {
+			t.Errorf("%v %v, %d bytes", a.Status, err, len(a.Body))
+		}
+	})
+
+	t.Run("a failure becomes a letter", func(t *testing.T) {
+		upstream.Script(providertest.JSON(500, "{}"))
+		if _, err := alice.Submit(ctx, fetchworker.Request{Provider: "fred", Operation: "series", ID: "q-3", Params: params(`{"series_id":"BROKEN"}`)}); err != nil {
+			t.Fatal(err)
+		}
+		dlq, err := stream(t, user(t, s, "operator")).Stream(ctx, fetchworker.StreamDLQ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		until(t, 5*time.Second, "a letter", func() bool {
+			info, err := dlq.Info(ctx)
+			return err == nil && info.State.Msgs == 1
+		})
+	})
+
+	bobs := subscribe(t, user(t, s, "bob"), "fetch.>")
+	t.Run("alice cannot publish as bob", func(t *testing.T) {
+		nc := user(t, s, "alice")
+		before := waiting(t, s)
+		for _, subject := range []string{
+			"fetch.request.fred.interactive.series.bob", "fetch.put.fred.series.bob.q-1", "fetch.reply.bob.x",
+			"fetch.replay.fred.interactive.series.bob.q-1", "fetch.event.circuit.fred", "$KV.fetch_providers.circuit.fred",
+		} {
+			refused(t, nc, subject)
+		}
+		if after := waiting(t, s); after != before {
+			t.Errorf("%d messages more are stored", after-before)
+		}
+	})
+	t.Run("a forged reply subject leads nowhere", func(t *testing.T) {
+		nc := user(t, s, "alice")
+		_ = nc.PublishRequest("fetch.request.fred.interactive.series.alice", "fetch.put.fred.series.bob.forged", []byte(`{"id":"f"}`))
+		_ = nc.Flush()
+		until(t, 5*time.Second, "her own answer", func() bool {
+			_, err := alice.Result(ctx, fetchworker.Identity{Provider: "fred", Operation: "series", Agent: "alice", ID: "f"})
+			return err == nil
+		})
+		admin := stream(t, user(t, s, "admin"))
+		results, err := admin.Stream(ctx, fetchworker.StreamResults)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := results.GetLastMsgForSubject(ctx, "fetch.result.fred.series.bob.forged"); err == nil {
+			t.Error("an acknowledgement was stored as bob's answer")
+		}
+	})
+	t.Run("bob cannot read alice's", func(t *testing.T) {
+		nc := user(t, s, "bob")
+		bob, err := fetchworker.NewClient(nc, "bob")
+		if err != nil {
+			t.Fatal(err)
+		}
+		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		_, err = bob.Result(short, fetchworker.Identity{Provider: "fred", Operation: "series", Agent: "alice", ID: "q-1"})
+		if err == nil || errors.Is(err, fetchworker.ErrNoAnswer) {
+			t.Errorf("he may ask for it: %v", err)
+		}
+		for {
+			m, err := bobs.NextMsg(50 * time.Millisecond)
+			if err != nil {
+				break
+			}
+			t.Errorf("he saw %s", m.Subject)
+		}
+	})
+	t.Run("the worker cannot ask, replay, review or audit", func(t *testing.T) {
+		nc := user(t, s, "worker")
+		for _, subject := range []string{
+			"fetch.request.fred.interactive.series.alice", "fetch.replay.fred.interactive.series.alice.q-9",
+			"fetch.review.fred.series.alice.q-9", "fetch.audit.replay.fred", "$JS.API.STREAM.DELETE.FETCH_RESULTS",
+		} {
+			refused(t, nc, subject)
+		}
+	})
+	t.Run("the operator sees the fleet, and nobody else asks it", func(t *testing.T) {
+		refused(t, user(t, s, "replayer"), "$SRV.PING")
+		if _, err := user(t, s, "operator").Request("$SRV.PING", nil, 300*time.Millisecond); !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, nats.ErrTimeout) {
+			t.Errorf("asking for micro services: %v", err)
+		}
+	})
+}
+
+func params(s string) []byte { return []byte(s) }
+
+func play(t *testing.T) *providertest.Server {
+	t.Helper()
+	exchanges, err := providertest.Exchanges("fred")
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream := providertest.Pipe("fred.test", exchanges...)
+	upstream.Fallback = func(*http.Request) *providertest.Step {
+		step := providertest.JSON(200, `{"observations":[{"date":"2026-01-01","value":"1.0"}]}`)
+		return &step
+	}
+	t.Cleanup(upstream.Close)
+	return upstream
+}
+
+// serve starts a worker as the user worker, who may not make the topology.
+func serve(t *testing.T, s *server.Server, upstream *providertest.Server) {
+	t.Helper()
+	env := map[string]string{"FRED_API_KEY": "fred-key-0123456789", "FRED_BASE_URL": upstream.URL() + "/fred"}
+	set, err := providers.Load(func(name string) string { return env[name] }, providers.WithDial(upstream.DialContext))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	nc := user(t, s, "worker")
+	js := stream(t, nc)
+	if err := broker.Apply(ctx, js, broker.Streams(broker.Options{ResultAge: 168 * time.Hour})); err != nil {
+		t.Fatalf("the worker looks the topology up: %v", err)
+	}
+	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fred := set.Configured()[0]
+	if err := budget.CreateRegister(ctx, kv, fred.Name); err != nil {
+		t.Fatal(err)
+	}
+	if err := broker.ServeProvider(ctx, js, fred.Name, broker.Held(60)); err != nil {
+		t.Fatal(err)
+	}
+	if err := budget.Beat(ctx, js, budget.Worker{Name: "w", Providers: []string{fred.Name}}); err != nil {
+		t.Fatal(err)
+	}
+	gate, err := budget.Open(ctx, js, kv, budget.Settings{Provider: fred.Name, Worker: "w", Limits: fred.Limits, Bytes: 1 << 30, CircuitFailures: 3}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served, err := fetch.Open(ctx, js, fred, gate,
+		func(l fetchworker.Lane, shard int) string { return broker.ShardConsumer(fred.Name, l, shard) }, broker.ReplayConsumer(fred.Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := fetch.New(fetch.Config{
+		Name: "w", JS: js, KV: kv, Log: record.New(js, nil), Serve: []fetch.Served{served}, Rights: set.Rights,
+		Retries: 3, RetryBase: time.Second, MaxLife: 72 * time.Hour, Drain: 5 * time.Second,
+		Logger: zaptest.NewLogger(t), Metrics: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		gate.Close()
+		set.Close()
+	})
+}
+
+func subscribe(t *testing.T, nc *nats.Conn, subject string) *nats.Subscription {
+	t.Helper()
+	sub, err := nc.SubscribeSync(subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return sub
+}
+
+// refused checks that the server refuses a publish, which it says beside it.
+func refused(t *testing.T, nc *nats.Conn, subject string) {
+	t.Helper()
+	denied := make(chan error, 1)
+	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		select {
+		case denied <- err:
+		default:
+		}
+	})
+	if err := nc.Publish(subject, []byte(`{"id":"x"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-denied:
+		if !errors.Is(err, nats.ErrPermissionViolation) {
+			t.Errorf("%s: %v", subject, err)
+		}
+	case <-time.After(2 * time.Second):
+		t.Errorf("%s was not refused", subject)
+	}
+}
+
+// waiting is how many messages all streams together hold, the shared state
+// apart, which a live worker writes all the time.
+func waiting(t *testing.T, s *server.Server) uint64 {
+	t.Helper()
+	var n uint64
+	lister := stream(t, user(t, s, "admin")).ListStreams(t.Context())
+	for info := range lister.Info() {
+		if info.Config.Name != "KV_"+fetchworker.BucketProviders && info.Config.Name != "KV_"+fetchworker.BucketCache {
+			n += info.State.Msgs
+		}
+	}
+	if lister.Err() != nil {
+		t.Fatal(lister.Err())
+	}
+	return n
+}

@@ -1,0 +1,174 @@
+// Package nats_test starts real servers with the configurations that are
+// shipped here, and holds them to what they promise.
+package nats_test
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"fetchworker/internal/broker"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// development sets the passwords of development.env for this test, and so
+// checks that the file names every variable that the configurations read.
+func development(t *testing.T) {
+	t.Helper()
+	f, err := os.Open("development.env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if name, value, ok := strings.Cut(lines.Text(), "="); ok && !strings.HasPrefix(name, "#") {
+			t.Setenv(name, value)
+		}
+	}
+}
+
+// options reads a shipped configuration as the server does, and moves it to
+// free ports and a directory of the test's.
+func options(t *testing.T, file string) *server.Options {
+	t.Helper()
+	o, err := server.ProcessConfigFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ip := net.ParseIP(o.Host); ip == nil || !ip.IsLoopback() {
+		t.Errorf("%s listens on %q: only loopback is safe without TLS", file, o.Host)
+	}
+	if !o.SyncAlways {
+		t.Errorf("%s: an acknowledged write must be on the disk", file)
+	}
+	o.Port, o.HTTPPort = server.RANDOM_PORT, 0
+	o.StoreDir = filepath.Join(t.TempDir(), o.ServerName)
+	o.NoSigs, o.NoLog = true, true
+	return o
+}
+
+func start(t *testing.T, o *server.Options) *server.Server {
+	t.Helper()
+	s, err := server.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatalf("%s is not ready", o.ServerName)
+	}
+	return s
+}
+
+// user connects as one of development.env's users, with an inbox of its own.
+func user(t *testing.T, s *server.Server, name string) *nats.Conn {
+	t.Helper()
+	u := url.URL{Scheme: "nats", Host: s.Addr().String(), User: url.UserPassword(name, os.Getenv("NATS_"+strings.ToUpper(name)+"_PASSWORD"))}
+	address := broker.Address{URL: u.String(), Name: "test " + name, Inbox: "_INBOX_" + name}
+	nc, err := broker.Connect(t.Context(), address, func(error) {})
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// applied is the topology made by the admin, which no other user may.
+func applied(t *testing.T, s *server.Server, replicas int) jetstream.JetStream {
+	t.Helper()
+	js := stream(t, user(t, s, "admin"))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := broker.Apply(ctx, js, broker.Streams(broker.Options{Replicas: replicas, ResultAge: 168 * time.Hour})); err != nil {
+		t.Fatal(err)
+	}
+	if err := broker.ServeDLQ(ctx, js); err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+func stream(t *testing.T, nc *nats.Conn) jetstream.JetStream {
+	t.Helper()
+	js, err := broker.JetStream(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+func TestThreeServersCarryTheTopologyThreeTimes(t *testing.T) {
+	development(t)
+	files, err := filepath.Glob("cluster/n*.conf")
+	if err != nil || len(files) != 3 {
+		t.Fatalf("%v %v", files, err)
+	}
+	all := make([]*server.Options, len(files))
+	var routes []string
+	for i, file := range files {
+		all[i] = options(t, file)
+		if len(all[i].Routes) != 3 {
+			t.Errorf("%s names %d routes", file, len(all[i].Routes))
+		}
+		all[i].Cluster.Port = freePort(t)
+		routes = append(routes, "nats://127.0.0.1:"+strconv.Itoa(all[i].Cluster.Port))
+	}
+	var servers []*server.Server
+	for _, o := range all {
+		o.Routes = server.RoutesFromStr(strings.Join(routes, ","))
+		servers = append(servers, start(t, o))
+	}
+	until(t, 30*time.Second, "a leader of the cluster", func() bool {
+		for _, s := range servers {
+			if s.JetStreamIsLeader() {
+				return len(s.JetStreamClusterPeers()) == 3
+			}
+		}
+		return false
+	})
+	js := applied(t, servers[0], 3)
+	names := js.ListStreams(t.Context())
+	count := 0
+	for info := range names.Info() {
+		count++
+		if info.Config.Replicas != 3 || info.Cluster == nil || len(info.Cluster.Replicas) != 2 {
+			t.Errorf("%s has %d replicas: %+v", info.Config.Name, info.Config.Replicas, info.Cluster)
+		}
+	}
+	if names.Err() != nil || count != len(broker.Streams(broker.Options{})) {
+		t.Errorf("%d streams: %v", count, names.Err())
+	}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+func until(t *testing.T, within time.Duration, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+	}
+}
