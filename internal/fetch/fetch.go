@@ -165,7 +165,9 @@ func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) 
 		// Another worker may have a younger one.
 		r.cache = w.cache.get(ctx, r.call.Key)
 	}
-	if !r.cache.fresh(r.stored, time.Now(), maxAge) {
+	hit := r.cache.fresh(r.stored, time.Now(), maxAge)
+	w.metrics.lookup(r, hit)
+	if !hit {
 		return false, nil
 	}
 	return true, w.end(ctx, r, end{answer: cachedAnswer(r.letter, r.cache, time.Now())}, nil)
@@ -195,6 +197,7 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 		// deadline that the body still names.
 		letter, err := dlq.Decode(d.msg.Subject(), d.msg.Headers(), body)
 		r.ID, r.letter = d.address.ID, letter
+		w.metrics.replayed(r.Provider)
 		if err != nil {
 			return r, err
 		}

@@ -44,6 +44,10 @@ type rig struct {
 	open     time.Duration
 	maxLife  time.Duration
 	logs     *lockedBuffer
+
+	// Of the worker started last.
+	registry *prometheus.Registry
+	serving  []fetch.Served
 }
 
 // inBubble runs a test with a rig on a clock of its own.
@@ -128,10 +132,11 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		}
 		serving = append(serving, s)
 	}
+	r.registry, r.serving = prometheus.NewRegistry(), serving
 	w, err := fetch.New(fetch.Config{
 		Name: name, JS: js, KV: kv, Log: record.New(js, hook), Serve: serving, Rights: set.Rights,
 		Retries: 3, RetryBase: time.Second, MaxLife: r.maxLife, Drain: 30 * time.Second,
-		Logger: r.logger(), Metrics: prometheus.NewRegistry(),
+		Logger: r.logger(), Metrics: r.registry,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -23,13 +23,18 @@ type metrics struct {
 	answers    *prometheus.CounterVec
 	toAnswer   *prometheus.HistogramVec
 	letters    *prometheus.CounterVec
+	replays    *prometheus.CounterVec
+	lookups    *prometheus.CounterVec
 }
+
+// laneReplay is what the lane of a replayed request is called in metrics.
+const laneReplay = "replay"
 
 // limitHitAfter is the wait from which a request counts as having met the
 // rate limit: longer than a permit takes while there are any.
 const limitHitAfter = 250 * time.Millisecond
 
-func newMetrics(r prometheus.Registerer) *metrics {
+func newMetrics(r prometheus.Registerer, serve []Served) *metrics {
 	if r == nil {
 		r = prometheus.NewRegistry()
 	}
@@ -46,7 +51,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	calls := []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 	waits := []float64{.001, .01, .1, .5, 1, 2, 5, 10, 30, 60, 90}
 	lives := []float64{.01, .05, .1, .5, 1, 5, 15, 60, 300, 1800, 7200, 86400}
-	return &metrics{
+	m := &metrics{
 		requests:   counter("provider_requests_total", "Calls made to a provider, by HTTP status, or error type where there was none.", "provider", "endpoint", "status"),
 		latency:    histogram("provider_latency_seconds", "Duration of calls to a provider.", calls, "provider", "endpoint"),
 		errors:     counter("provider_errors_total", "Calls that ended in an error, by type.", "provider", "endpoint", "error_type"),
@@ -56,8 +61,40 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		answers:    counter("fetch_answers_total", "Answers stored, by status.", "provider", "endpoint", "status", "source", "final"),
 		toAnswer:   histogram("fetch_request_duration_seconds", "From a request's publish to its final answer.", lives, "provider", "lane"),
 		letters:    counter("fetch_dead_letters_total", "Dead letters written, by class.", "provider", "class"),
+		replays:    counter("fetch_replays_total", "Dead letters that came back to work.", "provider"),
+		lookups:    counter("fetch_cache_lookups_total", "Looks for a body young enough: hit or miss.", "provider", "result"),
 	}
+	for _, s := range serve {
+		// A counter that is not there until its first event hides that event
+		// from rate().
+		p := s.Provider.Name
+		for _, c := range []*prometheus.CounterVec{m.limitHits, m.throttled, m.replays} {
+			c.WithLabelValues(p)
+		}
+		for _, result := range []string{lookupHit, lookupMiss} {
+			m.lookups.WithLabelValues(p, result)
+		}
+		for _, class := range []fetchworker.Class{fetchworker.ClassTransient, fetchworker.ClassCircuitOpen, fetchworker.ClassPoison} {
+			m.letters.WithLabelValues(p, string(class))
+		}
+	}
+	return m
 }
+
+const (
+	lookupHit  = "hit"
+	lookupMiss = "miss"
+)
+
+func (m *metrics) lookup(r *request, hit bool) {
+	result := lookupMiss
+	if hit {
+		result = lookupHit
+	}
+	m.lookups.WithLabelValues(r.Provider, result).Inc()
+}
+
+func (m *metrics) replayed(provider string) { m.replays.WithLabelValues(provider).Inc() }
 
 func (m *metrics) called(r *request, result *providers.Result) {
 	status := result.ErrorType
@@ -99,7 +136,7 @@ func (m *metrics) letter(r *request) {
 
 func laneName(r *request) string {
 	if r.replayed {
-		return "replay"
+		return laneReplay
 	}
 	return string(r.Lane)
 }

@@ -89,7 +89,7 @@ func New(c Config) (*Worker, error) {
 	w := &Worker{
 		name: c.Name, js: c.JS, kv: c.KV, log: c.Log, rights: c.Rights, logger: c.Logger,
 		served:  make(map[string]*Served, len(c.Serve)),
-		metrics: newMetrics(c.Metrics),
+		metrics: newMetrics(c.Metrics, c.Serve),
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
 		held:  newHolder(),
 		cache: bodies, flights: newFlights(),

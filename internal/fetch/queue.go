@@ -1,0 +1,98 @@
+package fetch
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// queue is a provider's part of a stream.
+type queue struct {
+	stream, filter string
+	count, age     *prometheus.Desc
+	provider, lane string // lane is empty where the metric has no such label
+}
+
+// length is how many messages a queue held at a time, and since when the
+// oldest has been there.
+type length struct {
+	at     time.Time
+	count  int
+	oldest time.Time
+}
+
+func queuesOf(provider string) []queue {
+	lane := func(l fetchworker.Lane) queue {
+		return queue{fetchworker.StreamRequests, "fetch.request." + provider + "." + string(l) + ".>", queueDepth, queueOldest, provider, string(l)}
+	}
+	return []queue{
+		lane(fetchworker.LaneInteractive),
+		lane(fetchworker.LaneBatch),
+		{fetchworker.StreamReplay, "fetch.replay." + provider + ".>", queueDepth, queueOldest, provider, laneReplay},
+		{fetchworker.StreamDLQ, "fetch.dlq." + provider + ".>", dlqSize, dlqOldest, provider, ""},
+		{fetchworker.StreamReview, "fetch.review." + provider + ".>", reviewSize, reviewAge, provider, ""},
+	}
+}
+
+func (q queue) tell(tell tell, l length, now time.Time) {
+	labels := []string{q.provider}
+	if q.lane != "" {
+		labels = append(labels, q.lane)
+	}
+	age := 0.0
+	if l.count > 0 {
+		age = max(now.Sub(l.oldest), 0).Seconds()
+	}
+	tell(q.count, float64(l.count), labels...)
+	tell(q.age, age, labels...)
+}
+
+// ask reads the queue's first message as a batch of one: the server adds how
+// many more match, which it knows without listing them. (A list of subjects
+// would grow with the queue.)
+func (q queue) ask(ctx context.Context, nc *nats.Conn) (length, error) {
+	request, err := json.Marshal(struct {
+		Seq   uint64 `json:"seq"`
+		Next  string `json:"next_by_subj"`
+		Batch int    `json:"batch"`
+	}{1, q.filter, 1})
+	if err != nil {
+		return length{}, fmt.Errorf("ask %s: %w", q.filter, err)
+	}
+	first, err := nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+q.stream, request)
+	if err != nil {
+		return length{}, fmt.Errorf("ask %s: %w", q.filter, err)
+	}
+	l := length{at: time.Now()}
+	switch status := first.Header.Get("Status"); status {
+	case "404":
+		return l, nil
+	case "":
+	default:
+		return length{}, fmt.Errorf("ask %s: the server says %s %s", q.filter, status, first.Header.Get("Description"))
+	}
+	behind, err := strconv.Atoi(first.Header.Get("Nats-Num-Pending"))
+	if err != nil {
+		return length{}, fmt.Errorf("ask %s: how many more: %w", q.filter, err)
+	}
+	l.count = behind + 1
+	if l.oldest, err = time.Parse(time.RFC3339Nano, first.Header.Get("Nats-Time-Stamp")); err != nil {
+		return length{}, fmt.Errorf("ask %s: since when: %w", q.filter, err)
+	}
+	return l, nil
+}
+
+// windowName is how a limit's window is called in labels: s, min, h, d, 12h.
+func windowName(w budget.Window) string {
+	_, unit, _ := strings.Cut(budget.Limits{w}.String(), "/")
+	return strings.TrimSuffix(strings.TrimSuffix(unit, "0s"), "0m")
+}
