@@ -88,6 +88,9 @@ func NewReplayer(js jetstream.JetStream, log *record.Log, board *budget.Board, c
 // not begun, finishes what it has, and returns when it holds nothing.
 func (r *Replayer) Run(stop context.Context) error {
 	consumer, err := r.js.Consumer(stop, fetchworker.StreamDLQ, r.config.Consumer)
+	if stop.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("replayer: consumer %s: %w", r.config.Consumer, err)
 	}

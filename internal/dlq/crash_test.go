@@ -1,0 +1,245 @@
+package dlq_test
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
+)
+
+// crash is a hook that lets its process die at one point: before a step is
+// made, or after it, when nobody has learnt of it. What dies says no more: its
+// connection is gone.
+type crash struct {
+	point     string // none: it only lists the points
+	persisted bool
+
+	mu     sync.Mutex
+	passed []string
+	died   chan struct{}
+}
+
+func newCrash(point string, persisted bool) *crash {
+	return &crash{point: point, persisted: persisted, died: make(chan struct{})}
+}
+
+func (c *crash) hook(nc *nats.Conn) record.Hook {
+	return func(point string, persisted bool) error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		select {
+		case <-c.died:
+			return errCrash
+		default:
+		}
+		if persisted {
+			c.passed = append(c.passed, point)
+		}
+		if point == c.point && persisted == c.persisted {
+			close(c.died)
+			nc.Close()
+			return errCrash
+		}
+		return nil
+	}
+}
+
+func (c *crash) points() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.passed)
+}
+
+// story is one kind of work that a replayer or a sweeper does, its durable
+// steps in order, and how the request ends whatever happens on the way.
+type story struct {
+	name   string
+	points string // of an undisturbed run
+	put    func(f *fleet)
+	sweeps bool // it is the sweeper's work
+	status fetchworker.Status
+	code   fetchworker.Code
+	review bool
+}
+
+func stories() []story {
+	answerOf := func(l dlq.Letter, code fetchworker.Code, review bool) fetchworker.Answer {
+		p := fetchworker.Failure(l.Identity, code, "no such symbol")
+		return fetchworker.Answer{Identity: l.Identity, Status: fetchworker.StatusFailed, Final: true, Review: review, Generation: l.Generation, Problem: &p}
+	}
+	store := func(f *fleet, a fetchworker.Answer) {
+		if _, err := dlq.Answer(f.ctx, f.log, a, ""); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	rejected := func() dlq.Letter {
+		l := fresh(1, fetchworker.ClassPermanent)
+		l.Calls, l.Code, l.HTTPStatus = 1, fetchworker.CodeRejected, 400
+		return l
+	}
+	spent := func() dlq.Letter {
+		l := failedOnce(1)
+		l.Calls, l.Failures, l.NotBefore = 4, 4, l.FailedAt
+		return l
+	}
+	return []story{
+		{name: "a due retry", points: "replay ack", status: fetchworker.StatusOK, put: func(f *fleet) {
+			f.put(failedOnce(1))
+		}},
+		{name: "a parked request", points: "answer replay ack", status: fetchworker.StatusOK, put: func(f *fleet) {
+			f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: time.Now().Add(time.Hour)})
+			f.put(fresh(1, fetchworker.ClassCircuitOpen))
+			f.running.Go(func() {
+				time.Sleep(20 * time.Second)
+				if f.ctx.Err() == nil {
+					f.circuit("fmp", budget.Circuit{State: budget.CircuitClosed})
+				}
+			})
+		}},
+		{name: "a probe", points: "answer replay ack", status: fetchworker.StatusOK, put: func(f *fleet) {
+			f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: time.Now().Add(5 * time.Second)})
+			f.put(fresh(1, fetchworker.ClassCircuitOpen))
+		}},
+		{name: "a deadline", points: "answer ack", status: fetchworker.StatusFailed, code: fetchworker.CodeDeadlineExceeded, put: func(f *fleet) {
+			l := failedOnce(1)
+			l.NotBefore, l.Deadline = l.FailedAt.Add(time.Minute), l.FailedAt.Add(time.Second)
+			f.put(l)
+		}},
+		{name: "a spent letter", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *fleet) {
+			f.put(spent())
+		}},
+		{name: "a refused request that its worker has answered", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRejected, review: true, put: func(f *fleet) {
+			f.put(rejected())
+			store(f, answerOf(rejected(), fetchworker.CodeRejected, true))
+		}},
+		{name: "a refused request whose worker died", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRejected, review: true, put: func(f *fleet) {
+			f.put(rejected())
+		}},
+		{name: "a poisoned request", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodePoison, review: true, put: func(f *fleet) {
+			f.put(fresh(1, fetchworker.ClassPoison))
+		}},
+		{name: "past the maximum life", points: "answer review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *fleet) {
+			l := fresh(1, fetchworker.ClassPaused)
+			l.RequestedAt = l.RequestedAt.Add(5*time.Second - f.maxLife)
+			l.NotBefore = l.NotBefore.Add(time.Hour)
+			if err := budget.Pause(f.ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
+				f.t.Fatal(err)
+			}
+			f.put(l)
+		}},
+		{name: "a spent letter that was answered", points: "ack", status: fetchworker.StatusFailed, code: fetchworker.CodeNotFound, put: func(f *fleet) {
+			store(f, answerOf(spent(), fetchworker.CodeNotFound, false))
+			f.put(spent())
+		}},
+		{name: "a spent letter that was answered after its item was made", points: "withdraw ack", status: fetchworker.StatusFailed, code: fetchworker.CodeNotFound, put: func(f *fleet) {
+			store(f, answerOf(spent(), fetchworker.CodeNotFound, false))
+			if _, err := f.JS.PublishMsg(f.ctx, spent().ReviewItem()); err != nil {
+				f.t.Fatal(err)
+			}
+			f.put(spent())
+		}},
+		{name: "a letter that cannot be read", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *fleet) {
+			l := failedOnce(1)
+			m := l.DeadLetter()
+			m.Header.Set(fetchworker.HeaderNotBefore, "tomorrow")
+			m.Header.Set(fetchworker.HeaderHistory, "none")
+			if _, err := f.JS.PublishMsg(f.ctx, m); err != nil {
+				f.t.Fatal(err)
+			}
+			f.accepted = append(f.accepted, l.Identity)
+		}},
+		{name: "a request that nobody serves", sweeps: true, points: "answer ack", status: fetchworker.StatusFailed, code: fetchworker.CodeUnknownProvider, put: func(f *fleet) {
+			f.request("nobody", fetchworker.LaneBatch, `{"id":"q-1"}`)
+		}},
+		{name: "a request past its maximum life", sweeps: true, points: "letter ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *fleet) {
+			f.request("fmp", fetchworker.LaneBatch, `{"id":"q-1"}`)
+			time.Sleep(f.maxLife)
+		}},
+		{name: "a released letter past its maximum life", sweeps: true, points: "letter ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *fleet) {
+			l := failedOnce(1)
+			l.RequestedAt = l.RequestedAt.Add(2*time.Second - f.maxLife)
+			if _, err := f.JS.PublishMsg(f.ctx, l.Replayed()); err != nil {
+				f.t.Fatal(err)
+			}
+			f.accepted = append(f.accepted, l.Identity)
+		}},
+	}
+}
+
+// tell runs a story to its end with a process that may crash, and then
+// another that does not.
+func (s story) tell(t *testing.T, c *crash) {
+	bubble(t, func(f *fleet) {
+		f.maxLife = 5 * time.Minute
+		f.serve("fmp")
+		if !s.sweeps { // else the letter would be taken before its life ends
+			f.worker("fmp", f.succeed)
+		}
+		start := f.replayer
+		if s.sweeps {
+			f.replayer(nil)
+			start = f.sweeper
+		}
+		s.put(f)
+		stop := start(c.hook)
+		if c.point != "" {
+			f.eventually(time.Minute, "the crash", func() bool {
+				select {
+				case <-c.died:
+					return true
+				default:
+					return false
+				}
+			})
+			stop()
+			start(nil)
+		}
+		id := f.accepted[0]
+		f.eventually(2*time.Minute, "the request has its end, and nothing waits", func() bool {
+			a, _ := f.answer(id)
+			return a.Final && f.count(fetchworker.StreamDLQ, ">")+f.count(fetchworker.StreamReplay, ">")+f.count(fetchworker.StreamRequests, ">") == 0
+		})
+		a, _ := f.answer(id)
+		if a.Status != s.status || a.Review != s.review || a.Problem != nil && a.Problem.Code() != s.code {
+			t.Errorf("it ended as %s", dlqtest.Describe(a))
+		}
+		events, items := 0, 0
+		if s.review {
+			events, items = 1, 1
+		}
+		if n := f.count(fetchworker.StreamEvents, ">"); n != events {
+			t.Errorf("%d events", n)
+		}
+		if n := f.count(fetchworker.StreamReview, ">"); n != items {
+			t.Errorf("%d review items", n)
+		}
+		f.check(dlqtest.Check{Empty: true})
+	})
+}
+
+// Whatever the point at which a replayer or a sweeper dies, each request has
+// its one end.
+func TestCrashes(t *testing.T) {
+	for _, s := range stories() {
+		t.Run(s.name, func(t *testing.T) {
+			calm := newCrash("", false)
+			s.tell(t, calm)
+			if got := strings.Join(calm.points(), " "); got != s.points {
+				t.Fatalf("the steps are %q, want %q", got, s.points)
+			}
+			for _, point := range strings.Fields(s.points) {
+				t.Run("before "+point, func(t *testing.T) { s.tell(t, newCrash(point, false)) })
+				t.Run("after "+point, func(t *testing.T) { s.tell(t, newCrash(point, true)) })
+			}
+		})
+	}
+}

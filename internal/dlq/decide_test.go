@@ -1,0 +1,147 @@
+package dlq
+
+import (
+	"testing"
+	"time"
+
+	"fetchworker"
+)
+
+func TestDecide(t *testing.T) {
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	in := func(d time.Duration) time.Time { return now.Add(d) }
+	const maxLife = 72 * time.Hour
+	end := in(maxLife - time.Hour) // requested an hour ago
+
+	// A letter of an hour-old request that failed once, ten seconds ago.
+	letter := func(class fetchworker.Class, edit ...func(*Letter)) Letter {
+		l := Letter{
+			Generation: 1, Calls: 1, Failures: 1, Class: class,
+			RequestedAt: in(-time.Hour), FailedAt: in(-10 * time.Second), NotBefore: in(-9 * time.Second),
+		}
+		for _, e := range edit {
+			e(&l)
+		}
+		return l
+	}
+	notBefore := func(d time.Duration) func(*Letter) { return func(l *Letter) { l.NotBefore = in(d) } }
+	deadline := func(d time.Duration) func(*Letter) { return func(l *Letter) { l.Deadline = in(d) } }
+	failures := func(n int) func(*Letter) { return func(l *Letter) { l.Failures = n } }
+	generation := func(n int) func(*Letter) { return func(l *Letter) { l.Generation = n } }
+	requested := func(d time.Duration) func(*Letter) { return func(l *Letter) { l.RequestedAt = in(d) } }
+
+	answer := func(status fetchworker.Status, final, review bool, generation int) *fetchworker.Answer {
+		return &fetchworker.Answer{Status: status, Final: final, Review: review, Generation: generation}
+	}
+	hold := func(reason fetchworker.Reason, until time.Duration) gate {
+		return gate{held: reason, until: in(until)}
+	}
+	release := verdict{act: actRelease}
+	review := verdict{act: actReview}
+	expire := verdict{act: actExpire}
+	done := verdict{act: actDone}
+	held := func(wake time.Time, reason fetchworker.Reason, retryAt time.Time) verdict {
+		return verdict{act: actHold, wake: wake, watch: true, reason: reason, retryAt: retryAt}
+	}
+	wait := func(wake time.Time) verdict { return verdict{act: actHold, wake: wake} }
+
+	for _, c := range []struct {
+		name   string
+		letter Letter
+		gate   gate
+		answer *fetchworker.Answer
+		stored time.Duration // relative to now; 0: ten seconds ago
+		want   verdict
+	}{
+		// Retries.
+		{name: "a retry that is due", letter: letter("transient"), want: release},
+		{name: "a retry due right now", letter: letter("transient", notBefore(0)), want: release},
+		{name: "a retry to come", letter: letter("transient", notBefore(time.Second)), want: wait(in(time.Second))},
+		{name: "the last retry", letter: letter("transient", failures(3)), want: release},
+		{name: "no retry left", letter: letter("transient", failures(4)), want: review},
+		{name: "no retry left, not before later", letter: letter("transient", failures(4), notBefore(time.Hour)), want: review},
+		{name: "no class at all", letter: letter(""), want: release},
+
+		// Deadlines and lives.
+		{name: "a deadline before the retry", letter: letter("transient", notBefore(time.Minute), deadline(time.Second)), want: wait(in(time.Second))},
+		{name: "a deadline that passed", letter: letter("transient", deadline(-time.Second)), want: expire},
+		{name: "a deadline right now", letter: letter("transient", deadline(0)), want: expire},
+		{name: "a deadline while held", letter: letter("circuit_open", deadline(0)), gate: hold("circuit_open", time.Minute), want: expire},
+		{name: "spent, then its deadline passed", letter: letter("transient", failures(4), deadline(-time.Second)), want: review},
+		{name: "its life ended", letter: letter("transient", requested(-maxLife)), want: review},
+		{name: "its life ended while held", letter: letter("paused", requested(-maxLife)), gate: hold("paused", time.Minute), want: review},
+		{name: "deadline and life ended", letter: letter("transient", requested(-maxLife), deadline(-time.Second)), want: expire},
+		{name: "its life ends before the retry", letter: letter("transient", requested(time.Second-maxLife), notBefore(time.Minute)), want: wait(in(time.Second))},
+		{name: "of unknown age, as old as the letter", letter: letter("transient", func(l *Letter) { l.RequestedAt = time.Time{} }), stored: -maxLife, want: review},
+
+		// What retrying cannot help.
+		{name: "permanent", letter: letter("permanent", failures(0)), want: review},
+		{name: "poison", letter: letter("poison", failures(0)), want: review},
+		{name: "expired", letter: letter("expired", failures(0)), want: review},
+		{name: "poison of a paused provider", letter: letter("poison"), gate: hold("paused", time.Minute), want: review},
+
+		// Answers.
+		{name: "answered ok", letter: letter("transient"), answer: answer("ok", true, false, 1), want: done},
+		{name: "answered before this generation, for good", letter: letter("transient", generation(2)), answer: answer("ok", true, false, 1), want: done},
+		{name: "answered in a later generation", letter: letter("permanent"), answer: answer("failed", true, true, 2), want: done},
+		{name: "a later generation is at work", letter: letter("transient"), answer: answer("waiting", false, false, 2), want: done},
+		{name: "its own failed answer, in review", letter: letter("permanent"), answer: answer("failed", true, true, 1), want: review},
+		{name: "requeued from review", letter: letter("transient", generation(2)), answer: answer("failed", true, true, 1), want: release},
+		{name: "a provisional answer", letter: letter("transient"), answer: answer("stale", false, false, 1), want: release},
+		{name: "answered, deadline passed", letter: letter("transient", deadline(-time.Second)), answer: answer("stale", true, false, 1), want: done},
+
+		// Closed gates.
+		{name: "circuit open", letter: letter("circuit_open"), gate: hold("circuit_open", time.Minute), want: held(end, "circuit_open", in(time.Minute))},
+		{name: "a due retry, circuit open", letter: letter("transient"), gate: hold("circuit_open", time.Minute), want: held(end, "circuit_open", in(time.Minute))},
+		{name: "circuit open, its time passed", letter: letter("transient"), gate: hold("circuit_open", -time.Minute), want: held(end, "circuit_open", in(-time.Minute))},
+		{name: "paused", letter: letter("paused"), gate: hold("paused", time.Hour), want: held(in(time.Hour), "paused", in(time.Hour))},
+		{name: "paused, a deadline before", letter: letter("paused", deadline(time.Minute)), gate: hold("paused", time.Hour), want: held(in(time.Minute), "paused", in(time.Hour))},
+		{name: "a long hold", letter: letter("throttled"), gate: hold("throttled", 10*time.Minute), want: held(in(10*time.Minute), "throttled", in(10*time.Minute))},
+		{name: "a short hold is not told", letter: letter("throttled"), gate: hold("throttled", time.Minute), want: held(in(time.Minute), "", time.Time{})},
+		{name: "no worker for long", letter: letter("transient"), gate: gate{held: "no_worker", absent: in(-time.Minute)}, want: held(end, "no_worker", time.Time{})},
+		{name: "no worker for a moment is not told", letter: letter("transient"), gate: gate{held: "no_worker", absent: in(-time.Second)}, want: held(end, "", time.Time{})},
+
+		// Opened gates.
+		{name: "circuit closed", letter: letter("circuit_open", notBefore(time.Hour)), want: release},
+		{name: "resumed", letter: letter("paused", notBefore(time.Hour)), want: release},
+		{name: "hold lifted", letter: letter("throttled", notBefore(time.Hour)), want: release},
+		{name: "parked this moment rests", letter: letter("circuit_open"), stored: -time.Millisecond, want: wait(in(time.Second - time.Millisecond))},
+		{name: "quota to come", letter: letter("quota", notBefore(time.Hour)), want: held(in(time.Hour), "quota", in(time.Hour))},
+		{name: "quota over", letter: letter("quota"), want: release},
+		{name: "quota, limits changed since", letter: letter("quota", notBefore(time.Hour)), gate: gate{lifted: in(-time.Second)}, want: release},
+		{name: "quota, limits changed before", letter: letter("quota", notBefore(time.Hour)), gate: gate{lifted: in(-time.Minute)}, want: held(in(time.Hour), "quota", in(time.Hour))},
+		{name: "quota by the board, limits changed since", letter: letter("quota", notBefore(time.Hour)), gate: gate{held: "quota", until: in(time.Hour), lifted: in(-time.Second)}, want: release},
+		{name: "a retry, quota by the board", letter: letter("transient"), gate: hold("quota", time.Hour), want: held(in(time.Hour), "quota", in(time.Hour))},
+		{name: "unauthorized to come", letter: letter("unauthorized", notBefore(time.Minute)), want: held(in(time.Minute), "unauthorized", in(time.Minute))},
+		{name: "unauthorized, then a success", letter: letter("unauthorized", notBefore(time.Minute)), gate: gate{succeeded: in(-time.Second)}, want: release},
+		{name: "unauthorized, the success was before", letter: letter("unauthorized", notBefore(time.Minute)), gate: gate{succeeded: in(-time.Minute)}, want: held(in(time.Minute), "unauthorized", in(time.Minute))},
+		{name: "unauthorized, resumed since", letter: letter("unauthorized", notBefore(time.Minute)), gate: gate{lifted: in(-time.Second)}, want: release},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			stored := in(-10 * time.Second)
+			if c.stored != 0 {
+				stored = in(c.stored)
+			}
+			got := decide(c.letter, facts{now: now, stored: stored, answer: c.answer, gate: c.gate, retries: 3, maxLife: maxLife})
+			if got != c.want {
+				t.Errorf("got %+v\nwant %+v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestFailureCode(t *testing.T) {
+	for _, c := range []struct {
+		letter Letter
+		want   fetchworker.Code
+	}{
+		{Letter{Class: fetchworker.ClassPermanent, Code: fetchworker.CodeRejected}, fetchworker.CodeRejected},
+		{Letter{Class: fetchworker.ClassPoison}, fetchworker.CodePoison},
+		{Letter{Class: fetchworker.ClassExpired}, fetchworker.CodeRetriesExhausted},
+		{Letter{Class: fetchworker.ClassTransient}, fetchworker.CodeRetriesExhausted},
+	} {
+		if got := failureCode(c.letter); got != c.want {
+			t.Errorf("%s %s: %s, want %s", c.letter.Class, c.letter.Code, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,117 @@
+package dlq_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/dlq/dlqtest"
+)
+
+// On a quiet provider the replayer releases the probe: one letter at a time,
+// those that have not failed first, another when one ended without a call,
+// and none before the circuit's time has passed.
+func TestProbesGoOneAtATime(t *testing.T) {
+	bubble(t, func(f *fleet) {
+		f.serve("fmp")
+		for range 3 { // any number of replayers
+			f.replayer(nil)
+		}
+		const open = time.Minute
+		opened := time.Now()
+		f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: opened.Add(open)})
+		for i := range 3 {
+			f.put(failedOnce(i))
+		}
+		for i := 3; i < 5; i++ {
+			f.put(fresh(i, fetchworker.ClassCircuitOpen))
+		}
+
+		var mu sync.Mutex
+		var order []string
+		var at []time.Duration
+		f.worker("fmp", func(l dlq.Letter) error {
+			mu.Lock()
+			n := len(order)
+			order, at = append(order, l.ID), append(at, time.Since(opened))
+			mu.Unlock()
+			if waiting := f.count(fetchworker.StreamReplay, "fetch.replay.>"); waiting != 1 && n < 4 {
+				t.Errorf("%d letters are at work while a probe is", waiting)
+			}
+			switch n {
+			case 0: // it ends without a call
+				time.Sleep(3 * time.Second)
+				return f.parkedAgain(l, fetchworker.ClassCircuitOpen)
+			case 1, 2: // it calls, and fails
+				f.circuit("fmp", budget.Circuit{State: budget.CircuitHalfOpen, Prober: "w", ProbeUntil: time.Now().Add(30 * time.Second)})
+				time.Sleep(5 * time.Second)
+				f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: time.Now().Add(open)})
+				l.Calls++
+				return f.parkedAgain(l, fetchworker.ClassCircuitOpen)
+			case 3: // it calls, and succeeds
+				f.circuit("fmp", budget.Circuit{State: budget.CircuitClosed, LastSuccess: time.Now()})
+			}
+			return f.succeed(l)
+		})
+
+		f.eventually(5*time.Minute, "all are answered", func() bool {
+			for i := range 5 {
+				if a, _ := f.answer(ident(i)); !a.Final {
+					return false
+				}
+			}
+			return true
+		})
+		mu.Lock()
+		defer mu.Unlock()
+		t.Log(order, at)
+		if len(order) < 4 || order[0] != "q-3" || order[1] != "q-4" || order[2] != "q-3" || order[3] != "q-4" {
+			t.Errorf("probed with %v", order)
+		}
+		for i, least := range []time.Duration{open, open + 3*time.Second, 2*open + 8*time.Second, 3*open + 13*time.Second} {
+			if at[i] < least || at[i] > least+8*time.Second {
+				t.Errorf("probe %d came after %v", i+1, at[i])
+			}
+		}
+		f.eventually(10*time.Second, "nothing waits", func() bool {
+			return f.count(fetchworker.StreamDLQ, "fetch.dlq.>")+f.count(fetchworker.StreamReplay, "fetch.replay.>") == 0
+		})
+		f.check(dlqtest.Check{Empty: true})
+	})
+}
+
+// While requests wait, one of them is the probe.
+func TestARequestIsTheBetterProbe(t *testing.T) {
+	bubble(t, func(f *fleet) {
+		f.serve("fmp")
+		f.replayer(nil)
+		f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: time.Now()})
+		f.request("fmp", fetchworker.LaneBatch, `{"id":"q-9"}`)
+		f.put(fresh(1, fetchworker.ClassCircuitOpen))
+		time.Sleep(30 * time.Second)
+		f.released(0, 0)
+	})
+}
+
+// Nobody probes for a provider that is paused, or that nobody serves.
+func TestNoProbeBehindAnotherGate(t *testing.T) {
+	bubble(t, func(f *fleet) {
+		leave := f.serve("fmp")
+		f.replayer(nil)
+		f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: time.Now()})
+		if err := budget.Pause(f.ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		f.put(fresh(1, fetchworker.ClassCircuitOpen))
+		time.Sleep(30 * time.Second)
+		f.released(0, 0)
+		leave()
+		time.Sleep(3 * time.Minute)
+		f.released(0, 0)
+		f.serve("fmp")
+		f.released(10*time.Second, 1)
+	})
+}
