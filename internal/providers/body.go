@@ -2,9 +2,7 @@ package providers
 
 import (
 	"bytes"
-	"compress/flate"
 	"compress/gzip"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -26,7 +24,8 @@ func readBody(res *http.Response) (body []byte, wire int64, err error) {
 		limit = maxErrorBody
 	}
 	counted := &countingReader{from: res.Body}
-	switch encoding := strings.ToLower(res.Header.Get("Content-Encoding")); encoding {
+	encoding := res.Header.Get("Content-Encoding")
+	switch strings.ToLower(encoding) {
 	case "", "identity":
 		if res.ContentLength > limit {
 			err = ErrTooLarge // before anything of it is paid for
@@ -36,7 +35,7 @@ func readBody(res *http.Response) (body []byte, wire int64, err error) {
 	case "gzip", "x-gzip":
 		body, err = readGzip(counted, limit)
 	default:
-		err = fmt.Errorf("%w: %s", errEncoding, shorten(encoding, 40))
+		err = fmt.Errorf("%w: %s was not asked for", errEncoding, encoding)
 	}
 	return body, counted.n, err
 }
@@ -58,7 +57,10 @@ func readGzip(from io.Reader, limit int64) ([]byte, error) {
 		err = again
 	}
 	if readErr != nil {
-		err = readErr
+		return body.Bytes(), readErr // the connection's fault comes first
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errEncoding, err)
 	}
 	return body.Bytes(), err
 }
@@ -78,13 +80,6 @@ func readLimited(from io.Reader, limit int64) ([]byte, error) {
 		return body[:limit], ErrTooLarge
 	}
 	return body, err
-}
-
-// isFormatError reports whether the bytes all came, but are not what they
-// claim to be: the connection did its work.
-func isFormatError(err error) bool {
-	var corrupt flate.CorruptInputError
-	return errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, errEncoding) || errors.As(err, &corrupt)
 }
 
 // countingReader counts what passes.

@@ -154,7 +154,7 @@ func (p *Provider) answered(r *Result, call *Call, res *http.Response, o Options
 	}
 	if readErr != nil {
 		r.Err = p.redact.error(readErr)
-		if v.class == fetchworker.ClassTransient && res.StatusCode < 300 && !isFormatError(readErr) {
+		if v.class == fetchworker.ClassTransient && res.StatusCode < 300 && !errors.Is(readErr, errEncoding) {
 			r.ErrorType = connectionErrorType(readErr)
 		}
 	}
@@ -274,7 +274,7 @@ func rateLimit(header http.Header, now time.Time) (remaining int, reset time.Dur
 		return -1
 	}
 	remaining, reset = int(min(number("Remaining"), 1<<30)), -1
-	if seconds := number("Reset"); seconds >= 1e9 {
+	if seconds := number("Reset"); seconds >= 1e8 {
 		reset = clampSeconds(seconds - now.Unix())
 	} else if seconds >= 0 {
 		reset = clampSeconds(seconds)

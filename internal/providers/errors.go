@@ -19,8 +19,9 @@ var (
 	// call on one permit, so the attempt ends as transient instead.
 	ErrRetried = errors.New("the connection broke after the request was written")
 
-	// errEncoding: the body is in an encoding we did not ask for.
-	errEncoding = errors.New("unknown content encoding")
+	// errEncoding: the bytes all came, but are not what their
+	// Content-Encoding says, or it is one that we did not ask for.
+	errEncoding = errors.New("bad content encoding")
 )
 
 // ParamError is what Plan returns for parameters that cannot be right. Its

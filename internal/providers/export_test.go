@@ -1,5 +1,7 @@
 package providers
 
+import "crypto/x509"
+
 // Sheet is a built-in data sheet as it is written, before anything is applied.
 func Sheet(name, baseURL string) Spec { return builtins[name](baseURL) }
 
@@ -15,3 +17,6 @@ func Unprepared(p *Provider, name, envPrefix string) Spec {
 	spec.Name, spec.EnvPrefix = name, envPrefix
 	return spec
 }
+
+// Trust makes a provider trust a test's certificates.
+func Trust(p *Provider, pool *x509.CertPool) { p.transport.TLSClientConfig.RootCAs = pool }

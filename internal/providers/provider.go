@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -17,7 +18,7 @@ import (
 
 // Provider is an upstream API with its key: it plans calls and makes them.
 // It is safe for concurrent use.
-type Provider struct {
+type Provider struct { //nolint:recvcheck // Format must hold for copies as well
 	Spec // in force: catalogue, environment and tier are applied, Limits are all windows together
 
 	written   Spec // before tier and ages were applied: what YAML writes
@@ -128,11 +129,9 @@ func (p *Provider) Close() { p.transport.CloseIdleConnections() }
 // YAML writes the provider's sheet as a catalogue would, without its key.
 func (p *Provider) YAML() ([]byte, error) { return p.written.YAML() }
 
-// String is the name: a provider printed by accident shows no key.
-func (p *Provider) String() string { return p.Name }
-
-// GoString is the name, for the same reason.
-func (p *Provider) GoString() string { return "providers.Provider(" + p.Name + ")" }
+// Format prints the name, whatever the verb, of a copy too: below it are a
+// key and the buffers of connections that have carried it.
+func (p Provider) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, p.Name) }
 
 // parseBase accepts what a base URL may be and nothing that could carry a key
 // or send one elsewhere.

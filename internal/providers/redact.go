@@ -2,12 +2,14 @@ package providers
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
-	"net/url"
+	"fmt"
+	"html"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 )
 
 const (
@@ -26,39 +28,76 @@ func newSecret(key string) secret { return secret{func() string { return key }} 
 
 func (s secret) isSet() bool { return s.reveal() != "" }
 
-// redactor takes a key out of texts and bodies, raw and in every form in
-// which it could be echoed: escaped for a URL or for JSON.
-type redactor struct{ forms func() []string }
+// redactor takes a key out of texts and bodies, in every form in which it
+// could be echoed: raw, escaped for a URL, a JSON string or HTML, or several
+// of these over each other.
+type redactor struct {
+	length  int
+	hint    func() []byte // the longest part of the key that no escaping changes
+	pattern func() *regexp.Regexp
+}
 
 func newRedactor(key string) *redactor {
-	quoted, _ := json.Marshal(key) // a string always marshals
-	inJSON := strings.Trim(string(quoted), `"`)
-	forms := []string{key, url.QueryEscape(key), url.PathEscape(key), inJSON, strings.ReplaceAll(key, "/", `\/`)}
-	forms = append(forms, strings.ToLower(forms[1]), strings.ToLower(forms[2])) // %2b as well as %2B
-	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })    // the longest first: one may contain another
-	forms = slices.Compact(forms)
-	return &redactor{func() []string { return forms }}
+	var pattern strings.Builder
+	var hint, run []byte
+	for _, c := range key {
+		if isUnreserved(c) {
+			pattern.WriteString(regexp.QuoteMeta(string(c)))
+			if run = append(run, byte(c)); len(run) > len(hint) { // #nosec G115 -- it is ASCII
+				hint = slices.Clone(run)
+			}
+			continue
+		}
+		run = nil
+		pattern.WriteString(escapes(c))
+	}
+	compiled := regexp.MustCompile(pattern.String())
+	return &redactor{
+		length:  len(key),
+		hint:    func() []byte { return hint },
+		pattern: func() *regexp.Regexp { return compiled },
+	}
+}
+
+// isUnreserved reports whether no escaping has a reason to change a character.
+func isUnreserved(c rune) bool {
+	return c < unicode.MaxASCII && (unicode.IsLetter(c) || unicode.IsDigit(c) || strings.ContainsRune("-_.~", c))
+}
+
+// escapes matches a character in every form: behind backslashes, as \uXXXX, as
+// %XX, also when its % was escaped again, as + for a space, or as an HTML entity.
+func escapes(c rune) string {
+	var percent, unicodes strings.Builder
+	for _, b := range []byte(string(c)) {
+		fmt.Fprintf(&percent, `(?i:%%(?:25)*%02x)`, b)
+	}
+	for _, unit := range utf16.Encode([]rune{c}) {
+		fmt.Fprintf(&unicodes, `(?i:\\+u%04x)`, unit)
+	}
+	forms := []string{`\\*` + regexp.QuoteMeta(string(c)), percent.String(), unicodes.String(), regexp.QuoteMeta(html.EscapeString(string(c)))}
+	if c == ' ' {
+		forms = append(forms, `\+`)
+	}
+	return "(?:" + strings.Join(forms, "|") + ")"
 }
 
 // text redacts an error text or header. It must come before any shortening,
 // since half a key is no longer recognised.
 func (r *redactor) text(s string) string {
-	for _, form := range r.forms() {
-		if len(form) >= minKeyInText {
-			s = strings.ReplaceAll(s, form, redacted)
-		}
+	if r.length < minKeyInText {
+		return s
 	}
-	return s
+	return r.pattern().ReplaceAllLiteralString(s, redacted)
 }
 
-// body redacts a body and reports whether it had to.
+// body redacts a body and reports whether it had to. Bodies are large and
+// keys are hardly ever in them, so the pattern is tried only where a part of
+// the key is found.
 func (r *redactor) body(b []byte) (clean []byte, found bool) {
-	for _, form := range r.forms() {
-		if len(form) >= minKeyInBody && bytes.Contains(b, []byte(form)) {
-			b, found = bytes.ReplaceAll(b, []byte(form), []byte(redacted)), true
-		}
+	if r.length < minKeyInBody || !bytes.Contains(b, r.hint()) || !r.pattern().Match(b) {
+		return b, false
 	}
-	return b, found
+	return r.pattern().ReplaceAllLiteral(b, []byte(redacted)), true
 }
 
 // callError is an error without the key. It answers errors.Is for what it

@@ -1,0 +1,363 @@
+package providers_test
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/providertest"
+)
+
+const quote = `{"symbol":"AAPL"}`
+
+func TestConditional(t *testing.T) {
+	p, server := play(t, "fred", nil)
+	call := plan(t, p, "series", `{"series_id":"GDP"}`)
+	first := p.Do(t.Context(), call, providers.Options{})
+	if first.LastModified == "" || !first.Cacheable {
+		t.Fatalf("%+v", first)
+	}
+	server.Script(providertest.Step{Status: 304}, providertest.Step{Status: 304})
+	again := p.Do(t.Context(), call, providers.Options{ETag: `W/"1"`, LastModified: first.LastModified})
+	if again.Class != fetchworker.ClassOK || !again.NotModified || !again.Cacheable || again.HTTPStatus != 304 || len(again.Body) != 0 {
+		t.Errorf("%+v", again)
+	}
+	asked := server.Calls()[1].Header
+	if asked.Get("If-None-Match") != `W/"1"` || asked.Get("If-Modified-Since") != first.LastModified {
+		t.Errorf("asked with %v", asked)
+	}
+	if r := p.Do(t.Context(), call, providers.Options{}); r.Class != fetchworker.ClassTransient || r.NotModified {
+		t.Errorf("a 304 that nobody asked for: %s", r.Class)
+	}
+}
+
+func TestNoStore(t *testing.T) {
+	p, server := play(t, "fmp", nil)
+	server.Script(providertest.Step{Status: 200, Header: http.Header{"Cache-Control": {"private, No-Store"}}, Body: []byte(`[1]`)})
+	if r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Class != fetchworker.ClassOK || r.Cacheable {
+		t.Errorf("%s, cacheable %v", r.Class, r.Cacheable)
+	}
+}
+
+// Bytes are counted as they are sent, and bodies arrive as they are.
+func TestWireBytes(t *testing.T) {
+	p, server := play(t, "polygon", nil)
+	large := server.Named("grouped_daily_large")
+	call := plan(t, p, "grouped_daily", `{"date":"2026-02-13"}`)
+	packed := zip(large.Body)
+
+	server.Script(
+		providertest.Step{Status: 200, Body: large.Body}, // chunked, since its length is not told
+		providertest.Step{Status: 200, Body: packed, Raw: true, Header: http.Header{"Content-Encoding": {"gzip"}, "Content-Length": {strconv.Itoa(len(packed))}}},
+	)
+	for _, want := range []int{len(large.Body), len(packed)} {
+		r := p.Do(t.Context(), call, providers.Options{})
+		if r.Class != fetchworker.ClassOK || !bytes.Equal(r.Body, large.Body) || r.WireBytes != int64(want) {
+			t.Errorf("%s %s: %d bytes on the wire, want %d", r.Class, r.Detail, r.WireBytes, want)
+		}
+	}
+}
+
+func zip(body []byte) []byte {
+	var b bytes.Buffer
+	zw := gzip.NewWriter(&b)
+	_, _ = zw.Write(body) // to memory
+	_ = zw.Close()
+	return b.Bytes()
+}
+
+// Bodies that break in every way are transient, and say so.
+func TestBrokenBodies(t *testing.T) {
+	p, server := play(t, "fmp", nil)
+	packed := zip([]byte(`[{"symbol":"AAPL"}]`))
+	gzipped := func(body []byte) providertest.Step {
+		return providertest.Step{Status: 200, Raw: true, Header: http.Header{"Content-Encoding": {"gzip"}}, Body: body}
+	}
+	corrupt := bytes.Clone(packed)
+	corrupt[len(corrupt)-6] ^= 1
+	for name, test := range map[string]struct {
+		step      providertest.Step
+		errorType string
+	}{
+		"empty":            {providertest.Step{Status: 200}, "transient"},
+		"no content":       {providertest.Step{Status: 204}, "transient"},
+		"shorter":          {providertest.Step{Status: 200, Header: http.Header{"Content-Length": {"100"}}, Body: []byte(`[1]`)}, "network"},
+		"cut":              {providertest.Step{Status: 200, Body: bytes.Repeat([]byte(`[1]`), 4000), Cut: 3}, "network"},
+		"cut at the start": {providertest.Step{Cut: -1}, "network"},
+		"gzip cut":         {gzipped(packed[:len(packed)-9]), "transient"},
+		"gzip corrupt":     {gzipped(corrupt), "transient"},
+		"no gzip":          {gzipped([]byte(`[1]`)), "transient"},
+		"gzip of nothing":  {gzipped(nil), "transient"},
+		"brotli":           {providertest.Step{Status: 200, Header: http.Header{"Content-Encoding": {"br"}}, Body: []byte(`[1]`)}, "transient"},
+	} {
+		server.Script(test.step)
+		r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
+		if r.Class != fetchworker.ClassTransient || r.ErrorType != test.errorType || !r.Sent || r.Detail == "" {
+			t.Errorf("%s: %s %s %q, sent %v", name, r.Class, r.ErrorType, r.Detail, r.Sent)
+		}
+	}
+	// An error is an error whatever became of its body.
+	server.Script(providertest.Step{Status: 429, Header: http.Header{"Content-Length": {"100"}, "Retry-After": {"7"}}, Body: []byte(`{`)})
+	if r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Class != fetchworker.ClassThrottled || r.RetryAfter != 7*time.Second {
+		t.Errorf("429 with a broken body: %s %v", r.Class, r.RetryAfter)
+	}
+}
+
+// A body past the limit is refused while it streams, and a bomb, which is
+// small on the wire, takes no memory to find out.
+func TestTooLarge(t *testing.T) {
+	p, server := play(t, "fmp", map[string]string{"FMP_TIMEOUT_SECONDS": "60"})
+	var bomb bytes.Buffer
+	zw := gzip.NewWriter(&bomb)
+	zeros := make([]byte, 1<<20)
+	for range 256 { // MiB
+		_, _ = zw.Write(zeros)
+	}
+	_ = zw.Close()
+	server.Script(providertest.Step{Status: 200, Raw: true, Header: http.Header{"Content-Encoding": {"gzip"}}, Body: bomb.Bytes()})
+
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
+	runtime.ReadMemStats(&after)
+	if r.Class != fetchworker.ClassPermanent || r.Code != fetchworker.CodeResponseTooLarge || !errors.Is(r.Err, providers.ErrTooLarge) || len(r.Body) > 0 {
+		t.Errorf("bomb: %s %s %v, %d bytes", r.Class, r.Code, r.Err, len(r.Body))
+	}
+	if taken := after.TotalAlloc - before.TotalAlloc; taken > 32<<20 {
+		t.Errorf("the bomb of %d bytes took %d bytes of memory", bomb.Len(), taken)
+	}
+
+	// A length that is told is not even read.
+	server.Script(providertest.Step{Status: 200, Cut: 1, Header: http.Header{"Content-Length": {strconv.Itoa(providers.MaxBody + 1)}}, Body: []byte(`[1]`)})
+	if r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Code != fetchworker.CodeResponseTooLarge || r.WireBytes != 0 {
+		t.Errorf("announced: %s, %d bytes read", r.Code, r.WireBytes)
+	}
+	if testing.Short() {
+		return
+	}
+	exact := bytes.Repeat([]byte(" "), providers.MaxBody+1)
+	copy(exact, "[1]")
+	for length, want := range map[int]fetchworker.Class{providers.MaxBody: fetchworker.ClassOK, providers.MaxBody + 1: fetchworker.ClassPermanent} {
+		server.Script(providertest.Step{Status: 200, Body: exact[:length]})
+		if r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Class != want {
+			t.Errorf("%d bytes: %s %s", length, r.Class, r.Detail)
+		}
+	}
+}
+
+var errLapsed = errors.New("the permit has lapsed")
+
+// A permit that lapses while the connection is made is found right before
+// the request is written: the server never sees it.
+func TestBeforeWrite(t *testing.T) {
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/1.1 over TLS", "HTTP/2"} {
+		t.Run(protocol, func(t *testing.T) {
+			var seen atomic.Int32
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				seen.Add(1)
+				_, _ = io.WriteString(w, `[1]`)
+			}))
+			pool := x509.NewCertPool()
+			switch protocol {
+			case "HTTP/1.1":
+				server.Start()
+			default:
+				server.EnableHTTP2 = protocol == "HTTP/2"
+				server.StartTLS()
+				pool.AddCert(server.Certificate())
+			}
+			defer server.Close()
+			p, _ := load(t, map[string]string{"FMP_API_KEY": key, "FMP_BASE_URL": server.URL}).Provider("fmp")
+			if protocol == "HTTP/1.1 over TLS" {
+				server.TLS.NextProtos = []string{"http/1.1"}
+			}
+			providers.Trust(p, pool)
+			call := plan(t, p, "quote", quote)
+
+			checked := 0
+			fine := func() error { checked++; return nil }
+			lapsed := func() error { return errLapsed }
+			for range 200 {
+				if r := p.Do(t.Context(), call, providers.Options{BeforeWrite: fine}); r.Class != fetchworker.ClassOK || !r.Sent {
+					t.Fatalf("%s %s", r.Class, r.Detail)
+				}
+				r := p.Do(t.Context(), call, providers.Options{BeforeWrite: lapsed})
+				if r.Sent || r.Class != fetchworker.ClassTransient || !errors.Is(r.Err, errLapsed) || r.HTTPStatus != 0 {
+					t.Fatalf("sent %v, %s, %v", r.Sent, r.Class, r.Err)
+				}
+			}
+			if seen.Load() != 200 || checked != 200 {
+				t.Errorf("the server saw %d calls, %d were checked, want 200", seen.Load(), checked)
+			}
+		})
+	}
+}
+
+// net/http asks again by itself when a reused connection breaks after the
+// request was written. The provider would count two calls for one permit.
+func TestNeverTwiceOnTheWire(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen atomic.Int32
+	var served sync.WaitGroup
+	served.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			served.Go(func() { // answers the first request, reads the second, hangs up
+				defer conn.Close()
+				r := bufio.NewReader(conn)
+				for i := range 2 {
+					if _, err := http.ReadRequest(r); err != nil {
+						return
+					}
+					seen.Add(1)
+					if i == 0 {
+						_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[1]")
+					}
+				}
+			})
+		}
+	})
+	p, _ := load(t, map[string]string{"FMP_API_KEY": key, "FMP_BASE_URL": "http://" + listener.Addr().String()}).Provider("fmp")
+	call := plan(t, p, "quote", quote)
+	if r := p.Do(t.Context(), call, providers.Options{}); r.Class != fetchworker.ClassOK {
+		t.Fatalf("%s %s", r.Class, r.Detail)
+	}
+	r := p.Do(t.Context(), call, providers.Options{})
+	if r.Class != fetchworker.ClassTransient || !r.Sent || !errors.Is(r.Err, providers.ErrRetried) {
+		t.Errorf("%s, sent %v, %v", r.Class, r.Sent, r.Err)
+	}
+	if seen.Load() != 2 {
+		t.Errorf("the server saw %d requests for 2 calls", seen.Load())
+	}
+	p.Close()
+	listener.Close()
+	served.Wait()
+}
+
+// Timeouts are of the whole call, and told from other faults.
+func TestTimeout(t *testing.T) {
+	for name, script := range map[string]func(*providertest.Server){
+		"late answer": func(s *providertest.Server) { s.SetLatency(time.Minute) },
+		"no answer":   func(s *providertest.Server) { s.Script(providertest.Step{Latency: time.Hour, Cut: -1}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := providertest.Pipe("fred.test")
+				defer server.Close()
+				set := load(t, map[string]string{"FRED_API_KEY": key, "FRED_BASE_URL": "http://fred.test/fred"}, providers.WithDial(server.DialContext))
+				defer set.Close()
+				p, _ := set.Provider("fred")
+				script(server)
+				start := time.Now()
+				r := p.Do(t.Context(), plan(t, p, "releases", ``), providers.Options{})
+				if r.Class != fetchworker.ClassTransient || r.ErrorType != "timeout" || !r.Sent || !errors.Is(r.Err, context.DeadlineExceeded) {
+					t.Errorf("%s %s %v", r.Class, r.ErrorType, r.Err)
+				}
+				if r.Latency != 10*time.Second || !r.FetchedAt.Equal(start.Add(10*time.Second)) {
+					t.Errorf("took %v, until %v", r.Latency, r.FetchedAt)
+				}
+			})
+		})
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := providertest.Pipe("fred.test")
+		defer server.Close()
+		set := load(t, map[string]string{"FRED_API_KEY": key, "FRED_BASE_URL": "http://fred.test/fred"}, providers.WithDial(server.DialContext))
+		defer set.Close()
+		p, _ := set.Provider("fred")
+		server.SetLatency(5 * time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		r := p.Do(ctx, plan(t, p, "releases", ``), providers.Options{})
+		if r.Class != fetchworker.ClassTransient || !errors.Is(r.Err, context.Canceled) || r.Latency != time.Second || !r.Sent {
+			t.Errorf("%s %v after %v", r.Class, r.Err, r.Latency)
+		}
+	})
+}
+
+func TestWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := providertest.Pipe("fmp.test")
+		defer server.Close()
+		set := load(t, map[string]string{"FMP_API_KEY": key, "FMP_BASE_URL": "http://fmp.test/api/v3"}, providers.WithDial(server.DialContext))
+		defer set.Close()
+		p, _ := set.Provider("fmp")
+		at := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
+		for _, test := range []struct {
+			header     http.Header
+			retryAfter time.Duration
+			remaining  int
+			reset      time.Duration
+		}{
+			{http.Header{}, 0, -1, -1},
+			{http.Header{"Retry-After": {"120"}}, 2 * time.Minute, -1, -1},
+			{http.Header{"Retry-After": {" 5 "}}, 5 * time.Second, -1, -1},
+			{http.Header{"Retry-After": {"0"}}, 0, -1, -1},
+			{http.Header{"Retry-After": {"-5"}}, 0, -1, -1},
+			{http.Header{"Retry-After": {"soon"}}, 0, -1, -1},
+			{http.Header{"Retry-After": {"1.5"}}, 0, -1, -1},
+			{http.Header{"Retry-After": {"99999999999"}}, 24 * time.Hour, -1, -1},
+			{http.Header{"Retry-After": {"99999999999999999999"}}, 0, -1, -1},
+			{http.Header{"Retry-After": {at(90 * time.Second)}}, 90 * time.Second, -1, -1},
+			{http.Header{"Retry-After": {at(-time.Hour)}}, 0, -1, -1},
+			{http.Header{"Retry-After": {at(48 * time.Hour)}}, 24 * time.Hour, -1, -1},
+			// A server with a wrong clock means a span all the same.
+			{http.Header{"Retry-After": {at(time.Hour + time.Minute)}, "Date": {at(time.Hour)}}, time.Minute, -1, -1},
+			{http.Header{"X-Ratelimit-Remaining": {"3"}, "X-Ratelimit-Reset": {"30"}}, 0, 3, 30 * time.Second},
+			{http.Header{"Ratelimit-Remaining": {"0"}, "Ratelimit-Reset": {strconv.FormatInt(time.Now().Unix()+45, 10)}}, 0, 0, 45 * time.Second},
+			{http.Header{"X-Ratelimit-Remaining": {"-1"}, "X-Ratelimit-Reset": {"x"}}, 0, -1, -1},
+			{http.Header{"X-Ratelimit-Remaining": {"99999999999"}, "X-Ratelimit-Reset": {"999999"}}, 0, 1 << 30, 24 * time.Hour},
+		} {
+			server.Script(providertest.Step{Status: 429, Header: test.header, Body: []byte(`{}`)})
+			r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
+			if r.Class != fetchworker.ClassThrottled || r.RetryAfter != test.retryAfter || r.Remaining != test.remaining || r.Reset != test.reset {
+				t.Errorf("%v: %s, wait %v, remaining %d, reset %v", test.header, r.Class, r.RetryAfter, r.Remaining, r.Reset)
+			}
+		}
+	})
+}
+
+// A provider can be called from many goroutines at once.
+func TestConcurrent(t *testing.T) {
+	p, server := play(t, "newsapi", nil)
+	call := plan(t, p, "headlines", `{"q":"ports"}`)
+	var group sync.WaitGroup
+	for range 32 {
+		group.Go(func() {
+			for range 10 {
+				if r := p.Do(t.Context(), call, providers.Options{BeforeWrite: func() error { return nil }}); r.Class != fetchworker.ClassOK {
+					t.Errorf("%s %s", r.Class, r.Detail)
+				}
+			}
+		})
+	}
+	group.Wait()
+	if n := len(server.Calls()); n != 320 {
+		t.Errorf("%d calls arrived, want 320", n)
+	}
+}
