@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/fetch"
@@ -19,6 +20,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 )
 
@@ -141,9 +143,51 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		}
 	})
 	t.Run("the operator sees the fleet, and nobody else asks it", func(t *testing.T) {
-		refused(t, user(t, s, "replayer"), "$SRV.PING")
-		if _, err := user(t, s, "operator").Request("$SRV.PING", nil, 300*time.Millisecond); !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, nats.ErrTimeout) {
-			t.Errorf("asking for micro services: %v", err)
+		worker := user(t, s, "worker")
+		leave, err := app.Announce(worker, app.Instance{Service: "fetchworker", Version: "1.2.3", State: func() any { return nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, err := user(t, s, "operator").Request("$SRV.PING", nil, 2*time.Second); err != nil || !strings.Contains(string(m.Data), "1.2.3") {
+			t.Errorf("%v", err)
+		}
+		for _, name := range []string{"alice", "subscriber", "replayer", "worker"} {
+			refused(t, user(t, s, name), "$SRV.PING")
+		}
+		if err := leave(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("the worker's metrics see every queue", func(t *testing.T) {
+		js := stream(t, user(t, s, "worker"))
+		kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+		if err != nil {
+			t.Fatal(err)
+		}
+		board, err := budget.Watch(ctx, js, kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer board.Close()
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(fetch.NewFleet(js, board, nil, zap.NewNop()))
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[string]float64{}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				seen[f.GetName()] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+		for _, name := range []string{"dlq_size", "fetch_review_size", "fetch_queue_depth"} {
+			if _, ok := seen[name]; !ok {
+				t.Errorf("no %s", name)
+			}
+		}
+		if seen["fetch_fleet_read_errors_total"] != 0 {
+			t.Errorf("%v reads were refused", seen["fetch_fleet_read_errors_total"])
 		}
 	})
 }

@@ -117,13 +117,18 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	sweeper := dlq.NewSweeper(js, log, board, dlq.SweeperConfig{
 		Known: set.Known, Served: broker.ServedProvider, MaxLife: config.MaxLife, Logger: logger,
 	})
-	registerFleet(registry, js, serving, logger)
+	registry.MustRegister(buildInfo(), fetch.NewFleet(js, board, serving, logger))
 
-	listener, err := app.Listen(config.HTTPAddr, registry, readiness(ctx, nc), config.Pprof)
+	listener, err := app.Listen(config.HTTPAddr, registry, readiness(ctx, js, worker), config.Pprof)
 	if err != nil {
 		return err
 	}
 	closing.Push("http", listener.Close)
+	leave, err := announce(nc, name, serving)
+	if err != nil {
+		return err
+	}
+	closing.Push("micro service", leave)
 
 	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error { return worker.Run(running) })
@@ -256,33 +261,4 @@ func names(serving []fetch.Served) []string {
 		list = append(list, s.Provider.Name)
 	}
 	return list
-}
-
-// readiness is what /readyz answers: connected, and not draining.
-func readiness(stop context.Context, nc *nats.Conn) app.Health {
-	return func(context.Context) error {
-		if stop.Err() != nil {
-			return errors.New("draining")
-		}
-		if !nc.IsConnected() {
-			return fmt.Errorf("not connected to NATS: %s", nc.Status())
-		}
-		return nil
-	}
-}
-
-// logStart prints the configuration in force; it holds no key.
-func logStart(logger *zap.Logger, config app.Config, set *providers.Set, embedded *broker.Embedded) {
-	if embedded != nil {
-		logger.Info("embedded NATS", zap.String("url", embedded.URL()), zap.String("data", config.DataDir))
-	}
-	for _, p := range set.All() {
-		logger.Info("provider", zap.String("provider", p.Name), zap.Bool("configured", p.Configured()),
-			zap.String("base_url", p.BaseURL), zap.Stringer("limits", p.Limits), zap.Duration("timeout", p.Timeout),
-			zap.Int64("bytes_per_month", p.BytesPerMonth), zap.String("tier", p.Tier))
-	}
-	logger.Info("configuration", zap.Int("concurrency", config.Concurrency), zap.Int("replicas", config.Replicas),
-		zap.Duration("result_age", config.ResultAge), zap.Duration("max_life", config.MaxLife),
-		zap.Duration("circuit_open", config.CircuitOpen), zap.Int("circuit_failures", config.CircuitFailures),
-		zap.Duration("retry_base", config.RetryBase), zap.Int("retries", config.Retries), zap.String("replay", config.Replay))
 }

@@ -189,10 +189,27 @@ func (f *Fleet) collectView(tell tell, provider string, now time.Time) {
 	tell(providerPause, secondsUntil(v.PausedUntil, now), provider)
 	tell(providerHold, secondsUntil(v.HoldUntil, now), provider)
 	tell(workers, float64(len(v.Workers)), provider)
-	for _, w := range v.Windows {
+	windows := v.Windows
+	if len(windows) == 0 { // nobody has claimed yet
+		windows = f.unclaimed(provider)
+	}
+	for _, w := range windows {
 		tell(permitLimit, float64(w.N), provider, windowName(w.Window))
 		tell(permitUsed, float64(max(w.N-w.Left, 0)), provider, windowName(w.Window))
 	}
+}
+
+// unclaimed are the windows of a provider of which nothing is used.
+func (f *Fleet) unclaimed(provider string) []budget.WindowView {
+	var windows []budget.WindowView
+	for _, s := range f.serve {
+		if s.Provider.Name == provider {
+			for _, w := range s.Gate.State().Limits {
+				windows = append(windows, budget.WindowView{Window: w, Left: w.N})
+			}
+		}
+	}
+	return windows
 }
 
 func circuitNumber(s budget.CircuitState) float64 {

@@ -36,6 +36,10 @@ type shard struct {
 	room    int           // messages it may still take
 	holding int           // messages taken and not yet ended
 	more    chan struct{} // room has come
+
+	fails    int       // pulls that failed in a row
+	failedAt time.Time // the last of them
+	failure  error
 }
 
 func newShard(c jetstream.Consumer, lane fetchworker.Lane, index, room int) *shard {
@@ -96,14 +100,47 @@ func (s *shard) pull(ctx context.Context, epoch func() context.Context, deliver 
 		case ctx.Err() != nil:
 			return
 		case err != nil:
+			s.fail(err)
 			complain(err)
 			if pause.wait(ctx) != nil {
 				return
 			}
 		default:
+			s.fail(nil)
 			pause.reset()
 		}
 	}
+}
+
+const (
+	// failsUntilDown pulls in a row make a shard count as cut off: one alone
+	// is what a moved leader looks like.
+	failsUntilDown = 3
+	// downFor after the last of them: a pull that works says so only when it
+	// ends, half a minute later on an idle shard.
+	downFor = 15 * time.Second
+)
+
+// fail notes how a pull ended.
+func (s *shard) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.fails = 0
+		return
+	}
+	s.fails++
+	s.failedAt, s.failure = time.Now(), err
+}
+
+// down is why the shard gives no work, nil if it does.
+func (s *shard) down() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fails < failsUntilDown || time.Since(s.failedAt) > downFor {
+		return nil
+	}
+	return s.failure
 }
 
 // fetch makes one pull request. A consumer that is gone, a leader that moved,

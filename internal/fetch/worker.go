@@ -68,6 +68,7 @@ type Worker struct {
 	maxLife   time.Duration
 	drain     time.Duration
 
+	pulls   []*shard // all that it takes work from
 	held    *holder
 	cache   *cache
 	flights *flights
@@ -98,6 +99,7 @@ func New(c Config) (*Worker, error) {
 	for i := range c.Serve {
 		w.served[c.Serve[i].Provider.Name] = &c.Serve[i]
 	}
+	w.pulls = w.shards()
 	return w, nil
 }
 
@@ -114,7 +116,7 @@ func (w *Worker) Run(stop context.Context) error {
 	background.Go(func() { w.cache.run(working) })
 	background.Go(func() { w.epoch.follow(working, w.js.Conn()) })
 
-	for _, s := range w.shards() {
+	for _, s := range w.pulls {
 		deliver := func(msg jetstream.Msg) {
 			d, err := newDelivery(msg, s, w.held)
 			if err != nil {

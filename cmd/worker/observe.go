@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/app"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/fetch"
+	"fetchworker/internal/providers"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// readyTimeout bounds what an answer to /readyz may take.
+const readyTimeout = 2 * time.Second
+
+// readiness is what /readyz answers: connected, every queue there, every
+// consumer giving work, and not draining.
+func readiness(stop context.Context, js jetstream.JetStream, worker *fetch.Worker) app.Health {
+	return func(ctx context.Context) error {
+		if stop.Err() != nil {
+			return errors.New("draining")
+		}
+		if nc := js.Conn(); !nc.IsConnected() {
+			return fmt.Errorf("not connected to NATS: %s", nc.Status())
+		}
+		ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+		defer cancel()
+		for _, name := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay, fetchworker.StreamResults, fetchworker.StreamDLQ} {
+			if _, err := js.Stream(ctx, name); err != nil {
+				return fmt.Errorf("stream %s: %w", name, err)
+			}
+		}
+		return worker.Ready()
+	}
+}
+
+// announce lists the worker as one of the fleet.
+func announce(nc *nats.Conn, name string, serving []fetch.Served) (leave func() error, err error) {
+	return app.Announce(nc, app.Instance{
+		Service: "fetchworker", Description: "Fetches for agents, inside every provider's limits", Version: version,
+		Metadata: map[string]string{"worker": name, "providers": strings.Join(names(serving), ",")},
+		State:    func() any { return fetch.StatusOf(serving) },
+	})
+}
+
+// buildInfo says which version runs.
+func buildInfo() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fetch_build_info", Help: "1, with the version that runs as labels.",
+		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
+	}, func() float64 { return 1 })
+}
+
+// logStart prints the configuration in force; it holds no key.
+func logStart(logger *zap.Logger, config app.Config, set *providers.Set, embedded *broker.Embedded) {
+	if embedded != nil {
+		logger.Info("embedded NATS", zap.String("url", embedded.URL()), zap.String("data", config.DataDir))
+	}
+	for _, p := range set.All() {
+		logger.Info("provider", zap.String("provider", p.Name), zap.Bool("configured", p.Configured()),
+			zap.String("base_url", p.BaseURL), zap.Stringer("limits", p.Limits), zap.Duration("timeout", p.Timeout),
+			zap.Int64("bytes_per_month", p.BytesPerMonth), zap.String("tier", p.Tier))
+	}
+	logger.Info("configuration", append(config.Fields(), zap.String("version", version))...)
+}

@@ -1,0 +1,47 @@
+package app
+
+import (
+	"net/url"
+	"strings"
+
+	"go.uber.org/zap"
+)
+
+// Fields are the configuration in force, for the log's first lines. They hold
+// no password and no key.
+func (c Config) Fields() []zap.Field {
+	fields := []zap.Field{
+		zap.String("http_addr", c.HTTPAddr), zap.Bool("pprof", c.Pprof), zap.String("log_level", c.LogLevel),
+		zap.Int("concurrency", c.Concurrency), zap.Int("replicas", c.Replicas),
+		zap.Duration("result_age", c.ResultAge), zap.Duration("max_life", c.MaxLife),
+		zap.Duration("circuit_open", c.CircuitOpen), zap.Int("circuit_failures", c.CircuitFailures),
+		zap.Duration("retry_base", c.RetryBase), zap.Int("retries", c.Retries), zap.String("replay", c.Replay),
+	}
+	if c.NATS.Remote() {
+		return append(fields, zap.String("nats_url", redactURLs(c.NATS.URL)), zap.String("nats_creds", c.NATS.Creds),
+			zap.String("nats_context", c.NATS.Context), zap.String("nats_inbox_prefix", c.NATS.Inbox))
+	}
+	sync := "always"
+	if c.Sync > 0 {
+		sync = c.Sync.String()
+	}
+	return append(fields, zap.String("nats_addr", c.NATSAddr), zap.String("data_dir", c.DataDir), zap.String("sync", sync))
+}
+
+// redactURLs takes the passwords and tokens out of a list of server URLs.
+func redactURLs(list string) string {
+	urls := strings.Split(list, ",")
+	for i, text := range urls {
+		u, err := url.Parse(strings.TrimSpace(text))
+		switch {
+		case err != nil:
+			urls[i] = "(unreadable)" // it may hold a password in the wrong place
+		case u.User != nil:
+			if _, hasPassword := u.User.Password(); !hasPassword {
+				u.User = url.User("xxxxx") // a token stands where a user's name would
+			}
+			urls[i] = u.Redacted()
+		}
+	}
+	return strings.Join(urls, ",")
+}

@@ -1,0 +1,48 @@
+package fetch
+
+import (
+	"fmt"
+	"time"
+
+	"fetchworker/internal/budget"
+)
+
+// Status is one provider as a worker sees it, for people and their tools.
+type Status struct {
+	Provider    string              `json:"provider"`
+	Circuit     budget.CircuitState `json:"circuit"`
+	OpenUntil   time.Time           `json:"open_until,omitzero"`
+	PausedUntil time.Time           `json:"paused_until,omitzero"`
+	HoldUntil   time.Time           `json:"hold_until,omitzero"`
+	Limits      string              `json:"limits"`
+	PermitsLeft int                 `json:"permits_left"` // -1: unlimited, or not known
+	InFlight    int                 `json:"in_flight"`    // calls of this worker
+	Waiting     int                 `json:"waiting"`      // requests of this worker that wait for a permit
+	BytesUsed   int64               `json:"bytes_used"`   // of the month, by the fleet
+	BytesLimit  int64               `json:"bytes_limit"`  // 0: none
+}
+
+// StatusOf is all that a worker serves, without a round trip.
+func StatusOf(serve []Served) []Status {
+	list := make([]Status, len(serve))
+	for i, sv := range serve {
+		s := sv.Gate.State()
+		list[i] = Status{
+			Provider: sv.Provider.Name, Circuit: s.Circuit,
+			OpenUntil: s.OpenUntil, PausedUntil: s.PausedUntil, HoldUntil: s.HoldUntil,
+			Limits: s.Limits.String(), PermitsLeft: s.Left, InFlight: s.InFlight, Waiting: s.Waiting,
+			BytesUsed: s.BytesUsed, BytesLimit: s.BytesLimit,
+		}
+	}
+	return list
+}
+
+// Ready says why this worker can take no work at the moment, nil if it can.
+func (w *Worker) Ready() error {
+	for _, s := range w.pulls {
+		if err := s.down(); err != nil {
+			return fmt.Errorf("consumer %s: %w", s.consumer.CachedInfo().Name, err)
+		}
+	}
+	return nil
+}
