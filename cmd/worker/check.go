@@ -1,0 +1,182 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"fetchworker/internal/app"
+	"fetchworker/internal/providers"
+)
+
+// check validates the configuration as serve would read it, and prints what
+// is in force. Every mistake is named at once, in files with its line. It
+// connects to nothing, and prints no key.
+func check(args []string, getenv func(string) string, stdout io.Writer) error {
+	flags := flag.NewFlagSet("check", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // the error says it
+	catalog := flags.String("catalog", getenv("FETCH_CATALOG"), "catalogue to check instead of FETCH_CATALOG")
+	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
+		return errors.Join(fmt.Errorf("%w: worker check [--catalog FILE]", errUsage), err)
+	}
+	with := func(name string) string {
+		if name == "FETCH_CATALOG" {
+			return *catalog
+		}
+		return getenv(name)
+	}
+	config, err := app.Load(with)
+	set, loadErr := providers.Load(with)
+	if err := errors.Join(err, loadErr); err != nil {
+		return err
+	}
+	defer set.Close()
+
+	r := &report{tabs: tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)}
+	r.daemon(config)
+	r.rights(set.Rights)
+	for _, p := range set.All() {
+		r.provider(p)
+	}
+	return r.tabs.Flush()
+}
+
+// report writes what is in force, aligned.
+type report struct{ tabs *tabwriter.Writer }
+
+// line writes one; what cannot be written is told by Flush.
+func (r *report) line(columns ...string) { _, _ = fmt.Fprintln(r.tabs, strings.Join(columns, "\t")) }
+
+func (r *report) daemon(c app.Config) {
+	server := fmt.Sprintf("embedded on %s, data in %s, synced %s", c.NATSAddr, c.DataDir, "on every write")
+	if c.Sync > 0 {
+		server = fmt.Sprintf("embedded on %s, data in %s, synced every %s", c.NATSAddr, c.DataDir, plain(c.Sync))
+	}
+	switch {
+	case c.NATS.URL != "":
+		server = "joins NATS_URL"
+	case c.NATS.Context != "":
+		server = "joins the context " + c.NATS.Context
+	}
+	if c.NATS.Remote() && c.NATS.Creds != "" {
+		server += ", credentials in " + c.NATS.Creds
+	}
+	circuit := fmt.Sprintf("after %d different requests failed in a row, probed every %s", c.CircuitFailures, plain(c.CircuitOpen))
+	if c.CircuitFailures == 0 {
+		circuit = "off"
+	}
+	r.line("worker")
+	r.line("  NATS", server)
+	r.line("  replay loop", c.Replay)
+	r.line("  metrics, health", c.HTTPAddr)
+	r.line("  calls at once", fmt.Sprintf("%d a provider", c.Concurrency))
+	r.line("  retries", fmt.Sprintf("%d, the first after %s", c.Retries, plain(c.RetryBase)))
+	r.line("  circuit", circuit)
+	r.line("  a request lives", plain(c.MaxLife)+" at most")
+	r.line("  answers are kept", fmt.Sprintf("%s, %d copies", plain(c.ResultAge), c.Replicas))
+}
+
+func (r *report) rights(rights *providers.Rights) {
+	if rights == nil {
+		r.line("  agents hold", "every right but export (no FETCH_RIGHTS)")
+		return
+	}
+	r.line("")
+	r.line("agents hold")
+	for _, agent := range slices.Sorted(maps.Keys(rights.Agents)) {
+		r.line("  "+agent, held(rights.Agents[agent]))
+	}
+	r.line("  any other agent", held(rights.Default))
+}
+
+func held(rights []string) string {
+	if len(rights) == 0 {
+		return "none"
+	}
+	return strings.Join(rights, ", ")
+}
+
+func (r *report) provider(p *providers.Provider) {
+	r.line("")
+	r.line(p.Name)
+	keyName := p.KeyEnv
+	if keyName == "" {
+		keyName = p.EnvPrefix + "_API_KEY"
+	}
+	key := keyName + " is set"
+	switch {
+	case p.Auth.Kind == providers.AuthNone:
+		key = "none needed"
+	case !p.Configured():
+		key = keyName + " is not set: requests are answered provider_not_configured"
+	}
+	r.line("  key", key)
+	r.line("  base URL", p.BaseURL)
+	if p.Tier != "" {
+		tier := p.Tier
+		if forbids := p.Tiers[p.Tier].Forbids; len(forbids) > 0 {
+			tier += ", forbids " + strings.Join(forbids, ", ")
+		}
+		r.line("  tier", tier)
+	}
+	limits := "unlimited"
+	if len(p.Limits) > 0 {
+		limits = p.Limits.String()
+	}
+	r.line("  limits", limits)
+	bytes := "unlimited"
+	if p.BytesPerMonth > 0 {
+		bytes = fmt.Sprintf("%.4g GB a month", float64(p.BytesPerMonth)/(1<<30))
+	}
+	r.line("  bytes", bytes)
+	r.line("  timeout", plain(p.Timeout))
+	r.line("  operations")
+	for _, name := range slices.Sorted(maps.Keys(p.Operations)) {
+		r.operation(p.Operations[name])
+	}
+}
+
+func (r *report) operation(op *providers.Operation) {
+	params := make([]string, 0, len(op.Params))
+	for _, param := range op.Params {
+		if param.Required {
+			params = append(params, param.Name)
+			continue
+		}
+		params = append(params, "["+param.Name+"]")
+	}
+	if op.Path == "" { // get, which every provider has
+		params = []string{"path", "[query]"}
+	}
+	ages := "fresh " + age(op.Fresh) + ", stale " + age(op.Stale)
+	needs := ""
+	if len(op.Rights) > 0 {
+		needs = "needs " + strings.Join(op.Rights, ", ")
+	}
+	r.line("    "+op.Name, ages, needs, strings.Join(params, " "))
+}
+
+func age(d time.Duration) string {
+	if d < 0 {
+		return "never"
+	}
+	return plain(d)
+}
+
+// plain is a duration without the zeros that Go writes: 72h, not 72h0m0s.
+func plain(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}

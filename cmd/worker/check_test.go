@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/providertest"
+)
+
+// env is an environment of these variables only.
+func env(pairs ...string) func(string) string {
+	m := map[string]string{}
+	for i := 0; i < len(pairs); i += 2 {
+		m[pairs[i]] = pairs[i+1]
+	}
+	return func(name string) string { return m[name] }
+}
+
+const testKey = "a-key-that-nobody-may-see-0123"
+
+func TestCheckPrintsWhatIsInForceAndNoKey(t *testing.T) {
+	rights := filepath.Join(t.TempDir(), "rights.yaml")
+	if err := os.WriteFile(rights, []byte("agents:\n  alice: [export]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	err := run(t.Context(), []string{"check"}, env(
+		"FMP_API_KEY", testKey, "FMP_REQUESTS_PER_MINUTE", "77", "POLYGON_BANDWIDTH_LIMIT_GB", "1.5", "NEWS_TIER", "business",
+		"FETCH_RETRIES", "5", "FETCH_RIGHTS", rights,
+	), &out, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"FMP_API_KEY is set", "FRED_API_KEY is not set", "77/min", "1.5 GB", "business", "5, the first after 1s",
+		"alice", "fundamentals", "https://api.polygon.io", "options_chain", "fresh 15s, stale 24h", "60/min,2/s",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing", want)
+		}
+	}
+	if strings.Contains(out.String(), testKey) {
+		t.Error("the key is shown")
+	}
+	if t.Failed() {
+		t.Log(out.String())
+	}
+}
+
+func TestCheckNamesEveryMistakeAtOnce(t *testing.T) {
+	catalog := filepath.Join(t.TempDir(), "catalog.yaml")
+	if err := os.WriteFile(catalog, []byte("providers:\n  fmp:\n    timeout: soon\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := run(t.Context(), []string{"check", "--catalog", catalog}, env("FETCH_RETRIES", "many", "FRED_TIMEOUT_SECONDS", "x"), io.Discard, io.Discard)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"FETCH_RETRIES", "FRED_TIMEOUT_SECONDS", "catalog.yaml:3"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is missing in %v", want, err)
+		}
+	}
+	for _, args := range [][]string{{"check", "extra"}, {"check", "--nonsense"}} {
+		if err := run(t.Context(), args, env(), io.Discard, io.Discard); !errors.Is(err, errUsage) {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}
+
+func TestRecordWritesAnExchangeThatCanBePlayed(t *testing.T) {
+	exchanges, err := providertest.Exchanges("fmp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream, err := providertest.Listen(exchanges...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer upstream.Close()
+	upstream.SetKey(testKey)
+	with := env("FMP_API_KEY", testKey, "FMP_BASE_URL", upstream.URL()+"/api/v3")
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"record", "fmp", "quote", "symbol=AAPL"}, with, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), testKey) {
+		t.Errorf("the key is in the recording:\n%s", out.String())
+	}
+	e, err := providers.ParseExchange("recorded", out.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := upstream.Named("v3_quote"); e.Target != "/api/v3/quote/AAPL" || e.Status != 200 || !bytes.Equal(e.Body, want.Body) {
+		t.Errorf("recorded %s %d\n%s", e.Target, e.Status, e.Body)
+	}
+
+	for name, args := range map[string][]string{
+		"no operation":      {"record", "fmp"},
+		"unknown provider":  {"record", "nobody", "quote"},
+		"unknown operation": {"record", "fmp", "dance"},
+		"no such parameter": {"record", "fmp", "quote", "symbol=AAPL", "colour=red"},
+		"not a pair":        {"record", "fmp", "quote", "AAPL"},
+	} {
+		if err := run(t.Context(), args, with, io.Discard, io.Discard); !errors.Is(err, errUsage) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := run(t.Context(), []string{"record", "fred", "series", "series_id=GDP"}, with, io.Discard, io.Discard); err == nil {
+		t.Error("a provider without a key was called")
+	}
+}

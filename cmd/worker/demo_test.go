@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// emptied makes the temporary folder one of the test's own, which must be
+// empty again when the test ends.
+func emptied(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	t.Cleanup(func() {
+		left, err := os.ReadDir(dir)
+		if err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v %v", left, err)
+		}
+	})
+}
+
+func TestTheDemoShowsWhatItPromises(t *testing.T) {
+	emptied(t)
+	// What is set for a real worker must not reach the demonstration.
+	t.Setenv("NATS_URL", "nats://192.0.2.1:4222")
+	t.Setenv("FMP_BASE_URL", "http://192.0.2.1")
+	var out bytes.Buffer
+	started := time.Now()
+	if err := run(t.Context(), []string{"demo"}, os.Getenv, &out, io.Discard); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	if took := time.Since(started); took > 45*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	for _, s := range scenes {
+		if !strings.Contains(out.String(), s.title) {
+			t.Errorf("nothing of %q in\n%s", s.title, out.String())
+		}
+	}
+}
+
+func TestADemoThatDoesNotSeeWhatItPromisesFails(t *testing.T) {
+	emptied(t)
+	wrong := errors.New("polygon was called twice")
+	var out bytes.Buffer
+	err := show(t.Context(), &out, []scene{{"A claim that is not true", "", func(context.Context, *stage) error { return wrong }}})
+	if !errors.Is(err, wrong) {
+		t.Errorf("error %v", err)
+	}
+	if !strings.Contains(out.String(), `"message":"serving"`) {
+		t.Errorf("the worker's last words are missing:\n%s", out.String())
+	}
+}
+
+func TestTheBooksMustBalance(t *testing.T) {
+	emptied(t)
+	err := show(t.Context(), io.Discard, []scene{{"A request that nobody waited for", "", func(ctx context.Context, s *stage) error {
+		_, err := s.ask(ctx, request{agent: "alice", provider: "polygon", operation: "previous_close", params: `{"symbol":"` + brokenSymbol + `"}`})
+		return err
+	}}})
+	if err == nil || !strings.Contains(err.Error(), "0 final answers") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestTheDemoCanBeInterrupted(t *testing.T) {
+	emptied(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	err := show(ctx, io.Discard, []scene{{"Ctrl-C", "", func(ctx context.Context, s *stage) error {
+		cancel()
+		return s.until(ctx, time.Minute, "the end of days", func() (bool, error) { return false, nil })
+	}}})
+	if err == nil || err.Error() != "demo: interrupted" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestTheDemoTakesNoArguments(t *testing.T) {
+	if err := run(t.Context(), []string{"demo", "fast"}, os.Getenv, io.Discard, io.Discard); !errors.Is(err, errUsage) {
+		t.Errorf("error %v", err)
+	}
+}
