@@ -225,6 +225,9 @@ func (w *writeGate) gotConn(info httptrace.GotConnInfo) {
 		w.sent.Store(true)
 		return
 	}
+	if !w.written.Load() {
+		w.sent.Store(false) // an earlier connection was closed before it took anything
+	}
 	// Cancelling alone races with the write on HTTP/1.1, so the connection is
 	// closed too. On HTTP/2 it is shared, and cancelling suffices.
 	w.refused.Store(&err)

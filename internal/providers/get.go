@@ -36,6 +36,9 @@ func (p *Provider) planGet(op *Operation, given map[string]json.RawMessage) (*Ca
 	}
 
 	call := &Call{Operation: op, query: query, auth: p.Auth, path: p.base.EscapedPath() + escaped}
+	if strings.HasPrefix(escaped, p.base.EscapedPath()+"/") { // written with the base's path, as the API's manual does
+		call.path = escaped
+	}
 	for _, special := range p.GetPaths {
 		if !strings.HasPrefix(path, special.Prefix) {
 			continue

@@ -189,6 +189,11 @@ func TestPaths(t *testing.T) {
 		{"fred", "series", `{"series_id":"GDP"}`, "/fred/series/observations?file_type=json&series_id=GDP"},
 		{"fred", "get", `{"path":"/geofred/shapes/file","query":{"shape":"bea"}}`, "/geofred/shapes/file?file_type=json&shape=bea"},
 		{"fred", "get", `{"path":"/series","query":{"series_id":"GDP","file_type":"xml"}}`, "/fred/series?file_type=xml&series_id=GDP"},
+		{"fred", "get", `{"path":"/fred/series","query":{"series_id":"GDP"}}`, "/fred/series?file_type=json&series_id=GDP"},
+		{"fred", "get", `{"path":"/v2/release/observations","query":{"release_id":10}}`, "/fred/v2/release/observations?file_type=json&release_id=10"},
+		{"newsapi", "get", `{"path":"/v2/everything","query":{"q":"x"}}`, "/v2/everything?q=x"},
+		{"polygon", "get", `{"path":"/v1/open-close//2026-02-13"}`, "/v1/open-close//2026-02-13"},
+		{"polygon", "get", `{"path":"/v3/x y/é"}`, "/v3/x%20y/%C3%A9"},
 		{"newsapi", "headlines", `{"q":"a & b"}`, "/v2/everything?q=a+%26+b&sortBy=publishedAt"},
 	} {
 		base := "http://upstream.test" + basePaths[test.generation]
