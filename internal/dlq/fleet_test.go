@@ -85,7 +85,7 @@ func (f *fleet) logger() *zap.Logger {
 // replayer starts one on a connection of its own and returns what stops it.
 func (f *fleet) replayer(hook func(*nats.Conn) record.Hook) (stop func()) {
 	f.t.Helper()
-	return f.start(hook, func(js jetstream.JetStream, log *record.Log) func(context.Context) error {
+	return f.start(hook, func(js jetstream.JetStream, log *record.Log) daemon {
 		return dlq.NewReplayer(js, log, f.board, dlq.Config{
 			Name: "r", Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 			Retries: retries, MaxLife: f.maxLife, Logger: f.logger(),
@@ -96,7 +96,7 @@ func (f *fleet) replayer(hook func(*nats.Conn) record.Hook) (stop func()) {
 // sweeper is the same for a sweeper that knows newsapi by name.
 func (f *fleet) sweeper(hook func(*nats.Conn) record.Hook) (stop func()) {
 	f.t.Helper()
-	return f.start(hook, func(js jetstream.JetStream, log *record.Log) func(context.Context) error {
+	return f.start(hook, func(js jetstream.JetStream, log *record.Log) daemon {
 		return dlq.NewSweeper(js, log, f.board, dlq.SweeperConfig{
 			Served: broker.ServedProvider, Known: func(provider string) bool { return provider == "newsapi" },
 			MaxLife: f.maxLife, Logger: f.logger(),
@@ -104,7 +104,10 @@ func (f *fleet) sweeper(hook func(*nats.Conn) record.Hook) (stop func()) {
 	})
 }
 
-func (f *fleet) start(hook func(*nats.Conn) record.Hook, daemon func(jetstream.JetStream, *record.Log) func(context.Context) error) (stop func()) {
+// daemon runs until its context ends.
+type daemon func(context.Context) error
+
+func (f *fleet) start(hook func(*nats.Conn) record.Hook, make func(jetstream.JetStream, *record.Log) daemon) (stop func()) {
 	f.t.Helper()
 	nc := f.Connect(f.t)
 	js, err := broker.JetStream(nc)
@@ -115,7 +118,7 @@ func (f *fleet) start(hook func(*nats.Conn) record.Hook, daemon func(jetstream.J
 	if hook != nil {
 		h = hook(nc)
 	}
-	run := daemon(js, record.New(js, h))
+	run := make(js, record.New(js, h))
 	ctx, cancel := context.WithCancel(f.ctx)
 	var done sync.WaitGroup
 	done.Go(func() {

@@ -1,14 +1,21 @@
 package dlq_test
 
 import (
+	"context"
+	"math/rand/v2"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
 )
 
 // retriesOf runs 20 letters to their end in review and checks when each of
@@ -86,10 +93,16 @@ func TestADeadlineIsAnsweredOnTime(t *testing.T) {
 		f.serve("fmp")
 		f.circuit("polygon", budget.Circuit{State: budget.CircuitOpen, OpenUntil: time.Now().Add(time.Hour)})
 		f.replayer(nil)
-		copies, err := f.NC.SubscribeSync("fetch.reply.alice.x")
+		var copied sync.Map // of final answers, by id
+		sub, err := f.NC.Subscribe("fetch.reply.alice.x", func(m *nats.Msg) {
+			if m.Header.Get(fetchworker.HeaderFinal) == "true" {
+				copied.Store(m.Header.Get(fetchworker.HeaderRequestID), true)
+			}
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer func() { _ = sub.Unsubscribe() }()
 		waits := failedOnce(1)
 		waits.NotBefore = waits.FailedAt.Add(time.Hour)
 		waits.Deadline = waits.FailedAt.Add(7300 * time.Millisecond)
@@ -108,15 +121,9 @@ func TestADeadlineIsAnsweredOnTime(t *testing.T) {
 			}
 		}
 		f.eventually(time.Second, "a live copy of each", func() bool {
-			for {
-				m, err := copies.NextMsg(time.Millisecond)
-				if err != nil {
-					return false
-				}
-				if m.Header.Get(fetchworker.HeaderFinal) == "true" && m.Header.Get(fetchworker.HeaderRequestID) == held.ID {
-					return true
-				}
-			}
+			_, one := copied.Load(waits.ID)
+			_, other := copied.Load(held.ID)
+			return one && other
 		})
 		f.check(dlqtest.Check{Empty: true})
 	})
@@ -234,4 +241,180 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A worker may be slow: no more wait for it than twice what it can be handed.
+func TestAReleaseNeedsRoom(t *testing.T) {
+	bubble(t, func(f *fleet) {
+		f.serve("fmp")
+		for range 3 {
+			f.replayer(nil)
+		}
+		const n, room = 100, 2 * 16
+		for i := range n {
+			f.put(fresh(i, fetchworker.ClassPaused))
+		}
+		f.eventually(10*time.Second, "the room is full", func() bool {
+			return f.count(fetchworker.StreamReplay, ">") >= room
+		})
+		time.Sleep(time.Minute)
+		// Replayers that count at the same moment may overshoot by what they
+		// release until they count again.
+		if got := f.count(fetchworker.StreamReplay, ">"); got > 3*room {
+			t.Errorf("%d letters wait, room is for %d", got, room)
+		}
+		f.worker("fmp", func(l dlq.Letter) error {
+			time.Sleep(100 * time.Millisecond)
+			return f.succeed(l)
+		})
+		f.eventually(time.Minute, "all are answered", func() bool {
+			return f.count(fetchworker.StreamDLQ, ">")+f.count(fetchworker.StreamReplay, ">") == 0
+		})
+		f.check(dlqtest.Check{Empty: true})
+	})
+}
+
+// Any number of replayers and workers, letters of every kind, calls that
+// succeed or fail as they like: each request has its one end.
+func TestManyReplayers(t *testing.T) {
+	bubble(t, func(f *fleet) {
+		f.serve("fmp")
+		var stops []func()
+		for range 3 {
+			stops = append(stops, f.replayer(nil))
+		}
+		const n = 200
+		var mu sync.Mutex
+		tries := map[string]int{}
+		for range 2 {
+			f.worker("fmp", func(l dlq.Letter) error {
+				mu.Lock()
+				tries[l.ID]++
+				mu.Unlock()
+				if a, ok := f.answer(l.Identity); ok && a.Final {
+					return nil
+				}
+				switch rand.IntN(4) {
+				case 0:
+					return f.succeed(l)
+				case 1:
+					return f.parkedAgain(l, fetchworker.ClassThrottled)
+				default:
+					return f.failedAgain(l)
+				}
+			})
+		}
+		classes := []fetchworker.Class{
+			fetchworker.ClassTransient, fetchworker.ClassCircuitOpen, fetchworker.ClassPaused,
+			fetchworker.ClassThrottled, fetchworker.ClassQuota, fetchworker.ClassUnauthorized, fetchworker.ClassPermanent,
+		}
+		for i := range n {
+			l := fresh(i, classes[i%len(classes)])
+			if i%5 == 0 {
+				l.Deadline = l.RequestedAt.Add(rand.N(20 * time.Second))
+			}
+			f.put(l)
+			if i == n/2 {
+				stops[0]()
+				f.replayer(nil)
+			}
+		}
+		f.eventually(5*time.Minute, "nothing waits", func() bool {
+			return f.count(fetchworker.StreamDLQ, ">")+f.count(fetchworker.StreamReplay, ">") == 0
+		})
+		f.check(dlqtest.Check{Empty: true})
+	})
+}
+
+// A replayer that stops holds nothing back: what it had not begun is another's
+// at once, not when its acknowledgement is overdue.
+func TestAStopHandsBackAtOnce(t *testing.T) {
+	bubble(t, func(f *fleet) {
+		f.serve("fmp")
+		f.worker("fmp", f.succeed)
+		var stop func()
+		begun := make(chan struct{})
+		var once sync.Once
+		stop = f.replayer(func(*nats.Conn) record.Hook {
+			return func(point string, persisted bool) error {
+				once.Do(func() { close(begun) })
+				time.Sleep(2 * time.Second) // a slow server
+				return nil
+			}
+		})
+		const n = 500
+		for i := range n {
+			f.put(fresh(i, fetchworker.ClassPaused))
+		}
+		<-begun
+		start := time.Now()
+		stop()
+		if took := time.Since(start); took > 9*time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+		// What it had begun is done, not done again.
+		if got := f.count(fetchworker.StreamResults, ">"); got == 0 || got > 100 {
+			t.Errorf("%d were begun", got)
+		}
+		f.replayer(nil)
+		f.eventually(8*time.Second, "the others are released", func() bool {
+			return f.count(fetchworker.StreamDLQ, ">") == 0
+		})
+		f.eventually(8*time.Second, "and answered", func() bool {
+			return f.count(fetchworker.StreamReplay, ">") == 0
+		})
+		f.check(dlqtest.Check{Empty: true})
+	})
+}
+
+// The server forgets fractions of a second of a nak's delay when it restarts;
+// the letters' own headers do not.
+func TestARestartOfTheServerReleasesNothingEarly(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		letters := map[string]dlq.Letter{}
+		run := func(work func(f *fleet)) {
+			b := brokertest.StartIn(t, dir, "")
+			defer b.Stop()
+			ctx, stop := context.WithCancel(t.Context())
+			f := &fleet{Broker: b, t: t, ctx: ctx, log: record.New(b.JS, nil), maxLife: time.Hour}
+			var err error
+			if f.board, err = budget.Watch(ctx, b.JS, b.KV); err != nil {
+				t.Fatal(err)
+			}
+			defer f.board.Close()
+			defer f.running.Wait()
+			defer stop()
+			f.serve("fmp")
+			f.replayer(nil)
+			work(f)
+		}
+		run(func(f *fleet) {
+			for i := range 50 {
+				l := failedOnce(i)
+				l.NotBefore = time.Now().Add(20*time.Second + rand.N(10*time.Second))
+				letters[l.ID] = l
+				f.put(l)
+			}
+			time.Sleep(2 * time.Second)
+		})
+		time.Sleep(3 * time.Second)
+		run(func(f *fleet) {
+			var mu sync.Mutex
+			f.worker("fmp", func(l dlq.Letter) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if late := time.Since(letters[l.ID].NotBefore); late < 0 || late > 500*time.Millisecond {
+					t.Errorf("%s was released %v after its time", l.ID, late)
+				}
+				delete(letters, l.ID)
+				return nil
+			})
+			f.eventually(time.Minute, "all are released", func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return len(letters) == 0
+			})
+		})
+	})
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"fetchworker"
 	"fetchworker/internal/dlq"
@@ -41,7 +42,10 @@ func Record(t testing.TB, nc *nats.Conn) *Recorder {
 	if r.sub, err = nc.Subscribe("fetch.result.>", r.see); err != nil {
 		t.Fatal(err)
 	}
-	if err := nc.Flush(); err != nil {
+	// Not Flush: its timers come from a pool that all bubbles share.
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := nc.FlushWithContext(ctx); err != nil {
 		t.Fatal(err)
 	}
 	return r
