@@ -1,0 +1,318 @@
+package record_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"pgregory.net/rapid"
+)
+
+func letter(generation, calls int) record.Message {
+	h := nats.Header{}
+	h.Set(fetchworker.HeaderGeneration, strconv.Itoa(generation))
+	h.Set(fetchworker.HeaderCalls, strconv.Itoa(calls))
+	return record.Message{Header: h}
+}
+
+func slotOf(i fetchworker.Identity) record.Slot {
+	return record.Slot{Stream: fetchworker.StreamResults, Subject: fetchworker.ResultSubject(i), Order: record.Answers, Point: "answer"}
+}
+
+// seen are the answers of each request in the order in which they were stored,
+// as a live subscriber sees them.
+type seen struct {
+	mu   sync.Mutex
+	all  map[string][]fetchworker.Answer
+	last uint64        // sequence
+	more chan struct{} // something was seen
+}
+
+func (s *seen) see(m *nats.Msg) {
+	a, err := fetchworker.DecodeAnswer(m.Subject, m.Header, m.Data)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all[a.Identity.String()] = append(s.all[a.Identity.String()], a)
+	s.last, _ = strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+	select {
+	case s.more <- struct{}{}:
+	default:
+	}
+}
+
+// of waits until all up to a sequence is seen, and returns what a request got.
+func (s *seen) of(ctx context.Context, i fetchworker.Identity, sequence uint64) []fetchworker.Answer {
+	for {
+		s.mu.Lock()
+		last, answers := s.last, s.all[i.String()]
+		s.mu.Unlock()
+		if last >= sequence {
+			return answers
+		}
+		select {
+		case <-s.more:
+		case <-ctx.Done():
+			return answers
+		}
+	}
+}
+
+// randomAnswer draws any answer that a worker, a replayer or a person writes.
+func randomAnswer(i fetchworker.Identity) *rapid.Generator[fetchworker.Answer] {
+	return rapid.Custom(func(t *rapid.T) fetchworker.Answer {
+		generation := rapid.IntRange(1, 3).Draw(t, "generation")
+		var a fetchworker.Answer
+		switch rapid.IntRange(0, 5).Draw(t, "kind") {
+		case 0:
+			a = ok(generation)
+		case 1:
+			a = failed(generation, false)
+		case 2:
+			a = failed(generation, true)
+		case 3:
+			a = stale(generation, rapid.Bool().Draw(t, "final"))
+		default:
+			reasons := []fetchworker.Reason{fetchworker.ReasonPaused, fetchworker.ReasonCircuitOpen}
+			a = waiting(generation, rapid.SampledFrom(reasons).Draw(t, "reason"), rapid.IntRange(0, 3).Draw(t, "minutes"))
+		}
+		a.Identity = i
+		return a
+	})
+}
+
+// Several writers write answers of one request in any order, again and again.
+// What is stored only ever goes up; what stays is the highest that any of
+// them wrote, a final answer that is not in review never changes, and no
+// request gets a second ok.
+func TestAnyWritersAnyOrder(t *testing.T) {
+	b := brokertest.Start(t)
+	s := &seen{all: map[string][]fetchworker.Answer{}, more: make(chan struct{}, 1)}
+	sub, err := b.NC.Subscribe("fetch.result.>", s.see)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	var logs []*record.Log
+	for range 3 {
+		nc := b.Connect(t)
+		defer nc.Close()
+		js, err := broker.JetStream(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		logs = append(logs, record.New(js, nil))
+	}
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		round++
+		i := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: fmt.Sprintf("r-%d", round)}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		scripts := make([][]fetchworker.Answer, len(logs))
+		var written []fetchworker.Answer
+		for w := range logs {
+			scripts[w] = rapid.SliceOfN(randomAnswer(i), 1, 6).Draw(rt, fmt.Sprintf("writer %d", w))
+			written = append(written, scripts[w]...)
+		}
+		var writers sync.WaitGroup
+		errs := make([]error, len(logs))
+		for w, log := range logs {
+			writers.Go(func() {
+				for _, a := range scripts[w] {
+					_, err := log.Put(ctx, slotOf(i), a.Encode())
+					errs[w] = errors.Join(errs[w], err)
+				}
+			})
+		}
+		writers.Wait()
+		if err := errors.Join(errs...); err != nil {
+			rt.Fatal(err)
+		}
+		m, err := logs[0].Last(ctx, fetchworker.StreamResults, fetchworker.ResultSubject(i))
+		if err != nil {
+			rt.Fatal(err)
+		}
+		stays, err := fetchworker.DecodeAnswer(fetchworker.ResultSubject(i), m.Header, m.Data)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		for _, a := range written {
+			if record.AnswerReplaces(stays, a) && !flips(stays, a) {
+				rt.Errorf("%s %d stays, though %s %d was written", stays.Status, stays.Generation, a.Status, a.Generation)
+			}
+		}
+		history := s.of(ctx, i, m.Sequence)
+		oks := 0
+		for n, a := range history {
+			if a.Status == fetchworker.StatusOK {
+				oks++
+			}
+			if n > 0 && !record.AnswerReplaces(history[n-1], a) {
+				rt.Errorf("%s %d was replaced by %s %d", history[n-1].Status, history[n-1].Generation, a.Status, a.Generation)
+			}
+		}
+		if oks > 1 {
+			rt.Errorf("%d times ok", oks)
+		}
+		if len(history) == 0 || history[len(history)-1].Generation != stays.Generation || history[len(history)-1].Status != stays.Status {
+			rt.Errorf("the last of %d seen live is not what stays", len(history))
+		}
+	})
+}
+
+// flips: two waiting answers with different reasons each replace the other.
+func flips(a, b fetchworker.Answer) bool {
+	return a.Generation == b.Generation && a.Rank() == 1 && b.Rank() == 1 && a.Problem.Reason() != b.Problem.Reason()
+}
+
+// The same for letters, while others take them away as an acknowledgement
+// does: what stays is never lower than what was written last and not taken.
+func TestLettersUnderAnyWriters(t *testing.T) {
+	b := brokertest.Start(t)
+	log := record.New(b.JS, nil)
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		round++
+		i := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: fmt.Sprintf("r-%d", round)}
+		subject := fetchworker.DLQSubject(fetchworker.LaneBatch, i)
+		slot := record.Slot{Stream: fetchworker.StreamDLQ, Subject: subject, Order: record.Letters, Point: "letter"}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		var stands *[2]int
+		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
+			if stands != nil && rapid.IntRange(0, 3).Draw(rt, "take") == 0 {
+				m, err := log.Last(ctx, slot.Stream, subject)
+				if err != nil {
+					rt.Fatal(err)
+				}
+				for range 2 { // again is no error
+					if err := log.Delete(ctx, "ack", slot.Stream, m.Sequence); err != nil {
+						rt.Fatal(err)
+					}
+				}
+				stands = nil
+				continue
+			}
+			next := [2]int{rapid.IntRange(1, 2).Draw(rt, "generation"), rapid.IntRange(0, 3).Draw(rt, "calls")}
+			m := nats.NewMsg(subject)
+			m.Header = letter(next[0], next[1]).Header
+			out, err := log.Put(ctx, slot, m)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			want := stands == nil || next[0] > stands[0] || next[0] == stands[0] && next[1] >= stands[1]
+			if out.Stored != want || !want && out.Existing == nil {
+				rt.Fatalf("%v over %v: stored %t", next, stands, out.Stored)
+			}
+			if want {
+				stands = &next
+			}
+			got, err := log.Get(ctx, slot)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			if got.Header.Get(fetchworker.HeaderGeneration) != strconv.Itoa(stands[0]) || got.Header.Get(fetchworker.HeaderCalls) != strconv.Itoa(stands[1]) {
+				rt.Fatalf("%v stands, want %v", got.Header, *stands)
+			}
+		}
+	})
+}
+
+func TestReading(t *testing.T) {
+	b := brokertest.Start(t)
+	log := record.New(b.JS, nil)
+	ctx := t.Context()
+	if _, err := log.Last(ctx, fetchworker.StreamResults, fetchworker.ResultSubject(id)); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		t.Errorf("last of nothing: %v", err)
+	}
+	if _, err := log.Next(ctx, fetchworker.StreamResults, "fetch.result.>", 1); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		t.Errorf("next of nothing: %v", err)
+	}
+	before := time.Now().Add(-time.Second)
+	var ids []fetchworker.Identity
+	for _, agent := range []string{"alice", "bob", "alice"} {
+		i := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: agent, ID: fmt.Sprint(len(ids))}
+		a := ok(1)
+		a.Identity = i
+		if _, err := log.Put(ctx, slotOf(i), a.Encode()); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, i)
+	}
+	m, err := log.Next(ctx, fetchworker.StreamResults, "fetch.result.*.*.alice.>", 2)
+	if err != nil || m.Subject != fetchworker.ResultSubject(ids[2]) || m.Sequence != 3 || m.Time.Before(before) || m.Time.After(time.Now().Add(time.Second)) {
+		t.Errorf("next of alice: %+v %v", m, err)
+	}
+	m, err = log.Last(ctx, fetchworker.StreamResults, fetchworker.ResultSubject(ids[1]))
+	if err != nil || m.Sequence != 2 || string(m.Data) != "{}" || m.Header.Get(fetchworker.HeaderStatus) != "ok" {
+		t.Errorf("last of bob: %+v %v", m, err)
+	}
+	if _, err := log.Last(ctx, "FETCH_NOTHING", "x"); err == nil {
+		t.Error("a stream that does not exist can be read")
+	}
+}
+
+// A hook stops a step before it is made, or hides that it was.
+func TestHooks(t *testing.T) {
+	b := brokertest.Start(t)
+	crash := errors.New("crash")
+	for _, c := range []struct {
+		name      string
+		persisted bool
+	}{{"before", false}, {"after", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			log := record.New(b.JS, func(point string, persisted bool) error {
+				if point == "answer" && persisted == c.persisted {
+					return crash
+				}
+				return nil
+			})
+			i := id
+			i.ID = c.name
+			a := ok(1)
+			a.Identity = i
+			if _, err := log.Put(t.Context(), slotOf(i), a.Encode()); !errors.Is(err, crash) {
+				t.Errorf("put: %v", err)
+			}
+			_, err := log.Get(t.Context(), slotOf(i))
+			if stored := err == nil; stored != c.persisted {
+				t.Errorf("stored: %t (%v)", stored, err)
+			}
+			// Done again, it is what was wanted either way.
+			calm := record.New(b.JS, nil)
+			out, err := calm.Put(t.Context(), slotOf(i), a.Encode())
+			if err != nil || out.Stored == c.persisted || out.Stored != (out.Existing == nil) {
+				t.Errorf("again: %+v %v", out, err)
+			}
+		})
+	}
+}
+
+// What the stream refuses is an error at once, not after twenty seconds.
+func TestARefusalIsFinal(t *testing.T) {
+	b := brokertest.Start(t)
+	log := record.New(b.JS, nil)
+	start := time.Now()
+	slot := slotOf(id)
+	slot.Stream = fetchworker.StreamDLQ // not where the subject is stored
+	if _, err := log.Put(t.Context(), slot, ok(1).Encode()); err == nil {
+		t.Error("stored")
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
