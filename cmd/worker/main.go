@@ -41,6 +41,7 @@ const usage = `worker fetches for agents, inside every provider's limits.
   worker                        serve until SIGTERM; configured by the environment (README.md)
   worker demo                   the whole story on recorded responses: no key, no network, ends by itself
   worker apply                  create or update the streams of NATS_URL with the credentials given, and exit
+  worker health                 ask the worker on FETCH_HTTP_ADDR whether it is ready
   worker check [--catalog FILE] validate the configuration and print what is in force, keys redacted
   worker record PROVIDER OPERATION [name=value ...]
                                 make one call with your key and print the exchange, redacted, as a test file
@@ -65,6 +66,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return demo(ctx, args, stdout)
 	case "apply":
 		return apply(ctx, args, getenv, stdout)
+	case "health":
+		return health(ctx, args, getenv, stdout)
 	case "check":
 		return check(args, getenv, stdout)
 	case "record":
