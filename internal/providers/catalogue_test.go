@@ -1,7 +1,6 @@
 package providers_test
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,8 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"fetchworker"
 	"fetchworker/internal/budget"
@@ -25,47 +22,6 @@ func write(t *testing.T, content string) (file string) {
 		t.Fatal(err)
 	}
 	return file
-}
-
-// The FRED of this file, written in YAML, is the FRED of the Go data sheet.
-func TestFREDFromYAML(t *testing.T) {
-	written, err := os.ReadFile("testdata/fred.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fromYAML := asNew(t, string(written), "fred", "fred-in-yaml")
-	if diff := cmp.Diff(providers.Sheet("fred", ""), fromYAML); diff != "" {
-		t.Errorf("the Go sheet (-) and the YAML sheet (+) differ:\n%s", diff)
-	}
-}
-
-// Whatever a Go data sheet says can be said in YAML, and is read back equal.
-func TestSheetsRoundTrip(t *testing.T) {
-	for name, base := range map[string]string{"fmp": "", "fmp-stable": "https://upstream.test/stable", "polygon": "", "fred": "", "newsapi": ""} {
-		name := strings.TrimSuffix(name, "-stable")
-		spec := providers.Sheet(name, base)
-		content, err := spec.YAML()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(spec, asNew(t, string(content), name, name+"-copy")); diff != "" {
-			t.Errorf("%s %s: written (-) and read (+) differ:\n%s", name, base, diff)
-		}
-	}
-}
-
-// asNew loads a sheet under a name that no built-in has, so that nothing can
-// come from there, and returns it under its own name.
-func asNew(t *testing.T, content, name, newName string) providers.Spec {
-	t.Helper()
-	prefix := prefixes[name]
-	content = strings.Replace(content, "  "+name+":\n", "  "+newName+":\n", 1)
-	content = strings.Replace(content, "env_prefix: "+prefix+"\n", "env_prefix: "+prefix+"_COPY\n", 1)
-	p, ok := load(t, map[string]string{"FETCH_CATALOG": write(t, content)}).Provider(newName)
-	if !ok {
-		t.Fatalf("%s was not loaded", newName)
-	}
-	return providers.Unprepared(p, name, prefix)
 }
 
 func TestExampleCatalogue(t *testing.T) {
@@ -224,25 +180,6 @@ func TestCatalogueMistakes(t *testing.T) {
 
 func op(fields string) string {
 	return "providers:\n  x:\n    base_url: https://x.test\n    auth: none\n    operations:\n      y:\n        " + fields + "\n"
-}
-
-func TestCheckShowsNoKey(t *testing.T) {
-	var out bytes.Buffer
-	vars := map[string]string{"FMP_API_KEY": key, "FETCH_RIGHTS": write(t, "agents: {alice: [export]}\n")}
-	if err := providers.Check(&out, env(vars), "../../examples/catalog.yaml"); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{
-		"FMP_API_KEY is set, sent as query parameter apikey", "POLYGON_API_KEY is not set, sent as header Authorization: Bearer",
-		"exchange-rates", "none needed", "60/min,100/d,50/12h0m0s (tier developer, forbids export)", "alice", "get", "heights",
-	} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("no %q in\n%s", want, out.String())
-		}
-	}
-	if strings.Contains(out.String(), key) {
-		t.Error("the key is shown")
-	}
 }
 
 func TestLimitsKeepTheirWindows(t *testing.T) {

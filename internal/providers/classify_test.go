@@ -222,10 +222,15 @@ func TestCacheable(t *testing.T) {
 		provider, body string
 		want           bool
 	}{
-		{"fmp", `[]`, false}, {"fmp", " [ ]\n", false}, {"fmp", `[{"a":1}]`, true},
-		{"polygon", `{"status":"OK","results":null}`, false}, {"polygon", `{"status":"OK","results":[]}`, false},
-		{"polygon", `{"status":"OK","resultsCount":0}`, false}, {"polygon", `{"status":"OK","results":[1],"resultsCount":1}`, true},
-		{"fred", `{"categories":[]}`, true}, {"newsapi", `{"status":"ok","articles":[]}`, true},
+		{"fmp", `[]`, false},
+		{"fmp", " [ ]\n", false},
+		{"fmp", `[{"a":1}]`, true},
+		{"polygon", `{"status":"OK","results":null}`, false},
+		{"polygon", `{"status":"OK","results":[]}`, false},
+		{"polygon", `{"status":"OK","resultsCount":0}`, false},
+		{"polygon", `{"status":"OK","results":[1],"resultsCount":1}`, true},
+		{"fred", `{"categories":[]}`, true},
+		{"newsapi", `{"status":"ok","articles":[]}`, true},
 	} {
 		if r := checkVerdict(t, provider(t, test.provider), providers.FormatJSON, http.StatusOK, "", test.body, nil, ok); r.Cacheable != test.want {
 			t.Errorf("%s %s: cacheable %v", test.provider, test.body, r.Cacheable)

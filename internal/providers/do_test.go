@@ -225,7 +225,7 @@ func TestNeverTwiceOnTheWire(t *testing.T) {
 				return
 			}
 			served.Go(func() { // answers the first request, reads the second, hangs up
-				defer conn.Close()
+				defer func() { _ = conn.Close() }()
 				r := bufio.NewReader(conn)
 				for i := range 2 {
 					if _, err := http.ReadRequest(r); err != nil {
@@ -252,7 +252,9 @@ func TestNeverTwiceOnTheWire(t *testing.T) {
 		t.Errorf("the server saw %d requests for 2 calls", seen.Load())
 	}
 	p.Close()
-	listener.Close()
+	if err := listener.Close(); err != nil {
+		t.Error(err)
+	}
 	served.Wait()
 }
 

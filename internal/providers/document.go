@@ -207,23 +207,6 @@ func parseDuration(s string) (time.Duration, error) {
 	return duration, err
 }
 
-func formatDuration(d time.Duration) string {
-	switch {
-	case d < 0:
-		return "never"
-	case d >= 2*day && d%day == 0:
-		return strconv.FormatInt(int64(d/day), 10) + "d"
-	}
-	text := d.String()
-	if d >= time.Minute {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if d >= time.Hour {
-		text = strings.TrimSuffix(text, "0m")
-	}
-	return text
-}
-
 var byteUnits = []struct {
 	name string
 	size int64
@@ -243,16 +226,4 @@ func parseBytes(s string) (int64, error) {
 		}
 	}
 	return strconv.ParseInt(s, 10, 64)
-}
-
-func formatBytes(n int64) string {
-	if n == 0 {
-		return "none"
-	}
-	for _, unit := range byteUnits {
-		if n%unit.size == 0 {
-			return strconv.FormatInt(n/unit.size, 10) + unit.name
-		}
-	}
-	return strconv.FormatInt(n, 10) + "B"
 }

@@ -178,7 +178,9 @@ func fmpOperations(paths map[string]string, newsSymbols string) map[string]*Oper
 			Name: "news", Fresh: 2 * time.Minute, Stale: day,
 			Params: []Param{
 				{Name: "symbols", Wire: newsSymbols, Type: TypeCSV, Required: true, Pattern: symbol.Pattern},
-				from, to, {Name: "page", Type: TypeInt, Max: 100}, limit,
+				from, to,
+				{Name: "page", Type: TypeInt, Max: 100},
+				limit,
 			},
 			// No total and no cursor: a short page is the last.
 			Paging: &Paging{Kind: PageNumber, Param: "page", First: 0, Size: "limit", Each: 20},

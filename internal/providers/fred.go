@@ -82,7 +82,8 @@ func fredOperations() map[string]*Operation {
 		Operation{
 			Name: "search", Path: "/series/search",
 			Params: []Param{
-				{Name: "search_text", Type: TypeString, Required: true, Max: 300}, enum("search_type", "full_text", "series_id"),
+				{Name: "search_text", Type: TypeString, Required: true, Max: 300},
+				enum("search_type", "full_text", "series_id"),
 				limit(1000), offset, word("order_by"), order, word("filter_variable"), tags("filter_value"),
 				tags("tag_names"), tags("exclude_tag_names"),
 			},

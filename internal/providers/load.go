@@ -100,7 +100,7 @@ func (l *loader) file(variable string) (name string, content []byte) {
 	if name == "" {
 		return "", nil
 	}
-	content, err := os.ReadFile(name)
+	content, err := os.ReadFile(name) //nolint:gosec // the operator says which file
 	if err != nil {
 		l.fail("%s: %w", variable, err)
 		return name, nil

@@ -77,7 +77,8 @@ func newsapiOperations() map[string]*Operation {
 		Operation{
 			Name: "everything", Path: "/everything",
 			Params: []Param{
-				q, {Name: "q_in_title", Wire: "qInTitle", Type: TypeString, Max: 500},
+				q,
+				{Name: "q_in_title", Wire: "qInTitle", Type: TypeString, Max: 500},
 				{Name: "search_in", Wire: "searchIn", Type: TypeCSV, Enum: []string{"title", "description", "content"}},
 				list("sources", "", 20), list("domains", "", 0), list("exclude_domains", "excludeDomains", 0),
 				moment("from"), moment("to"), language, sortBy, pageSize, page,

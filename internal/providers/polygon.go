@@ -100,7 +100,9 @@ func polygonOperations() map[string]*Operation {
 			Params: []Param{
 				{Name: "underlying_ticker", Type: TypeString, Pattern: ticker.Pattern},
 				{Name: "contract_type", Type: TypeEnum, Enum: []string{"call", "put"}},
-				date("expiration_date", ""), date("as_of", ""), {Name: "expired", Type: TypeBool}, order, sortBy, limit(1000), cursor,
+				date("expiration_date", ""), date("as_of", ""),
+				{Name: "expired", Type: TypeBool},
+				order, sortBy, limit(1000), cursor,
 			},
 			Rights: optionsData, Fresh: 6 * time.Hour, Paging: polygonPaging,
 		},
@@ -126,10 +128,14 @@ func polygonOperations() map[string]*Operation {
 		Operation{
 			Name: "tickers", Path: "/v3/reference/tickers",
 			Params: []Param{
-				inTicker, {Name: "search", Type: TypeString, Max: 100},
+				inTicker,
+				{Name: "search", Type: TypeString, Max: 100},
 				{Name: "market", Type: TypeEnum, Enum: []string{"stocks", "crypto", "fx", "otc", "indices"}},
-				{Name: "type", Type: TypeString, Pattern: `[A-Z]{1,10}`}, {Name: "exchange", Type: TypeString, Pattern: `[A-Z]{4}`},
-				date("date", ""), {Name: "active", Type: TypeBool}, order, sortBy, limit(1000), cursor,
+				{Name: "type", Type: TypeString, Pattern: `[A-Z]{1,10}`},
+				{Name: "exchange", Type: TypeString, Pattern: `[A-Z]{4}`},
+				date("date", ""),
+				{Name: "active", Type: TypeBool},
+				order, sortBy, limit(1000), cursor,
 			},
 			Fresh: 12 * time.Hour, Stale: 30 * day, Paging: polygonPaging,
 		},
@@ -140,7 +146,9 @@ func polygonOperations() map[string]*Operation {
 		Operation{
 			Name: "news", Path: "/v2/reference/news",
 			Params: []Param{
-				inTicker, {Name: "since", Wire: "published_utc.gte", Type: TypeTime}, {Name: "until", Wire: "published_utc.lte", Type: TypeTime},
+				inTicker,
+				{Name: "since", Wire: "published_utc.gte", Type: TypeTime},
+				{Name: "until", Wire: "published_utc.lte", Type: TypeTime},
 				order, sortBy, limit(1000), cursor,
 			},
 			Fresh: 2 * time.Minute, Stale: day, Paging: polygonPaging,
@@ -148,7 +156,8 @@ func polygonOperations() map[string]*Operation {
 		Operation{
 			Name: "financials", Path: "/vX/reference/financials",
 			Params: []Param{
-				inTicker, {Name: "timeframe", Type: TypeEnum, Enum: []string{"annual", "quarterly", "ttm"}},
+				inTicker,
+				{Name: "timeframe", Type: TypeEnum, Enum: []string{"annual", "quarterly", "ttm"}},
 				date("filed_since", "filing_date.gte"), order, sortBy, limit(100), cursor,
 			},
 			Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day, Paging: polygonPaging,

@@ -21,7 +21,6 @@ import (
 type Provider struct { //nolint:recvcheck // Format must hold for copies as well
 	Spec // in force: catalogue, environment and tier are applied, Limits are all windows together
 
-	written   Spec // before tier and ages were applied: what YAML writes
 	base      *url.URL
 	key       secret
 	redact    *redactor
@@ -44,7 +43,6 @@ func newProvider(spec Spec, key string, dial DialFunc) (*Provider, error) {
 	}
 	p := &Provider{
 		Spec:      spec,
-		written:   spec,
 		base:      base,
 		key:       newSecret(key),
 		redact:    newRedactor(key),
@@ -125,9 +123,6 @@ func (p *Provider) Configured() bool {
 
 // Close releases the connections that are idle. Calls in flight end first.
 func (p *Provider) Close() { p.transport.CloseIdleConnections() }
-
-// YAML writes the provider's sheet as a catalogue would, without its key.
-func (p *Provider) YAML() ([]byte, error) { return p.written.YAML() }
 
 // Format prints the name, whatever the verb, of a copy too: below it are a
 // key and the buffers of connections that have carried it.

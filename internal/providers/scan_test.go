@@ -60,7 +60,7 @@ func jsonValue(depth int) *rapid.Generator[any] {
 // provider's host, decoding it any number of times climbs nowhere, and no key
 // but ours is in it.
 func TestGetStaysInside(t *testing.T) {
-	p, err := newProvider(Sheet("fred", ""), "k", nil)
+	p, err := newProvider(fred(""), "k", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,7 +103,7 @@ func TestServes(t *testing.T) {
 
 		s.Forget()
 		s.SetDown(true)
-		if _, err := request(t, client, s.URL()+"/v2/x"); !errors.Is(err, syscall.ECONNREFUSED) {
+		if _, _, err := request(t, client, s.URL()+"/v2/x"); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("down: %v", err)
 		}
 		if n := len(s.Calls()); n != 0 {
@@ -115,36 +115,33 @@ func TestServes(t *testing.T) {
 		}
 		client.CloseIdleConnections()
 		s.Close()
-		if _, err := request(t, client, s.URL()+"/v2/x"); err == nil {
+		if _, _, err := request(t, client, s.URL()+"/v2/x"); err == nil {
 			t.Error("closed, but answers")
 		}
 	}
 }
 
-func request(t *testing.T, client *http.Client, url string) (*http.Response, error) {
+func get(t *testing.T, client *http.Client, url string) (status int, body string) {
+	t.Helper()
+	status, body, err := request(t, client, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return status, body
+}
+
+func request(t *testing.T, client *http.Client, url string) (status int, body string, err error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	res, err := client.Do(req)
-	if err == nil {
-		t.Cleanup(func() { _ = res.Body.Close() })
-	}
-	return res, err
-}
-
-func get(t *testing.T, client *http.Client, url string) (status int, body string) {
-	t.Helper()
-	res, err := request(t, client, url)
 	if err != nil {
-		t.Fatal(err)
+		return 0, "", err
 	}
 	content, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res.StatusCode, string(content)
+	return res.StatusCode, string(content), errors.Join(err, res.Body.Close())
 }
 
 // Several hosts, one clock: calls are counted as a provider's window counts.
@@ -165,15 +162,18 @@ func TestMaxInABubble(t *testing.T) {
 		if took := time.Since(start); took != 10*time.Second {
 			t.Errorf("ten answers a second late took %v", took)
 		}
-		for window, want := range map[time.Duration]int{time.Nanosecond: 1, time.Second: 1, time.Second + 1: 2, 3 * time.Second: 3, time.Hour: 10} {
-			if got := fmp.MaxIn(window); got != want {
-				t.Errorf("in %v: %d calls, want %d", window, got, want)
+		for _, test := range []struct {
+			window time.Duration
+			want   int
+		}{{time.Nanosecond, 1}, {time.Second, 1}, {time.Second + 1, 2}, {3 * time.Second, 3}, {time.Hour, 10}} {
+			if got := fmp.MaxIn(test.window); got != test.want {
+				t.Errorf("in %v: %d calls, want %d", test.window, got, test.want)
 			}
 		}
 		if len(fred.Calls()) != 0 || fred.MaxIn(time.Hour) != 0 {
 			t.Error("the other host was called")
 		}
-		if _, err := request(t, client, "http://nobody.test/x"); err == nil || !strings.Contains(err.Error(), "no such host") {
+		if _, _, err := request(t, client, "http://nobody.test/x"); err == nil || !strings.Contains(err.Error(), "no such host") {
 			t.Errorf("unknown host: %v", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())

@@ -4,15 +4,63 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	yaml "go.yaml.in/yaml/v3"
 )
 
-// YAML writes a spec as a catalogue would: what the catalogue's reader makes
-// of it is the spec again. It holds no key.
-func (s *Spec) YAML() ([]byte, error) {
+// What TestSheetsRoundTrip needs: the writer that belongs to the catalogue's
+// reader. It is in a test because the program only reads.
+
+// The FRED of this file, written in YAML, is the FRED of the Go data sheet.
+func TestFREDFromYAML(t *testing.T) {
+	written, err := os.ReadFile("testdata/fred.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(fred(""), asNew(t, written, "fred")); diff != "" {
+		t.Errorf("the Go sheet (-) and the YAML sheet (+) differ:\n%s", diff)
+	}
+}
+
+// Whatever a Go data sheet says can be said in YAML, and is read back equal.
+func TestSheetsRoundTrip(t *testing.T) {
+	for _, spec := range []Spec{fmp(""), fmp("https://upstream.test/stable"), polygon(""), fred(""), newsapi("")} {
+		content, err := spec.toYAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(spec, asNew(t, content, spec.Name)); diff != "" {
+			t.Errorf("%s: written (-) and read (+) differ:\n%s", spec.Name, diff)
+		}
+	}
+}
+
+// asNew reads a sheet under a name that no built-in has, so that nothing can
+// come from there, and returns it under its own name.
+func asNew(t *testing.T, content []byte, name string) Spec {
+	t.Helper()
+	prefix := "env_prefix: " + builtins[name]("").EnvPrefix
+	text := strings.Replace(string(content), "  "+name+":\n", "  another:\n", 1)
+	text = strings.Replace(text, prefix+"\n", prefix+"_2\n", 1)
+	l := &loader{getenv: func(string) string { return "" }}
+	spec := l.catalogue("catalog.yaml", []byte(text))["another"]
+	if len(l.errs) > 0 {
+		t.Fatalf("%v in\n%s", l.errs, text)
+	}
+	spec.Name, spec.EnvPrefix = name, strings.TrimSuffix(spec.EnvPrefix, "_2")
+	return spec
+}
+
+// toYAML writes a spec as a catalogue would.
+func (s *Spec) toYAML() ([]byte, error) {
 	providers := &sheet{}
 	providers.add(s.Name, s.sheet())
 	root := &sheet{}
@@ -250,4 +298,33 @@ func (r *Rule) sheet() *sheet {
 	out.add("no_cache", r.NoCache)
 	out.add("hint", r.Hint)
 	return out
+}
+
+func formatDuration(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "never"
+	case d >= 2*day && d%day == 0:
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
+	text := d.String()
+	if d >= time.Minute {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if d >= time.Hour {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
+
+func formatBytes(n int64) string {
+	if n == 0 {
+		return "none"
+	}
+	for _, unit := range byteUnits {
+		if n%unit.size == 0 {
+			return strconv.FormatInt(n/unit.size, 10) + unit.name
+		}
+	}
+	return strconv.FormatInt(n, 10) + "B"
 }
