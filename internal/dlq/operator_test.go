@@ -204,7 +204,7 @@ func TestWhatCannotBeReadIsShownAndNeverTouched(t *testing.T) {
 	if item.Fault == nil || item.ID != "q-1" {
 		t.Fatalf("fault %v of %s", item.Fault, item.ID)
 	}
-	if _, err := d.operator(nil).Requeue(t.Context(), item, dlq.RequeueOptions{}); !errors.Is(err, dlq.ErrUnreadable) {
+	if _, err := d.operator(nil).Requeue(t.Context(), item, dlq.RequeueOptions{Now: time.Now()}); !errors.Is(err, dlq.ErrUnreadable) {
 		t.Errorf("requeue: %v", err)
 	}
 	if d.count(fetchworker.StreamReview) != 1 || len(d.acts()) != 0 {
@@ -263,7 +263,7 @@ func TestRequeueStartsANewLife(t *testing.T) {
 	l.Record(dlq.Attempt{At: l.FailedAt, Class: l.Class, Error: l.Error})
 	d.bury(l)
 	before := time.Now()
-	fate, err := d.operator(nil).Requeue(t.Context(), d.only(fetchworker.StreamReview), dlq.RequeueOptions{})
+	fate, err := d.operator(nil).Requeue(t.Context(), d.only(fetchworker.StreamReview), dlq.RequeueOptions{Now: time.Now()})
 	if fate != dlq.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
@@ -285,7 +285,7 @@ func TestRequeueKeepsWhatItIsTold(t *testing.T) {
 	d := newDesk(t)
 	l := letter("q-1")
 	d.bury(l)
-	options := dlq.RequeueOptions{KeepDeadline: true, Body: []byte(`{"params":{"symbol":"MSFT"}}`)}
+	options := dlq.RequeueOptions{Now: time.Now(), KeepDeadline: true, Body: []byte(`{"params":{"symbol":"MSFT"}}`)}
 	if fate, err := d.operator(nil).Requeue(t.Context(), d.only(fetchworker.StreamReview), options); fate != dlq.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
@@ -346,7 +346,7 @@ func TestAnItemOfAnEarlierGenerationIsOnlyDeleted(t *testing.T) {
 				var fate dlq.Fate
 				var err error
 				if act == "requeue" {
-					fate, err = d.operator(nil).Requeue(t.Context(), item, dlq.RequeueOptions{})
+					fate, err = d.operator(nil).Requeue(t.Context(), item, dlq.RequeueOptions{Now: time.Now()})
 				} else {
 					fate, err = d.operator(nil).Discard(t.Context(), item)
 				}
@@ -384,7 +384,7 @@ func TestACrashAtAnyPointLosesAndDoublesNothing(t *testing.T) {
 		run    func(*desk, *dlq.Operator, dlq.Found) error
 	}{
 		"requeue": {[]string{"audit", "letter", "delete-item"}, func(d *desk, o *dlq.Operator, item dlq.Found) error {
-			_, err := o.Requeue(d.t.Context(), item, dlq.RequeueOptions{})
+			_, err := o.Requeue(d.t.Context(), item, dlq.RequeueOptions{Now: time.Now()})
 			return err
 		}},
 		"discard": {[]string{"audit", "answer", "delete-item"}, func(d *desk, o *dlq.Operator, item dlq.Found) error {
@@ -453,7 +453,7 @@ func TestTwoOperatorsRequeueOnce(t *testing.T) {
 		all.Go(func() {
 			o := d.operator(nil)
 			for _, item := range items {
-				if _, err := o.Requeue(t.Context(), item, dlq.RequeueOptions{}); err != nil {
+				if _, err := o.Requeue(t.Context(), item, dlq.RequeueOptions{Now: time.Now()}); err != nil {
 					t.Error(err)
 				}
 			}

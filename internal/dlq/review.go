@@ -16,8 +16,9 @@ import (
 
 // RequeueOptions are what a person may change in a requeue.
 type RequeueOptions struct {
-	KeepDeadline bool   // else the new generation has none
-	Body         []byte // the request's edited bytes; nil: its own
+	Now          time.Time // the server's time: the new life starts then, due at once
+	KeepDeadline bool      // else the new generation has none
+	Body         []byte    // the request's edited bytes; nil: its own
 }
 
 // ErrUnreadable says that an item's headers cannot be read, so that nobody
@@ -37,7 +38,7 @@ func (o *Operator) Requeue(ctx context.Context, item Found, options RequeueOptio
 	if gone != "" || err != nil {
 		return gone, err
 	}
-	next := nextGeneration(item.Letter, time.Now(), options)
+	next := nextGeneration(item.Letter, options)
 	err = o.audit(ctx, ActRequeue, item.Letter, func(a *Act) {
 		if options.Body != nil {
 			a.Original = string(item.Body)
@@ -62,12 +63,12 @@ func (o *Operator) Requeue(ctx context.Context, item Found, options RequeueOptio
 // nextGeneration is the letter that a requeue stores: a new life with nothing
 // counted against it, due at once, of a class that is never buried. The error
 // and the history stay, for whoever looks at it next.
-func nextGeneration(item Letter, now time.Time, options RequeueOptions) Letter {
+func nextGeneration(item Letter, options RequeueOptions) Letter {
 	next := item
 	next.Generation++
 	next.Failures, next.FirstFailedAt = 0, time.Time{}
 	next.Class, next.Code, next.HTTPStatus = fetchworker.ClassTransient, "", 0
-	next.RequestedAt, next.NotBefore = now, now
+	next.RequestedAt, next.NotBefore = options.Now, options.Now
 	if !options.KeepDeadline {
 		next.Deadline = time.Time{}
 	}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bufio"
+	"crypto/rand"
+	"errors"
+	"os/user"
+	"strconv"
+	"strings"
+	"time"
+
+	"fetchworker/internal/dlq"
+
+	"github.com/spf13/cobra"
+)
+
+// signature is in whose name, and why, a command acts.
+type signature struct{ by, reason, run string }
+
+func (s *signature) flags(c *cli, cmd *cobra.Command, reasonRequired bool) {
+	text := "why, for the audit"
+	if reasonRequired {
+		text += " (required)"
+	}
+	cmd.Flags().StringVar(&s.reason, "reason", "", text)
+	cmd.Flags().StringVar(&s.by, "by", "", "who acts, for the audit (default $USER)")
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c.started = true
+		s.reason = strings.TrimSpace(s.reason)
+		if reasonRequired && s.reason == "" {
+			return misused(`add --reason "…": colleagues will read it in replayer audit`, "%s needs a reason", cmd.CommandPath())
+		}
+		s.run = rand.Text()[:10]
+		if s.by == "" {
+			s.by = c.getenv("USER")
+		}
+		if u, err := user.Current(); err == nil && s.by == "" {
+			s.by = u.Username
+		}
+		return run(cmd, args)
+	}
+}
+
+// signed is the signature of one run of a command.
+func (s *signature) signed(l *link) dlq.Signature {
+	return dlq.Signature{By: s.by, NATSUser: l.user, Reason: s.reason, Run: s.run}
+}
+
+func (c *cli) cmdAudit() *cobra.Command {
+	var f dlq.ActFilter
+	var since, until string
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "audit",
+		Short: "List who did what, when and why",
+		Long: `List who did what to which request or provider, when and why, the oldest first.
+
+An act is recorded before it is done, so the last line of somebody whose
+command was killed may tell of an act that was not done.`,
+		Example: `  replayer audit --since 24h
+  replayer audit --action requeue --agent alice --id q-17`,
+		Args: cobra.NoArgs,
+		RunE: c.do(func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if f.Since, err = moment("--since", since, time.Now()); err != nil {
+				return err
+			}
+			if f.Until, err = moment("--until", until, time.Now()); err != nil {
+				return err
+			}
+			return c.audit(cmd, f, limit)
+		}),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.Action, "action", "", "only this `action`: "+strings.Join(actions(), ", "))
+	flags.StringVar(&f.Provider, "provider", "", "only of this `provider`")
+	flags.StringVar(&f.Agent, "agent", "", "only on requests of this `agent`")
+	flags.StringVar(&f.ID, "id", "", "only on the request of this `id`")
+	flags.StringVar(&f.By, "by", "", "only by this `person`")
+	flags.StringVar(&since, "since", "", "only since: a `time` as 2h, 7d or 2026-11-24T10:00:00Z")
+	flags.StringVar(&until, "until", "", "only before: a `time` in the same form")
+	flags.IntVar(&limit, "limit", 0, "stop after `N` lines (0 = no limit)")
+	completeWords(cmd, "action", actions())
+	return cmd
+}
+
+func actions() []string {
+	return []string{dlq.ActReplay, dlq.ActRequeue, dlq.ActDiscard, dlq.ActPause, dlq.ActResume, dlq.ActLimit, dlq.ActRetire}
+}
+
+func (c *cli) audit(cmd *cobra.Command, f dlq.ActFilter, limit int) error {
+	ctx, l, done, err := c.connect(cmd.Context())
+	if err != nil {
+		return err
+	}
+	defer done()
+	buffered := bufio.NewWriterSize(c.out, 64<<10)
+	t := newTable(buffered, "WHEN", "WHO", "ACTION", "WHAT", "WHY")
+	count, more := 0, false
+	for a, walkErr := range l.Acts(ctx, f) {
+		if err = walkErr; err != nil {
+			break
+		}
+		if more = limit > 0 && count == limit; more {
+			break
+		}
+		count++
+		if c.json {
+			err = encode(buffered, a)
+		} else {
+			err = t.row(a.At.Format("2006-01-02 15:04:05Z"), actor(a), a.Action, subjectOf(a), safe(a.Reason))
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err := errors.Join(err, t.flush(), buffered.Flush()); err != nil {
+		return err
+	}
+	if more {
+		c.sayf("more match: stopped at --limit %d", limit)
+	}
+	if count == 0 {
+		return nothing("widen the filters", "nothing matched")
+	}
+	return nil
+}
+
+func actor(a dlq.Act) string {
+	if a.NATSUser == "" || a.NATSUser == a.By {
+		return safe(a.By)
+	}
+	return safe(a.By) + " as " + safe(a.NATSUser)
+}
+
+// subjectOf is what an act was done to.
+func subjectOf(a dlq.Act) string {
+	text := a.Provider
+	if a.ID != "" {
+		text += " " + a.Operation + " " + a.Agent + "/" + a.ID + " generation " + strconv.Itoa(a.Generation)
+	}
+	if a.Superseded {
+		text += " (item only: a later generation was there)"
+	}
+	if a.Original != "" {
+		text += " (edited)"
+	}
+	if a.Limits != "" {
+		text += " to " + a.Limits
+	}
+	if !a.Until.IsZero() {
+		text += " until " + a.Until.UTC().Format("2006-01-02 15:04:05Z")
+	}
+	return text
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"encoding/csv"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"fetchworker/internal/dlq"
+)
+
+// exportJSON writes whole records, one JSON object a line.
+func exportJSON(out io.Writer) (func(dlq.Found, time.Time) error, func() error) {
+	return func(f dlq.Found, now time.Time) error { return encode(out, lineOf(f, now).whole(f)) }, func() error { return nil }
+}
+
+var exportColumns = []string{
+	"provider", "operation", "agent", "id", "lane", "generation", "calls", "failures", "class", "code", "http_status", "error",
+	"requested_at", "first_failed_at", "failed_at", "trace_id", "request",
+}
+
+// exportCSV writes the same fields as far as a sheet can hold them.
+func exportCSV(out io.Writer) (func(dlq.Found, time.Time) error, func() error) {
+	w := csv.NewWriter(out)
+	headed := false
+	write := func(f dlq.Found, now time.Time) error {
+		if !headed {
+			headed = true
+			if err := w.Write(exportColumns); err != nil {
+				return fmt.Errorf("write: %w", err)
+			}
+		}
+		l := lineOf(f, now).whole(f)
+		cells := []string{
+			l.Provider, l.Operation, l.Agent, l.ID, string(l.Lane), strconv.Itoa(l.Generation), strconv.Itoa(l.Calls), strconv.Itoa(l.Failures),
+			l.Class, l.Code, strconv.Itoa(l.HTTPStatus), l.Error,
+			moments(l.RequestedAt), moments(l.FirstFailedAt), moments(l.FailedAt), l.TraceID, string(l.Request),
+		}
+		for i := range cells {
+			cells[i] = harmless(cells[i])
+		}
+		if err := w.Write(cells); err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		return nil
+	}
+	return write, func() error { w.Flush(); return w.Error() }
+}
+
+func moments(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// harmless keeps a sheet from running as a formula what an agent or a
+// provider wrote.
+func harmless(s string) string {
+	if s != "" && (s[0] == '=' || s[0] == '+' || s[0] == '-' || s[0] == '@') {
+		return "'" + s
+	}
+	return s
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"strings"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/dlq"
+
+	"github.com/spf13/cobra"
+)
+
+// selection is what a command's filter flags select.
+type selection struct {
+	filter       dlq.Filter
+	class        string
+	since, until string
+	limit        int
+	all          bool
+}
+
+// flags adds the filter flags to a command.
+func (s *selection) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&s.filter.Provider, "provider", "", "only of this `provider`")
+	f.StringVar(&s.filter.Operation, "operation", "", "only of this `operation`")
+	f.StringVar(&s.filter.Agent, "agent", "", "only of this `agent`")
+	f.StringVar(&s.filter.ID, "id", "", "only the request of this `id`")
+	f.StringVar(&s.class, "class", "", "only of this error `class`: "+strings.Join(classes(), ", "))
+	f.StringVar(&s.since, "since", "", "only failed since: a `time` as 2h, 7d or 2026-11-24T10:00:00Z")
+	f.StringVar(&s.until, "until", "", "only failed before: a `time` in the same form")
+	f.IntVar(&s.limit, "limit", 0, "stop after `N` messages (0 = no limit)")
+	completeWords(cmd, "class", classes())
+}
+
+func completeWords(cmd *cobra.Command, flag string, words []string) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)) // fails for an unknown flag only
+}
+
+func classes() []string {
+	return []string{
+		string(fetchworker.ClassTransient), string(fetchworker.ClassThrottled), string(fetchworker.ClassUnauthorized),
+		string(fetchworker.ClassPermanent), string(fetchworker.ClassCircuitOpen), string(fetchworker.ClassPaused),
+		string(fetchworker.ClassQuota), string(fetchworker.ClassPoison), string(fetchworker.ClassExpired),
+	}
+}
+
+// resolve reads the flags and the optional [AGENT/]ID.
+func (s *selection) resolve(args []string, now time.Time) error {
+	if len(args) == 1 {
+		if err := s.reference(args[0]); err != nil {
+			return err
+		}
+	}
+	for _, t := range []struct{ flag, value string }{
+		{"--provider", s.filter.Provider}, {"--operation", s.filter.Operation}, {"--agent", s.filter.Agent},
+	} {
+		if t.value != "" && !fetchworker.ValidToken(t.value) {
+			return misused("give the name as replayer status and list show it", "%s %q is no name: 1 to 32 of a-z 0-9 _ -", t.flag, t.value)
+		}
+	}
+	if s.filter.ID != "" && !fetchworker.ValidID(s.filter.ID) {
+		return misused("give the id as replayer list shows it", "%q is no request id: 1 to 64 of A-Z a-z 0-9 _ -", s.filter.ID)
+	}
+	if s.class != "" {
+		known := false
+		for _, c := range classes() {
+			known = known || c == s.class
+		}
+		if !known {
+			return misused("give one of "+strings.Join(classes(), ", "), "--class %q is not known", s.class)
+		}
+		s.filter.Class = fetchworker.Class(s.class)
+	}
+	if s.limit < 0 {
+		return misused("give a number from 1, or leave it out", "--limit %d is negative", s.limit)
+	}
+	var err error
+	if s.filter.Since, err = moment("--since", s.since, now); err != nil {
+		return err
+	}
+	s.filter.Until, err = moment("--until", s.until, now)
+	return err
+}
+
+// reference reads [AGENT/]ID.
+func (s *selection) reference(arg string) error {
+	agent, id, both := strings.Cut(arg, "/")
+	if !both {
+		agent, id = "", arg
+	}
+	if s.filter.ID != "" && s.filter.ID != id || both && s.filter.Agent != "" && s.filter.Agent != agent {
+		return misused("name the request once", "%q contradicts --agent or --id", arg)
+	}
+	if both {
+		s.filter.Agent = agent
+	}
+	s.filter.ID = id
+	return nil
+}
+
+// moment reads a time: how long ago, or when.
+func moment(flag, value string, now time.Time) (time.Time, error) {
+	if value == "" {
+		return time.Time{}, nil
+	}
+	if t, err := time.Parse(time.RFC3339, value); err == nil {
+		return t, nil
+	}
+	if d, err := span(value); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	return time.Time{}, misused("give how long ago, as 90m, 2h or 7d, or when, as 2026-11-24T10:00:00Z", "%s %q is no time", flag, value)
+}
+
+// span reads a duration as Go writes it, and whole days as 7d.
+func span(value string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(value, "d"); ok {
+		d, err := time.ParseDuration(days + "h")
+		return 24 * d, err
+	}
+	return time.ParseDuration(value)
+}

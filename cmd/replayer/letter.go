@@ -1,0 +1,185 @@
+package main
+
+import (
+	"encoding/json"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"fetchworker"
+	"fetchworker/internal/dlq"
+)
+
+// The streams as a person calls them.
+var places = map[string]string{
+	fetchworker.StreamDLQ:    "dlq",
+	fetchworker.StreamReview: "review",
+	fetchworker.StreamReplay: "replay",
+}
+
+// letterLine is a letter or review item in --json and export. The names are
+// promised in docs/replayer.md.
+type letterLine struct {
+	Where         string           `json:"where"` // dlq, replay, review
+	State         string           `json:"state"` // due, waiting, released, review
+	Provider      string           `json:"provider"`
+	Operation     string           `json:"operation"`
+	Agent         string           `json:"agent"`
+	ID            string           `json:"id"`
+	Lane          fetchworker.Lane `json:"lane"`
+	Generation    int              `json:"generation"`
+	Calls         int              `json:"calls"`
+	Failures      int              `json:"failures"`
+	Class         string           `json:"class"`
+	Code          string           `json:"code,omitempty"`
+	Error         string           `json:"error"`
+	HTTPStatus    int              `json:"http_status,omitempty"`
+	RequestedAt   time.Time        `json:"requested_at,omitzero"`
+	Deadline      time.Time        `json:"deadline,omitzero"`
+	FailedAt      time.Time        `json:"failed_at,omitzero"`
+	FirstFailedAt time.Time        `json:"first_failed_at,omitzero"`
+	NotBefore     time.Time        `json:"not_before,omitzero"`
+	Worker        string           `json:"worker,omitempty"`
+	Traceparent   string           `json:"traceparent,omitempty"`
+	TraceID       string           `json:"trace_id,omitempty"`
+	Sequence      uint64           `json:"sequence"`
+	StoredAt      time.Time        `json:"stored_at"`
+	Unreadable    string           `json:"unreadable,omitempty"`
+
+	// in show and export only
+	Request json.RawMessage `json:"request,omitempty"`
+	History []dlq.Attempt   `json:"history,omitempty"`
+}
+
+func lineOf(f dlq.Found, now time.Time) letterLine {
+	l := letterLine{
+		Where: places[f.Stream], State: stateOf(f, now),
+		Provider: f.Provider, Operation: f.Operation, Agent: f.Agent, ID: f.ID, Lane: f.Lane,
+		Generation: f.Generation, Calls: f.Calls, Failures: f.Failures,
+		Class: string(f.Class), Code: string(f.Code), Error: f.Error, HTTPStatus: f.HTTPStatus,
+		RequestedAt: f.RequestedAt, Deadline: f.Deadline, FailedAt: f.FailedAt, FirstFailedAt: f.FirstFailedAt, NotBefore: f.NotBefore,
+		Worker: f.Worker, Traceparent: f.Traceparent, TraceID: traceID(f.Traceparent),
+		Sequence: f.Sequence, StoredAt: f.StoredAt,
+	}
+	if f.Fault != nil {
+		l.Unreadable = f.Fault.Error()
+	}
+	return l
+}
+
+// whole adds what is long.
+func (l letterLine) whole(f dlq.Found) letterLine {
+	l.Request, l.History = requestJSON(f.Body), f.History
+	return l
+}
+
+func stateOf(f dlq.Found, now time.Time) string {
+	switch {
+	case f.Stream == fetchworker.StreamReview:
+		return "review"
+	case f.Stream == fetchworker.StreamReplay:
+		return "released"
+	case f.NotBefore.After(now):
+		return "waiting"
+	default:
+		return "due"
+	}
+}
+
+// requestJSON is the request as JSON: itself, or, if it is none, the text of
+// it, since somebody has to see what a broken producer sends.
+func requestJSON(body []byte) json.RawMessage {
+	if json.Valid(body) {
+		return body
+	}
+	text, _ := json.Marshal(strings.ToValidUTF8(string(body), "\uFFFD")) // a string: cannot fail
+	return text
+}
+
+func traceID(traceparent string) string {
+	if parts := strings.Split(traceparent, "-"); len(parts) == 4 {
+		return parts[1]
+	}
+	return ""
+}
+
+// row is the line of a table.
+func (l letterLine) row(now time.Time) []string {
+	when := l.State
+	if l.State == "waiting" {
+		when = "in " + short(l.NotBefore.Sub(now))
+	}
+	problem := l.Error
+	if l.HTTPStatus != 0 {
+		problem = "HTTP " + strconv.Itoa(l.HTTPStatus) + " " + problem
+	}
+	if l.Unreadable != "" {
+		problem = "unreadable: " + l.Unreadable
+	}
+	return []string{
+		l.Agent + "/" + l.ID, l.Provider, l.Operation, string(l.Lane), l.Class,
+		strconv.Itoa(l.Failures) + "/" + strconv.Itoa(l.Calls), ago(l.FailedAt, now), when, clip(problem, 60),
+	}
+}
+
+var letterColumns = []string{"AGENT/ID", "PROVIDER", "OPERATION", "LANE", "CLASS", "FAILED/CALLS", "FAILED", "DUE", "ERROR"}
+
+// clip cuts a text to n characters and makes it safe for a terminal.
+func clip(s string, n int) string {
+	s = safe(s)
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	return string([]rune(s)[:n-1]) + "…"
+}
+
+// safe takes control characters out of what agents and providers wrote, so
+// that nothing of it can command the terminal.
+func safe(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 {
+			return '·'
+		}
+		return r
+	}, s)
+}
+
+// ago is how long a moment is past, in words.
+func ago(t, now time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	if d := now.Sub(t); d >= 0 {
+		return short(d) + " ago"
+	}
+	return "in " + short(t.Sub(now))
+}
+
+// short writes a duration in its two largest units.
+func short(d time.Duration) string {
+	switch {
+	case d < 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(time.Second).String()
+	case d < 48*time.Hour:
+		unit := time.Second
+		if d >= time.Hour {
+			unit = time.Minute
+		}
+		text := d.Round(unit).String()
+		text = strings.Replace(text, "m0s", "m", 1)
+		return strings.Replace(text, "h0m", "h", 1)
+	default:
+		return strconv.Itoa(int(d/(24*time.Hour))) + "d" + strconv.Itoa(int(d%(24*time.Hour)/time.Hour)) + "h"
+	}
+}
+
+// stamp is a moment as a person reads it.
+func stamp(t, now time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format("2006-01-02 15:04:05Z") + " (" + ago(t, now) + ")"
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/dlq"
+
+	"github.com/spf13/cobra"
+)
+
+func (c *cli) cmdList() *cobra.Command {
+	s := &selection{}
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the dead letters",
+		Long:  "List the dead letters: failures waiting for their retry, and parked requests.",
+		Example: `  replayer list --provider fmp --since 2h
+  replayer list --class throttled --json | jq -r .id`,
+		Args: cobra.NoArgs,
+		RunE: c.do(func(cmd *cobra.Command, _ []string) error { return c.list(cmd, s, fetchworker.StreamDLQ) }),
+	}
+	s.flags(cmd)
+	return cmd
+}
+
+// list writes what a selection matches as a table or as JSON lines.
+func (c *cli) list(cmd *cobra.Command, s *selection, stream string) error {
+	return c.stream(cmd, s, stream, func(out io.Writer) (func(dlq.Found, time.Time) error, func() error) {
+		if c.json {
+			return func(f dlq.Found, now time.Time) error { return encode(out, lineOf(f, now)) }, func() error { return nil }
+		}
+		t := newTable(out, letterColumns...)
+		return func(f dlq.Found, now time.Time) error { return t.row(lineOf(f, now).row(now)...) }, t.flush
+	})
+}
+
+// stream writes what a selection matches as it is read: nothing is held in
+// memory, and nothing is left out unless --limit says so, and then it is told.
+func (c *cli) stream(cmd *cobra.Command, s *selection, stream string, open func(io.Writer) (write func(dlq.Found, time.Time) error, flush func() error)) error {
+	if err := s.resolve(nil, time.Now()); err != nil {
+		return err
+	}
+	ctx, l, done, err := c.connect(cmd.Context())
+	if err != nil {
+		return err
+	}
+	defer done()
+	edge, err := l.Edge(ctx, stream)
+	if err != nil {
+		return err
+	}
+	buffered := bufio.NewWriterSize(c.out, 64<<10)
+	write, flush := open(buffered)
+	count, more := 0, false
+	for found, walkErr := range l.Walk(ctx, stream, s.filter, edge) {
+		if err = walkErr; err != nil {
+			break
+		}
+		if more = s.limit > 0 && count == s.limit; more {
+			break
+		}
+		count++
+		if err = write(found, edge.At); err != nil {
+			break
+		}
+	}
+	// What was read before an error is shown all the same.
+	if err := errors.Join(err, flush(), buffered.Flush()); err != nil {
+		return err
+	}
+	if more {
+		c.sayf("more match: stopped at --limit %d", s.limit)
+	}
+	if count == 0 {
+		return nothing("widen the filters; replayer status shows what there is", "nothing matched")
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"fetchworker/internal/budget"
+	"fetchworker/internal/dlq"
+)
+
+// planLine is the first --json line of an act on more than one message, and
+// the only one of a dry run.
+type planLine struct {
+	Kind           string           `json:"kind"` // plan
+	Action         string           `json:"action"`
+	DryRun         bool             `json:"dry_run"`
+	Count          int              `json:"count"`
+	AlreadyDue     int              `json:"already_due"`
+	Unreadable     int              `json:"unreadable"`
+	More           bool             `json:"more"` // --limit leaves some out
+	Groups         []dlq.GroupCount `json:"groups"`
+	Oldest         time.Time        `json:"oldest,omitzero"`
+	Newest         time.Time        `json:"newest,omitzero"`
+	RateSeconds    float64          `json:"rate_seconds"`    // at --rate; 0: as fast as possible
+	PermitsSeconds float64          `json:"permits_seconds"` // within the providers' limits, as last used; 0: not known
+}
+
+func (b *bulk) printPlan(plan tally) error {
+	atRate, inPermits := b.estimate(plan)
+	if b.c.json {
+		return b.c.object(planLine{
+			Kind: "plan", Action: b.verb, DryRun: b.options.dryRun, Count: plan.Count, AlreadyDue: plan.Skipped,
+			Unreadable: plan.Unreadable, More: plan.More, Groups: plan.Histogram(), Oldest: plan.Oldest, Newest: plan.Newest,
+			RateSeconds: atRate.Seconds(), PermitsSeconds: inPermits.Seconds(),
+		})
+	}
+	now := b.l.now()
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s %d messages", b.verb, plan.Count)
+	if plan.More {
+		text.WriteString(" (--limit leaves more out)")
+	}
+	text.WriteByte('\n')
+	t := newTable(&text, "COUNT", "PROVIDER", "CLASS", "ERROR")
+	for _, g := range plan.Histogram() {
+		if err := t.row(strconv.Itoa(g.Count), g.Provider, string(g.Class), safe(g.Error)); err != nil {
+			return err
+		}
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(&text, "failed between %s and %s\n", stamp(plan.Oldest, now), stamp(plan.Newest, now))
+	if plan.Skipped > 0 {
+		fmt.Fprintf(&text, "%d more are due already, and go by themselves\n", plan.Skipped)
+	}
+	switch {
+	case atRate > 0:
+		fmt.Fprintf(&text, "takes %s at %s/s", short(atRate), strconv.FormatFloat(b.options.perSecond, 'g', -1, 64))
+	default:
+		text.WriteString("takes as long as the server needs")
+	}
+	if b.work {
+		switch {
+		case inPermits > 0:
+			fmt.Fprintf(&text, "; the calls take at least %s within the permits", short(inPermits))
+		default:
+			text.WriteString("; no limits are known that the calls must keep to")
+		}
+	}
+	if b.options.dryRun {
+		text.WriteString("\ndry run: nothing was changed")
+	}
+	return b.c.printf("%s\n", text.String())
+}
+
+// estimate is how long the acts take at the rate, and how long the calls that
+// follow take within the permits. Providers work side by side.
+func (b *bulk) estimate(plan tally) (atRate, inPermits time.Duration) {
+	if b.options.perSecond > 0 {
+		atRate = time.Duration(float64(plan.Count) / b.options.perSecond * float64(time.Second))
+	}
+	if b.work {
+		for provider, n := range plan.Providers {
+			inPermits = max(inPermits, callsTake(n, b.fleet.limits(provider)))
+		}
+	}
+	return atRate, inPermits
+}
+
+// callsTake is how long n calls take at the full rate of every window.
+func callsTake(n int, limits budget.Limits) time.Duration {
+	var longest time.Duration
+	for _, w := range limits {
+		if w.N > 0 {
+			longest = max(longest, time.Duration(float64(w.Per)*float64(n)/float64(w.N)))
+		}
+	}
+	return longest
+}
+
+// parseRate reads 5/s, 300/min or a plain number a second; 0 is no limit.
+func parseRate(text string) (float64, error) {
+	number, unit, _ := strings.Cut(text, "/")
+	per := map[string]float64{"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}[unit]
+	n, err := strconv.ParseFloat(number, 64)
+	if err != nil || per == 0 || n < 0 || math.IsInf(n, 0) || math.IsNaN(n) {
+		return 0, misused("write it as 5/s or 300/min; 0 is as fast as possible", "--rate %q is no rate", text)
+	}
+	return n / per, nil
+}
+
+// manyMessages is from where a person must type the number instead of y.
+const manyMessages = 100
+
+// confirm asks a person, and refuses where there is none.
+func (c *cli) confirm(ctx context.Context, verb string, count int) error {
+	if !c.person() {
+		return misused("add --yes, or --dry-run to see the plan only", "%s of %d messages needs a confirmation, and this is no terminal", verb, count)
+	}
+	want := []string{"y", "yes"}
+	question := fmt.Sprintf("%s these %d messages? [y/N] ", verb, count)
+	if count > manyMessages {
+		want = []string{strconv.Itoa(count)}
+		question = fmt.Sprintf("type %d to %s these messages: ", count, verb)
+	}
+	if _, err := fmt.Fprint(c.errs, question); err != nil {
+		return fmt.Errorf("ask: %w", err)
+	}
+	answer, err := c.readLine(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(want, strings.ToLower(strings.TrimSpace(answer))) {
+		return failed("run it again to be asked again", "not confirmed: nothing was changed")
+	}
+	return nil
+}
+
+// readLine reads a line, or until Ctrl-C. The read itself cannot be
+// interrupted; it ends with the program.
+func (c *cli) readLine(ctx context.Context) (string, error) {
+	type line struct {
+		text string
+		err  error
+	}
+	read := make(chan line, 1)
+	go func() {
+		text, err := bufio.NewReader(c.in).ReadString('\n')
+		read <- line{text, err}
+	}()
+	select {
+	case l := <-read:
+		if l.err != nil && !errors.Is(l.err, io.EOF) {
+			return "", fmt.Errorf("read the answer: %w", l.err)
+		}
+		return l.text, nil
+	case <-ctx.Done():
+		return "", failed("run it again to be asked again", "not confirmed: nothing was changed")
+	}
+}

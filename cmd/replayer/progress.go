@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// progress tells how far long work is: a bar on a terminal, a plain line
+// every ten seconds elsewhere, nothing where it is over sooner.
+type progress struct {
+	c     *cli
+	what  string
+	total int // 0: not known
+	bar   bool
+	began time.Time
+	stop  chan struct{}
+	ended sync.WaitGroup
+	once  sync.Once
+
+	mu     sync.Mutex // guards what follows
+	done   int
+	remark string
+}
+
+const (
+	barEach   = 200 * time.Millisecond
+	plainEach = 10 * time.Second
+)
+
+func (c *cli) progress(what string, total int) *progress {
+	p := &progress{c: c, what: what, total: total, bar: terminal(c.errs), began: time.Now(), stop: make(chan struct{})}
+	each := plainEach
+	if p.bar {
+		each = barEach
+	}
+	p.ended.Go(func() {
+		ticker := time.NewTicker(each)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				p.show()
+			case <-p.stop:
+				return
+			}
+		}
+	})
+	return p
+}
+
+// add counts one more.
+func (p *progress) add() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done++
+}
+
+// note is told beside the count.
+func (p *progress) note(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.remark = text
+}
+
+// close ends it; a bar that was shown stays as it was last.
+func (p *progress) close() {
+	p.once.Do(func() {
+		close(p.stop)
+		p.ended.Wait()
+		if p.bar && (p.total > 1 || time.Since(p.began) > barEach) {
+			p.show()
+			_, _ = fmt.Fprint(p.c.errs, "\n") // nobody is left to tell if stderr is gone
+		}
+	})
+}
+
+func (p *progress) show() {
+	p.mu.Lock()
+	text := line(p.what, p.done, p.total, time.Since(p.began), p.remark)
+	p.mu.Unlock()
+	if !p.bar {
+		p.c.sayf("%s", text)
+		return
+	}
+	if f, ok := p.c.errs.(*os.File); ok {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 40 { //nolint:gosec // a descriptor is small
+			text = clip(barOf(p.done, p.total)+text, width-1)
+		}
+	}
+	_, _ = fmt.Fprint(p.c.errs, "\r"+text+"\x1b[K")
+}
+
+// line is the state of the work in words.
+func line(what string, done, total int, took time.Duration, remark string) string {
+	perSecond := float64(done) / max(took.Seconds(), 0.001)
+	text := fmt.Sprintf("%s %d", what, done)
+	if total > 0 {
+		text += fmt.Sprintf(" of %d (%d %%)", total, 100*done/total)
+	}
+	text += fmt.Sprintf(", %.1f/s", perSecond)
+	if total > done && done > 0 {
+		text += ", " + short(time.Duration(float64(total-done)/perSecond*float64(time.Second))) + " left"
+	}
+	if remark != "" {
+		text += ", " + remark
+	}
+	return text
+}
+
+func barOf(done, total int) string {
+	const width = 20
+	if total == 0 {
+		return ""
+	}
+	full := min(width*done/total, width)
+	return "[" + strings.Repeat("█", full) + strings.Repeat("░", width-full) + "] "
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"fetchworker/internal/budget"
+)
+
+func TestShort(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", 1500 * time.Millisecond: "1.5s", 10 * time.Second: "10s", 70 * time.Second: "1m10s", 10 * time.Minute: "10m",
+		time.Hour: "1h", 61 * time.Minute: "1h1m", 20*time.Hour + 10*time.Minute: "20h10m", 49 * time.Hour: "2d1h",
+	} {
+		if got := short(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestSpan(t *testing.T) {
+	for text, want := range map[string]time.Duration{"90m": 90 * time.Minute, "7d": 168 * time.Hour, "1.5d": 36 * time.Hour, "1h30m": 90 * time.Minute} {
+		if got, err := span(text); err != nil || got != want {
+			t.Errorf("%q: %v %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "d", "7", "soon", "1hd"} {
+		if _, err := span(text); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+}
+
+func TestParseRate(t *testing.T) {
+	for text, want := range map[string]float64{"0": 0, "5": 5, "5/s": 5, "300/min": 5, "2.5/s": 2.5, "36/h": 0.01} {
+		if got, err := parseRate(text); err != nil || got != want {
+			t.Errorf("%q: %v %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "-1", "5/day", "x/s", "Inf", "NaN"} {
+		if _, err := parseRate(text); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+}
+
+func TestCallsTake(t *testing.T) {
+	limits := budget.Limits{{N: 2, Per: time.Second}, {N: 60, Per: time.Minute}}
+	if got := callsTake(120, limits); got != 2*time.Minute {
+		t.Error(got)
+	}
+	if got := callsTake(120, nil); got != 0 {
+		t.Error(got)
+	}
+}
+
+func TestRunsOut(t *testing.T) {
+	now := time.Date(2026, 11, 11, 0, 0, 0, 0, time.UTC) // ten days gone
+	for name, c := range map[string]struct {
+		used, limit int64
+		want        time.Time
+	}{
+		"half used after a third": {50, 100, time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)},
+		"enough":                  {30, 100, time.Time{}},
+		"used up":                 {100, 100, now},
+		"no limit":                {100, 0, time.Time{}},
+		"nothing used":            {0, 100, time.Time{}},
+	} {
+		if got := runsOut(c.used, c.limit, now); !got.Equal(c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// A terminal must not obey what an agent or a provider wrote, and a sheet
+// must not calculate it.
+func TestWhatOthersWroteIsHarmless(t *testing.T) {
+	if got := safe("a\x1b[31mred\x07\u009b31m\r"); strings.ContainsAny(got, "\x1b\x07\u009b\r") {
+		t.Errorf("%q", got)
+	}
+	for _, s := range []string{"=1+1", "+1", "-1", "@x"} {
+		if harmless(s)[0] != '\'' {
+			t.Error(s)
+		}
+	}
+}
+
+func TestRunReturnsExitCodes(t *testing.T) {
+	var out, errs strings.Builder
+	none := func(string) string { return "" }
+	if code := run(context.Background(), []string{"nonsense"}, none, strings.NewReader(""), &out, &errs); code != exitUsage {
+		t.Errorf("code %d", code)
+	}
+	c := &cli{errs: &errs, started: true}
+	if code := c.exit(context.Background(), errors.New("x")); code != exitFailed {
+		t.Errorf("code %d", code)
+	}
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/app"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// cli is one run of the program.
+type cli struct {
+	getenv func(string) string
+	in     io.Reader
+	out    io.Writer
+	errs   io.Writer
+
+	server, creds, context, inbox string
+	json, noColor                 bool
+
+	started bool                   // a command runs: its errors are no longer about usage
+	refused atomic.Pointer[string] // the permission that the server refused
+}
+
+func (c *cli) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "replayer",
+		Short: "Dead letters, review and control of fetchworker",
+		Long: `replayer sends dead letters back to work and lets a person look after them.
+
+Nothing is changed before it is recorded in the audit. Whatever is interrupted
+or killed can be run again: nothing is done twice, nothing is lost.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 nothing matched.`,
+		Example: `  replayer status
+  replayer list --provider fmp --since 2h
+  replayer replay --provider fmp --dry-run
+  replayer review requeue alice/q-17 --reason "symbol list fixed"`,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&c.server, "server", "", "NATS server `URL` (default $NATS_URL, or nats://127.0.0.1:4222)")
+	f.StringVar(&c.creds, "creds", "", "NATS credentials `file` (default $NATS_CREDS)")
+	f.StringVar(&c.context, "context", "", "natscli context `name` (default $NATS_CONTEXT)")
+	f.StringVar(&c.inbox, "inbox-prefix", "", "inbox `prefix` that the user's permissions allow (default _INBOX_<user>)")
+	f.BoolVar(&c.json, "json", false, "one JSON object a line; docs/replayer.md lists the fields")
+	f.BoolVar(&c.noColor, "no-color", false, "no colours on a terminal (or set NO_COLOR)")
+	root.AddCommand(c.cmdRun(), c.cmdStatus(), c.cmdList(), c.cmdShow(), c.cmdReplay(),
+		c.cmdPause(), c.cmdResume(), c.cmdLimit(), c.cmdRetire(), c.cmdReview(), c.cmdAudit())
+	return root
+}
+
+// do wraps a command: from here on its errors are not about usage.
+func (c *cli) do(run func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		c.started = true
+		return run(cmd, args)
+	}
+}
+
+// link is a connection with all that commands read and write through.
+type link struct {
+	*dlq.Browser
+	nc   *nats.Conn
+	js   jetstream.JetStream
+	log  *record.Log
+	kv   jetstream.KeyValue // fetch_providers
+	user string             // as the server knows it
+	skew time.Duration      // the server's clock less ours
+	// acting is for what must not be left half done by Ctrl-C. It ends only
+	// when the server refuses a permission.
+	acting context.Context
+}
+
+// now is the server's time, which is what every worker and replayer goes by;
+// a laptop's own may be minutes off.
+func (l *link) now() time.Time { return time.Now().Add(l.skew) }
+
+// connectWait is how long a person is kept waiting for a server.
+const connectWait = 3 * time.Second
+
+// connect joins the server as a person does: soon or not at all. The context
+// it returns ends when the server refuses a permission, since what was asked
+// would only time out.
+func (c *cli) connect(ctx context.Context) (context.Context, *link, func(), error) {
+	address, err := c.address("operator")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	acting, refuse := context.WithCancelCause(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithCancelCause(ctx)
+	waiting, done := context.WithTimeout(ctx, connectWait)
+	defer done()
+	nc, err := broker.Connect(waiting, address, c.onError(func(err error) { refuse(err); cancel(err) }))
+	if err != nil {
+		cancel(nil)
+		refuse(nil)
+		return nil, nil, nil, connectError(address, err)
+	}
+	l := &link{nc: nc, Browser: dlq.NewBrowser(nc), user: userOf(nc), acting: acting}
+	closeAll := func() { nc.Close(); cancel(nil); refuse(nil) }
+	if l.js, err = broker.JetStream(nc); err == nil {
+		l.log = record.New(l.js, nil)
+		l.kv, err = l.js.KeyValue(ctx, fetchworker.BucketProviders)
+	}
+	if err == nil {
+		var edge dlq.Edge
+		edge, err = l.Edge(ctx, fetchworker.StreamDLQ)
+		l.skew = time.Until(edge.At)
+	}
+	if err != nil {
+		closeAll()
+		return nil, nil, nil, fmt.Errorf("open the shared state: %w", err)
+	}
+	return ctx, l, closeAll, nil
+}
+
+func connectError(a broker.Address, err error) error {
+	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, broker.ErrServerTooOld) {
+		return err
+	}
+	where := "context " + a.Context
+	if a.URL != "" {
+		where = a.URL
+		if u, parseErr := url.Parse(a.URL); parseErr == nil {
+			where = u.Redacted()
+		}
+	}
+	return fmt.Errorf("%w to %s: %w", errConnect, where, err)
+}
+
+// address is the server that flags, environment or default name. A user whose
+// permissions are limited may only have replies under its own prefix.
+func (c *cli) address(role string) (broker.Address, error) {
+	config, err := app.Load(c.getenv)
+	if err != nil {
+		return broker.Address{}, err
+	}
+	a := config.NATS
+	if c.server != "" || c.context != "" {
+		a.URL, a.Context = c.server, c.context
+	}
+	if c.creds != "" {
+		a.Creds = c.creds
+	}
+	if !a.Remote() {
+		a.URL = "nats://" + config.NATSAddr
+	}
+	a.Name, a.Inbox = "fetchworker "+role, c.inbox
+	if a.Inbox == "" && a.URL != "" { // a context has a prefix of its own
+		a.Inbox = "_INBOX_" + role
+		if u, err := url.Parse(a.URL); err == nil && u.User.Username() != "" {
+			a.Inbox = "_INBOX_" + u.User.Username()
+		}
+	}
+	return a, nil
+}
+
+func (c *cli) onError(stop func(error)) func(error) {
+	return func(err error) {
+		if errors.Is(err, nats.ErrPermissionViolation) {
+			text := err.Error()
+			c.refused.CompareAndSwap(nil, &text)
+			stop(err)
+		}
+	}
+}
+
+// userOf is who the server takes us for; empty without auth.
+func userOf(nc *nats.Conn) string {
+	if u, err := url.Parse(nc.ConnectedUrl()); err == nil && u.User.Username() != "" {
+		return u.User.Username()
+	}
+	return nc.Opts.User
+}
+
+// sayf tells the person something that is not the command's output.
+func (c *cli) sayf(format string, args ...any) {
+	_, _ = fmt.Fprintf(c.errs, format+"\n", args...) // nobody is left to tell if stderr is gone
+}
+
+// printf writes the command's output.
+func (c *cli) printf(format string, args ...any) error {
+	if _, err := fmt.Fprintf(c.out, format, args...); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	return nil
+}
+
+// object writes one JSON object on a line of its own.
+func (c *cli) object(v any) error { return encode(c.out, v) }
+
+func encode(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	return nil
+}
+
+// terminal reports whether a stream is one; size is its width.
+func terminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor is small
+}
+
+// person reports whether somebody can be asked: both ways are a terminal.
+func (c *cli) person() bool { return terminal(c.in) && terminal(c.errs) }

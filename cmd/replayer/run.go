@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"fetchworker"
+	"fetchworker/internal/app"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+)
+
+func (c *cli) cmdRun() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Run the daemon: release due letters, bury exhausted ones",
+		Long: `Run the daemon that sends due letters back to work, sends exhausted ones to
+review, answers those whose deadline passes and tells agents why they wait. Any
+number may run, and any may be killed. It logs JSON lines on stderr and is
+configured by the same environment as a worker; SIGTERM stops it cleanly.`,
+		Example: `  NATS_URL=nats://127.0.0.1:4222 replayer run`,
+		Args:    cobra.NoArgs,
+		RunE:    c.do(func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context()) }),
+	}
+}
+
+// serve runs the daemon until ctx ends. Everything is opened in the order it
+// depends on, and closed in the reverse.
+func (c *cli) serve(ctx context.Context) (err error) {
+	config, err := app.Load(c.getenv)
+	if err != nil {
+		return err
+	}
+	logger, err := app.NewLogger(config.LogLevel, c.errs)
+	if err != nil {
+		return err
+	}
+	var closing app.Stack
+	defer func() {
+		err = errors.Join(err, closing.Close())
+		_ = logger.Sync() // a terminal cannot be synced
+	}()
+	name := daemonName()
+	logger = logger.With(zap.String("replayer", name))
+
+	address, err := c.address("replayer")
+	if err != nil {
+		return err
+	}
+	nc, err := broker.Connect(ctx, address, func(err error) { logger.Warn("nats", zap.Error(err)) })
+	if err != nil {
+		return connectError(address, err)
+	}
+	closing.Push("nats", func() error { nc.Close(); return nil })
+	js, err := broker.JetStream(nc)
+	if err != nil {
+		return err
+	}
+	if err := broker.Apply(ctx, js, broker.Streams(broker.Options{Replicas: config.Replicas, ResultAge: config.ResultAge})); err != nil {
+		return fmt.Errorf("topology: %w", err)
+	}
+	if err := broker.ServeDLQ(ctx, js); err != nil {
+		return err
+	}
+	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", fetchworker.BucketProviders, err)
+	}
+	board, err := budget.Watch(ctx, js, kv)
+	if err != nil {
+		return err
+	}
+	closing.Push("board", func() error { board.Close(); return nil })
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	listener, err := c.listen(config, registry, ready(nc, js), logger)
+	if err != nil {
+		return err
+	}
+	closing.Push("http", listener.Close)
+
+	log := record.New(js, nil)
+	replayer := dlq.NewReplayer(js, log, board, dlq.Config{
+		Name: name, Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+		Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry,
+	})
+	// Which names are known providers only a worker can say, so requests for
+	// any other are left for one.
+	sweeper := dlq.NewSweeper(js, log, board, dlq.SweeperConfig{
+		Served: broker.ServedProvider, MaxLife: config.MaxLife, Logger: logger,
+	})
+	logger.Info("replayer runs", zap.String("nats", nc.ConnectedUrlRedacted()), zap.String("http", listener.Addr()))
+	group, running := errgroup.WithContext(ctx)
+	group.Go(func() error { return replayer.Run(running) })
+	group.Go(func() error { return sweeper.Run(running) })
+	err = group.Wait()
+	logger.Info("replayer stops", zap.Error(err))
+	return err
+}
+
+// listen serves metrics and health. A worker on the same machine may have the
+// default address; only one that was asked for must be had.
+func (c *cli) listen(config app.Config, metrics prometheus.Gatherer, health app.Health, logger *zap.Logger) (*app.Listener, error) {
+	listener, err := app.Listen(config.HTTPAddr, metrics, health, config.Pprof)
+	if err != nil && c.getenv("FETCH_HTTP_ADDR") == "" {
+		logger.Warn("no metrics and no health: set FETCH_HTTP_ADDR to an address that is free", zap.Error(err))
+		return &app.Listener{}, nil
+	}
+	return listener, err
+}
+
+// ready says whether the DLQ can be reached.
+func ready(nc *nats.Conn, js jetstream.JetStream) app.Health {
+	return func(ctx context.Context) error {
+		if !nc.IsConnected() {
+			return fmt.Errorf("%w: NATS is %s", errConnect, nc.Status())
+		}
+		if _, err := js.Consumer(ctx, fetchworker.StreamDLQ, broker.ReplayerConsumer); err != nil {
+			return fmt.Errorf("consumer %s: %w", broker.ReplayerConsumer, err)
+		}
+		return nil
+	}
+}
+
+// daemonName is unique in the fleet: host and a few random letters, since
+// hosts in containers may share a name.
+func daemonName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "replayer"
+	}
+	return strings.ToLower(host) + "-" + strings.ToLower(rand.Text()[:4])
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// bytesLimit is a provider's month's budget as the last budget event told it;
+// 0 if none has.
+func (f *fleet) bytesLimit(ctx context.Context, provider string) (int64, error) {
+	raw, err := f.l.log.Last(ctx, fetchworker.StreamEvents, fetchworker.EventSubject(budget.KindBudget, provider))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("last budget event of %s: %w", provider, err)
+	}
+	var event struct {
+		Data struct {
+			Limit int64 `json:"limit_bytes"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(raw.Data, &event); err != nil {
+		return 0, fmt.Errorf("last budget event of %s: %w", provider, err)
+	}
+	return event.Data.Limit, nil
+}
+
+// The colours of a terminal.
+const (
+	red    = "31"
+	yellow = "33"
+	green  = "32"
+	bold   = "1"
+)
+
+// paint colours a text, if the output is a terminal that wants it.
+func (c *cli) paint(colour, text string) string {
+	if c.noColor || c.getenv("NO_COLOR") != "" || c.getenv("TERM") == "dumb" || !terminal(c.out) {
+		return text
+	}
+	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+}
+
+// screen is status for a person.
+func (c *cli) screen(lines []statusLine, replayers bool, now time.Time) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s", now.UTC().Format("2006-01-02 15:04:05Z"))
+	if replayers {
+		b.WriteString("   replayers run\n")
+	} else {
+		b.WriteString("   " + c.paint(red, "no replayer runs: start one with replayer run") + "\n")
+	}
+	for _, s := range lines {
+		c.provider(&b, s, now)
+	}
+	return b.String()
+}
+
+func (c *cli) provider(b *strings.Builder, s statusLine, now time.Time) {
+	row := func(name, text string) { fmt.Fprintf(b, "  %-9s %s\n", name, text) }
+	fmt.Fprintf(b, "\n%s\n", c.paint(bold, s.Provider))
+	if len(s.Workers) > 0 {
+		row("workers", strings.Join(s.Workers, ", "))
+	} else {
+		row("workers", c.paint(red, "none serves it"))
+	}
+	row("circuit", c.circuit(s, now))
+	if !s.PausedUntil.IsZero() {
+		row("paused", c.paint(yellow, fmt.Sprintf("until %s (%s) by %s: %s", clock(s.PausedUntil), ago(s.PausedUntil, now), safe(s.PausedBy), safe(s.PausedWhy))))
+	}
+	if !s.HoldUntil.IsZero() {
+		row("hold", c.paint(yellow, fmt.Sprintf("asked for by the provider until %s (%s)", clock(s.HoldUntil), ago(s.HoldUntil, now))))
+	}
+	for _, lane := range s.Lanes {
+		text := fmt.Sprintf("%d waiting, %d in flight", lane.Waiting, lane.InFlight)
+		if !lane.Oldest.IsZero() {
+			text += ", oldest " + ago(lane.Oldest, now)
+		}
+		row(lane.Lane, text)
+	}
+	row("permits", permitsText(s))
+	row("bytes", bytesText(s, now))
+	letters := fmt.Sprintf("%d: %d waiting, %d due, %d held", s.Letters, s.Waiting, s.Due, s.HeldLetters)
+	if s.Held != "" {
+		letters += " (" + s.Held + ")"
+	}
+	row("letters", letters)
+	if s.Review > 0 {
+		row("review", c.paint(yellow, strconv.Itoa(s.Review)+" wait for a person: replayer review list --provider "+s.Provider))
+	} else {
+		row("review", "0")
+	}
+}
+
+func (c *cli) circuit(s statusLine, now time.Time) string {
+	if s.Circuit == string(budget.CircuitClosed) {
+		return c.paint(green, "closed")
+	}
+	text := s.Circuit
+	if s.CircuitUntil.After(now) {
+		text += ", next probe at " + clock(s.CircuitUntil) + " (" + ago(s.CircuitUntil, now) + ")"
+	} else {
+		text += ", a probe is due"
+	}
+	if s.CircuitWhy != "" {
+		text += ": " + safe(s.CircuitWhy)
+	}
+	return c.paint(red, text)
+}
+
+func permitsText(s statusLine) string {
+	var parts []string
+	for _, p := range s.Permits {
+		parts = append(parts, fmt.Sprintf("%d left of %s, %d used in the last minute", p.Left, p.Limit, p.LastMinute))
+	}
+	if len(parts) == 0 {
+		parts = []string{"no limit was used yet"}
+	}
+	if s.LimitsChanged != "" {
+		text := "changed by an operator to " + s.LimitsChanged
+		if !s.LimitsUntil.IsZero() {
+			text += " until " + clock(s.LimitsUntil)
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, "; ")
+}
+
+func bytesText(s statusLine, now time.Time) string {
+	text := size(s.BytesUsed) + " this month"
+	switch {
+	case s.BytesLimit == 0:
+		return text + " (workers tell the quota when 70 % of it is used)"
+	case s.BytesOutAt.IsZero():
+		text += fmt.Sprintf(" of %s, enough at this pace", size(s.BytesLimit))
+	case !s.BytesOutAt.After(now):
+		text += fmt.Sprintf(" of %s: used up", size(s.BytesLimit))
+	default:
+		text += fmt.Sprintf(" of %s, used up on %s at this pace", size(s.BytesLimit), s.BytesOutAt.Format("2006-01-02"))
+	}
+	return text + fmt.Sprintf(" (%.1f %%)", 100*float64(s.BytesUsed)/float64(s.BytesLimit))
+}
+
+func size(n int64) string {
+	const unit = 1024
+	switch {
+	case n >= unit*unit*unit:
+		return fmt.Sprintf("%.1f GB", float64(n)/(unit*unit*unit))
+	case n >= unit*unit:
+		return fmt.Sprintf("%.1f MB", float64(n)/(unit*unit))
+	case n >= unit:
+		return fmt.Sprintf("%.1f KB", float64(n)/unit)
+	default:
+		return strconv.FormatInt(n, 10) + " B"
+	}
+}
