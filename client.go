@@ -86,7 +86,10 @@ func (c *Client) Submit(ctx context.Context, r Request) (Receipt, error) {
 	if err != nil {
 		return Receipt{}, err
 	}
-	id := r.Identity()
+	return c.submit(ctx, r.Identity(), m)
+}
+
+func (c *Client) submit(ctx context.Context, id Identity, m *nats.Msg) (Receipt, error) {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		ack, err := c.publish(ctx, m, id)
 		if err == nil {
@@ -96,10 +99,8 @@ func (c *Client) Submit(ctx context.Context, r Request) (Receipt, error) {
 		if errors.As(err, &refused) && refused.Code < 500 || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrConnectionClosed) {
 			return Receipt{}, fmt.Errorf("submit %s: %w", id, err)
 		}
-		select {
-		case <-ctx.Done():
+		if pause(ctx, wait) != nil {
 			return Receipt{}, fmt.Errorf("submit %s: %w (last: %w)", id, ctx.Err(), err)
-		case <-time.After(wait): //nolint:forbidigo // beside ctx.Done, and at most two seconds
 		}
 	}
 }
@@ -142,11 +143,9 @@ func (c *Client) encode(r *Request) (*nats.Msg, error) {
 // goes on, and Result or Wait finds its answer later.
 func (c *Client) Fetch(ctx context.Context, r Request) (Answer, error) {
 	named := r.ID != ""
-	if r.ID == "" {
-		r.ID = NewID()
-	}
-	if r.Agent == "" {
-		r.Agent = c.agent
+	m, err := c.encode(&r)
+	if err != nil {
+		return Answer{}, err
 	}
 	id := r.Identity()
 	live, err := c.nc.SubscribeSync(ResultSubject(id)) // before the publish: nothing can be missed
@@ -154,7 +153,7 @@ func (c *Client) Fetch(ctx context.Context, r Request) (Answer, error) {
 		return Answer{}, fmt.Errorf("subscribe to %s: %w", ResultSubject(id), err)
 	}
 	defer func() { _ = live.Unsubscribe() }()
-	receipt, err := c.Submit(ctx, r)
+	receipt, err := c.submit(ctx, id, m)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -177,8 +176,8 @@ func (c *Client) await(ctx context.Context, id Identity, live *nats.Subscription
 	for {
 		if mayBeStored {
 			a, err := c.Result(ctx, id)
-			if err == nil && a.Final {
-				return a, nil
+			if a.Final && (err == nil || errors.Is(err, ErrBodyCorrupt)) {
+				return a, err
 			}
 			if err != nil && ctx.Err() != nil {
 				return Answer{}, fmt.Errorf("await %s: %w", id, ctx.Err())
@@ -194,7 +193,8 @@ func (c *Client) await(ctx context.Context, id Identity, live *nats.Subscription
 			a, err := DecodeAnswer(m.Subject, m.Header, m.Data)
 			if err == nil && a.Final {
 				cancel()
-				return a, c.resolve(ctx, &a)
+				err = c.resolve(ctx, &a)
+				return a, err
 			}
 		}
 		cancel()
@@ -205,7 +205,8 @@ func (c *Client) await(ctx context.Context, id Identity, live *nats.Subscription
 }
 
 // Result reads the latest stored answer of a request, final or not, with a
-// large body read and verified. ErrNoAnswer: nothing is stored.
+// large body read and verified. ErrNoAnswer: nothing is stored. With
+// ErrBodyCorrupt the answer is returned all the same, without its body.
 func (c *Client) Result(ctx context.Context, id Identity) (Answer, error) {
 	subject := ResultSubject(id)
 	m, err := c.directGet(ctx, StreamResults, subject)
@@ -216,7 +217,8 @@ func (c *Client) Result(ctx context.Context, id Identity) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
-	return a, c.resolve(ctx, &a)
+	err = c.resolve(ctx, &a)
+	return a, err
 }
 
 // directGet asks for the last message of a subject by a request whose own
@@ -249,11 +251,11 @@ func (c *Client) resolve(ctx context.Context, a *Answer) error {
 	}
 	body := make([]byte, 0, a.Claim.Bytes)
 	for part := 1; part <= a.Claim.Parts; part++ {
-		m, err := c.directGet(ctx, StreamBodies, a.Claim.Prefix+"."+strconv.Itoa(part))
+		data, err := c.part(ctx, a.Claim.Prefix+"."+strconv.Itoa(part))
 		if err != nil {
 			return err
 		}
-		body = append(body, m.Data...)
+		body = append(body, data...)
 	}
 	sum := sha256.Sum256(body)
 	if int64(len(body)) != a.Claim.Bytes || hex.EncodeToString(sum[:]) != a.Claim.SHA256 {
@@ -261,4 +263,40 @@ func (c *Client) resolve(ctx context.Context, a *Answer) error {
 	}
 	a.Body = body
 	return nil
+}
+
+const (
+	// partTries is how often a part is looked for that is not there.
+	partTries = 10
+	partPause = 100 * time.Millisecond
+)
+
+// part reads one part of a large body. Parts are stored before their answer,
+// but the replica that serves a direct get may lag behind by a moment.
+func (c *Client) part(ctx context.Context, subject string) ([]byte, error) {
+	for range partTries {
+		m, err := c.directGet(ctx, StreamBodies, subject)
+		if err == nil {
+			return m.Data, nil
+		}
+		if !errors.Is(err, ErrNoAnswer) {
+			return nil, err
+		}
+		if err := pause(ctx, partPause); err != nil {
+			return nil, fmt.Errorf("read %s: %w", subject, err)
+		}
+	}
+	return nil, fmt.Errorf("%s is missing: %w", subject, ErrBodyCorrupt)
+}
+
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
 }

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// rig is a server with the topology, and a worker that answers as a test says.
+type rig struct {
+	t      *testing.T
+	b      *brokertest.Broker
+	mu     sync.Mutex
+	asked  []fetchworker.Request
+	answer func(fetchworker.Request) fetchworker.Answer
+}
+
+func newRig(t *testing.T, answer func(fetchworker.Request) fetchworker.Answer) *rig {
+	t.Helper()
+	r := &rig{t: t, b: brokertest.StartIn(t, t.TempDir(), "127.0.0.1:0"), answer: answer}
+	t.Cleanup(r.b.Stop)
+	consumer, err := r.b.JS.CreateConsumer(t.Context(), fetchworker.StreamRequests, jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	consuming, err := consumer.Consume(r.serve)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		consuming.Stop()
+		<-consuming.Closed()
+	})
+	return r
+}
+
+func (r *rig) serve(m jetstream.Msg) {
+	address, err := fetchworker.ParseSubject(m.Subject())
+	if err != nil {
+		r.t.Error(err)
+		return
+	}
+	request, err := fetchworker.DecodeRequest(m.Data())
+	if err != nil {
+		r.t.Errorf("%s: %v", m.Data(), err)
+	}
+	request.Provider, request.Operation, request.Agent, request.Lane = address.Provider, address.Operation, address.Agent, address.Lane
+	r.mu.Lock()
+	r.asked = append(r.asked, request)
+	r.mu.Unlock()
+	a := r.answer(request)
+	a.Identity, a.Generation = request.Identity(), 1
+	if _, err := r.b.JS.PublishMsg(context.Background(), a.Encode()); err != nil {
+		r.t.Error(err)
+	}
+	if err := m.Ack(); err != nil {
+		r.t.Error(err)
+	}
+}
+
+func (r *rig) run(args ...string) (stdout, stderr string, err error) {
+	r.t.Helper()
+	return r.runAt(r.b.Server.URL(), args...)
+}
+
+func (r *rig) runAt(server string, args ...string) (stdout, stderr string, err error) {
+	r.t.Helper()
+	var out, errs bytes.Buffer
+	env := map[string]string{"NATS_URL": server}
+	err = run(r.t.Context(), args, func(name string) string { return env[name] }, &out, &errs)
+	return out.String(), errs.String(), err
+}
+
+func okAnswer(fetchworker.Request) fetchworker.Answer {
+	return fetchworker.Answer{
+		Status: fetchworker.StatusOK, Final: true, Source: fetchworker.SourceOrigin, HTTPStatus: 200, Calls: 1,
+		FetchedAt: time.Now(), Latency: 12 * time.Millisecond, ContentType: "application/json", Body: []byte(`[{"price": 191.31}]` + "\n"),
+	}
+}
+
+func TestTheBodyGoesToStdoutAndOneLineToStderr(t *testing.T) {
+	r := newRig(t, okAnswer)
+	stdout, stderr, err := r.run("fmp", "quote", "symbol=AAPL")
+	if err != nil || stdout != `[{"price": 191.31}]`+"\n" {
+		t.Errorf("%q, %v", stdout, err)
+	}
+	if stderr != "ok, 20 bytes, 12 ms\n" {
+		t.Errorf("status line %q", stderr)
+	}
+}
+
+func TestArgumentsAndFlagsAreTheRequest(t *testing.T) {
+	r := newRig(t, okAnswer)
+	if _, _, err := r.run("fmp", "quote", "symbol=AAPL", "limit=2", "--lane", "batch", "--agent", "alice", "--id", "q-1",
+		"--ttl", "10m", "--max-age", "0s", "--max-stale", "1h", "--use", "export,research"); err != nil {
+		t.Fatal(err)
+	}
+	got := r.asked[0]
+	if got.MaxAge == nil || *got.MaxAge != 0 {
+		t.Errorf("max_age %v", got.MaxAge)
+	}
+	got.MaxAge = nil
+	text, err := json.Marshal(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"id":"q-1","params":{"limit":"2","symbol":"AAPL"},"ttl":"10m0s","max_stale":"1h0m0s","use":["export","research"]}`
+	if string(text) != want || got.Lane != fetchworker.LaneBatch || got.Agent != "alice" || got.Provider != "fmp" || got.Operation != "quote" {
+		t.Errorf("%s %+v", text, got)
+	}
+}
+
+func TestTheAgentIsTheNATSUser(t *testing.T) {
+	r := newRig(t, okAnswer)
+	for server, want := range map[string]string{
+		r.b.Server.URL(): "cli",
+		strings.Replace(r.b.Server.URL(), "nats://", "nats://alice:secret@", 1): "alice",
+	} {
+		if _, _, err := r.runAt(server, "fmp", "quote", "symbol=AAPL"); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.asked[len(r.asked)-1].Agent; got != want {
+			t.Errorf("agent %q, want %q", got, want)
+		}
+	}
+}
+
+func TestAFailureIsToldAndLeavesStdoutAlone(t *testing.T) {
+	r := newRig(t, func(r fetchworker.Request) fetchworker.Answer {
+		p := fetchworker.Failure(r.Identity(), fetchworker.CodeNotFound, "no such symbol")
+		return fetchworker.Answer{Status: fetchworker.StatusFailed, Final: true, Problem: &p, HTTPStatus: 404, Calls: 1}
+	})
+	stdout, stderr, err := r.run("fmp", "quote", "symbol=NOPE")
+	if !errors.Is(err, errFailed) || errors.Is(err, errUsage) || stdout != "" || stderr != "failed, not_found: no such symbol\n" {
+		t.Errorf("%q, %q, %v", stdout, stderr, err)
+	}
+	stdout, _, err = r.run("fmp", "quote", "symbol=NOPE", "--json")
+	var got struct {
+		Status  string              `json:"status"`
+		Headers map[string]string   `json:"headers"`
+		Body    fetchworker.Problem `json:"body"`
+	}
+	if !errors.Is(err, errFailed) || json.Unmarshal([]byte(stdout), &got) != nil ||
+		got.Status != "failed" || got.Headers["Fetch-Http-Status"] != "404" || got.Body.Code() != fetchworker.CodeNotFound {
+		t.Errorf("%s, %v", stdout, err)
+	}
+}
+
+func TestJSONHoldsAnyBody(t *testing.T) {
+	for name, c := range map[string]struct{ body, want string }{
+		"json":   {`{"a": 1.10}`, `"body":{"a":1.10}`},
+		"text":   {"a,b\n1,2\n", `"body":"a,b\n1,2\n"`},
+		"binary": {"\xff\x00", `"body_base64":"/wA="`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, func(fetchworker.Request) fetchworker.Answer {
+				a := okAnswer(fetchworker.Request{})
+				a.Body, a.Status, a.Source, a.Age = []byte(c.body), fetchworker.StatusStale, fetchworker.SourceCache, 3*time.Hour
+				return a
+			})
+			stdout, stderr, err := r.run("fmp", "quote", "symbol=AAPL", "--json")
+			if err != nil || !strings.Contains(stdout, c.want) || !strings.Contains(stdout, `"Fetch-Status":"stale"`) || strings.Count(stdout, "\n") != 1 {
+				t.Errorf("%s, %v", stdout, err)
+			}
+			if !strings.Contains(stderr, "stale") || !strings.Contains(stderr, "3h0m0s old, from the cache") {
+				t.Errorf("status line %q", stderr)
+			}
+		})
+	}
+}
+
+func TestWithoutAFinalAnswerItSaysWhyAndHowToAskAgain(t *testing.T) {
+	r := newRig(t, func(r fetchworker.Request) fetchworker.Answer {
+		p := fetchworker.Waiting(r.Identity(), fetchworker.ReasonCircuitOpen, "", time.Now().Add(time.Hour))
+		return fetchworker.Answer{Status: fetchworker.StatusWaiting, Problem: &p}
+	})
+	stdout, _, err := r.run("fmp", "quote", "symbol=AAPL", "--timeout", "500ms", "--id", "q-1")
+	if err == nil || errors.Is(err, errUsage) || stdout != "" || !strings.Contains(err.Error(), "waiting, circuit_open") || !strings.Contains(err.Error(), "--id q-1") {
+		t.Errorf("%q, %v", stdout, err)
+	}
+}
+
+func TestMistakesOfUsage(t *testing.T) {
+	r := newRig(t, okAnswer)
+	for name, args := range map[string][]string{
+		"nothing":           {},
+		"no operation":      {"fmp"},
+		"no pair":           {"fmp", "quote", "AAPL"},
+		"twice":             {"fmp", "quote", "symbol=A", "symbol=B"},
+		"unknown flag":      {"fmp", "quote", "--colour"},
+		"not a duration":    {"fmp", "quote", "--ttl", "soon"},
+		"negative duration": {"fmp", "quote", "--ttl", "-1s"},
+		"lane":              {"fmp", "quote", "--lane", "express"},
+		"agent":             {"fmp", "quote", "--agent", "A B"},
+		"id":                {"fmp", "quote", "--id", "a b"},
+		"provider":          {"F.MP", "quote"},
+	} {
+		if _, _, err := r.run(args...); !errors.Is(err, errUsage) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if len(r.asked) != 0 {
+		t.Errorf("asked %v", r.asked)
+	}
+	if stdout, _, err := r.run("--help"); err != nil || !strings.Contains(stdout, "Examples:") {
+		t.Errorf("help: %v\n%s", err, stdout)
+	}
+	if _, _, err := r.runAt("nats://127.0.0.1:1", "fmp", "quote"); err == nil || !strings.Contains(err.Error(), "NATS_URL") {
+		t.Errorf("no server: %v", err)
+	}
+}
