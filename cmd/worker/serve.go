@@ -188,9 +188,11 @@ func connect(ctx context.Context, config app.Config, name string, logger *zap.Lo
 
 // drain sends what is still buffered, acknowledgements above all, and closes.
 func drain(nc *nats.Conn) error {
-	err := nc.FlushTimeout(5 * time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	err := nc.FlushWithContext(ctx)
 	nc.Close()
-	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrTimeout) {
+	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, context.DeadlineExceeded) {
 		return nil // what was held is redelivered
 	}
 	return err

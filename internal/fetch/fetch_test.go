@@ -31,7 +31,7 @@ func TestARequestGetsTheProvidersBytesAndAllHeaders(t *testing.T) {
 		if a.Status != fetchworker.StatusOK || string(a.Body) != aapl || a.Source != fetchworker.SourceOrigin || a.Calls != 1 || a.Generation != 1 || a.HTTPStatus != 200 {
 			t.Errorf("answer %+v", a)
 		}
-		m, err := live.NextMsg(time.Second)
+		m, err := next(live, time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,10 +44,10 @@ func TestARequestGetsTheProvidersBytesAndAllHeaders(t *testing.T) {
 				t.Errorf("no %s", header)
 			}
 		}
-		if m, err := live.NextMsg(time.Second); err == nil {
+		if m, err := next(live, time.Second); err == nil {
 			t.Errorf("seen live twice: %s", m.Subject)
 		}
-		c, err := copies.NextMsg(time.Second)
+		c, err := next(copies, time.Second)
 		if err != nil || string(c.Data) != aapl || c.Header.Get("Fetch-Final") != "true" {
 			t.Errorf("reply copy: %v %v", c, err)
 		}

@@ -163,7 +163,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 				s.Gate.Close()
 			}
 			set.Close()
-			_ = nc.Flush()
+			flush(nc)
 			nc.Close()
 		})
 	}
@@ -209,7 +209,7 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 			cancel()
 			running.Wait()
 			board.Close()
-			_ = nc.Flush()
+			flush(nc)
 			nc.Close()
 		})
 	}
@@ -327,4 +327,18 @@ func newMsg(subject, body string) *nats.Msg {
 	m := nats.NewMsg(subject)
 	m.Data = []byte(body)
 	return m
+}
+
+// next waits for a live message. The client's own timers come from a pool
+// that bubbles must not share, so the wait is by context.
+func next(sub *nats.Subscription, within time.Duration) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	return sub.NextMsgWithContext(ctx)
+}
+
+func flush(nc *nats.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_ = nc.FlushWithContext(ctx) // the test may have closed it
 }

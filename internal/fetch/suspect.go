@@ -14,6 +14,8 @@ import (
 const (
 	// suspectAfter deliveries a message may be what kills workers.
 	suspectAfter = 5
+	// everyone is the share that leaves no room beside it.
+	everyone = 1 << 20
 	// poisonAfter lone runs that killed the worker it certainly is.
 	poisonAfter = 3
 )
@@ -27,13 +29,17 @@ var errPoison = errors.New("the request stopped its worker in three runs of its 
 // is raised before and put back after, so that what stands there counts the
 // lone runs that did not come back.
 func (w *Worker) guarded(ctx context.Context, d *delivery, run func() error) error {
-	if d.count <= suspectAfter {
-		w.alone.RLock()
-		defer w.alone.RUnlock()
+	share := int64(1)
+	if d.count > suspectAfter {
+		share = everyone
+	}
+	if err := w.inside.Acquire(ctx, share); err != nil {
+		return err
+	}
+	defer w.inside.Release(share)
+	if share == 1 {
 		return run()
 	}
-	w.alone.Lock()
-	defer w.alone.Unlock()
 	key := "suspect." + d.stream() + "." + strconv.FormatUint(d.sequence, 10)
 	died, err := w.lonelyDeaths(ctx, key)
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 )
 
 // Config is what a worker is made of.
@@ -72,13 +73,14 @@ type Worker struct {
 	held    *holder
 	cache   *cache
 	flights *flights
-	alone   sync.RWMutex // held for writing by a suspect that runs alone
+	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
 	epoch   *epoch
 
 	// Two contexts, because stopping is not killing: stopping ends when no
 	// more work may be taken or waited with, working when work in flight must
 	// end too.
 	stopping, working context.Context //nolint:containedctx // the worker's own life
+	pulled            chan struct{}   // closed when nothing is pulled any more
 }
 
 // New makes a worker; Run starts it.
@@ -92,8 +94,9 @@ func New(c Config) (*Worker, error) {
 		served:  make(map[string]*Served, len(c.Serve)),
 		metrics: newMetrics(c.Metrics, c.Serve),
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
-		held:  newHolder(),
-		cache: bodies, flights: newFlights(),
+		held:   newHolder(),
+		inside: semaphore.NewWeighted(everyone),
+		cache:  bodies, flights: newFlights(),
 		epoch: newEpoch(),
 	}
 	for i := range c.Serve {
@@ -109,7 +112,7 @@ func New(c Config) (*Worker, error) {
 func (w *Worker) Run(stop context.Context) error {
 	working, kill := context.WithCancelCause(context.WithoutCancel(stop))
 	defer kill(nil)
-	w.stopping, w.working = stop, working
+	w.stopping, w.working, w.pulled = stop, working, make(chan struct{})
 
 	var background, pulling, requests sync.WaitGroup
 	background.Go(func() { w.held.run(working) })
@@ -136,6 +139,8 @@ func (w *Worker) Run(stop context.Context) error {
 
 	<-stop.Done()
 	pulling.Wait()
+	w.forgetPulls(working)
+	close(w.pulled)
 	deadline := time.AfterFunc(w.drain, func() { kill(errDrained) })
 	requests.Wait()
 	deadline.Stop()
@@ -143,6 +148,14 @@ func (w *Worker) Run(stop context.Context) error {
 	background.Wait()
 	w.cache.close()
 	return nil
+}
+
+// forgetPulls waits until the server knows that the pulls are over.
+func (w *Worker) forgetPulls(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	// Without a connection it has forgotten them already.
+	_ = w.js.Conn().FlushWithContext(ctx)
 }
 
 // errDrained is why work was broken off: the drain time was over.
@@ -169,6 +182,9 @@ func (w *Worker) handle(d *delivery) {
 	switch {
 	case err == nil, errors.Is(err, errPoison):
 	case w.stopping.Err() != nil:
+		// Not before the last pull is gone: the server would give the message
+		// to one of our own, where nobody is left to take it.
+		<-w.pulled
 		d.handBack(0)
 	default:
 		// Ours is at fault, not the request: it is delivered again, to any
