@@ -207,7 +207,7 @@ func (b *bulk) warn(ctx context.Context, plan tally) error {
 
 // execute acts on each, in order of age, at most at the rate.
 func (b *bulk) execute(ctx context.Context, plan tally) error {
-	b.fates = map[dlq.Fate]int{}
+	b.fates = make(map[dlq.Fate]int)
 	began := time.Now()
 	limiter := rate.NewLimiter(rate.Limit(b.options.perSecond), 1)
 	if b.options.perSecond == 0 {
@@ -449,5 +449,5 @@ func (b *bulk) end(ctx context.Context, before dlq.Found) (ending, error) {
 	if err == nil && back.Calls > before.Calls {
 		return endFailure, nil
 	}
-	return endNone, nil //nolint:nilerr // one that cannot be read has not ended
+	return endNone, nil // one that cannot be read has not ended
 }

@@ -88,7 +88,7 @@ func (p *progress) show() {
 		return
 	}
 	if f, ok := p.c.errs.(*os.File); ok {
-		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 40 { //nolint:gosec // a descriptor is small
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 40 {
 			text = clip(barOf(p.done, p.total)+text, width-1)
 		}
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -11,7 +10,7 @@ import (
 )
 
 func TestShort(t *testing.T) {
-	for d, want := range map[time.Duration]string{
+	for d, want := range map[time.Duration]string{ //nolint:exhaustive // durations are no enum
 		0: "0s", 1500 * time.Millisecond: "1.5s", 10 * time.Second: "10s", 70 * time.Second: "1m10s", 10 * time.Minute: "10m",
 		time.Hour: "1h", 61 * time.Minute: "1h1m", 20*time.Hour + 10*time.Minute: "20h10m", 49 * time.Hour: "2d1h",
 	} {
@@ -91,11 +90,11 @@ func TestWhatOthersWroteIsHarmless(t *testing.T) {
 func TestRunReturnsExitCodes(t *testing.T) {
 	var out, errs strings.Builder
 	none := func(string) string { return "" }
-	if code := run(context.Background(), []string{"nonsense"}, none, strings.NewReader(""), &out, &errs); code != exitUsage {
+	if code := run(t.Context(), []string{"nonsense"}, none, strings.NewReader(""), &out, &errs); code != exitUsage {
 		t.Errorf("code %d", code)
 	}
 	c := &cli{errs: &errs, started: true}
-	if code := c.exit(context.Background(), errors.New("x")); code != exitFailed {
+	if code := c.exit(t.Context(), errors.New("x")); code != exitFailed {
 		t.Errorf("code %d", code)
 	}
 }

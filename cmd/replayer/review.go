@@ -142,7 +142,7 @@ func (c *cli) revise(ctx context.Context, f dlq.Found) ([]byte, error) {
 		return nil, fmt.Errorf("edit: %w", err)
 	}
 	// As git does: $EDITOR may have arguments of its own.
-	edit := exec.CommandContext(ctx, "sh", "-c", editor+` "$1"`, "edit", name) //nolint:gosec // the person's own editor
+	edit := exec.CommandContext(ctx, "sh", "-c", editor+` "$1"`, "edit", name)
 	edit.Stdin, edit.Stdout, edit.Stderr = c.in, c.errs, c.errs
 	if err := edit.Run(); err != nil {
 		return nil, failed("nothing was changed; set EDITOR to an editor that works", "editor %s: %w", editor, err)

@@ -219,7 +219,7 @@ func encode(w io.Writer, v any) error {
 // terminal reports whether a stream is one; size is its width.
 func terminal(stream any) bool {
 	f, ok := stream.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor is small
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // person reports whether somebody can be asked: both ways are a terminal.

@@ -63,12 +63,12 @@ It reads the streams and the shared state, so it works with every worker down.`,
 // watchStatus refreshes until Ctrl-C, which is how it is meant to end.
 func (c *cli) watchStatus(ctx context.Context, f *fleet, provider string, every time.Duration) error {
 	const home = "\x1b[H\x1b[2J"
-	clear := ""
+	before := ""
 	if terminal(c.out) && !c.json {
-		clear = home
+		before = home
 	}
 	for {
-		err := c.status(ctx, f, provider, clear)
+		err := c.status(ctx, f, provider, before)
 		var none *failure
 		if errors.As(err, &none) && none.code == exitNothing {
 			c.sayf("%v", err) // it may come
@@ -86,7 +86,7 @@ func (c *cli) watchStatus(ctx context.Context, f *fleet, provider string, every 
 	}
 }
 
-func (c *cli) status(ctx context.Context, f *fleet, provider, clear string) error {
+func (c *cli) status(ctx context.Context, f *fleet, provider, before string) error {
 	providers, err := f.known(ctx)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (c *cli) status(ctx context.Context, f *fleet, provider, clear string) erro
 		}
 		return nil
 	}
-	return c.printf("%s%s", clear, c.screen(lines, replayers, f.l.now()))
+	return c.printf("%s%s", before, c.screen(lines, replayers, f.l.now()))
 }
 
 // statusLine is one provider in status --json.
@@ -203,7 +203,7 @@ func (l *link) storedProviders(ctx context.Context, stream string, names map[str
 	if err != nil {
 		return fmt.Errorf("look up %s: %w", stream, err)
 	}
-	left := int(min(s.CachedInfo().State.Msgs, 1<<40)) //nolint:gosec // bounded
+	left := int(min(s.CachedInfo().State.Msgs, 1<<40))
 	for p := range names {
 		count, _, err := l.Count(ctx, stream, prefixes[stream]+p+".>")
 		if err != nil {

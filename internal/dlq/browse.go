@@ -30,22 +30,22 @@ func (f Filter) Empty() bool { return f == Filter{} }
 // Subject is the subject filter of a stream that keeps one message for each
 // identity.
 func (f Filter) Subject(stream string) string {
-	any := func(token string) string {
+	either := func(token string) string {
 		if token == "" {
 			return "*"
 		}
 		return token
 	}
-	identity := any(f.Operation) + "." + any(f.Agent) + "." + any(f.ID)
+	identity := either(f.Operation) + "." + either(f.Agent) + "." + either(f.ID)
 	switch stream {
 	case fetchworker.StreamDLQ:
-		return "fetch.dlq." + any(f.Provider) + ".*." + identity
+		return "fetch.dlq." + either(f.Provider) + ".*." + identity
 	case fetchworker.StreamReplay:
-		return "fetch.replay." + any(f.Provider) + ".*." + identity
+		return "fetch.replay." + either(f.Provider) + ".*." + identity
 	case fetchworker.StreamReview:
-		return "fetch.review." + any(f.Provider) + "." + identity
+		return "fetch.review." + either(f.Provider) + "." + identity
 	default:
-		return "fetch.result." + any(f.Provider) + "." + identity
+		return "fetch.result." + either(f.Provider) + "." + identity
 	}
 }
 

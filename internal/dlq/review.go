@@ -48,7 +48,7 @@ func (o *Operator) Requeue(ctx context.Context, item Found, options RequeueOptio
 		return "", err
 	}
 	m := next.DeadLetter()
-	m.Header.Set(nats.MsgIdHdr, "requeue."+next.Identity.String()+"."+strconv.Itoa(next.Generation))
+	m.Header.Set(nats.MsgIdHdr, "requeue."+next.String()+"."+strconv.Itoa(next.Generation))
 	out, err := o.log.Put(ctx, next.deadLetterSlot(), m)
 	if err != nil {
 		return "", fmt.Errorf("requeue %s: %w", item.Identity, err)

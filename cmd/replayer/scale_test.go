@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// many is how many messages the tests of scale use: two thousand, or as many
+// as FETCH_TEST_MESSAGES says; 100000 takes two minutes.
+func many() int {
+	if n, err := strconv.Atoi(os.Getenv("FETCH_TEST_MESSAGES")); err == nil {
+		return n
+	}
+	return 2000
+}
+
+func fill(t *testing.T, b *brokertest.Broker, n int, message func(id string) *nats.Msg) {
+	t.Helper()
+	for i := range n {
+		if _, err := b.JS.PublishMsgAsync(message("q-"+strconv.Itoa(i)), jetstream.WithStallWait(10*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-b.JS.PublishAsyncComplete()
+}
+
+func state(t *testing.T, b *brokertest.Broker, stream string) jetstream.StreamState {
+	t.Helper()
+	s, err := b.JS.Stream(t.Context(), stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.CachedInfo().State
+}
+
+// Everything is listed, with as little memory for a hundred thousand as for a
+// thousand, and soon.
+func TestListStreamsAnyNumber(t *testing.T) {
+	b := brokertest.StartIn(t, t.TempDir(), "127.0.0.1:0")
+	t.Cleanup(b.Stop)
+	fill(t, b, many(), func(id string) *nats.Msg { return testLetter(id).ReviewItem() })
+	for _, args := range [][]string{{"review", "list", "--json"}, {"review", "export", "--format", "csv"}, {"review", "list"}} {
+		cmd := command(t, b.Server.URL(), args...)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := 0
+		for scanner := bufio.NewScanner(out); scanner.Scan(); {
+			if strings.Contains(scanner.Text(), "alice") {
+				lines++
+			}
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		took := time.Since(began)
+		usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+		if !ok {
+			t.Fatal("no resource usage")
+		}
+		t.Logf("%v: %d lines in %v, %d MB", args, lines, took, usage.Maxrss>>10)
+		if lines != many() {
+			t.Errorf("%v: %d lines, want %d", args, lines, many())
+		}
+		if took > 20*time.Second || usage.Maxrss > 150<<10 {
+			t.Errorf("%v: %v, %d MB", args, took, usage.Maxrss>>10)
+		}
+	}
+}
+
+// Killed halfway and run again, a requeue of everything has requeued each
+// request once.
+func TestARequeueThatIsKilledIsDoneOnceAndWhole(t *testing.T) {
+	b := brokertest.StartIn(t, t.TempDir(), "127.0.0.1:0")
+	t.Cleanup(b.Stop)
+	n := many()
+	fill(t, b, n, func(id string) *nats.Msg { return testLetter(id).ReviewItem() })
+	requeue := []string{"review", "requeue", "--all", "--rate", "0", "--yes", "--reason", "x", "--json"}
+	killed := command(t, b.Server.URL(), requeue...)
+	if err := killed.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for state(t, b, fetchworker.StreamReview).Msgs > uint64(n/2) { //nolint:gosec // small
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err := killed.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = killed.Wait()
+	half := state(t, b, fetchworker.StreamReview).Msgs
+	if half == 0 {
+		t.Fatal("it was done before it was killed")
+	}
+	began := time.Now()
+	out, err := command(t, b.Server.URL(), requeue...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	var result resultLine
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &result); err != nil {
+		t.Fatal(err)
+	}
+	letters, items := state(t, b, fetchworker.StreamDLQ), state(t, b, fetchworker.StreamReview)
+	t.Logf("killed with %d of %d left; then %d more in %v (%d of them only deleted)", half, n, result.Done, time.Since(began), result.Superseded)
+	if letters.Msgs != uint64(n) || letters.LastSeq != uint64(n) || items.Msgs != 0 { //nolint:gosec // small
+		t.Errorf("%d letters by %d writes, %d items left", letters.Msgs, letters.LastSeq, items.Msgs)
+	}
+	if uint64(result.Done+result.Superseded) != half || result.Superseded > parallel { //nolint:gosec // small
+		t.Errorf("%+v", result)
+	}
+}
+
+// Two operators at the same work share it: each request is requeued once,
+// and what the other has taken is told, not an error.
+func TestTwoOperatorsAtOnce(t *testing.T) {
+	b := brokertest.StartIn(t, t.TempDir(), "127.0.0.1:0")
+	t.Cleanup(b.Stop)
+	const n = 500
+	fill(t, b, n, func(id string) *nats.Msg { return testLetter(id).ReviewItem() })
+	results := make(chan error, 2)
+	for range 2 {
+		go func() {
+			out, err := command(t, b.Server.URL(), "review", "requeue", "--all", "--yes", "--reason", "x").CombinedOutput()
+			// One may find that the other was done with all of it.
+			if err != nil && !strings.Contains(string(out), "nothing matched") {
+				err = fmt.Errorf("%w: %s", err, out)
+			} else {
+				err = nil
+			}
+			results <- err
+		}()
+	}
+	for range 2 {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	letters, items := state(t, b, fetchworker.StreamDLQ), state(t, b, fetchworker.StreamReview)
+	if letters.Msgs != n || letters.LastSeq != n || items.Msgs != 0 {
+		t.Errorf("%d letters by %d writes, %d items left", letters.Msgs, letters.LastSeq, items.Msgs)
+	}
+}
