@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"fetchworker/internal/budget"
 )
@@ -58,7 +59,7 @@ func Load(getenv func(string) string, options ...Option) (*Set, error) {
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
 		spec := specs[name]
 		l.environment(&spec)
-		p, err := newProvider(spec, getenv(spec.keyEnv()), l.dial)
+		p, err := newProvider(spec, l.key(spec.keyEnv()), l.dial)
 		if err != nil {
 			l.fail("%s: %w", name, err)
 			continue
@@ -161,6 +162,16 @@ func (s *Spec) keyEnv() string {
 		return s.KeyEnv
 	}
 	return s.EnvPrefix + "_API_KEY"
+}
+
+// key reads a key. One from a file often ends in a newline, which no header
+// may hold.
+func (l *loader) key(variable string) string {
+	key := strings.TrimSpace(l.getenv(variable))
+	if strings.ContainsFunc(key, unicode.IsControl) {
+		l.fail("%s: expected a key without line breaks and control characters", variable)
+	}
+	return key
 }
 
 // environment applies a provider's variables to its spec.

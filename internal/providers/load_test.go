@@ -44,7 +44,7 @@ func TestDefaults(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	set := load(t, map[string]string{
-		"NEWS_API_KEY": key, "NEWS_BASE_URL": "http://127.0.0.1:1/v2/", "NEWS_TIMEOUT_SECONDS": "0.25",
+		"NEWS_API_KEY": key + "\n", "FRED_API_KEY": " ", "NEWS_BASE_URL": "http://127.0.0.1:1/v2/", "NEWS_TIMEOUT_SECONDS": "0.25",
 		"NEWS_BANDWIDTH_LIMIT_GB": "1.5", "FMP_BANDWIDTH_LIMIT_GB": "0",
 	})
 	if configured := set.Configured(); len(configured) != 1 || configured[0].Name != "newsapi" {
@@ -70,6 +70,7 @@ func TestEnvironmentMistakes(t *testing.T) {
 		"NEWS_TIER":                   {"gold"},
 		"NEWS_BASE_URL":               {"newsapi.org", "ftp://newsapi.org", "https://user:" + key + "@newsapi.org", "https://newsapi.org?apiKey=" + key, "http://%zz/" + key},
 		"POLYGON_REQUESTS_PER_MINUTE": {"many"},
+		"FRED_API_KEY":                {key + "\n" + key, key + "\x00" + key},
 	} {
 		for _, value := range values {
 			_, err := providers.Load(env(map[string]string{name: value}))
