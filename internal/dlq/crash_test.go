@@ -236,7 +236,8 @@ func TestCrashes(t *testing.T) {
 			if got := strings.Join(calm.points(), " "); got != s.points {
 				t.Fatalf("the steps are %q, want %q", got, s.points)
 			}
-			for _, point := range strings.Fields(s.points) {
+			points := slices.Compact(slices.Sorted(slices.Values(calm.points())))
+			for _, point := range points {
 				t.Run("before "+point, func(t *testing.T) { s.tell(t, newCrash(point, false)) })
 				t.Run("after "+point, func(t *testing.T) { s.tell(t, newCrash(point, true)) })
 			}

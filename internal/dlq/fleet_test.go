@@ -134,8 +134,11 @@ func (f *fleet) start(hook func(*nats.Conn) record.Hook, make func(jetstream.Jet
 // function is called.
 func (f *fleet) serve(provider string) (leave func()) {
 	f.t.Helper()
-	if err := broker.ServeProvider(f.ctx, f.JS, provider, 16); err != nil {
-		f.t.Fatal(err)
+	// One shard is enough to be served, and a tenth of the files.
+	for stream, consumers := range broker.ProviderConsumers(provider, 16) {
+		if _, err := f.JS.CreateOrUpdateConsumer(f.ctx, stream, consumers[0]); err != nil {
+			f.t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithCancel(f.ctx)
 	f.running.Go(func() {
@@ -280,7 +283,7 @@ func (f *fleet) eventually(within time.Duration, what string, holds func() bool)
 		if holds() {
 			return time.Since(start)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(min(max(within/500, 10*time.Millisecond), 250*time.Millisecond))
 	}
 	f.t.Fatalf("not within %v: %s", within, what)
 	return 0
