@@ -46,7 +46,7 @@ func protocolExamples(t *testing.T) (text string, examples []example) {
 		fence, kind := strings.CutPrefix(line, "```")
 		switch {
 		case open != nil && line == "```":
-			open.parse()
+			open.Msg = messageOf(open.text)
 			examples = append(examples, *open)
 			open = nil
 		case open != nil:
@@ -61,16 +61,17 @@ func protocolExamples(t *testing.T) (text string, examples []example) {
 	return string(content), examples
 }
 
-// parse reads the subject, the headers and, after an empty line, the body.
-func (e *example) parse() {
-	head, body, _ := strings.Cut(e.text, "\n\n")
+// messageOf reads a subject, headers and, after an empty line, a body.
+func messageOf(text string) *nats.Msg {
+	head, body, _ := strings.Cut(text, "\n\n")
 	lines := strings.Split(strings.TrimSuffix(head, "\n"), "\n")
-	e.Msg = nats.NewMsg(lines[0])
+	m := nats.NewMsg(lines[0])
 	for _, line := range lines[1:] {
 		name, value, _ := strings.Cut(line, ": ")
-		e.Header[name] = append(e.Header[name], value)
+		m.Header[name] = append(m.Header[name], value)
 	}
-	e.Data = []byte(strings.TrimSuffix(body, "\n"))
+	m.Data = []byte(strings.TrimSuffix(body, "\n"))
+	return m
 }
 
 func TestProtocolExamplesAreWhatIsOnTheWire(t *testing.T) {
