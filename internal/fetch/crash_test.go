@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -171,30 +172,28 @@ func TestAWorkerThatVanishesMidCallIsReplaced(t *testing.T) {
 func TestARequestParkedAgainBeforeItsFirstLetterIsAckedIsNotLost(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.circuit = 0
-		fails := true
+		var recovered, held atomic.Bool
 		bad, ok := respond(500, "boom"), respond(200, aapl)
 		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
-			if fails {
-				return bad(q)
+			if recovered.Load() {
+				return ok(q)
 			}
-			return ok(q)
+			return bad(q)
 		}
-		held := false
 		defer r.start(nil)()
 		defer r.startReplayer(func(point string, persisted bool) error {
-			if point == "ack" && !persisted && !held {
-				held = true
+			if point == "ack" && !persisted && held.CompareAndSwap(false, true) {
 				time.Sleep(500 * time.Millisecond) // the worker has long failed again
 			}
 			return nil
 		})()
 		id := r.quote("alice", "q-1", "AAPL", "")
 		time.Sleep(2500 * time.Millisecond)
-		fails = false
+		recovered.Store(true)
 		if a := r.final(id, 15*time.Second); a.Status != fetchworker.StatusOK {
 			t.Errorf("%+v", a)
 		}
-		if !held {
+		if !held.Load() {
 			t.Error("no ack was held back")
 		}
 	})

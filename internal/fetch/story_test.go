@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,14 +78,14 @@ func TestAnOutageOfAnyLengthLosesNothing(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			inBubble(t, func(t *testing.T, r *rig) {
 				r.open = 3 * time.Second
-				down := true
+				var up atomic.Bool
 				body := respond(200, aapl)
 				failure := respond(503, "down")
 				r.upstream.Fallback = func(q *http.Request) *providertest.Step {
-					if down {
-						return failure(q)
+					if up.Load() {
+						return body(q)
 					}
-					return body(q)
+					return failure(q)
 				}
 				defer r.whole(3, 1)()
 				ids := r.many("interactive", "O", n, agents(7)...)
@@ -99,7 +101,7 @@ func TestAnOutageOfAnyLengthLosesNothing(t *testing.T) {
 						t.Errorf("%s: %+v", id, a)
 					}
 				}
-				down = false
+				up.Store(true)
 				back := time.Now()
 				for _, id := range ids {
 					if a := r.final(id, 40*time.Second-time.Since(back)); a.Status != fetchworker.StatusOK {
@@ -181,12 +183,14 @@ func TestWhileOpenOneProbeAtATime(t *testing.T) {
 
 func TestAHoldStopsTheWholeFleet(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
-		held := time.Time{}
+		var mu sync.Mutex
+		var held time.Time
 		ok := respond(200, aapl)
-		first := true
 		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
-			if strings.Contains(q.URL.Path, "H5/") || strings.HasSuffix(q.URL.Path, "H5") && first {
-				first, held = false, time.Now()
+			mu.Lock()
+			defer mu.Unlock()
+			if strings.HasSuffix(q.URL.Path, "H5") && held.IsZero() {
+				held = time.Now()
 				step := providertest.JSON(429, `{"Error Message":"Limit Reach ."}`)
 				step.Header.Set("Retry-After", "5")
 				return &step
@@ -202,6 +206,8 @@ func TestAHoldStopsTheWholeFleet(t *testing.T) {
 				t.Errorf("%s: %+v", id, a.Problem)
 			}
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		for _, c := range r.upstream.Calls() {
 			if since := c.At.Sub(held); since > 300*time.Millisecond && since < 5*time.Second {
 				t.Errorf("a call %v after the 429", since)
