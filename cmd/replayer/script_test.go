@@ -291,17 +291,19 @@ func startFleet(ts *testscript.TestScript, _ bool, args []string) {
 	ctx, stop := context.WithCancel(context.Background())
 	err := broker.ServeProvider(ctx, s.JS, provider, broker.Held(120))
 	ts.Check(err)
-	ts.Check(budget.Beat(ctx, s.JS, budget.Worker{Name: "w-1", Providers: []string{provider}}))
+	live := budget.Worker{Name: "w-1", Providers: []string{provider}}
+	ts.Check(budget.Beat(ctx, s.JS, live))
 	board, err := budget.Watch(ctx, s.JS, s.KV)
 	ts.Check(err)
 	replayer := dlq.NewReplayer(s.JS, s.log, board, dlq.Config{
 		Name: "r-1", Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 		Retries: 3, MaxLife: 72 * time.Hour, Logger: zap.NewNop(),
 	})
-	done := make(chan struct{}, 2)
+	done := make(chan struct{}, 3)
+	go func() { budget.Present(ctx, s.JS, s.KV, live, nil); done <- struct{}{} }()
 	go func() { _ = replayer.Run(ctx); done <- struct{}{} }()
 	go func() { s.work(ctx, provider, fails); done <- struct{}{} }()
-	ts.Defer(func() { stop(); <-done; <-done; board.Close() })
+	ts.Defer(func() { stop(); <-done; <-done; <-done; board.Close() })
 }
 
 func (s *stage) work(ctx context.Context, provider, fails string) {
