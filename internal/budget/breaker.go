@@ -74,11 +74,19 @@ func (b *breaker) follow(c Circuit, worker string, now time.Time) {
 		}
 		b.until = time.Time{}
 	case c.State == CircuitHalfOpen && c.Prober == worker && now.Before(c.ProbeUntil):
+		if b.two.State() == gobreaker.StateOpen { // the two clocks part by a hair
+			b.trip(1)
+		}
 	case !b.until.Equal(c.until()) || b.two.State() == gobreaker.StateClosed:
 		b.until = c.until()
-		b.reset(b.until.Sub(now) - 1) // it is open for longer than its timeout
-		if done, err := b.two.Allow(); err == nil {
-			done(errCallFailed)
-		}
+		b.trip(b.until.Sub(now) - 1) // it is open for longer than its timeout
+	}
+}
+
+// trip puts the breaker into open.
+func (b *breaker) trip(open time.Duration) {
+	b.reset(open)
+	if done, err := b.two.Allow(); err == nil {
+		done(errCallFailed)
 	}
 }

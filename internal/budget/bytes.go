@@ -26,6 +26,7 @@ var thresholds = [...]struct {
 const (
 	flushEach   = 100 * time.Millisecond
 	refreshEach = time.Second
+	idleRefresh = 5 * time.Second // while nobody asks
 	// sureFor is how long the stream certainly knows a message id again. An
 	// increment whose outcome is still unknown then is given up: bytes counted
 	// must never exceed bytes seen.
@@ -65,16 +66,19 @@ type meter struct {
 	s      Settings
 	clock  *Clock
 	events *announcer
+	stream jetstream.Stream // nil until it is first read
+	poke   chan struct{}    // there is something to flush
 
 	mu        sync.Mutex // guards all below
 	month     string     // what total counts
 	total     int64      // the fleet's, as last seen
 	pending   int64      // counted here and not yet in total
+	asked     time.Time  // when somebody last wanted to know
 	announced int        // thresholds of month that are known to have been announced
 }
 
 func newMeter(js jetstream.JetStream, kv jetstream.KeyValue, s Settings, c *Clock, a *announcer) *meter {
-	return &meter{js: js, kv: kv, s: s, clock: c, events: a}
+	return &meter{js: js, kv: kv, s: s, clock: c, events: a, poke: make(chan struct{}, 1)}
 }
 
 // AddBytes counts bytes that came over the wire. What a killed worker had not
@@ -86,14 +90,17 @@ func (g *Gate) AddBytes(n int64) {
 	g.bytes.mu.Lock()
 	defer g.bytes.mu.Unlock()
 	g.bytes.pending += n
+	signal(g.bytes.poke)
 }
 
-// Used is the fleet's bytes of this month, at most about a second old, and
-// the month's limit (0: none).
+// Used is the fleet's bytes of this month and the month's limit (0: none). What
+// others counted is in it after about a second, after some five if nobody
+// here has asked for a while.
 func (g *Gate) Used() (used, limit int64) {
 	m := g.bytes
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.asked = time.Now()
 	if m.month != month(g.clock.Now()) {
 		return m.pending, m.s.Bytes
 	}
@@ -102,75 +109,87 @@ func (g *Gate) Used() (used, limit int64) {
 
 // run flushes and refreshes until ctx ends, then flushes once more.
 func (m *meter) run(ctx context.Context) {
-	seen := time.Time{}
+	// Reads and writes outlive ctx, by their own timeout: Close must not lose
+	// bytes.
+	refresh := time.NewTimer(0)
+	defer refresh.Stop()
 	for {
-		m.mu.Lock()
-		pending := m.pending
-		m.mu.Unlock()
-		switch {
-		case pending > 0:
-			if m.flush(ctx, pending) {
-				seen = time.Now()
+		select {
+		case <-m.poke:
+			if wait(ctx, flushEach) == nil {
+				m.flush(ctx, m.unflushed())
 			}
-		case time.Since(seen) >= refreshEach:
-			if m.refresh(ctx) == nil {
-				seen = time.Now()
+			if m.unflushed() > 0 {
+				signal(m.poke)
 			}
+		case <-refresh.C:
+			_ = m.refresh(context.WithoutCancel(ctx)) // the next one tells
+		case <-ctx.Done():
+			if n := m.unflushed(); n > 0 {
+				m.flush(ctx, n)
+			}
+			return
 		}
-		if wait(ctx, flushEach) != nil {
-			break
-		}
+		refresh.Reset(m.pace())
 	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
-	defer cancel()
+}
+
+// pace is when to look at the fleet's total again: soon while somebody asks.
+func (m *meter) pace() time.Duration {
 	m.mu.Lock()
-	pending := m.pending
-	m.mu.Unlock()
-	if pending > 0 {
-		m.flush(last, pending)
+	defer m.mu.Unlock()
+	if time.Since(m.asked) < 5*idleRefresh {
+		return refreshEach
 	}
+	return idleRefresh
+}
+
+func (m *meter) unflushed() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.pending
 }
 
 // flush adds n to the counter. It is repeated under one message id until the
 // outcome is known: the stream drops what it has already.
-func (m *meter) flush(ctx context.Context, n int64) bool {
+func (m *meter) flush(ctx context.Context, n int64) {
 	id := m.s.Worker + "-" + strconv.FormatUint(rand.Uint64(), 36)
 	mon := month(m.clock.Now())
 	began := time.Now()
-	var total int64
 	for try := 0; ; try++ {
-		var err error
-		total, err = m.add(ctx, mon, n, id)
+		total, err := m.add(context.WithoutCancel(ctx), mon, n, id)
 		if err == nil {
-			break
+			m.counted(n)
+			m.learn(ctx, mon, total)
+			return
 		}
 		if time.Since(began) > sureFor || wait(ctx, 100*time.Millisecond<<min(try, 4)) != nil {
-			if !errors.Is(err, jetstream.ErrNoStreamResponse) { // nobody heard it: it stays pending
-				m.mu.Lock()
-				m.pending -= n
-				m.mu.Unlock()
+			if !errors.Is(err, jetstream.ErrNoStreamResponse) {
+				m.counted(n) // it may be in the counter: to add it again could count it twice
 			}
-			return false
+			return
 		}
 	}
+}
+
+// counted takes off what is in the counter, or is given up.
+func (m *meter) counted(n int64) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.pending -= n
-	m.mu.Unlock()
-	m.learn(ctx, mon, total)
-	return true
 }
 
 func (m *meter) add(ctx context.Context, mon string, n int64, id string) (int64, error) {
-	writing, cancel := context.WithTimeout(ctx, writeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	msg := nats.NewMsg(bytesSubject(m.s.Provider, mon))
 	msg.Header.Set("Nats-Incr", "+"+strconv.FormatInt(n, 10))
-	ack, err := m.js.PublishMsg(writing, msg, jetstream.WithMsgID(id))
+	ack, err := m.js.PublishMsg(ctx, msg, jetstream.WithMsgID(id))
 	if err != nil {
 		return 0, fmt.Errorf("count bytes: %w", err)
 	}
-	if ack.Duplicate { // stored by an earlier try, which does not tell the total
-		return m.read(writing, mon)
+	if ack.Duplicate { // stored by an earlier try; its ack does not tell the total
+		return m.read(ctx, mon)
 	}
 	total, err := strconv.ParseInt(ack.Value, 10, 64)
 	if err != nil {
@@ -181,11 +200,14 @@ func (m *meter) add(ctx context.Context, mon string, n int64, id string) (int64,
 
 // read is the counter's value.
 func (m *meter) read(ctx context.Context, mon string) (int64, error) {
-	stream, err := m.js.Stream(ctx, BytesStream)
-	if err != nil {
-		return 0, fmt.Errorf("bytes of %s: %w", mon, err)
+	if m.stream == nil { // only run reads
+		stream, err := m.js.Stream(ctx, BytesStream)
+		if err != nil {
+			return 0, fmt.Errorf("bytes of %s: %w", mon, err)
+		}
+		m.stream = stream
 	}
-	msg, err := stream.GetLastMsgForSubject(ctx, bytesSubject(m.s.Provider, mon))
+	msg, err := m.stream.GetLastMsgForSubject(ctx, bytesSubject(m.s.Provider, mon))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return 0, nil
 	}
@@ -227,7 +249,7 @@ func (m *meter) learn(ctx context.Context, mon string, total int64) {
 	for i := known; i < passed(total, m.s.Bytes); i++ {
 		t := thresholds[i]
 		key := fmt.Sprintf("budget.%s.%s.%d", m.s.Provider, mon, t.percent)
-		_, err := m.kv.Create(ctx, key, []byte(m.s.Worker), jetstream.KeyTTL(keepAnnounced))
+		_, err := m.kv.Create(context.WithoutCancel(ctx), key, []byte(m.s.Worker), jetstream.KeyTTL(keepAnnounced))
 		if err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
 			return // the next look tries again
 		}

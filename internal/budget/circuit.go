@@ -97,11 +97,11 @@ func (c Circuit) tripped(why string, now time.Time, open time.Duration) Circuit 
 }
 
 // claimed gives the probe to one, if nobody has it.
-func (c Circuit) claimed(prober string, now time.Time, lease time.Duration) Circuit {
+func (c Circuit) claimed(prober string, now, until time.Time) Circuit {
 	if !c.Due(now) {
 		return c
 	}
-	c.State, c.Prober, c.ProbeUntil = CircuitHalfOpen, prober, now.Add(lease)
+	c.State, c.Prober, c.ProbeUntil = CircuitHalfOpen, prober, until
 	return c
 }
 

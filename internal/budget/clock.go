@@ -23,6 +23,7 @@ type Clock struct {
 	probe  func(context.Context) (time.Time, error)
 	cancel context.CancelFunc
 	done   chan struct{}
+	poke   chan struct{} // sample now
 
 	mu    sync.Mutex // guards all below, for nanoseconds
 	est   estimate
@@ -97,7 +98,7 @@ func StartClock(ctx context.Context, js jetstream.JetStream) (*Clock, error) {
 }
 
 func newClock(probe func(context.Context) (time.Time, error)) *Clock {
-	c := &Clock{probe: probe}
+	c := &Clock{probe: probe, poke: make(chan struct{}, 1)}
 	c.mono = time.Now()
 	c.wall = c.mono.UnixNano()
 	return c
@@ -111,7 +112,16 @@ func (c *Clock) Close() {
 
 func (c *Clock) run(ctx context.Context) {
 	defer close(c.done)
-	for wait(ctx, sampleEach) == nil {
+	timer := time.NewTimer(sampleEach)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-c.poke:
+		case <-ctx.Done():
+			return
+		}
+		timer.Reset(sampleEach)
 		// Without an answer the estimate grows older, and less sure of itself.
 		sampling, cancel := context.WithTimeout(ctx, sampleEach)
 		_ = c.sample(sampling)
@@ -140,6 +150,7 @@ func (c *Clock) slept(now time.Time) {
 	if max(d, -d) > wallJump {
 		c.est = c.est[:0]
 		c.epoch++
+		signal(c.poke)
 	}
 	c.wall, c.mono = now.UnixNano(), now
 }

@@ -23,11 +23,12 @@ type desk struct {
 	lease  time.Duration // how long a probe may take
 	rng    *rand.Rand
 
-	queue *queue
-	out   int    // calls under way, or about to be
-	hand  []hand // permits claimed and not yet handed out, by time
-	slips []slip // to be given back with the next claim
-	hints []hint // phantoms to be booked with the next claim
+	queue  *queue
+	out    int    // calls under way, or about to be
+	hand   []hand // permits claimed and not yet handed out, by time
+	trials int    // permits in hand or out that are probes after a hold
+	slips  []slip // to be given back with the next claim
+	hints  []hint // phantoms to be booked with the next claim
 
 	reg *register // the last one seen; nil while it must be read before the next claim
 	rev uint64
@@ -37,7 +38,7 @@ type desk struct {
 	lead      time.Duration // how long a write takes
 	draw      float64       // which part of the fleet's spread this one waits
 	waiting   bool          // denied, until alarm
-	opens     instant // since when others contend for the same slot
+	opens     instant       // since when others contend for the same slot
 	alarm     instant
 	alarmFor  class
 	conflicts int
@@ -55,6 +56,7 @@ type hand struct {
 
 // hint is a provider's own count.
 type hint struct {
+	at    instant
 	left  int
 	reset time.Duration
 }
@@ -146,14 +148,20 @@ func (d *desk) expire(now instant, u time.Duration) {
 		if h.until.add(-u) > now {
 			return false
 		}
-		d.giveBack(h.block)
+		d.giveBack(h.block, h.trial)
 		return true
 	})
 }
 
-func (d *desk) giveBack(b block) {
-	if len(d.shapes) > 0 && b.n > 0 {
+// giveBack keeps permits that were certainly not used for the next claim, and
+// lets another have the probe at once.
+func (d *desk) giveBack(b block, trial bool) {
+	if len(d.shapes) > 0 {
 		d.slips = append(d.slips, slip{at: b.from, n: b.n, epoch: b.epoch})
+	}
+	if trial {
+		d.trials--
+		d.ops = append(d.ops, func(r *register, _ instant) { r.release(d.name) })
 	}
 }
 
@@ -161,7 +169,7 @@ func (d *desk) giveBack(b block) {
 // the clock is not to be trusted.
 func (d *desk) void() {
 	for _, h := range d.hand {
-		d.giveBack(h.block)
+		d.giveBack(h.block, h.trial)
 	}
 	d.hand = d.hand[:0]
 }
@@ -183,16 +191,17 @@ func (d *desk) learn(r *register, rev uint64) {
 		return
 	}
 	if d.reg != nil && r.epoch != d.reg.epoch {
-		d.hand, d.slips = d.hand[:0], d.slips[:0]
+		d.void()
+		d.slips = d.slips[:0]
 	}
 	if d.reg == nil || r.hold > d.reg.hold {
-		d.holdAt(r)
+		d.obey(r)
 	}
 	d.reg, d.rev = r, rev
 }
 
-// holdAt drops permits that a hold forbids.
-func (d *desk) holdAt(r *register) {
+// obey drops permits that a hold forbids.
+func (d *desk) obey(r *register) {
 	if slices.ContainsFunc(d.hand, func(h hand) bool { return h.from < r.hold }) {
 		d.void()
 	}
@@ -205,7 +214,7 @@ func (d *desk) forget() { d.reg, d.rev = nil, 0 }
 func (d *desk) post(now instant, op func(*register, instant)) {
 	d.ops = append(d.ops, op)
 	if r := d.effective(now); r != nil {
-		d.holdAt(r)
+		d.obey(r)
 	}
 }
 
@@ -215,7 +224,7 @@ func (d *desk) hint(h hint, now instant) {
 	if d.reg == nil || len(d.shapes) == 0 {
 		return
 	}
-	if before := d.reg.clone(); before.phantoms(d.shapes, h.left, h.reset, now) > 0 {
+	if before := d.reg.clone(); before.phantoms(d.shapes, h, now) > 0 {
 		d.hints = append(d.hints[:0], h) // the latest knows best
 	}
 }
@@ -223,7 +232,8 @@ func (d *desk) hint(h hint, now instant) {
 // write is a replacement of the register.
 type write struct {
 	reg    *register
-	rev    uint64 // what it replaces
+	before *register
+	rev    uint64 // of before
 	blocks []block
 	trial  bool
 	ops    int
@@ -249,10 +259,10 @@ func (d *desk) plan(now instant) (*write, instant) {
 	for _, op := range d.ops {
 		op(base, now)
 	}
-	w := &write{reg: base, rev: d.rev, ops: len(d.ops), slips: len(d.slips), hints: len(d.hints)}
+	w := &write{reg: base, before: d.reg, rev: d.rev, ops: len(d.ops), slips: len(d.slips), hints: len(d.hints)}
 	if base.giveBack(d.slips, d.shapes); len(d.shapes) > 0 {
 		for _, h := range d.hints {
-			base.phantoms(d.shapes, h.left, h.reset, now)
+			base.phantoms(d.shapes, h, now)
 		}
 	}
 	var wake instant
@@ -291,7 +301,7 @@ func (d *desk) order(now instant) (order, bool) {
 		return order{}, false
 	}
 	n, lightOf, heavyOf := d.queue.demand(func(shard int) bool { return d.modest(shard, now) })
-	o := order{want: min(d.queue.total(), spare) - held, owner: d.name, lease: d.lease, lead: d.lead}
+	o := order{want: min(d.queue.total(), spare) - held, owner: d.name, lease: d.lease, lead: d.lead, probing: d.trials > 0}
 	for c := range classes {
 		if n[c] <= held {
 			held -= n[c]
@@ -323,7 +333,7 @@ func (d *desk) denied(c class, slot, now instant) instant {
 		d.draw = max(d.draw-float64(now.sub(d.opens))/float64(d.spread()), 0)
 	}
 	d.await(c, slot)
-	d.alarm = max(d.alarm, now+1)
+	d.alarm = max(d.alarm, now.add(time.Millisecond))
 	return d.alarm
 }
 
@@ -379,6 +389,9 @@ func (d *desk) won(w *write, rev uint64, now instant) {
 			continue // void: a hold came while we wrote
 		}
 		d.hand = append(d.hand, d.inHandBlock(b, w.trial))
+		if w.trial {
+			d.trials++
+		}
 	}
 	slices.SortStableFunc(d.hand, func(a, b hand) int { return int(a.from - b.from) })
 }
@@ -405,7 +418,7 @@ func (d *desk) inHandBlock(b block, trial bool) hand {
 }
 
 // conflict backs off from a write that lost against another's.
-func (d *desk) conflict(w *write, now instant) {
+func (d *desk) conflict(now instant) {
 	d.writing = false
 	d.draw = d.rng.Float64()
 	most := 2 * time.Millisecond << min(d.conflicts, 9)
@@ -415,15 +428,27 @@ func (d *desk) conflict(w *write, now instant) {
 
 // unknown is a write that may or may not have been stored. It is never
 // redone: whatever it claimed counts as used, and the register is read again.
-func (d *desk) unknown(w *write, now instant) {
-	d.conflict(w, now)
+func (d *desk) unknown(now instant) {
+	d.conflict(now)
 	d.forget()
+}
+
+// prospect is the register as the next claim will find it, and nil if it is
+// not known.
+func (d *desk) prospect(now instant) *register {
+	r := d.effective(now)
+	if r == nil || len(d.slips) == 0 {
+		return r
+	}
+	r = r.clone()
+	r.giveBack(d.slips, d.shapes)
+	return r
 }
 
 // soonest is when a class can have its next permit, and zero if the register
 // is not known.
 func (d *desk) soonest(c class, now instant) instant {
-	r := d.effective(now)
+	r := d.prospect(now)
 	if r == nil {
 		return 0
 	}

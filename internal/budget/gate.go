@@ -2,7 +2,6 @@ package budget
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -45,6 +44,9 @@ func (s Settings) withDefaults() Settings {
 	return s
 }
 
+// lease is how long a probe may take.
+func (s Settings) lease() time.Duration { return s.CallTimeout + 5*time.Second }
+
 // Gate says whether a provider may be called now, and if not, when. It is
 // safe for concurrent use.
 type Gate struct {
@@ -81,7 +83,7 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 	g := &Gate{
 		s: s, clock: s.Clock, cell: kvCell{kv, permitsKey(s.Provider)},
 		poke: make(chan struct{}, 1), writes: make(chan *write, 1),
-		desk: newDesk(s.Worker, s.Limits, s.Concurrency, s.CallTimeout+5*time.Second, s.Rand),
+		desk: newDesk(s.Worker, s.Limits, s.Concurrency, s.lease(), s.Rand),
 	}
 	if g.clock == nil {
 		clock, err := StartClock(ctx, js)
@@ -150,20 +152,26 @@ func (g *Gate) Acquire(ctx context.Context, a Ask) (*Permit, error) {
 	return g.await(ctx, w)
 }
 
+// again lets one whose permit lapsed wait for another, before those who came
+// later.
+func (g *Gate) again(ctx context.Context, p *Permit) (*Permit, error) {
+	w := &waiter{Ask: p.ask, ready: make(chan struct{}), probe: p.probe}
+	g.mu.Lock()
+	g.desk.giveBack(p.block, p.trial)
+	g.desk.out--
+	g.desk.queue.putBack(w)
+	g.pump()
+	g.mu.Unlock()
+	return g.await(ctx, w)
+}
+
 // enter lets a request wait, or says why not. The first that comes when a
 // probe is due is to be the probe.
 func (g *Gate) enter(w *waiter) (probe bool, err error) {
-	now, _, _, _ := g.clock.now()
-	if g.shut {
-		return false, ErrShut
-	}
-	if until := g.control.PausedUntil(now.time()); !until.IsZero() {
-		return false, &ClosedError{Reason: fetchworker.ReasonPaused, Until: until}
-	}
-	if !g.breaker.closed() {
-		c := g.keeper.circuit()
-		if !c.Due(now.time()) || g.probing {
-			return false, &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: c.until()}
+	now := g.clock.Now()
+	if err := g.refused(now); err != nil {
+		if g.shut || g.probing || g.breaker.closed() || !g.probeDue(now) {
+			return false, err
 		}
 		g.probing, w.probe = true, true
 		return true, nil
@@ -196,72 +204,16 @@ func (g *Gate) await(ctx context.Context, w *waiter) (*Permit, error) {
 	return nil, context.Cause(ctx)
 }
 
-// acquireProbe makes a request the fleet's one probe: a short wait of its
-// own, so that a fleet does not claim a permit each, then its permit, then
-// the probe by compare-and-set.
-func (g *Gate) acquireProbe(ctx context.Context, w *waiter) (*Permit, error) {
-	p, err := g.permitForProbe(ctx, w)
-	if err != nil {
-		g.mu.Lock()
-		g.probing = false
-		g.mu.Unlock()
-	}
-	return p, err
-}
-
-func (g *Gate) permitForProbe(ctx context.Context, w *waiter) (*Permit, error) {
-	g.mu.Lock()
-	jitter := time.Duration(g.s.Rand.Float64() * float64(200*time.Millisecond))
-	g.mu.Unlock()
-	if err := wait(ctx, jitter); err != nil {
-		return nil, err
-	}
-	g.mu.Lock()
-	if err := g.refused(w); err != nil {
-		g.mu.Unlock()
-		return nil, err
-	}
-	g.desk.queue.push(w)
-	g.pump()
-	g.mu.Unlock()
-	p, err := g.await(ctx, w)
-	if err != nil {
-		return nil, err
-	}
-	lease := g.s.CallTimeout + 5*time.Second
-	now := g.clock.Now()
-	err = g.keeper.do(ctx, func(c Circuit) Circuit { return c.claimed(g.s.Worker, now, lease) })
-	g.mu.Lock()
-	c := g.keeper.circuit()
-	g.follow()
-	g.mu.Unlock()
-	if err == nil && c.State == CircuitHalfOpen && c.Prober == g.s.Worker {
-		p.probe = true
-		return p, nil
-	}
-	p.Done(Report{Remaining: -1})
-	switch {
-	case err != nil: // a claim that is stored all the same ends with its lease
-		return nil, err
-	case c.State == CircuitClosed:
-		return g.Acquire(ctx, w.Ask) // somebody's probe has just succeeded
-	}
-	return nil, &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: c.until()}
-}
-
-// refused is why one who waits must go now, or nil.
-func (g *Gate) refused(w *waiter) error {
-	now, _, _, _ := g.clock.now()
+// refused is why nobody may wait now, or nil. The circuit's probe may.
+func (g *Gate) refused(now time.Time) error {
 	if g.shut {
 		return ErrShut
 	}
-	if until := g.control.PausedUntil(now.time()); !until.IsZero() {
+	if until := g.control.PausedUntil(now); !until.IsZero() {
 		return &ClosedError{Reason: fetchworker.ReasonPaused, Until: until}
 	}
 	if !g.breaker.closed() {
-		if c := g.keeper.circuit(); !w.probe || c.ProbeLeased(now.time()) {
-			return &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: c.until()}
-		}
+		return &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: g.keeper.circuit().until()}
 	}
 	return nil
 }
@@ -285,19 +237,28 @@ func (g *Gate) pump() {
 		g.epoch = epoch
 		g.desk.void()
 	}
-	if !ok {
-		return // the next sample pumps
-	}
 	if g.desk.queue.total() > 0 {
-		g.turnAway(g.refused)
+		if err := g.refused(now.time()); err != nil {
+			closed := g.breaker.closed()
+			g.turnAway(func(w *waiter) error {
+				if w.probe && !closed && g.probeStands(now.time()) {
+					return nil
+				}
+				return err
+			})
+		}
+	}
+	if !ok {
+		g.alarm = 0
+		return // nothing can be decided without the time; run looks again soon
 	}
 	grants, wake := g.desk.serve(now, u)
 	for _, gr := range grants {
-		gr.permit = &Permit{g: g, block: gr.block, trial: gr.trial, epoch: epoch}
+		gr.permit = &Permit{g: g, ask: gr.Ask, block: gr.block, trial: gr.trial, epoch: epoch}
 		close(gr.ready)
 	}
 	if g.desk.queue.total() > 0 && len(g.desk.hand) == 0 {
-		g.turnAway(func(w *waiter) error { return g.hopeless(w, now) })
+		g.turnAway(g.hopeless(now))
 	}
 	w, alarm := g.desk.plan(now)
 	if w != nil {
@@ -306,17 +267,24 @@ func (g *Gate) pump() {
 	g.wakeAt(wake, alarm)
 }
 
-// hopeless says when to come back, where no permit comes within 90 s.
-func (g *Gate) hopeless(w *waiter, now instant) error {
-	at := g.desk.soonest(g.desk.class(w, now), now)
-	if at.sub(now) <= patience {
-		return nil
+// hopeless says who must come back later, because no permit comes within 90 s.
+func (g *Gate) hopeless(now instant) func(*waiter) error {
+	var errs [classes]error
+	var known [classes]bool
+	return func(w *waiter) error {
+		c := g.desk.class(w, now)
+		if !known[c] {
+			known[c] = true
+			if at := g.desk.soonest(c, now); at.sub(now) > patience {
+				reason := fetchworker.ReasonQuota
+				if g.desk.effective(now).hold.sub(now) > patience {
+					reason = fetchworker.ReasonThrottled
+				}
+				errs[c] = &ClosedError{Reason: reason, Until: at.time()}
+			}
+		}
+		return errs[c]
 	}
-	reason := fetchworker.ReasonQuota
-	if r := g.desk.effective(now); r.hold.sub(now) > patience {
-		reason = fetchworker.ReasonThrottled
-	}
-	return &ClosedError{Reason: reason, Until: at.time()}
 }
 
 // wakeAt makes sure that the run loop looks at the earliest of some moments.
@@ -381,127 +349,3 @@ func (g *Gate) tick() {
 	g.desk.limit(limits)
 	g.follow()
 }
-
-// clerk writes the register: one write at a time, its outcome booked before
-// the next is planned.
-func (g *Gate) clerk(ctx context.Context) {
-	for {
-		var w *write
-		select {
-		case w = <-g.writes:
-		case <-ctx.Done():
-			return
-		}
-		g.store(ctx, w)
-	}
-}
-
-// writeTimeout is how long a write may take before its outcome counts as
-// unknown.
-const writeTimeout = 2 * time.Second
-
-// store writes the register once. A crash before the write leaves nothing; a
-// crash after it leaves permits that nobody uses, which only slows.
-func (g *Gate) store(ctx context.Context, w *write) {
-	writing, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	sent := time.Now()
-	rev, err := g.cell.put(writing, w.reg.encode(), w.rev)
-	took := time.Since(sent)
-	if err == nil {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		now, _, _, _ := g.clock.now()
-		before := g.desk.reg
-		g.desk.lead = (7*g.desk.lead + min(took, 100*time.Millisecond)) / 8
-		g.desk.won(w, rev, now)
-		g.announceThrottle(before, w.reg, true)
-		g.pump()
-		return
-	}
-	stale := errors.Is(err, errStale)
-	g.mu.Lock()
-	now, _, _, _ := g.clock.now()
-	if stale {
-		g.desk.conflict(w, now)
-	} else {
-		g.desk.unknown(w, now)
-	}
-	g.mu.Unlock()
-	for try := 0; ; try++ {
-		if value, rev, err := g.cell.get(writing); err == nil {
-			g.mu.Lock()
-			g.seePermits(value, rev)
-			g.pump()
-			g.mu.Unlock()
-			return
-		}
-		if wait(ctx, 10*time.Millisecond<<min(try, 6)) != nil {
-			return
-		}
-		writing, cancel = context.WithTimeout(ctx, writeTimeout)
-		defer cancel()
-	}
-}
-
-// see takes an entry of the watch: what the fleet shares has changed.
-func (g *Gate) see(e entry) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch e.key {
-	case permitsKey(g.s.Provider):
-		g.seePermits(e.value, e.rev)
-	case circuitKey(g.s.Provider):
-		c, err := decodeCircuit(e.value)
-		if err != nil {
-			c = Circuit{State: CircuitClosed} // somebody wrote what nobody can read
-		}
-		g.keeper.learn(c, e.rev)
-	case controlKey(g.s.Provider):
-		c, err := decodeControl(e.value)
-		if err == nil {
-			g.seeControl(c)
-		}
-	}
-	g.tick()
-	g.pump()
-}
-
-// seePermits takes a register. One that is gone, or that nobody can read, is
-// lost: it counts as full, and is written anew so for the fleet.
-func (g *Gate) seePermits(value []byte, rev uint64) {
-	now, _, _, ok := g.clock.now()
-	r, err := decodeRegister(value)
-	if err != nil {
-		if g.desk.reg != nil && rev <= g.desk.rev && rev > 0 {
-			return
-		}
-		if !ok {
-			g.desk.forget()
-			return
-		}
-		g.desk.forget()
-		if value == nil {
-			rev = 0
-		}
-		g.desk.learn(lostRegister(g.desk.shapes, now), rev)
-		g.desk.post(now, func(*register, instant) {})
-		return
-	}
-	before := g.desk.reg
-	g.desk.learn(r, rev)
-	if before != nil && r.hold > before.hold && r.hold > g.desk.effective(now).hold {
-		g.announceThrottle(before, r, false)
-	}
-}
-
-// disconnected: what is known may be old, and revisions may start anew.
-func (g *Gate) disconnected() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.desk.forget()
-	g.keeper.forget()
-}
-
-// follow puts the local breaker into the state of the record.
-func (g *Gate) follow() { g.breaker.follow(g.keeper.circuit(), g.s.Worker, g.clock.Now()) }

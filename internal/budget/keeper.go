@@ -128,9 +128,7 @@ func (k *keeper) store(ctx context.Context) bool {
 	if err != nil { // cannot be: it is all strings and times
 		return true
 	}
-	writing, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	next, err := k.cell.put(writing, value, rev)
+	next, err := put(ctx, k.cell, value, rev)
 	if err == nil {
 		k.mu.Lock()
 		if next > k.rev {
@@ -146,7 +144,7 @@ func (k *keeper) store(ctx context.Context) bool {
 	}
 	// Another was faster, or nobody knows. Read what there is now, and apply
 	// the changes to that.
-	seen, rev, rerr := k.cell.get(writing)
+	seen, rev, rerr := get(ctx, k.cell)
 	if rerr != nil {
 		return false
 	}

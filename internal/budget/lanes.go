@@ -86,6 +86,13 @@ func (q *queue) push(w *waiter) {
 	q.n[w.Lane]++
 }
 
+// putBack lets one wait again at the front of its line: its permit lapsed.
+func (q *queue) putBack(w *waiter) {
+	line := &q.waiting[w.Lane][w.Shard]
+	*line = append([]*waiter{w}, *line...)
+	q.n[w.Lane]++
+}
+
 // remove takes out one who leaves, and reports whether it still waited.
 func (q *queue) remove(w *waiter) bool {
 	for i, other := range q.waiting[w.Lane][w.Shard] {

@@ -226,12 +226,13 @@ type block struct {
 
 // order is what a claimer wants.
 type order struct {
-	class  class
-	want   int
-	shards []uint8       // of the interactive requests it is for, in order
-	owner  string        // who claims: holder of the probe's lease
-	lease  time.Duration // how long after the permit's end a probe's lease lives
-	lead   time.Duration // how long a write takes: what ends sooner is not claimed
+	class   class
+	want    int
+	shards  []uint8       // of the interactive requests it is for, in order
+	owner   string        // who claims: holder of the probe's lease
+	probing bool          // it has a probe under way
+	lease   time.Duration // how long after the permit's end a probe's lease lives
+	lead    time.Duration // how long a write takes: what ends sooner is not claimed
 }
 
 // claim books up to o.want permits and returns the register after it, what it
@@ -243,7 +244,7 @@ func (r *register) claim(shapes []shape, now instant, o order) (*register, []blo
 	at := max(now, r.hold)
 	if r.strikes > 0 {
 		// A hold is followed by one probe, whose lease is in the register.
-		if r.lease.until > now {
+		if r.lease.until > now && (r.lease.owner != o.owner || o.probing) {
 			return next, nil, r.lease.until.add(o.class.horizon())
 		}
 		o.want = min(o.want, 1)

@@ -1,7 +1,8 @@
 package budget
 
 import (
-	"context"
+	"errors"
+	"net"
 	"os"
 	"sync"
 	"testing"
@@ -13,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
+
+	"fetchworker"
 )
 
 func TestMain(m *testing.M) {
@@ -35,28 +38,53 @@ func bubble(t *testing.T, test func(t *testing.T, b *bench)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		s, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.Start()
-		b := &bench{T: t, server: s}
+		b := &bench{T: t, dir: dir}
+		b.start()
+		defer func() { // also when the test gives up: nothing may be left in the bubble
+			for _, g := range b.gates {
+				g.Close()
+			}
+			for _, nc := range b.conns {
+				nc.Close()
+			}
+			b.stop()
+		}()
 		b.js, b.kv = b.connect()
 		test(t, b)
-		for _, g := range b.gates {
-			g.Close()
-		}
-		for _, nc := range b.conns {
-			nc.Close()
-		}
-		s.Shutdown()
-		s.WaitForShutdown()
 	})
+}
+
+func (b *bench) start() {
+	b.Helper()
+	s, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: b.dir, NoSigs: true, NoLog: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(10 * time.Second) {
+		b.Fatal("the server does not start")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.server = s
+}
+
+func (b *bench) stop() {
+	b.server.Shutdown()
+	b.server.WaitForShutdown()
+}
+
+// InProcessConn connects to the server of now: it may be started again.
+func (b *bench) InProcessConn() (net.Conn, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.server.InProcessConn()
 }
 
 // bench is a fleet's shared state and its gates.
 type bench struct {
 	*testing.T
+	dir    string
 	server *server.Server
 	js     jetstream.JetStream
 	kv     jetstream.KeyValue
@@ -69,7 +97,7 @@ type bench struct {
 
 func (b *bench) connect() (jetstream.JetStream, jetstream.KeyValue) {
 	b.Helper()
-	nc, err := nats.Connect("", nats.InProcessServer(b.server))
+	nc, err := nats.Connect("", nats.InProcessServer(b), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -106,7 +134,7 @@ func (b *bench) open(worker string, edit func(*Settings)) *Gate {
 	if err := CreateRegister(b.Context(), b.kv, "fmp"); err != nil {
 		b.Fatal(err)
 	}
-	s := Settings{Provider: "fmp", Worker: worker, CircuitFailures: 3, CircuitOpen: time.Minute, Limits: Limits{{N: 120, Per: time.Minute}}}
+	s := Settings{Provider: "fmp", Worker: worker, CircuitFailures: 3, CircuitOpen: time.Minute, Limits: perMinute(120)}
 	if edit != nil {
 		edit(&s)
 	}
@@ -123,13 +151,60 @@ func (b *bench) open(worker string, edit func(*Settings)) *Gate {
 	return g
 }
 
-// call makes one call through a gate and says when it started.
-func (b *bench) call(ctx context.Context, g *Gate, a Ask, r Report) (time.Time, error) {
-	b.Helper()
-	p, err := g.Acquire(ctx, a)
-	if err != nil {
-		return time.Time{}, err
+// told counts the events of a kind that somebody would publish.
+func (b *bench) told(kind string, want func(Event) bool) (n int) {
+	synctest.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range b.events {
+		if e.Kind == kind && e.Mine && want(e) {
+			n++
+		}
 	}
-	defer p.Done(r)
-	return time.Now(), p.Start()
+	return n
+}
+
+// start takes a permit to the point where the request would be written.
+func (b *bench) begin(g *Gate, a Ask) *Permit {
+	b.Helper()
+	p, err := g.Acquire(b.Context(), a)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		b.Fatal(err)
+	}
+	return p
+}
+
+// call makes a whole call.
+func (b *bench) call(g *Gate, o Outcome, request string) {
+	b.Helper()
+	b.begin(g, Ask{}).Done(Report{Outcome: o, Request: request, Remaining: -1})
+	settle()
+}
+
+// settle lets what is on its way between workers and server arrive.
+func settle() {
+	time.Sleep(20 * time.Millisecond)
+	synctest.Wait()
+}
+
+// refused asserts that a gate is closed for a reason, and returns until when.
+func (b *bench) refused(g *Gate, reason fetchworker.Reason) time.Time {
+	b.Helper()
+	p, err := g.Acquire(b.Context(), Ask{})
+	var closed *ClosedError
+	if !errors.As(err, &closed) || closed.Reason != reason {
+		b.Fatalf("got permit %v, error %v; want closed, %s", p != nil, err, reason)
+	}
+	return closed.Until
+}
+
+// about asserts a moment, to a second.
+func (b *bench) about(got, want time.Time) {
+	b.Helper()
+	if d := got.Sub(want); max(d, -d) > time.Second {
+		b.Errorf("%v, want %v", got, want)
+	}
 }

@@ -10,6 +10,7 @@ import (
 // one Done, on every path.
 type Permit struct {
 	g     *Gate
+	ask   Ask
 	block block
 	trial bool // the probe after a hold: its end decides whether the hold is over
 	probe bool // the circuit's probe
@@ -53,6 +54,29 @@ func (p *Permit) Start() error {
 	return nil
 }
 
+// Renew exchanges a permit that lapsed for another one, waiting before those
+// who came later. With it the caller can keep a connection that took longer
+// to dial than a permit of a short window is valid. On an error the permit
+// has ended; the errors are Acquire's.
+func (p *Permit) Renew(ctx context.Context) error {
+	next, err := p.g.again(ctx, p)
+	if err != nil {
+		p.once.Do(func() { p.g.abandon(p) })
+		return err
+	}
+	p.block, p.trial, p.epoch = next.block, next.trial, next.epoch
+	return nil
+}
+
+// abandon ends a permit that has given back its slot and its place already.
+func (g *Gate) abandon(p *Permit) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.reportCircuit(p, Report{Outcome: Unused}, g.clock.Now())
+	g.follow()
+	g.pump()
+}
+
 // Done ends the permit and frees its slot. Unused gives it back for others,
 // unless Start had let the call go.
 func (p *Permit) Done(r Report) { p.once.Do(func() { p.g.finish(p, r) }) }
@@ -66,7 +90,9 @@ func (g *Gate) finish(p *Permit, r Report) {
 	}
 	if !p.started {
 		r.Outcome = Unused
-		g.desk.giveBack(p.block)
+		g.desk.giveBack(p.block, p.trial)
+	} else if p.trial {
+		g.desk.trials--
 	}
 	g.desk.out--
 	g.reportThrottle(p, r, now)
@@ -89,11 +115,11 @@ func (g *Gate) reportThrottle(p *Permit, r Report, now instant) {
 		})
 	case p.trial && r.Outcome == Success:
 		g.desk.post(now, func(reg *register, _ instant) { reg.settled() })
-	case p.trial:
+	case p.trial && p.started: // it learnt nothing about the limits
 		g.desk.post(now, func(reg *register, _ instant) { reg.release(g.s.Worker) })
 	}
 	if p.started && r.Remaining >= 0 && r.Outcome != Throttled {
-		g.desk.hint(hint{left: r.Remaining, reset: r.Reset}, now)
+		g.desk.hint(hint{at: now, left: r.Remaining, reset: r.Reset}, now)
 	}
 }
 

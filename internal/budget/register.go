@@ -206,23 +206,21 @@ func shapeOf(shapes []shape, w *window) shape {
 	return newShape(Window{N: w.n, Per: w.per})
 }
 
-// phantoms books what a provider counts that we do not: it says that only
-// left calls remain of the window that resets in reset (the shortest, if it
-// does not say). This can only slow the fleet down.
-func (r *register) phantoms(shapes []shape, left int, reset time.Duration, now instant) (booked int) {
+// phantoms books what a provider counts that we do not: it said that only
+// h.left calls remain of the window that resets in h.reset (the shortest, if
+// it did not say). This can only slow the fleet down.
+func (r *register) phantoms(shapes []shape, h hint, now instant) (booked int) {
 	for i := range r.windows {
 		w := &r.windows[i]
-		if w.per < reset && i < len(r.windows)-1 {
+		if w.per < h.reset && i < len(r.windows)-1 {
 			continue
 		}
 		v := view{window: w, shape: shapeOf(shapes, w)}
 		v.index()
-		if n := v.free(v.at(now)) - left; n > 0 {
-			w.add(v.at(now), n)
-			w.tat = max(w.tat, now.add(-slack)).add(time.Duration(n) * v.gap)
-			return n
-		}
-		return 0
+		n := max(v.free(v.at(h.at))-h.left, 0)
+		w.add(v.at(h.at), n)
+		w.tat = max(w.tat, now.add(-slack)).add(time.Duration(n) * v.gap)
+		return n
 	}
 	return 0
 }

@@ -39,6 +39,7 @@ type simConfig struct {
 	skew     time.Duration // of the machines' clocks, either way
 	oneWay   time.Duration // of the network to the register, on average
 	work     time.Duration // a write takes the server
+	dial     time.Duration // a connection takes, where one is needed, between a permit and the last look
 	call     time.Duration // the provider answers after
 	freeze   time.Duration // the longest freeze; 0: none
 	churn    time.Duration // a worker dies and another joins, about this often; 0: never
@@ -282,14 +283,18 @@ func (w *simWorker) pump() {
 // start is from a permit in hand to its Done: the request is prepared, the
 // permit looked at once more, the call made.
 func (w *simWorker) start(g grant) {
-	w.after(w.exp(500*time.Microsecond), func() {
+	took := w.exp(500 * time.Microsecond)
+	if w.rng.IntN(20) == 0 {
+		took += w.exp(w.dial)
+	}
+	w.after(took, func() {
 		w.soon(func() {
 			now, u, _ := w.clock()
 			if now > g.until.add(-u) && !w.noLapse {
 				w.lapses++
-				w.desk.giveBack(g.block)
+				w.desk.giveBack(g.block, g.trial)
 				w.desk.out--
-				w.desk.queue.push(g.waiter)
+				w.desk.queue.putBack(g.waiter)
 				w.pump()
 				return
 			}
@@ -346,7 +351,7 @@ func (w *simWorker) store(write *write) {
 		rev := w.rev
 		switch {
 		case !heard:
-			w.after(writeTimeout, func() { w.soon(func() { w.reread(func(now instant) { w.desk.unknown(write, now) }) }) })
+			w.after(writeTimeout, func() { w.soon(func() { w.reread(func(now instant) { w.desk.unknown(now) }) }) })
 		case stored:
 			w.after(w.hop(), func() {
 				w.soon(func() {
@@ -357,7 +362,7 @@ func (w *simWorker) store(write *write) {
 			})
 		default:
 			w.after(w.hop(), func() {
-				w.soon(func() { w.reread(func(now instant) { w.desk.conflict(write, now) }) })
+				w.soon(func() { w.reread(func(now instant) { w.desk.conflict(now) }) })
 			})
 		}
 	})

@@ -21,7 +21,7 @@ func stressed(seed uint64, edit func(*simConfig)) *sim {
 		limits: limits[rng.IntN(len(limits))], workers: 1 + rng.IntN(24), slots: 1 + rng.IntN(40), seed: seed,
 		skew: 500 * time.Millisecond, oneWay: time.Duration(1+rng.IntN(20)) * time.Millisecond,
 		work: time.Duration(1+rng.IntN(10)) * time.Millisecond, call: time.Duration(50+rng.IntN(1000)) * time.Millisecond,
-		freeze: 10 * time.Second, churn: time.Duration(2+rng.IntN(40)) * time.Second, unknown: 0.02,
+		dial: time.Duration(1+rng.IntN(60)) * time.Millisecond, freeze: 10 * time.Second, churn: time.Duration(2+rng.IntN(40)) * time.Second, unknown: 0.02,
 		duration: 4 * time.Minute,
 	}
 	if edit != nil {
@@ -86,7 +86,7 @@ func (s *sim) over() (Window, int) {
 func TestStressBites(t *testing.T) {
 	for name, edit := range map[string]func(*simConfig){
 		"the machines' clocks":  func(c *simConfig) { c.ownClocks = true },
-		"no look before a call": func(c *simConfig) { c.noLapse = true },
+		"no look before a call": func(c *simConfig) { c.noLapse, c.dial = true, 200*time.Millisecond },
 	} {
 		broken := 0
 		for seed := range uint64(20) {

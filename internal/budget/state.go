@@ -39,7 +39,7 @@ func (g *Gate) State() State {
 	if c.Held() {
 		s.OpenUntil = c.until()
 	}
-	if r := g.desk.effective(now); r != nil {
+	if r := g.desk.prospect(now); r != nil {
 		if r.hold > now {
 			s.HoldUntil = r.hold.time()
 		}

@@ -1,0 +1,133 @@
+package budget
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// clerk writes the register: one write at a time, its outcome booked before
+// the next is planned.
+func (g *Gate) clerk(ctx context.Context) {
+	for {
+		var w *write
+		select {
+		case w = <-g.writes:
+		case <-ctx.Done():
+			return
+		}
+		g.store(ctx, w)
+	}
+}
+
+// writeTimeout is how long a write may take before its outcome counts as
+// unknown.
+const writeTimeout = 2 * time.Second
+
+// store writes the register once. A crash before the write leaves nothing; a
+// crash after it leaves permits that nobody uses, which only slows.
+func (g *Gate) store(ctx context.Context, w *write) {
+	sent := time.Now()
+	rev, err := put(ctx, g.cell, w.reg.encode(), w.rev)
+	took := time.Since(sent)
+	g.mu.Lock()
+	now, _, _, _ := g.clock.now()
+	switch {
+	case err == nil:
+		g.desk.lead = (7*g.desk.lead + min(took, 100*time.Millisecond)) / 8
+		g.desk.won(w, rev, now)
+		g.announceThrottle(w.before, w.reg, true)
+		g.pump()
+	case errors.Is(err, errStale):
+		g.desk.conflict(now)
+	default:
+		g.desk.unknown(now)
+	}
+	g.mu.Unlock()
+	for try := 0; err != nil; try++ {
+		var value []byte
+		if value, rev, err = get(ctx, g.cell); err == nil {
+			g.mu.Lock()
+			g.seePermits(value, rev)
+			g.pump()
+			g.mu.Unlock()
+		} else if wait(ctx, 10*time.Millisecond<<min(try, 6)) != nil {
+			return
+		}
+	}
+}
+
+// put and get are the cell's, with an end: what takes longer is unknown.
+func put(ctx context.Context, c cell, value []byte, rev uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	return c.put(ctx, value, rev)
+}
+
+func get(ctx context.Context, c cell) ([]byte, uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	return c.get(ctx)
+}
+
+// see takes an entry of the watch: what the fleet shares has changed.
+func (g *Gate) see(e entry) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch e.key {
+	case permitsKey(g.s.Provider):
+		g.seePermits(e.value, e.rev)
+	case circuitKey(g.s.Provider):
+		c, err := decodeCircuit(e.value)
+		if err != nil {
+			c = Circuit{State: CircuitClosed} // somebody wrote what nobody can read
+		}
+		g.keeper.learn(c, e.rev)
+	case controlKey(g.s.Provider):
+		c, err := decodeControl(e.value)
+		if err == nil {
+			g.seeControl(c)
+		}
+	}
+	g.tick()
+	g.pump()
+}
+
+// seePermits takes a register. One that is gone, or that nobody can read, is
+// lost: it counts as full, and is written anew so for the fleet.
+func (g *Gate) seePermits(value []byte, rev uint64) {
+	now, _, _, ok := g.clock.now()
+	r, err := decodeRegister(value)
+	if err != nil {
+		if g.desk.reg != nil && rev <= g.desk.rev && rev > 0 {
+			return
+		}
+		if !ok {
+			g.desk.forget()
+			return
+		}
+		g.desk.forget()
+		if value == nil {
+			rev = 0
+		}
+		g.desk.learn(lostRegister(g.desk.shapes, now), rev)
+		g.desk.post(now, func(*register, instant) {})
+		return
+	}
+	before := g.desk.reg
+	g.desk.learn(r, rev)
+	if before != nil && r.hold > before.hold && r.hold > g.desk.effective(now).hold {
+		g.announceThrottle(before, r, false)
+	}
+}
+
+// disconnected: what is known may be old, and revisions may start anew.
+func (g *Gate) disconnected() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.desk.forget()
+	g.keeper.forget()
+}
+
+// follow puts the local breaker into the state of the record.
+func (g *Gate) follow() { g.breaker.follow(g.keeper.circuit(), g.s.Worker, g.clock.Now()) }
