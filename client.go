@@ -90,6 +90,7 @@ func (c *Client) Submit(ctx context.Context, r Request) (Receipt, error) {
 }
 
 func (c *Client) submit(ctx context.Context, id Identity, m *nats.Msg) (Receipt, error) {
+	inject(ctx, m)
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		ack, err := c.publish(ctx, m, id)
 		if err == nil {

@@ -56,6 +56,11 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	}()
 	name := daemonName()
 	logger = logger.With(zap.String("replayer", name))
+	tracer, stopTraces, err := app.StartTracing(ctx, c.getenv, "fetchworker-replayer", "", name, logger)
+	if err != nil {
+		return err
+	}
+	closing.Push("traces", stopTraces)
 
 	address, err := c.address("replayer")
 	if err != nil {
@@ -97,7 +102,7 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	log := record.New(js, nil)
 	replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 		Name: name, Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
-		Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry,
+		Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry, Tracer: tracer,
 	})
 	// Which names are known providers only a worker can say, so requests for
 	// any other are left for one.

@@ -69,6 +69,11 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 
 	name := workerName()
 	logger = logger.With(zap.String("worker", name))
+	tracer, stopTraces, err := app.StartTracing(ctx, getenv, "fetchworker", version, name, logger)
+	if err != nil {
+		return err
+	}
+	closing.Push("traces", stopTraces)
 	nc, embedded, err := connect(ctx, config, name, logger, &closing)
 	if err != nil {
 		return err
@@ -109,7 +114,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	worker, err := fetch.New(fetch.Config{
 		Name: name, JS: js, KV: kv, Log: log, Serve: serving, Rights: set.Rights,
 		Retries: config.Retries, RetryBase: config.RetryBase, MaxLife: config.MaxLife, Drain: drainTime,
-		Logger: logger, Metrics: registry,
+		Logger: logger, Metrics: registry, Tracer: tracer,
 	})
 	if err != nil {
 		return err
@@ -144,7 +149,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		}
 		replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 			Name: name, Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
-			Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry,
+			Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry, Tracer: tracer,
 		})
 		group.Go(func() error { return replayer.Run(running) })
 	}

@@ -46,7 +46,7 @@ func known(t *testing.T) map[string]bool {
 // elsewhere are the names that others than our code read: the Go runtime, the
 // OpenTelemetry SDK.
 var elsewhere = map[string]bool{
-	"GOMEMLIMIT": true,
+	"GOMEMLIMIT":                  true,
 	"OTEL_EXPORTER_OTLP_ENDPOINT": true, "OTEL_EXPORTER_OTLP_HEADERS": true, "OTEL_SERVICE_NAME": true,
 	"OTEL_TRACES_SAMPLER": true, "OTEL_TRACES_SAMPLER_ARG": true, "OTEL_RESOURCE_ATTRIBUTES": true,
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 )
 
@@ -29,6 +30,7 @@ type Config struct {
 
 	Logger     *zap.Logger
 	Registerer prometheus.Registerer // nil: no metrics
+	Tracer     trace.Tracer          // nil: nothing is traced
 }
 
 // Replayer is the daemon's loop over the dead letters. It sends those that
@@ -177,7 +179,9 @@ func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) 
 	acts.Go(func() {
 		defer func() { <-turns }()
 		defer r.holding.remove(l)
-		wait, err := do(working, l)
+		ctx, ended := r.trace(working, l, v.act)
+		wait, err := do(ctx, l)
+		ended(err)
 		if err != nil {
 			// Whatever was done is in the log, and done again it changes
 			// nothing; the letter is met anew.

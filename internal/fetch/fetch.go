@@ -83,7 +83,7 @@ func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
 		}
 		r.start()
 		err = w.guarded(ctx, r.delivery, func() error {
-			result = w.call(r, permit)
+			result = w.call(ctx, r, permit)
 			if lapsed(result) {
 				return nil
 			}
@@ -127,6 +127,7 @@ func shareable(result *providers.Result) *providers.Result {
 // prepare does everything that needs no permit. done: the request has its end.
 func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done bool, err error) {
 	r, err = w.decode(d)
+	w.tracer.join(ctx, r)
 	if err != nil {
 		return nil, true, w.refuse(ctx, r, err)
 	}
@@ -248,10 +249,11 @@ func (w *Worker) answered(ctx context.Context, r *request) (bool, error) {
 func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error) {
 	ctx, cancel := w.untilOver(ctx, r)
 	defer cancel()
+	ctx, span := w.tracer.permit(ctx)
 	started := time.Now()
 	permit, err := r.served.Gate.Acquire(ctx, budget.Ask{Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
-	var closed *budget.ClosedError
-	errors.As(err, &closed)
+	closed := closedBy(err)
+	span(closed)
 	w.metrics.waited(r, time.Since(started), closed)
 	return permit, err
 }
@@ -313,12 +315,14 @@ func (w *Worker) without(ctx context.Context, r *request, err error) error {
 
 // call makes the one provider call of this turn and tells the gate how it
 // went. Once begun it is not broken off by a stop: its own timeout ends it.
-func (w *Worker) call(r *request, permit *budget.Permit) *providers.Result {
+func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *providers.Result {
 	options := providers.Options{BeforeWrite: permit.Start}
 	if r.cache != nil && !r.cache.passing {
 		options.ETag, options.LastModified = r.cache.ETag, r.cache.LastModified
 	}
-	result := r.served.Provider.Do(w.working, r.call, options)
+	calling, span := w.tracer.call(ctx, w.working, r)
+	result := r.served.Provider.Do(calling, r.call, options)
+	span(result)
 	r.served.Gate.AddBytes(result.WireBytes)
 	permit.Done(report(r, result))
 	if lapsed(result) {
@@ -367,13 +371,13 @@ func (w *Worker) conclude(ctx context.Context, r *request, result *providers.Res
 func (w *Worker) end(ctx context.Context, r *request, e end, result *providers.Result) error {
 	if e.letter != nil {
 		r.letter = *e.letter
-		if err := dlq.Put(ctx, w.log, r.letter); err != nil {
+		if err := w.putLetter(ctx, r); err != nil {
 			return err
 		}
 		w.metrics.letter(r)
 	}
 	if e.answer != nil {
-		if err := w.answer(ctx, r, *e.answer); err != nil {
+		if err := w.putAnswer(ctx, r, *e.answer); err != nil {
 			return err
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 )
@@ -42,6 +43,7 @@ type Config struct {
 
 	Logger  *zap.Logger
 	Metrics prometheus.Registerer
+	Tracer  trace.Tracer // nil: nothing is traced, at no cost
 }
 
 // Served is a provider with the gate to it.
@@ -62,6 +64,7 @@ type Worker struct {
 	served  map[string]*Served
 	rights  *providers.Rights
 	metrics *metrics
+	tracer  *tracer
 	logger  *zap.Logger
 
 	retries   int
@@ -92,7 +95,7 @@ func New(c Config) (*Worker, error) {
 	w := &Worker{
 		name: c.Name, js: c.JS, kv: c.KV, log: c.Log, rights: c.Rights, logger: c.Logger,
 		served:  make(map[string]*Served, len(c.Serve)),
-		metrics: newMetrics(c.Metrics, c.Serve),
+		metrics: newMetrics(c.Metrics, c.Serve), tracer: newTracer(c.Tracer),
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
 		held:   newHolder(),
 		inside: semaphore.NewWeighted(everyone),
@@ -178,7 +181,9 @@ func (w *Worker) shards() []*shard {
 // handle brings one delivery to its end, or hands it back.
 func (w *Worker) handle(d *delivery) {
 	defer d.end()
-	err := w.life(w.working, d)
+	ctx, span := w.tracer.turn(w.working, d)
+	err := w.life(ctx, d)
+	ended(span, err)
 	switch {
 	case err == nil, errors.Is(err, errPoison):
 	case w.stopping.Err() != nil:
