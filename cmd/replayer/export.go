@@ -11,8 +11,8 @@ import (
 )
 
 // exportJSON writes whole records, one JSON object a line.
-func exportJSON(out io.Writer) (func(dlq.Found, time.Time) error, func() error) {
-	return func(f dlq.Found, now time.Time) error { return encode(out, lineOf(f, now).whole(f)) }, func() error { return nil }
+func exportJSON(out io.Writer) sink {
+	return jsonSink(out, func(l letterLine, f dlq.Found) any { return l.whole(f) })
 }
 
 var exportColumns = []string{
@@ -21,21 +21,20 @@ var exportColumns = []string{
 }
 
 // exportCSV writes the same fields as far as a sheet can hold them.
-func exportCSV(out io.Writer) (func(dlq.Found, time.Time) error, func() error) {
+func exportCSV(out io.Writer) sink {
 	w := csv.NewWriter(out)
 	headed := false
-	write := func(f dlq.Found, now time.Time) error {
+	write := func(l letterLine, f dlq.Found, _ time.Time) error {
 		if !headed {
 			headed = true
 			if err := w.Write(exportColumns); err != nil {
 				return fmt.Errorf("write: %w", err)
 			}
 		}
-		l := lineOf(f, now).whole(f)
 		cells := []string{
 			l.Provider, l.Operation, l.Agent, l.ID, string(l.Lane), strconv.Itoa(l.Generation), strconv.Itoa(l.Calls), strconv.Itoa(l.Failures),
 			l.Class, l.Code, strconv.Itoa(l.HTTPStatus), l.Error,
-			moments(l.RequestedAt), moments(l.FirstFailedAt), moments(l.FailedAt), l.TraceID, string(l.Request),
+			moments(l.RequestedAt), moments(l.FirstFailedAt), moments(l.FailedAt), l.TraceID, string(requestJSON(f.Body)),
 		}
 		for i := range cells {
 			cells[i] = harmless(cells[i])
@@ -45,7 +44,7 @@ func exportCSV(out io.Writer) (func(dlq.Found, time.Time) error, func() error) {
 		}
 		return nil
 	}
-	return write, func() error { w.Flush(); return w.Error() }
+	return sink{write, func() error { w.Flush(); return w.Error() }}
 }
 
 func moments(t time.Time) string {

@@ -47,6 +47,21 @@ func (f *fleet) shut(provider string) string {
 	return ""
 }
 
+// view is how letters are seen now. The board is asked once a provider, not
+// once a letter.
+func (f *fleet) view() view {
+	now, known := f.l.now(), map[string]bool{}
+	return view{now, func(provider string) bool {
+		held, ok := known[provider]
+		if !ok {
+			reason, _ := f.Held(provider, now)
+			held = reason != ""
+			known[provider] = held
+		}
+		return held
+	}}
+}
+
 // slow says what else will hold a provider's letters up.
 func (f *fleet) slow(provider string) string {
 	now := f.l.now()

@@ -22,7 +22,7 @@ var places = map[string]string{
 // promised in docs/replayer.md.
 type letterLine struct {
 	Where         string           `json:"where"` // dlq, replay, review
-	State         string           `json:"state"` // due, waiting, released, review
+	State         string           `json:"state"` // due, waiting, held, released, review
 	Provider      string           `json:"provider"`
 	Operation     string           `json:"operation"`
 	Agent         string           `json:"agent"`
@@ -52,9 +52,9 @@ type letterLine struct {
 	History []dlq.Attempt   `json:"history,omitempty"`
 }
 
-func lineOf(f dlq.Found, now time.Time) letterLine {
+func lineOf(f dlq.Found, v view) letterLine {
 	l := letterLine{
-		Where: places[f.Stream], State: stateOf(f, now),
+		Where: places[f.Stream], State: stateOf(f, v),
 		Provider: f.Provider, Operation: f.Operation, Agent: f.Agent, ID: f.ID, Lane: f.Lane,
 		Generation: f.Generation, Calls: f.Calls, Failures: f.Failures,
 		Class: string(f.Class), Code: string(f.Code), Error: f.Error, HTTPStatus: f.HTTPStatus,
@@ -74,13 +74,21 @@ func (l letterLine) whole(f dlq.Found) letterLine {
 	return l
 }
 
-func stateOf(f dlq.Found, now time.Time) string {
+// view is what a letter's state depends on besides the letter.
+type view struct {
+	now  time.Time
+	held func(provider string) bool // its letters do not go now, whatever their time
+}
+
+func stateOf(f dlq.Found, v view) string {
 	switch {
 	case f.Stream == fetchworker.StreamReview:
 		return "review"
 	case f.Stream == fetchworker.StreamReplay:
 		return "released"
-	case f.NotBefore.After(now):
+	case v.held(f.Provider):
+		return "held"
+	case f.NotBefore.After(v.now):
 		return "waiting"
 	default:
 		return "due"

@@ -29,18 +29,32 @@ func (c *cli) cmdList() *cobra.Command {
 
 // list writes what a selection matches as a table or as JSON lines.
 func (c *cli) list(cmd *cobra.Command, s *selection, stream string) error {
-	return c.stream(cmd, s, stream, func(out io.Writer) (func(dlq.Found, time.Time) error, func() error) {
+	return c.stream(cmd, s, stream, func(out io.Writer) sink {
 		if c.json {
-			return func(f dlq.Found, now time.Time) error { return encode(out, lineOf(f, now)) }, func() error { return nil }
+			return jsonSink(out, func(l letterLine, _ dlq.Found) any { return l })
 		}
 		t := newTable(out, letterColumns...)
-		return func(f dlq.Found, now time.Time) error { return t.row(lineOf(f, now).row(now)...) }, t.flush
+		return sink{func(l letterLine, _ dlq.Found, now time.Time) error { return t.row(l.row(now)...) }, t.flush}
 	})
+}
+
+// sink is where a stream of letters is written.
+type sink struct {
+	write func(letterLine, dlq.Found, time.Time) error
+	flush func() error
+}
+
+// jsonSink writes one object a line.
+func jsonSink(out io.Writer, object func(letterLine, dlq.Found) any) sink {
+	return sink{
+		func(l letterLine, f dlq.Found, _ time.Time) error { return encode(out, object(l, f)) },
+		func() error { return nil },
+	}
 }
 
 // stream writes what a selection matches as it is read: nothing is held in
 // memory, and nothing is left out unless --limit says so, and then it is told.
-func (c *cli) stream(cmd *cobra.Command, s *selection, stream string, open func(io.Writer) (write func(dlq.Found, time.Time) error, flush func() error)) error {
+func (c *cli) stream(cmd *cobra.Command, s *selection, stream string, open func(io.Writer) sink) error {
 	if err := s.resolve(nil, time.Now()); err != nil {
 		return err
 	}
@@ -49,12 +63,17 @@ func (c *cli) stream(cmd *cobra.Command, s *selection, stream string, open func(
 		return err
 	}
 	defer done()
+	fleet, err := l.fleet(ctx)
+	if err != nil {
+		return err
+	}
+	defer fleet.Close()
 	edge, err := l.Edge(ctx, stream)
 	if err != nil {
 		return err
 	}
 	buffered := bufio.NewWriterSize(c.out, 64<<10)
-	write, flush := open(buffered)
+	to, seen := open(buffered), fleet.view()
 	count, more := 0, false
 	for found, walkErr := range l.Walk(ctx, stream, s.filter, edge) {
 		if err = walkErr; err != nil {
@@ -64,12 +83,12 @@ func (c *cli) stream(cmd *cobra.Command, s *selection, stream string, open func(
 			break
 		}
 		count++
-		if err = write(found, edge.At); err != nil {
+		if err = to.write(lineOf(found, seen), found, seen.now); err != nil {
 			break
 		}
 	}
 	// What was read before an error is shown all the same.
-	if err := errors.Join(err, flush(), buffered.Flush()); err != nil {
+	if err := errors.Join(err, to.flush(), buffered.Flush()); err != nil {
 		return err
 	}
 	if more {

@@ -20,7 +20,7 @@ import (
 func (f *fleet) bytesLimit(ctx context.Context, provider string) (int64, error) {
 	raw, err := f.l.log.Last(ctx, fetchworker.StreamEvents, fetchworker.EventSubject(budget.KindBudget, provider))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, nil
+		return 0, nil // below 70 %
 	}
 	if err != nil {
 		return 0, fmt.Errorf("last budget event of %s: %w", provider, err)
@@ -34,6 +34,24 @@ func (f *fleet) bytesLimit(ctx context.Context, provider string) (int64, error) 
 		return 0, fmt.Errorf("last budget event of %s: %w", provider, err)
 	}
 	return event.Data.Limit, nil
+}
+
+// bytesVariable is where a worker of the provider reads its month's budget.
+func bytesVariable(provider string) string {
+	prefix := strings.ToUpper(strings.ReplaceAll(provider, "-", "_"))
+	if provider == "newsapi" {
+		prefix = "NEWS"
+	}
+	return prefix + "_BANDWIDTH_LIMIT_GB"
+}
+
+// ownBytesLimit is what the environment here says, which may be the workers'.
+func (c *cli) ownBytesLimit(provider string) int64 {
+	gb, err := strconv.ParseFloat(c.getenv(bytesVariable(provider)), 64)
+	if err != nil || !(gb > 0) || gb > 1e9 {
+		return 0
+	}
+	return int64(gb * (1 << 30))
 }
 
 // The colours of a terminal.
@@ -141,7 +159,7 @@ func bytesText(s statusLine, now time.Time) string {
 	text := size(s.BytesUsed) + " this month"
 	switch {
 	case s.BytesLimit == 0:
-		return text + " (workers tell the quota when 70 % of it is used)"
+		return text + " (quota not known: workers tell it when 70 % is used, or set " + bytesVariable(s.Provider) + ")"
 	case s.BytesOutAt.IsZero():
 		text += fmt.Sprintf(" of %s, enough at this pace", size(s.BytesLimit))
 	case !s.BytesOutAt.After(now):

@@ -137,7 +137,7 @@ func (c *cli) showOne(ctx context.Context, l *link, i fetchworker.Identity, reco
 	}
 	d := dossier{Provider: i.Provider, Operation: i.Operation, Agent: i.Agent, ID: i.ID, Records: []letterLine{}}
 	for _, r := range records {
-		d.Records = append(d.Records, lineOf(r, l.now()).whole(r))
+		d.Records = append(d.Records, lineOf(r, fleet.view()).whole(r))
 	}
 	if answer != nil {
 		d.Answer = answerOf(*answer)

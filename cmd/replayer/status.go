@@ -107,6 +107,10 @@ func (c *cli) status(ctx context.Context, f *fleet, provider, before string) err
 		if err != nil {
 			return err
 		}
+		if line.BytesLimit == 0 {
+			line.BytesLimit = c.ownBytesLimit(p)
+		}
+		line.BytesOutAt = runsOut(line.BytesUsed, line.BytesLimit, line.At)
 		lines = append(lines, line)
 	}
 	replayers, err := f.l.replayers(ctx)
@@ -359,11 +363,8 @@ func (f *fleet) bytes(ctx context.Context, s *statusLine, now time.Time) error {
 	if s.BytesUsed, err = strconv.ParseInt(counter.Value, 10, 64); err != nil {
 		return fmt.Errorf("bytes of %s: %w", s.Provider, err)
 	}
-	if s.BytesLimit, err = f.bytesLimit(ctx, s.Provider); err != nil {
-		return err
-	}
-	s.BytesOutAt = runsOut(s.BytesUsed, s.BytesLimit, now)
-	return nil
+	s.BytesLimit, err = f.bytesLimit(ctx, s.Provider)
+	return err
 }
 
 // runsOut is when a month's bytes are used up at its pace so far; zero if not
