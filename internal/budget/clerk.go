@@ -41,7 +41,7 @@ func (g *Gate) store(ctx context.Context, w *write) {
 	case errors.Is(err, errStale):
 		g.desk.conflict(now)
 	default:
-		g.desk.unknown(now)
+		g.desk.unknown(w, now)
 	}
 	g.mu.Unlock()
 	for try := 0; err != nil; try++ {

@@ -380,8 +380,7 @@ func (d *desk) won(w *write, rev uint64, now instant) {
 	d.conflicts, d.waiting = 0, false
 	d.draw = d.rng.Float64()
 	d.ops = slices.Delete(d.ops, 0, w.ops)
-	d.slips = slices.Delete(d.slips, 0, w.slips)
-	d.hints = slices.Delete(d.hints, 0, w.hints)
+	d.handedIn(w)
 	// Another's newer register may have been seen first; it has our claim in it.
 	d.learn(w.reg, rev)
 	for _, b := range w.blocks {
@@ -427,10 +426,19 @@ func (d *desk) conflict(now instant) {
 }
 
 // unknown is a write that may or may not have been stored. It is never
-// redone: whatever it claimed counts as used, and the register is read again.
-func (d *desk) unknown(now instant) {
+// redone: what it claimed counts as used, what it gave back as given back (a
+// second time would free permits of others), and the register is read again.
+func (d *desk) unknown(w *write, now instant) {
 	d.conflict(now)
+	d.handedIn(w)
 	d.forget()
+}
+
+// handedIn forgets what a write took with it. A register of another epoch may
+// have made some of it void meanwhile.
+func (d *desk) handedIn(w *write) {
+	d.slips = slices.Delete(d.slips, 0, min(w.slips, len(d.slips)))
+	d.hints = slices.Delete(d.hints, 0, min(w.hints, len(d.hints)))
 }
 
 // prospect is the register as the next claim will find it, and nil if it is

@@ -109,9 +109,12 @@ func (g *Gate) finish(p *Permit, r Report) {
 func (g *Gate) reportThrottle(p *Permit, r Report, now instant) {
 	switch {
 	case r.Outcome == Throttled:
-		jitter := g.s.Rand.Float64()
-		g.desk.post(now, func(reg *register, at instant) {
-			reg.throttled(now, p.trial || p.probe, r.RetryAfter, r.MinHold, jitter)
+		jitter, prober := g.s.Rand.Float64(), ""
+		if p.trial {
+			prober = g.s.Worker
+		}
+		g.desk.post(now, func(reg *register, _ instant) {
+			reg.throttled(now, prober, r.RetryAfter, r.MinHold, jitter)
 		})
 	case p.trial && r.Outcome == Success:
 		g.desk.post(now, func(reg *register, _ instant) { reg.settled() })

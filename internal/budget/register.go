@@ -233,11 +233,12 @@ const (
 	mostAfter = 24 * time.Hour
 )
 
-// throttled books a 429. The probe's own, and the first, is a strike and
-// doubles the wait; calls that were on their way when the hold came are not.
-func (r *register) throttled(now instant, probe bool, after, least time.Duration, jitter float64) {
+// throttled books a 429. The first, and the one of the probe that owner has
+// the lease of, is a strike and doubles the wait; calls that were on their way
+// when the hold came are not.
+func (r *register) throttled(now instant, owner string, after, least time.Duration, jitter float64) {
 	wait := min(after, mostAfter)
-	if r.strikes == 0 || probe {
+	if r.strikes == 0 || (owner != "" && r.lease.owner == owner) {
 		r.strikes++
 		r.lease = lease{}
 		if wait <= 0 {

@@ -351,7 +351,7 @@ func (w *simWorker) store(write *write) {
 		rev := w.rev
 		switch {
 		case !heard:
-			w.after(writeTimeout, func() { w.soon(func() { w.reread(func(now instant) { w.desk.unknown(now) }) }) })
+			w.after(writeTimeout, func() { w.soon(func() { w.reread(func(now instant) { w.desk.unknown(write, now) }) }) })
 		case stored:
 			w.after(w.hop(), func() {
 				w.soon(func() {
