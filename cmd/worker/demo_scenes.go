@@ -190,10 +190,11 @@ func sceneReview(ctx context.Context, s *stage) error {
 	// That another request succeeds meanwhile tells a bad request from a bad
 	// provider: without it this would count as an outage.
 	other := request{agent: "bob", provider: "polygon", operation: "previous_close", params: `{"symbol":"AAPL"}`, recording: "previous_close"}
+	asked := time.Now()
 	if _, err := s.exchange(ctx, other); err != nil {
 		return err
 	}
-	s.say("   %s\n      ok at once: the bad one waits its turn elsewhere\n", other)
+	s.say("   %s\n      ok after %s: the bad one waits its turn elsewhere\n", other, seconds(time.Since(asked)))
 
 	a, err := s.final(ctx, id, 20*time.Second)
 	if err != nil {
@@ -254,7 +255,8 @@ func sceneDown(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	s.say("   After %s the circuit opens: polygon is not called any more, but for a probe every %s.\n", seconds(time.Since(s.down)), seconds(demoCircuitOpen))
+	s.say("   After %s the circuit opens: %s.\n", seconds(time.Since(s.down)), s.board.View("polygon", time.Now()).Circuit.Why)
+	s.say("   From now on polygon is not called, but for a probe every %s.\n", seconds(demoCircuitOpen))
 	err = s.until(ctx, 15*time.Second, "all are told why they wait", func() (bool, error) {
 		return !slices.ContainsFunc(s.parked, func(id fetchworker.Identity) bool { return !s.told(id, fetchworker.ReasonCircuitOpen) }), nil
 	})

@@ -71,3 +71,17 @@ func TestREADMECommandsExist(t *testing.T) {
 		}
 	}
 }
+
+// TestREADMELinksLeadSomewhere: files and folders that are named exist.
+func TestREADMELinksLeadSomewhere(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, found := range regexp.MustCompile(`\]\(([^):#]+)\)|(?m:^    ([a-z]+(?:/[a-z]+)?) {3,}\S)`).FindAllStringSubmatch(string(text), -1) {
+		path := found[1] + found[2]
+		if _, err := os.Stat("../../" + path); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
