@@ -178,6 +178,7 @@ func stories() []story {
 // tell runs a story to its end with a process that may crash, and then
 // another that does not.
 func (s story) tell(t *testing.T, c *crash) {
+	t.Helper()
 	bubble(t, func(f *fleet) {
 		f.maxLife = 5 * time.Minute
 		f.serve("fmp")

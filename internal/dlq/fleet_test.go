@@ -107,7 +107,7 @@ func (f *fleet) sweeper(hook func(*nats.Conn) record.Hook) (stop func()) {
 // daemon runs until its context ends.
 type daemon func(context.Context) error
 
-func (f *fleet) start(hook func(*nats.Conn) record.Hook, make func(jetstream.JetStream, *record.Log) daemon) (stop func()) {
+func (f *fleet) start(hook func(*nats.Conn) record.Hook, build func(jetstream.JetStream, *record.Log) daemon) (stop func()) {
 	f.t.Helper()
 	nc := f.Connect(f.t)
 	js, err := broker.JetStream(nc)
@@ -118,7 +118,7 @@ func (f *fleet) start(hook func(*nats.Conn) record.Hook, make func(jetstream.Jet
 	if hook != nil {
 		h = hook(nc)
 	}
-	run := make(js, record.New(js, h))
+	run := build(js, record.New(js, h))
 	ctx, cancel := context.WithCancel(f.ctx)
 	var done sync.WaitGroup
 	done.Go(func() {

@@ -22,7 +22,7 @@ import (
 // Letter is a request that failed or is parked: its own bytes, and what has
 // become of it so far. The same letter travels as a dead letter, as a
 // replayed one and as a review item.
-type Letter struct {
+type Letter struct { //nolint:recvcheck // only Record changes one
 	fetchworker.Identity
 	Lane fetchworker.Lane
 	Body []byte // the request's own bytes, untouched

@@ -154,11 +154,12 @@ func (r *Replayer) pull(stop context.Context, consumer jetstream.Consumer, meet 
 func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) {
 	now := time.Now()
 	v := decide(l.Letter, r.facts(l, now))
-	turns, do := r.acting, r.release
+	turns, do, later := r.acting, r.release, r.waiters.delay(500*time.Millisecond, time.Second)
 	switch v.act {
 	case actHold:
+		later = r.wait(v, now)
 		if !r.waiters.untold(l.sequence, v, now) {
-			l.back(r.wait(v, now))
+			l.back(later)
 			return
 		}
 		turns, do = r.telling, r.tell
@@ -170,9 +171,8 @@ func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) 
 	}
 	select {
 	case turns <- struct{}{}:
-	default:
-		// All turns are taken; this letter's comes soon.
-		l.back(r.waiters.delay(500*time.Millisecond, time.Second))
+	default: // all turns are taken; this letter's comes another time
+		l.back(later)
 		return
 	}
 	r.holding.add(l)
@@ -220,7 +220,7 @@ const (
 
 // nap waits between shortest and longest, or until ctx ends.
 func nap(ctx context.Context, shortest, longest time.Duration) error {
-	return idle(ctx, shortest+rand.N(longest-shortest))
+	return idle(ctx, shortest+rand.N(longest-shortest)) //nolint:gosec // jitter
 }
 
 // held is a letter in this replayer's hands.

@@ -36,6 +36,7 @@ type Sweeper struct {
 	config SweeperConfig
 
 	clean   snapshot          // of the request stream when nothing in it was unserved
+	strays  uint64            // up to which sequence of it strays were looked for
 	told    map[string]uint64 // by stream and provider: up to which sequence agents know that nobody works
 	seen    uint64            // up to which sequence of the replay stream lives were looked at
 	nextEnd time.Time         // when the first life ends of those seen
@@ -136,19 +137,31 @@ func (s *Sweeper) unserved(ctx context.Context, requests jetstream.Stream, serve
 	if err != nil {
 		return fmt.Errorf("subjects of %s: %w", fetchworker.StreamRequests, err)
 	}
-	clean := true
+	clean, stray := true, false
 	for subject := range listed.State.Subjects {
-		code, detail := s.refusal(subject, served)
+		address, err := fetchworker.ParseSubject(subject)
+		if err != nil {
+			clean, stray = false, true
+			continue
+		}
+		code, detail := s.refusal(address, served)
 		if code == "" {
 			continue
 		}
 		clean = false
-		err := s.each(ctx, fetchworker.StreamRequests, subject, 1, everything, func(ctx context.Context, raw record.Raw) error {
+		err = s.each(ctx, fetchworker.StreamRequests, subject, 1, everything, func(ctx context.Context, raw record.Raw) error {
 			return s.refuse(ctx, raw, code, detail)
 		})
 		if err != nil {
 			return err
 		}
+	}
+	if stray {
+		err := s.each(ctx, fetchworker.StreamRequests, "fetch.request.>", s.strays+1, everything, s.dropStray)
+		if err != nil {
+			return err
+		}
+		s.strays = info.State.LastSeq
 	}
 	if clean {
 		s.clean = now
@@ -156,13 +169,28 @@ func (s *Sweeper) unserved(ctx context.Context, requests jetstream.Stream, serve
 	return nil
 }
 
-// refusal is the code and the detail that a request of this subject is
+// dropStray deletes a message that the stream took but did not transform:
+// somebody published to a subject with a wildcard in it, which the server
+// takes by the letter. Such a message has no identity, so no answer could be
+// stored for it. It is found by reading them all, once: its own subject must
+// not be used as a filter, for that would match the requests of others.
+func (s *Sweeper) dropStray(ctx context.Context, raw record.Raw) error {
+	if _, err := fetchworker.ParseSubject(raw.Subject); err == nil {
+		return nil
+	}
+	return s.drop(ctx, raw)
+}
+
+// drop deletes a message that is no request.
+func (s *Sweeper) drop(ctx context.Context, raw record.Raw) error {
+	s.config.Logger.Warn("dropped a message on a subject that is none", zap.String("subject", raw.Subject), zap.Uint64("sequence", raw.Sequence))
+	return s.log.Delete(ctx, "drop", fetchworker.StreamRequests, raw.Sequence)
+}
+
+// refusal is the code and the detail that the requests of a subject are
 // answered with; none if a consumer takes it.
-func (s *Sweeper) refusal(subject string, served map[string]bool) (fetchworker.Code, string) {
-	address, err := fetchworker.ParseSubject(subject)
+func (s *Sweeper) refusal(address fetchworker.Address, served map[string]bool) (fetchworker.Code, string) {
 	switch {
-	case err != nil:
-		return fetchworker.CodeInvalidRequest, err.Error()
 	case !served[address.Provider] && s.config.Known(address.Provider):
 		return fetchworker.CodeProviderNotConfigured, "no worker has a key for " + address.Provider
 	case !served[address.Provider]:
@@ -214,7 +242,7 @@ func (s *Sweeper) absent(ctx context.Context, stream, prefix string, state jetst
 func (s *Sweeper) tellAbsence(ctx context.Context, raw record.Raw) error {
 	l, err := queued(raw)
 	if err != nil {
-		return err
+		return nil //nolint:nilerr // no request: it is dropped elsewhere
 	}
 	problem := fetchworker.Waiting(l.Identity, fetchworker.ReasonNoWorker, "", time.Time{})
 	a := fetchworker.Answer{
@@ -284,7 +312,7 @@ func (s *Sweeper) expireReplayed(ctx context.Context, state jetstream.StreamStat
 func (s *Sweeper) bury(ctx context.Context, raw record.Raw) error {
 	l, err := queued(raw)
 	if err != nil {
-		return err
+		return s.drop(ctx, raw)
 	}
 	now := time.Now()
 	l.Class, l.Code = fetchworker.ClassExpired, ""

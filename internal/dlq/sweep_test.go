@@ -74,6 +74,26 @@ func TestWhatNobodyServesIsAnswered(t *testing.T) {
 	})
 }
 
+// A subject with a wildcard in it is taken by the letter. It must neither
+// stay nor touch the requests that it would match.
+func TestASubjectWithAWildcardIsDropped(t *testing.T) {
+	bubble(t, func(f *fleet) {
+		f.serve("fmp")
+		f.sweeper(nil)
+		id := f.request("fmp", "batch", `{"id":"a"}`)
+		for _, subject := range []string{"fetch.request.*.batch.*.alice", "fetch.request.fmp.batch.*.alice", "fetch.request.nobody.>.quote.alice", "fetch.request.fmp.*.*.>"} {
+			if _, err := f.JS.Publish(f.ctx, subject, []byte(`{"id":"a"}`)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.eventually(2*time.Second, "they are dropped", func() bool { return f.count(fetchworker.StreamRequests, ">") == 1 })
+		time.Sleep(10 * time.Second)
+		if _, ok := f.answer(id); ok || f.count(fetchworker.StreamRequests, ">") != 1 || f.count(fetchworker.StreamResults, ">") != 0 {
+			t.Error("the request that they match was touched")
+		}
+	})
+}
+
 // Whoever knows no providers refuses nothing.
 func TestASweeperThatKnowsNobodyRefusesNothing(t *testing.T) {
 	bubble(t, func(f *fleet) {
@@ -202,11 +222,13 @@ func TestAReviewItemKeepsTheLetter(t *testing.T) {
 			t.Fatal(err)
 		}
 		var event struct {
-			Subject string
+			Subject string `json:"subject"`
 			Data    struct {
-				Agent, ID, Code, Error string
-				Calls                  int
-			}
+				Agent string `json:"agent"`
+				Code  string `json:"code"`
+				Error string `json:"error"`
+				Calls int    `json:"calls"`
+			} `json:"data"`
 		}
 		if err := json.Unmarshal(e.Data, &event); err != nil {
 			t.Fatal(err)

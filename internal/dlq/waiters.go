@@ -80,7 +80,7 @@ func (w *waiters) delay(shortest, longest time.Duration) time.Duration {
 	w.mu.Lock()
 	crowd := time.Duration(len(w.told)) * time.Second / looksPerSecond
 	w.mu.Unlock()
-	wait := shortest + rand.N(longest-shortest)
+	wait := shortest + rand.N(longest-shortest) //nolint:gosec // jitter
 	if mean := (shortest + longest) / 2; crowd > mean {
 		wait = time.Duration(float64(wait) * float64(crowd) / float64(mean))
 	}

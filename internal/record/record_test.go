@@ -109,7 +109,7 @@ func TestAnyWritersAnyOrder(t *testing.T) {
 	var logs []*record.Log
 	for range 3 {
 		nc := b.Connect(t)
-		defer nc.Close()
+		t.Cleanup(nc.Close)
 		js, err := broker.JetStream(nc)
 		if err != nil {
 			t.Fatal(err)

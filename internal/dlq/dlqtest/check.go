@@ -191,7 +191,7 @@ func read(ctx context.Context, log *record.Log) (world, error) {
 	letter := func(stream string) func(record.Raw) error {
 		return func(m record.Raw) error {
 			l, err := dlq.Decode(m.Subject, m.Header, m.Data)
-			key := l.Identity.String()
+			key := l.String()
 			w.letters = append(w.letters, l)
 			if stream == fetchworker.StreamReview {
 				w.reviews[key] = l
