@@ -13,6 +13,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -98,7 +99,7 @@ func TestARequeueThatIsKilledIsDoneOnceAndWhole(t *testing.T) {
 	if err := killed.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for state(t, b, fetchworker.StreamReview).Msgs > uint64(n/2) { //nolint:gosec // small
+	for state(t, b, fetchworker.StreamReview).Msgs > uint64(n/2) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	if err := killed.Process.Kill(); err != nil {
@@ -121,10 +122,10 @@ func TestARequeueThatIsKilledIsDoneOnceAndWhole(t *testing.T) {
 	}
 	letters, items := state(t, b, fetchworker.StreamDLQ), state(t, b, fetchworker.StreamReview)
 	t.Logf("killed with %d of %d left; then %d more in %v (%d of them only deleted)", half, n, result.Done, time.Since(began), result.Superseded)
-	if letters.Msgs != uint64(n) || letters.LastSeq != uint64(n) || items.Msgs != 0 { //nolint:gosec // small
+	if letters.Msgs != uint64(n) || letters.LastSeq != uint64(n) || items.Msgs != 0 {
 		t.Errorf("%d letters by %d writes, %d items left", letters.Msgs, letters.LastSeq, items.Msgs)
 	}
-	if uint64(result.Done+result.Superseded) != half || result.Superseded > parallel { //nolint:gosec // small
+	if uint64(result.Done+result.Superseded) != half || result.Superseded > parallel {
 		t.Errorf("%+v", result)
 	}
 }
@@ -157,5 +158,49 @@ func TestTwoOperatorsAtOnce(t *testing.T) {
 	letters, items := state(t, b, fetchworker.StreamDLQ), state(t, b, fetchworker.StreamReview)
 	if letters.Msgs != n || letters.LastSeq != n || items.Msgs != 0 {
 		t.Errorf("%d letters by %d writes, %d items left", letters.Msgs, letters.LastSeq, items.Msgs)
+	}
+}
+
+// With the fleet at work at the same time, killed again and again, each
+// request is requeued and called once more, and once only.
+func TestARequeueIsDoneOnceWhileTheFleetWorks(t *testing.T) {
+	b := brokertest.StartIn(t, t.TempDir(), "127.0.0.1:0")
+	t.Cleanup(b.Stop)
+	const n = 1000
+	fill(t, b, n, func(id string) *nats.Msg { return testLetter(id).ReviewItem() })
+	s := &stage{Broker: b, log: record.New(b.JS, nil), calls: map[string]int{}}
+	stop, err := s.fleet("fmp", "none fails")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	requeue := []string{"review", "requeue", "--all", "--rate", "0", "--yes", "--reason", "x"}
+	for kills := 0; state(t, b, fetchworker.StreamReview).Msgs > 0; kills++ {
+		cmd := command(t, b.Server.URL(), requeue...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if kills < 5 {
+			before := state(t, b, fetchworker.StreamReview).Msgs
+			for end := time.Now().Add(10 * time.Second); before < state(t, b, fetchworker.StreamReview).Msgs+100 && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
+			_ = cmd.Process.Kill()
+		}
+		_ = cmd.Wait()
+	}
+	for end := time.Now().Add(30 * time.Second); state(t, b, fetchworker.StreamResults).Msgs < n; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d answers of %d", state(t, b, fetchworker.StreamResults).Msgs, n)
+		}
+	}
+	stop()
+	if len(s.calls) != n {
+		t.Errorf("%d requests were called, want %d", len(s.calls), n)
+	}
+	for id, calls := range s.calls {
+		if calls != 1 {
+			t.Errorf("%s was called %d times", id, calls)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/zap"
 )
@@ -46,7 +49,8 @@ type stageKey struct{}
 // stage is a script's server.
 type stage struct {
 	*brokertest.Broker
-	log *record.Log
+	log   *record.Log
+	calls map[string]int // of the worker, by request id; nil: not counted
 }
 
 func setup(t *testing.T, e *testscript.Env) error {
@@ -286,24 +290,33 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 // startFleet runs the real replayer, and a worker that answers what it is
 // handed with ok, or, where the id begins with fail=, with another letter.
 func startFleet(ts *testscript.TestScript, _ bool, args []string) {
-	s, provider := stageOf(ts), args[0]
-	fails := pairsOf(args[1:]).text("fail", "no id begins like this")
-	ctx, stop := context.WithCancel(context.Background())
-	err := broker.ServeProvider(ctx, s.JS, provider, broker.Held(120))
+	stop, err := stageOf(ts).fleet(args[0], pairsOf(args[1:]).text("fail", "no id begins like this"))
 	ts.Check(err)
+	ts.Defer(stop)
+}
+
+func (s *stage) fleet(provider, fails string) (stop func(), err error) {
+	ctx, cancel := context.WithCancel(context.Background())
 	live := budget.Worker{Name: "w-1", Providers: []string{provider}}
-	ts.Check(budget.Beat(ctx, s.JS, live))
+	err = errors.Join(broker.ServeProvider(ctx, s.JS, provider, broker.Held(120)), budget.Beat(ctx, s.JS, live))
+	if err != nil {
+		cancel()
+		return nil, err
+	}
 	board, err := budget.Watch(ctx, s.JS, s.KV)
-	ts.Check(err)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
 	replayer := dlq.NewReplayer(s.JS, s.log, board, dlq.Config{
 		Name: "r-1", Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 		Retries: 3, MaxLife: 72 * time.Hour, Logger: zap.NewNop(),
 	})
-	done := make(chan struct{}, 3)
-	go func() { budget.Present(ctx, s.JS, s.KV, live, nil); done <- struct{}{} }()
-	go func() { _ = replayer.Run(ctx); done <- struct{}{} }()
-	go func() { s.work(ctx, provider, fails); done <- struct{}{} }()
-	ts.Defer(func() { stop(); <-done; <-done; <-done; board.Close() })
+	var running sync.WaitGroup
+	running.Go(func() { budget.Present(ctx, s.JS, s.KV, live, nil) })
+	running.Go(func() { _ = replayer.Run(ctx) })
+	running.Go(func() { s.work(ctx, provider, fails) })
+	return sync.OnceFunc(func() { cancel(); running.Wait(); board.Close() }), nil
 }
 
 func (s *stage) work(ctx context.Context, provider, fails string) {
@@ -317,19 +330,28 @@ func (s *stage) work(ctx context.Context, provider, fails string) {
 			return
 		}
 		for m := range batch.Messages() {
-			l, err := dlq.Decode(m.Subject(), m.Headers(), m.Data())
-			if err != nil {
-				continue
-			}
-			l.Calls++
-			if strings.HasPrefix(l.ID, fails) {
-				l.NotBefore = time.Now().Add(time.Hour)
-				_ = dlq.Put(ctx, s.log, l)
-			} else {
-				_, _ = dlq.Answer(ctx, s.log, fetchworker.Answer{Identity: l.Identity, Status: fetchworker.StatusOK, Final: true, Generation: l.Generation, Calls: l.Calls}, "")
-			}
-			_ = m.Ack()
+			s.answer(ctx, m, fails)
 		}
-		_ = rest(ctx, 20*time.Millisecond)
+		_ = rest(ctx, 5*time.Millisecond)
+	}
+}
+
+func (s *stage) answer(ctx context.Context, m jetstream.Msg, fails string) {
+	l, err := dlq.Decode(m.Subject(), m.Headers(), m.Data())
+	if err != nil {
+		return
+	}
+	if s.calls != nil {
+		s.calls[l.ID]++
+	}
+	l.Calls++
+	if strings.HasPrefix(l.ID, fails) {
+		l.NotBefore = time.Now().Add(time.Hour)
+		err = dlq.Put(ctx, s.log, l)
+	} else {
+		_, err = dlq.Answer(ctx, s.log, fetchworker.Answer{Identity: l.Identity, Status: fetchworker.StatusOK, Final: true, Generation: l.Generation, Calls: l.Calls}, "")
+	}
+	if err == nil {
+		_ = m.Ack()
 	}
 }

@@ -441,6 +441,37 @@ func TestACrashAtAnyPointLosesAndDoublesNothing(t *testing.T) {
 	}
 }
 
+// A replay that is killed leaves one letter, due at its time or now, and can
+// be done again.
+func TestACrashInAReplayLeavesOneLetter(t *testing.T) {
+	for _, point := range []string{"audit", "replay-now"} {
+		for _, persisted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s %v", point, persisted), func(t *testing.T) {
+				d := newDesk(t)
+				d.put(letter("q-1"))
+				now := time.Now()
+				crash := d.operator(func(at string, after bool) error {
+					if at == point && after == persisted {
+						return errCrash
+					}
+					return nil
+				})
+				if _, err := crash.ReplayNow(t.Context(), d.only(fetchworker.StreamDLQ), now); !errors.Is(err, errCrash) {
+					t.Fatalf("it did not crash: %v", err)
+				}
+				fate, err := d.operator(nil).ReplayNow(t.Context(), d.only(fetchworker.StreamDLQ), now)
+				done := point == "replay-now" && persisted
+				if err != nil || done && fate != dlq.FateDue || !done && fate != dlq.FateDone {
+					t.Errorf("again: %s, %v", fate, err)
+				}
+				if d.only(fetchworker.StreamDLQ).NotBefore.After(now) {
+					t.Error("it is not due")
+				}
+			})
+		}
+	}
+}
+
 func TestTwoOperatorsRequeueOnce(t *testing.T) {
 	d := newDesk(t)
 	const n = 50
