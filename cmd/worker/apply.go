@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
+
+	"github.com/nats-io/nats.go"
 )
 
 // apply brings the streams and buckets of a server to the form that this
@@ -24,11 +27,27 @@ func apply(ctx context.Context, args []string, getenv func(string) string, stdou
 		return fmt.Errorf("%w: apply needs NATS_URL or NATS_CONTEXT; an embedded server is brought up to date by its worker", errUsage)
 	}
 	config.NATS.Name = "fetchworker apply"
-	nc, err := broker.Connect(ctx, config.NATS, func(error) {}) // what it refuses is in the errors below
+	// The server tells a refused permission beside the request, which would
+	// wait for its answer in vain, stream after stream.
+	ctx, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
+	nc, err := broker.Connect(ctx, config.NATS, func(err error) {
+		if errors.Is(err, nats.ErrPermissionViolation) {
+			refuse(err)
+		}
+	})
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
+	err = applyTo(ctx, nc, config, stdout)
+	if cause := context.Cause(ctx); errors.Is(cause, nats.ErrPermissionViolation) {
+		return fmt.Errorf("something is missing or differs, and these credentials may not change it: %w", cause)
+	}
+	return err
+}
+
+func applyTo(ctx context.Context, nc *nats.Conn, config app.Config, stdout io.Writer) error {
 	js, err := broker.JetStream(nc)
 	if err != nil {
 		return err

@@ -10,6 +10,8 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker"
+
+	"github.com/nats-io/nats-server/v2/server"
 )
 
 func TestApplyCreatesTheTopologyAndCanBeRepeated(t *testing.T) {
@@ -48,5 +50,32 @@ func TestApplyNeedsAServer(t *testing.T) {
 		if err := run(t.Context(), args, env(), io.Discard, io.Discard); !errors.Is(err, errUsage) {
 			t.Errorf("%v: %v", args, err)
 		}
+	}
+}
+
+func TestApplySaysAtOnceWhatItMayNot(t *testing.T) {
+	s, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		Users: []*server.User{{Username: "worker", Password: "worker", Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: []string{"$JS.API.STREAM.INFO.*"}},
+		}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	defer s.WaitForShutdown()
+	defer s.Shutdown()
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the server does not start")
+	}
+	started := time.Now()
+	url := strings.Replace(s.ClientURL(), "nats://", "nats://worker:worker@", 1)
+	err = run(t.Context(), []string{"apply"}, env("NATS_URL", url), io.Discard, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "STREAM.CREATE") || errors.Is(err, errUsage) {
+		t.Errorf("error %v", err)
+	}
+	if took := time.Since(started); took > 5*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }
