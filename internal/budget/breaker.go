@@ -14,7 +14,7 @@ type breaker struct {
 	off    bool
 	two    *gobreaker.TwoStepCircuitBreaker[struct{}]
 	until  time.Time // what it was put into open for
-	opened bool      // the record says open: a failure trips
+	opened bool      // the record says open or half-open: a failure trips
 }
 
 var (
@@ -50,8 +50,9 @@ func (b *breaker) reset(open time.Duration) {
 	})
 }
 
-// closed reports whether ordinary calls may go.
-func (b *breaker) closed() bool { return b.off || b.two.State() == gobreaker.StateClosed }
+// closed reports whether ordinary calls may go. Nothing but the record takes
+// the breaker out of closed or back, so there is no need to ask it.
+func (b *breaker) closed() bool { return b.off || !b.opened }
 
 // allow lets one call start; done is told how it ended.
 func (b *breaker) allow() (done func(error), ok bool) {

@@ -31,17 +31,17 @@ func (g *Gate) store(ctx context.Context, w *write) {
 	rev, err := put(ctx, g.cell, w.reg.encode(), w.rev)
 	took := time.Since(sent)
 	g.mu.Lock()
-	now, _, _, _ := g.clock.now()
+	now := g.clock.now()
 	switch {
 	case err == nil:
 		g.desk.lead = (7*g.desk.lead + min(took, 100*time.Millisecond)) / 8
-		g.desk.won(w, rev, now)
+		g.desk.won(w, rev, now.at)
 		g.announceThrottle(w.before, w.reg, true)
-		g.pump()
+		g.pump(now)
 	case errors.Is(err, errStale):
-		g.desk.conflict(now)
+		g.desk.conflict(now.at)
 	default:
-		g.desk.unknown(w, now)
+		g.desk.unknown(w, now.at)
 	}
 	g.mu.Unlock()
 	for try := 0; err != nil; try++ {
@@ -49,7 +49,7 @@ func (g *Gate) store(ctx context.Context, w *write) {
 		if value, rev, err = get(ctx, g.cell); err == nil {
 			g.mu.Lock()
 			g.seePermits(value, rev)
-			g.pump()
+			g.pump(g.clock.now())
 			g.mu.Unlock()
 		} else if wait(ctx, 10*time.Millisecond<<min(try, 6)) != nil {
 			return
@@ -90,19 +90,18 @@ func (g *Gate) see(e entry) {
 		}
 	}
 	g.tick()
-	g.pump()
 }
 
 // seePermits takes a register. One that is gone, or that nobody can read, is
 // lost: it counts as full, and is written anew so for the fleet.
 func (g *Gate) seePermits(value []byte, rev uint64) {
-	now, _, _, ok := g.clock.now()
+	now := g.clock.now()
 	r, err := decodeRegister(value)
 	if err != nil {
 		if g.desk.reg != nil && rev <= g.desk.rev && rev > 0 {
 			return
 		}
-		if !ok {
+		if !now.ok {
 			g.desk.forget()
 			return
 		}
@@ -110,13 +109,13 @@ func (g *Gate) seePermits(value []byte, rev uint64) {
 		if value == nil {
 			rev = 0
 		}
-		g.desk.learn(lostRegister(g.desk.shapes, now), rev)
-		g.desk.post(now, func(*register, instant) {})
+		g.desk.learn(lostRegister(g.desk.shapes, now.at), rev)
+		g.desk.post(now.at, func(*register, instant) {})
 		return
 	}
 	before := g.desk.reg
 	g.desk.learn(r, rev)
-	if before != nil && r.hold > before.hold && r.hold > g.desk.effective(now).hold {
+	if before != nil && r.hold > before.hold && r.hold > g.desk.effective(now.at).hold {
 		g.announceThrottle(before, r, false)
 	}
 }
@@ -130,4 +129,4 @@ func (g *Gate) disconnected() {
 }
 
 // follow puts the local breaker into the state of the record.
-func (g *Gate) follow() { g.breaker.follow(g.keeper.circuit(), g.s.Worker, g.clock.Now()) }
+func (g *Gate) follow(now time.Time) { g.breaker.follow(g.keeper.circuit(), g.s.Worker, now) }

@@ -155,21 +155,29 @@ func (c *Clock) slept(now time.Time) {
 	c.wall, c.mono = now.UnixNano(), now
 }
 
-// now is the server's time, how wrong it may be, and the epoch: permits of an
-// earlier one are void. It is not ok while nothing is known.
-func (c *Clock) now() (t instant, u time.Duration, epoch int, ok bool) {
+// reading is a look at the server's time.
+type reading struct {
+	at    instant
+	u     time.Duration // how wrong it may be
+	epoch int           // permits of an earlier one are void
+	ok    bool          // false while nothing is known
+}
+
+func (r reading) time() time.Time { return r.at.time() }
+
+// now reads the server's time. While nothing is known, the machine's stands
+// in where it decides nothing.
+func (c *Clock) now() reading {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.slept(now)
-	t, u, ok = c.est.read(now)
-	return t, u, c.epoch, ok
+	r := reading{epoch: c.epoch}
+	if r.at, r.u, r.ok = c.est.read(now); !r.ok {
+		r.at = instantOf(now)
+	}
+	return r
 }
 
 // Now is the server's time, or the machine's while that is not known.
-func (c *Clock) Now() time.Time {
-	if t, _, _, ok := c.now(); ok {
-		return t.time()
-	}
-	return time.Now()
-}
+func (c *Clock) Now() time.Time { return c.now().time() }

@@ -141,7 +141,7 @@ func (g *Gate) Acquire(ctx context.Context, a Ask) (*Permit, error) {
 	a.Shard &= shards - 1
 	w := &waiter{Ask: a, ready: make(chan struct{})}
 	g.mu.Lock()
-	probe, err := g.enter(w)
+	probe, err := g.enter(w, g.clock.now())
 	g.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -160,24 +160,23 @@ func (g *Gate) again(ctx context.Context, p *Permit) (*Permit, error) {
 	g.desk.giveBack(p.block, p.trial)
 	g.desk.out--
 	g.desk.queue.putBack(w)
-	g.pump()
+	g.pump(g.clock.now())
 	g.mu.Unlock()
 	return g.await(ctx, w)
 }
 
 // enter lets a request wait, or says why not. The first that comes when a
 // probe is due is to be the probe.
-func (g *Gate) enter(w *waiter) (probe bool, err error) {
-	now := g.clock.Now()
+func (g *Gate) enter(w *waiter, now reading) (probe bool, err error) {
 	if err := g.refused(now); err != nil {
-		if g.shut || g.probing || g.breaker.closed() || !g.probeDue(now) {
+		if g.shut || g.probing || g.breaker.closed() || !g.probeDue(now.time()) {
 			return false, err
 		}
 		g.probing, w.probe = true, true
 		return true, nil
 	}
 	g.desk.queue.push(w)
-	g.pump()
+	g.pump(now)
 	return false, nil
 }
 
@@ -205,12 +204,14 @@ func (g *Gate) await(ctx context.Context, w *waiter) (*Permit, error) {
 }
 
 // refused is why nobody may wait now, or nil. The circuit's probe may.
-func (g *Gate) refused(now time.Time) error {
+func (g *Gate) refused(now reading) error {
 	if g.shut {
 		return ErrShut
 	}
-	if until := g.control.PausedUntil(now); !until.IsZero() {
-		return &ClosedError{Reason: fetchworker.ReasonPaused, Until: until}
+	if g.control.Pause != nil {
+		if until := g.control.PausedUntil(now.time()); !until.IsZero() {
+			return &ClosedError{Reason: fetchworker.ReasonPaused, Until: until}
+		}
 	}
 	if !g.breaker.closed() {
 		return &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: g.keeper.circuit().until()}
@@ -231,14 +232,13 @@ func (g *Gate) turnAway(why func(*waiter) error) {
 
 // pump hands out what can start, turns away who waits in vain, and plans the
 // next claim. Everything that changes something ends here, under the lock.
-func (g *Gate) pump() {
-	now, u, epoch, ok := g.clock.now()
-	if epoch != g.epoch {
-		g.epoch = epoch
+func (g *Gate) pump(now reading) {
+	if now.epoch != g.epoch {
+		g.epoch = now.epoch
 		g.desk.void()
 	}
 	if g.desk.queue.total() > 0 {
-		if err := g.refused(now.time()); err != nil {
+		if err := g.refused(now); err != nil {
 			closed := g.breaker.closed()
 			g.turnAway(func(w *waiter) error {
 				if w.probe && !closed && g.probeStands(now.time()) {
@@ -248,19 +248,19 @@ func (g *Gate) pump() {
 			})
 		}
 	}
-	if !ok {
+	if !now.ok {
 		g.alarm = 0
 		return // nothing can be decided without the time; run looks again soon
 	}
-	grants, wake := g.desk.serve(now, u)
+	grants, wake := g.desk.serve(now.at, now.u)
 	for _, gr := range grants {
-		gr.permit = &Permit{g: g, ask: gr.Ask, block: gr.block, trial: gr.trial, epoch: epoch}
+		gr.permit = &Permit{g: g, ask: gr.Ask, block: gr.block, trial: gr.trial, epoch: now.epoch}
 		close(gr.ready)
 	}
 	if g.desk.queue.total() > 0 && len(g.desk.hand) == 0 {
-		g.turnAway(g.hopeless(now))
+		g.turnAway(g.hopeless(now.at))
 	}
-	w, alarm := g.desk.plan(now)
+	w, alarm := g.desk.plan(now.at)
 	if w != nil {
 		g.writes <- w // never blocks: the desk has one at a time
 	}
@@ -318,7 +318,6 @@ func (g *Gate) run(ctx context.Context) {
 		case <-timer.C:
 			g.mu.Lock()
 			g.tick()
-			g.pump()
 			g.mu.Unlock()
 		case <-g.poke:
 		case <-ctx.Done():
@@ -326,26 +325,26 @@ func (g *Gate) run(ctx context.Context) {
 		}
 		g.mu.Lock()
 		d := time.Second
-		if now, _, _, ok := g.clock.now(); ok && g.alarm > 0 {
-			d = min(d, max(g.alarm.sub(now), 0))
+		if now := g.clock.now(); now.ok && g.alarm > 0 {
+			d = min(d, max(g.alarm.sub(now.at), 0))
 		}
 		g.mu.Unlock()
 		timer.Reset(d)
 	}
 }
 
-// look pumps after something changed outside of the lock.
+// look goes on after something changed outside of the lock.
 func (g *Gate) look() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.follow()
-	g.pump()
+	g.tick()
 }
 
-// tick applies what time alone changes.
+// tick applies what time alone changes, and what has been learnt, and goes on.
 func (g *Gate) tick() {
-	now := g.clock.Now()
-	limits, _ := g.control.limits(g.s.Limits, now)
+	now := g.clock.now()
+	limits, _ := g.control.limits(g.s.Limits, now.time())
 	g.desk.limit(limits)
-	g.follow()
+	g.follow(now.time())
+	g.pump(now)
 }

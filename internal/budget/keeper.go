@@ -43,6 +43,13 @@ func (k *keeper) circuit() Circuit {
 	return k.effective()
 }
 
+// inRow reports whether there are failures that a success would end.
+func (k *keeper) inRow() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.ops) > 0 || len(k.base.Row) > 0
+}
+
 func (k *keeper) effective() Circuit {
 	c := k.base
 	for _, op := range k.ops {

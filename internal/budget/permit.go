@@ -34,15 +34,15 @@ func (p *Permit) Start() error {
 	g := p.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now, u, epoch, ok := g.clock.now()
-	if g.shut || !ok || epoch != p.epoch || now > p.block.until.add(-u) {
+	now := g.clock.now()
+	if g.shut || !now.ok || now.epoch != p.epoch || now.at > p.block.until.add(-now.u) {
 		return ErrLapsed
 	}
-	if !g.control.PausedUntil(now.time()).IsZero() {
+	if g.control.Pause != nil && !g.control.PausedUntil(now.time()).IsZero() {
 		return ErrLapsed
 	}
-	if r := g.desk.effective(now); r != nil {
-		if r.epoch != p.block.epoch || now < r.hold || (r.strikes > 0 && !p.trial) {
+	if r := g.desk.effective(now.at); r != nil {
+		if r.epoch != p.block.epoch || now.at < r.hold || (r.strikes > 0 && !p.trial) {
 			return ErrLapsed
 		}
 	}
@@ -73,8 +73,7 @@ func (g *Gate) abandon(p *Permit) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.reportCircuit(p, Report{Outcome: Unused}, g.clock.Now())
-	g.follow()
-	g.pump()
+	g.tick()
 }
 
 // Done ends the permit and frees its slot. Unused gives it back for others,
@@ -84,7 +83,7 @@ func (p *Permit) Done(r Report) { p.once.Do(func() { p.g.finish(p, r) }) }
 func (g *Gate) finish(p *Permit, r Report) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now, _, _, _ := g.clock.now()
+	now := g.clock.now()
 	if p.started && r.Outcome == Unused {
 		r.Outcome = Neutral
 	}
@@ -95,13 +94,18 @@ func (g *Gate) finish(p *Permit, r Report) {
 		g.desk.trials--
 	}
 	g.desk.out--
-	g.reportThrottle(p, r, now)
-	g.reportCircuit(p, r, now.time())
+	g.reportThrottle(p, r, now.at)
+	changed := g.reportCircuit(p, r, now.time())
 	if p.done != nil {
+		if changed {
+			g.breaker.opened = g.keeper.circuit().Held() // then its failure trips
+		}
 		p.done(breakerResult(r.Outcome))
 	}
-	g.follow()
-	g.pump()
+	if changed {
+		g.follow(now.time())
+	}
+	g.pump(now)
 }
 
 // reportThrottle books a 429, ends a throttle whose probe was answered, and
@@ -126,13 +130,14 @@ func (g *Gate) reportThrottle(p *Permit, r Report, now instant) {
 	}
 }
 
-// reportCircuit counts a failure, ends a row of them, or ends the probe.
-func (g *Gate) reportCircuit(p *Permit, r Report, now time.Time) {
+// reportCircuit counts a failure, ends a row of them, or ends the probe, and
+// reports whether the circuit changed.
+func (g *Gate) reportCircuit(p *Permit, r Report, now time.Time) bool {
 	if r.Outcome == Success {
 		g.lastSuccess = now
 	}
 	if g.s.CircuitFailures <= 0 {
-		return
+		return false
 	}
 	switch {
 	case p.probe:
@@ -142,9 +147,12 @@ func (g *Gate) reportCircuit(p *Permit, r Report, now time.Time) {
 		g.keeper.post(func(c Circuit) Circuit {
 			return c.failed(r.Request, now, g.s.CircuitFailures, g.s.CircuitOpen)
 		})
-	case r.Outcome == Success && len(g.keeper.circuit().Row) > 0:
+	case r.Outcome == Success && g.keeper.inRow():
 		g.keeper.post(func(c Circuit) Circuit { return c.succeeded(now) })
+	default:
+		return false
 	}
+	return true
 }
 
 // Outage reports whether no call to the provider has succeeded since a
@@ -177,7 +185,6 @@ func (g *Gate) Trip(ctx context.Context, why string) error {
 	})
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.follow()
-	g.pump()
+	g.tick()
 	return err
 }

@@ -50,7 +50,7 @@ func (g *Gate) permitForProbe(ctx context.Context, w *waiter) (*Permit, error) {
 	}
 	g.mu.Lock()
 	g.desk.queue.push(w)
-	g.pump()
+	g.pump(g.clock.now())
 	g.mu.Unlock()
 	return g.await(ctx, w)
 }
@@ -70,7 +70,7 @@ func (g *Gate) claimProbe(ctx context.Context, p *Permit) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.follow()
+	g.follow(now)
 	switch c := g.keeper.circuit(); {
 	case c.State == CircuitClosed:
 		g.probing = false

@@ -1,0 +1,175 @@
+package budget
+
+import (
+	"context"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// running opens a gate against a real server on real time.
+func running(b *testing.B, edit func(*Settings)) *Gate {
+	b.Helper()
+	s, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: b.TempDir(), NoSigs: true, NoLog: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s.Start()
+	nc, err := nats.Connect("", nats.InProcessServer(s))
+	if err != nil {
+		b.Fatal(err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		b.Fatal(err)
+	}
+	kv := topology(b, js)
+	if err := CreateRegister(b.Context(), kv, "fmp"); err != nil {
+		b.Fatal(err)
+	}
+	settings := Settings{Provider: "fmp", Worker: "w", CircuitFailures: 3}
+	edit(&settings)
+	g, err := Open(b.Context(), js, kv, settings, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		g.Close()
+		nc.Close()
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	return g
+}
+
+// BenchmarkCircuitClosed is all that is asked before a request may wait: the
+// pause and the circuit.
+func BenchmarkCircuitClosed(b *testing.B) {
+	g := running(b, func(*Settings) {})
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.clock.now()
+	b.ReportAllocs()
+	for b.Loop() {
+		if g.refused(now) != nil {
+			b.Fatal("open")
+		}
+	}
+}
+
+// BenchmarkPermitInHand is Acquire, Start and Done with a permit in hand.
+func BenchmarkPermitInHand(b *testing.B) {
+	g := running(b, func(s *Settings) { s.Limits = Limits{{1 << 20, time.Minute}} })
+	for range 100 { // until the register is known
+		p, err := g.Acquire(b.Context(), Ask{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		p.Done(Report{Outcome: Success, Remaining: -1})
+	}
+	now := g.clock.now().at
+	g.mu.Lock()
+	g.desk.hand = append(g.desk.hand[:0], hand{block: block{from: now.add(-time.Second), until: now.add(time.Hour), n: 1 << 40, epoch: g.desk.reg.epoch}})
+	g.mu.Unlock()
+	ctx := context.Background()
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range b.N {
+		p, err := g.Acquire(ctx, Ask{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := p.Start(); err != nil {
+			b.Fatal(err)
+		}
+		p.Done(Report{Outcome: Success, Remaining: -1})
+	}
+}
+
+// BenchmarkAcquireInHand is Acquire alone.
+func BenchmarkAcquireInHand(b *testing.B) {
+	g := running(b, func(s *Settings) { s.Limits, s.Concurrency = Limits{{1 << 20, time.Minute}}, 1<<30 })
+	p, err := g.Acquire(b.Context(), Ask{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	p.Done(Report{Outcome: Success, Remaining: -1})
+	now := g.clock.now().at
+	g.mu.Lock()
+	g.desk.hand = append(g.desk.hand[:0], hand{block: block{from: now.add(-time.Second), until: now.add(time.Hour), n: 1 << 40, epoch: g.desk.reg.epoch}})
+	g.mu.Unlock()
+	ctx := context.Background()
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range b.N {
+		if _, err := g.Acquire(ctx, Ask{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkPermitUnlimited is the same without any limit.
+func BenchmarkPermitUnlimited(b *testing.B) {
+	g := running(b, func(*Settings) {})
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		p, err := g.Acquire(ctx, Ask{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := p.Start(); err != nil {
+			b.Fatal(err)
+		}
+		p.Done(Report{Outcome: Success, Remaining: -1})
+	}
+}
+
+// full is a register under load, and the claimers' limits.
+func full(l Limits, fill int) (*register, []shape, instant) {
+	shapes, r, now := newShapes(l), newRegister(), simStart
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range fill {
+		r, _, _ = r.claim(shapes, now, order{class: batch, want: 1})
+		now = now.add(time.Duration(rng.Int64N(int64(2 * shapes[0].gap))))
+	}
+	return r, shapes, now
+}
+
+// BenchmarkClaim is the pure core, where it grants and where it must look for
+// the slot that is free again.
+func BenchmarkClaim(b *testing.B) {
+	for _, c := range []struct {
+		name   string
+		limits Limits
+		fill   int
+		class  class
+	}{
+		{"granted", perMinute(120), 60, light},
+		{"granted/two windows", Limits{{60, time.Minute}, {2, time.Second}}, 30, light},
+		{"denied", perMinute(120), 600, batch},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			r, shapes, now := full(c.limits, c.fill)
+			b.ReportAllocs()
+			for b.Loop() {
+				r.claim(shapes, now, order{class: c.class, want: 1})
+			}
+		})
+	}
+}
+
+func BenchmarkRegisterCodec(b *testing.B) {
+	r, _, _ := full(perMinute(120), 600)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := decodeRegister(r.encode()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(len(r.encode())), "bytes")
+}

@@ -1,0 +1,142 @@
+package budget
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"fetchworker"
+)
+
+func TestBoard(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", func(s *Settings) { s.CallTimeout = 10 * time.Second })
+		board, err := Watch(t.Context(), b.js, b.kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer board.Close()
+		held := func(want fetchworker.Reason) time.Time {
+			t.Helper()
+			settle()
+			reason, until := board.Held("fmp", time.Now())
+			if reason != want {
+				t.Errorf("held by %q, want %q", reason, want)
+			}
+			return until
+		}
+		held("")
+		for range 5 {
+			b.call(g, Success, "")
+		}
+		settle()
+		v := board.View("fmp", time.Now())
+		if len(v.Windows) != 1 || v.Windows[0].N != 120 || v.Windows[0].Left != 115 || v.Windows[0].LastMinute != 5 {
+			t.Errorf("%+v", v.Windows)
+		}
+
+		if err := Pause(t.Context(), b.kv, "fmp", time.Now().Add(time.Hour), "alice", "x"); err != nil {
+			t.Fatal(err)
+		}
+		b.about(held(fetchworker.ReasonPaused), time.Now().Add(time.Hour))
+		if err := Resume(t.Context(), b.kv, "fmp"); err != nil {
+			t.Fatal(err)
+		}
+		held("")
+
+		b.outage(g)
+		until := held(fetchworker.ReasonCircuitOpen)
+		if board.ProbeDue("fmp", time.Now()) {
+			t.Error("a probe is due at once")
+		}
+		time.Sleep(time.Until(until))
+		if !board.ProbeDue("fmp", time.Now()) {
+			t.Error("no probe is due")
+		}
+		p := b.begin(g, Ask{Lane: Replay})
+		settle()
+		if board.ProbeDue("fmp", time.Now()) || !board.View("fmp", time.Now()).ProbeLeased {
+			t.Error("a probe is due while one is out")
+		}
+		<-board.Changed()
+		p.Done(throttled(10 * time.Minute))
+		b.about(held(fetchworker.ReasonThrottled), time.Now().Add(10*time.Minute))
+		if err := Resume(t.Context(), b.kv, "fmp"); err != nil {
+			t.Fatal(err)
+		}
+		held("")
+		if v := board.View("fmp", time.Now()); v.Circuit.State != CircuitClosed || !v.HoldUntil.IsZero() {
+			t.Errorf("%+v", v)
+		}
+	})
+}
+
+func TestBoardSeesAQuota(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", func(s *Settings) { s.Limits = Limits{{4, 24 * time.Hour}} })
+		board, err := Watch(t.Context(), b.js, b.kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer board.Close()
+		for range 3 {
+			b.call(g, Success, "")
+		}
+		settle()
+		reason, until := board.Held("fmp", time.Now())
+		if reason != fetchworker.ReasonQuota || time.Until(until) < time.Hour {
+			t.Errorf("held by %q until %v", reason, until)
+		}
+	})
+}
+
+func TestPresence(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		board, err := Watch(t.Context(), b.js, b.kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer board.Close()
+		var all sync.WaitGroup
+		live := func(name string, providers ...string) context.CancelFunc {
+			ctx, cancel := context.WithCancel(t.Context())
+			all.Go(func() {
+				Present(ctx, b.js, b.kv, Worker{Name: name, Version: "v1", Providers: providers}, func(err error) { t.Error(err) })
+			})
+			settle()
+			return cancel
+		}
+		leave := live("w1", "fmp", "fred")
+		if err := Beat(t.Context(), b.js, Worker{Name: "dying", Providers: []string{"polygon"}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if w := board.Workers(); len(w) != 2 || w[1].Name != "w1" || w[1].Version != "v1" {
+			t.Errorf("%+v", w)
+		}
+		if v := board.View("polygon", time.Now()); len(v.Workers) != 1 || !v.NoneSince.IsZero() {
+			t.Errorf("%+v", v)
+		}
+		time.Sleep(time.Minute) // one keeps beating, one is dead
+		if w := board.Workers(); len(w) != 1 {
+			t.Errorf("%+v", w)
+		}
+		if d := time.Since(board.View("polygon", time.Now()).NoneSince); d < 50*time.Second || d > time.Minute {
+			t.Errorf("without a worker for %v, want about 55 s", d)
+		}
+		gone := time.Now()
+		leave()
+		all.Wait()
+		settle()
+		if v := board.View("fred", time.Now()); len(v.Workers) != 0 || v.NoneSince.Sub(gone) > time.Second {
+			t.Errorf("%+v", v)
+		}
+		stop := live("w2", "fred")
+		if v := board.View("fred", time.Now()); len(v.Workers) != 1 {
+			t.Errorf("%+v", v)
+		}
+		stop()
+		all.Wait()
+	})
+}

@@ -1,0 +1,112 @@
+package budget
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestBytesOfTheFleet(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		budget := func(s *Settings) { s.Bytes = 1000 }
+		gates := []*Gate{b.open("w1", budget), b.open("w2", budget), b.open("w3", budget)}
+		var all sync.WaitGroup
+		for _, g := range gates[:2] {
+			all.Go(func() {
+				for range 100 {
+					g.AddBytes(3)
+					time.Sleep(7 * time.Millisecond)
+				}
+			})
+		}
+		all.Wait()
+		for _, g := range gates {
+			g.Used() // somebody asks
+		}
+		time.Sleep(2 * idleRefresh)
+		for i, g := range gates {
+			if used, limit := g.Used(); used != 600 || limit != 1000 {
+				t.Errorf("worker %d: %d of %d bytes", i, used, limit)
+			}
+		}
+		gates[0].AddBytes(250) // 85 %: two thresholds in one step
+		gates[1].AddBytes(90)
+		gates[0].Close() // flushes
+		time.Sleep(2 * idleRefresh)
+		if used, _ := gates[2].Used(); used != 940 {
+			t.Errorf("%d bytes, want 940", used)
+		}
+		gates[2].AddBytes(10)
+		time.Sleep(2 * idleRefresh)
+		for _, percent := range []int{70, 85, 95} {
+			if n := b.told(KindBudget, func(e Event) bool { return e.Percent == percent && e.Month == "2000-01" }); n != 1 {
+				t.Errorf("%d %% announced %d times", percent, n)
+			}
+		}
+		if s := gates[2].State(); s.BytesUsed != 950 || !s.MonthEnds.Equal(time.Date(2000, 2, 1, 0, 0, 0, 0, time.UTC)) {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestBytesOfANewMonth(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		// The server's clock, were it half a minute before the month's end.
+		ahead := time.Until(time.Date(2000, 1, 31, 23, 59, 30, 0, time.UTC))
+		clock := newClock(func(context.Context) (time.Time, error) { return time.Now().Add(ahead), nil })
+		if err := clock.sample(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		g := b.open("w1", func(s *Settings) { s.Bytes, s.Clock = 100, clock })
+		g.AddBytes(99)
+		time.Sleep(2 * time.Second)
+		if used, _ := g.Used(); used != 99 {
+			t.Fatalf("%d used", used)
+		}
+		time.Sleep(time.Minute)
+		if used, _ := g.Used(); used != 0 {
+			t.Errorf("%d used in the new month", used)
+		}
+		g.AddBytes(99)
+		time.Sleep(2 * time.Second)
+		if used, _ := g.Used(); used != 99 {
+			t.Errorf("%d used in the new month", used)
+		}
+		for _, month := range []string{"2000-01", "2000-02"} {
+			if n := b.told(KindBudget, func(e Event) bool { return e.Month == month }); n != 3 {
+				t.Errorf("%s: %d announcements", month, n)
+			}
+		}
+	})
+}
+
+func TestBytesOutliveTheServer(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", nil)
+		g.AddBytes(10)
+		settle()
+		time.Sleep(time.Second)
+		b.stop()
+		for range 20 {
+			g.AddBytes(10)
+			time.Sleep(300 * time.Millisecond)
+		}
+		b.start()
+		time.Sleep(20 * time.Second)
+		if used, _ := g.Used(); used != 210 {
+			t.Errorf("%d bytes counted, 210 seen", used)
+		}
+	})
+}
+
+func TestPassed(t *testing.T) {
+	for _, c := range []struct {
+		used, limit int64
+		want        int
+	}{{0, 0, 0}, {5, 0, 0}, {69, 100, 0}, {70, 100, 1}, {84, 100, 1}, {85, 100, 2}, {95, 100, 3}, {500, 100, 3}, {50 << 30, 50 << 30, 3}} {
+		if got := passed(c.used, c.limit); got != c.want {
+			t.Errorf("%d of %d: %d thresholds, want %d", c.used, c.limit, got, c.want)
+		}
+	}
+}
