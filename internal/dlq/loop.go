@@ -157,12 +157,11 @@ func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) 
 	turns, do, later := r.acting, r.release, r.waiters.delay(500*time.Millisecond, time.Second)
 	switch v.act {
 	case actHold:
-		later = r.wait(v, now)
 		if !r.waiters.untold(l.sequence, v, now) {
-			l.back(later)
+			l.back(r.wait(v, now))
 			return
 		}
-		turns, do = r.telling, r.tell
+		turns, do, later = r.telling, r.tell, min(r.wait(v, now), r.waiters.delay(time.Second, 3*time.Second))
 	case actExpire:
 		do = r.expire
 	case actReview:
