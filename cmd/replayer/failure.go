@@ -69,6 +69,8 @@ func (c *cli) judge(ctx context.Context, err error) *failure {
 		f.code, f.next = exitUsage, "replayer --help lists the commands, replayer COMMAND --help shows an example of one"
 	case refused != nil:
 		f.next = "the server refuses these credentials (" + *refused + "): use an operator's, with --creds, --context or NATS_URL, and the inbox prefix of that user, with --inbox-prefix"
+	case ctx.Err() != nil:
+		f.next = "interrupted; run the same command again to go on, nothing is done twice"
 	case errors.Is(err, app.ErrConfig):
 		f.code, f.next = exitUsage, "correct or unset the variable"
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
@@ -83,8 +85,6 @@ func (c *cli) judge(ctx context.Context, err error) *failure {
 		f.next = "others write the same key all the time: run it again"
 	case errors.Is(err, dlq.ErrUnreadable):
 		f.next = "look at it with replayer review show; remove it with nats stream rmmsg, it is none of fetchworker's making"
-	case ctx.Err() != nil:
-		f.next = "interrupted; run the same command again to go on, nothing is done twice"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		f.next = "the server did not answer in time; run the same command again, nothing is done twice"
 	default:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // fleet is what the workers share, watched while a command runs.
@@ -98,6 +101,9 @@ func (l *link) replayers(ctx context.Context) (bool, error) {
 			}
 		}
 		c, err := l.js.Consumer(ctx, fetchworker.StreamDLQ, broker.ReplayerConsumer)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return false, nil // none has ever run
+		}
 		if err != nil {
 			return false, fmt.Errorf("look for replayers: %w", err)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
@@ -137,13 +140,35 @@ func connectError(a broker.Address, err error) error {
 		return err
 	}
 	where := "context " + a.Context
-	if a.URL != "" {
-		where = a.URL
-		if u, parseErr := url.Parse(a.URL); parseErr == nil {
-			where = u.Redacted()
+	if servers, err := parseServers(a.URL); err == nil && len(servers) > 0 {
+		var shown []string
+		for _, u := range servers {
+			shown = append(shown, u.Redacted())
 		}
+		where = strings.Join(shown, ",")
 	}
 	return fmt.Errorf("%w to %s: %w", errConnect, where, err)
+}
+
+// parseServers reads a list of URLs as NATS_URL has it. Its error does not
+// repeat them, for they may hold a password.
+func parseServers(list string) ([]*url.URL, error) {
+	var servers []*url.URL
+	for text := range strings.SplitSeq(list, ",") {
+		text = strings.TrimSpace(text)
+		if text == "" {
+			continue
+		}
+		if !strings.Contains(text, "://") {
+			text = "nats://" + text
+		}
+		u, err := url.Parse(text)
+		if err != nil {
+			return nil, misused("write it as nats://user:password@host:4222, with special characters of the password percent-encoded", "the NATS URL cannot be read")
+		}
+		servers = append(servers, u)
+	}
+	return servers, nil
 }
 
 // address is the server that flags, environment or default name. A user whose
@@ -164,10 +189,14 @@ func (c *cli) address(role string) (broker.Address, error) {
 		a.URL = "nats://" + config.NATSAddr
 	}
 	a.Name, a.Inbox = "fetchworker "+role, c.inbox
-	if a.Inbox == "" && a.URL != "" { // a context has a prefix of its own
+	servers, err := parseServers(a.URL)
+	if err != nil {
+		return broker.Address{}, err
+	}
+	if a.Inbox == "" && len(servers) > 0 { // a context has a prefix of its own
 		a.Inbox = "_INBOX_" + role
-		if u, err := url.Parse(a.URL); err == nil && u.User.Username() != "" {
-			a.Inbox = "_INBOX_" + u.User.Username()
+		if user := servers[0].User.Username(); fetchworker.ValidID(user) {
+			a.Inbox = "_INBOX_" + user
 		}
 	}
 	return a, nil
@@ -188,7 +217,14 @@ func userOf(nc *nats.Conn) string {
 	if u, err := url.Parse(nc.ConnectedUrl()); err == nil && u.User.Username() != "" {
 		return u.User.Username()
 	}
-	return nc.Opts.User
+	if nc.Opts.UserJWT != nil { // a credentials file
+		if token, err := nc.Opts.UserJWT(); err == nil {
+			if claims, err := jwt.DecodeUserClaims(token); err == nil {
+				return cmp.Or(claims.Name, claims.Subject)
+			}
+		}
+	}
+	return cmp.Or(nc.Opts.User, nc.Opts.Nkey)
 }
 
 // sayf tells the person something that is not the command's output.

@@ -142,6 +142,17 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 			ts.Fatalf("exit code %d, want %s", code, args[0])
 		}
 	},
+	// bare: a server with nothing of fetchworker on it.
+	"bare": func(ts *testscript.TestScript, _ bool, _ []string) {
+		e, err := broker.Embed(broker.EmbedOptions{DataDir: ts.MkAbs("bare"), Listen: "127.0.0.1:0", Sync: time.Minute})
+		ts.Check(err)
+		ts.Defer(e.Shutdown)
+		ts.Setenv("NATS_URL", e.URL())
+	},
+	// unserved: the replayers' consumer is gone, as where none ever ran.
+	"unserved": func(ts *testscript.TestScript, _ bool, _ []string) {
+		ts.Check(stageOf(ts).JS.DeleteConsumer(context.Background(), fetchworker.StreamDLQ, broker.ReplayerConsumer))
+	},
 	// letter [key=value …]: dead letters, count=N of them.
 	"letter": func(ts *testscript.TestScript, _ bool, args []string) {
 		p, s := pairsOf(args), stageOf(ts)

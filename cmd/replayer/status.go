@@ -114,7 +114,7 @@ func (c *cli) status(ctx context.Context, f *fleet, provider, before string) err
 		lines = append(lines, line)
 	}
 	replayers, err := f.l.replayers(ctx)
-	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+	if err != nil {
 		return err
 	}
 	if c.json {
