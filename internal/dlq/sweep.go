@@ -40,6 +40,7 @@ type Sweeper struct {
 	told    map[string]uint64 // by stream and provider: up to which sequence agents know that nobody works
 	seen    uint64            // up to which sequence of the replay stream lives were looked at
 	nextEnd time.Time         // when the first life ends of those seen
+	more    bool              // this pass has left something to the next
 }
 
 // snapshot tells whether a stream has changed.
@@ -48,8 +49,13 @@ type snapshot struct {
 	consumers      int
 }
 
-// sweepsAtOnce bounds the messages that are answered or moved at a time.
-const sweepsAtOnce = 16
+const (
+	// sweepsAtOnce bounds the messages that are answered or moved at a time.
+	sweepsAtOnce = 16
+	// sweepsAPass bounds those of one kind in one pass, so that a flood of one
+	// does not keep another from being found in time.
+	sweepsAPass = 1000
+)
 
 // NewSweeper makes a sweeper; Run starts it.
 func NewSweeper(js jetstream.JetStream, log *record.Log, board *budget.Board, c SweeperConfig) *Sweeper {
@@ -59,12 +65,21 @@ func NewSweeper(js jetstream.JetStream, log *record.Log, board *budget.Board, c 
 // Run sweeps until ctx ends. A request that nobody serves is found within two
 // seconds.
 func (s *Sweeper) Run(ctx context.Context) error {
-	for nap(ctx, 1200*time.Millisecond, 1600*time.Millisecond) == nil {
+	for {
+		// A pass that has left something behind is followed by the next at once.
+		shortest, longest := 1200*time.Millisecond, 1600*time.Millisecond
+		if s.more {
+			shortest, longest = time.Millisecond, 2*time.Millisecond
+		}
+		if nap(ctx, shortest, longest) != nil {
+			return nil //nolint:nilerr // ctx has ended, as it should
+		}
+		s.more = false
 		if err := s.pass(ctx); err != nil && ctx.Err() == nil {
+			s.more = false // not at once again
 			s.config.Logger.Warn("sweep", zap.Error(err))
 		}
 	}
-	return nil
 }
 
 // pass is one look at both streams. It costs two requests while nothing waits.
@@ -149,7 +164,7 @@ func (s *Sweeper) unserved(ctx context.Context, requests jetstream.Stream, serve
 			continue
 		}
 		clean = false
-		err = s.each(ctx, fetchworker.StreamRequests, subject, 1, everything, func(ctx context.Context, raw record.Raw) error {
+		_, err = s.each(ctx, fetchworker.StreamRequests, subject, 1, everything, func(ctx context.Context, raw record.Raw) error {
 			return s.refuse(ctx, raw, code, detail)
 		})
 		if err != nil {
@@ -157,11 +172,11 @@ func (s *Sweeper) unserved(ctx context.Context, requests jetstream.Stream, serve
 		}
 	}
 	if stray {
-		err := s.each(ctx, fetchworker.StreamRequests, "fetch.request.>", s.strays+1, everything, s.dropStray)
+		last, err := s.each(ctx, fetchworker.StreamRequests, "fetch.request.>", s.strays+1, everything, s.dropStray)
 		if err != nil {
 			return err
 		}
-		s.strays = info.State.LastSeq
+		s.strays = last
 	}
 	if clean {
 		s.clean = now
@@ -230,11 +245,11 @@ func (s *Sweeper) absent(ctx context.Context, stream, prefix string, state jetst
 		if now.Sub(view.NoneSince) < longAbsence || state.LastSeq <= s.told[key] || state.Msgs == 0 {
 			continue
 		}
-		err := s.each(ctx, stream, key, s.told[key]+1, everything, s.tellAbsence)
+		last, err := s.each(ctx, stream, key, s.told[key]+1, everything, s.tellAbsence)
 		if err != nil {
 			return err
 		}
-		s.told[key] = state.LastSeq
+		s.told[key] = last
 	}
 	return nil
 }
@@ -266,7 +281,8 @@ func (s *Sweeper) expireRequests(ctx context.Context, state jetstream.StreamStat
 	if state.Msgs == 0 || alive(state.FirstTime) {
 		return nil
 	}
-	return s.each(ctx, fetchworker.StreamRequests, "fetch.request.>", state.FirstSeq, func(raw record.Raw) bool { return !alive(raw.Time) }, s.bury)
+	_, err := s.each(ctx, fetchworker.StreamRequests, "fetch.request.>", state.FirstSeq, func(raw record.Raw) bool { return !alive(raw.Time) }, s.bury)
+	return err
 }
 
 // expireReplayed ends the released letters whose request has lived its whole
@@ -327,9 +343,10 @@ func (s *Sweeper) bury(ctx context.Context, raw record.Raw) error {
 }
 
 // each reads the messages of a subject filter from a sequence on, as long as
-// they are wanted, and does something to each, several at a time. One that
-// fails stops no other.
-func (s *Sweeper) each(ctx context.Context, stream, filter string, from uint64, want func(record.Raw) bool, do func(context.Context, record.Raw) error) error {
+// they are wanted and this pass may, and does something to each, several at a
+// time. One that fails stops no other. It returns the last sequence that it
+// has read.
+func (s *Sweeper) each(ctx context.Context, stream, filter string, from uint64, want func(record.Raw) bool, do func(context.Context, record.Raw) error) (last uint64, err error) {
 	var group sync.WaitGroup
 	var mu sync.Mutex // guards failed
 	var failed []error
@@ -339,9 +356,14 @@ func (s *Sweeper) each(ctx context.Context, stream, filter string, from uint64, 
 		failed = append(failed, err)
 	}
 	turns := make(chan struct{}, sweepsAtOnce)
-	for {
-		raw, err := s.log.Next(ctx, stream, filter, from)
+	last = from - 1
+	for n := 0; ; n++ {
+		raw, err := s.log.Next(ctx, stream, filter, last+1)
 		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && !want(raw) {
+			break
+		}
+		if err == nil && n == sweepsAPass {
+			s.more = true
 			break
 		}
 		if err != nil {
@@ -355,10 +377,10 @@ func (s *Sweeper) each(ctx context.Context, stream, filter string, from uint64, 
 				fail(err)
 			}
 		})
-		from = raw.Sequence + 1
+		last = raw.Sequence
 	}
 	group.Wait()
-	return errors.Join(failed...)
+	return last, errors.Join(failed...)
 }
 
 func everything(record.Raw) bool { return true }

@@ -2,6 +2,7 @@ package dlq_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -91,6 +92,28 @@ func TestASubjectWithAWildcardIsDropped(t *testing.T) {
 		if _, ok := f.answer(id); ok || f.count(fetchworker.StreamRequests, ">") != 1 || f.count(fetchworker.StreamResults, ">") != 0 {
 			t.Error("the request that they match was touched")
 		}
+	})
+}
+
+// A flood of one kind keeps no other from being found in time.
+func TestAFloodIsSweptInTurns(t *testing.T) {
+	bubble(t, func(f *fleet) {
+		f.serve("fmp")
+		f.sweeper(nil)
+		const n = 2500
+		for i := range n {
+			body := fmt.Appendf(nil, `{"id":"f-%d"}`, i)
+			if _, err := f.JS.PublishAsync(fetchworker.RequestSubject("nobody", "batch", "quote", "flood"), body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		<-f.JS.PublishAsyncComplete()
+		id := f.request("fmp", "urgent", `{"id":"a"}`)
+		f.eventually(2*time.Second, "the other is answered", func() bool { a, _ := f.answer(id); return a.Final })
+		f.eventually(2*time.Second, "all are answered", func() bool {
+			return f.count(fetchworker.StreamRequests, ">") == 0 && f.count(fetchworker.StreamResults, ">") == n+1
+		})
+		f.accepted = nil
 	})
 }
 
