@@ -46,6 +46,9 @@ func (p *Permit) Start() error {
 			return ErrLapsed
 		}
 	}
+	if p.started { // a connection that turned out closed was replaced by another
+		return nil
+	}
 	done, ok := g.breaker.allow()
 	if !ok {
 		return ErrLapsed
@@ -88,7 +91,11 @@ func (g *Gate) finish(p *Permit, r Report) {
 		r.Outcome = Neutral
 	}
 	if !p.started {
-		r.Outcome = Unused
+		// No call was made, so the permit is for others. That there was no
+		// connection to make it on is the provider's failure all the same.
+		if r.Outcome != Failure {
+			r.Outcome = Unused
+		}
 		g.desk.giveBack(p.block, p.trial)
 	} else if p.trial {
 		g.desk.trials--
