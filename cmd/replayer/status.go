@@ -223,7 +223,8 @@ func (l *link) storedProviders(ctx context.Context, stream string, names map[str
 		return fmt.Errorf("list the subjects of %s: %w", stream, err)
 	}
 	for subject := range info.State.Subjects {
-		if a, err := fetchworker.ParseSubject(subject); err == nil {
+		// Anybody may publish to a name that is none, such as a wildcard.
+		if a, err := fetchworker.ParseSubject(subject); err == nil && fetchworker.ValidToken(a.Provider) {
 			names[a.Provider] = true
 		}
 	}
