@@ -141,6 +141,8 @@ func (w *Worker) refuse(ctx context.Context, r *request, cause error) error {
 		return w.fail(ctx, r, fetchworker.CodeRightsViolation, cause.Error())
 	case errors.Is(cause, providers.ErrUnknownOperation):
 		return w.fail(ctx, r, fetchworker.CodeUnknownOperation, cause.Error())
+	case errors.Is(cause, errBrokenLetter):
+		return w.bury(ctx, r, fetchworker.ClassPermanent, fetchworker.CodeRetriesExhausted, cause.Error())
 	case errors.Is(cause, fetchworker.ErrNotObject):
 		return w.bury(ctx, r, fetchworker.ClassPermanent, fetchworker.CodeInvalidRequest, cause.Error())
 	default:

@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"time"
 
@@ -200,7 +201,7 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 		r.ID, r.letter = d.address.ID, letter
 		w.metrics.replayed(r.Provider)
 		if err != nil {
-			return r, err
+			return r, fmt.Errorf("%w: %w", errBrokenLetter, err)
 		}
 	} else {
 		h := d.msg.Headers()
@@ -219,6 +220,9 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 	}
 	return r, bodyErr
 }
+
+// errBrokenLetter says that a letter of our own cannot be read.
+var errBrokenLetter = errors.New("the letter cannot be read")
 
 // answered ends a request whose final answer of this generation or a later
 // one is stored already.
@@ -316,7 +320,7 @@ func (w *Worker) without(ctx context.Context, r *request, err error) error {
 // call makes the one provider call of this turn and tells the gate how it
 // went. Once begun it is not broken off by a stop: its own timeout ends it.
 func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *providers.Result {
-	options := providers.Options{BeforeWrite: permit.Start}
+	options := providers.Options{BeforeWrite: func() error { return w.startCall(ctx, r, permit) }}
 	if r.cache != nil && !r.cache.passing {
 		options.ETag, options.LastModified = r.cache.ETag, r.cache.LastModified
 	}
@@ -337,6 +341,29 @@ func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *p
 	}
 	return result
 }
+
+// startCall is the last look before a request is written. Dialling may have
+// outlasted the permit, which in a window of a second is valid for some 40 ms:
+// then the permit is renewed while the connection is kept, or a provider that
+// answers from far away would never be called.
+func (w *Worker) startCall(ctx context.Context, r *request, permit *budget.Permit) error {
+	err := permit.Start()
+	if !errors.Is(err, budget.ErrLapsed) {
+		return err
+	}
+	ctx, cancel := w.untilOver(ctx, r)
+	defer cancel()
+	ctx, cancelSoon := context.WithTimeout(ctx, renewWithin)
+	defer cancelSoon()
+	if renewal := permit.Renew(ctx); renewal != nil {
+		return fmt.Errorf("%w: %w", budget.ErrLapsed, renewal)
+	}
+	return permit.Start()
+}
+
+// renewWithin is how long a connection is kept for the next permit: within
+// any provider's timeout, which runs on meanwhile.
+const renewWithin = 2 * time.Second
 
 // lapsed reports whether the permit's time was over before the request was
 // written, so that no call was made.

@@ -44,6 +44,7 @@ type rig struct {
 	open     time.Duration
 	maxLife  time.Duration
 	logs     *lockedBuffer
+	dial     providers.DialFunc // nil: the upstream\'s own
 
 	// Of the worker started last.
 	registry *prometheus.Registry
@@ -99,7 +100,11 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := providers.Load(func(name string) string { return r.env[name] }, providers.WithDial(r.upstream.DialContext))
+	dial := r.dial
+	if dial == nil {
+		dial = r.upstream.DialContext
+	}
+	set, err := providers.Load(func(name string) string { return r.env[name] }, providers.WithDial(dial))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,10 @@
 package fetch_test
 
 import (
+	"context"
 	"fmt"
+	"net"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -209,6 +212,38 @@ func TestALongQuotaIsToldAndNotPassed(t *testing.T) {
 		}
 		if n := len(r.upstream.Calls()); n != 50 {
 			t.Errorf("%d calls, want 50", n)
+		}
+	})
+}
+
+// TestAProviderThatIsFarAwayIsCalledAllTheSame dials longer than a permit of
+// a one-second window is valid, each time anew.
+func TestAProviderThatIsFarAwayIsCalledAllTheSame(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.upstream.Fallback = func(*http.Request) *providertest.Step {
+			step := providertest.JSON(200, `{"observations":[]}`)
+			step.Header.Set("Connection", "close")
+			return &step
+		}
+		r.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			time.Sleep(300 * time.Millisecond)
+			return r.upstream.DialContext(ctx, network, addr)
+		}
+		r.env = map[string]string{"FRED_API_KEY": "0123456789abcdef0123456789abcdef", "FRED_BASE_URL": r.upstream.URL() + "/fred"}
+		defer r.start(nil)()
+		var ids []fetchworker.Identity
+		for i := range 12 {
+			ids = append(ids, r.ask("fetch.request.fred.interactive.series.alice", fmt.Sprint("f", i), fmt.Sprintf(`{"id":"f%d","params":{"series_id":"GDP%d"}}`, i, i)))
+		}
+		start := time.Now()
+		for _, id := range ids {
+			if a := r.final(id, 20*time.Second); a.Status != fetchworker.StatusOK {
+				t.Errorf("%s: %+v", id, a.Problem)
+			}
+		}
+		t.Logf("12 calls at 2/s took %v", time.Since(start))
+		if most := r.upstream.MaxIn(time.Second); most > 2 {
+			t.Errorf("%d calls in a second", most)
 		}
 	})
 }
