@@ -7,7 +7,7 @@ import (
 )
 
 // Problem is the body of a failed or waiting answer, RFC 9457.
-type Problem struct {
+type Problem struct { //nolint:errname // the wire's word, and mostly a body
 	Type      string    `json:"type"` // urn:fetch:error:<code> or urn:fetch:waiting:<reason>
 	Title     string    `json:"title"`
 	Status    int       `json:"status"`

@@ -11,7 +11,7 @@ import (
 )
 
 // Request is one fetch. The fields without a JSON name travel in the subject.
-type Request struct {
+type Request struct { //nolint:recvcheck // only decoding changes one
 	Provider  string `json:"-"`
 	Operation string `json:"-"`
 	Agent     string `json:"-"`

@@ -175,7 +175,7 @@ func connect(ctx context.Context, config app.Config, name string, logger *zap.Lo
 		if err != nil {
 			return nil, nil, err
 		}
-		closing.Push("nats", func() error { return drain(nc) })
+		closing.Push("nats", func() error { return drain(ctx, nc) })
 		return nc, nil, nil
 	}
 	embedded, err := broker.Embed(broker.EmbedOptions{Listen: config.NATSAddr, DataDir: config.DataDir, Sync: config.Sync})
@@ -187,13 +187,13 @@ func connect(ctx context.Context, config app.Config, name string, logger *zap.Lo
 	if err != nil {
 		return nil, nil, err
 	}
-	closing.Push("nats", func() error { return drain(nc) })
+	closing.Push("nats", func() error { return drain(ctx, nc) })
 	return nc, embedded, nil
 }
 
 // drain sends what is still buffered, acknowledgements above all, and closes.
-func drain(nc *nats.Conn) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+func drain(ctx context.Context, nc *nats.Conn) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	err := nc.FlushWithContext(ctx)
 	nc.Close()

@@ -75,7 +75,9 @@ func (r *receiver) tree(trace string) string {
 	var b strings.Builder
 	var write func(parent, indent string)
 	write = func(parent, indent string) {
-		slices.SortStableFunc(children[parent], func(x, y *otlp.Span) int { return int(int64(x.GetStartTimeUnixNano()) - int64(y.GetStartTimeUnixNano())) })
+		slices.SortStableFunc(children[parent], func(x, y *otlp.Span) int {
+			return int(int64(x.GetStartTimeUnixNano()) - int64(y.GetStartTimeUnixNano()))
+		})
 		for _, s := range children[parent] {
 			b.WriteString(indent + s.GetName())
 			for _, l := range s.GetLinks() {

@@ -201,12 +201,12 @@ func (c *cache) run(ctx context.Context) {
 	for {
 		select {
 		case w := <-c.writes:
-			c.store(w)
+			c.store(ctx, w)
 		case <-ctx.Done():
 			for {
 				select {
 				case w := <-c.writes:
-					c.store(w)
+					c.store(ctx, w)
 				default:
 					return
 				}
@@ -215,12 +215,13 @@ func (c *cache) run(ctx context.Context) {
 	}
 }
 
-func (c *cache) store(w write) {
+func (c *cache) store(ctx context.Context, w write) {
 	value := c.encode(w.entry)
 	if len(value) > cachedLimit {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	// A stop does not lose what was queued.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if _, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: cacheSubject(w.key), Data: value}); err != nil {
 		c.logger.Debug("cache write", zap.String("key", w.key), zap.Error(err))
@@ -239,11 +240,11 @@ var errCacheValue = errors.New("the cached value cannot be read")
 
 func (c *cache) decode(value []byte) (*entry, error) {
 	size, n := binary.Uvarint(value)
-	if n <= 0 || size > uint64(len(value)-n) {
+	if n <= 0 || size > uint64(len(value)-n) { //nolint:gosec // n is at most the length
 		return nil, errCacheValue
 	}
 	e := new(entry)
-	if err := json.Unmarshal(value[n:n+int(size)], e); err != nil { //nolint:gosec // checked above
+	if err := json.Unmarshal(value[n:n+int(size)], e); err != nil { //nolint:gosec // bounded by the check above
 		return nil, fmt.Errorf("%w: %w", errCacheValue, err)
 	}
 	body, err := c.unzip.DecodeAll(value[n+int(size):], nil) //nolint:gosec // checked above

@@ -50,7 +50,7 @@ func TestIdenticalRequestsShareOneCall(t *testing.T) {
 }
 
 // outage is a provider that has answered once and is down now, its circuit open.
-func (r *rig) outage() (recover func()) {
+func (r *rig) outage() (recovered func()) {
 	var up atomic.Bool
 	up.Store(true)
 	ok, bad := respond(200, aapl), respond(503, "down")
@@ -194,7 +194,7 @@ func TestNearTheEndOfTheMonthsBytes(t *testing.T) {
 		}
 		thresholds := 0
 		for _, percent := range []int{70, 85, 95} {
-			if _, err := r.b.KV.Get(context.Background(), fmt.Sprintf("budget.fmp.2000-01.%d", percent)); err == nil {
+			if _, err := r.b.KV.Get(t.Context(), fmt.Sprintf("budget.fmp.2000-01.%d", percent)); err == nil {
 				thresholds++
 			}
 		}

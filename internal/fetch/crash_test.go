@@ -45,8 +45,16 @@ func TestACrashAtAnyPointLeavesExactlyOneEnd(t *testing.T) {
 		replayer bool
 	}
 	for _, c := range []crash{
-		{"call", false}, {"answer", false}, {"letter", false}, {"body", false}, {"ack", false},
-		{"replay", true}, {"review", true}, {"answer", true}, {"event", true}, {"ack", true},
+		{"call", false},
+		{"answer", false},
+		{"letter", false},
+		{"body", false},
+		{"ack", false},
+		{"replay", true},
+		{"review", true},
+		{"answer", true},
+		{"event", true},
+		{"ack", true},
 	} {
 		for _, persisted := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/replayer=%v/persisted=%v", c.point, c.replayer, persisted), func(t *testing.T) {
@@ -288,10 +296,8 @@ func TestWhatKillsItsWorkerEndsAsPoisonAndTakesNobodyAlong(t *testing.T) {
 		}()
 		nc, stop := r.startWorker(nil)
 		stops = append(stops, stop)
-		deadline := time.After(10 * time.Minute)
 		deaths := 0
-	loop:
-		for {
+		for deadline := time.Now().Add(10 * time.Minute); time.Now().Before(deadline); time.Sleep(time.Second) {
 			if a, done := r.answer(id); done && a.Final {
 				break
 			}
@@ -299,12 +305,9 @@ func TestWhatKillsItsWorkerEndsAsPoisonAndTakesNobodyAlong(t *testing.T) {
 			case <-killed:
 				deaths++
 				nc.Close()
-				time.Sleep(time.Second)
 				nc, stop = r.startWorker(nil)
 				stops = append(stops, stop)
-			case <-deadline:
-				break loop
-			case <-time.After(time.Second):
+			default:
 			}
 		}
 		a := r.final(id, time.Second)

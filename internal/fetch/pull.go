@@ -148,7 +148,8 @@ func (s *shard) down() error {
 func (s *shard) fetch(ctx, epoch context.Context, n int, deliver func(jetstream.Msg)) (got int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pullLasts)
 	defer cancel()
-	defer context.AfterFunc(epoch, cancel)()
+	release := context.AfterFunc(epoch, cancel)
+	defer release()
 	batch, err := s.consumer.Fetch(n, jetstream.FetchContext(ctx))
 	if err != nil {
 		return 0, err

@@ -249,7 +249,7 @@ func (e *epoch) follow(ctx context.Context, nc *nats.Conn) {
 
 // Open finds a provider's consumers, which must exist.
 func Open(ctx context.Context, js jetstream.JetStream, p *providers.Provider, g *budget.Gate, consumer func(fetchworker.Lane, int) string, replay string) (Served, error) {
-	s := Served{Provider: p, Gate: g, Requests: map[fetchworker.Lane][]jetstream.Consumer{}}
+	s := Served{Provider: p, Gate: g, Requests: make(map[fetchworker.Lane][]jetstream.Consumer, 2)}
 	for _, lane := range []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch} {
 		for shard := range fetchworker.Shards {
 			c, err := js.Consumer(ctx, fetchworker.StreamRequests, consumer(lane, shard))

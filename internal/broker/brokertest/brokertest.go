@@ -59,7 +59,7 @@ func (b *Broker) start(t testing.TB) {
 	if b.JS, err = broker.JetStream(b.NC); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) //nolint:usetesting // a restart may come in a cleanup
 	defer cancel()
 	if err := broker.Apply(ctx, b.JS, broker.Streams(broker.Options{ResultAge: 168 * time.Hour})); err != nil {
 		t.Fatal(err)
