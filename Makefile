@@ -26,6 +26,10 @@ bench: ## benchmarks into bench.txt; compared with BASE=old.txt if that is given
 	go test -run='^$$' -bench=. -benchmem -count=6 ./... > bench.txt || { cat bench.txt; exit 1; }
 	go tool -modfile=tools/go.mod benchstat $(BASE) bench.txt
 
+.PHONY: observe
+observe: ## what is deployed: compose, images, dashboards and alerts against a worker that runs (a module of its own)
+	cd deploy/test && go vet ./... && go test ./...
+
 .PHONY: ci
 ci: ## what CI runs
 	.ci/run

@@ -1,0 +1,336 @@
+package deploy_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/providers/providertest"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/promqltest"
+	"github.com/prometheus/prometheus/rules"
+	"github.com/prometheus/prometheus/util/teststorage"
+)
+
+// step is what passes on Prometheus' clock between two scrapes: its interval
+// in compose. Here a scrape is made every beat, so hours take seconds.
+const (
+	step = 15 * time.Second
+	beat = 250 * time.Millisecond
+)
+
+// TestADayInTheLife runs the worker's binary against a played provider that
+// goes down and comes back, scrapes it as Prometheus would, evaluates the
+// shipped alerts meanwhile, and then asks every panel of every dashboard.
+func TestADayInTheLife(t *testing.T) {
+	o := observe(t)
+	o.live("all is well", 12)
+	if firing := firing(t, o.group); len(firing["ProviderDown"])+len(firing["NoWorker"]) > 0 {
+		t.Errorf("firing while all is well: %v", firing)
+	}
+
+	o.upstream.SetDown(true)
+	o.live("the provider is down", 24)
+	if got := firing(t, o.group)["ProviderDown"]; len(got) != 1 || !strings.Contains(got[0], `provider="fmp"`) {
+		t.Errorf("firing in the outage: %v", firing(t, o.group))
+	}
+
+	o.upstream.SetDown(false)
+	o.live("it is back", 24)
+	if got := firing(t, o.group)["ProviderDown"]; len(got) > 0 {
+		t.Errorf("still firing: %v", got)
+	}
+
+	for name, panels := range dashboards(t) {
+		for _, p := range panels {
+			for _, target := range p.Targets {
+				if !o.hasData(target.Expr) {
+					t.Errorf("%s: %q shows nothing: %s", name, p.Title, target.Expr)
+				}
+			}
+		}
+	}
+
+	o.kill()
+	o.live("the worker is gone", 10)
+	if got := firing(t, o.group)["NoWorker"]; len(got) != 1 {
+		t.Errorf("firing with no worker: %v", firing(t, o.group))
+	}
+}
+
+type observed struct {
+	t        *testing.T
+	upstream *providertest.Server
+	client   *fetchworker.Client
+	worker   *exec.Cmd
+	url      string
+	store    *teststorage.TestStorage
+	engine   *promql.Engine
+	group    *rules.Group
+	start    time.Time
+	now      time.Time // Prometheus' clock
+	asked    int
+	last     map[uint64]labels.Labels // what the last scrape saw
+}
+
+func observe(t *testing.T) *observed {
+	t.Helper()
+	upstream, err := providertest.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream.Fallback = answerAnything
+	t.Cleanup(upstream.Close)
+	o := &observed{
+		t: t, upstream: upstream, store: teststorage.New(t), engine: promqltest.NewTestEngine(t, false, 0, 1_000_000),
+		start: time.Now().Add(-2 * time.Hour),
+	}
+	o.now = o.start
+	o.group = alerts(t, &rules.ManagerOptions{QueryFunc: rules.EngineQueryFunc(o.engine, o.store), AppendableV2: o.store}, step)
+
+	dir, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nats, listen := freeAddr(t), freeAddr(t)
+	o.url = "http://" + listen
+	o.worker = exec.Command(filepath.Join(dir, "worker"))
+	o.worker.Env = append(os.Environ(), "FMP_API_KEY=fmp-key-0123456789", "FMP_BASE_URL="+upstream.URL()+"/api/v3",
+		"FMP_REQUESTS_PER_MINUTE=6000", "FMP_BANDWIDTH_LIMIT_GB=1", "FETCH_CIRCUIT_OPEN_SECONDS=0.5", "FETCH_RETRY_BASE_SECONDS=0.2",
+		"FETCH_SYNC=interval", "FETCH_DATA_DIR="+t.TempDir(), "FETCH_NATS_ADDR="+nats, "FETCH_HTTP_ADDR="+listen)
+	var logs strings.Builder
+	o.worker.Stderr = &logs
+	if err := o.worker.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		o.kill()
+		if t.Failed() {
+			t.Log(logs.String())
+		}
+	})
+	awaitReady(t, listen)
+	if o.client, err = fetchworker.Connect("nats://"+nats, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.client.Close)
+	return o
+}
+
+func awaitReady(t testing.TB, listen string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		res, err := http.Get("http://" + listen + "/readyz")
+		if err == nil {
+			res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the worker is not ready")
+		}
+	}
+}
+
+func (o *observed) kill() {
+	if o.worker.ProcessState == nil {
+		_ = o.worker.Process.Signal(syscall.SIGTERM)
+		_ = o.worker.Wait()
+	}
+}
+
+// live lets some intervals pass, with requests of every kind in each.
+func (o *observed) live(what string, intervals int) {
+	o.t.Log(what)
+	for range intervals {
+		o.requests()
+		time.Sleep(beat)
+		o.scrape()
+		o.group.Eval(o.t.Context(), o.now)
+		o.now = o.now.Add(step)
+	}
+}
+
+// requests asks for new things, for something that is cached, for something
+// that may be stale, and for what the provider fails and refuses.
+func (o *observed) requests() {
+	if o.worker.ProcessState != nil {
+		return
+	}
+	o.asked++
+	for _, more := range []string{
+		fmt.Sprintf(`{"symbol":"NEW%d"}`, o.asked), `{"symbol":"SAME"}`, `{"symbol":"OLD"}`,
+		fmt.Sprintf(`{"symbol":"ERR%d"}`, o.asked), `{"symbol":"NONE"}`, `{"symbol":"SLOW"}`,
+	} {
+		r := fetchworker.Request{Provider: "fmp", Operation: "quote", Params: json.RawMessage(more), Lane: fetchworker.LaneInteractive}
+		if o.asked%2 == 0 {
+			r.Lane = fetchworker.LaneBatch
+		}
+		if strings.Contains(more, "SAME") {
+			age := fetchworker.Duration(time.Hour)
+			r.MaxAge = &age
+		}
+		if strings.Contains(more, "OLD") {
+			age := fetchworker.Duration(time.Millisecond)
+			r.MaxAge, r.MaxStale = &age, fetchworker.Duration(time.Hour)
+		}
+		ctx, cancel := context.WithTimeout(o.t.Context(), 5*time.Second)
+		if _, err := o.client.Submit(ctx, r); err != nil {
+			o.t.Error(err)
+		}
+		cancel()
+	}
+}
+
+var served atomic.Int64
+
+func answerAnything(r *http.Request) *providertest.Step {
+	calls := served.Add(1)
+	step := providertest.JSON(200, `[{"symbol":"X","price":1}]`)
+	switch symbol := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]; {
+	case strings.HasPrefix(symbol, "ERR") && calls%3 == 0, symbol == "OLD" && calls%2 == 0:
+		step = providertest.JSON(500, `{}`)
+	case symbol == "NONE":
+		step = providertest.JSON(404, `{}`)
+	}
+	return &step
+}
+
+// scrape stores what the worker tells, as Prometheus does: with up, and with
+// nothing else if it does not answer.
+func (o *observed) scrape() {
+	at := model.TimeFromUnixNano(o.now.UnixNano())
+	up := model.SampleValue(0)
+	appender := o.store.Appender(o.t.Context())
+	gone := o.last
+	o.last = map[uint64]labels.Labels{}
+	add := func(m model.Metric, v model.SampleValue) {
+		b := labels.NewBuilder(labels.EmptyLabels())
+		for name, value := range m {
+			b.Set(string(name), string(value))
+		}
+		b.Set("job", "worker")
+		b.Set("instance", "w-1")
+		l := b.Labels()
+		o.last[l.Hash()] = l
+		delete(gone, l.Hash())
+		if _, err := appender.Append(0, l, int64(at), float64(v)); err != nil {
+			o.t.Fatal(err)
+		}
+	}
+	if res, err := http.Get(o.url + "/metrics"); err == nil {
+		defer res.Body.Close()
+		decoder := &expfmt.SampleDecoder{Dec: expfmt.NewDecoder(res.Body, expfmt.ResponseFormat(res.Header)), Opts: &expfmt.DecodeOptions{Timestamp: at}}
+		for {
+			var samples model.Vector
+			if err := decoder.Decode(&samples); err == io.EOF {
+				break
+			} else if err != nil {
+				o.t.Fatal(err)
+			}
+			for _, s := range samples {
+				add(s.Metric, s.Value)
+			}
+		}
+		up = 1
+	}
+	add(model.Metric{"__name__": "up"}, up)
+	for _, l := range gone { // what is not told any more ends here, not five minutes later
+		if _, err := appender.Append(0, l, int64(at), math.Float64frombits(value.StaleNaN)); err != nil {
+			o.t.Fatal(err)
+		}
+	}
+	if err := appender.Commit(); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// hasData reports whether a panel's query shows anything in this run.
+func (o *observed) hasData(expr string) bool {
+	expr = strings.NewReplacer("$__rate_interval", "1m", "$provider", "fmp").Replace(expr)
+	query, err := o.engine.NewRangeQuery(o.t.Context(), o.store, nil, expr, o.start, o.now, step)
+	if err != nil {
+		o.t.Errorf("%s: %v", expr, err)
+		return false
+	}
+	defer query.Close()
+	matrix, err := query.Exec(o.t.Context()).Matrix()
+	if err != nil {
+		o.t.Errorf("%s: %v", expr, err)
+		return false
+	}
+	for _, series := range matrix {
+		for _, p := range series.Floats {
+			if !math.IsNaN(p.F) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+type panel struct {
+	ID      int    `json:"id"`
+	Title   string `json:"title"`
+	Targets []struct {
+		Expr string `json:"expr"`
+	} `json:"targets"`
+}
+
+func dashboards(t *testing.T) map[string][]panel {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, "deploy/grafana/dashboards/*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	all := map[string][]panel{}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d struct {
+			Panels []panel `json:"panels"`
+		}
+		if err := json.Unmarshal(content, &d); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		all[filepath.Base(file)] = d.Panels
+	}
+	return all
+}
+
+// freeAddr is an address below the ports that connections get, so that none
+// takes it before it is listened on.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(10_000))
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
+			return addr
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
