@@ -42,6 +42,8 @@ type desk struct {
 	alarm     instant
 	alarmFor  class
 	conflicts int
+	writes    int64   // of the register, tried
+	lost      int64   // to others
 	retry     instant // after a conflict, not before
 }
 
@@ -272,7 +274,7 @@ func (d *desk) plan(now instant) (*write, instant) {
 		w.reg, w.blocks, next = base.claim(d.shapes, now, o)
 		if len(w.blocks) == 0 {
 			wake = d.denied(o.class, next, now)
-		} else if wake = d.early(o.class, w.blocks[0].from, now); wake > 0 {
+		} else if wake = d.early(o.class, w.blocks[0], now); wake > 0 {
 			w.reg, w.blocks = base, nil
 		}
 	}
@@ -280,16 +282,27 @@ func (d *desk) plan(now instant) (*write, instant) {
 		return nil, wake
 	}
 	if len(w.blocks) > 0 {
-		// Everyone spreads as far as the fleet needs: whoever won after
-		// conflicts says more, whoever won without says less.
-		if d.conflicts > 0 {
-			w.reg.spread = min(2*d.spread(), mostSpread)
-		} else {
-			w.reg.spread = max(d.spread()*7/8, leastSpread)
-		}
+		w.reg.spread = d.respread(w.reg, o.class, now)
 	}
 	d.writing = true
+	d.writes++
 	return w, wake
+}
+
+// respread is the spread that a winner tells the fleet: more if it met others
+// on its way, less if not, and much less if more could be had at once: then
+// permits go by unclaimed.
+func (d *desk) respread(r *register, c class, now instant) time.Duration {
+	spread := d.spread()
+	switch {
+	case r.next(d.shapes, c, now) <= now:
+		spread /= 2
+	case d.conflicts > 0:
+		spread *= 2
+	default:
+		spread = spread * 7 / 8
+	}
+	return min(max(spread, leastSpread), mostSpread)
 }
 
 // order says what to claim: for the highest class with work that no permit in
@@ -347,21 +360,21 @@ func (d *desk) await(c class, slot instant) {
 	}
 }
 
-// early is when to claim a slot that is to be had already; zero means now. A
-// slot in the future wakes every claimer at once, and whoever has just won
-// would be first again: all wait for their backoff.
-func (d *desk) early(c class, slot, now instant) instant {
+// early is when to claim a slot that is to be had already; zero means now.
+// Where the provider is in demand a slot wakes every claimer at once, and
+// whoever has just won would be first again: all wait for their backoff.
+func (d *desk) early(c class, b block, now instant) instant {
 	switch waited := d.waiting && d.alarmFor == c; {
 	case waited && now >= d.alarm:
 		return 0
-	case waited && slot.add(-c.lead()) < d.opens: // sooner than it seemed
-		d.opens = slot.add(-c.lead())
+	case waited && b.from.add(-c.lead()) < d.opens: // sooner than it seemed
+		d.opens = b.from.add(-c.lead())
 		d.alarm = min(d.alarm, now.add(d.backoff()))
 	case waited:
-	case c == light || slot <= now:
+	case c == light || b.from <= now && !b.paced:
 		return 0
 	default:
-		d.await(c, slot)
+		d.await(c, max(b.from, now.add(c.lead())))
 	}
 	if d.alarm <= now {
 		return 0
@@ -422,6 +435,7 @@ func (d *desk) conflict(now instant) {
 	d.draw = d.rng.Float64()
 	most := 2 * time.Millisecond << min(d.conflicts, 9)
 	d.conflicts++
+	d.lost++
 	d.retry = now.add(time.Duration(d.rng.Float64() * float64(most)))
 }
 

@@ -46,7 +46,7 @@ func (c class) horizon() time.Duration {
 
 // lead is how long before its slot a class may claim the first permit.
 func (c class) lead() time.Duration {
-	return [classes]time.Duration{2 * time.Second, time.Second / 4, time.Second / 4, time.Second / 8}[c]
+	return [classes]time.Duration{2 * time.Second, time.Second / 8, time.Second / 8, time.Second / 16}[c]
 }
 
 // reserve is how many of n permits a class leaves to those above it.
@@ -221,6 +221,7 @@ type block struct {
 	from, until instant
 	n           int
 	class       class // what it was claimed for; who gets it is decided when the slot comes
+	paced       bool  // only the pacer allowed it: the provider is in demand
 	epoch       uint64
 }
 
@@ -256,7 +257,7 @@ func (r *register) claim(shapes []shape, now instant, o order) (*register, []blo
 	}
 	var blocks []block
 	for o.want > 0 {
-		from, until, n := next.slot(views, o.class, at, now, o.lead)
+		from, until, n, paced := next.slot(views, o.class, at, now, o.lead)
 		if from > limit {
 			return next, blocks, from
 		}
@@ -265,7 +266,7 @@ func (r *register) claim(shapes []shape, now instant, o order) (*register, []blo
 		if o.class <= heavy {
 			o.shards = next.charge(shapes, o.shards, n, now)
 		}
-		blocks = append(blocks, block{from: from, until: until, n: n, class: o.class, epoch: r.epoch})
+		blocks = append(blocks, block{from: from, until: until, n: n, class: o.class, paced: paced, epoch: r.epoch})
 		o.want -= n
 		if r.strikes > 0 {
 			next.lease = lease{owner: o.owner, until: until.add(o.lease)}
@@ -279,11 +280,12 @@ func (r *register) claim(shapes []shape, now instant, o order) (*register, []blo
 const unpaced = 10 * time.Second
 
 // slot finds the first moment from at on that allows a permit in every window:
-// when the permit starts and ends, and how many there are.
-func (r *register) slot(views []view, c class, at, now instant, lead time.Duration) (from, until instant, n int) {
+// when the permit starts and ends, how many there are, and whether only the
+// pacer allows them.
+func (r *register) slot(views []view, c class, at, now instant, lead time.Duration) (from, until instant, n int, paced bool) {
 	for {
 		next := at
-		from, until, n = r.hold, at.add(unpaced), 1<<30
+		from, until, n, paced = r.hold, at.add(unpaced), 1<<30, false
 		if len(views) > 0 {
 			until = 1<<63 - 1
 		}
@@ -300,12 +302,13 @@ func (r *register) slot(views []view, c class, at, now instant, lead time.Durati
 				continue
 			}
 			n = min(n, v.allow(c, tick, now))
+			paced = paced || v.free(tick) <= c.reserve(v.N)
 		}
 		if next == at && until < now.add(lead) {
 			next = boundary(views, at) // it would lapse before the claim is stored
 		}
 		if next == at {
-			return from, until, n
+			return from, until, n, paced
 		}
 		at = next
 	}
@@ -323,7 +326,7 @@ func boundary(views []view, at instant) instant {
 // next is the first moment at which a class can have a permit.
 func (r *register) next(shapes []shape, c class, now instant) instant {
 	next := r.clone()
-	from, _, _ := next.slot(next.views(shapes, now), c, max(now, r.hold), now, 0)
+	from, _, _, _ := next.slot(next.views(shapes, now), c, max(now, r.hold), now, 0)
 	return max(from, now)
 }
 

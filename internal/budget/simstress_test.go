@@ -39,7 +39,7 @@ func stressed(seed uint64, edit func(*simConfig)) *sim {
 			w.saturate(Interactive, 1+i%8, 2, "backlog")
 		}
 	}
-	s.singles(time.Duration(1+rng.IntN(10))*time.Second, "single")
+	s.singles([]int{0, 1, 2, 3, 9, 10}, time.Duration(1+rng.IntN(10))*time.Second, "single")
 	for range rng.IntN(4) {
 		n, l := 1+rng.IntN(2*c.limits[0].N), Lane(rng.IntN(int(lanes)))
 		s.after(time.Duration(rng.Int64N(int64(c.duration))), func() { s.burst(n, l, "burst") })

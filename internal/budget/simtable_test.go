@@ -2,10 +2,11 @@ package budget
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 )
+
+// The loads of the simulation.
 
 // saturate keeps a lane of a worker full for ever.
 func (w *simWorker) saturate(l Lane, shard, n int, kind string) {
@@ -32,11 +33,11 @@ func (s *sim) any() *simWorker {
 	}
 }
 
-// singles are requests of many agents that ask now and then.
-func (s *sim) singles(every time.Duration, kind string) {
+// singles are requests of agents of a few shards, who ask now and then.
+func (s *sim) singles(shards []int, every time.Duration, kind string) {
 	s.after(s.exp(every), func() {
-		s.any().ask(Ask{Lane: Interactive, Shard: s.rng.IntN(shards - 1), Alone: true}, kind)
-		s.singles(every, kind)
+		s.any().ask(Ask{Lane: Interactive, Shard: shards[s.rng.IntN(len(shards))], Alone: true}, kind)
+		s.singles(shards, every, kind)
 	})
 }
 
@@ -47,145 +48,183 @@ func (s *sim) burst(n int, l Lane, kind string) {
 	}
 }
 
-// onebyone is an agent that asks again as soon as it has its answer.
-func (s *sim) onebyone(shard int, kind string) {
-	before := make(map[int]func(*simWorker, Ask, string))
+// oneByOne is an agent that asks again as soon as it has its answer.
+func (s *sim) oneByOne(shard int, kind string) {
 	for _, w := range s.workers {
-		before[w.id] = w.onDone
+		before := w.onDone
 		w.onDone = func(w *simWorker, a Ask, done string) {
-			if f := before[w.id]; f != nil {
-				f(w, a, done)
+			if before != nil {
+				before(w, a, done)
 			}
 			if done == kind {
-				s.any().ask(Ask{Lane: Interactive, Shard: shard, Alone: true}, kind)
+				s.any().ask(a, kind)
 			}
 		}
 	}
 	s.any().ask(Ask{Lane: Interactive, Shard: shard, Alone: true}, kind)
 }
 
+func saturated(l Lane, shard, n int) func(*sim) {
+	return func(s *sim) {
+		for _, w := range s.workers {
+			w.saturate(l, shard, n, l.String())
+		}
+	}
+}
+
 func perMinute(n int) Limits { return Limits{{n, time.Minute}} }
 
-func (s *sim) summary() string {
-	var b strings.Builder
-	for _, l := range s.limits {
-		fmt.Fprintf(&b, "worst %d of %d in %v, used %.1f %%; ", s.worst(l.Per), l.N, l.Per, 100*s.used(l))
-	}
-	fmt.Fprintf(&b, "%d calls, %.3f writes a permit, %d lapsed, %d late", len(s.arrivals), float64(s.cas)/float64(max(s.calls(), 1)), s.lapses, s.late)
-	return b.String()
+// scenario is a row of the table in docs/permits.md: a load, and how well it
+// must fare.
+type scenario struct {
+	name string
+	simConfig
+	load func(*sim)
+
+	used   float64       // at least this share of the first limit
+	wait   string        // of whom
+	p50    time.Duration // at most
+	p99    time.Duration
+	max    time.Duration
+	writes float64 // a permit, at most
 }
 
-func (s *sim) wait(kind string) string {
-	w := s.waits[kind]
-	return fmt.Sprintf("%s ×%d: p50 %.2f s, p99 %.2f s, max %.2f s", kind, len(w), quantile(w, .5).Seconds(), quantile(w, .99).Seconds(), quantile(w, 1).Seconds())
-}
-
-func TestSimTable(t *testing.T) {
-	hour := time.Hour
-	run := func(name string, c simConfig, load func(*sim), kinds ...string) {
-		t.Run(name, func(t *testing.T) {
-			began := time.Now()
-			s := newSim(c)
-			load(s)
-			s.run()
-			t.Log(s.summary())
-			for _, k := range kinds {
-				t.Log(s.wait(k))
-			}
-			t.Logf("took %v", time.Since(began))
-		})
+func scenarios(full bool) []scenario {
+	const sec, ms = time.Second, time.Millisecond
+	long, days := 15*time.Minute, time.Duration(2)
+	if full {
+		long, days = 6*time.Hour, 20
 	}
-	batch := func(n int) func(*sim) {
+	std := simConfig{limits: perMinute(120), workers: 8, skew: 500 * ms, warm: 2 * time.Minute, duration: long}
+	once := std
+	once.warm, once.duration, once.slots = sec, 3*time.Minute, 1000
+	with := func(c simConfig, edit func(*simConfig)) simConfig { edit(&c); return c }
+	neighbours := []int{11, 12, 13, 14, 15}
+	backlog := func(shards ...int) func(*sim) {
 		return func(s *sim) {
 			for _, w := range s.workers {
-				w.saturate(Batch, 0, n, "batch")
+				for _, shard := range shards {
+					w.saturate(Interactive, shard, 2, "neighbour")
+				}
 			}
 		}
 	}
-	std := simConfig{limits: perMinute(120), workers: 8, skew: 500 * time.Millisecond, warm: 2 * time.Minute, duration: hour}
-	run("batch", std, batch(16), "batch")
-	for _, n := range []int{30, 60, 90, 120} {
-		c := std
-		c.warm, c.duration, c.slots = time.Second, 3*time.Minute, 1000
-		run(fmt.Sprintf("burst%d", n), c, func(s *sim) { s.after(s.warm, func() { s.burst(n, Interactive, "burst") }) }, "burst")
+	burst := func(n int, l Lane) func(*sim) {
+		return func(s *sim) { s.after(s.warm, func() { s.burst(n, l, "burst") }) }
 	}
-	c := std
-	c.warm, c.duration, c.slots = time.Second, 3*time.Minute, 1000
-	run("burstbatch120", c, func(s *sim) { s.after(s.warm, func() { s.burst(120, Batch, "burst") }) }, "burst")
-	run("single", std, func(s *sim) { batch(16)(s); s.singles(10*time.Second, "single") }, "single")
-	run("behind agent", std, func(s *sim) {
-		for _, w := range s.workers {
-			w.saturate(Interactive, 15, 2, "neighbour")
-		}
-		s.singles(10*time.Second, "single")
-	}, "single", "neighbour")
-	run("behind five agents", std, func(s *sim) {
-		for _, w := range s.workers {
-			for i := range 5 {
-				w.saturate(Interactive, 11+i, 2, "neighbour")
+	both := func(loads ...func(*sim)) func(*sim) {
+		return func(s *sim) {
+			for _, l := range loads {
+				l(s)
 			}
 		}
-		s.after(s.exp(10*time.Second), func() {})
-		s.singlesOf(10, 10*time.Second, "single")
-	}, "single", "neighbour")
-	run("one by one", std, func(s *sim) {
-		batch(16)(s)
-		s.onebyone(3, "onebyone")
-		s.singlesOf(3, 10*time.Second, "single")
-	}, "single", "onebyone", "batch")
-	run("lanes", std, func(s *sim) {
-		for _, w := range s.workers {
-			w.saturate(Batch, 0, 16, "batch")
-			w.saturate(Replay, 0, 16, "replay")
-			w.saturate(Interactive, 5, 2, "inter")
-			w.saturate(Interactive, 6, 2, "inter")
-		}
-	}, "batch", "replay", "inter")
-	c = std
-	c.limits = perMinute(5)
-	run("5", c, batch(16), "batch")
-	run("5 lanes", c, func(s *sim) {
-		for _, w := range s.workers {
-			w.saturate(Batch, 0, 16, "batch")
-			w.saturate(Replay, 0, 16, "replay")
-			w.saturate(Interactive, 5, 2, "inter")
-			w.saturate(Interactive, 6, 2, "inter")
-		}
-	}, "batch", "replay", "inter")
-	c = std
-	c.limits, c.warm, c.duration = Limits{{100, 24 * hour}}, 48*hour, 240*hour
-	run("day", c, batch(16), "batch")
-	c = std
-	c.limits = Limits{{60, time.Minute}, {2, time.Second}}
-	run("two", c, batch(16), "batch")
-	c = std
-	c.limits = Limits{{2, time.Second}}
-	c.duration = 10 * time.Minute
-	run("2/s", c, batch(16), "batch")
-	c = std
-	c.workers, c.limits, c.warm, c.duration = 100, Limits{{1000, 10 * time.Second}}, 20*time.Second, time.Minute
-	run("100 workers 100/s", c, batch(16), "batch")
-	run("100 workers 100/s interactive", c, func(s *sim) {
-		for i, w := range s.workers {
-			w.saturate(Interactive, i%16, 2, "inter")
-			w.saturate(Interactive, (i+1)%16, 2, "inter")
-		}
-	}, "inter")
-	c.workers = 1000
-	run("1000 workers 100/s", c, batch(16), "batch")
-	run("1000 workers 100/s interactive", c, func(s *sim) {
-		for i, w := range s.workers {
-			for j := range 8 {
-				w.saturate(Interactive, (i+j)%16, 2, "inter")
-			}
-		}
-	}, "inter")
+	}
+	single := func(shards ...int) func(*sim) { return func(s *sim) { s.singles(shards, 10*sec, "single") } }
+	batch := saturated(Batch, 0, 16)
+	all := []scenario{
+		{name: "batch backlog", simConfig: std, load: batch, used: 0.98},
+		{name: "burst of N/4 after idle", simConfig: once, load: burst(30, Interactive), wait: "burst", max: 100 * ms},
+		{name: "burst of N/2", simConfig: once, load: burst(60, Interactive), wait: "burst", max: 200 * ms},
+		{name: "burst of 3N/4", simConfig: once, load: burst(90, Interactive), wait: "burst", max: 200 * ms},
+		{name: "burst of N", simConfig: once, load: burst(120, Interactive), wait: "burst", p50: 200 * ms, max: 61 * sec},
+		{name: "batch burst of N", simConfig: once, load: burst(120, Batch), wait: "burst", max: 61 * sec},
+		{name: "single behind a batch backlog", simConfig: std, load: both(batch, single(1, 2, 3, 4, 5)), wait: "single", p50: 500 * ms, p99: 1500 * ms, max: 2700 * ms, used: 0.98},
+		{name: "single behind one agent's backlog", simConfig: std, load: both(backlog(15), single(1, 2, 3, 4, 5)), wait: "single", p50: 510 * ms, p99: 1500 * ms, max: 2500 * ms, used: 0.98},
+		{name: "single behind five agents' backlogs", simConfig: std, load: both(backlog(neighbours...), single(1, 2, 3, 4, 5)), wait: "single", p50: 560 * ms, p99: 1600 * ms, max: 2800 * ms, used: 0.98},
+		{name: "single beside one who asks one by one", simConfig: std, load: both(batch, func(s *sim) { s.oneByOne(9, "one by one") }, single(1, 2, 3, 4, 5)), wait: "single", max: 5 * sec, used: 0.98},
+		{name: "5 in 60 s", simConfig: with(std, func(c *simConfig) { c.limits = perMinute(5) }), load: batch, used: 0.97},
+		{name: "100 in 24 h", simConfig: with(std, func(c *simConfig) {
+			c.limits, c.warm, c.duration = Limits{{100, 24 * time.Hour}}, 48*time.Hour, days*24*time.Hour
+		}), load: batch, used: 0.97},
+		{name: "60 in 60 s and 2 in 1 s", simConfig: with(std, func(c *simConfig) { c.limits = Limits{{60, time.Minute}, {2, sec}} }), load: batch, used: 0.98},
+		{name: "2 in 1 s", simConfig: with(std, func(c *simConfig) { c.limits = Limits{{2, sec}} }), load: batch, used: 0.89},
+		{name: "1000 in 10 s, 100 workers, batch", simConfig: with(std, func(c *simConfig) {
+			c.workers, c.limits, c.warm, c.duration = 100, Limits{{1000, 10 * sec}}, 20*sec, 40*sec
+		}), load: batch, used: 0.96, writes: 0.15},
+	}
+	if !full {
+		return all
+	}
+	fleet := with(std, func(c *simConfig) {
+		c.workers, c.limits, c.warm, c.duration = 1000, Limits{{1000, 10 * sec}}, 20*sec, 2*time.Minute
+	})
+	return append(all,
+		scenario{name: "1000 in 10 s, 1000 workers, batch", simConfig: fleet, load: batch, used: 0.96, writes: 0.12},
+		scenario{name: "1000 in 10 s, 1000 workers, interactive", simConfig: fleet, load: saturated(Interactive, 3, 16), used: 0.96, writes: 0.29},
+		scenario{name: "1000 in 10 s, 1000 workers, two interactive each", simConfig: fleet, load: saturated(Interactive, 3, 2), used: 0.96},
+	)
 }
 
-// singlesOf are requests of agents of one shard.
-func (s *sim) singlesOf(shard int, every time.Duration, kind string) {
-	s.after(s.exp(every), func() {
-		s.any().ask(Ask{Lane: Interactive, Shard: shard, Alone: true}, kind)
-		s.singlesOf(shard, every, kind)
-	})
+// TestFigures: the table of docs/permits.md. With -v it is printed.
+func TestFigures(t *testing.T) {
+	t.Log("| load | worst window | used | wait p50 / p99 / max | writes a permit |")
+	for _, sc := range scenarios(*simFull) {
+		s := newSim(sc.simConfig)
+		sc.load(s)
+		s.run()
+		l := s.limits[0]
+		for _, l := range s.limits {
+			if worst := s.worst(l.Per); worst > l.N {
+				t.Errorf("%s: %d calls in %v, of %d", sc.name, worst, l.Per, l.N)
+			}
+		}
+		if s.late > 0 {
+			t.Errorf("%s: %d calls outside of their permit", sc.name, s.late)
+		}
+		used := s.used(l)
+		if used < sc.used {
+			t.Errorf("%s: %.1f %% used, want %.1f", sc.name, 100*used, 100*sc.used)
+		}
+		waits := ""
+		if sc.wait != "" {
+			d := s.waits[sc.wait]
+			waits = fmt.Sprintf("%.2f / %.2f / %.2f s", quantile(d, .5).Seconds(), quantile(d, .99).Seconds(), quantile(d, 1).Seconds())
+			for _, q := range []struct {
+				at   float64
+				most time.Duration
+			}{{.5, sc.p50}, {.99, sc.p99}, {1, sc.max}} {
+				if got := quantile(d, q.at); q.most > 0 && got > q.most {
+					t.Errorf("%s: %.0f %% wait up to %v, want %v", sc.name, 100*q.at, got, q.most)
+				}
+			}
+		}
+		writes := float64(s.cas) / float64(max(s.calls(), 1))
+		if sc.writes > 0 && writes > sc.writes {
+			t.Errorf("%s: %.3f writes a permit, want %.3f", sc.name, writes, sc.writes)
+		}
+		t.Logf("| %s | %d of %d | %.1f %% | %s | %.2f |", sc.name, s.worst(l.Per), l.N, 100*used, waits, writes)
+	}
+}
+
+// TestLanesShare: 6:3:1 while all lanes have work, also where a minute has
+// only five permits.
+func TestLanesShare(t *testing.T) {
+	for _, n := range []int{120, 5} {
+		s := newSim(simConfig{limits: perMinute(n), workers: 4, warm: 2 * time.Minute, duration: time.Duration(100000/n) * time.Second})
+		for _, w := range s.workers {
+			w.saturate(Batch, 0, 8, "batch")
+			w.saturate(Replay, 0, 8, "replay")
+			w.saturate(Interactive, 5, 2, "interactive")
+			w.saturate(Interactive, 6, 2, "interactive")
+		}
+		s.run()
+		total := float64(s.calls())
+		for kind, share := range map[string]float64{"interactive": 0.6, "replay": 0.3, "batch": 0.1} {
+			if got := float64(len(s.waits[kind])) / total; got < share-0.02 || got > share+0.02 {
+				t.Errorf("%d a minute: %s has %.3f of the permits, want %.1f", n, kind, got, share)
+			}
+		}
+	}
+}
+
+// TestNobodyStarves: workers that contend for the same permits get about the
+// same, and nobody's request waits for ever.
+func TestNobodyStarves(t *testing.T) {
+	s := newSim(simConfig{limits: perMinute(120), workers: 8, warm: 2 * time.Minute, duration: 30 * time.Minute})
+	saturated(Batch, 0, 4)(s)
+	s.run()
+	d := s.waits["batch"]
+	if p50, most := quantile(d, .5), quantile(d, 1); most > 5*p50 {
+		t.Errorf("half wait %v, one %v", p50, most)
+	}
 }

@@ -20,6 +20,9 @@ type State struct {
 	InHand   int       // permits claimed and not used yet
 	InFlight int
 	Waiting  int
+
+	Writes    int64 // of the permits register since Open
+	Conflicts int64 // those of them that were not, or perhaps not, stored
 }
 
 // State is a snapshot.
@@ -34,6 +37,7 @@ func (g *Gate) State() State {
 		Now: at, Circuit: c.State, PausedUntil: g.control.PausedUntil(at),
 		BytesUsed: used, BytesLimit: limit, MonthEnds: nextMonth(at),
 		Left: -1, InHand: g.desk.inHand(), InFlight: g.desk.out, Waiting: g.desk.queue.total(),
+		Writes: g.desk.writes, Conflicts: g.desk.lost,
 	}
 	s.Limits, _ = g.control.limits(g.s.Limits, at)
 	if c.Held() {
