@@ -27,6 +27,7 @@ type Board struct {
 	workers   map[string]Worker
 	lost      map[string]time.Time // since when a provider has no worker
 	since     time.Time            // since when the board looks
+	told      map[string]bool      // keys that the watch has told of since it began
 }
 
 type boardEntry struct {
@@ -62,9 +63,9 @@ func Watch(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue) (
 	b := &Board{
 		cancel: cancel, done: make(chan struct{}), change: make(chan struct{}, 1),
 		providers: map[string]*boardEntry{}, workers: map[string]Worker{}, lost: map[string]time.Time{},
-		since: time.Now(),
+		since: time.Now(), told: map[string]bool{},
 	}
-	w := &watch{conn: js.Conn(), kv: kv, see: b.see, lost: func() {}}
+	w := &watch{conn: js.Conn(), kv: kv, see: b.see, lost: b.restart, all: b.whole}
 	ready := make(chan struct{})
 	go func() {
 		defer close(b.done)
@@ -96,6 +97,12 @@ func (b *Board) see(e entry) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.told[e.key] = true
+	b.take(kind, name, e)
+	signal(b.change)
+}
+
+func (b *Board) take(kind, name string, e entry) {
 	switch kind {
 	case "permits":
 		b.entry(name).register, _ = decodeRegister(e.value)
@@ -112,13 +119,40 @@ func (b *Board) see(e entry) {
 			b.workers[name] = w
 		}
 		after := b.served()
+		at := e.at
+		if at.IsZero() {
+			at = time.Now()
+		}
 		for p := range before {
 			if !after[p] {
-				b.lost[p] = time.Now()
+				b.lost[p] = at
 			}
 		}
-	default:
-		return // announced thresholds, suspects
+	}
+}
+
+// restart forgets which keys there are: after a reconnect all are told anew.
+func (b *Board) restart() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.told)
+}
+
+// whole drops what has gone while nobody watched.
+func (b *Board) whole() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for name := range b.workers {
+		if !b.told[workerPrefix+name] {
+			b.take("worker", name, entry{})
+		}
+	}
+	for provider := range b.providers {
+		for kind, key := range map[string]string{"permits": permitsKey(provider), "circuit": circuitKey(provider), "control": controlKey(provider)} {
+			if !b.told[key] {
+				b.take(kind, provider, entry{})
+			}
+		}
 	}
 	signal(b.change)
 }
@@ -176,7 +210,7 @@ func (b *Board) View(provider string, now time.Time) View {
 		if at := p.register.hold.time(); at.After(now) {
 			v.HoldUntil = at
 		}
-		v.Windows = p.register.usage(instantOf(now))
+		v.Windows = p.register.usage(p.shapes(now), instantOf(now))
 	}
 	for _, w := range b.workers {
 		if slices.Contains(w.Providers, provider) {
@@ -216,7 +250,7 @@ func (b *Board) Held(provider string, now time.Time) (fetchworker.Reason, time.T
 	if hold := p.register.hold.time(); hold.Sub(now) > patience {
 		return fetchworker.ReasonThrottled, hold
 	}
-	if next := p.register.nextReplay(instantOf(now)).time(); next.Sub(now) > patience {
+	if next := p.register.next(p.shapes(now), replay, instantOf(now)).time(); next.Sub(now) > patience {
 		return fetchworker.ReasonQuota, next
 	}
 	return "", time.Time{}
@@ -231,28 +265,34 @@ func (b *Board) ProbeDue(provider string, now time.Time) bool {
 	return p != nil && p.circuit.Due(now) && p.control.PausedUntil(now).IsZero()
 }
 
+// shapes are the limits in force: an operator's, or those that the fleet last
+// claimed under. Windows that are no limit any more stay in the register for a
+// while.
+func (p *boardEntry) shapes(now time.Time) []shape {
+	var newest instant
+	for _, w := range p.register.windows {
+		newest = max(newest, w.seen)
+	}
+	var own Limits
+	for _, w := range p.register.windows {
+		if newest.sub(w.seen) <= time.Minute {
+			own = append(own, Window{N: w.n, Per: w.per})
+		}
+	}
+	limits, _ := p.control.limits(own, now)
+	return newShapes(limits)
+}
+
 // usage is how full each window is.
-func (r *register) usage(now instant) []WindowView {
-	views := r.clone().views(r.shapes(), now)
-	usage := make([]WindowView, len(views))
-	for i, v := range views {
-		tick := v.at(now)
-		usage[i] = WindowView{
-			Window:     v.Window,
-			Left:       max(v.free(tick), 0),
-			LastMinute: v.sum(v.at(now.add(-time.Minute))+1, tick),
+func (r *register) usage(shapes []shape, now instant) (usage []WindowView) {
+	for _, v := range r.clone().views(shapes, now) {
+		if tick := v.at(now); v.mine {
+			usage = append(usage, WindowView{
+				Window:     v.Window,
+				Left:       max(v.free(tick), 0),
+				LastMinute: v.sum(v.at(now.add(-time.Minute))+1, tick),
+			})
 		}
 	}
 	return usage
 }
-
-// shapes are the limits the register was last claimed under.
-func (r *register) shapes() []shape {
-	shapes := make([]shape, len(r.windows))
-	for i, w := range r.windows {
-		shapes[i] = newShape(Window{N: w.n, Per: w.per})
-	}
-	return shapes
-}
-
-func (r *register) nextReplay(now instant) instant { return r.next(r.shapes(), replay, now) }

@@ -91,6 +91,55 @@ func TestBoardSeesAQuota(t *testing.T) {
 	})
 }
 
+func TestBoardForgetsAnOldLimit(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", func(s *Settings) { s.Limits = Limits{{4, 24 * time.Hour}} })
+		board, err := Watch(t.Context(), b.js, b.kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer board.Close()
+		for range 3 {
+			b.call(g, Success, "")
+		}
+		if err := SetLimits(t.Context(), b.kv, "fmp", nil, time.Time{}, "alice", "a new plan"); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		if reason, until := board.Held("fmp", time.Now()); reason != "" {
+			t.Errorf("held by %q until %v, but there is no limit any more", reason, until)
+		}
+		b.call(g, Success, "")
+	})
+}
+
+func TestBoardAfterARestart(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		board, err := Watch(t.Context(), b.js, b.kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer board.Close()
+		if err := Beat(t.Context(), b.js, Worker{Name: "w1", Providers: []string{"fmp"}}); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		if len(board.Workers()) != 1 {
+			t.Fatal("not seen")
+		}
+		b.stop()
+		time.Sleep(2 * time.Minute) // nobody beats, and no marker is ever told
+		b.start()
+		time.Sleep(10 * time.Second)
+		if w := board.Workers(); len(w) != 0 {
+			t.Errorf("%+v", w)
+		}
+		if v := board.View("fmp", time.Now()); v.NoneSince.IsZero() {
+			t.Error("a provider without a worker")
+		}
+	})
+}
+
 func TestPresence(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		board, err := Watch(t.Context(), b.js, b.kv)

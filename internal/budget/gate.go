@@ -139,6 +139,9 @@ func (g *Gate) Close() {
 // within the next 90 s; the context's cause if that ends first.
 func (g *Gate) Acquire(ctx context.Context, a Ask) (*Permit, error) {
 	a.Shard &= shards - 1
+	if a.Lane < 0 || a.Lane >= lanes {
+		a.Lane = Batch
+	}
 	w := &waiter{Ask: a, ready: make(chan struct{})}
 	g.mu.Lock()
 	probe, err := g.enter(w, g.clock.now())

@@ -335,3 +335,21 @@ func TestCloseSendsEveryoneAway(t *testing.T) {
 		}
 	})
 }
+
+func TestConnectionClosedFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", nil)
+		b.call(g, Success, "")
+		g.AddBytes(5)
+		for _, nc := range b.conns {
+			nc.Close()
+		}
+		g.Close() // ends all the same
+	})
+}
+
+func TestStricterOfTwo(t *testing.T) {
+	if s := newShapes(Limits{{100, time.Minute}, {60, time.Minute}, {2, time.Second}}); len(s) != 2 || s[0].N != 60 {
+		t.Errorf("%+v", s)
+	}
+}

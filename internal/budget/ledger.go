@@ -79,10 +79,15 @@ func newShape(w Window) shape {
 	return s
 }
 
+// newShapes are the shapes of all windows; of two as long, the stricter one.
 func newShapes(l Limits) []shape {
-	shapes := make([]shape, len(l))
-	for i, w := range l {
-		shapes[i] = newShape(w)
+	shapes := make([]shape, 0, len(l))
+	for _, w := range l {
+		if i := slices.IndexFunc(shapes, func(s shape) bool { return s.Per == w.Per }); i < 0 {
+			shapes = append(shapes, newShape(w))
+		} else if w.N < shapes[i].N {
+			shapes[i] = newShape(w)
+		}
 	}
 	return shapes
 }

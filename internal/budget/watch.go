@@ -13,6 +13,7 @@ type entry struct {
 	key   string
 	value []byte
 	rev   uint64
+	at    time.Time // when it was stored; zero if it never was
 }
 
 // watch tells of every change to some keys, and after a reconnect of all of
@@ -23,6 +24,7 @@ type watch struct {
 	keys []string
 	see  func(entry)
 	lost func() // what was seen may be old: all follows anew
+	all  func() // all has been told; may be nil
 }
 
 // run watches until ctx ends. It closes ready when everything has been told once.
@@ -67,7 +69,7 @@ func (w *watch) once(ctx context.Context, status <-chan nats.Status, ready chan<
 				return whole
 			case e != nil:
 				delete(missing, e.Key())
-				next := entry{key: e.Key(), rev: e.Revision()}
+				next := entry{key: e.Key(), rev: e.Revision(), at: e.Created()}
 				if e.Operation() == jetstream.KeyValuePut {
 					next.value = e.Value()
 				}
@@ -76,6 +78,9 @@ func (w *watch) once(ctx context.Context, status <-chan nats.Status, ready chan<
 				whole = true
 				for key := range missing {
 					w.see(entry{key: key})
+				}
+				if w.all != nil {
+					w.all()
 				}
 				if ready != nil {
 					close(ready)
