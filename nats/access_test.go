@@ -294,12 +294,14 @@ func refused(t *testing.T, nc *nats.Conn, subject string) {
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
+	waiting, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
 	select {
 	case err := <-denied:
 		if !errors.Is(err, nats.ErrPermissionViolation) {
 			t.Errorf("%s: %v", subject, err)
 		}
-	case <-time.After(2 * time.Second):
+	case <-waiting.Done():
 		t.Errorf("%s was not refused", subject)
 	}
 }

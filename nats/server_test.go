@@ -3,7 +3,6 @@
 package nats_test
 
 import (
-	"bufio"
 	"context"
 	"net"
 	"net/url"
@@ -25,13 +24,12 @@ import (
 // checks that the file names every variable that the configurations read.
 func development(t *testing.T) {
 	t.Helper()
-	f, err := os.Open("development.env")
+	text, err := os.ReadFile("development.env")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if name, value, ok := strings.Cut(lines.Text(), "="); ok && !strings.HasPrefix(name, "#") {
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
 			t.Setenv(name, value)
 		}
 	}
@@ -160,8 +158,16 @@ func freePort(t *testing.T) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
+	defer func() { _ = ln.Close() }()
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func until(t *testing.T, within time.Duration, what string, done func() bool) {

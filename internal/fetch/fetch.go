@@ -245,6 +245,7 @@ func (w *Worker) answered(ctx context.Context, r *request) (bool, error) {
 	if err := dlq.Copy(w.log, r.ReplyTo, stored.Header, stored.Data); err != nil {
 		return false, err
 	}
+	w.logEnd(r, end{}, nil)
 	return true, w.log.Point("ack", r.ack)
 }
 

@@ -9,29 +9,37 @@ import (
 )
 
 // logEnd writes the one line of a request's turn: how it ended, after how
-// many calls, how long it took.
+// many calls, how long it took. An end without letter and answer is that of a
+// request that had its answer already.
 func (w *Worker) logEnd(r *request, e end, result *providers.Result) {
 	entry := w.logger.Check(zap.InfoLevel, "request")
 	if entry == nil {
 		return
 	}
+	calls, failures := r.letter.Calls, r.letter.Failures
 	fields := []zap.Field{
 		zap.String("provider", r.Provider), zap.String("operation", r.Operation),
 		zap.String("agent", r.Agent), zap.String("request_id", r.ID), zap.String("lane", laneName(r)),
 		zap.Int("generation", r.letter.Generation),
 		zap.Duration("since_publish", time.Since(r.letter.RequestedAt)),
 	}
+	if e.letter == nil && e.answer == nil {
+		fields = append(fields, zap.Bool("answered_before", true))
+	}
 	if e.answer != nil {
+		calls, failures = e.answer.Calls, e.answer.Failures
 		fields = append(fields, zap.String("status", string(e.answer.Status)), zap.Bool("final", e.answer.Final),
-			zap.Int("calls", e.answer.Calls), zap.Int("failures", e.answer.Failures))
+			zap.String("source", string(e.answer.Source)))
 		if p := e.answer.Problem; p != nil {
 			fields = append(fields, zap.String("problem", p.Type))
 		}
 	}
 	if e.letter != nil {
+		calls, failures = e.letter.Calls, e.letter.Failures
 		fields = append(fields, zap.String("class", string(e.letter.Class)), zap.Time("not_before", e.letter.NotBefore),
-			zap.Int("calls", e.letter.Calls), zap.Int("failures", e.letter.Failures), zap.String("error", e.letter.Error))
+			zap.String("error", e.letter.Error))
 	}
+	fields = append(fields, zap.Int("calls", calls), zap.Int("failures", failures))
 	if result != nil {
 		fields = append(fields, zap.Int("http_status", result.HTTPStatus), zap.Duration("latency", result.Latency))
 	}
