@@ -95,9 +95,17 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	log := record.New(js, h.record)
 	events := newEvents(log, logger)
 	closing.Push("events", events.close)
+	clock, err := budget.StartClock(ctx, js)
+	if err != nil {
+		return fmt.Errorf("the server's clock: %w", err)
+	}
+	closing.Push("clock", func() error { clock.Close(); return nil })
 	var serving []fetch.Served
 	for _, p := range set.Configured() {
-		served, err := serveProvider(ctx, js, kv, p, config, name, events.see)
+		served, err := serveProvider(ctx, js, kv, p, budget.Settings{
+			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
+			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.Timeout, Clock: clock,
+		}, events.see)
 		if err != nil {
 			return fmt.Errorf("provider %s: %w", p.Name, err)
 		}
@@ -204,7 +212,7 @@ func drain(ctx context.Context, nc *nats.Conn) error {
 }
 
 // serveProvider makes a provider's consumers, its register and its gate.
-func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, p *providers.Provider, config app.Config, name string, on budget.Observer) (fetch.Served, error) {
+func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, p *providers.Provider, settings budget.Settings, on budget.Observer) (fetch.Served, error) {
 	served, err := broker.IsServed(ctx, js, p.Name)
 	if err != nil {
 		return fetch.Served{}, err
@@ -219,10 +227,7 @@ func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.Key
 	if err := broker.ServeProvider(ctx, js, p.Name, broker.Held(perMinute(p.Limits))); err != nil {
 		return fetch.Served{}, err
 	}
-	gate, err := budget.Open(ctx, js, kv, budget.Settings{
-		Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
-		CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen,
-	}, on)
+	gate, err := budget.Open(ctx, js, kv, settings, on)
 	if err != nil {
 		return fetch.Served{}, err
 	}

@@ -36,11 +36,14 @@ func applyStream(ctx context.Context, js jetstream.JetStream, want jetstream.Str
 	for range 3 { // another process may be applying the same
 		stream, err := js.Stream(ctx, want.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			_, err = js.CreateStream(ctx, want)
+			err = refusable(ctx, js, func(ctx context.Context) error {
+				_, err := js.CreateStream(ctx, want)
+				return err
+			})
 			switch {
 			case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
 				continue
-			case denied(js, err):
+			case denied(err):
 				return fmt.Errorf("stream %s is missing, and these credentials may not create it: %w", want.Name, err)
 			case err != nil:
 				return fmt.Errorf("create stream %s: %w", want.Name, err)
@@ -55,7 +58,10 @@ func applyStream(ctx context.Context, js jetstream.JetStream, want jetstream.Str
 		if len(differences) == 0 {
 			return nil
 		}
-		_, err = js.UpdateStream(ctx, want)
+		err = refusable(ctx, js, func(ctx context.Context) error {
+			_, err := js.UpdateStream(ctx, want)
+			return err
+		})
 		if err == nil {
 			return nil
 		}
@@ -64,11 +70,40 @@ func applyStream(ctx context.Context, js jetstream.JetStream, want jetstream.Str
 	return fmt.Errorf("stream %s: created and deleted by others meanwhile", want.Name)
 }
 
-// denied tells a refused permission, which NATS reports beside the request:
-// the request itself only times out.
-func denied(js jetstream.JetStream, err error) bool {
-	return err != nil && (errors.Is(err, nats.ErrPermissionViolation) || errors.Is(js.Conn().LastError(), nats.ErrPermissionViolation))
+// refusable makes a request that the credentials may not allow. NATS reports
+// a refused permission beside the request, which itself would only time out:
+// so it is looked for, and ends the request.
+func refusable(ctx context.Context, js jetstream.JetStream, request func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	before := js.Conn().LastError()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				// Another error value than before is another violation.
+				if now := js.Conn().LastError(); now != before && errors.Is(now, nats.ErrPermissionViolation) { //nolint:errorlint // identity is meant
+					cancel(now)
+				}
+			}
+		}
+	}()
+	err := request(ctx)
+	if cause := context.Cause(ctx); err != nil && denied(cause) {
+		err = cause
+	}
+	cancel(nil)
+	<-watched
+	return err
 }
+
+// denied reports whether the credentials do not allow a request.
+func denied(err error) bool { return errors.Is(err, nats.ErrPermissionViolation) }
 
 // Differences lists, one line each, the fields in which a stream is not as
 // wanted: the field, what it is, what is wanted. What the server adds of its

@@ -138,8 +138,12 @@ func applyConsumer(ctx context.Context, js jetstream.JetStream, stream string, w
 	} else if !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("look up consumer %s on %s: %w", want.Durable, stream, err)
 	}
-	if _, err := js.CreateOrUpdateConsumer(ctx, stream, want); err != nil {
-		if denied(js, err) {
+	err = refusable(ctx, js, func(ctx context.Context) error {
+		_, err := js.CreateOrUpdateConsumer(ctx, stream, want)
+		return err
+	})
+	if err != nil {
+		if denied(err) {
 			return fmt.Errorf("consumer %s on %s is missing, and these credentials may not create it: %w", want.Durable, stream, err)
 		}
 		return fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, err)
