@@ -1,7 +1,6 @@
 package budget
 
 import (
-	"context"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -75,7 +74,7 @@ func BenchmarkPermitInHand(b *testing.B) {
 	g.mu.Lock()
 	g.desk.hand = append(g.desk.hand[:0], hand{block: block{from: now.add(-time.Second), until: now.add(time.Hour), n: 1 << 40, epoch: g.desk.reg.epoch}})
 	g.mu.Unlock()
-	ctx := context.Background()
+	ctx := b.Context()
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range b.N {
@@ -102,7 +101,7 @@ func BenchmarkAcquireInHand(b *testing.B) {
 	g.mu.Lock()
 	g.desk.hand = append(g.desk.hand[:0], hand{block: block{from: now.add(-time.Second), until: now.add(time.Hour), n: 1 << 40, epoch: g.desk.reg.epoch}})
 	g.mu.Unlock()
-	ctx := context.Background()
+	ctx := b.Context()
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range b.N {
@@ -115,7 +114,7 @@ func BenchmarkAcquireInHand(b *testing.B) {
 // BenchmarkPermitUnlimited is the same without any limit.
 func BenchmarkPermitUnlimited(b *testing.B) {
 	g := running(b, func(*Settings) {})
-	ctx := context.Background()
+	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
 		p, err := g.Acquire(ctx, Ask{})

@@ -2,10 +2,10 @@ package budget
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strconv"
 	"sync"
 	"time"
@@ -153,7 +153,7 @@ func (m *meter) unflushed() int64 {
 // flush adds n to the counter. It is repeated under one message id until the
 // outcome is known: the stream drops what it has already.
 func (m *meter) flush(ctx context.Context, n int64) {
-	id := m.s.Worker + "-" + strconv.FormatUint(rand.Uint64(), 36)
+	id := m.s.Worker + "-" + rand.Text()
 	mon := month(m.clock.Now())
 	began := time.Now()
 	for try := 0; ; try++ {

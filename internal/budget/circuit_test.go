@@ -64,9 +64,9 @@ func TestFailureHoldsAtOnce(t *testing.T) {
 func TestWaitersAndPermitsOfAnOpenCircuit(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Concurrency = 2 })
-		failing, held := b.begin(g, Ask{}), (*Permit)(nil)
-		var err error
-		if held, err = g.Acquire(t.Context(), Ask{}); err != nil {
+		failing := b.begin(g, Ask{})
+		held, err := g.Acquire(t.Context(), Ask{})
+		if err != nil {
 			t.Fatal(err)
 		}
 		waited := make(chan error, 1)

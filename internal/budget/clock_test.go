@@ -60,7 +60,7 @@ func TestClockOfAMachineThatSlept(t *testing.T) {
 			t.Fatal(err)
 		}
 		now := c.now()
-		if !now.ok || now.time().Sub(time.Now()) != time.Hour {
+		if !now.ok || time.Until(now.time()) != time.Hour {
 			t.Fatalf("%+v", now)
 		}
 		c.wall -= int64(time.Minute) // the wall clock went on while monotonic time stood still

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -174,7 +173,7 @@ func change(ctx context.Context, kv jetstream.KeyValue, key string, edit func([]
 		if !errors.Is(err, errStale) {
 			return fmt.Errorf("write %s: %w", key, err)
 		}
-		if err := wait(ctx, rand.N(time.Millisecond<<min(try, 6))); err != nil {
+		if err := wait(ctx, upTo(time.Millisecond<<min(try, 6))); err != nil {
 			return err
 		}
 	}

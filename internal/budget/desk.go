@@ -50,10 +50,9 @@ type desk struct {
 // hand is a block in hand.
 type hand struct {
 	block
-	trial  bool          // the probe after a hold
-	ready  instant       // not before: explicit jitter
-	pace   *rate.Limiter // the patient classes' spacing inside the block
-	spaced bool
+	trial bool          // the probe after a hold
+	ready instant       // not before: explicit jitter
+	pace  *rate.Limiter // the patient classes' spacing inside the block
 }
 
 // hint is a provider's own count.
@@ -184,7 +183,7 @@ func (d *desk) inHand() (n int) {
 }
 
 func (d *desk) modest(shard int, now instant) bool {
-	return len(d.shapes) == 0 || d.reg == nil || d.reg.modest(d.shapes, uint8(shard), now)
+	return len(d.shapes) == 0 || d.reg == nil || d.reg.modest(d.shapes, shard, now)
 }
 
 // learn takes a newer register.

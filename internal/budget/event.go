@@ -23,10 +23,9 @@ func (e *ClosedError) Error() string {
 
 // The errors of a gate.
 var (
-	ErrLapsed    = errors.New("permit lapsed")     // it is too late to start, or the circuit opened, a pause or a hold came: ask again
-	ErrShut      = errors.New("gate closed")       // Close was called
-	ErrConflict  = errors.New("changed meanwhile") // a compare-and-set lost again and again
-	errUnclaimed = errors.New("no probe to claim") // another worker probes
+	ErrLapsed   = errors.New("permit lapsed")     // it is too late to start, or the circuit opened, a pause or a hold came: ask again
+	ErrShut     = errors.New("gate closed")       // Close was called
+	ErrConflict = errors.New("changed meanwhile") // a compare-and-set lost again and again
 )
 
 // Outcome is how a call ended, as far as the gate cares.

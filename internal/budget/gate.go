@@ -39,7 +39,7 @@ func (s Settings) withDefaults() Settings {
 		s.CallTimeout = 30 * time.Second
 	}
 	if s.Rand == nil {
-		s.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+		s.Rand = newRand()
 	}
 	return s
 }

@@ -64,10 +64,10 @@ func TestHoldsDouble(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", nil)
 		last := time.Now()
-		for strike, want := range []time.Duration{0, 1, 2, 4, 8, 16} {
+		for strike, seconds := range []int{0, 1, 2, 4, 8, 16} {
 			// Two calls under way meet the same 429: one strike, not two.
 			p := b.begin(g, Ask{})
-			d, want := time.Since(last), want*time.Second
+			d, want := time.Since(last), time.Duration(seconds)*time.Second
 			if strike > 0 && (d < want*8/10 || d > want*12/10+2*time.Second) {
 				t.Errorf("probe %d after %v, want about %v", strike, d, want)
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -110,7 +109,7 @@ func (k *keeper) run(ctx context.Context) {
 			return
 		}
 		for try := 0; !k.store(ctx); try++ {
-			if wait(ctx, rand.N(2*time.Millisecond<<min(try, 9))) != nil {
+			if wait(ctx, upTo(2*time.Millisecond<<min(try, 9))) != nil {
 				return
 			}
 		}

@@ -169,7 +169,7 @@ func (q *queue) light(shard int, modest func(int) bool) bool {
 
 // demand is how many wait in each class, and whose shards the interactive ones
 // are, in the order of their turns.
-func (q *queue) demand(modest func(int) bool) (n [classes]int, lightOf, heavyOf []uint8) {
+func (q *queue) demand(modest func(int) bool) (n [classes]int, lightOf, heavyOf []int) {
 	n[replay], n[batch] = q.n[Replay], q.n[Batch]
 	if q.n[Interactive] == 0 {
 		return n, nil, nil
@@ -181,12 +181,12 @@ func (q *queue) demand(modest func(int) bool) (n [classes]int, lightOf, heavyOf 
 		case q.light(s, modest):
 			n[light] += len(line)
 			for range line {
-				lightOf = append(lightOf, uint8(s))
+				lightOf = append(lightOf, s)
 			}
 		default:
 			n[heavy] += len(line)
 			for range line {
-				heavyOf = append(heavyOf, uint8(s))
+				heavyOf = append(heavyOf, s)
 			}
 		}
 	}

@@ -107,11 +107,11 @@ const keep = 2 * time.Second
 // window is one limit's ledger: how many permits each tick holds.
 type window struct {
 	per    time.Duration
-	n      int      // the limit of whoever claimed last; for display and for claimers without limits
-	seen   instant  // when somebody whose limit this is last claimed, whole seconds
-	base   int64    // counts[0] is this tick; what lies before is forgotten
-	tat    instant  // the pacer: when the next permit is due. At or before now, fewer than N are out
-	counts []uint32 // permits of each tick
+	n      int     // the limit of whoever claimed last; for display and for claimers without limits
+	seen   instant // when somebody whose limit this is last claimed, whole seconds
+	base   int64   // counts[0] is this tick; what lies before is forgotten
+	tat    instant // the pacer: when the next permit is due. At or before now, fewer than N are out
+	counts []int   // permits of each tick
 }
 
 func (w *window) last() int64 { return w.base + int64(len(w.counts)) - 1 }
@@ -122,9 +122,9 @@ func (w *window) add(tick int64, n int) {
 		return // forgotten: it can no longer count
 	}
 	if grow := i + 1 - int64(len(w.counts)); grow > 0 {
-		w.counts = append(w.counts, make([]uint32, grow)...)
+		w.counts = append(w.counts, make([]int, grow)...)
 	}
-	w.counts[i] += uint32(n)
+	w.counts[i] += n
 }
 
 // take returns up to n permits of a tick.
@@ -133,8 +133,8 @@ func (w *window) take(tick int64, n int) int {
 	if i < 0 || i >= int64(len(w.counts)) {
 		return 0
 	}
-	n = min(n, int(w.counts[i]))
-	w.counts[i] -= uint32(n)
+	n = min(n, w.counts[i])
+	w.counts[i] -= n
 	return n
 }
 
@@ -143,7 +143,7 @@ func (w *window) sum(from, to int64) int {
 	from, to = max(from-w.base, 0), min(to-w.base, int64(len(w.counts))-1)
 	total := 0
 	for i := from; i <= to; i++ {
-		total += int(w.counts[i])
+		total += w.counts[i]
 	}
 	return total
 }
@@ -166,7 +166,7 @@ type view struct {
 	*window
 	shape
 	mine   bool // the claimer has this limit; others' are only recorded
-	prefix []uint32
+	prefix []int
 }
 
 func (v *view) index() {
@@ -177,7 +177,7 @@ func (v *view) index() {
 	}
 }
 
-func (v *view) upto(tick int64) uint32 { // permits before tick
+func (v *view) upto(tick int64) int { // permits before tick
 	return v.prefix[min(max(tick-v.base, 0), int64(len(v.counts)))]
 }
 
@@ -187,11 +187,11 @@ func (v *view) free(tick int64) int {
 	first := tick - v.k + 1
 	// Windows that start later than this hold no more than those before them.
 	end := max(first, min(tick, v.last()-v.k+1))
-	var most uint32
+	most := 0
 	for from := first; from <= end; from++ {
 		most = max(most, v.upto(from+v.k)-v.upto(from))
 	}
-	return v.N - int(most)
+	return v.N - most
 }
 
 // allow is how many permits a class may take of a tick. All but light obey
@@ -227,14 +227,14 @@ type block struct {
 	n           int
 	class       class // what it was claimed for; who gets it is decided when the slot comes
 	paced       bool  // only the pacer allowed it: the provider is in demand
-	epoch       uint64
+	epoch       int64
 }
 
 // order is what a claimer wants.
 type order struct {
 	class   class
 	want    int
-	shards  []uint8       // of the interactive requests it is for, in order
+	shards  []int         // of the interactive requests it is for, in order
 	owner   string        // who claims: holder of the probe's lease
 	probing bool          // it has a probe under way
 	lease   time.Duration // how long after the permit's end a probe's lease lives

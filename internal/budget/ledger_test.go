@@ -41,8 +41,12 @@ type taken struct {
 // validity each call starts and however long it takes within what is allowed.
 func TestNeverOver(t *testing.T) {
 	all := []Limits{
-		{{5, time.Minute}}, {{120, time.Minute}}, {{2, time.Second}}, {{60, time.Minute}, {2, time.Second}},
-		{{60, time.Minute}, {100, 24 * time.Hour}, {50, 12 * time.Hour}}, {{7, 10 * time.Second}, {9, time.Minute}},
+		{{5, time.Minute}},
+		{{120, time.Minute}},
+		{{2, time.Second}},
+		{{60, time.Minute}, {2, time.Second}},
+		{{60, time.Minute}, {100, 24 * time.Hour}, {50, 12 * time.Hour}},
+		{{7, 10 * time.Second}, {9, time.Minute}},
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		limits := rapid.SampledFrom(all).Draw(t, "limits")
@@ -58,7 +62,7 @@ func TestNeverOver(t *testing.T) {
 					want:  rapid.IntRange(1, 40).Draw(t, "want"), owner: "w", lease: time.Second,
 					lead: time.Duration(rapid.IntRange(0, 100).Draw(t, "lead")) * time.Millisecond,
 				}
-				o.shards = make([]uint8, o.want)
+				o.shards = make([]int, o.want)
 				next, blocks, at := r.claim(shapes, now, o)
 				if len(blocks) == 0 && at <= now {
 					t.Fatalf("denied, but the next slot is now")
@@ -226,7 +230,7 @@ func TestRegisterRoundTrip(t *testing.T) {
 	r := newRegister()
 	now := simStart
 	for i := range 50 {
-		r, _, _ = r.claim(shapes, now, order{class: class(i % 4), want: 1 + i%3, shards: []uint8{uint8(i), 3, 7}, owner: "worker-1", lease: time.Second})
+		r, _, _ = r.claim(shapes, now, order{class: class(i % 4), want: 1 + i%3, shards: []int{i % shards, 3, 7}, owner: "worker-1", lease: time.Second})
 		if i == 30 {
 			r.throttled(now, "", 0, 0, 0.5)
 		}

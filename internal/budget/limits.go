@@ -57,6 +57,12 @@ func parseUnit(unit string) (time.Duration, error) {
 	return time.ParseDuration(unit)
 }
 
+// units are the lengths that have a name.
+var units = []struct {
+	per  time.Duration
+	name string
+}{{time.Second, "s"}, {time.Minute, "min"}, {time.Hour, "h"}, {24 * time.Hour, "d"}}
+
 // String writes the limits in the form ParseLimits reads.
 func (l Limits) String() string {
 	if len(l) == 0 {
@@ -65,15 +71,10 @@ func (l Limits) String() string {
 	parts := make([]string, len(l))
 	for i, w := range l {
 		unit := w.Per.String()
-		switch w.Per {
-		case time.Second:
-			unit = "s"
-		case time.Minute:
-			unit = "min"
-		case time.Hour:
-			unit = "h"
-		case 24 * time.Hour:
-			unit = "d"
+		for _, u := range units {
+			if u.per == w.Per {
+				unit = u.name
+			}
 		}
 		parts[i] = fmt.Sprintf("%d/%s", w.N, unit)
 	}

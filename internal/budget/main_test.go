@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 			code = 1
 		}
 	}
-	os.Exit(code)
+	os.Exit(code) //nolint:forbidigo // a TestMain that looks for leaks must
 }
 
 // bubble runs a test on fake time with a real server.

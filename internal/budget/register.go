@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -21,7 +20,7 @@ type lease struct {
 // register is what the fleet shares about a provider's permits: one value,
 // replaced only by compare-and-set.
 type register struct {
-	epoch   uint64          // drawn when it was created: permits of another epoch are void
+	epoch   int64           // drawn when it was created: permits of another epoch are void
 	hold    instant         // nothing starts before
 	strikes int             // 429s in a row; while there are any, only the lease's holder calls
 	lease   lease           // of the probe after a hold
@@ -31,7 +30,7 @@ type register struct {
 }
 
 // newRegister is the register of a provider that nobody has ever called.
-func newRegister() *register { return &register{epoch: rand.Uint64() >> 1} }
+func newRegister() *register { return &register{epoch: newEpoch()} }
 
 // lostRegister stands in for one that is gone although the provider has been
 // called: every window counts as full, at the furthest a claim may have been.
@@ -57,7 +56,7 @@ func (r *register) clone() *register {
 	for i := range c.windows {
 		w := &c.windows[i]
 		// Room for what a claim adds, so that adding does not copy again.
-		w.counts = append(make([]uint32, 0, len(w.counts)+16), w.counts...)
+		w.counts = append(make([]int, 0, len(w.counts)+16), w.counts...)
 	}
 	return &c
 }
@@ -115,7 +114,7 @@ func (r *register) seed(known []window, s shape, now instant) window {
 			continue
 		}
 		end := old.end(from.base + int64(i)).add(old.grace)
-		w.add(s.at(end), int(n))
+		w.add(s.at(end), n)
 		w.tat = max(w.tat, end)
 	}
 	if base := s.at(w.tat) - s.k + 1; base > w.base {
@@ -152,13 +151,13 @@ func quota(shapes []shape) (span, each time.Duration) {
 // modest reports whether a shard has had few permits lately, fleet-wide: only
 // then is its single request light. Without this an agent that asks one by
 // one would always be, and starve the others.
-func (r *register) modest(shapes []shape, shard uint8, now instant) bool {
+func (r *register) modest(shapes []shape, shard int, now instant) bool {
 	span, each := quota(shapes)
 	return r.busy[shard%shards].sub(now) <= span-each
 }
 
 // charge counts n permits for the first n shards, and returns the others.
-func (r *register) charge(shapes []shape, of []uint8, n int, now instant) []uint8 {
+func (r *register) charge(shapes []shape, of []int, n int, now instant) []int {
 	span, each := quota(shapes)
 	for i, t := range r.busy {
 		if t <= now {
@@ -178,7 +177,7 @@ func (r *register) charge(shapes []shape, of []uint8, n int, now instant) []uint
 type slip struct {
 	at    instant // in the tick they were claimed for
 	n     int
-	epoch uint64
+	epoch int64
 }
 
 // giveBack takes slips of this register back.
@@ -277,32 +276,33 @@ func (r *register) origin() instant {
 
 const codecVersion = 1
 
-// encode writes the register: varints, at most some 300 bytes a window.
+// encode writes the register: varints, some 300 bytes a window.
 func (r *register) encode() []byte {
 	b := make([]byte, 0, 512)
+	put := func(n int64) { b = binary.AppendVarint(b, n) }
 	b = append(b, codecVersion)
-	b = binary.AppendUvarint(b, r.epoch)
-	b = binary.AppendVarint(b, int64(r.hold))
-	b = binary.AppendUvarint(b, uint64(r.strikes))
-	b = binary.AppendUvarint(b, uint64(len(r.lease.owner)))
+	put(r.epoch)
+	put(int64(r.hold))
+	put(int64(r.strikes))
+	put(int64(len(r.lease.owner)))
 	b = append(b, r.lease.owner...)
-	b = binary.AppendVarint(b, int64(r.lease.until))
-	b = binary.AppendUvarint(b, uint64(r.spread/time.Millisecond))
+	put(int64(r.lease.until))
+	put(int64(r.spread / time.Millisecond))
 	origin := r.origin() // the counters lie close together: write what they differ by
-	b = binary.AppendVarint(b, int64(origin)/int64(time.Millisecond))
+	put(int64(origin) / int64(time.Millisecond))
 	for _, t := range r.busy {
-		b = binary.AppendUvarint(b, uint64(max(t-origin, 0))/uint64(time.Millisecond))
+		put(int64(max(t-origin, 0)) / int64(time.Millisecond))
 	}
-	b = binary.AppendUvarint(b, uint64(len(r.windows)))
+	put(int64(len(r.windows)))
 	for _, w := range r.windows {
-		b = binary.AppendUvarint(b, uint64(w.per))
-		b = binary.AppendUvarint(b, uint64(w.n))
-		b = binary.AppendVarint(b, int64(w.seen)/int64(time.Second))
-		b = binary.AppendVarint(b, w.base)
-		b = binary.AppendVarint(b, int64(w.tat))
-		b = binary.AppendUvarint(b, uint64(len(w.counts)))
+		put(int64(w.per))
+		put(int64(w.n))
+		put(int64(w.seen) / int64(time.Second))
+		put(w.base)
+		put(int64(w.tat))
+		put(int64(len(w.counts)))
 		for _, n := range w.counts {
-			b = binary.AppendUvarint(b, uint64(n))
+			put(int64(n))
 		}
 	}
 	return b
@@ -317,23 +317,23 @@ func decodeRegister(b []byte) (*register, error) {
 	}
 	d := decoder{b: b[1:]}
 	r := &register{
-		epoch:   d.uint(),
+		epoch:   d.int(),
 		hold:    instant(d.int()),
-		strikes: int(d.uint()),
+		strikes: d.count(),
 	}
 	r.lease.owner = d.string()
 	r.lease.until = instant(d.int())
-	r.spread = time.Duration(d.uint()) * time.Millisecond
+	r.spread = time.Duration(d.count()) * time.Millisecond
 	origin := instant(d.int()) * instant(time.Millisecond)
 	for i := range r.busy {
-		if after := d.uint(); after > 0 {
+		if after := d.count(); after > 0 {
 			r.busy[i] = origin + instant(after)*instant(time.Millisecond)
 		}
 	}
 	for range d.len() {
 		w := window{
-			per:  time.Duration(d.uint()),
-			n:    int(d.uint()),
+			per:  time.Duration(d.int()),
+			n:    d.count(),
 			seen: instant(d.int()) * instant(time.Second),
 			base: d.int(),
 			tat:  instant(d.int()),
@@ -341,9 +341,9 @@ func decodeRegister(b []byte) (*register, error) {
 		if w.per < time.Second || w.n < 1 {
 			d.failed = true
 		}
-		w.counts = make([]uint32, d.len())
+		w.counts = make([]int, d.len())
 		for i := range w.counts {
-			w.counts[i] = uint32(d.uint())
+			w.counts[i] = d.count()
 		}
 		r.windows = append(r.windows, w)
 	}
@@ -359,34 +359,34 @@ type decoder struct {
 	failed bool
 }
 
-func (d *decoder) uint() uint64 {
-	v, n := binary.Uvarint(d.b)
-	return advance(d, v, n)
-}
-
 func (d *decoder) int() int64 {
 	v, n := binary.Varint(d.b)
-	return advance(d, v, n)
-}
-
-func advance[T any](d *decoder, v T, n int) T {
 	if n <= 0 {
-		var zero T
 		d.failed, d.b = true, nil
-		return zero
+		return 0
 	}
 	d.b = d.b[n:]
 	return v
 }
 
-// len reads a count; there cannot be more items than bytes left.
-func (d *decoder) len() int {
-	n := d.uint()
-	if n > uint64(len(d.b)) {
+// count reads what is never negative, and never large.
+func (d *decoder) count() int {
+	n := d.int()
+	if n < 0 || n > 1<<40 {
 		d.failed = true
 		return 0
 	}
 	return int(n)
+}
+
+// len reads how many items follow; there cannot be more than bytes left.
+func (d *decoder) len() int {
+	n := d.count()
+	if n > len(d.b) {
+		d.failed = true
+		return 0
+	}
+	return n
 }
 
 func (d *decoder) string() string {

@@ -1,7 +1,6 @@
 package budget
 
 import (
-	"container/heap"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -16,7 +15,7 @@ type sim struct {
 	simConfig
 	rng    *rand.Rand
 	now    instant // true time, which is the server's
-	events eventHeap
+	events agenda
 	serial int
 
 	reg     *register
@@ -66,25 +65,47 @@ func (c simConfig) withDefaults() simConfig {
 	return c
 }
 
+// event is something that happens at a time.
 type event struct {
 	at     instant
 	serial int
 	run    func()
 }
 
-type eventHeap []event
+// agenda is a heap of events, the next one first.
+type agenda []event
 
-func (h eventHeap) Len() int { return len(h) }
-func (h eventHeap) Less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].serial < h[j].serial
+// before orders events by time, and those of one time as they were added.
+func (e event) before(f event) bool { return e.at < f.at || e.at == f.at && e.serial < f.serial }
+
+func (a *agenda) add(e event) {
+	h := append(*a, e)
+	for i := len(h) - 1; i > 0 && h[i].before(h[(i-1)/2]); i = (i - 1) / 2 {
+		h[i], h[(i-1)/2] = h[(i-1)/2], h[i]
+	}
+	*a = h
 }
-func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *eventHeap) Push(x any)   { *h = append(*h, x.(event)) }
-func (h *eventHeap) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return e
+
+func (a *agenda) next() event {
+	h := *a
+	first, last := h[0], len(h)-1
+	h[0], h[last] = h[last], event{}
+	h = h[:last]
+	for i := 0; ; {
+		least := i
+		for _, child := range []int{2*i + 1, 2*i + 2} {
+			if child < last && h[child].before(h[least]) {
+				least = child
+			}
+		}
+		if least == i {
+			break
+		}
+		h[i], h[least] = h[least], h[i]
+		i = least
+	}
+	*a = h
+	return first
 }
 
 const simStart = instant(1_800_000_000_123_456_789)
@@ -105,7 +126,7 @@ func newSim(c simConfig) *sim {
 
 func (s *sim) after(d time.Duration, run func()) {
 	s.serial++
-	heap.Push(&s.events, event{at: s.now.add(max(d, 0)), serial: s.serial, run: run})
+	s.events.add(event{at: s.now.add(max(d, 0)), serial: s.serial, run: run})
 }
 
 func (s *sim) exp(mean time.Duration) time.Duration {
@@ -118,7 +139,7 @@ func (s *sim) hop() time.Duration { return s.oneWay/2 + s.exp(s.oneWay/2) }
 func (s *sim) run() *sim {
 	end := simStart.add(s.warm + s.duration)
 	for len(s.events) > 0 && s.events[0].at <= end {
-		e := heap.Pop(&s.events).(event)
+		e := s.events.next()
 		s.now = e.at
 		e.run()
 	}

@@ -14,8 +14,12 @@ var simFull = flag.Bool("sim.full", false, "run the permits simulation in full: 
 func stressed(seed uint64, edit func(*simConfig)) *sim {
 	rng := rand.New(rand.NewPCG(seed, 4))
 	limits := []Limits{
-		perMinute(120), perMinute(120), perMinute(5), perMinute(60), {{60, time.Minute}, {2, time.Second}},
-		{{2, time.Second}}, {{1000, 10 * time.Second}}, {{30, 10 * time.Second}}, {{60, time.Minute}, {100, 24 * time.Hour}, {50, 12 * time.Hour}},
+		perMinute(120), perMinute(120), perMinute(5), perMinute(60),
+		{{60, time.Minute}, {2, time.Second}},
+		{{2, time.Second}},
+		{{1000, 10 * time.Second}},
+		{{30, 10 * time.Second}},
+		{{60, time.Minute}, {100, 24 * time.Hour}, {50, 12 * time.Hour}},
 	}
 	c := simConfig{
 		limits: limits[rng.IntN(len(limits))], workers: 1 + rng.IntN(24), slots: 1 + rng.IntN(40), seed: seed,

@@ -91,9 +91,9 @@ type scenario struct {
 
 func scenarios(full bool) []scenario {
 	const sec, ms = time.Second, time.Millisecond
-	long, days := 15*time.Minute, time.Duration(2)
+	long, days := 15*time.Minute, 48*time.Hour
 	if full {
-		long, days = 6*time.Hour, 20
+		long, days = 6*time.Hour, 480*time.Hour
 	}
 	std := simConfig{limits: perMinute(120), workers: 8, skew: 500 * ms, warm: 2 * time.Minute, duration: long}
 	once := std
@@ -134,7 +134,7 @@ func scenarios(full bool) []scenario {
 		{name: "single beside one who asks one by one", simConfig: std, load: both(batch, func(s *sim) { s.oneByOne(9, "one by one") }, single(1, 2, 3, 4, 5)), wait: "single", max: 5 * sec, used: 0.98},
 		{name: "5 in 60 s", simConfig: with(std, func(c *simConfig) { c.limits = perMinute(5) }), load: batch, used: 0.97},
 		{name: "100 in 24 h", simConfig: with(std, func(c *simConfig) {
-			c.limits, c.warm, c.duration = Limits{{100, 24 * time.Hour}}, 48*time.Hour, days*24*time.Hour
+			c.limits, c.warm, c.duration = Limits{{100, 24 * time.Hour}}, 48*time.Hour, days
 		}), load: batch, used: 0.97},
 		{name: "60 in 60 s and 2 in 1 s", simConfig: with(std, func(c *simConfig) { c.limits = Limits{{60, time.Minute}, {2, sec}} }), load: batch, used: 0.98},
 		{name: "2 in 1 s", simConfig: with(std, func(c *simConfig) { c.limits = Limits{{2, sec}} }), load: batch, used: 0.89},
