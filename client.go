@@ -80,7 +80,8 @@ type Receipt struct {
 func NewID() string { return rand.Text() }
 
 // Submit publishes a request and returns when it is stored. It publishes
-// again, safely, until the receipt comes or ctx ends.
+// again, safely, until the receipt comes or ctx ends. If ctx carries an
+// OpenTelemetry span, the request is part of its trace.
 func (c *Client) Submit(ctx context.Context, r Request) (Receipt, error) {
 	m, err := c.encode(&r)
 	if err != nil {

@@ -95,7 +95,7 @@ func TestComposeRunsOneServerOrThree(t *testing.T) {
 
 func TestComposeSetsOnlyWhatTheCodeReads(t *testing.T) {
 	p, names := project(t, "*"), known(t)
-	for _, service := range []string{"apply", "worker", "replayer"} {
+	for _, service := range []string{"apply", "worker", "replayer", "operator"} {
 		for name := range p.Services[service].Environment {
 			if !names[name] && !elsewhere[name] {
 				t.Errorf("%s is given %s, which nothing reads", service, name)
@@ -187,8 +187,8 @@ func TestComposeHardensAndLimitsEverything(t *testing.T) {
 }
 
 func TestEachProcessHasItsOwnUserAndInbox(t *testing.T) {
-	p := project(t, "single")
-	for service, user := range map[string]string{"apply": "admin", "worker": "worker", "replayer": "replayer"} {
+	p := project(t, "single", "tools")
+	for service, user := range map[string]string{"apply": "admin", "worker": "worker", "replayer": "replayer", "operator": "operator"} {
 		env := p.Services[service].Environment
 		if url := *env["NATS_URL"]; !strings.HasPrefix(url, "nats://"+user+":") {
 			t.Errorf("%s is %s", service, url)

@@ -3,6 +3,7 @@ package deploy_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -94,14 +95,20 @@ func run(t *testing.T, p *types.Project, service, host string, more ...string) *
 // the shipped server configuration, then apply, two workers and a replayer,
 // each with the command, the environment and so the credentials it has there.
 func TestComposeRunsAsWritten(t *testing.T) {
-	p := project(t, "single")
+	p := project(t, "single", "tools")
 	for name, value := range p.Services["nats"].Environment {
 		t.Setenv(name, *value)
 	}
-	options, err := server.ProcessConfigFile(filepath.Join(root, "nats/server.conf"))
+	var args []string
+	for _, arg := range p.Services["nats"].Command {
+		args = append(args, strings.ReplaceAll(arg, "/etc/nats", filepath.Join(root, "nats")))
+	}
+	options, err := server.ConfigureOptions(flag.NewFlagSet("nats", flag.ContinueOnError), args, nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	onVolume(t, p, "nats", options.StoreDir)
+	options.Host = "127.0.0.1"
 	options.Port, options.HTTPPort, options.StoreDir = server.RANDOM_PORT, 0, t.TempDir()
 	options.NoSigs, options.NoLog = true, true
 	nats, err := server.NewServer(options)
@@ -145,6 +152,11 @@ func TestComposeRunsAsWritten(t *testing.T) {
 	answer, err := agent.Fetch(ctx, fetchworker.Request{Provider: "fmp", Operation: "quote", Params: []byte(`{"symbol":"AAPL"}`)})
 	if err != nil || answer.Status != fetchworker.StatusOK || answer.Calls != 2 {
 		t.Errorf("%+v %v", answer, err)
+	}
+
+	look := run(t, p, "operator", host)
+	if err := look.Wait(); err != nil || !strings.Contains(look.logs.String(), "fmp") {
+		t.Errorf("the operator sees %v\n%s", err, look.logs.String())
 	}
 
 	for _, c := range running {

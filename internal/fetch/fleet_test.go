@@ -256,3 +256,35 @@ func (r *rig) observe() watched {
 	synctest.Wait()
 	return watched{board}
 }
+
+func TestARequestThatMeetsTheLimitIsCounted(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		r.env["FMP_REQUESTS_PER_MINUTE"] = "1"
+		defer r.start(nil)()
+		fleet := r.observe()
+		defer fleet.close()
+		r.final(r.quote("alice", "q-1", "AAPL", ""), time.Minute)
+		second := r.quote("alice", "q-2", "MSFT", "")
+		time.Sleep(10 * time.Second)
+		got := scrape(t, r.registry)
+		for head, want := range map[string]float64{
+			`fetch_permits_used{provider="fmp",window="min"}`:                         1,
+			`fetch_permits_limit{provider="fmp",window="min"}`:                        1,
+			`fetch_permit_waiters{provider="fmp"}`:                                    1,
+			`fetch_queue_depth{lane="interactive",provider="fmp"}`:                    1,
+			`fetch_request_duration_seconds_count{lane="interactive",provider="fmp"}`: 1,
+		} {
+			if got[head] != want {
+				t.Errorf("%s is %v, want %v", head, got[head], want)
+			}
+		}
+		if age := got[`fetch_queue_oldest_seconds{lane="interactive",provider="fmp"}`]; age < 5 || age > 11 {
+			t.Errorf("the oldest has waited for %v s", age)
+		}
+		r.final(second, 2*time.Minute)
+		if hits := scrape(t, r.registry)[`rate_limit_hits_total{provider="fmp"}`]; hits != 1 {
+			t.Errorf("the limit was met %v times", hits)
+		}
+	})
+}

@@ -1,0 +1,179 @@
+package deploy_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/nats-io/nats-server/v2/server"
+	"go.yaml.in/yaml/v3"
+)
+
+// TestComposesClusterForms gives three servers the command lines that compose
+// gives them, with loopback addresses for the containers', and lets apply make
+// every stream with three copies.
+func TestComposesClusterForms(t *testing.T) {
+	p := project(t, "cluster")
+	for name, value := range p.Services["nats-1"].Environment {
+		t.Setenv(name, *value)
+	}
+	conf, err := filepath.Abs(filepath.Join(root, "nats"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := []string{"nats-1", "nats-2", "nats-3"}
+	addrs := map[string]string{}
+	for _, name := range nodes {
+		addrs[name] = freeAddr(t)
+	}
+	var servers []*server.Server
+	for _, name := range nodes {
+		replace := []string{"/etc/nats", conf, "0.0.0.0:6222", addrs[name]}
+		for other, addr := range addrs {
+			replace = append(replace, other+":6222", addr)
+		}
+		var args []string
+		for _, arg := range p.Services[name].Command {
+			args = append(args, strings.NewReplacer(replace...).Replace(arg))
+		}
+		options, err := server.ConfigureOptions(flag.NewFlagSet(name, flag.ContinueOnError), args, nil, nil, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if options.Host != "0.0.0.0" || !options.SyncAlways || options.Cluster.Name != "fetch" || len(options.Routes) != 3 {
+			t.Errorf("%s: %+v", name, options)
+		}
+		onVolume(t, p, name, options.StoreDir)
+		options.StoreDir = t.TempDir()
+		options.Host, options.Port, options.HTTPPort = "127.0.0.1", server.RANDOM_PORT, 0
+		options.NoSigs, options.NoLog = true, true
+		s, err := server.NewServer(options)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		s.Start()
+		t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+		servers = append(servers, s)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		formed := false
+		for _, s := range servers {
+			formed = formed || s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == 3
+		}
+		if formed {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no cluster")
+		}
+	}
+	apply := run(t, p, "apply", servers[0].Addr().String(), "FETCH_REPLICAS=3")
+	if err := apply.Wait(); err != nil {
+		t.Fatalf("apply: %v\n%s", err, apply.logs.String())
+	}
+	info, err := servers[0].Jsz(&server.JSzOptions{Accounts: true, Streams: true, Config: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams := 0
+	for _, account := range info.AccountDetails {
+		for _, s := range account.Streams {
+			streams++
+			if s.Config.Replicas != 3 {
+				t.Errorf("%s has %d copies", s.Name, s.Config.Replicas)
+			}
+		}
+	}
+	if streams == 0 {
+		t.Error("no streams")
+	}
+}
+
+// onVolume checks that what a server stores outlives its container.
+func onVolume(t *testing.T, p *types.Project, service, storeDir string) {
+	t.Helper()
+	s := p.Services[service]
+	path := filepath.Join(s.WorkingDir, storeDir)
+	for _, v := range s.Volumes {
+		if v.Type == types.VolumeTypeVolume && s.WorkingDir != "" && strings.HasPrefix(path, v.Target+"/") {
+			return
+		}
+	}
+	t.Errorf("%s stores in %s, which is on no volume", service, path)
+}
+
+// TestPrometheusAndGrafanaFindEverything checks the names that the provisioned
+// files share with compose and with each other.
+func TestPrometheusAndGrafanaFindEverything(t *testing.T) {
+	p := project(t, "single")
+	var prometheus struct {
+		Rules []string `yaml:"rule_files"`
+		Jobs  []struct {
+			Name string `yaml:"job_name"`
+			DNS  []struct {
+				Names []string `yaml:"names"`
+				Port  int      `yaml:"port"`
+			} `yaml:"dns_sd_configs"`
+		} `yaml:"scrape_configs"`
+	}
+	decode(t, "deploy/prometheus/prometheus.yml", &prometheus)
+	for _, file := range prometheus.Rules {
+		if _, err := os.Stat(filepath.Join(root, "deploy/prometheus", file)); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, job := range prometheus.Jobs {
+		for _, name := range job.DNS[0].Names {
+			if _, ok := p.Services[name]; !ok || name != job.Name {
+				t.Errorf("job %s scrapes %s", job.Name, name)
+			}
+		}
+		if want := fmt.Sprintf("FETCH_HTTP_ADDR=0.0.0.0:%d\n", job.DNS[0].Port); !strings.Contains(read(t, "Dockerfile"), want) {
+			t.Errorf("job %s: the image does not serve metrics on port %d", job.Name, job.DNS[0].Port)
+		}
+	}
+
+	var sources struct {
+		List []struct {
+			UID string `yaml:"uid"`
+			URL string `yaml:"url"`
+		} `yaml:"datasources"`
+	}
+	decode(t, "deploy/grafana/provisioning/datasources/prometheus.yml", &sources)
+	if sources.List[0].URL != "http://prometheus:9090" {
+		t.Errorf("Grafana asks %s", sources.List[0].URL)
+	}
+	var boards struct {
+		List []struct {
+			Options struct {
+				Path string `yaml:"path"`
+			} `yaml:"options"`
+		} `yaml:"providers"`
+	}
+	decode(t, "deploy/grafana/provisioning/dashboards/fetchworker.yml", &boards)
+	mounted := false
+	for _, v := range p.Services["grafana"].Volumes {
+		mounted = mounted || v.Target == boards.List[0].Options.Path && strings.HasSuffix(v.Source, "deploy/grafana/dashboards")
+	}
+	if !mounted {
+		t.Errorf("the dashboards are not mounted at %s", boards.List[0].Options.Path)
+	}
+	for name := range dashboards(t) {
+		text := read(t, "deploy/grafana/dashboards/"+name)
+		if strings.Count(text, `"uid": "prometheus"`) != strings.Count(text, `"type": "prometheus"`) || !strings.Contains(text, `"uid": "`+sources.List[0].UID+`"`) {
+			t.Errorf("%s asks another source than %s", name, sources.List[0].UID)
+		}
+	}
+}
+
+func decode(t *testing.T, file string, into any) {
+	t.Helper()
+	if err := yaml.Unmarshal([]byte(read(t, file)), into); err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+}
