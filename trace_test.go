@@ -1,7 +1,6 @@
 package fetchworker
 
 import (
-	"context"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -10,7 +9,7 @@ import (
 
 func TestATraceTravelsOnlyIfThereIsOne(t *testing.T) {
 	m := nats.NewMsg("fetch.request.fmp.interactive.quote.alice")
-	inject(context.Background(), m)
+	inject(t.Context(), m)
 	if len(m.Header) != 0 {
 		t.Errorf("without a trace: %v", m.Header)
 	}
