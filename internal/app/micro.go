@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -30,13 +31,13 @@ func Announce(nc *nats.Conn, i Instance) (stop func() error, err error) {
 		StatsHandler: func(*micro.Endpoint) any { return i.State() },
 		// Every instance answers: each has a state of its own.
 		QueueGroupDisabled: true,
-		Endpoint: &micro.EndpointConfig{
-			Subject: StateSubject,
-			Handler: micro.HandlerFunc(func(r micro.Request) { _ = r.RespondJSON(i.State()) }), // whoever asked is gone then
-		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("announce %s: %w", i.Service, err)
+	}
+	state := micro.HandlerFunc(func(r micro.Request) { _ = r.RespondJSON(i.State()) }) // whoever asked is gone then
+	if err := service.AddEndpoint("state", state, micro.WithEndpointSubject(StateSubject)); err != nil {
+		return nil, errors.Join(fmt.Errorf("announce %s: %w", i.Service, err), service.Stop())
 	}
 	return service.Stop, nil
 }
