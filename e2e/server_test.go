@@ -1,0 +1,143 @@
+package e2e
+
+import (
+	"bufio"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// serverRole is the argument that makes the test binary a NATS server.
+const serverRole = "serve-nats"
+
+// serveNATS runs a server with a configuration that is shipped here, moved to
+// other ports and another directory. It never returns.
+func serveNATS(args []string) {
+	config, port, clusterPort, routes, dir := args[0], args[1], args[2], args[3], args[4]
+	o, err := server.ProcessConfigFile(config)
+	if err != nil {
+		panic(err)
+	}
+	number := func(s string) int {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			panic(err)
+		}
+		return n
+	}
+	o.Port, o.HTTPPort = number(port), 0
+	o.StoreDir = filepath.Join(dir, o.ServerName)
+	if routes != "" {
+		o.Cluster.Port, o.Routes = number(clusterPort), server.RoutesFromStr(routes)
+	}
+	s, err := server.NewServer(o)
+	if err != nil {
+		panic(err)
+	}
+	s.ConfigureLogger()
+	s.Start()
+	s.WaitForShutdown()
+	panic("the server ended")
+}
+
+// natsServer is a NATS server of its own process, with the accounts and
+// passwords of development.env.
+type natsServer struct {
+	*process
+	name string
+	port int
+	args []string
+}
+
+// oneServer starts a server as nats/server.conf has it.
+func oneServer(t *testing.T) []*natsServer {
+	t.Helper()
+	port := freePort(t)
+	s := &natsServer{name: "fetch", port: port, args: []string{serverRole, "../nats/server.conf", strconv.Itoa(port), "0", "", t.TempDir()}}
+	s.start(t)
+	return []*natsServer{s}
+}
+
+// threeServers starts a cluster as nats/cluster has it.
+func threeServers(t *testing.T) []*natsServer {
+	t.Helper()
+	clusterPorts := []int{freePort(t), freePort(t), freePort(t)}
+	var routes []string
+	for _, port := range clusterPorts {
+		routes = append(routes, "nats://127.0.0.1:"+strconv.Itoa(port))
+	}
+	dir := t.TempDir()
+	var all []*natsServer
+	for i, clusterPort := range clusterPorts {
+		s := &natsServer{name: "n" + strconv.Itoa(i+1), port: freePort(t)}
+		s.args = []string{serverRole, "../nats/cluster/" + s.name + ".conf", strconv.Itoa(s.port), strconv.Itoa(clusterPort), strings.Join(routes, ","), dir}
+		s.start(t)
+		all = append(all, s)
+	}
+	return all
+}
+
+// start starts the server, again after a kill, with what it had stored.
+func (s *natsServer) start(t *testing.T) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.process = launch(t, "nats "+s.name, self, passwords(t), s.args...)
+	until(t, 30*time.Second, "a server listens", func() bool {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(s.port))
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	})
+}
+
+// urls are the addresses of the servers for one of the shipped users.
+func urls(t *testing.T, servers []*natsServer, user string) string {
+	t.Helper()
+	var list []string
+	for _, s := range servers {
+		u := url.URL{
+			Scheme: "nats", Host: "127.0.0.1:" + strconv.Itoa(s.port),
+			User: url.UserPassword(user, passwords(t)["NATS_"+strings.ToUpper(user)+"_PASSWORD"]),
+		}
+		list = append(list, u.String())
+	}
+	return strings.Join(list, ",")
+}
+
+// passwords are what development.env sets.
+func passwords(t *testing.T) map[string]string {
+	t.Helper()
+	f, err := os.Open("../nats/development.env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	env := map[string]string{}
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if name, value, ok := strings.Cut(lines.Text(), "="); ok && !strings.HasPrefix(name, "#") {
+			env[name] = value
+		}
+	}
+	return env
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port
+}
