@@ -93,6 +93,7 @@ func TestASignalFinishesWhatIsInFlightAndARestartDoesTheRest(t *testing.T) {
 	}
 
 	a.start()
+	restarted := time.Now()
 	for _, id := range ids {
 		if got := a.final(id); got.Status != fetchworker.StatusOK || got.Calls != 1 {
 			t.Errorf("%s: %s", id, dlqtest.Describe(got))
@@ -101,7 +102,7 @@ func TestASignalFinishesWhatIsInFlightAndARestartDoesTheRest(t *testing.T) {
 	if calls := len(a.upstream.Calls()); calls != requests {
 		t.Errorf("%d calls for %d requests", calls, requests)
 	}
-	t.Logf("stopped after %d calls and %d answers; the rest was answered after the restart", called, answered)
+	t.Logf("stopped after %d calls and %d answers; the rest was answered %v after the restart", called, answered, time.Since(restarted))
 	if answered != called {
 		t.Errorf("%d of %d calls in flight were answered before the end", answered, called)
 	}
