@@ -350,7 +350,9 @@ func (d *desk) inHandBlock(b block, trial bool) hand {
 	}
 	spacing := min(gap, tick)
 	if b.class >= replay && b.n > 1 {
-		spacing = tick * 9 / 10 / time.Duration(b.n)
+		// No wider than the limit itself asks for: a block is no larger than
+		// what this worker can call at once, and there may be many in a tick.
+		spacing = min(gap, tick*9/10/time.Duration(b.n))
 		h.pace = rate.NewLimiter(rate.Every(spacing), 1)
 	}
 	h.ready = b.from.add(time.Duration(d.rng.Float64() * float64(spacing) / 10))

@@ -83,28 +83,28 @@ func TestABurstOnAnIdleFleetGoesAtOnceAndNoWindowIsPassed(t *testing.T) {
 }
 
 func TestABacklogUsesTheWholeLimitAndNeverMore(t *testing.T) {
-	for _, workers := range []int{1, 4, 16} {
-		t.Run(fmt.Sprint(workers, " workers"), func(t *testing.T) {
+	for _, c := range []struct{ workers, limit, minutes int }{{1, 600, 2}, {4, 600, 2}, {16, 600, 2}, {1, 6000, 1}} {
+		t.Run(fmt.Sprintf("%d workers, %d a minute", c.workers, c.limit), func(t *testing.T) {
 			inBubble(t, func(t *testing.T, r *rig) {
 				r.well()
 				r.upstream.SetLatency(50 * time.Millisecond)
-				r.env["FMP_REQUESTS_PER_MINUTE"] = "600"
-				stop := r.fleet(workers)
+				r.env["FMP_REQUESTS_PER_MINUTE"] = fmt.Sprint(c.limit)
+				stop := r.fleet(c.workers)
 				time.Sleep(2 * time.Second)
 				start := time.Now()
-				r.many(fetchworker.LaneBatch, "B", 2200, agents(40)...)
-				time.Sleep(61 * time.Second)
+				r.many(fetchworker.LaneBatch, "B", c.limit*(3*c.minutes+5)/3, agents(40)...)
+				time.Sleep(31 * time.Second)
 				stopOne := r.start(nil) // one more midway
-				time.Sleep(2 * time.Minute)
+				time.Sleep(30*time.Second + time.Duration(c.minutes)*time.Minute)
 				stopOne()
 				stop()
-				if most := r.upstream.MaxIn(time.Minute); most > 600 {
+				if most := r.upstream.MaxIn(time.Minute); most > c.limit {
 					t.Errorf("%d calls in a minute", most)
 				}
-				used := callsBetween(r.upstream.Calls(), start.Add(time.Minute), start.Add(3*time.Minute))
-				t.Logf("%d of 1200 used in two minutes", used)
-				if used < 1200*97/100 {
-					t.Errorf("only %d of 1200 used", used)
+				used := callsBetween(r.upstream.Calls(), start.Add(time.Minute), start.Add(time.Duration(1+c.minutes)*time.Minute))
+				t.Logf("%d of %d used", used, c.minutes*c.limit)
+				if used < c.minutes*c.limit*97/100 {
+					t.Errorf("only %d of %d used", used, c.minutes*c.limit)
 				}
 			})
 		})
