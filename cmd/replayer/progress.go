@@ -81,15 +81,16 @@ func (p *progress) close() {
 
 func (p *progress) show() {
 	p.mu.Lock()
-	text := line(p.what, p.done, p.total, time.Since(p.began), p.remark)
+	done, remark := p.done, p.remark
 	p.mu.Unlock()
+	text := line(p.what, done, p.total, time.Since(p.began), remark)
 	if !p.bar {
 		p.c.sayf("%s", text)
 		return
 	}
 	if f, ok := p.c.errs.(*os.File); ok {
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 40 {
-			text = clip(barOf(p.done, p.total)+text, width-1)
+			text = clip(barOf(done, p.total)+text, width-1)
 		}
 	}
 	_, _ = fmt.Fprint(p.c.errs, "\r"+text+"\x1b[K")
