@@ -260,7 +260,9 @@ func (g *Gate) pump(now reading) {
 		gr.permit = &Permit{g: g, ask: gr.Ask, block: gr.block, trial: gr.trial, epoch: now.epoch}
 		close(gr.ready)
 	}
-	if g.desk.queue.total() > 0 && len(g.desk.hand) == 0 {
+	// While a claim is on its way nobody is sent away: the watch may show it as
+	// taken before its answer says that it is ours.
+	if g.desk.queue.total() > 0 && len(g.desk.hand) == 0 && !g.desk.writing {
 		g.turnAway(g.hopeless(now.at))
 	}
 	w, alarm := g.desk.plan(now.at)

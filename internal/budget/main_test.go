@@ -97,7 +97,8 @@ type bench struct {
 
 func (b *bench) connect() (jetstream.JetStream, jetstream.KeyValue) {
 	b.Helper()
-	nc, err := nats.Connect("", nats.InProcessServer(b), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
+	nc, err := nats.Connect("", nats.InProcessServer(b), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // it prints by default
 	if err != nil {
 		b.Fatal(err)
 	}
