@@ -1,6 +1,7 @@
 package fetchworker
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -96,21 +97,34 @@ func (a Answer) Encode() *nats.Msg {
 	setIf(h, a.Redacted, HeaderRedacted, "true")
 	setIf(h, len(a.Next) > 0, HeaderNext, string(a.Next))
 
+	contentType := a.ContentType
+	if contentType == "" && a.Problem == nil {
+		contentType = sniff(a.Body)
+	}
 	switch {
 	case a.Problem != nil:
 		h.Set(HeaderContentType, ProblemType)
 		m.Data = a.Problem.encode()
 	case a.Claim != nil:
-		setIf(h, a.ContentType != "", HeaderContentType, a.ContentType)
+		h.Set(HeaderContentType, contentType)
 		h.Set(HeaderBodyPrefix, a.Claim.Prefix)
 		h.Set(HeaderBodyParts, strconv.Itoa(a.Claim.Parts))
 		h.Set(HeaderBodyBytes, strconv.FormatInt(a.Claim.Bytes, 10))
 		h.Set(HeaderBodySHA256, a.Claim.SHA256)
 	default:
-		setIf(h, a.ContentType != "", HeaderContentType, a.ContentType)
+		h.Set(HeaderContentType, contentType)
 		m.Data = a.Body
 	}
 	return m
+}
+
+// sniff is the type of a body that its provider named none for.
+func sniff(body []byte) string {
+	body = bytes.TrimLeft(body, " \t\r\n")
+	if len(body) > 0 && (body[0] == '{' || body[0] == '[') {
+		return "application/json"
+	}
+	return "application/octet-stream"
 }
 
 func setIf(h nats.Header, when bool, key, value string) {

@@ -11,7 +11,7 @@ type Problem struct { //nolint:errname // the wire's word, and mostly a body
 	Type      string    `json:"type"` // urn:fetch:error:<code> or urn:fetch:waiting:<reason>
 	Title     string    `json:"title"`
 	Status    int       `json:"status"`
-	Detail    string    `json:"detail,omitempty"`
+	Detail    string    `json:"detail"`
 	Instance  string    `json:"instance"` // the request's id
 	Provider  string    `json:"provider"`
 	Operation string    `json:"operation"`
@@ -54,17 +54,24 @@ var reasonTitles = map[Reason]string{
 	ReasonNoWorker:     "Waiting: no live worker serves the provider",
 }
 
-// Failure is the problem of a failed answer.
+// Failure is the problem of a failed answer. Without a detail the title is it.
 func Failure(i Identity, code Code, detail string) Problem {
 	t := codeTitles[code]
+	if detail == "" {
+		detail = t.title
+	}
 	return Problem{
 		Type: errorType + string(code), Title: t.title, Status: t.status, Detail: detail,
 		Instance: i.ID, Provider: i.Provider, Operation: i.Operation,
 	}
 }
 
-// Waiting is the problem of a waiting answer; retryAt may be zero.
+// Waiting is the problem of a waiting answer; retryAt may be zero. Without a
+// detail the title is it.
 func Waiting(i Identity, reason Reason, detail string, retryAt time.Time) Problem {
+	if detail == "" {
+		detail = reasonTitles[reason]
+	}
 	return Problem{
 		Type: waitingType + string(reason), Title: reasonTitles[reason], Status: 503, Detail: detail,
 		Instance: i.ID, Provider: i.Provider, Operation: i.Operation, RetryAt: retryAt,

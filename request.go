@@ -137,7 +137,7 @@ func (r *Request) decodeField(field string, value json.RawMessage) error {
 		}
 		r.Params = value
 	case "reply_to":
-		if json.Unmarshal(value, &r.ReplyTo) != nil {
+		if json.Unmarshal(value, &r.ReplyTo) != nil || r.ReplyTo == "" {
 			return &RequestError{"reply_to", "a subject"}
 		}
 	case "deadline":

@@ -13,10 +13,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 )
 
 func main() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	// The first signal drains; a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
@@ -30,6 +34,11 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// memoryLimit is where the garbage collector begins to work harder, which it
+// would do at twice the memory in use: many large answers at once are then
+// held with little beside them. Below it nothing changes.
+const memoryLimit = 768 << 20
 
 // version is set by the release build.
 var version = "dev"

@@ -80,7 +80,7 @@ func TestBoardSeesAQuota(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer board.Close()
-		for range 3 {
+		for range 4 {
 			b.call(g, Success, "")
 		}
 		settle()

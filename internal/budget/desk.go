@@ -152,7 +152,7 @@ func (d *desk) expire(now instant, u time.Duration) {
 // giveBack keeps permits that were certainly not used for the next claim, and
 // lets another have the probe at once.
 func (d *desk) giveBack(b block, trial bool) {
-	if len(d.shapes) > 0 {
+	if len(d.shapes) > 0 && b.n > 0 {
 		d.slips = append(d.slips, slip{at: b.from, n: b.n, epoch: b.epoch})
 	}
 	if trial {

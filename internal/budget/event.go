@@ -61,17 +61,16 @@ type Event struct {
 	Time     time.Time `json:"time"` // the server's
 	Mine     bool      `json:"-"`
 
-	State      CircuitState `json:"state,omitempty"` // circuit: what it is now
-	Why        string       `json:"why,omitempty"`
-	Until      time.Time    `json:"until,omitzero"`                // circuit, throttle, pause: when it ends
-	RetryAfter float64      `json:"retry_after_seconds,omitempty"` // throttle: what the provider asked for
-	Strikes    int          `json:"strikes,omitempty"`             // throttle: 429s in a row
-	Percent    int          `json:"percent,omitempty"`             // budget: the threshold passed
-	Used       int64        `json:"used_bytes,omitempty"`          // budget
-	Limit      int64        `json:"limit_bytes,omitempty"`
-	Month      string       `json:"month,omitempty"`
-	Limits     string       `json:"limits,omitempty"` // control: the limits in force
-	By         string       `json:"by,omitempty"`     // control: who
+	State   CircuitState `json:"state,omitempty"` // circuit: what it is now
+	Why     string       `json:"why,omitempty"`
+	Until   time.Time    `json:"until,omitzero"`       // circuit, throttle, pause: when it ends
+	Strikes int          `json:"strikes,omitempty"`    // throttle: 429s in a row
+	Percent int          `json:"percent,omitempty"`    // budget: the threshold passed
+	Used    int64        `json:"used_bytes,omitempty"` // budget
+	Limit   int64        `json:"limit_bytes,omitempty"`
+	Month   string       `json:"month,omitempty"`
+	Limits  string       `json:"limits,omitempty"` // control: the limits in force
+	By      string       `json:"by,omitempty"`     // control: who
 }
 
 // The kinds and severities of events.

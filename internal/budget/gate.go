@@ -159,8 +159,12 @@ func (g *Gate) Acquire(ctx context.Context, a Ask) (*Permit, error) {
 // later.
 func (g *Gate) again(ctx context.Context, p *Permit) (*Permit, error) {
 	w := &waiter{Ask: p.ask, ready: make(chan struct{}), probe: p.probe}
+	b := p.block
+	if p.started {
+		b.n = 0 // a call may have gone: it counts as used
+	}
 	g.mu.Lock()
-	g.desk.giveBack(p.block, p.trial)
+	g.desk.giveBack(b, p.trial)
 	g.desk.out--
 	g.desk.queue.putBack(w)
 	g.pump(g.clock.now())

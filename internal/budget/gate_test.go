@@ -203,23 +203,40 @@ func TestLapse(t *testing.T) {
 	})
 }
 
+func TestRenewedAfterStart(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", func(s *Settings) { s.Limits = perMinute(5) })
+		p := b.begin(g, Ask{}) // its connection broke: a call may have gone
+		time.Sleep(5 * time.Second)
+		if err := p.Start(); !errors.Is(err, ErrLapsed) {
+			t.Fatal(err)
+		}
+		if err := p.Renew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+		p.Done(Report{Outcome: Success, Remaining: -1})
+		if s := g.State(); s.Left != 3 || s.InFlight != 0 {
+			t.Errorf("left %d, want 3: both count; in flight %d", s.Left, s.InFlight)
+		}
+	})
+}
+
 func TestQuota(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Limits = Limits{{4, 24 * time.Hour}} })
 		start := time.Now()
-		for range 3 {
-			b.begin(g, Ask{Alone: true}).Done(Report{Outcome: Success, Remaining: -1})
+		// Nothing is kept back for others of a window this long: whoever waited
+		// for his turn would wait for hours, with permits to spare.
+		for range 4 {
+			b.begin(g, Ask{}).Done(Report{Outcome: Success, Remaining: -1})
 		}
-		// The last one is kept for others until the day is three quarters over.
 		until := b.refused(g, fetchworker.ReasonQuota)
-		if d := until.Sub(start); d < 17*time.Hour || d > 19*time.Hour {
+		if d := until.Sub(start); d < 24*time.Hour || d > 25*time.Hour {
 			t.Errorf("the next permit in %v", d)
 		}
-		p, err := g.Acquire(t.Context(), Ask{Shard: 5, Alone: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.Done(Report{Remaining: -1})
 		time.Sleep(time.Until(until))
 		b.begin(g, Ask{}).Done(Report{Outcome: Success, Remaining: -1})
 	})

@@ -207,7 +207,7 @@ func (v *view) allow(c class, tick int64, now instant) int {
 	if ahead > 0 {
 		paced = int((ahead + v.gap - 1) / v.gap)
 	}
-	return min(free, max(free-c.reserve(v.N), paced))
+	return min(free, max(free-c.leaves(v.shape), paced))
 }
 
 // first is the earliest tick, from tick on, that allows one more.
@@ -307,7 +307,7 @@ func (r *register) slot(views []view, c class, at, now instant, lead time.Durati
 				continue
 			}
 			n = min(n, v.allow(c, tick, now))
-			paced = paced || v.free(tick) <= c.reserve(v.N)
+			paced = paced || v.free(tick) <= c.leaves(v.shape)
 		}
 		if next == at && until < now.add(lead) {
 			next = boundary(views, at) // it would lapse before the claim is stored
@@ -345,4 +345,14 @@ func (r *register) left(shapes []shape, now instant) int {
 		}
 	}
 	return left
+}
+
+// leaves is the reserve of a class in a window. Where the pacer's spacing is
+// longer than anybody waits, an interactive request is not delayed by it but
+// sent away for hours, so there it may have all that is free.
+func (c class) leaves(s shape) int {
+	if s.gap > patience && c <= replay {
+		return 0
+	}
+	return c.reserve(s.N)
 }

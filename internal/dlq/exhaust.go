@@ -32,6 +32,9 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 		}
 		return 0, r.finish(ctx, l, message)
 	}
+	if l.Error == "" && !spent(l.Letter, r.config.Retries) {
+		l.Error = fmt.Sprintf("the request reached its maximum life of %v", r.config.MaxLife)
+	}
 	// The item comes before the answer that points to it: a failed answer with
 	// Fetch-Review and no item would be lost to everybody.
 	if _, err := r.log.Put(ctx, l.reviewSlot(), l.ReviewItem()); err != nil {

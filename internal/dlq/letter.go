@@ -52,13 +52,14 @@ type Letter struct { //nolint:recvcheck // only Record changes one
 type Attempt struct {
 	At         time.Time         `json:"at"`
 	Class      fetchworker.Class `json:"class"`
-	HTTPStatus int               `json:"http_status,omitempty"`
-	LatencyMS  int64             `json:"latency_ms,omitempty"`
-	Error      string            `json:"error,omitempty"` // redacted
+	HTTPStatus int               `json:"http_status"` // 0: no answer came
+	LatencyMS  int64             `json:"latency_ms"`
+	Error      string            `json:"error"` // redacted
 }
 
 const (
-	historyKept = 10
+	// HistoryKept is how many attempts a letter remembers.
+	HistoryKept = 10
 	errorKept   = 500 // bytes of an error text
 )
 
@@ -66,7 +67,7 @@ const (
 func (l *Letter) Record(a Attempt) {
 	a.Error = shorten(a.Error)
 	l.History = append(l.History, a)
-	if extra := len(l.History) - historyKept; extra > 0 {
+	if extra := len(l.History) - HistoryKept; extra > 0 {
 		l.History = append([]Attempt(nil), l.History[extra:]...)
 	}
 }

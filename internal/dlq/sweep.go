@@ -102,6 +102,7 @@ func (s *Sweeper) pass(ctx context.Context) error {
 	}
 	return errors.Join(
 		s.unserved(ctx, requests, served),
+		s.unservedReplay(ctx, replayed, served),
 		s.absent(ctx, fetchworker.StreamRequests, "fetch.request.", waiting, served),
 		s.absent(ctx, fetchworker.StreamReplay, "fetch.replay.", released, served),
 		s.expireRequests(ctx, waiting),
@@ -180,6 +181,36 @@ func (s *Sweeper) unserved(ctx context.Context, requests jetstream.Stream, serve
 	}
 	if clean {
 		s.clean = now
+	}
+	return nil
+}
+
+// unservedReplay answers the released letters of a provider that was retired
+// while they were on their way. There are few in that stream at any time.
+func (s *Sweeper) unservedReplay(ctx context.Context, replayed jetstream.Stream, served map[string]bool) error {
+	if s.config.Known == nil || replayed.CachedInfo().State.Msgs == 0 {
+		return nil
+	}
+	listing, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	listed, err := replayed.Info(listing, jetstream.WithSubjectFilter("fetch.replay.>"))
+	if err != nil {
+		return fmt.Errorf("subjects of %s: %w", fetchworker.StreamReplay, err)
+	}
+	for subject := range listed.State.Subjects {
+		address, err := fetchworker.ParseSubject(subject)
+		if err != nil {
+			continue
+		}
+		code, detail := s.refusal(address, served)
+		if code == "" {
+			continue
+		}
+		if _, err := s.each(ctx, fetchworker.StreamReplay, subject, 1, everything, func(ctx context.Context, raw record.Raw) error {
+			return s.refuse(ctx, raw, code, detail)
+		}); err != nil {
+			return err
+		}
 	}
 	return nil
 }

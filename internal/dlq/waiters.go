@@ -33,8 +33,10 @@ const (
 	// less often rather than at the cost of the letters that are due.
 	looksPerSecond = 12_000
 	tellsPerSecond = 100
-	// retellAfter is the soonest that an agent is told a later time.
-	retellAfter = time.Minute
+	// retellAfter is the soonest that an agent is told a later time, and
+	// retellBy the seconds that it must be later by.
+	retellAfter = 5 * time.Second
+	retellBy    = 5
 )
 
 func newWaiters() *waiters { return &waiters{told: map[uint64]told{}} }
@@ -54,10 +56,10 @@ func (w *waiters) untold(sequence uint64, v verdict, now time.Time) bool {
 	case !known || t.reason != v.reason:
 		return true
 	default:
-		// A time that has passed is replaced by the next one, though not for
+		// A later time is told, though not for every second, and not to
 		// everybody at once.
 		again := max(retellAfter, time.Duration(len(w.told))*time.Second/tellsPerSecond)
-		return v.retryAt.Unix() > t.retryAt && now.Unix() >= t.retryAt && now.Sub(time.Unix(t.at, 0)) >= again
+		return v.retryAt.Unix() > t.retryAt+retellBy && now.Sub(time.Unix(t.at, 0)) >= again
 	}
 }
 

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"slices"
 	"time"
 
 	"fetchworker"
@@ -174,6 +175,9 @@ func nextMonth(now time.Time) time.Time {
 // the key was refused. The history keeps ten, which is where the cap is.
 func unauthorizedWait(history []dlq.Attempt) time.Duration {
 	wait := time.Second
+	if len(history) == dlq.HistoryKept && !slices.ContainsFunc(history, func(a dlq.Attempt) bool { return a.Class != fetchworker.ClassUnauthorized }) {
+		return longestRetry
+	}
 	for i := len(history) - 2; i >= 0 && history[i].Class == fetchworker.ClassUnauthorized; i-- {
 		wait *= 2
 	}

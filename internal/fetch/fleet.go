@@ -35,7 +35,7 @@ type Fleet struct {
 
 const (
 	// queuesLast is how long a queue's length is believed.
-	queuesLast = 5 * time.Second
+	queuesLast = time.Second
 	// queuesForgotten is when a length that could not be asked for anew is no
 	// longer told: no value is better than a wrong one.
 	queuesForgotten = time.Minute

@@ -31,7 +31,7 @@ func readBody(res *http.Response) (body []byte, wire int64, err error) {
 			err = ErrTooLarge // before anything of it is paid for
 			break
 		}
-		body, err = readLimited(counted, limit)
+		body, err = readSized(counted, res.ContentLength, limit)
 	case "gzip", "x-gzip":
 		body, err = readGzip(counted, limit)
 	default:
@@ -80,6 +80,18 @@ func readLimited(from io.Reader, limit int64) ([]byte, error) {
 		return body[:limit], ErrTooLarge
 	}
 	return body, err
+}
+
+// readSized takes the memory for a body whose size is told at once: one that
+// grows leaves copies of itself behind, as large as itself. Of a size that is
+// not kept only what comes is touched.
+func readSized(from io.Reader, size, limit int64) ([]byte, error) {
+	if size < 0 {
+		return readLimited(from, limit)
+	}
+	body := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
+	_, err := body.ReadFrom(io.LimitReader(from, limit+1))
+	return body.Bytes(), err
 }
 
 // countingReader counts what passes.

@@ -30,3 +30,24 @@ func TestLimitIsExact(t *testing.T) {
 		}
 	}
 }
+
+// A body whose size was told is read into exactly one piece of memory, also if
+// it breaks off.
+func TestAToldSizeIsTakenAtOnce(t *testing.T) {
+	body := bytes.Repeat([]byte("x"), 1<<20)
+	for told, want := range map[int64]int{-1: 1 << 20, 1 << 20: 1 << 20, 2 << 20: 1 << 20, 0: 1 << 20} {
+		got, err := readSized(bytes.NewReader(body), told, 4<<20)
+		if err != nil || len(got) != want {
+			t.Errorf("told %d: %d bytes, %v", told, len(got), err)
+		}
+	}
+	allocated := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for range b.N {
+			_, _ = readSized(bytes.NewReader(body), int64(len(body)), 4<<20)
+		}
+	}).AllocedBytesPerOp()
+	if allocated > int64(len(body))*5/4 {
+		t.Errorf("%d bytes for one of %d", allocated, len(body))
+	}
+}

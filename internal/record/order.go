@@ -59,7 +59,11 @@ func Letters(stored, next Message) bool {
 	if g0 != g1 {
 		return g1 > g0
 	}
-	return number(next, fetchworker.HeaderCalls) >= number(stored, fetchworker.HeaderCalls)
+	c0, c1 := number(stored, fetchworker.HeaderCalls), number(next, fetchworker.HeaderCalls)
+	if c0 == c1 && stored.Header.Get(fetchworker.HeaderRequestedAt) != next.Header.Get(fetchworker.HeaderRequestedAt) {
+		return false // another request under the same id: the first one goes on
+	}
+	return c1 >= c0
 }
 
 // Reviews is the order of review items: the generation must rise.
