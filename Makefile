@@ -21,6 +21,21 @@ test: ## every test
 race: ## every test under the race detector (needs a C compiler)
 	go test -race ./...
 
+# The full forms of e2e: real processes, killed and frozen on the wall clock.
+CHAOS = FETCH_CHAOS=full go test -count=1 -v -timeout=60m ./e2e
+
+.PHONY: chaos
+chaos: ## every end-to-end test in its full form, a quarter of an hour
+	$(CHAOS)
+
+.PHONY: soak
+soak: ## kills under an unreliable provider, and the server's outages, ten times over
+	for n in 1 2 3 4 5 6 7 8 9 10; do $(CHAOS) -run 'Nothing|Server' || exit 1; done
+
+.PHONY: cluster
+cluster: ## a cluster of three NATS servers that loses its leaders
+	$(CHAOS) -run Cluster
+
 .PHONY: bench
 bench: ## benchmarks into bench.txt; compared with BASE=old.txt if that is given
 	go test -run='^$$' -bench=. -benchmem -count=6 ./... > bench.txt || { cat bench.txt; exit 1; }

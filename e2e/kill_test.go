@@ -157,18 +157,13 @@ func TestWhatKillsItsWorkerEndsAsPoison(t *testing.T) {
 		worker = newWorker()
 	}
 	deaths := 0
-	for answered := false; !answered; {
-		select {
-		case <-worker.done:
+	until(t, 3*time.Minute, "the killer has an answer", func() bool {
+		if worker.gone() {
 			deaths++
 			worker = newWorker()
-		case <-time.After(100 * time.Millisecond):
-			answered = len(f.answers.Answers(killer)) > 0
 		}
-		if deaths > 12 {
-			t.Fatal("there is no end to it")
-		}
-	}
+		return len(f.answers.Answers(killer)) > 0
+	})
 	if a := f.final(killer, time.Second); a.Problem == nil || a.Problem.Code() != fetchworker.CodePoison || !a.Review {
 		t.Errorf("the killer: %s", dlqtest.Describe(a))
 	}

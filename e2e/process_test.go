@@ -63,12 +63,16 @@ func (p *process) signal(t *testing.T, s syscall.Signal) {
 // ended waits for the end and returns the exit code; -1: a signal ended it.
 func (p *process) ended(t *testing.T, within time.Duration) int {
 	t.Helper()
+	until(t, within, p.name+" ends", p.gone)
+	return p.cmd.ProcessState.ExitCode()
+}
+
+func (p *process) gone() bool {
 	select {
 	case <-p.done:
-		return p.cmd.ProcessState.ExitCode()
-	case <-time.After(within):
-		t.Fatalf("%s runs after %v", p.name, within)
-		return 0
+		return true
+	default:
+		return false
 	}
 }
 
@@ -77,10 +81,8 @@ func (p *process) ended(t *testing.T, within time.Duration) int {
 func (p *process) says(t *testing.T, text string) (line string) {
 	t.Helper()
 	until(t, time.Minute, p.name+" says "+text, func() bool {
-		select {
-		case <-p.done:
+		if p.gone() {
 			t.Fatalf("%s ended before it said %q: %v\n%s", p.name, text, p.cmd.ProcessState, p.log.tail(20))
-		default:
 		}
 		line = p.log.find(text)
 		return line != ""

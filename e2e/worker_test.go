@@ -129,12 +129,7 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 	// Signals that come at the same moment may be taken for one.
 	until(t, 2*time.Second, "the end", func() bool {
 		a.signal(t, syscall.SIGTERM)
-		select {
-		case <-a.done:
-			return true
-		default:
-			return false
-		}
+		return a.gone()
 	})
 	if code := a.ended(t, time.Second); code == 0 {
 		t.Error("breaking off is no success")
