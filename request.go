@@ -145,7 +145,7 @@ func (r *Request) decodeField(field string, value json.RawMessage) error {
 		if json.Unmarshal(value, &s) != nil {
 			return &RequestError{"deadline", "an RFC 3339 time"}
 		}
-		if r.Deadline, err = time.Parse(time.RFC3339, s); err != nil || r.Deadline.IsZero() {
+		if r.Deadline, err = time.Parse(time.RFC3339, s); err != nil || r.Deadline.IsZero() || r.Deadline.UTC().Year() > 9999 || r.Deadline.UTC().Year() < 1 {
 			r.Deadline = time.Time{}
 			return &RequestError{"deadline", "an RFC 3339 time"}
 		}

@@ -81,11 +81,16 @@ type Address struct {
 	Shard int
 }
 
+// longestSubject is far more than any that keeps to the rules. What is longer
+// could not be answered: the subject of its answer might not fit into what a
+// NATS server takes.
+const longestSubject = 512
+
 // ParseSubject reads the stored subject of a request, a letter, a replayed
 // letter, a review item or an answer. It does not judge the tokens.
 func ParseSubject(subject string) (Address, error) {
 	t := strings.Split(subject, ".")
-	if len(t) < 2 || t[0] != "fetch" {
+	if len(t) < 2 || t[0] != "fetch" || len(subject) > longestSubject {
 		return Address{}, fmt.Errorf("subject %q is none of ours", subject)
 	}
 	switch {

@@ -102,6 +102,7 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	log := record.New(js, nil)
 	replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 		Name: name, Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+		Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
 		Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry, Tracer: tracer,
 	})
 	// Which names are known providers only a worker can say, so requests for
@@ -111,6 +112,16 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	})
 	logger.Info("replayer runs", zap.String("nats", nc.ConnectedUrlRedacted()), zap.String("http", listener.Addr()))
 	group, running := errgroup.WithContext(ctx)
+	// A connection that was closed for good does not come back by itself.
+	closed := js.Conn().StatusChanged(nats.CLOSED)
+	group.Go(func() error {
+		select {
+		case <-running.Done():
+			return nil
+		case <-closed:
+			return fmt.Errorf("the connection to NATS was closed: %w", js.Conn().LastError())
+		}
+	})
 	group.Go(func() error { return replayer.Run(running) })
 	group.Go(func() error { return sweeper.Run(running) })
 	err = group.Wait()

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log" //nolint:depguard // to silence it
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -18,6 +19,9 @@ import (
 )
 
 func main() {
+	// net/http tells the standard logger what a provider sends out of turn, and
+	// that may be our key.
+	log.SetOutput(io.Discard)
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 	}

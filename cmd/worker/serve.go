@@ -144,6 +144,16 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	closing.Push("micro service", leave)
 
 	group, running := errgroup.WithContext(ctx)
+	// A connection that was closed for good does not come back by itself.
+	closed := nc.StatusChanged(nats.CLOSED)
+	group.Go(func() error {
+		select {
+		case <-running.Done():
+			return nil
+		case <-closed:
+			return fmt.Errorf("the connection to NATS was closed: %w", nc.LastError())
+		}
+	})
 	group.Go(func() error { return worker.Run(running) })
 	group.Go(func() error { return sweeper.Run(running) })
 	group.Go(func() error {
@@ -157,6 +167,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		}
 		replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 			Name: name, Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+			Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
 			Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry, Tracer: tracer,
 		})
 		group.Go(func() error { return replayer.Run(running) })
@@ -236,6 +247,9 @@ func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.Key
 	if err != nil {
 		gate.Close()
 		return fetch.Served{}, err
+	}
+	provider.Heal = func(ctx context.Context) error {
+		return broker.ServeProvider(ctx, js, p.Name, broker.Held(perMinute(p.Limits)))
 	}
 	return provider, nil
 }

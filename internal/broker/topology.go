@@ -53,6 +53,7 @@ func Streams(o Options) []jetstream.StreamConfig {
 	replay := base(fetchworker.StreamReplay, "Letters sent back to work", "fetch.replay.*.*.*.*.*")
 	replay.Retention = jetstream.WorkQueuePolicy
 	replay.MaxMsgsPerSubject = 1
+	replay.Discard = jetstream.DiscardNew // should an operator bound it: work is held back, never dropped
 
 	results := base(fetchworker.StreamResults, "The latest answer of each request", "fetch.put.*.*.*.*")
 	results.MaxMsgsPerSubject = 1
@@ -69,6 +70,7 @@ func Streams(o Options) []jetstream.StreamConfig {
 	dlq := base(fetchworker.StreamDLQ, "Failures waiting for their retry, and parked requests", "fetch.dlq.*.*.*.*.*")
 	dlq.Retention = jetstream.WorkQueuePolicy
 	dlq.MaxMsgsPerSubject = 1
+	dlq.Discard = jetstream.DiscardNew
 
 	review := base(fetchworker.StreamReview, "What waits for a person's decision", "fetch.review.*.*.*.*")
 	review.MaxMsgsPerSubject = 1
@@ -84,6 +86,7 @@ func Streams(o Options) []jetstream.StreamConfig {
 	budget.AllowMsgCounter = true
 
 	bodies := base(fetchworker.StreamBodies, "Large bodies in parts", "fetch.body.*.*.*.*")
+	bodies.MaxMsgsPerSubject = 1
 	bodies.Discard = jetstream.DiscardNew
 	bodies.MaxBytes = 4 * gib
 	bodies.MaxAge = o.ResultAge

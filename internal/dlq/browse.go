@@ -230,13 +230,15 @@ func (b *Browser) pageOnce(ctx context.Context, stream string, request pageReque
 		if err != nil {
 			return page{}, fmt.Errorf("read %s: %w", stream, err)
 		}
-		switch status := m.Header.Get("Status"); status {
-		case "":
-			raw, err := parseRaw(m)
+		if record.IsStored(m.Header) {
+			raw, err := record.Direct(m)
 			if err != nil {
 				return page{}, fmt.Errorf("read %s: %w", stream, err)
 			}
 			p.messages = append(p.messages, raw)
+			continue
+		}
+		switch status := m.Header.Get("Status"); status {
 		case "204": // the end of the page
 			p.left, err = strconv.Atoi(m.Header.Get("Nats-Num-Pending"))
 			if err != nil {
@@ -259,17 +261,6 @@ func (b *Browser) nextOf(ctx context.Context, sub *nats.Subscription) (*nats.Msg
 		return nil, context.Cause(ctx)
 	}
 	return m, err
-}
-
-func parseRaw(m *nats.Msg) (raw record.Raw, err error) {
-	raw = record.Raw{Subject: m.Header.Get(jetstream.SubjectHeader), Header: m.Header, Data: m.Data}
-	if raw.Sequence, err = strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64); err != nil {
-		return raw, fmt.Errorf("sequence: %w", err)
-	}
-	if raw.Time, err = time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer)); err != nil {
-		return raw, fmt.Errorf("time: %w", err)
-	}
-	return raw, nil
 }
 
 // leaderNext is the sequence of the next message as the stream's leader knows

@@ -201,3 +201,22 @@ func (l Letter) replaySlot() record.Slot {
 func (l Letter) reviewSlot() record.Slot {
 	return record.Slot{Stream: fetchworker.StreamReview, Subject: fetchworker.ReviewSubject(l.Identity), Order: record.Reviews, Point: "review"}
 }
+
+const (
+	traceparentLen = 55  // version 00 of W3C Trace Context
+	tracestateMost = 512 // bytes that the standard asks everybody to carry
+)
+
+// TraceOf is the trace that a request's publisher is in. A header of an
+// agent's is carried along only if it is what it says it is: one that is too
+// large would make the letter too large to be stored.
+func TraceOf(h nats.Header) (traceparent, tracestate string) {
+	traceparent, tracestate = h.Get(fetchworker.HeaderTraceparent), h.Get(fetchworker.HeaderTracestate)
+	if len(traceparent) != traceparentLen || strings.Trim(traceparent, "0123456789abcdef-") != "" {
+		return "", ""
+	}
+	if len(tracestate) > tracestateMost {
+		tracestate = ""
+	}
+	return traceparent, tracestate
+}

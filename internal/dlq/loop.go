@@ -25,6 +25,9 @@ type Config struct {
 	// ReplayConsumer names a provider's consumer on the replay stream.
 	ReplayConsumer func(provider string) string
 
+	// Heal makes the consumer again if somebody deleted it; nil: never.
+	Heal func(context.Context) error
+
 	Retries int           // failures beyond the first that a request may have
 	MaxLife time.Duration // of a request
 
@@ -108,6 +111,11 @@ func (r *Replayer) Run(stop context.Context) error {
 		err := r.pull(stop, consumer, func(l *held) { r.meet(working, l, &acts) })
 		if err != nil && stop.Err() == nil {
 			r.logger.Warn("pull", zap.Error(err))
+			if r.config.Heal != nil {
+				if err := r.config.Heal(stop); err != nil {
+					r.logger.Warn("consumer", zap.Error(err))
+				}
+			}
 			_ = nap(stop, time.Second, 2*time.Second)
 		}
 	}

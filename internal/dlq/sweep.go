@@ -237,6 +237,8 @@ func (s *Sweeper) drop(ctx context.Context, raw record.Raw) error {
 // answered with; none if a consumer takes it.
 func (s *Sweeper) refusal(address fetchworker.Address, served map[string]bool) (fetchworker.Code, string) {
 	switch {
+	case !served[address.Provider] && len(s.board.View(address.Provider, time.Now()).Workers) > 0:
+		return "", "" // somebody deleted its consumers; its worker makes them again
 	case !served[address.Provider] && s.config.Known(address.Provider):
 		return fetchworker.CodeProviderNotConfigured, "no worker has a key for " + address.Provider
 	case !served[address.Provider]:
@@ -431,10 +433,11 @@ func queued(raw record.Raw) (Letter, error) {
 	}
 	// Of a body that cannot be read whole, the id may still be.
 	r, _ := fetchworker.DecodeRequest(raw.Data)
+	traceparent, tracestate := TraceOf(raw.Header)
 	l := Letter{
 		Identity: address.Identity, Lane: address.Lane, Body: raw.Data, Generation: 1,
 		RequestedAt: raw.Time, Deadline: r.Expires(raw.Time),
-		Traceparent: raw.Header.Get(fetchworker.HeaderTraceparent), Tracestate: raw.Header.Get(fetchworker.HeaderTracestate),
+		Traceparent: traceparent, Tracestate: tracestate,
 	}
 	l.ID = fetchworker.ResolveID(r.ID, raw.Header.Get(jetstream.MsgIDHeader), raw.Sequence, raw.Time)
 	return l, nil

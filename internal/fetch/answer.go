@@ -2,7 +2,6 @@ package fetch
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -101,13 +100,19 @@ func (w *Worker) answer(ctx context.Context, r *request, a fetchworker.Answer) e
 // partsInFlight bounds the memory that the parts of one body take on their way.
 const partsInFlight = 4
 
-// storeBody stores a large body in parts, under a prefix that nobody can
-// guess, and returns the claim check. A crash leaves parts without a claim;
-// they age out.
+// nonce is the same for the same body of the same request, so that a retry
+// writes its parts over those of before.
+func nonce(id fetchworker.Identity, sum [sha256.Size]byte) string {
+	of := sha256.Sum256(append([]byte(id.String()+"."), sum[:]...))
+	return hex.EncodeToString(of[:16])
+}
+
+// storeBody stores a large body in parts and returns the claim check. A crash
+// leaves parts without a claim; they age out.
 func (w *Worker) storeBody(ctx context.Context, id fetchworker.Identity, body []byte) (*fetchworker.Claim, error) {
 	sum := sha256.Sum256(body)
 	claim := &fetchworker.Claim{
-		Prefix: fetchworker.BodyPrefix(id, rand.Text()),
+		Prefix: fetchworker.BodyPrefix(id, nonce(id, sum)),
 		Parts:  (len(body) + fetchworker.MaxInlineBody - 1) / fetchworker.MaxInlineBody,
 		Bytes:  int64(len(body)), SHA256: hex.EncodeToString(sum[:]),
 	}

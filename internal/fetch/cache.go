@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fetchworker"
@@ -27,6 +28,8 @@ const (
 	decodedLimit = 64 << 20
 	// localLimit is how many bytes of bodies a worker keeps at hand.
 	localLimit = 64 << 20
+	// queuedLimit bounds their bytes.
+	queuedLimit = 64 << 20
 	// writesWaiting bounds the cache writes that nobody waits for; more are
 	// dropped, for a cache may forget.
 	writesWaiting = 256
@@ -55,6 +58,12 @@ func entryOf(result *providers.Result) *entry {
 		ETag: result.ETag, LastModified: result.LastModified, Next: result.Next, Redacted: result.Redacted,
 		LatencyMS: result.Latency.Milliseconds(), body: result.Body, passing: !result.Cacheable,
 	}
+}
+
+// size is about what an entry takes in memory, in bytes.
+func (e *entry) size(key string) int {
+	const overhead = 512
+	return overhead + 2*len(key) + len(e.body) + len(e.ContentType) + len(e.ETag) + len(e.LastModified) + len(e.Next)
 }
 
 // revive makes a whole answer of a 304: the body that was kept is still right.
@@ -96,6 +105,7 @@ type cache struct {
 	zip    *zstd.Encoder
 	unzip  *zstd.Decoder
 	writes chan write
+	queued atomic.Int64 // bytes in writes
 
 	mu    sync.Mutex
 	local map[string]*list.Element // of *kept
@@ -171,9 +181,15 @@ func (c *cache) put(key string, e *entry) {
 	if e.passing {
 		return
 	}
+	size := int64(e.size(key))
+	if c.queued.Add(size) > queuedLimit {
+		c.queued.Add(-size)
+		return // the bucket is slower than the providers: forget this one
+	}
 	select {
 	case c.writes <- write{key, e}:
-	default: // the bucket is slower than the providers: forget this one
+	default:
+		c.queued.Add(-size)
 	}
 }
 
@@ -184,7 +200,7 @@ func (c *cache) keep(key string, e *entry) {
 		c.drop(element)
 	}
 	c.local[key] = c.order.PushFront(&kept{key, e})
-	c.bytes += len(e.body)
+	c.bytes += e.size(key)
 	for c.bytes > localLimit && c.order.Len() > 1 {
 		c.drop(c.order.Back())
 	}
@@ -193,7 +209,7 @@ func (c *cache) keep(key string, e *entry) {
 func (c *cache) drop(element *list.Element) {
 	k, _ := c.order.Remove(element).(*kept)
 	delete(c.local, k.key)
-	c.bytes -= len(k.body)
+	c.bytes -= k.size(k.key)
 }
 
 // run writes entries to the bucket until ctx ends and nothing is left.
@@ -216,6 +232,7 @@ func (c *cache) run(ctx context.Context) {
 }
 
 func (c *cache) store(ctx context.Context, w write) {
+	defer c.queued.Add(-int64(w.size(w.key)))
 	value := c.encode(w.entry)
 	if len(value) > cachedLimit {
 		return

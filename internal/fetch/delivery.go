@@ -7,15 +7,13 @@ import (
 	"time"
 
 	"fetchworker"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // delivery is one message that this worker holds, from the moment it comes
 // until it is acknowledged or handed back. While it is held the server is
 // told so, or it would give it to another worker.
 type delivery struct {
-	msg      jetstream.Msg
+	msg      message
 	address  fetchworker.Address
 	sequence uint64
 	stored   time.Time // when the message was stored
@@ -28,7 +26,7 @@ type delivery struct {
 	held    *holder
 }
 
-func newDelivery(msg jetstream.Msg, from *shard, held *holder) (*delivery, error) {
+func newDelivery(msg message, from *shard, held *holder) (*delivery, error) {
 	meta, err := msg.Metadata()
 	if err != nil {
 		return nil, fmt.Errorf("delivery: %w", err)

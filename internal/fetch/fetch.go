@@ -206,11 +206,12 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 	} else {
 		h := d.msg.Headers()
 		r.ID = fetchworker.ResolveID(decoded.ID, h.Get(jetstream.MsgIDHeader), d.sequence, d.stored)
+		traceparent, tracestate := dlq.TraceOf(h)
 		r.letter = dlq.Letter{
 			Identity: r.Identity(), Lane: r.Lane, Body: body, Generation: 1,
 			RequestedAt: d.stored, Deadline: decoded.Expires(d.stored),
 			// The trace goes on; nothing else of the agent's headers does.
-			Traceparent: h.Get(fetchworker.HeaderTraceparent), Tracestate: h.Get(fetchworker.HeaderTracestate),
+			Traceparent: traceparent, Tracestate: tracestate,
 		}
 	}
 	r.letter.Worker = w.name
@@ -236,7 +237,7 @@ func (w *Worker) answered(ctx context.Context, r *request) (bool, error) {
 	}
 	a, err := fetchworker.DecodeAnswer(fetchworker.ResultSubject(r.Identity()), stored.Header, stored.Data)
 	if err != nil {
-		return false, err
+		return false, nil //nolint:nilerr // nothing readable stands there: it will be replaced
 	}
 	if !a.Final || a.Generation < r.letter.Generation {
 		return false, nil

@@ -135,6 +135,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		s.Heal = func(ctx context.Context) error { return broker.ServeProvider(ctx, js, p.Name, 256) }
 		serving = append(serving, s)
 	}
 	r.registry, r.serving = prometheus.NewRegistry(), serving
@@ -195,6 +196,7 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 	log := record.New(js, hook)
 	replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 		Name: fmt.Sprintf("r-%p", nc), Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+		Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
 		Retries: 3, MaxLife: r.maxLife, Logger: r.logger(),
 	})
 	sweeper := dlq.NewSweeper(js, log, board, dlq.SweeperConfig{

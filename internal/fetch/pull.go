@@ -2,12 +2,12 @@ package fetch
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
 	"fetchworker"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -20,17 +20,14 @@ const (
 	lookAheadReplay = 4
 )
 
-// pullLasts is how long one pull request stays open at the server. It is
-// answered as soon as there is work, so an idle shard costs one request in
-// this time.
-const pullLasts = 30 * time.Second
-
 // shard is one consumer that this worker pulls from: of a provider, a lane
 // and a shard of agents, or of a provider's replayed letters.
 type shard struct {
+	nc       *nats.Conn
 	consumer jetstream.Consumer
-	lane     fetchworker.Lane // empty for replay
-	index    int              // -1 for replay
+	heal     func(context.Context) error // makes consumers that were deleted again
+	lane     fetchworker.Lane            // empty for replay
+	index    int                         // -1 for replay
 
 	mu      sync.Mutex
 	room    int           // messages it may still take
@@ -42,8 +39,8 @@ type shard struct {
 	failure  error
 }
 
-func newShard(c jetstream.Consumer, lane fetchworker.Lane, index, room int) *shard {
-	return &shard{consumer: c, lane: lane, index: index, room: room, more: make(chan struct{}, 1)}
+func newShard(nc *nats.Conn, c jetstream.Consumer, lane fetchworker.Lane, index, room int) *shard {
+	return &shard{nc: nc, consumer: c, lane: lane, index: index, room: room, more: make(chan struct{}, 1)}
 }
 
 // freed gives room back.
@@ -87,7 +84,7 @@ func (s *shard) hold(n int) int {
 // pull takes messages from the shard and hands each to deliver, never more
 // than the look-ahead that wait. It returns when ctx ends. The connection's
 // epoch ends when it reconnects: a restarted server has forgotten the pull.
-func (s *shard) pull(ctx context.Context, epoch func() context.Context, deliver func(jetstream.Msg), complain func(error)) {
+func (s *shard) pull(ctx context.Context, epoch func() context.Context, deliver func(message), complain func(error)) {
 	pause := newPause()
 	for {
 		n, err := s.take(ctx)
@@ -102,6 +99,11 @@ func (s *shard) pull(ctx context.Context, epoch func() context.Context, deliver 
 		case err != nil:
 			s.fail(err)
 			complain(err)
+			if s.heal != nil && s.down() != nil {
+				if err := s.heal(ctx); err != nil {
+					complain(err)
+				}
+			}
 			if pause.wait(ctx) != nil {
 				return
 			}
@@ -141,27 +143,6 @@ func (s *shard) down() error {
 		return nil
 	}
 	return s.failure
-}
-
-// fetch makes one pull request. A consumer that is gone, a leader that moved,
-// a lost heartbeat: all are an error here, and the next pull finds out.
-func (s *shard) fetch(ctx, epoch context.Context, n int, deliver func(jetstream.Msg)) (got int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, pullLasts)
-	defer cancel()
-	release := context.AfterFunc(epoch, cancel)
-	defer release()
-	batch, err := s.consumer.Fetch(n, jetstream.FetchContext(ctx))
-	if err != nil {
-		return 0, err
-	}
-	for msg := range batch.Messages() {
-		got++
-		deliver(msg)
-	}
-	if err := batch.Error(); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
-		return got, err
-	}
-	return got, nil
 }
 
 // pause is a wait that grows while things go wrong.

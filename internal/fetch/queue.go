@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
@@ -73,19 +74,18 @@ func (q queue) ask(ctx context.Context, nc *nats.Conn) (length, error) {
 		return length{}, fmt.Errorf("ask %s: %w", q.filter, err)
 	}
 	l := length{at: time.Now()}
-	switch status := first.Header.Get("Status"); status {
-	case "404":
+	if !record.IsStored(first.Header) {
+		if status := first.Header.Get("Status"); status != "404" {
+			return length{}, fmt.Errorf("ask %s: the server says %s %s", q.filter, status, first.Header.Get("Description"))
+		}
 		return l, nil
-	case "":
-	default:
-		return length{}, fmt.Errorf("ask %s: the server says %s %s", q.filter, status, first.Header.Get("Description"))
 	}
-	behind, err := strconv.Atoi(first.Header.Get("Nats-Num-Pending"))
+	behind, err := strconv.Atoi(record.Own(first.Header, "Nats-Num-Pending"))
 	if err != nil {
 		return length{}, fmt.Errorf("ask %s: how many more: %w", q.filter, err)
 	}
 	l.count = behind + 1
-	if l.oldest, err = time.Parse(time.RFC3339Nano, first.Header.Get("Nats-Time-Stamp")); err != nil {
+	if l.oldest, err = time.Parse(time.RFC3339Nano, record.Own(first.Header, "Nats-Time-Stamp")); err != nil {
 		return length{}, fmt.Errorf("ask %s: since when: %w", q.filter, err)
 	}
 	return l, nil

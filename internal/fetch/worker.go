@@ -53,6 +53,8 @@ type Served struct {
 	// Consumers by their names: requests by lane and shard, and replay.
 	Requests map[fetchworker.Lane][]jetstream.Consumer
 	Replay   jetstream.Consumer
+	// Heal makes the consumers again if somebody deleted them; nil: never.
+	Heal func(context.Context) error
 }
 
 // Worker serves its providers until it is stopped.
@@ -123,10 +125,12 @@ func (w *Worker) Run(stop context.Context) error {
 	background.Go(func() { w.epoch.follow(working, w.js.Conn()) })
 
 	for _, s := range w.pulls {
-		deliver := func(msg jetstream.Msg) {
+		deliver := func(msg message) {
 			d, err := newDelivery(msg, s, w.held)
 			if err != nil {
-				w.logger.Error("a message without our subject or metadata", zap.Error(err))
+				// No answer could be stored under what it names.
+				w.logger.Warn("dropped a message on a subject that is none", zap.Error(err))
+				_ = msg.Term() // it comes again, if the connection is gone
 				s.freed(1)
 				return
 			}
@@ -167,15 +171,45 @@ var errDrained = errors.New("the drain time is over")
 // shards are all that this worker pulls from.
 func (w *Worker) shards() []*shard {
 	var all []*shard
+	nc := w.js.Conn()
 	for _, sv := range w.served {
+		heal := sv.healing()
 		for lane, consumers := range sv.Requests {
 			for index, consumer := range consumers {
-				all = append(all, newShard(consumer, lane, index, lookAhead))
+				all = append(all, newShard(nc, consumer, lane, index, lookAhead))
 			}
 		}
-		all = append(all, newShard(sv.Replay, "", -1, lookAheadReplay))
+		all = append(all, newShard(nc, sv.Replay, "", -1, lookAheadReplay))
+		for _, s := range all {
+			if s.heal == nil {
+				s.heal = heal
+			}
+		}
 	}
 	return all
+}
+
+// healEach is how often a provider's consumers are looked after at the most,
+// when its pulls fail.
+const healEach = 5 * time.Second
+
+// healing is Heal for the provider's shards together: they fail together, and
+// one look is enough for all.
+func (s *Served) healing() func(context.Context) error {
+	var mu sync.Mutex
+	var last time.Time
+	return func(ctx context.Context) error {
+		mu.Lock()
+		due := s.Heal != nil && time.Since(last) >= healEach
+		if due {
+			last = time.Now()
+		}
+		mu.Unlock()
+		if !due {
+			return nil
+		}
+		return s.Heal(ctx)
+	}
 }
 
 // handle brings one delivery to its end, or hands it back.

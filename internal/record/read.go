@@ -41,19 +41,40 @@ func (l *Log) direct(ctx context.Context, subject string, request []byte) (Raw, 
 	if err != nil {
 		return Raw{}, fmt.Errorf("direct get: %w", err)
 	}
-	if status := m.Header.Get("Status"); status == "404" {
+	if !IsStored(m.Header) {
+		if status := m.Header.Get("Status"); status != "404" {
+			return Raw{}, fmt.Errorf("direct get: server says %s %s", status, m.Header.Get("Description"))
+		}
 		return Raw{}, jetstream.ErrMsgNotFound
-	} else if status != "" {
-		return Raw{}, fmt.Errorf("direct get: server says %s %s", status, m.Header.Get("Description"))
 	}
-	raw := Raw{Subject: m.Header.Get(jetstream.SubjectHeader), Header: m.Header, Data: m.Data}
-	if raw.Sequence, err = strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64); err != nil {
+	return Direct(m)
+}
+
+// Direct reads a stored message from the reply to a direct get.
+func Direct(m *nats.Msg) (Raw, error) {
+	raw := Raw{Subject: Own(m.Header, jetstream.SubjectHeader), Header: m.Header, Data: m.Data}
+	var err error
+	if raw.Sequence, err = strconv.ParseUint(Own(m.Header, jetstream.SequenceHeader), 10, 64); err != nil {
 		return Raw{}, fmt.Errorf("direct get: sequence: %w", err)
 	}
-	if raw.Time, err = time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer)); err != nil {
+	if raw.Time, err = time.Parse(time.RFC3339Nano, Own(m.Header, jetstream.TimeStampHeaer)); err != nil {
 		return Raw{}, fmt.Errorf("direct get: time: %w", err)
 	}
 	return raw, nil
+}
+
+// IsStored tells a stored message from the server's own word about one. What
+// is stored always comes with its stream's name, whatever headers its
+// publisher made up.
+func IsStored(h nats.Header) bool { return Own(h, jetstream.StreamHeader) != "" }
+
+// Own is the server's value of a header. It appends its own after those of a
+// message, so whatever stands before the last one is the publisher's.
+func Own(h nats.Header, key string) string {
+	if values := h.Values(key); len(values) > 0 {
+		return values[len(values)-1]
+	}
+	return ""
 }
 
 // Delete takes a message out of a stream by its sequence; one that is gone

@@ -1,0 +1,155 @@
+package fetch_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// What an agent with no more than the right to publish its requests could try,
+// and what an operator's slip could leave: neither may cost another agent an
+// answer.
+
+func TestAMessageThatLooksLikeTheServersWordIsARequest(t *testing.T) {
+	for _, status := range []string{"100", "404", "408", "409", "503"} {
+		t.Run(status, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				r.well()
+				for range 300 { // more than a shard hands out
+					m := newMsg("fetch.request.fmp.interactive.quote.alice", "")
+					m.Header.Set("Status", status)
+					if _, err := r.b.JS.PublishMsg(t.Context(), m); err != nil {
+						t.Fatal(err)
+					}
+				}
+				defer r.start(nil)()
+				if a := r.final(r.quote("alice", "behind", "AAPL", ""), 10*time.Second); a.Status != fetchworker.StatusOK {
+					t.Errorf("%+v", a)
+				}
+				r.drained(fetchworker.StreamRequests, 0, 10*time.Second)
+			})
+		})
+	}
+}
+
+func TestHeadersCannotPointAtAnothersRequest(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.upstream.Fallback = respond(200, aapl)
+		stop := r.startReplayer(nil)
+		defer stop()
+		bobs := r.quote("bob", "precious", "AAPL", "")
+		m := newMsg("fetch.request.nobody.batch.x.mallory", `{"id":"m1"}`)
+		m.Header.Set(jetstream.SequenceHeader, "1")
+		m.Header.Set(jetstream.SubjectHeader, "fetch.request.fmp.interactive.0.quote.bob")
+		m.Header.Set(jetstream.StreamHeader, fetchworker.StreamRequests)
+		if _, err := r.b.JS.PublishMsg(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		mallorys := fetchworker.Identity{Provider: "nobody", Operation: "x", Agent: "mallory", ID: "m1"}
+		defer r.start(nil)()
+		if a := r.final(mallorys, 10*time.Second); a.Problem.Code() != fetchworker.CodeUnknownProvider {
+			t.Errorf("mallory: %+v", a)
+		}
+		if a := r.final(bobs, 10*time.Second); a.Status != fetchworker.StatusOK {
+			t.Errorf("bob: %+v %+v", a, a.Problem)
+		}
+		r.drained(fetchworker.StreamRequests, 0, 5*time.Second)
+	})
+}
+
+func TestASubjectTooLongToAnswerIsDroppedAndHurtsNobody(t *testing.T) {
+	for _, provider := range []string{"fmp", "nobody"} {
+		t.Run(provider, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				r.well()
+				defer r.whole(1, 1)()
+				subject := "fetch.request." + provider + ".interactive." + strings.Repeat("o", 3900) + ".alice"
+				if _, err := r.b.JS.PublishMsg(t.Context(), newMsg(subject, `{"id":"`+strings.Repeat("i", 64)+`"}`)); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(5 * time.Second)
+				if a := r.final(r.quote("alice", "after", "AAPL", ""), 5*time.Second); a.Status != fetchworker.StatusOK {
+					t.Errorf("%+v", a)
+				}
+				r.drained(fetchworker.StreamRequests, 0, 5*time.Second)
+			})
+		})
+	}
+}
+
+func TestTracesThatAreNoneDoNotTravel(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.circuit = 0
+		r.upstream.Fallback = respond(500, "boom")
+		defer r.whole(1, 1)()
+		m := newMsg("fetch.request.fmp.interactive.quote.alice", `{"id":"t1","params":{"symbol":"AAPL"}}`)
+		m.Header.Set("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+		m.Header.Set("tracestate", strings.Repeat("x", 60_000))
+		if _, err := r.b.JS.PublishMsg(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		a := r.final(fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "t1"}, time.Minute)
+		if a.Problem.Code() != fetchworker.CodeRetriesExhausted || a.Calls != 4 {
+			t.Errorf("%+v", a)
+		}
+	})
+}
+
+func TestConsumersThatWereDeletedComeBack(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		defer r.whole(2, 1)()
+		time.Sleep(time.Second)
+		for _, stream := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay, fetchworker.StreamDLQ} {
+			s, err := r.b.JS.Stream(t.Context(), stream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name := range s.ConsumerNames(t.Context()).Name() {
+				if err := s.DeleteConsumer(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if a := r.final(r.quote("alice", "q", "AAPL", ""), time.Minute); a.Status != fetchworker.StatusOK {
+			t.Errorf("%+v %+v", a, a.Problem)
+		}
+	})
+}
+
+func TestWhatCannotBeReadHoldsNothingUp(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		id := r.quote("alice", "q", "AAPL", "")
+		// A stored answer that is none, and a suspicion that is none.
+		m := newMsg(fetchworker.PutSubject(id), "garbage")
+		if _, err := record.New(r.b.JS, nil).Put(t.Context(), dlq.AnswerSlot(id), m); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.b.KV.PutString(t.Context(), fmt.Sprintf("suspect.%s.1", fetchworker.StreamRequests), "garbage"); err != nil {
+			t.Fatal(err)
+		}
+		for range 6 { // workers that vanish with it
+			nc, stop := r.startWorker(func(point string, _ bool) error {
+				if point == "call" {
+					return errCrash
+				}
+				return nil
+			})
+			time.Sleep(12 * time.Second)
+			nc.Close()
+			stop()
+		}
+		defer r.start(nil)()
+		if a := r.until(id, time.Minute, func(a fetchworker.Answer) bool { return a.Final }); a.Status != fetchworker.StatusOK {
+			t.Errorf("%+v", a)
+		}
+	})
+}
