@@ -29,8 +29,8 @@ chaos: ## every end-to-end test in its full form, a quarter of an hour
 	$(CHAOS)
 
 .PHONY: soak
-soak: ## kills under an unreliable provider, and the server's outages, ten times over
-	for n in 1 2 3 4 5 6 7 8 9 10; do $(CHAOS) -run 'Nothing|Server' || exit 1; done
+soak: ## kills under an unreliable provider, and the server's outages, ten times over, with the race detector
+	for n in 1 2 3 4 5 6 7 8 9 10; do GOFLAGS=-race $(CHAOS) -run 'Nothing|Server' || exit 1; done
 
 .PHONY: cluster
 cluster: ## a cluster of three NATS servers that loses its leaders

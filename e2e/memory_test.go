@@ -25,6 +25,9 @@ const mib = 1 << 20
 // answers of 8 MiB all come in the same moment.
 func TestManyLargeAnswersAtOnceFitIntoMemory(t *testing.T) {
 	begin(t)
+	if strings.Contains(os.Getenv("GOFLAGS"), "-race") {
+		t.Skip("the race detector takes as much memory again, many times over")
+	}
 	answers, bound := pick(25, 100), pick(400, 1229)
 	large := []byte("[\"" + strings.Repeat("0123456789abcdef", 8*mib/16-1) + "\"]")
 	sum := sha256.Sum256(large)

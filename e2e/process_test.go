@@ -40,6 +40,12 @@ func launch(t *testing.T, name, path string, env map[string]string, args ...stri
 	}()
 	t.Cleanup(func() {
 		p.kill()
+		// The second is said by programs built with GOFLAGS=-race.
+		for _, never := range []string{"panic: ", "DATA RACE"} {
+			if line := p.log.find(never); line != "" {
+				t.Errorf("%s: %s", name, line)
+			}
+		}
 		if t.Failed() {
 			t.Logf("the log of %s ends with\n%s", name, p.log.tail(20))
 		}
