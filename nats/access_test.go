@@ -148,6 +148,9 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := worker.Flush(); err != nil { // the server knows the service then
+			t.Fatal(err)
+		}
 		if m, err := user(t, s, "operator").Request("$SRV.PING", nil, 2*time.Second); err != nil || !strings.Contains(string(m.Data), "1.2.3") {
 			t.Errorf("%v", err)
 		}
