@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"fetchworker"
 )
@@ -77,6 +78,12 @@ func (p *Provider) Do(ctx context.Context, call *Call, o Options) *Result {
 	r := &Result{Remaining: -1, Reset: -1}
 	w := &writeGate{before: o.BeforeWrite, cancel: cancel}
 	res, err := p.transport.RoundTrip(p.request(w.trace(ctx), call, o))
+	if err == nil && !plausible(res.StatusCode) {
+		// After 101 the connection would be ours, and no context ends a read of
+		// it; what is beyond the statuses of HTTP is none.
+		_ = res.Body.Close()
+		err = errNoAnswer
+	}
 	if err != nil {
 		p.broken(r, w.cause(err))
 	} else {
@@ -86,6 +93,27 @@ func (p *Provider) Do(ctx context.Context, call *Call, o Options) *Result {
 	r.FetchedAt = time.Now()
 	r.Latency = r.FetchedAt.Sub(start)
 	return r
+}
+
+// errNoAnswer: what came is not the answer of an HTTP API.
+var errNoAnswer = errors.New("the API sent no HTTP answer")
+
+func plausible(status int) bool { return status >= 200 && status <= 599 }
+
+// Headers that are kept are stored with the answer, where there is room for
+// some 60 KB in all; no real API comes near these limits, in bytes.
+const (
+	maxContentType = 256
+	maxValidator   = 1 << 10
+	maxNext        = 8 << 10
+)
+
+// kept is a header's value if it can be kept.
+func kept(value string, most int) string {
+	if len(value) > most || strings.ContainsFunc(value, unicode.IsControl) {
+		return ""
+	}
+	return value
 }
 
 // request is built anew for each attempt; the key is only in it.
@@ -134,8 +162,8 @@ func (p *Provider) answered(r *Result, call *Call, res *http.Response, o Options
 
 	header := res.Header
 	r.HTTPStatus, r.WireBytes, r.header = res.StatusCode, wire, p.redactHeader(header)
-	r.ContentType = r.header.Get("Content-Type")
-	r.ETag, r.LastModified = r.header.Get("ETag"), r.header.Get("Last-Modified")
+	r.ContentType = kept(r.header.Get("Content-Type"), maxContentType)
+	r.ETag, r.LastModified = kept(r.header.Get("ETag"), maxValidator), kept(r.header.Get("Last-Modified"), maxValidator)
 	r.RetryAfter = retryAfter(header, time.Now())
 	r.Remaining, r.Reset = rateLimit(header, time.Now())
 	if res.StatusCode == http.StatusNotModified && (o.ETag != "" || o.LastModified != "") {

@@ -27,7 +27,7 @@ func (p *Provider) next(call *Call, body []byte) json.RawMessage {
 		return nil
 	}
 	next, err := json.Marshal(params)
-	if err != nil {
+	if err != nil || len(next) > maxNext {
 		return nil
 	}
 	return json.RawMessage(p.redact.text(string(next)))

@@ -42,7 +42,8 @@ func newRedactor(key string) *redactor {
 	var hint, run []byte
 	for _, c := range key {
 		if isUnreserved(c) {
-			pattern.WriteString(regexp.QuoteMeta(string(c)))
+			// No escaping has a reason to change it, but one may all the same.
+			pattern.WriteString(escapes(c))
 			if run = append(run, byte(c)); len(run) > len(hint) { // #nosec G115 -- it is ASCII
 				hint = slices.Clone(run)
 			}
@@ -94,10 +95,16 @@ func (r *redactor) text(s string) string {
 // keys are hardly ever in them, so the pattern is tried only where a part of
 // the key is found.
 func (r *redactor) body(b []byte) (clean []byte, found bool) {
-	if r.length < minKeyInBody || !bytes.Contains(b, r.hint()) || !r.pattern().Match(b) {
+	if r.length < minKeyInBody || !bytes.Contains(b, r.hint()) && !escaped(b) || !r.pattern().Match(b) {
 		return b, false
 	}
 	return r.pattern().ReplaceAllLiteral(b, []byte(redacted)), true
+}
+
+// escaped reports whether even plain characters could stand in a body as
+// \u0063 or %63.
+func escaped(b []byte) bool {
+	return bytes.Contains(b, []byte(`\u00`)) || bytes.IndexByte(b, '%') >= 0
 }
 
 // callError is an error without the key. It answers errors.Is for what it

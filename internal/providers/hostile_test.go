@@ -1,0 +1,88 @@
+package providers_test
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/providers"
+)
+
+const hostileKey = "canaryK3Y0123456789abcdef"
+
+// hostile is a provider whose API answers each connection with these bytes
+// and then says nothing more, nor closes.
+func hostile(t *testing.T, name, answer string) *providers.Provider {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+				_, _ = c.Write([]byte(answer))
+			}
+			<-stop
+			_ = c.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		close(stop)
+		_ = l.Close()
+		<-done
+	})
+	p, ok := load(t, map[string]string{
+		prefixes[name] + "_API_KEY": hostileKey, prefixes[name] + "_BASE_URL": "http://" + l.Addr().String(), prefixes[name] + "_TIMEOUT_SECONDS": "1",
+	}).Provider(name)
+	if !ok {
+		t.Fatal(name)
+	}
+	return p
+}
+
+func TestAProtocolSwitchEndsTheCall(t *testing.T) {
+	p := hostile(t, "fmp", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+	start := time.Now()
+	r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
+	if r.Class != fetchworker.ClassTransient || r.HTTPStatus != 0 || time.Since(start) > 3*time.Second {
+		t.Errorf("%s %d %s after %v", r.Class, r.HTTPStatus, r.Detail, time.Since(start))
+	}
+}
+
+func TestHeadersThatNoAnswerCouldCarryAreDropped(t *testing.T) {
+	long := strings.Repeat("e", 100<<10)
+	p := hostile(t, "fmp", "HTTP/1.1 200 OK\r\nContent-Type: application/json; x="+long+"\r\nETag: \""+long+"\"\r\nContent-Length: 13\r\n\r\n[{\"price\": 1}]")
+	r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
+	if len(r.ContentType) > 256 || len(r.ETag) > 1<<10 {
+		t.Errorf("a content type of %d bytes and a validator of %d", len(r.ContentType), len(r.ETag))
+	}
+	body := `{"status":"OK","results":[{"a":1}],"next_url":"https://api.polygon.io/v3/reference/tickers?cursor=` + long + `"}`
+	p = hostile(t, "polygon", fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+	if r = p.Do(t.Context(), plan(t, p, "get", `{"path":"/v3/reference/tickers"}`), providers.Options{}); r.Class != fetchworker.ClassOK || len(r.Next) > 0 {
+		t.Errorf("%s, next of %d bytes", r.Class, len(r.Next))
+	}
+}
+
+func TestAKeyIsFoundBehindEscapesThatNothingCallsFor(t *testing.T) {
+	for _, echo := range []string{`\u0063anaryK3Y0123456789abcdef`, `%63anaryK3Y0123456789abcdef`, `canary\u004b3Y0123456789abcde%66`} {
+		body := `[{"echo":"` + echo + `"}]`
+		p := hostile(t, "fmp", fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+		r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
+		if !r.Redacted || strings.Contains(string(r.Body), "anaryK3Y01234") {
+			t.Errorf("%s came through: %s", echo, r.Body)
+		}
+	}
+}
