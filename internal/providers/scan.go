@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 )
@@ -32,7 +33,7 @@ func member(doc []byte, name string) ([]byte, bool) {
 	for len(rest) > 0 && rest[0] == '"' {
 		quoted, after := splitValue(rest)
 		value, next := splitValue(trimSpace(trimSpace(after)[1:])) // [1:] is the colon
-		if textOf(quoted) == name {
+		if isName(quoted, name) {
 			return value, true
 		}
 		rest = trimSpace(next)
@@ -41,6 +42,17 @@ func member(doc []byte, name string) ([]byte, bool) {
 		}
 	}
 	return nil, false
+}
+
+// isName compares a key as it stands. Only one with an escape in it has to be
+// decoded, and only if it could come out as long as the name: a character
+// takes six bytes at the most.
+func isName(quoted []byte, name string) bool {
+	raw := quoted[1 : len(quoted)-1]
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw) == name
+	}
+	return len(raw) > len(name) && len(raw) <= 6*len(name) && textOf(quoted) == name
 }
 
 // items counts the elements of the array at the start of doc; -1 if it is
