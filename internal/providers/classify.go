@@ -18,6 +18,8 @@ import (
 const (
 	maxDetail   = 400     // characters of a detail
 	maxRuleText = 4 << 10 // bytes of a body that text rules look at
+
+	maxErrorText = 64 << 10 // bytes of a member that a detail is made of
 )
 
 // verdict is what an answer is. It is decided in one place, by status and
@@ -43,9 +45,10 @@ func (s *Spec) classify(format Format, status int, contentType string, body []by
 	}
 
 	isJSON := json.Valid(body)
-	said := s.errorText(body, isJSON)
+	at := lookups(body, isJSON)
+	said := s.errorText(body, at)
 	for _, rule := range s.ErrorRules {
-		if !rule.matches(status, body, isJSON) {
+		if !rule.matches(status, body, at) {
 			continue
 		}
 		v = verdict{class: rule.Class, code: rule.Code, minHold: rule.MinHold, noCache: rule.NoCache}
@@ -96,7 +99,7 @@ func statusVerdict(status int) verdict {
 }
 
 // matches reports whether the answer is of the rule's kind.
-func (r *Rule) matches(status int, body []byte, isJSON bool) bool {
+func (r *Rule) matches(status int, body []byte, at lookupFunc) bool {
 	if len(r.Status) > 0 && !slices.Contains(r.Status, status) && !slices.Contains(r.Status, status/100) {
 		return false
 	}
@@ -104,15 +107,11 @@ func (r *Rule) matches(status int, body []byte, isJSON bool) bool {
 		return true
 	}
 	return slices.ContainsFunc(r.At, func(pointer string) bool {
-		text, ok := "", false
 		if pointer == "" {
-			text, ok = bodyText(body), true
-		} else if isJSON {
-			var value []byte
-			value, ok = lookup(body, pointer)
-			text = textOf(value[:min(len(value), maxRuleText)])
+			return r.matchesText(strings.ToLower(bodyText(body)))
 		}
-		return ok && r.matchesText(strings.ToLower(text))
+		value, ok := at(pointer)
+		return ok && r.matchesText(strings.ToLower(textOf(value[:min(len(value), maxRuleText)])))
 	})
 }
 
@@ -135,12 +134,10 @@ var xmlMessage = regexp.MustCompile(`(?i)message\s*=\s*"([^"]*)"`)
 
 // errorText is what the API says in an error's body: a member of a JSON
 // object, the message of an XML element, or a plain text.
-func (s *Spec) errorText(body []byte, isJSON bool) string {
-	if isJSON {
-		for _, pointer := range s.ErrorText {
-			if value, ok := lookup(body, pointer); ok {
-				return textOf(value)
-			}
+func (s *Spec) errorText(body []byte, at lookupFunc) string {
+	for _, pointer := range s.ErrorText {
+		if value, ok := at(pointer); ok {
+			return textOf(value[:min(len(value), maxErrorText)])
 		}
 	}
 	text := bodyText(body)

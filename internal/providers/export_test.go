@@ -10,3 +10,6 @@ func Verdict(p *Provider, format Format, status int, contentType string, body []
 
 // Trust makes a provider trust a test's certificates.
 func Trust(p *Provider, pool *x509.CertPool) { p.transport.TLSClientConfig.RootCAs = pool }
+
+// Plausible reports whether a status can be one of an answer.
+var Plausible = plausible

@@ -57,22 +57,51 @@ func TestAProtocolSwitchEndsTheCall(t *testing.T) {
 	p := hostile(t, "fmp", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
 	start := time.Now()
 	r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
-	if r.Class != fetchworker.ClassTransient || r.HTTPStatus != 0 || time.Since(start) > 3*time.Second {
+	if r.Class != fetchworker.ClassTransient || r.ErrorType != "network" || r.HTTPStatus != 0 || !r.Sent || time.Since(start) > 3*time.Second {
 		t.Errorf("%s %d %s after %v", r.Class, r.HTTPStatus, r.Detail, time.Since(start))
 	}
 }
 
 func TestHeadersThatNoAnswerCouldCarryAreDropped(t *testing.T) {
-	long := strings.Repeat("e", 100<<10)
-	p := hostile(t, "fmp", "HTTP/1.1 200 OK\r\nContent-Type: application/json; x="+long+"\r\nETag: \""+long+"\"\r\nContent-Length: 13\r\n\r\n[{\"price\": 1}]")
+	long := strings.Repeat("e", 70<<10)
+	p := hostile(t, "fmp", "HTTP/1.1 200 OK\r\nContent-Type: application/json; x="+long+"\r\nETag: \""+long+"\"\r\nLast-Modified: "+long+"\r\nContent-Length: 14\r\n\r\n[{\"price\": 1}]")
 	r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
-	if len(r.ContentType) > 256 || len(r.ETag) > 1<<10 {
-		t.Errorf("a content type of %d bytes and a validator of %d", len(r.ContentType), len(r.ETag))
+	if r.Class != fetchworker.ClassOK || r.ContentType != "" || r.ETag != "" || r.LastModified != "" {
+		t.Errorf("%s, a content type of %d bytes, validators of %d and %d", r.Class, len(r.ContentType), len(r.ETag), len(r.LastModified))
+	}
+	p = hostile(t, "fmp", "HTTP/1.1 200 OK\r\nContent-Type: a\tb\r\nETag: \"\t\"\r\nLast-Modified: "+strings.Repeat("e", 1<<10)+"\r\nContent-Length: 14\r\n\r\n[{\"price\": 1}]")
+	if r = p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Class != fetchworker.ClassOK || r.ContentType != "" || r.ETag != "" || len(r.LastModified) != 1<<10 {
+		t.Errorf("%s, content type %q, validators %q and of %d bytes", r.Class, r.ContentType, r.ETag, len(r.LastModified))
 	}
 	body := `{"status":"OK","results":[{"a":1}],"next_url":"https://api.polygon.io/v3/reference/tickers?cursor=` + long + `"}`
 	p = hostile(t, "polygon", fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
 	if r = p.Do(t.Context(), plan(t, p, "get", `{"path":"/v3/reference/tickers"}`), providers.Options{}); r.Class != fetchworker.ClassOK || len(r.Next) > 0 {
 		t.Errorf("%s, next of %d bytes", r.Class, len(r.Next))
+	}
+}
+
+// Statuses are labels of metrics: what is none of HTTP is no status.
+func TestAStatusBeyondHTTPIsNoAnswer(t *testing.T) {
+	for _, status := range []string{"000", "099", "600", "999"} {
+		p := hostile(t, "fmp", "HTTP/1.1 "+status+" x\r\nContent-Length: 3\r\n\r\n[1]")
+		r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
+		if r.Class != fetchworker.ClassTransient || r.ErrorType != "network" || r.HTTPStatus != 0 || !r.Sent {
+			t.Errorf("%s: %s %s %d, sent %v", status, r.Class, r.ErrorType, r.HTTPStatus, r.Sent)
+		}
+	}
+	for _, status := range []int{-5, 0, 99, 101, 600, 99999} { // HTTP/2 takes any number
+		if providers.Plausible(status) {
+			t.Errorf("%d is taken for a status", status)
+		}
+	}
+}
+
+// Only the start of what a member says is made into a detail.
+func TestALongErrorTextIsCut(t *testing.T) {
+	p := hostile(t, "polygon", "")
+	r := providers.Verdict(p, providers.FormatJSON, 500, "application/json", []byte(`{"error":"`+strings.Repeat("a ", 1<<20)+`"}`), nil)
+	if r.Class != fetchworker.ClassTransient || len(r.Detail) > 65<<10 {
+		t.Errorf("%s, %d bytes", r.Class, len(r.Detail))
 	}
 }
 

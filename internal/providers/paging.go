@@ -27,10 +27,14 @@ func (p *Provider) next(call *Call, body []byte) json.RawMessage {
 		return nil
 	}
 	next, err := json.Marshal(params)
-	if err != nil || len(next) > maxNext {
+	if err != nil {
 		return nil
 	}
-	return json.RawMessage(p.redact.text(string(next)))
+	clean := p.redact.text(string(next))
+	if len(clean) > maxNext {
+		return nil
+	}
+	return json.RawMessage(clean)
 }
 
 func nextByNumber(call *Call, paging *Paging, body []byte) any {
@@ -71,6 +75,9 @@ var schemeAndHost = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*`)
 // key goes to our base URL only.
 func (p *Provider) nextByURL(call *Call, paging *Paging, body []byte) any {
 	value, ok := lookup(body, paging.Next)
+	if len(value) > 2*maxNext { // not worth taking apart
+		return nil
+	}
 	link := textOf(value)
 	if !ok || link == "" || link == "null" {
 		return nil

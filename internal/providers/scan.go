@@ -24,6 +24,23 @@ func lookup(doc []byte, pointer string) (value []byte, ok bool) {
 	return value, true
 }
 
+// lookupFunc is lookup in a certain document.
+type lookupFunc func(pointer string) (value []byte, ok bool)
+
+// lookups goes through a large document once for each pointer, however often
+// it is asked. In what is not JSON it finds nothing.
+func lookups(doc []byte, isJSON bool) lookupFunc {
+	found := map[string][]byte{}
+	return func(pointer string) ([]byte, bool) {
+		value, known := found[pointer]
+		if !known && isJSON {
+			value, _ = lookup(doc, pointer)
+			found[pointer] = value
+		}
+		return value, value != nil
+	}
+}
+
 // member finds a member of the object at the start of doc.
 func member(doc []byte, name string) ([]byte, bool) {
 	if len(doc) == 0 || doc[0] != '{' {
@@ -44,15 +61,50 @@ func member(doc []byte, name string) ([]byte, bool) {
 	return nil, false
 }
 
-// isName compares a key as it stands. Only one with an escape in it has to be
-// decoded, and only if it could come out as long as the name: a character
-// takes six bytes at the most.
+// isName compares a key with a name up to the first difference, decoding only
+// what is escaped: a body can have millions of keys.
 func isName(quoted []byte, name string) bool {
 	raw := quoted[1 : len(quoted)-1]
-	if bytes.IndexByte(raw, '\\') < 0 {
-		return string(raw) == name
+	for len(raw) > 0 {
+		if raw[0] != '\\' {
+			run := bytes.IndexByte(raw[:min(len(raw), len(name)+1)], '\\')
+			if run < 0 {
+				return string(raw) == name
+			}
+			if !strings.HasPrefix(name, string(raw[:run])) {
+				return false
+			}
+			raw, name = raw[run:], name[run:]
+			continue
+		}
+		c, size := jsonEscape(raw)
+		rest, ok := strings.CutPrefix(name, string(c.bytes()))
+		if !ok {
+			return false
+		}
+		raw, name = raw[size:], rest
 	}
-	return len(raw) > len(name) && len(raw) <= 6*len(name) && textOf(quoted) == name
+	return name == ""
+}
+
+// jsonEscape decodes the escape at the start of a valid string's inside.
+func jsonEscape(raw []byte) (c char, size int) {
+	switch raw[1] {
+	case 'u':
+		r, used := utf16At(raw[2:])
+		return oneRune(r), 2 + used
+	case 'b':
+		return oneByte('\b'), 2
+	case 'f':
+		return oneByte('\f'), 2
+	case 'n':
+		return oneByte('\n'), 2
+	case 'r':
+		return oneByte('\r'), 2
+	case 't':
+		return oneByte('\t'), 2
+	}
+	return oneByte(raw[1]), 2
 }
 
 // items counts the elements of the array at the start of doc; -1 if it is

@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -26,6 +27,47 @@ func TestLookupFindsWhatJSONHas(t *testing.T) {
 			t.Fatalf("%s has no such key", text)
 		}
 	})
+}
+
+// A body of millions of keys, all almost the one that is looked for, costs no
+// memory; decoding each took many times as long as reading the body.
+func TestKeysAreComparedWhereTheyStand(t *testing.T) {
+	for _, key := range []string{`\u0061`, `\u0065rrox`, `err\u006fs`, `\u0065\u0072\u0072\u006f\u0072\u0072`, `\/error`, `error\n`, "error2"} {
+		doc := []byte("{" + strings.Repeat(`"`+key+`":0,`, 1000) + `"\u0065rr\u006Fr":1}`)
+		if value, ok := lookup(doc, "/error"); !ok || string(value) != "1" {
+			t.Errorf("among %s: %s, found %v", key, value, ok)
+		}
+		if allocs := testing.AllocsPerRun(10, func() { lookup(doc, "/error") }); allocs > 10 {
+			t.Errorf("%v allocations for 1000 keys %s", allocs, key)
+		}
+	}
+}
+
+func TestEscapesInKeys(t *testing.T) {
+	for key, name := range map[string]string{`\"\\\/\b\f\n\r\t`: "\"\\/\b\f\n\r\t", `\u00E9\ud83d\ude00`: "é😀", `\ud83dx`: "\ufffdx", `a\u005c`: `a\`} {
+		if !isName([]byte(`"`+key+`"`), name) || isName([]byte(`"`+key+`"`), name+"x") || isName([]byte(`"`+key+`x"`), name) {
+			t.Errorf("%s is %q", key, name)
+		}
+	}
+}
+
+// However often rules ask for a member, the body is gone through once.
+func TestAMemberIsLookedForOnce(t *testing.T) {
+	doc := []byte(`{"a":{"b":1}}`)
+	at := lookups(doc, true)
+	if value, ok := at("/a/b"); !ok || string(value) != "1" {
+		t.Fatalf("%s, found %v", value, ok)
+	}
+	copy(doc, bytes.Repeat([]byte(" "), len(doc)))
+	if _, ok := at("/a/b"); !ok {
+		t.Error("looked for again")
+	}
+	if _, ok := at("/c"); ok {
+		t.Error("found in nothing")
+	}
+	if _, ok := lookups([]byte(`{"a":1}`), false)("/a"); ok {
+		t.Error("found in what is not JSON")
+	}
 }
 
 func compare(t *rapid.T, text []byte, pointer string, want any) {
