@@ -172,6 +172,13 @@ func (p *Provider) answered(r *Result, call *Call, res *http.Response, o Options
 	}
 
 	v := p.classify(call.Operation.Format, res.StatusCode, r.ContentType, body, readErr)
+	r.Body, r.Redacted = p.redact.body(body)
+	if r.Redacted {
+		// A detail is made of a part of the body, and a cut through the key
+		// would leave a half that nobody recognises: so it is made of the body
+		// without the key.
+		v.detail = p.classify(call.Operation.Format, res.StatusCode, r.ContentType, r.Body, readErr).detail
+	}
 	if location := header.Get("Location"); location != "" && res.StatusCode/100 == 3 {
 		v.detail = fmt.Sprintf("status %d: redirected to %s, which is not followed", res.StatusCode, hostOf(location))
 	}
@@ -186,7 +193,6 @@ func (p *Provider) answered(r *Result, call *Call, res *http.Response, o Options
 			r.ErrorType = connectionErrorType(readErr)
 		}
 	}
-	r.Body, r.Redacted = p.redact.body(body)
 	if r.Class == fetchworker.ClassOK {
 		r.Cacheable = !v.noCache && !strings.Contains(strings.ToLower(header.Get("Cache-Control")), "no-store")
 		r.Next = p.next(call, r.Body)

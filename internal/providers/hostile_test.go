@@ -115,3 +115,20 @@ func TestAKeyIsFoundBehindEscapesThatNothingCallsFor(t *testing.T) {
 		}
 	}
 }
+
+// White space is folded in a detail, so what was cut off far behind in a body
+// can stand at its front.
+func TestACutThroughTheKeyShowsNoHalfOfIt(t *testing.T) {
+	for _, most := range []int{4 << 10, 64 << 10} {
+		for _, form := range []string{"%s", `{"error":"%s"}`, `{"message":"%s"}`} {
+			for _, half := range []int{4, 8, 20} {
+				head := strings.Index(form, "%s") + 1
+				body := fmt.Sprintf(form, strings.Repeat(" ", most-half-head)+hostileKey)
+				p := hostile(t, "polygon", fmt.Sprintf("HTTP/1.1 500 x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+				if r := p.Do(t.Context(), plan(t, p, "get", `{"path":"/v3/reference/tickers"}`), providers.Options{}); strings.Contains(r.Detail, hostileKey[:4]) {
+					t.Fatalf("%s cut at %d: %s", form, most, r.Detail)
+				}
+			}
+		}
+	}
+}

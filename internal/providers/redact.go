@@ -1,9 +1,15 @@
 package providers
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"html"
+	"regexp"
+	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 )
 
 const (
@@ -23,16 +29,57 @@ func newSecret(key string) secret { return secret{func() string { return key }} 
 func (s secret) isSet() bool { return s.reveal() != "" }
 
 // redactor takes a key out of texts and bodies, in every form in which it
-// could be echoed: each character raw or escaped for a URL, a JSON string or
-// HTML, or several of these over each other; or the whole of it in base64.
+// could be echoed: raw, escaped for a URL, a JSON string or HTML, or several
+// of these over each other.
 type redactor struct {
-	length int
-	find   func() *finder // a func prints as an address
+	length  int
+	hint    func() []byte // the longest part of the key that no escaping changes
+	pattern func() *regexp.Regexp
 }
 
 func newRedactor(key string) *redactor {
-	f := newFinder(key)
-	return &redactor{length: len(key), find: func() *finder { return f }}
+	var pattern strings.Builder
+	var hint, run []byte
+	for _, c := range key {
+		if isUnreserved(c) {
+			// No escaping has a reason to change it, but one may all the same.
+			pattern.WriteString(escapes(c))
+			if run = append(run, byte(c)); len(run) > len(hint) { // #nosec G115 -- it is ASCII
+				hint = slices.Clone(run)
+			}
+			continue
+		}
+		run = nil
+		pattern.WriteString(escapes(c))
+	}
+	compiled := regexp.MustCompile(pattern.String())
+	return &redactor{
+		length:  len(key),
+		hint:    func() []byte { return hint },
+		pattern: func() *regexp.Regexp { return compiled },
+	}
+}
+
+// isUnreserved reports whether no escaping has a reason to change a character.
+func isUnreserved(c rune) bool {
+	return c < unicode.MaxASCII && (unicode.IsLetter(c) || unicode.IsDigit(c) || strings.ContainsRune("-_.~", c))
+}
+
+// escapes matches a character in every form: behind backslashes, as \uXXXX, as
+// %XX, also when its % was escaped again, as + for a space, or as an HTML entity.
+func escapes(c rune) string {
+	var percent, unicodes strings.Builder
+	for _, b := range []byte(string(c)) {
+		fmt.Fprintf(&percent, `(?i:%%(?:25)*%02x)`, b)
+	}
+	for _, unit := range utf16.Encode([]rune{c}) {
+		fmt.Fprintf(&unicodes, `(?i:\\+u%04x)`, unit)
+	}
+	forms := []string{`\\*` + regexp.QuoteMeta(string(c)), percent.String(), unicodes.String(), regexp.QuoteMeta(html.EscapeString(string(c)))}
+	if c == ' ' {
+		forms = append(forms, `\+`)
+	}
+	return "(?:" + strings.Join(forms, "|") + ")"
 }
 
 // text redacts an error text or header. It must come before any shortening,
@@ -41,18 +88,23 @@ func (r *redactor) text(s string) string {
 	if r.length < minKeyInText {
 		return s
 	}
-	if clean, found := r.find().replace([]byte(s)); found {
-		return string(clean)
-	}
-	return s
+	return r.pattern().ReplaceAllLiteralString(s, redacted)
 }
 
-// body redacts a body and reports whether it had to.
+// body redacts a body and reports whether it had to. Bodies are large and
+// keys are hardly ever in them, so the pattern is tried only where a part of
+// the key is found.
 func (r *redactor) body(b []byte) (clean []byte, found bool) {
-	if r.length < minKeyInBody {
+	if r.length < minKeyInBody || !bytes.Contains(b, r.hint()) && !escaped(b) || !r.pattern().Match(b) {
 		return b, false
 	}
-	return r.find().replace(b)
+	return r.pattern().ReplaceAllLiteral(b, []byte(redacted)), true
+}
+
+// escaped reports whether even plain characters could stand in a body as
+// \u0063 or %63.
+func escaped(b []byte) bool {
+	return bytes.Contains(b, []byte(`\u00`)) || bytes.IndexByte(b, '%') >= 0
 }
 
 // callError is an error without the key. It answers errors.Is for what it

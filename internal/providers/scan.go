@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // lookup finds the value a JSON pointer (RFC 6901, object members only)
@@ -175,3 +177,63 @@ func trimSpace(doc []byte) []byte {
 }
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
+
+// char is a decoded character in UTF-8, or a single byte.
+type char struct {
+	b [utf8.UTFMax]byte
+	n int
+}
+
+func (c *char) bytes() []byte { return c.b[:c.n] }
+
+func oneByte(b byte) char { return char{b: [utf8.UTFMax]byte{b}, n: 1} }
+
+func oneRune(r rune) (c char) {
+	c.n = utf8.EncodeRune(c.b[:], r)
+	return c
+}
+
+// utf16At decodes the XXXX of \uXXXX, and of a second one that belongs to it.
+func utf16At(b []byte) (r rune, used int) {
+	unit, ok := hexAt(b, 4)
+	if !ok {
+		return 0, 0
+	}
+	if !utf16.IsSurrogate(unit) {
+		return unit, 4
+	}
+	second := 4
+	for second < len(b) && b[second] == '\\' {
+		second++
+	}
+	if second > 4 && second < len(b) && b[second] == 'u' {
+		if low, ok := hexAt(b[second+1:], 4); ok {
+			if r := utf16.DecodeRune(unit, low); r != utf8.RuneError {
+				return r, second + 5
+			}
+		}
+	}
+	return utf8.RuneError, 4
+}
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
+
+// hexAt reads that many hexadecimal digits.
+func hexAt(b []byte, digits int) (v rune, ok bool) {
+	if len(b) < digits {
+		return 0, false
+	}
+	for _, c := range b[:digits] {
+		switch {
+		case !isHex(c):
+			return 0, false
+		case c <= '9':
+			v = v<<4 | rune(c-'0')
+		default:
+			v = v<<4 | rune(c|0x20-'a'+10)
+		}
+	}
+	return v, true
+}
