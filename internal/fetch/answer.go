@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"fetchworker"
@@ -97,8 +98,10 @@ func (w *Worker) answer(ctx context.Context, r *request, a fetchworker.Answer) e
 	return nil
 }
 
-// partsInFlight bounds the memory that the parts of one body take on their way.
-const partsInFlight = 4
+// partsInFlight are the parts of large bodies that a worker has on their way,
+// of all requests together: each is once more in the connection's buffer, and
+// a server that syncs every write takes no more at a time than this.
+const partsInFlight = 16
 
 // nonce is the same for the same body of the same request, so that a retry
 // writes its parts over those of before.
@@ -109,22 +112,27 @@ func nonce(id fetchworker.Identity, sum [sha256.Size]byte) string {
 
 // storeBody stores a large body in parts and returns the claim check. A crash
 // leaves parts without a claim; they age out.
-func (w *Worker) storeBody(ctx context.Context, id fetchworker.Identity, body []byte) (*fetchworker.Claim, error) {
+func (w *Worker) storeBody(parent context.Context, id fetchworker.Identity, body []byte) (*fetchworker.Claim, error) {
 	sum := sha256.Sum256(body)
 	claim := &fetchworker.Claim{
 		Prefix: fetchworker.BodyPrefix(id, nonce(id, sum)),
 		Parts:  (len(body) + fetchworker.MaxInlineBody - 1) / fetchworker.MaxInlineBody,
 		Bytes:  int64(len(body)), SHA256: hex.EncodeToString(sum[:]),
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(partsInFlight)
+	group, ctx := errgroup.WithContext(parent)
 	for part := range claim.Parts {
+		if w.parts.Acquire(ctx, 1) != nil {
+			break // a part has failed, or ctx ended: Wait tells
+		}
 		from := part * fetchworker.MaxInlineBody
 		m := nats.NewMsg(claim.Prefix + "." + strconv.Itoa(part+1))
 		m.Data = body[from:min(from+fetchworker.MaxInlineBody, len(body))]
-		group.Go(func() error { return w.log.Append(ctx, "body", fetchworker.StreamBodies, m) })
+		group.Go(func() error {
+			defer w.parts.Release(1)
+			return w.log.Append(ctx, "body", fetchworker.StreamBodies, m)
+		})
 	}
-	if err := group.Wait(); err != nil {
+	if err := errors.Join(group.Wait(), parent.Err()); err != nil {
 		return nil, fmt.Errorf("store body of %s: %w", id, err)
 	}
 	return claim, nil
@@ -215,7 +223,7 @@ func parkedAs(reason fetchworker.Reason) fetchworker.Class {
 
 func clip(s string) string {
 	if len(s) > longestDetail {
-		return s[:longestDetail] + "…"
+		return strings.ToValidUTF8(s[:longestDetail], "") + "…" // not through a character
 	}
 	return s
 }

@@ -79,6 +79,7 @@ type Worker struct {
 	cache   *cache
 	flights *flights
 	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
+	parts   *semaphore.Weighted // of large bodies, on their way
 	epoch   *epoch
 
 	// Two contexts, because stopping is not killing: stopping ends when no
@@ -101,6 +102,7 @@ func New(c Config) (*Worker, error) {
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
 		held:   newHolder(),
 		inside: semaphore.NewWeighted(everyone),
+		parts:  semaphore.NewWeighted(partsInFlight),
 		cache:  bodies, flights: newFlights(),
 		epoch: newEpoch(),
 	}
