@@ -7,7 +7,8 @@ import (
 )
 
 const (
-	// settle is how long a parked letter rests before it can be due. The
+	// settle is how long a parked letter rests before it can be due, and
+	// before anybody but the worker that parked it tells its agent. The
 	// replayer may hear of a gate that has closed later than the worker that
 	// parked the letter because of it; the two must not play ball with it.
 	settle = time.Second

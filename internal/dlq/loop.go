@@ -169,6 +169,12 @@ func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) 
 			l.back(r.wait(v, now))
 			return
 		}
+		if rests := l.stored.Add(settle).Sub(now); rests > 0 {
+			// Who stored it is about to tell its agent, and may have a stale
+			// body to tell; only where a crash came between is it ours.
+			l.back(min(rests, r.wait(v, now)))
+			return
+		}
 		turns, do, later = r.telling, r.tell, min(r.wait(v, now), r.waiters.delay(time.Second, 3*time.Second))
 	case actExpire:
 		do = r.expire

@@ -244,6 +244,33 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 }
 
 // A worker may be slow: no more wait for it than twice what it can be handed.
+// A worker stores the letter first and then its answer, a stale body perhaps:
+// no replayer comes between the two with less.
+func TestTheWorkerThatParksTellsItsAgent(t *testing.T) {
+	bubble(t, func(f *fleet) {
+		f.leave = f.serve("fmp")
+		f.replayer(nil)
+		until := time.Now().Add(time.Minute).Truncate(time.Millisecond).UTC()
+		f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: until})
+		f.put(fresh(0, fetchworker.ClassCircuitOpen), fresh(1, fetchworker.ClassCircuitOpen))
+		time.Sleep(500 * time.Millisecond)
+		if _, err := dlq.Answer(f.ctx, f.log, fetchworker.Answer{
+			Identity: ident(0), Status: fetchworker.StatusStale, Generation: 1, Source: fetchworker.SourceCache, Body: []byte(`{}`),
+		}, ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if all := f.recorder.Answers(ident(0)); len(all) != 1 || all[0].Status != fetchworker.StatusStale {
+			t.Errorf("the agent of a parked request was told %d times, first %s", len(all), dlqtest.Describe(all[0]))
+		}
+		if all := f.recorder.Answers(ident(1)); len(all) != 1 || all[0].Status != fetchworker.StatusWaiting {
+			t.Errorf("the agent of a worker that died was told %d times", len(all))
+		}
+		f.circuit("fmp", budget.Circuit{State: budget.CircuitClosed, LastSuccess: time.Now()})
+		f.released(10*time.Second, 2)
+	})
+}
+
 func TestAReleaseNeedsRoom(t *testing.T) {
 	bubble(t, func(f *fleet) {
 		f.serve("fmp")
