@@ -112,8 +112,8 @@ func (c *console) send(keys string) {
 func (c *console) exit() int {
 	c.t.Helper()
 	err := c.cmd.Wait()
+	<-c.end // all that it said is read before the terminal goes
 	_ = c.tty.Close()
-	<-c.end
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		c.t.Fatal(err)
