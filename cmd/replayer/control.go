@@ -112,15 +112,21 @@ func (c *cli) cmdRetire() *cobra.Command {
 		Use:   "retire PROVIDER --reason …",
 		Short: "Give up a provider that nobody will serve again",
 		Long: `Delete the consumers of a provider that is gone for good, so that its requests
-are refused at once instead of waiting for a worker. Refused while a live
-worker serves it. A worker that serves it later brings it back.`,
+are refused at once instead of waiting for a worker, those whose retries wait
+too. Not while a live worker serves it. A worker that serves it later brings it
+back.`,
 		Example: `  replayer retire polygon --reason "contract ended"`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *dlq.Act) (func() error, string) {
 				a.Action = dlq.ActRetire
-				return func() error { return broker.RetireProvider(ctx, l.js, a.Provider) },
-					a.Provider + " is retired: new requests for it are refused; its letters and review items stay"
+				return func() error {
+					// The note alone does nothing while there are consumers.
+					if err := budget.Retire(ctx, l.kv, a.Provider, s.by, s.reason); err != nil {
+						return err
+					}
+					return broker.RetireProvider(ctx, l.js, a.Provider)
+				}, a.Provider + " is retired: what waits for it and what is new is answered provider_not_configured; its review items stay"
 			})
 		},
 	}

@@ -101,7 +101,7 @@ func (c *cli) serve(ctx context.Context) (err error) {
 
 	log := record.New(js, nil)
 	replayer := dlq.NewReplayer(js, log, board, dlq.Config{
-		Name: name, Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+		Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 		Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
 		Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry, Tracer: tracer,
 	})

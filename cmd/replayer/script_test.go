@@ -320,7 +320,7 @@ func (s *stage) fleet(provider, fails string) (stop func(), err error) {
 		return nil, err
 	}
 	replayer := dlq.NewReplayer(s.JS, s.log, board, dlq.Config{
-		Name: "r-1", Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+		Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 		Retries: 3, MaxLife: 72 * time.Hour, Logger: zap.NewNop(),
 	})
 	var running sync.WaitGroup

@@ -166,7 +166,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 			return errors.Join(err, group.Wait())
 		}
 		replayer := dlq.NewReplayer(js, log, board, dlq.Config{
-			Name: name, Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+			Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 			Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
 			Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry, Tracer: tracer,
 		})
@@ -236,6 +236,9 @@ func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.Key
 		}
 	}
 	if err := broker.ServeProvider(ctx, js, p.Name, broker.Held(perMinute(p.Limits))); err != nil {
+		return fetch.Served{}, err
+	}
+	if err := budget.Reinstate(ctx, kv, p.Name); err != nil {
 		return fetch.Served{}, err
 	}
 	gate, err := budget.Open(ctx, js, kv, settings, on)

@@ -21,8 +21,9 @@ func controlKey(provider string) string { return "control." + provider }
 // Control is what an operator has ordered for a provider: the value of
 // control.<provider>. What has expired is as if it had never been.
 type Control struct {
-	Pause  *PauseOrder `json:"pause,omitempty"`
-	Limits *LimitOrder `json:"limits,omitempty"`
+	Pause   *PauseOrder  `json:"pause,omitempty"`
+	Limits  *LimitOrder  `json:"limits,omitempty"`
+	Retired *RetireOrder `json:"retired,omitempty"`
 }
 
 // PauseOrder stops all calls to a provider.
@@ -37,6 +38,14 @@ type PauseOrder struct {
 type LimitOrder struct {
 	Limits string    `json:"limits"`         // as ParseLimits reads them
 	Until  time.Time `json:"until,omitzero"` // then the worker's own limits hold again; zero: for good
+	At     time.Time `json:"at,omitzero"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+}
+
+// RetireOrder says that nobody will serve a provider again, so that what
+// waits for it need not. It ends when somebody does.
+type RetireOrder struct {
 	At     time.Time `json:"at,omitzero"`
 	By     string    `json:"by"`
 	Reason string    `json:"reason"`
@@ -92,6 +101,25 @@ func SetLimits(ctx context.Context, kv jetstream.KeyValue, provider string, l Li
 // ResetLimits gives every worker the limits of its own configuration back.
 func ResetLimits(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 	return changeControl(ctx, kv, provider, func(c *Control) { c.Limits = nil })
+}
+
+// Retire notes that a provider is given up.
+func Retire(ctx context.Context, kv jetstream.KeyValue, provider, by, reason string) error {
+	return changeControl(ctx, kv, provider, func(c *Control) {
+		c.Retired = &RetireOrder{At: time.Now(), By: by, Reason: reason}
+	})
+}
+
+// Reinstate ends a Retire. A worker calls it when it begins to serve.
+func Reinstate(ctx context.Context, kv jetstream.KeyValue, provider string) error {
+	return change(ctx, kv, controlKey(provider), func(value []byte) ([]byte, error) {
+		c, err := decodeControl(value)
+		if err != nil || c.Retired == nil {
+			return nil, err
+		}
+		c.Retired = nil
+		return json.Marshal(c)
+	})
 }
 
 func changeControl(ctx context.Context, kv jetstream.KeyValue, provider string, edit func(*Control)) error {

@@ -34,6 +34,7 @@ type gate struct {
 	held      fetchworker.Reason // why nothing of the provider is released; empty: it may be
 	until     time.Time          // when that may end; zero: nobody knows
 	absent    time.Time          // held because of no_worker: since when
+	retired   bool               // an operator has given the provider up, and no worker serves it
 	probe     bool               // the circuit is what holds it, its time has passed and nobody probes
 	succeeded time.Time          // the last success of a call that the fleet has written down
 	lifted    time.Time          // when the gate was last seen to open, or the limits to change
@@ -46,6 +47,7 @@ const (
 	actHold    act = iota // not now: look again later
 	actRelease            // back to work
 	actExpire             // its deadline has passed
+	actRefuse             // its provider is retired: nobody will ever call it
 	actReview             // retrying cannot help, or must end: to a person
 	actDone               // it has its answer: nothing is left to do
 )
@@ -74,6 +76,8 @@ func decide(l Letter, f facts) verdict {
 		return verdict{act: actExpire}
 	case !f.now.Before(ends):
 		return verdict{act: actReview}
+	case f.gate.retired:
+		return verdict{act: actRefuse}
 	}
 	last := earliest(ends, l.Deadline)
 	if f.gate.held != "" && !outdated(l, f) {

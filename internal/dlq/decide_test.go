@@ -40,6 +40,8 @@ func TestDecide(t *testing.T) {
 	review := verdict{act: actReview}
 	expire := verdict{act: actExpire}
 	done := verdict{act: actDone}
+	refuse := verdict{act: actRefuse}
+	retired := gate{held: "no_worker", absent: in(-time.Second), retired: true}
 	held := func(wake time.Time, reason fetchworker.Reason, retryAt time.Time) verdict {
 		return verdict{act: actHold, wake: wake, watch: true, reason: reason, retryAt: retryAt}
 	}
@@ -100,6 +102,13 @@ func TestDecide(t *testing.T) {
 		{name: "a short hold is not told", letter: letter("throttled"), gate: hold("throttled", time.Minute), want: held(in(time.Minute), "", time.Time{})},
 		{name: "no worker for long", letter: letter("transient"), gate: gate{held: "no_worker", absent: in(-time.Minute)}, want: held(end, "no_worker", time.Time{})},
 		{name: "no worker for a moment is not told", letter: letter("transient"), gate: gate{held: "no_worker", absent: in(-time.Second)}, want: held(end, "", time.Time{})},
+
+		// Providers that were given up.
+		{name: "retired", letter: letter("circuit_open"), gate: retired, want: refuse},
+		{name: "retired, a retry to come", letter: letter("transient", notBefore(time.Hour)), gate: retired, want: refuse},
+		{name: "retired while paused", letter: letter("paused"), gate: gate{held: "paused", until: in(time.Hour), retired: true}, want: refuse},
+		{name: "retired, no retry left", letter: letter("transient", failures(4)), gate: retired, want: review},
+		{name: "retired, answered", letter: letter("transient"), gate: retired, answer: answer("ok", true, false, 1), want: done},
 
 		// Opened gates.
 		{name: "circuit closed", letter: letter("circuit_open", notBefore(time.Hour)), want: release},

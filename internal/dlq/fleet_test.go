@@ -87,7 +87,7 @@ func (f *fleet) replayer(hook func(*nats.Conn) record.Hook) (stop func()) {
 	f.t.Helper()
 	return f.start(hook, func(js jetstream.JetStream, log *record.Log) daemon {
 		return dlq.NewReplayer(js, log, f.board, dlq.Config{
-			Name: "r", Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+			Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 			Retries: retries, MaxLife: f.maxLife, Logger: f.logger(),
 		}).Run
 	})

@@ -75,6 +75,7 @@ func look(board *budget.Board, provider string, now time.Time) gate {
 		g.probe = g.held == fetchworker.ReasonCircuitOpen && board.ProbeDue(provider, now)
 		return g
 	}
+	g.retired = view.Control.Retired != nil
 	// Without a worker nobody probes and nobody claims permits: what an
 	// operator has ordered is the better reason, the others are not.
 	if g.held != fetchworker.ReasonPaused && (g.held == "" || now.Sub(view.NoneSince) >= longAbsence) {

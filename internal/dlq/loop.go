@@ -20,7 +20,6 @@ import (
 
 // Config is what a replayer is made of.
 type Config struct {
-	Name     string // unique in the fleet; for the log
 	Consumer string // the DLQ's one durable consumer, shared by all replayers
 	// ReplayConsumer names a provider's consumer on the replay stream.
 	ReplayConsumer func(provider string) string
@@ -80,7 +79,7 @@ const (
 func NewReplayer(js jetstream.JetStream, log *record.Log, board *budget.Board, c Config) *Replayer {
 	return &Replayer{
 		js: js, log: log, gates: newGates(board), config: c,
-		logger:  c.Logger.With(zap.String("replayer", c.Name)),
+		logger:  c.Logger,
 		rooms:   newRooms(js, c.ReplayConsumer),
 		waiters: newWaiters(), holding: newHolding(),
 		metrics: newMetrics(c.Registerer),
@@ -178,6 +177,8 @@ func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) 
 		turns, do, later = r.telling, r.tell, min(r.wait(v, now), r.waiters.delay(time.Second, 3*time.Second))
 	case actExpire:
 		do = r.expire
+	case actRefuse:
+		do = r.refuse
 	case actReview:
 		do = r.exhaust
 	case actRelease, actDone:

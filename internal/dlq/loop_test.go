@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
@@ -243,7 +244,6 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 	}
 }
 
-// A worker may be slow: no more wait for it than twice what it can be handed.
 // A worker stores the letter first and then its answer, a stale body perhaps:
 // no replayer comes between the two with less.
 func TestTheWorkerThatParksTellsItsAgent(t *testing.T) {
@@ -271,6 +271,54 @@ func TestTheWorkerThatParksTellsItsAgent(t *testing.T) {
 	})
 }
 
+// What waits for a provider that was retired is answered as new requests for
+// it are; the operator's note alone, or missing consumers alone, do nothing.
+func TestLettersOfARetiredProviderAreAnswered(t *testing.T) {
+	bubble(t, func(f *fleet) {
+		leave := f.serve("fmp")
+		f.replayer(nil)
+		retry := failedOnce(0)
+		retry.NotBefore = time.Now().Add(time.Hour)
+		parked := failedOnce(1)
+		parked.NotBefore, parked.Class = time.Now().Add(time.Hour), fetchworker.ClassQuota
+		f.put(retry, parked, fresh(2, fetchworker.ClassPaused))
+		leave()
+		all := []fetchworker.Identity{ident(0), ident(1), ident(2)}
+		final := func() (n int) {
+			for _, id := range all {
+				if a, ok := f.answer(id); ok && a.Final && a.Problem.Code() == fetchworker.CodeProviderNotConfigured && !a.Review {
+					n++
+				}
+			}
+			return n
+		}
+		if err := budget.Retire(f.ctx, f.KV, "fmp", "ann", "contract ended"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if n := final(); n != 0 {
+			t.Errorf("%d were answered while the provider had consumers", n)
+		}
+		if err := budget.Reinstate(f.ctx, f.KV, "fmp"); err != nil {
+			t.Fatal(err)
+		}
+		if err := broker.RetireProvider(f.ctx, f.JS, "fmp"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if n := final(); n != 0 {
+			t.Errorf("%d were answered though nobody had retired the provider", n)
+		}
+		if err := budget.Retire(f.ctx, f.KV, "fmp", "ann", "contract ended"); err != nil {
+			t.Fatal(err)
+		}
+		took := f.eventually(10*time.Second, "all are answered", func() bool { return final() == len(all) })
+		t.Logf("answered after %v", took)
+		f.eventually(time.Second, "no letter is left", func() bool { return f.count(fetchworker.StreamDLQ, ">") == 0 })
+	})
+}
+
+// A worker may be slow: no more wait for it than twice what it can be handed.
 func TestAReleaseNeedsRoom(t *testing.T) {
 	bubble(t, func(f *fleet) {
 		f.serve("fmp")

@@ -9,6 +9,7 @@ const (
 	didRelease = "released"
 	didProbe   = "probe"
 	didExpire  = "deadline_exceeded"
+	didRefuse  = "provider_not_configured"
 	didReview  = "review"
 	didTell    = "told_to_wait"
 	didFinish  = "already_answered"

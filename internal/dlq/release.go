@@ -47,6 +47,23 @@ func (r *Replayer) expire(ctx context.Context, l *held) (time.Duration, error) {
 	return 0, l.ack(ctx, r.log)
 }
 
+// refuse answers a letter of a retired provider, as a new request for it is.
+func (r *Replayer) refuse(ctx context.Context, l *held) (time.Duration, error) {
+	served, err := r.rooms.served(ctx, l.Provider)
+	if err != nil {
+		return 0, err
+	}
+	if served { // a worker that brings it back is about to say so
+		return r.waiters.delay(time.Second, 2*time.Second), nil
+	}
+	problem := fetchworker.Failure(l.Identity, fetchworker.CodeProviderNotConfigured, l.Provider+" was retired while the request waited")
+	if _, err := Answer(ctx, r.log, l.failed(problem), replyOf(l.Letter)); err != nil {
+		return 0, err
+	}
+	r.metrics.did(didRefuse, l.Provider)
+	return 0, l.ack(ctx, r.log)
+}
+
 // tell stores a waiting answer for a letter that is held, unless a higher
 // answer stands. Nothing depends on it: a crash costs the agent some seconds
 // until it knows.
@@ -63,7 +80,7 @@ func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
 	case actDone:
 		return 0, r.finish(ctx, l, message)
 	case actHold:
-	case actRelease, actExpire, actReview:
+	case actRelease, actExpire, actRefuse, actReview:
 		return time.Millisecond, nil // its time has come meanwhile
 	}
 	if v.reason != "" {
@@ -125,6 +142,7 @@ type rooms struct {
 type room struct {
 	mu      sync.Mutex // held while the server is asked, so that it is asked once
 	looked  time.Time  // when the server was asked
+	served  bool       // the provider's consumer exists
 	limit   int
 	waiting int // in the stream then, and released by us since
 }
@@ -167,19 +185,33 @@ func (r *rooms) take(ctx context.Context, provider string) (bool, error) {
 	return true, nil
 }
 
+// served reports whether a provider's consumer exists.
+func (r *rooms) served(ctx context.Context, provider string) (bool, error) {
+	room := r.of(provider)
+	room.mu.Lock()
+	defer room.mu.Unlock()
+	if time.Since(room.looked) >= fullLasts {
+		if err := room.look(ctx, r.js, r.consumer(provider)); err != nil {
+			return false, err
+		}
+	}
+	return room.served, nil
+}
+
 // look asks the server. A provider without a consumer is served by nobody.
 func (r *room) look(ctx context.Context, js jetstream.JetStream, consumer string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	c, err := js.Consumer(ctx, fetchworker.StreamReplay, consumer)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		r.limit, r.waiting, r.looked = 0, 0, time.Now()
+		r.served, r.limit, r.waiting, r.looked = false, 0, 0, time.Now()
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("room in %s: %w", consumer, err)
 	}
 	info := c.CachedInfo()
+	r.served = true
 	r.limit = 2 * info.Config.MaxAckPending
 	if r.limit <= 0 { // it hands out any number
 		r.limit = 2000

@@ -236,10 +236,11 @@ func (s *Sweeper) drop(ctx context.Context, raw record.Raw) error {
 // refusal is the code and the detail that the requests of a subject are
 // answered with; none if a consumer takes it.
 func (s *Sweeper) refusal(address fetchworker.Address, served map[string]bool) (fetchworker.Code, string) {
+	view := s.board.View(address.Provider, time.Now())
 	switch {
-	case !served[address.Provider] && len(s.board.View(address.Provider, time.Now()).Workers) > 0:
+	case !served[address.Provider] && len(view.Workers) > 0:
 		return "", "" // somebody deleted its consumers; its worker makes them again
-	case !served[address.Provider] && s.config.Known(address.Provider):
+	case !served[address.Provider] && (s.config.Known(address.Provider) || view.Control.Retired != nil):
 		return fetchworker.CodeProviderNotConfigured, "no worker has a key for " + address.Provider
 	case !served[address.Provider]:
 		return fetchworker.CodeUnknownProvider, "no provider named " + address.Provider + " is known"

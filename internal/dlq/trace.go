@@ -106,6 +106,8 @@ func (a act) name() (name, stream string) {
 		return "review", fetchworker.StreamReview
 	case actExpire:
 		return "expire", fetchworker.StreamResults
+	case actRefuse:
+		return "refuse", fetchworker.StreamResults
 	case actHold:
 		return "wait", fetchworker.StreamResults
 	case actDone:

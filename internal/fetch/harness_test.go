@@ -195,7 +195,7 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 	}
 	log := record.New(js, hook)
 	replayer := dlq.NewReplayer(js, log, board, dlq.Config{
-		Name: fmt.Sprintf("r-%p", nc), Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+		Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 		Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
 		Retries: 3, MaxLife: r.maxLife, Logger: r.logger(),
 	})
