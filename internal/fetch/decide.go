@@ -194,6 +194,11 @@ func latest(times ...time.Time) time.Time {
 	return last
 }
 
+// stoodStill is how much longer than its timeout a call can only have taken
+// in a process that did not run meanwhile: one that was frozen, or moved to
+// another machine.
+const stoodStill = 2 * time.Second
+
 // report tells the gate how a call went.
 func report(r *request, result *providers.Result) budget.Report {
 	rep := budget.Report{
@@ -205,6 +210,8 @@ func report(r *request, result *providers.Result) budget.Report {
 		rep.Outcome = budget.Unused
 	case result.Class == fetchworker.ClassThrottled:
 		rep.Outcome = budget.Throttled
+	case result.Class == fetchworker.ClassTransient && result.Latency > r.served.Provider.Timeout+stoodStill:
+		rep.Outcome = budget.Neutral // the fault is ours: no circuit opens for it
 	case result.Class == fetchworker.ClassTransient || result.Class == fetchworker.ClassUnauthorized:
 		rep.Outcome = budget.Failure
 	default:

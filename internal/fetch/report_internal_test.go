@@ -1,0 +1,34 @@
+package fetch
+
+import (
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/providers"
+)
+
+func TestWhatACallSaysAboutTheProvider(t *testing.T) {
+	r := &request{served: &Served{Provider: &providers.Provider{Spec: providers.Spec{Timeout: 5 * time.Second}}}}
+	for name, c := range map[string]struct {
+		class   fetchworker.Class
+		latency time.Duration
+		want    budget.Outcome
+	}{
+		"an answer":                        {fetchworker.ClassOK, time.Second, budget.Success},
+		"no such symbol":                   {fetchworker.ClassPermanent, time.Second, budget.Success},
+		"a failure":                        {fetchworker.ClassTransient, time.Second, budget.Failure},
+		"a timeout":                        {fetchworker.ClassTransient, 5*time.Second + 100*time.Millisecond, budget.Failure},
+		"a timeout of a frozen process":    {fetchworker.ClassTransient, 20 * time.Second, budget.Neutral},
+		"an answer to a frozen process":    {fetchworker.ClassOK, 20 * time.Second, budget.Success},
+		"a wrong key":                      {fetchworker.ClassUnauthorized, time.Second, budget.Failure},
+		"too many calls":                   {fetchworker.ClassThrottled, time.Second, budget.Throttled},
+		"too many, to a frozen process":    {fetchworker.ClassThrottled, 20 * time.Second, budget.Throttled},
+		"a wrong key, to a frozen process": {fetchworker.ClassUnauthorized, 20 * time.Second, budget.Failure},
+	} {
+		if got := report(r, &providers.Result{Class: c.class, Latency: c.latency, Sent: true}).Outcome; got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
