@@ -88,11 +88,18 @@ func stateOf(f dlq.Found, v view) string {
 		return "released"
 	case v.held(f.Provider):
 		return "held"
-	case f.NotBefore.After(v.now):
+	case waits(f.Letter, v.now):
 		return "waiting"
 	default:
 		return "due"
 	}
+}
+
+// waits reports whether a letter whose gate is open waits for its time. What
+// was parked for that gate does not.
+func waits(l dlq.Letter, now time.Time) bool {
+	parked := l.Class == fetchworker.ClassCircuitOpen || l.Class == fetchworker.ClassPaused
+	return !parked && l.NotBefore.After(now)
 }
 
 // requestJSON is the request as JSON: itself, or, if it is none, the text of

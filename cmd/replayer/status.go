@@ -339,7 +339,7 @@ func (f *fleet) letters(ctx context.Context, s *statusLine, now time.Time) error
 			return err
 		}
 		s.Letters++
-		if found.NotBefore.After(now) {
+		if waits(found.Letter, now) {
 			s.Waiting++
 		} else {
 			s.Due++
