@@ -27,6 +27,15 @@ type knownGate struct {
 // gateLasts is how long a look at the board is believed.
 const gateLasts = 100 * time.Millisecond
 
+// lasts is until when the look is believed: not beyond the end of what it saw.
+func (k *knownGate) lasts() time.Time {
+	lasts := k.looked.Add(gateLasts)
+	if k.until.After(k.looked) && k.until.Before(lasts) {
+		return k.until
+	}
+	return lasts
+}
+
 func newGates(board *budget.Board) *gates {
 	return &gates{board: board, all: map[string]*knownGate{}}
 }
@@ -36,7 +45,7 @@ func (g *gates) of(provider string, now time.Time) gate {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	known := g.all[provider]
-	if known != nil && now.Sub(known.looked) < gateLasts {
+	if known != nil && now.Before(known.lasts()) {
 		return known.gate
 	}
 	next := &knownGate{gate: look(g.board, provider, now), looked: now, limits: limitsOf(g.board, provider, now)}

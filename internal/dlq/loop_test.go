@@ -244,6 +244,27 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 	}
 }
 
+// A gate that opens at a known time is not believed to be closed after it,
+// however lately it was looked at.
+func TestAGateOpensAtItsTime(t *testing.T) {
+	bubble(t, func(f *fleet) {
+		f.serve("fmp")
+		f.replayer(nil)
+		until := time.Now().Add(5 * time.Second)
+		if err := budget.Pause(f.ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		// Each is looked at again after a second, in the last moments of the pause.
+		for i := range 10 {
+			time.Sleep(time.Until(until) - 1200*time.Millisecond + time.Duration(i)*23*time.Millisecond)
+			f.put(fresh(i, fetchworker.ClassPaused))
+		}
+		time.Sleep(time.Until(until) - time.Millisecond)
+		f.released(0, 0)
+		t.Logf("released after %v", f.released(500*time.Millisecond, 10))
+	})
+}
+
 // A worker stores the letter first and then its answer, a stale body perhaps:
 // no replayer comes between the two with less.
 func TestTheWorkerThatParksTellsItsAgent(t *testing.T) {
@@ -281,8 +302,8 @@ func TestLettersOfARetiredProviderAreAnswered(t *testing.T) {
 		retry.NotBefore = time.Now().Add(time.Hour)
 		parked := failedOnce(1)
 		parked.NotBefore, parked.Class = time.Now().Add(time.Hour), fetchworker.ClassQuota
-		f.put(retry, parked, fresh(2, fetchworker.ClassPaused))
 		leave()
+		f.put(retry, parked, fresh(2, fetchworker.ClassPaused))
 		all := []fetchworker.Identity{ident(0), ident(1), ident(2)}
 		final := func() (n int) {
 			for _, id := range all {
