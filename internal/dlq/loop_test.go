@@ -323,6 +323,7 @@ func TestLettersOfARetiredProviderAreAnswered(t *testing.T) {
 		if err := budget.Reinstate(f.ctx, f.KV, "fmp"); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(time.Second) // until the replayer knows
 		if err := broker.RetireProvider(f.ctx, f.JS, "fmp"); err != nil {
 			t.Fatal(err)
 		}
