@@ -26,7 +26,7 @@ func ExampleClient_Fetch() {
 	answer, err := client.Fetch(ctx, fetchworker.Request{
 		Provider: "fmp", Operation: "quote",
 		Params:   json.RawMessage(`{"symbol":"AAPL"}`),
-		MaxStale: fetchworker.Duration(time.Hour), // rather an old quote than none
+		MaxStale: new(fetchworker.Duration(time.Hour)), // rather an old quote than none
 	})
 	if err != nil { // no final answer within the minute; the request goes on
 		fmt.Println(err)

@@ -17,14 +17,14 @@ type Request struct { //nolint:recvcheck // only decoding changes one
 	Agent     string `json:"-"`
 	Lane      Lane   `json:"-"` // interactive when empty
 
-	ID       string          `json:"id,omitempty"`       // idempotency key; the client makes one that cannot be guessed
-	Params   json.RawMessage `json:"params,omitempty"`   // a JSON object, checked against the operation
-	ReplyTo  string          `json:"reply_to,omitempty"` // gets a live copy of every stored answer; under fetch.reply.<own agent>.
-	Deadline time.Time       `json:"deadline,omitzero"`  // no call is made past it; not together with TTL
-	TTL      Duration        `json:"ttl,omitzero"`       // the same, counted from when the request was stored
-	MaxAge   *Duration       `json:"max_age,omitempty"`  // a cached body this young is an answer; nil: the operation's default
-	MaxStale Duration        `json:"max_stale,omitzero"` // a stale body this old is accepted as final when the provider cannot be asked
-	Use      []string        `json:"use,omitempty"`      // what the agent means to do with the data
+	ID       string          `json:"id,omitempty"`        // idempotency key; the client makes one that cannot be guessed
+	Params   json.RawMessage `json:"params,omitempty"`    // a JSON object, checked against the operation
+	ReplyTo  string          `json:"reply_to,omitempty"`  // gets a live copy of every stored answer; under fetch.reply.<own agent>.
+	Deadline time.Time       `json:"deadline,omitzero"`   // no call is made past it; not together with TTL
+	TTL      Duration        `json:"ttl,omitzero"`        // the same, counted from when the request was stored
+	MaxAge   *Duration       `json:"max_age,omitempty"`   // a cached body this young is an answer; nil: the operation's default
+	MaxStale *Duration       `json:"max_stale,omitempty"` // a stale body this old is accepted as final when the provider cannot be asked; nil: none, but at the end of a month's bytes as old as the operation allows
+	Use      []string        `json:"use,omitempty"`       // what the agent means to do with the data
 }
 
 // Identity is the request's identity.
@@ -160,9 +160,11 @@ func (r *Request) decodeField(field string, value json.RawMessage) error {
 		}
 		r.MaxAge = &d
 	case "max_stale":
-		if err = json.Unmarshal(value, &r.MaxStale); err != nil || r.MaxStale < 0 {
+		var d Duration
+		if err = json.Unmarshal(value, &d); err != nil || d < 0 {
 			return &RequestError{"max_stale", `a duration such as "1h"`}
 		}
+		r.MaxStale = &d
 	case "use":
 		if json.Unmarshal(value, &r.Use) != nil || slices.ContainsFunc(r.Use, func(u string) bool { return !ValidToken(u) }) {
 			return &RequestError{"use", `a list of words such as ["export"]`}
@@ -184,10 +186,19 @@ func (r Request) Check() error {
 	if !r.Lane.Valid() {
 		return &RequestError{"lane", "interactive or batch in the subject"}
 	}
-	if r.ReplyTo != "" && !validReply(r.ReplyTo, r.Agent) {
+	if r.ReplyTo != "" && r.Reply() == "" {
 		return &RequestError{"reply_to", "a literal subject under " + ReplyPrefix(r.Agent)}
 	}
 	return nil
+}
+
+// Reply is ReplyTo if that is a place where the agent may have its copies,
+// whatever else is wrong with the request; else it is empty.
+func (r Request) Reply() string {
+	if !ValidToken(r.Agent) || !validReply(r.ReplyTo, r.Agent) {
+		return ""
+	}
+	return r.ReplyTo
 }
 
 // validReply accepts only literal subjects under the agent's own prefix: a

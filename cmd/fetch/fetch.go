@@ -94,11 +94,15 @@ func (o *options) request(cmd *cobra.Command, args []string) (fetchworker.Reques
 	}
 	r := fetchworker.Request{
 		Provider: args[0], Operation: args[1], Lane: fetchworker.Lane(o.lane), ID: o.id,
-		Params: params, TTL: fetchworker.Duration(o.ttl), MaxStale: fetchworker.Duration(o.maxStale), Use: o.use,
+		Params: params, TTL: fetchworker.Duration(o.ttl), Use: o.use,
 	}
 	if cmd.Flags().Changed("max-age") {
 		age := fetchworker.Duration(o.maxAge)
 		r.MaxAge = &age
+	}
+	if cmd.Flags().Changed("max-stale") {
+		age := fetchworker.Duration(o.maxStale)
+		r.MaxStale = &age
 	}
 	if o.ttl < 0 || o.maxAge < 0 || o.maxStale < 0 || o.timeout <= 0 {
 		return r, errors.New("a duration cannot be negative, and the timeout must be more than nothing")

@@ -192,7 +192,7 @@ func (o *observed) requests() {
 		}
 		if strings.Contains(more, "OLD") {
 			age := fetchworker.Duration(time.Millisecond)
-			r.MaxAge, r.MaxStale = &age, fetchworker.Duration(time.Hour)
+			r.MaxAge, r.MaxStale = &age, new(fetchworker.Duration(time.Hour))
 		}
 		ctx, cancel := context.WithTimeout(o.t.Context(), 5*time.Second)
 		if _, err := o.client.Submit(ctx, r); err != nil {

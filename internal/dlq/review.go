@@ -109,12 +109,9 @@ func (o *Operator) Discard(ctx context.Context, item Found) (Fate, error) {
 // replyOf is where the request wants copies of its answers, if that is a
 // place where its agent may have them.
 func replyOf(l Letter) string {
-	r, err := fetchworker.DecodeRequest(l.Body)
-	r.Provider, r.Operation, r.Agent, r.Lane = l.Provider, l.Operation, l.Agent, l.Lane
-	if err != nil || r.Check() != nil {
-		return ""
-	}
-	return r.ReplyTo
+	r, _ := fetchworker.DecodeRequest(l.Body) // of a body that cannot be read whole, this may still be
+	r.Agent = l.Agent
+	return r.Reply()
 }
 
 // passed looks whether the item is still what it was when it was seen. One

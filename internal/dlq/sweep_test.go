@@ -46,6 +46,8 @@ func TestWhatNobodyServesIsAnswered(t *testing.T) {
 			{name: "no JSON", provider: "nobody", lane: "batch", body: `hello`, code: fetchworker.CodeUnknownProvider},
 			{name: "unreadable, but for its id", provider: "nobody", lane: "batch", body: `{"params":1,"id":"c","reply_to":"fetch.reply.bob.x"}`, id: "c", code: fetchworker.CodeUnknownProvider},
 			{name: "no such lane", provider: "fmp", lane: "urgent", body: `{"id":"a"}`, id: "a", code: fetchworker.CodeInvalidRequest},
+			{name: "no such lane, with a copy", provider: "fmp", lane: "urgent", body: `{"id":"a2","reply_to":"fetch.reply.alice.x"}`, id: "a2", code: fetchworker.CodeInvalidRequest, copies: 1},
+			{name: "unreadable, with a copy", provider: "newsapi", lane: "batch", body: `{"id":"a3","odd":1,"reply_to":"fetch.reply.alice.x"}`, id: "a3", code: fetchworker.CodeProviderNotConfigured, copies: 1},
 			{name: "no such lane of an unknown provider", provider: "nobody", lane: "urgent", body: `{"id":"d"}`, id: "d", code: fetchworker.CodeUnknownProvider},
 			{name: "an odd name", provider: "FMP", lane: "batch", body: `{"id":"a"}`, id: "a", code: fetchworker.CodeUnknownProvider},
 		} {

@@ -92,10 +92,26 @@ func (w *Worker) answer(ctx context.Context, r *request, a fetchworker.Answer) e
 	if err != nil {
 		return err
 	}
-	if stored {
+	switch {
+	case stored:
 		w.metrics.answered(r, a)
+	case !a.Final && !r.replayed:
+		return w.copyOf(ctx, r)
 	}
 	return nil
+}
+
+// copyOf sends what another request under the same id, which is on its way,
+// has been told. What comes later is found under the result subject only.
+func (w *Worker) copyOf(ctx context.Context, r *request) error {
+	if r.ReplyTo == "" {
+		return nil
+	}
+	stands, err := w.log.Get(ctx, dlq.AnswerSlot(r.Identity()))
+	if err != nil {
+		return err
+	}
+	return dlq.Copy(w.log, r.ReplyTo, stands.Header, stands.Data)
 }
 
 // partsInFlight are the parts of large bodies that a worker has on their way,
@@ -193,7 +209,7 @@ func (w *Worker) park(ctx context.Context, r *request, reason fetchworker.Reason
 }
 
 func parked(r *request, reason fetchworker.Reason, until, now time.Time) end {
-	if r.cache.within(time.Duration(r.MaxStale), now) {
+	if r.cache.within(r.acceptsStale(), now) {
 		return end{answer: staleAnswer(r.letter, r.cache, now, true)}
 	}
 	l := r.letter

@@ -177,6 +177,9 @@ func TestNearTheEndOfTheMonthsBytes(t *testing.T) {
 		if a := ask("batch", "b-stale", "F1", `,"max_stale":"1h"`); a.Status != fetchworker.StatusStale {
 			t.Errorf("batch with max_stale: %+v", a)
 		}
+		if a := ask("batch", "b-fresh", "F1", `,"max_stale":"0s"`); a.Problem == nil || a.Problem.Code() != fetchworker.CodeBudgetExhausted {
+			t.Errorf("batch that accepts nothing stale: %+v", a)
+		}
 		a := ask("batch", "b-none", "NEW1", "")
 		if a.Problem == nil || a.Problem.Code() != fetchworker.CodeBudgetExhausted || !a.Problem.RetryAt.Equal(time.Date(2000, 2, 1, 0, 0, 0, 0, time.UTC)) {
 			t.Errorf("batch with nothing: %+v %+v", a, a.Problem)

@@ -151,9 +151,9 @@ func beyondBudget(r *request, used, limit int64, now time.Time) (e end, over boo
 	if limit <= 0 || used*100 < limit*nearlyUsed {
 		return end{}, false
 	}
-	accepts := time.Duration(r.MaxStale)
-	if accepts == 0 {
-		accepts = r.call.Operation.Stale
+	accepts := r.call.Operation.Stale
+	if r.MaxStale != nil {
+		accepts = r.acceptsStale()
 	}
 	if r.cache.within(accepts, now) {
 		return end{answer: staleAnswer(r.letter, r.cache, now, true)}, true

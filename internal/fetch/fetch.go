@@ -30,6 +30,14 @@ type request struct {
 	letter dlq.Letter
 }
 
+// acceptsStale is how old a stale body may be to be this request's answer.
+func (r *request) acceptsStale() time.Duration {
+	if r.MaxStale == nil {
+		return 0
+	}
+	return time.Duration(*r.MaxStale)
+}
+
 // life is the life of a request in a worker, from top to bottom: every path
 // ends in exactly one end. nil means that the request has its answer or its
 // letter, stored and acknowledged; an error that the message must be
@@ -216,7 +224,7 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 	}
 	r.letter.Worker = w.name
 	if err := r.Check(); err != nil {
-		r.ReplyTo = ""
+		r.ReplyTo = r.Reply()
 		return r, err
 	}
 	return r, bodyErr
@@ -381,7 +389,7 @@ func (w *Worker) conclude(ctx context.Context, r *request, result *providers.Res
 	gate := r.served.Gate
 	e := decide(facts{
 		letter: r.letter, result: result, made: how, now: time.Now(), retries: w.retries,
-		cache: r.cache, maxStale: time.Duration(r.MaxStale), stale: r.call.Operation.Stale,
+		cache: r.cache, maxStale: r.acceptsStale(), stale: r.call.Operation.Stale,
 		retryWait: func(failures int) time.Duration { return dlq.Wait(w.retryBase, longestRetry, failures) },
 		hold:      gate.State().HoldUntil,
 		outage:    gate.Outage,

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget"
 	"fetchworker/internal/providers/providertest"
 )
 
@@ -52,6 +53,52 @@ func TestARequestGetsTheProvidersBytesAndAllHeaders(t *testing.T) {
 			t.Errorf("reply copy: %v %v", c, err)
 		}
 		r.drained(fetchworker.StreamRequests, 0, time.Second)
+	})
+}
+
+// Whatever is wrong with a request, its reply subject is told if that is its
+// agent's own.
+func TestAReplySubjectIsToldOfMistakesElsewhere(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		copies, err := r.b.NC.SubscribeSync("fetch.reply.>")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.start(nil)()
+		for id, subject := range map[string]string{"odd-operation": "fetch.request.fmp.batch.QUOTE.alice", "odd-field": "fetch.request.fmp.batch.quote.alice"} {
+			r.final(r.ask(subject, id, `{"id":"`+id+`","odd":1,"reply_to":"fetch.reply.alice.x"}`), 5*time.Second)
+			m, err := next(copies, time.Second)
+			if err != nil || m.Header.Get(fetchworker.HeaderRequestID) != id {
+				t.Errorf("%s: %v %v", id, m, err)
+			}
+		}
+	})
+}
+
+// Who asks under an id that is on its way is told what is known.
+func TestASecondRequestUnderAnIDOnItsWayIsTold(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		copies, err := r.b.NC.SubscribeSync("fetch.reply.alice.second")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.whole(1, 1)()
+		if err := budget.Pause(t.Context(), r.b.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		id := r.quote("alice", "same", "AAPL", `,"reply_to":"fetch.reply.alice.first"`)
+		r.until(id, time.Second, func(fetchworker.Answer) bool { return true })
+		r.quote("alice", "same", "AAPL", `,"reply_to":"fetch.reply.alice.second"`)
+		m, err := next(copies, time.Second)
+		if err != nil || m.Header.Get(fetchworker.HeaderStatus) != string(fetchworker.StatusWaiting) {
+			t.Errorf("%v %v", m, err)
+		}
+		if a := r.final(id, 2*time.Minute); a.Status != fetchworker.StatusOK {
+			t.Errorf("%+v", a)
+		}
 	})
 }
 
