@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,7 +50,7 @@ func (s *signature) signed(l *link) dlq.Signature {
 
 func (c *cli) cmdAudit() *cobra.Command {
 	var f dlq.ActFilter
-	var since, until string
+	var since, until, class string
 	var limit int
 	cmd := &cobra.Command{
 		Use:   "audit",
@@ -62,7 +63,13 @@ command was killed may tell of an act that was not done.`,
   replayer audit --action requeue --agent alice --id q-17`,
 		Args: cobra.NoArgs,
 		RunE: c.do(func(cmd *cobra.Command, _ []string) error {
+			if f.Action != "" && !slices.Contains(actions(), f.Action) {
+				return misused("give one of "+strings.Join(actions(), ", "), "--action %q is not known", f.Action)
+			}
 			var err error
+			if f.Class, err = knownClass(class); err != nil {
+				return err
+			}
 			if f.Since, err = moment("--since", since, time.Now()); err != nil {
 				return err
 			}
@@ -75,13 +82,16 @@ command was killed may tell of an act that was not done.`,
 	flags := cmd.Flags()
 	flags.StringVar(&f.Action, "action", "", "only this `action`: "+strings.Join(actions(), ", "))
 	flags.StringVar(&f.Provider, "provider", "", "only of this `provider`")
+	flags.StringVar(&f.Operation, "operation", "", "only on requests of this `operation`")
 	flags.StringVar(&f.Agent, "agent", "", "only on requests of this `agent`")
 	flags.StringVar(&f.ID, "id", "", "only on the request of this `id`")
+	flags.StringVar(&class, "class", "", "only on requests of this error `class`: "+strings.Join(classes(), ", "))
 	flags.StringVar(&f.By, "by", "", "only by this `person`")
 	flags.StringVar(&since, "since", "", "only since: a `time` as 2h, 7d or 2026-11-24T10:00:00Z")
 	flags.StringVar(&until, "until", "", "only before: a `time` in the same form")
 	flags.IntVar(&limit, "limit", 0, "stop after `N` lines (0 = no limit)")
 	completeWords(cmd, "action", actions())
+	completeWords(cmd, "class", classes())
 	return cmd
 }
 

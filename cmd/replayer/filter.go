@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -37,6 +38,13 @@ func completeWords(cmd *cobra.Command, flag string, words []string) {
 	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)) // fails for an unknown flag only
 }
 
+func knownClass(name string) (fetchworker.Class, error) {
+	if name != "" && !slices.Contains(classes(), name) {
+		return "", misused("give one of "+strings.Join(classes(), ", "), "--class %q is not known", name)
+	}
+	return fetchworker.Class(name), nil
+}
+
 func classes() []string {
 	return []string{
 		string(fetchworker.ClassTransient), string(fetchworker.ClassThrottled), string(fetchworker.ClassUnauthorized),
@@ -62,20 +70,13 @@ func (s *selection) resolve(args []string, now time.Time) error {
 	if s.filter.ID != "" && !fetchworker.ValidID(s.filter.ID) {
 		return misused("give the id as replayer list shows it", "%q is no request id: 1 to 64 of A-Z a-z 0-9 _ -", s.filter.ID)
 	}
-	if s.class != "" {
-		known := false
-		for _, c := range classes() {
-			known = known || c == s.class
-		}
-		if !known {
-			return misused("give one of "+strings.Join(classes(), ", "), "--class %q is not known", s.class)
-		}
-		s.filter.Class = fetchworker.Class(s.class)
+	var err error
+	if s.filter.Class, err = knownClass(s.class); err != nil {
+		return err
 	}
 	if s.limit < 0 {
 		return misused("give a number from 1, or leave it out", "--limit %d is negative", s.limit)
 	}
-	var err error
 	if s.filter.Since, err = moment("--since", s.since, now); err != nil {
 		return err
 	}

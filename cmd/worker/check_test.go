@@ -67,6 +67,12 @@ func TestCheckNamesEveryMistakeAtOnce(t *testing.T) {
 			t.Errorf("%q is missing in %v", want, err)
 		}
 	}
+	for _, args := range [][]string{{"check", "--help"}, {"record", "-h"}, {"demo", "--help"}} {
+		var out strings.Builder
+		if err := run(t.Context(), args, env(), &out, io.Discard); err != nil || !strings.Contains(out.String(), "worker check") {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
 	for _, args := range [][]string{{"check", "extra"}, {"check", "--nonsense"}} {
 		if err := run(t.Context(), args, env(), io.Discard, io.Discard); !errors.Is(err, errUsage) {
 			t.Errorf("%v: %v", args, err)

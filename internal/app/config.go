@@ -6,6 +6,9 @@ package app
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -67,7 +70,39 @@ func Load(getenv func(string) string) (Config, error) {
 	if len(r.errs) == 0 && c.MaxLife > c.ResultAge-24*time.Hour {
 		r.fail("FETCH_MAX_LIFE", fmt.Sprintf("must be at least a day shorter than FETCH_RESULT_AGE (%v), or a request could outlive its answer; it is %v", c.ResultAge, c.MaxLife))
 	}
+	r.addresses(c)
 	return c, errors.Join(r.errs...)
+}
+
+// addresses checks what would only be found when it is used.
+func (r *reader) addresses(c Config) {
+	if c.HTTPAddr != "off" {
+		_, port, err := net.SplitHostPort(c.HTTPAddr)
+		if n, e := strconv.Atoi(port); err != nil || e != nil || n < 0 || n > 65535 {
+			r.fail("FETCH_HTTP_ADDR", fmt.Sprintf("must be host:port, :port or off; it is %q", c.HTTPAddr))
+		}
+	}
+	if !c.NATS.Remote() {
+		if _, _, err := broker.ListenAddress(c.NATSAddr); err != nil {
+			r.fail("FETCH_NATS_ADDR", fmt.Sprintf("must be a loopback host:port: %v", err))
+		}
+		return
+	}
+	for server := range strings.SplitSeq(c.NATS.URL, ",") {
+		server = strings.TrimSpace(server)
+		if !strings.Contains(server, "://") {
+			server = "nats://" + server
+		}
+		if _, err := url.Parse(server); err != nil { // not told: it may hold a password
+			r.fail("NATS_URL", "must be a URL such as nats://127.0.0.1:4222, or some with commas between them")
+			break
+		}
+	}
+	if c.NATS.Creds != "" {
+		if _, err := os.Stat(c.NATS.Creds); err != nil {
+			r.fail("NATS_CREDS", "must be a file of credentials: "+err.Error())
+		}
+	}
 }
 
 type reader struct {

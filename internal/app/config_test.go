@@ -48,6 +48,31 @@ func TestEveryMistakeIsNamed(t *testing.T) {
 	}
 }
 
+func TestAddressesAreReadAtOnce(t *testing.T) {
+	for _, c := range []struct{ name, value string }{
+		{"FETCH_HTTP_ADDR", "foo"}, {"FETCH_HTTP_ADDR", "127.0.0.1:http"}, {"FETCH_HTTP_ADDR", ":99999"},
+		{"FETCH_NATS_ADDR", "junk"}, {"FETCH_NATS_ADDR", "0.0.0.0:4222"}, {"FETCH_NATS_ADDR", "127.0.0.1:x"},
+		{"NATS_URL", "::bad"}, {"NATS_URL", "nats://ok:4222,nats://user:secret@[bad"},
+	} {
+		_, err := app.Load(env(c.name, c.value))
+		if err == nil || !strings.Contains(err.Error(), c.name) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s=%s: %v", c.name, c.value, err)
+		}
+	}
+	if _, err := app.Load(env("NATS_URL", "nats://a:4222", "NATS_CREDS", "/nowhere/a.creds")); err == nil || !strings.Contains(err.Error(), "NATS_CREDS") {
+		t.Errorf("a file that is missing: %v", err)
+	}
+	for _, c := range []struct{ name, value string }{
+		{"FETCH_HTTP_ADDR", "off"}, {"FETCH_HTTP_ADDR", ":0"}, {"FETCH_HTTP_ADDR", "[::1]:8080"},
+		{"FETCH_NATS_ADDR", "localhost:0"}, {"FETCH_NATS_ADDR", "[::1]:4222"},
+		{"NATS_URL", "a:4222, tls://b:4222"}, {"NATS_URL", "127.0.0.1"}, {"NATS_URL", "nats://user:pass@[::1]:4222"},
+	} {
+		if _, err := app.Load(env(c.name, c.value)); err != nil {
+			t.Errorf("%s=%s: %v", c.name, c.value, err)
+		}
+	}
+}
+
 func TestARequestMayNotOutliveItsAnswer(t *testing.T) {
 	_, err := app.Load(env("FETCH_RESULT_AGE", "48h", "FETCH_MAX_LIFE", "25h"))
 	if err == nil || !strings.Contains(err.Error(), "FETCH_MAX_LIFE") {

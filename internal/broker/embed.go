@@ -36,15 +36,8 @@ func Embed(o EmbedOptions) (*Embedded, error) {
 		NoSigs: true, NoLog: true, DontListen: o.Listen == "",
 	}
 	if o.Listen != "" {
-		host, port, err := net.SplitHostPort(o.Listen)
-		if err != nil {
-			return nil, fmt.Errorf("embedded NATS address %q: %w", o.Listen, err)
-		}
-		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			return nil, fmt.Errorf("embedded NATS address %q: it has no auth and listens on loopback only", o.Listen)
-		}
-		options.Host = host
-		if options.Port, err = strconv.Atoi(port); err != nil {
+		var err error
+		if options.Host, options.Port, err = ListenAddress(o.Listen); err != nil {
 			return nil, fmt.Errorf("embedded NATS address %q: %w", o.Listen, err)
 		}
 		if options.Port == 0 {
@@ -96,4 +89,19 @@ func (e *Embedded) Connect(options ...nats.Option) (*nats.Conn, error) {
 func (e *Embedded) Shutdown() {
 	e.server.Shutdown()
 	e.server.WaitForShutdown()
+}
+
+// ListenAddress reads where an embedded server is to listen.
+func ListenAddress(address string) (host string, port int, err error) {
+	host, number, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, err
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return "", 0, errors.New("it has no auth and listens on loopback only")
+	}
+	if port, err = strconv.Atoi(number); err != nil || port < 0 || port > 65535 {
+		return "", 0, fmt.Errorf("%q is no port", number)
+	}
+	return host, port, nil
 }

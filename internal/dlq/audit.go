@@ -82,12 +82,15 @@ func RecordAct(ctx context.Context, js jetstream.JetStream, s Signature, a Act) 
 
 // ActFilter selects acts. An empty field selects all.
 type ActFilter struct {
-	Action, Provider, Agent, ID, By string
-	Since, Until                    time.Time
+	Action, Provider, Operation, Agent, ID, By string
+
+	Class        fetchworker.Class
+	Since, Until time.Time
 }
 
 func (f ActFilter) matches(a Act) bool {
-	return (f.Agent == "" || f.Agent == a.Agent) && (f.ID == "" || f.ID == a.ID) &&
+	return (f.Operation == "" || f.Operation == a.Operation) && (f.Class == "" || f.Class == a.Class) &&
+		(f.Agent == "" || f.Agent == a.Agent) && (f.ID == "" || f.ID == a.ID) &&
 		(f.By == "" || f.By == a.By) && (f.Until.IsZero() || a.At.Before(f.Until))
 }
 
