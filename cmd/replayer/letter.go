@@ -49,6 +49,7 @@ type letterLine struct {
 
 	// in show and export only
 	Request json.RawMessage `json:"request,omitempty"`
+	Raw     []byte          `json:"request_base64,omitempty"` // where Request cannot hold it
 	History []dlq.Attempt   `json:"history,omitempty"`
 }
 
@@ -71,6 +72,9 @@ func lineOf(f dlq.Found, v view) letterLine {
 // whole adds what is long.
 func (l letterLine) whole(f dlq.Found) letterLine {
 	l.Request, l.History = requestJSON(f.Body), f.History
+	if !utf8.Valid(f.Body) {
+		l.Raw = f.Body
+	}
 	return l
 }
 
@@ -105,7 +109,7 @@ func waits(l dlq.Letter, now time.Time) bool {
 // requestJSON is the request as JSON: itself, or, if it is none, the text of
 // it, since somebody has to see what a broken producer sends.
 func requestJSON(body []byte) json.RawMessage {
-	if json.Valid(body) {
+	if json.Valid(body) && utf8.Valid(body) {
 		return body
 	}
 	text, _ := json.Marshal(strings.ToValidUTF8(string(body), "\uFFFD")) // a string: cannot fail

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"fetchworker/internal/budget"
+	"fetchworker/internal/dlq"
 )
 
 func TestShort(t *testing.T) {
@@ -83,6 +85,18 @@ func TestWhatOthersWroteIsHarmless(t *testing.T) {
 	for _, s := range []string{"=1+1", "+1", "-1", "@x"} {
 		if harmless(s)[0] != '\'' {
 			t.Error(s)
+		}
+	}
+}
+
+func TestBytesThatAreNoTextAreNotLost(t *testing.T) {
+	for body, kept := range map[string]bool{"{}": false, "no JSON, but a text: é": false, "{\"a\":\"\xff\"}": true} {
+		l := letterLine{}.whole(dlq.Found{Letter: dlq.Letter{Body: []byte(body)}})
+		if (string(l.Raw) == body) != kept {
+			t.Errorf("%q: %q", body, l.Raw)
+		}
+		if !json.Valid(l.Request) {
+			t.Errorf("%q: %s", body, l.Request)
 		}
 	}
 }

@@ -50,9 +50,14 @@ func TestEveryMistakeIsNamed(t *testing.T) {
 
 func TestAddressesAreReadAtOnce(t *testing.T) {
 	for _, c := range []struct{ name, value string }{
-		{"FETCH_HTTP_ADDR", "foo"}, {"FETCH_HTTP_ADDR", "127.0.0.1:http"}, {"FETCH_HTTP_ADDR", ":99999"},
-		{"FETCH_NATS_ADDR", "junk"}, {"FETCH_NATS_ADDR", "0.0.0.0:4222"}, {"FETCH_NATS_ADDR", "127.0.0.1:x"},
-		{"NATS_URL", "::bad"}, {"NATS_URL", "nats://ok:4222,nats://user:secret@[bad"},
+		{"FETCH_HTTP_ADDR", "foo"},
+		{"FETCH_HTTP_ADDR", "127.0.0.1:http"},
+		{"FETCH_HTTP_ADDR", ":99999"},
+		{"FETCH_NATS_ADDR", "junk"},
+		{"FETCH_NATS_ADDR", "0.0.0.0:4222"},
+		{"FETCH_NATS_ADDR", "127.0.0.1:x"},
+		{"NATS_URL", "::bad"},
+		{"NATS_URL", "nats://ok:4222,nats://user:secret@[bad"},
 	} {
 		_, err := app.Load(env(c.name, c.value))
 		if err == nil || !strings.Contains(err.Error(), c.name) || strings.Contains(err.Error(), "secret") {
@@ -63,9 +68,14 @@ func TestAddressesAreReadAtOnce(t *testing.T) {
 		t.Errorf("a file that is missing: %v", err)
 	}
 	for _, c := range []struct{ name, value string }{
-		{"FETCH_HTTP_ADDR", "off"}, {"FETCH_HTTP_ADDR", ":0"}, {"FETCH_HTTP_ADDR", "[::1]:8080"},
-		{"FETCH_NATS_ADDR", "localhost:0"}, {"FETCH_NATS_ADDR", "[::1]:4222"},
-		{"NATS_URL", "a:4222, tls://b:4222"}, {"NATS_URL", "127.0.0.1"}, {"NATS_URL", "nats://user:pass@[::1]:4222"},
+		{"FETCH_HTTP_ADDR", "off"},
+		{"FETCH_HTTP_ADDR", ":0"},
+		{"FETCH_HTTP_ADDR", "[::1]:8080"},
+		{"FETCH_NATS_ADDR", "localhost:0"},
+		{"FETCH_NATS_ADDR", "[::1]:4222"},
+		{"NATS_URL", "a:4222, tls://b:4222"},
+		{"NATS_URL", "127.0.0.1"},
+		{"NATS_URL", "nats://user:pass@[::1]:4222"},
 	} {
 		if _, err := app.Load(env(c.name, c.value)); err != nil {
 			t.Errorf("%s=%s: %v", c.name, c.value, err)

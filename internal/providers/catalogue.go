@@ -140,6 +140,9 @@ func (d *document) auth(where string, to *Auth) func(*yaml.Node) {
 		if n.Kind == yaml.ScalarNode {
 			word(d, where, &auth.Kind, authKinds)(n)
 		} else {
+			if n.Kind == yaml.MappingNode && len(n.Content) != 2 {
+				d.fail(n, "%s: expected one of query and header", where)
+			}
 			d.fields(n, where, map[string]func(*yaml.Node){
 				"query":  func(n *yaml.Node) { auth.Kind = AuthQuery; d.text(where, &auth.Name)(n) },
 				"header": func(n *yaml.Node) { auth.Kind = AuthHeader; d.text(where, &auth.Name)(n) },

@@ -126,6 +126,7 @@ func TestCatalogueMistakes(t *testing.T) {
 		"key in base":       {"providers:\n  x:\n    auth: none\n    base_url: https://x.test/?key=1\n", ":2: x: base_url: expected a URL without user, query and fragment"},
 		"no auth":           {"providers:\n  x:\n    base_url: https://x.test\n", ":2: x: auth: expected none, bearer, {query: NAME} or {header: NAME}"},
 		"auth":              {"providers:\n  x:\n    base_url: https://x.test\n    auth: cookie\n", ":4: x.auth: expected one of none, bearer, got \"cookie\""},
+		"two kinds of auth": {"providers:\n  x:\n    base_url: https://x.test\n    auth: {query: a, header: b}\n", ":4: x.auth: expected one of query and header"},
 		"auth kind":         {"providers:\n  x:\n    base_url: https://x.test\n    auth: {cookie: a}\n", ":4: x.auth: unknown field \"cookie\", expected one of header, query"},
 		"variables":         {"providers:\n  news:\n    base_url: https://x.test\n    auth: bearer\n", ":2: news: its variables would be those of newsapi"},
 		"tier":              {"providers:\n  newsapi:\n    tier: gold\n", ":2: newsapi: tier \"gold\": expected one of tiers: business, developer"},

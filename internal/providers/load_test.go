@@ -146,6 +146,8 @@ func TestRightsMistakes(t *testing.T) {
 		"agents: [alice]\n":                 ":1: agents: expected fields (name: value), got a list",
 		"agents:\n  Alice: [export]\n":      ":2: agent \"Alice\": expected a name",
 		"agents:\n  alice: {export: yes}\n": ":2: agents.alice: expected a text, got fields",
+		"agents:\n  alice:\n":               ":2: agents.alice: expected a list of rights, [] for none",
+		"default: [ok, 'sp ace']\n":         ":1: default: right \"sp ace\": expected",
 		"people: {}\n":                      ":1: rights: unknown field \"people\", expected one of agents, default",
 		"\t":                                "yaml",
 	} {

@@ -62,14 +62,14 @@ func ParseRights(file string, content []byte) (*Rights, error) {
 	rights := &Rights{Agents: map[string][]string{}}
 	if root := d.parse(content); root != nil {
 		d.fields(root, "rights", map[string]func(*yaml.Node){
-			"default": d.list("default", &rights.Default),
+			"default": d.rights("default", &rights.Default),
 			"agents": func(n *yaml.Node) {
 				d.each(n, "agents", func(key, value *yaml.Node) {
 					if !namePattern.MatchString(key.Value) {
 						d.fail(key, "agent %q: expected %s", key.Value, expectedName)
 					}
 					var held []string
-					d.list("agents."+key.Value, &held)(value)
+					d.rights("agents."+key.Value, &held)(value)
 					rights.Agents[key.Value] = held
 				})
 			},
@@ -79,4 +79,21 @@ func ParseRights(file string, content []byte) (*Rights, error) {
 		return nil, err
 	}
 	return rights, nil
+}
+
+// rights reads a list of rights: names, or "*" for all. An empty list is one;
+// nothing at all is rather a line that was not finished.
+func (d *document) rights(where string, to *[]string) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		if n.Tag == "!!null" {
+			d.fail(n, "%s: expected a list of rights, [] for none", where)
+			return
+		}
+		d.list(where, to)(n)
+		for _, right := range *to {
+			if right != "*" && !namePattern.MatchString(right) {
+				d.fail(n, "%s: right %q: expected \"*\" or %s", where, right, expectedName)
+			}
+		}
+	}
 }
