@@ -51,6 +51,9 @@ func (l *loader) catalogue(file string, content []byte) map[string]Spec {
 			d.check(named[i], name, spec.validate())
 			d.whole(named[i], name, &spec, specs)
 		}
+		if len(d.errs) > mistakes {
+			l.wrong = append(l.wrong, name)
+		}
 		specs[name] = spec
 	}
 	if err := d.err(); err != nil {

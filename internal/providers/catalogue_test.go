@@ -158,9 +158,16 @@ func TestCatalogueMistakes(t *testing.T) {
 		"hold of a failure": {"providers:\n  fmp:\n    errors:\n      - {status: 418, class: transient, min_hold: 1h}\n", ":4: fmp.errors: min_hold: expected only with class throttled"},
 		"get path":          {"providers:\n  fmp:\n    get_paths: [{prefix: v2}]\n", ":3: fmp.get_paths.prefix: expected a path such as /v2/"},
 	} {
-		_, err := providers.Load(env(map[string]string{"FETCH_CATALOG": write(t, test.yaml)}))
+		file := write(t, test.yaml)
+		_, err := providers.Load(env(map[string]string{"FETCH_CATALOG": file}))
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v\nwant %s", name, err, test.want)
+			continue
+		}
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			if !strings.HasPrefix(line, file+":") {
+				t.Errorf("%s: without a line, or told already: %s", name, line)
+			}
 		}
 	}
 

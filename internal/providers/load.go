@@ -32,6 +32,7 @@ type loader struct {
 	getenv func(string) string
 	dial   DialFunc
 	errs   []error
+	wrong  []string // providers of which the catalogue's mistakes are told
 }
 
 // Load reads the built-in data sheets, then the catalogue that FETCH_CATALOG
@@ -59,7 +60,11 @@ func Load(getenv func(string) string, options ...Option) (*Set, error) {
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
 		spec := specs[name]
 		l.environment(&spec)
-		p, err := newProvider(spec, l.key(spec.keyEnv()), l.dial)
+		key := l.key(spec.keyEnv())
+		if slices.Contains(l.wrong, name) {
+			continue // what follows from those is none of its own
+		}
+		p, err := newProvider(spec, key, l.dial)
 		if err != nil {
 			l.fail("%s: %w", name, err)
 			continue
