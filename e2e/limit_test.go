@@ -20,12 +20,9 @@ import (
 // is frozen; and counts at the provider.
 func TestTheFleetNeverPassesALimitAndUsesIt(t *testing.T) {
 	begin(t)
-	window, limit, requests := pick(5*time.Second, time.Minute), pick(50, 600), pick(150, 2200)
-	// A window of seconds pays more for what calls are late on their way, and
-	// on a machine that is busy with other tests permits lapse besides: there
-	// only a fleet that stands still is caught. What is used to the percent is
-	// held on a virtual clock, in internal/fetch, and here in full form.
-	least := pick(0.5, 0.97)
+	window, limit, requests := pick(10*time.Second, time.Minute), pick(100, 600), pick(300, 2200)
+	// A window of seconds pays more for what calls are late on their way.
+	least := pick(0.85, 0.97)
 	f := newFleet(t, func(*http.Request) *providertest.Step {
 		step := providertest.JSON(http.StatusOK, `{"status":"OK","results":[{"c":1}]}`)
 		step.Latency = 50 * time.Millisecond
