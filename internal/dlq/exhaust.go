@@ -43,11 +43,11 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 	code := failureCode(l.Letter)
 	a := l.failed(fetchworker.Failure(l.Identity, code, l.Error))
 	a.Review = true
-	isStored, err := Answer(ctx, r.log, a, replyOf(l.Letter))
+	out, err := Answer(ctx, r.log, a, replyOf(l.Letter))
 	if err != nil {
 		return 0, err
 	}
-	if !isStored {
+	if !out.Stored {
 		// Usually the worker has written the same. But it may be another end.
 		stored, message, err := storedAnswer(ctx, r.log, l.Identity)
 		if err != nil {

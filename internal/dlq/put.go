@@ -44,19 +44,19 @@ func AnswerSlot(i fetchworker.Identity) record.Slot {
 // the reply subject, if there is one: of the answer stored, or of the final
 // one that stood already. A copy may come twice; the record is the result
 // subject.
-func Answer(ctx context.Context, log *record.Log, a fetchworker.Answer, replyTo string) (stored bool, err error) {
+func Answer(ctx context.Context, log *record.Log, a fetchworker.Answer, replyTo string) (record.Outcome, error) {
 	m := a.Encode()
 	out, err := log.Put(ctx, AnswerSlot(a.Identity), m)
-	if err != nil {
-		return false, err
+	switch {
+	case err != nil:
+		return out, err
+	case out.Stored:
+		return out, Copy(log, replyTo, m.Header, m.Data)
+	case out.Existing.Header.Get(fetchworker.HeaderFinal) == "true":
+		return out, Copy(log, replyTo, out.Existing.Header, out.Existing.Data)
+	default:
+		return out, nil
 	}
-	if out.Stored {
-		return true, Copy(log, replyTo, m.Header, m.Data)
-	}
-	if out.Existing.Header.Get(fetchworker.HeaderFinal) != "true" {
-		return false, nil
-	}
-	return false, Copy(log, replyTo, out.Existing.Header, out.Existing.Data)
 }
 
 // Copy sends a stored answer to a reply subject: same bytes, same headers but

@@ -95,12 +95,12 @@ func (o *Operator) Discard(ctx context.Context, item Found) (Fate, error) {
 	}
 	problem := fetchworker.Failure(item.Identity, fetchworker.CodeDiscarded, o.signed.Reason)
 	answer.Problem = &problem
-	stored, err := Answer(ctx, o.log, answer, replyOf(item.Letter))
+	out, err := Answer(ctx, o.log, answer, replyOf(item.Letter))
 	if err != nil {
 		return "", fmt.Errorf("discard %s: %w", item.Identity, err)
 	}
 	fate := FateDone
-	if !stored {
+	if !out.Stored {
 		fate = FateSuperseded
 	}
 	return fate, o.log.Delete(ctx, "delete-item", fetchworker.StreamReview, item.Sequence)

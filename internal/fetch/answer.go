@@ -88,30 +88,19 @@ func (w *Worker) answer(ctx context.Context, r *request, a fetchworker.Answer) e
 		}
 		a.Claim, a.Body = claim, nil
 	}
-	stored, err := dlq.Answer(ctx, w.log, a, r.ReplyTo)
+	out, err := dlq.Answer(ctx, w.log, a, r.ReplyTo)
 	if err != nil {
 		return err
 	}
 	switch {
-	case stored:
+	case out.Stored:
 		w.metrics.answered(r, a)
-	case !a.Final && !r.replayed:
-		return w.copyOf(ctx, r)
+	case !r.replayed && out.Existing.Header.Get(fetchworker.HeaderFinal) != "true":
+		// Another request under the same id is on its way. What it has been
+		// told this one is told too; the rest is on the result subject only.
+		return dlq.Copy(w.log, r.ReplyTo, out.Existing.Header, out.Existing.Data)
 	}
 	return nil
-}
-
-// copyOf sends what another request under the same id, which is on its way,
-// has been told. What comes later is found under the result subject only.
-func (w *Worker) copyOf(ctx context.Context, r *request) error {
-	if r.ReplyTo == "" {
-		return nil
-	}
-	stands, err := w.log.Get(ctx, dlq.AnswerSlot(r.Identity()))
-	if err != nil {
-		return err
-	}
-	return dlq.Copy(w.log, r.ReplyTo, stands.Header, stands.Data)
 }
 
 // partsInFlight are the parts of large bodies that a worker has on their way,
