@@ -202,14 +202,10 @@ func utf16At(b []byte) (r rune, used int) {
 	if !utf16.IsSurrogate(unit) {
 		return unit, 4
 	}
-	second := 4
-	for second < len(b) && b[second] == '\\' {
-		second++
-	}
-	if second > 4 && second < len(b) && b[second] == 'u' {
-		if low, ok := hexAt(b[second+1:], 4); ok {
+	if second, ok := bytes.CutPrefix(b[4:], []byte(`\u`)); ok {
+		if low, ok := hexAt(second, 4); ok {
 			if r := utf16.DecodeRune(unit, low); r != utf8.RuneError {
-				return r, second + 5
+				return r, 10
 			}
 		}
 	}

@@ -44,7 +44,7 @@ func TestKeysAreComparedWhereTheyStand(t *testing.T) {
 }
 
 func TestEscapesInKeys(t *testing.T) {
-	for key, name := range map[string]string{`\"\\\/\b\f\n\r\t`: "\"\\/\b\f\n\r\t", `\u00E9\ud83d\ude00`: "é😀", `\ud83dx`: "\ufffdx", `a\u005c`: `a\`} {
+	for key, name := range map[string]string{`\"\\\/\b\f\n\r\t`: "\"\\/\b\f\n\r\t", `\u00E9\ud83d\ude00`: "é😀", `\ud83dx`: "\ufffdx", `\ud83d\\ude00`: "\ufffd\\ude00", `a\u005c`: `a\`} {
 		if !isName([]byte(`"`+key+`"`), name) || isName([]byte(`"`+key+`"`), name+"x") || isName([]byte(`"`+key+`x"`), name) {
 			t.Errorf("%s is %q", key, name)
 		}
