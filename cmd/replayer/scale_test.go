@@ -99,15 +99,16 @@ func TestARequeueThatIsKilledIsDoneOnceAndWhole(t *testing.T) {
 	if err := killed.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for state(t, b, fetchworker.StreamReview).Msgs > uint64(n/2) {
+	for state(t, b, fetchworker.StreamReview).Msgs > uint64(n*3/4) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	if err := killed.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = killed.Wait()
-	half := state(t, b, fetchworker.StreamReview).Msgs
-	if half == 0 {
+	// At most: what the dead process had sent may still be on its way.
+	left := state(t, b, fetchworker.StreamReview).Msgs
+	if left == 0 {
 		t.Fatal("it was done before it was killed")
 	}
 	began := time.Now()
@@ -121,11 +122,12 @@ func TestARequeueThatIsKilledIsDoneOnceAndWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	letters, items := state(t, b, fetchworker.StreamDLQ), state(t, b, fetchworker.StreamReview)
-	t.Logf("killed with %d of %d left; then %d more in %v (%d of them only deleted)", half, n, result.Done, time.Since(began), result.Superseded)
+	t.Logf("killed with %d of %d left; then %d more and %d only deleted in %v", left, n, result.Done, result.Superseded, time.Since(began))
 	if letters.Msgs != uint64(n) || letters.LastSeq != uint64(n) || items.Msgs != 0 {
 		t.Errorf("%d letters by %d writes, %d items left", letters.Msgs, letters.LastSeq, items.Msgs)
 	}
-	if uint64(result.Done+result.Superseded) != half || result.Superseded > parallel {
+	others := result.Superseded + result.Taken
+	if worked := uint64(result.Done + others); worked > left || worked+parallel < left || others > parallel {
 		t.Errorf("%+v", result)
 	}
 }
