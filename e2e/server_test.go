@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"fetchworker/internal/broker/brokertest"
+
 	"github.com/nats-io/nats-server/v2/server"
 )
 
@@ -59,7 +61,7 @@ type natsServer struct {
 // oneServer starts a server as nats/server.conf has it.
 func oneServer(t *testing.T) []*natsServer {
 	t.Helper()
-	port := freePort(t)
+	port := brokertest.FreePort(t)
 	s := &natsServer{name: "fetch", port: port, args: []string{serverRole, "../nats/server.conf", strconv.Itoa(port), "0", "", t.TempDir()}}
 	s.start(t)
 	return []*natsServer{s}
@@ -68,7 +70,7 @@ func oneServer(t *testing.T) []*natsServer {
 // threeServers starts a cluster as nats/cluster has it.
 func threeServers(t *testing.T) []*natsServer {
 	t.Helper()
-	clusterPorts := []int{freePort(t), freePort(t), freePort(t)}
+	clusterPorts := []int{brokertest.FreePort(t), brokertest.FreePort(t), brokertest.FreePort(t)}
 	var routes []string
 	for _, port := range clusterPorts {
 		routes = append(routes, "nats://127.0.0.1:"+strconv.Itoa(port))
@@ -76,7 +78,7 @@ func threeServers(t *testing.T) []*natsServer {
 	dir := t.TempDir()
 	var all []*natsServer
 	for i, clusterPort := range clusterPorts {
-		s := &natsServer{name: "n" + strconv.Itoa(i+1), port: freePort(t)}
+		s := &natsServer{name: "n" + strconv.Itoa(i+1), port: brokertest.FreePort(t)}
 		s.args = []string{serverRole, "../nats/cluster/" + s.name + ".conf", strconv.Itoa(s.port), strconv.Itoa(clusterPort), strings.Join(routes, ","), dir}
 		s.start(t)
 		all = append(all, s)
@@ -130,24 +132,4 @@ func passwords(t *testing.T) map[string]string {
 		}
 	}
 	return env
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ln.Close(); err != nil {
-		t.Fatal(err)
-	}
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }

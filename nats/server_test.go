@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -122,7 +123,7 @@ func TestThreeServersCarryTheTopologyThreeTimes(t *testing.T) {
 		if len(all[i].Routes) != 3 {
 			t.Errorf("%s names %d routes", file, len(all[i].Routes))
 		}
-		all[i].Cluster.Port = freePort(t)
+		all[i].Cluster.Port = brokertest.FreePort(t)
 		routes = append(routes, "nats://127.0.0.1:"+strconv.Itoa(all[i].Cluster.Port))
 	}
 	var servers []*server.Server
@@ -150,24 +151,6 @@ func TestThreeServersCarryTheTopologyThreeTimes(t *testing.T) {
 	if names.Err() != nil || count != len(broker.Streams(broker.Options{})) {
 		t.Errorf("%d streams: %v", count, names.Err())
 	}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = ln.Close() }()
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }
 
 func until(t *testing.T, within time.Duration, what string, done func() bool) {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +17,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/providers/providertest"
 
 	"github.com/prometheus/common/expfmt"
@@ -320,17 +319,8 @@ func dashboards(t *testing.T) map[string][]panel {
 	return all
 }
 
-// freeAddr is an address below the ports that connections get, so that none
-// takes it before it is listened on.
+// freeAddr is an address that nobody listens on.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(10_000))
-		if ln, err := net.Listen("tcp", addr); err == nil {
-			ln.Close()
-			return addr
-		}
-	}
-	t.Fatal("no free port")
-	return ""
+	return fmt.Sprintf("127.0.0.1:%d", brokertest.FreePort(t))
 }

@@ -4,6 +4,9 @@ package brokertest
 
 import (
 	"context"
+	"math/rand/v2"
+	"net"
+	"strconv"
 	"testing"
 	"time"
 
@@ -96,4 +99,24 @@ func (b *Broker) Stop() {
 func (b *Broker) Restart(t testing.TB) {
 	t.Helper()
 	b.start(t)
+}
+
+// FreePort is a port of the loopback address that nobody listens on. It is
+// below those that the system gives out by itself, so that nothing else gets
+// it before its server starts, or while that is down.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	for range 100 {
+		port := 20_000 + rand.IntN(10_000) //nolint:gosec // it is no secret
+		ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err != nil {
+			continue
+		}
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return port
+	}
+	t.Fatal("no free port")
+	return 0
 }
