@@ -297,7 +297,7 @@ func refused(t *testing.T, nc *nats.Conn, subject string) {
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	waiting, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	waiting, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	select {
 	case err := <-denied:

@@ -184,7 +184,7 @@ func TestWithoutAFinalAnswerItSaysWhyAndHowToAskAgain(t *testing.T) {
 		p := fetchworker.Waiting(r.Identity(), fetchworker.ReasonCircuitOpen, "", time.Now().Add(time.Hour))
 		return fetchworker.Answer{Status: fetchworker.StatusWaiting, Problem: &p}
 	})
-	stdout, _, err := r.run("fmp", "quote", "symbol=AAPL", "--timeout", "500ms", "--id", "q-1")
+	stdout, _, err := r.run("fmp", "quote", "symbol=AAPL", "--timeout", "2s", "--id", "q-1")
 	if err == nil || errors.Is(err, errUsage) || stdout != "" || !strings.Contains(err.Error(), "waiting, circuit_open") || !strings.Contains(err.Error(), "--id q-1") {
 		t.Errorf("%q, %v", stdout, err)
 	}
