@@ -1,6 +1,7 @@
 package budget
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -159,12 +160,14 @@ type simWorker struct {
 	thaw   instant // frozen until
 	wake   instant
 	kinds  map[*waiter]simCall
+	nth    int
 	onDone func(w *simWorker, a Ask, kind string) // what an agent does after its answer
 }
 
 type simCall struct {
 	kind  string
 	since instant
+	nth   int // of its worker's
 }
 
 // join starts a worker with an empty desk and a clock of its own.
@@ -194,8 +197,9 @@ func (s *sim) replace() {
 	dying.dead = true
 	fresh := s.join()
 	fresh.onDone = dying.onDone
-	for w, c := range dying.kinds { // the queue delivers them to another
-		fresh.enqueue(w.Ask, c.kind, c.since)
+	inOrder := func(a, b *waiter) int { return dying.kinds[a].nth - dying.kinds[b].nth }
+	for _, w := range slices.SortedFunc(maps.Keys(dying.kinds), inOrder) { // the queue delivers them to another
+		fresh.enqueue(w.Ask, dying.kinds[w].kind, dying.kinds[w].since)
 	}
 	s.after(s.exp(s.churn), s.replace)
 }
@@ -262,7 +266,8 @@ func (w *simWorker) ask(a Ask, kind string) { w.enqueue(a, kind, w.now) }
 
 func (w *simWorker) enqueue(a Ask, kind string, since instant) {
 	waits := &waiter{Ask: a}
-	w.kinds[waits] = simCall{kind, since}
+	w.nth++
+	w.kinds[waits] = simCall{kind, since, w.nth}
 	w.soon(func() {
 		w.desk.queue.push(waits)
 		w.pump()

@@ -136,7 +136,7 @@ func TestWalkPagesThroughEverythingAndFilters(t *testing.T) {
 		if i%100 == 0 {
 			l.Agent, l.FailedAt = "bob", time.Now().Add(-48*time.Hour)
 		}
-		if _, err := d.JS.PublishMsgAsync(l.DeadLetter()); err != nil {
+		if _, err := d.JS.PublishMsgAsync(l.DeadLetter(), jetstream.WithStallWait(10*time.Second)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -101,6 +102,9 @@ func (b *Broker) Restart(t testing.TB) {
 	b.start(t)
 }
 
+// given are the ports that FreePort gave out: most are not listened on yet.
+var given sync.Map
+
 // FreePort is a port of the loopback address that nobody listens on. It is
 // below those that the system gives out by itself, so that nothing else gets
 // it before its server starts, or while that is down.
@@ -115,7 +119,9 @@ func FreePort(t testing.TB) int {
 		if err := ln.Close(); err != nil {
 			t.Fatal(err)
 		}
-		return port
+		if _, again := given.LoadOrStore(port, true); !again {
+			return port
+		}
 	}
 	t.Fatal("no free port")
 	return 0
