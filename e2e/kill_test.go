@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"path"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -165,9 +166,9 @@ func TestWhatKillsItsWorkerEndsAsPoison(t *testing.T) {
 			}
 			worker = newWorker()
 		}
-		return len(f.answers.Answers(killer)) > 0
+		return slices.ContainsFunc(f.answers.Answers(killer), func(a fetchworker.Answer) bool { return a.Final })
 	})
-	if a := f.final(killer, time.Second); a.Problem == nil || a.Problem.Code() != fetchworker.CodePoison || !a.Review {
+	if a := f.final(killer, 10*time.Second); a.Problem == nil || a.Problem.Code() != fetchworker.CodePoison || !a.Review {
 		t.Errorf("the killer: %s", dlqtest.Describe(a))
 	}
 	for _, id := range others {

@@ -83,10 +83,14 @@ func TestASignalFinishesWhatIsInFlightAndARestartDoesTheRest(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	called := len(a.upstream.Calls())
-	answered := 0
-	for _, id := range ids {
-		answered += len(answers.Answers(id))
-	}
+	// What it said last may still be on its way to the subscriber.
+	until(t, 5*time.Second, fmt.Sprint("all of ", called, " calls are answered before the end"), func() bool {
+		answered := 0
+		for _, id := range ids {
+			answered += len(answers.Answers(id))
+		}
+		return answered == called
+	})
 	answers.Stop()
 	if called >= requests {
 		t.Fatal("nothing was left to do")
@@ -102,10 +106,7 @@ func TestASignalFinishesWhatIsInFlightAndARestartDoesTheRest(t *testing.T) {
 	if calls := len(a.upstream.Calls()); calls != requests {
 		t.Errorf("%d calls for %d requests", calls, requests)
 	}
-	t.Logf("stopped after %d calls and %d answers; the rest was answered %v after the restart", called, answered, time.Since(restarted))
-	if answered != called {
-		t.Errorf("%d of %d calls in flight were answered before the end", answered, called)
-	}
+	t.Logf("stopped after %d calls; the rest was answered %v after the restart", called, time.Since(restarted))
 }
 
 func TestASecondSignalEndsAtOnce(t *testing.T) {

@@ -54,7 +54,7 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		if err != nil || string(stored.Body) != string(a.Body) {
 			t.Errorf("direct get: %+v %v", stored, err)
 		}
-		if m, err := copies.NextMsg(2 * time.Second); err != nil || string(m.Data) != string(a.Body) {
+		if m, err := copies.NextMsg(10 * time.Second); err != nil || string(m.Data) != string(a.Body) {
 			t.Errorf("copy: %v", err)
 		}
 	})
@@ -79,6 +79,14 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		until(t, 5*time.Second, "a letter", func() bool {
 			info, err := dlq.Info(ctx)
 			return err == nil && info.State.Msgs == 1
+		})
+		requests, err := stream(t, user(t, s, "operator")).Stream(ctx, fetchworker.StreamRequests)
+		if err != nil {
+			t.Fatal(err)
+		}
+		until(t, 5*time.Second, "the request is acked", func() bool {
+			info, err := requests.Info(ctx)
+			return err == nil && info.State.Msgs == 0
 		})
 	})
 

@@ -44,6 +44,10 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// atOnce is for programs under the race detector, which otherwise wait for a
+// second before they end.
+const atOnce = "atexit_sleep_ms=0"
+
 type stageKey struct{}
 
 // stage is a script's server.
@@ -61,6 +65,7 @@ func setup(t *testing.T, e *testscript.Env) error {
 	e.Setenv("NATS_URL", b.Server.URL())
 	e.Setenv("USER", "ann")
 	e.Setenv("FETCH_HTTP_ADDR", "off")
+	e.Setenv("GORACE", atOnce)
 	e.Setenv("TMPDIR", e.WorkDir)
 	return nil
 }

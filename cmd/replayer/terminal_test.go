@@ -47,7 +47,7 @@ func testLetter(id string) dlq.Letter {
 func command(t *testing.T, url string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "replayer", args...)
-	cmd.Env = append(os.Environ(), "NATS_URL="+url, "USER=ann", "TERM=xterm", "NO_COLOR=")
+	cmd.Env = append(os.Environ(), "NATS_URL="+url, "USER=ann", "TERM=xterm", "NO_COLOR=", "GORACE="+atOnce)
 	return cmd
 }
 
@@ -171,7 +171,7 @@ func TestAPersonConfirms(t *testing.T) {
 func TestProgressBarAndCtrlC(t *testing.T) {
 	t.Parallel()
 	b := counter(t, 40)
-	console := onTerminal(t, b, "replay", "--all", "--yes", "--rate", "10/s")
+	console := onTerminal(t, b, "replay", "--all", "--yes", "--rate", "5/s")
 	console.await("[██")
 	console.await("of 40 (")
 	console.await("/s, ")

@@ -172,6 +172,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		})
 		group.Go(func() error { return replayer.Run(running) })
 	}
+	logger.Info("serving", zap.Strings("providers", names(serving)), zap.String("http", listener.Addr()))
 	if h.ready != nil {
 		url := ""
 		if embedded != nil {
@@ -179,7 +180,6 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		}
 		h.ready(listener.Addr(), url)
 	}
-	logger.Info("serving", zap.Strings("providers", names(serving)), zap.String("http", listener.Addr()))
 	err = group.Wait()
 	logger.Info("stopped")
 	return err

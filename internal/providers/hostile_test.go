@@ -45,7 +45,7 @@ func hostile(t *testing.T, name, answer string) *providers.Provider {
 		<-done
 	})
 	p, ok := load(t, map[string]string{
-		prefixes[name] + "_API_KEY": hostileKey, prefixes[name] + "_BASE_URL": "http://" + l.Addr().String(), prefixes[name] + "_TIMEOUT_SECONDS": "1",
+		prefixes[name] + "_API_KEY": hostileKey, prefixes[name] + "_BASE_URL": "http://" + l.Addr().String(), prefixes[name] + "_TIMEOUT_SECONDS": "10",
 	}).Provider(name)
 	if !ok {
 		t.Fatal(name)

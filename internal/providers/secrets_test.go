@@ -81,9 +81,13 @@ func TestNoKeyAnywhere(t *testing.T) {
 		refuse := func(context.Context, string, string) (net.Conn, error) {
 			return nil, fmt.Errorf("proxy says no to %s: %w", everywhere, errCanary)
 		}
+		unknown := func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: everywhere, IsNotFound: true}}
+		}
+		dials := map[string]func(context.Context, string, string) (net.Conn, error){"dialler's own": refuse, "no such host": unknown}
 		for how, vars := range map[string]map[string]string{
 			"refused":        {prefixes[name] + "_BASE_URL": "http://127.0.0.1:1" + basePaths[generation]},
-			"no such host":   {prefixes[name] + "_BASE_URL": "http://no-such-host.invalid" + basePaths[generation]},
+			"no such host":   {},
 			"no certificate": {prefixes[name] + "_BASE_URL": secure.URL + basePaths[generation]},
 			"no TLS":         {prefixes[name] + "_BASE_URL": strings.Replace(elsewhere.URL, "http:", "https:", 1) + basePaths[generation]},
 			"dialler's own":  {},
@@ -91,8 +95,8 @@ func TestNoKeyAnywhere(t *testing.T) {
 			t.Run(generation+"/"+how, func(t *testing.T) {
 				vars[prefixes[name]+"_API_KEY"] = key
 				var options []providers.Option
-				if how == "dialler's own" {
-					options = append(options, providers.WithDial(refuse))
+				if dial := dials[how]; dial != nil {
+					options = append(options, providers.WithDial(dial))
 				}
 				p, _ := load(t, vars, options...).Provider(name)
 				r := p.Do(t.Context(), plan(t, p, "get", `{"path":"/x"}`), providers.Options{})
