@@ -36,9 +36,8 @@ func TestAWorkerKilledMidCallIsReplaced(t *testing.T) {
 	a := f.final(id, 20*time.Second)
 	took := time.Since(killed)
 	t.Logf("answered %v after the kill", took)
-	// Ten seconds of silence, the call, and a little for a machine at work; a
-	// second silence would make it twenty.
-	if a.Status != fetchworker.StatusOK || took > pick(15*time.Second, 13*time.Second) {
+	// Ten seconds of silence, the call, and a little for a machine at work.
+	if a.Status != fetchworker.StatusOK || took > 13*time.Second {
 		t.Errorf("%v after the kill: %s", took, dlqtest.Describe(a))
 	}
 	f.settled(5 * time.Second)

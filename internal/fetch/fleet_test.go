@@ -235,7 +235,7 @@ func TestAScrapeIsCheapWithAHundredThousandLetters(t *testing.T) {
 	if read := b.NC.Stats().InBytes - before; read > 64<<10 {
 		t.Errorf("a scrape read %d bytes", read)
 	}
-	if took > 5*time.Second {
+	if took > time.Second {
 		t.Errorf("a scrape took %v", took)
 	}
 }
