@@ -3,6 +3,7 @@ package nats_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
@@ -72,22 +74,10 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		if _, err := alice.Submit(ctx, fetchworker.Request{Provider: "fred", Operation: "series", ID: "q-3", Params: params(`{"series_id":"BROKEN"}`)}); err != nil {
 			t.Fatal(err)
 		}
-		dlq, err := stream(t, user(t, s, "operator")).Stream(ctx, fetchworker.StreamDLQ)
-		if err != nil {
-			t.Fatal(err)
-		}
-		until(t, 5*time.Second, "a letter", func() bool {
-			info, err := dlq.Info(ctx)
-			return err == nil && info.State.Msgs == 1
-		})
-		requests, err := stream(t, user(t, s, "operator")).Stream(ctx, fetchworker.StreamRequests)
-		if err != nil {
-			t.Fatal(err)
-		}
-		until(t, 5*time.Second, "the request is acked", func() bool {
-			info, err := requests.Info(ctx)
-			return err == nil && info.State.Msgs == 0
-		})
+		// The letter first, then the ack: only then does nothing move any more.
+		operator := stream(t, user(t, s, "operator"))
+		holds(t, operator, fetchworker.StreamDLQ, 1)
+		holds(t, operator, fetchworker.StreamRequests, 0)
 	})
 
 	bobs := subscribe(t, user(t, s, "bob"), "fetch.>")
@@ -315,6 +305,15 @@ func refused(t *testing.T, nc *nats.Conn, subject string) {
 	case <-waiting.Done():
 		t.Errorf("%s was not refused", subject)
 	}
+}
+
+// holds waits until a stream holds so many messages.
+func holds(t *testing.T, js jetstream.JetStream, name string, messages uint64) {
+	t.Helper()
+	until(t, 5*time.Second, fmt.Sprintf("%s holds %d", name, messages), func() bool {
+		found, err := js.Stream(t.Context(), name)
+		return err == nil && found.CachedInfo().State.Msgs == messages
+	})
 }
 
 // waiting is how many messages all streams together hold, the shared state
