@@ -36,7 +36,8 @@ func TestImportsPointDown(t *testing.T) {
 	}{
 		{pkg: module, deny: []string{internal, natsServer}},
 		{pkg: layer("record"), deny: []string{internal, natsServer}},
-		{pkg: layer("budget"), deny: []string{internal, natsServer}},
+		{pkg: layer("budget"), deny: []string{internal, natsServer}, but: []string{layer("budget")}},
+		{pkg: layer("budget/circuit"), deny: []string{internal, "github.com/nats-io"}},
 		{pkg: layer("broker"), deny: []string{internal}},
 		{pkg: layer("providers"), deny: []string{internal, natsServer}, but: []string{layer("budget")}},
 		{pkg: layer("dlq"), deny: []string{internal, natsServer}, but: []string{layer("record"), layer("budget")}},

@@ -11,6 +11,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/circuit"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -122,7 +123,7 @@ func (c *cli) provider(b *strings.Builder, s statusLine, now time.Time) {
 }
 
 func (c *cli) circuit(s statusLine, now time.Time) string {
-	if s.Circuit == string(budget.CircuitClosed) {
+	if s.Circuit == string(circuit.Closed) {
 		return c.paint(green, "closed")
 	}
 	text := s.Circuit

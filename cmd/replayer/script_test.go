@@ -19,6 +19,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 
@@ -231,8 +232,8 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"circuit": func(ts *testscript.TestScript, _ bool, args []string) {
 		d, err := time.ParseDuration(args[2])
 		ts.Check(err)
-		value, err := json.Marshal(budget.Circuit{
-			State: budget.CircuitState(args[1]), OpenedAt: time.Now(), OpenUntil: time.Now().Add(d), Why: "3 different requests failed in a row",
+		value, err := json.Marshal(circuit.Record{
+			State: circuit.State(args[1]), OpenedAt: time.Now(), OpenUntil: time.Now().Add(d), Why: "3 different requests failed in a row",
 		})
 		ts.Check(err)
 		_, err = stageOf(ts).KV.Put(context.Background(), "circuit."+args[0], value)

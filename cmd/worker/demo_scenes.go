@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers/providertest"
 )
@@ -255,7 +255,7 @@ func sceneDown(ctx context.Context, s *stage) error {
 		}
 		s.parked = append(s.parked, id)
 	}
-	err := s.until(ctx, patience, "polygon's circuit opens", func() (bool, error) { return s.circuit("polygon") != budget.CircuitClosed, nil })
+	err := s.until(ctx, patience, "polygon's circuit opens", func() (bool, error) { return s.circuit("polygon") != circuit.Closed, nil })
 	if err != nil {
 		return err
 	}
@@ -289,14 +289,14 @@ func sceneUp(ctx context.Context, s *stage) error {
 			return err
 		}
 	}
-	if state := s.circuit("polygon"); state != budget.CircuitClosed {
+	if state := s.circuit("polygon"); state != circuit.Closed {
 		return fmt.Errorf("polygon's circuit is %s after its recovery", state)
 	}
 	s.say("   After %s a probe has found out, and all %d are answered. None failed.\n", seconds(time.Since(up)), len(s.parked))
 	return nil
 }
 
-func (s *stage) circuit(provider string) budget.CircuitState {
+func (s *stage) circuit(provider string) circuit.State {
 	return s.board.View(provider, time.Now()).Circuit.State
 }
 

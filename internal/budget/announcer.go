@@ -3,6 +3,8 @@ package budget
 import (
 	"context"
 	"sync"
+
+	"fetchworker/internal/budget/circuit"
 )
 
 // announcer tells the observer of events in order, from a goroutine of its
@@ -59,14 +61,14 @@ func (a *announcer) flush() {
 }
 
 // circuitChanged tells of a circuit that opened, is being probed or closed.
-func (g *Gate) circuitChanged(before, after Circuit, mine bool) {
+func (g *Gate) circuitChanged(before, after circuit.Record, mine bool) {
 	e := Event{Kind: KindCircuit, Severity: SeverityInfo, Mine: mine, State: after.State, Why: after.Why}
 	if after.Held() {
-		e.Until = after.until()
+		e.Until = after.Until()
 	}
-	if after.State == CircuitOpen {
+	if after.State == circuit.Open {
 		e.Severity = SeverityError
-		if before.State == CircuitHalfOpen {
+		if before.State == circuit.HalfOpen {
 			e.Severity = SeverityWarning
 		}
 	}

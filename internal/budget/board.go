@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fetchworker"
+	"fetchworker/internal/budget/circuit"
 )
 
 // Board is a read-only view over all that the fleet shares, for those who
@@ -31,7 +32,7 @@ type Board struct {
 }
 
 type boardEntry struct {
-	circuit  Circuit
+	circuit  circuit.Record
 	control  Control
 	register *register
 }
@@ -39,7 +40,7 @@ type boardEntry struct {
 // View is what the board knows of one provider.
 type View struct {
 	Provider    string
-	Circuit     Circuit
+	Circuit     circuit.Record
 	ProbeLeased bool // somebody probes
 	PausedUntil time.Time
 	HoldUntil   time.Time // a 429's hold
@@ -107,7 +108,7 @@ func (b *Board) take(kind, name string, e entry) {
 	case "permits":
 		b.entry(name).register, _ = decodeRegister(e.value)
 	case "circuit":
-		b.entry(name).circuit, _ = decodeCircuit(e.value)
+		b.entry(name).circuit, _ = circuit.Decode(e.value)
 	case "control":
 		b.entry(name).control, _ = decodeControl(e.value)
 	case "worker":
@@ -160,7 +161,7 @@ func (b *Board) whole() {
 func (b *Board) entry(provider string) *boardEntry {
 	p := b.providers[provider]
 	if p == nil {
-		p = &boardEntry{circuit: Circuit{State: CircuitClosed}}
+		p = &boardEntry{circuit: circuit.Record{State: circuit.Closed}}
 		b.providers[provider] = p
 	}
 	return p
@@ -200,7 +201,7 @@ func (b *Board) View(provider string, now time.Time) View {
 	defer b.mu.Unlock()
 	p := b.providers[provider]
 	if p == nil {
-		p = &boardEntry{circuit: Circuit{State: CircuitClosed}}
+		p = &boardEntry{circuit: circuit.Record{State: circuit.Closed}}
 	}
 	v := View{
 		Provider: provider, Circuit: p.circuit, Control: p.control,
@@ -242,7 +243,7 @@ func (b *Board) Held(provider string, now time.Time) (fetchworker.Reason, time.T
 		return fetchworker.ReasonPaused, until
 	}
 	if p.circuit.Held() {
-		return fetchworker.ReasonCircuitOpen, p.circuit.until()
+		return fetchworker.ReasonCircuitOpen, p.circuit.Until()
 	}
 	if p.register == nil {
 		return "", time.Time{}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/circuit"
 )
 
 func TestBoard(t *testing.T) {
@@ -66,7 +67,7 @@ func TestBoard(t *testing.T) {
 			t.Fatal(err)
 		}
 		held("")
-		if v := board.View("fmp", time.Now()); v.Circuit.State != CircuitClosed || !v.HoldUntil.IsZero() {
+		if v := board.View("fmp", time.Now()); v.Circuit.State != circuit.Closed || !v.HoldUntil.IsZero() {
 			t.Errorf("%+v", v)
 		}
 	})

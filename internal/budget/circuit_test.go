@@ -7,10 +7,11 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/circuit"
 )
 
 func (b *bench) opened() int {
-	return b.told(KindCircuit, func(e Event) bool { return e.State == CircuitOpen })
+	return b.told(KindCircuit, func(e Event) bool { return e.State == circuit.Open })
 }
 
 // outage makes a gate open the circuit.
@@ -33,7 +34,7 @@ func TestCircuitOpensForTheFleet(t *testing.T) {
 		b.call(g, Throttled, "c") // counts nothing
 		b.begin(g, Ask{}).Done(Report{Outcome: Success, Remaining: -1})
 		settle()
-		if s := other.State(); s.Circuit != CircuitClosed || b.opened() != 0 {
+		if s := other.State(); s.Circuit != circuit.Closed || b.opened() != 0 {
 			t.Fatalf("circuit %s, opened %d", s.Circuit, b.opened())
 		}
 		b.call(g, Failure, "a")
@@ -45,7 +46,7 @@ func TestCircuitOpensForTheFleet(t *testing.T) {
 		b.about(b.refused(other, fetchworker.ReasonCircuitOpen), now.Add(time.Minute))
 		waiting.Done(Report{Outcome: Success, Remaining: -1}) // began before: changes nothing
 		settle()
-		if s := g.State(); s.Circuit != CircuitOpen || b.opened() != 1 {
+		if s := g.State(); s.Circuit != circuit.Open || b.opened() != 1 {
 			t.Errorf("circuit %s, announced %d times", s.Circuit, b.opened())
 		}
 	})
@@ -145,7 +146,7 @@ func TestOneProbeInTheFleet(t *testing.T) {
 		for _, g := range gates {
 			b.call(g, Success, "")
 		}
-		if n := b.told(KindCircuit, func(e Event) bool { return e.State == CircuitClosed }); n != 1 {
+		if n := b.told(KindCircuit, func(e Event) bool { return e.State == circuit.Closed }); n != 1 {
 			t.Errorf("the recovery was announced %d times", n)
 		}
 	})
@@ -189,7 +190,7 @@ func TestProbeWithoutACall(t *testing.T) {
 		}
 		p.Done(throttled(time.Second)) // an answer: closed, with a hold
 		settle()
-		if s := g.State(); s.Circuit != CircuitClosed || s.HoldUntil.IsZero() {
+		if s := g.State(); s.Circuit != circuit.Closed || s.HoldUntil.IsZero() {
 			t.Errorf("circuit %s, hold until %v", s.Circuit, s.HoldUntil)
 		}
 		b.call(g, Success, "")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"fetchworker/internal/budget/circuit"
 )
 
 // clerk writes the register: one write at a time, its outcome booked before
@@ -78,11 +80,11 @@ func (g *Gate) see(e entry) {
 	case permitsKey(g.s.Provider):
 		g.seePermits(e.value, e.rev)
 	case circuitKey(g.s.Provider):
-		c, err := decodeCircuit(e.value)
+		c, err := circuit.Decode(e.value)
 		if err != nil {
-			c = Circuit{State: CircuitClosed} // somebody wrote what nobody can read
+			c = circuit.Record{State: circuit.Closed} // somebody wrote what nobody can read
 		}
-		g.keeper.learn(c, e.rev)
+		g.circuit.learn(c, e.rev)
 	case controlKey(g.s.Provider):
 		c, err := decodeControl(e.value)
 		if err == nil {
@@ -125,8 +127,8 @@ func (g *Gate) disconnected() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.desk.forget()
-	g.keeper.forget()
+	g.circuit.forget()
 }
 
 // follow puts the local breaker into the state of the record.
-func (g *Gate) follow(now time.Time) { g.breaker.follow(g.keeper.circuit(), g.s.Worker, now) }
+func (g *Gate) follow(now time.Time) { g.breaker.Follow(g.circuit.record(), g.s.Worker, now) }

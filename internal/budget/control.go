@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"fetchworker/internal/budget/circuit"
 )
 
 // Bucket is the key-value bucket that the fleet shares.
@@ -148,11 +150,11 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 		return err
 	}
 	err = change(ctx, kv, circuitKey(provider), func(value []byte) ([]byte, error) {
-		c, err := decodeCircuit(value)
+		c, err := circuit.Decode(value)
 		if err != nil || !c.Held() {
 			return nil, err
 		}
-		return json.Marshal(c.closed())
+		return json.Marshal(c.Reset())
 	})
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/circuit"
 )
 
 // ClosedError is why a provider may not be called now, and until when.
@@ -29,15 +30,15 @@ var (
 )
 
 // Outcome is how a call ended, as far as the gate cares.
-type Outcome int
+type Outcome = circuit.Outcome
 
-// The outcomes. The zero value is the safe one on a path that forgot.
+// The outcomes.
 const (
-	Unused    Outcome = iota // no call was made: the permit goes back
-	Success                  // the provider answered, be it "no such symbol"
-	Failure                  // transient or unauthorized: the provider's fault
-	Throttled                // 429 and its likes
-	Neutral                  // says nothing about the provider: cancelled, too large
+	Unused    = circuit.Unused
+	Success   = circuit.Success
+	Failure   = circuit.Failure
+	Throttled = circuit.Throttled
+	Neutral   = circuit.Neutral
 )
 
 // Report is what became of a permit.
@@ -61,16 +62,16 @@ type Event struct {
 	Time     time.Time `json:"time"` // the server's
 	Mine     bool      `json:"-"`
 
-	State   CircuitState `json:"state,omitempty"` // circuit: what it is now
-	Why     string       `json:"why,omitempty"`
-	Until   time.Time    `json:"until,omitzero"`       // circuit, throttle, pause: when it ends
-	Strikes int          `json:"strikes,omitempty"`    // throttle: 429s in a row
-	Percent int          `json:"percent,omitempty"`    // budget: the threshold passed
-	Used    int64        `json:"used_bytes,omitempty"` // budget
-	Limit   int64        `json:"limit_bytes,omitempty"`
-	Month   string       `json:"month,omitempty"`
-	Limits  string       `json:"limits,omitempty"` // control: the limits in force
-	By      string       `json:"by,omitempty"`     // control: who
+	State   circuit.State `json:"state,omitempty"` // circuit: what it is now
+	Why     string        `json:"why,omitempty"`
+	Until   time.Time     `json:"until,omitzero"`       // circuit, throttle, pause: when it ends
+	Strikes int           `json:"strikes,omitempty"`    // throttle: 429s in a row
+	Percent int           `json:"percent,omitempty"`    // budget: the threshold passed
+	Used    int64         `json:"used_bytes,omitempty"` // budget
+	Limit   int64         `json:"limit_bytes,omitempty"`
+	Month   string        `json:"month,omitempty"`
+	Limits  string        `json:"limits,omitempty"` // control: the limits in force
+	By      string        `json:"by,omitempty"`     // control: who
 }
 
 // The kinds and severities of events.

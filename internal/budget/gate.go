@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fetchworker"
+	"fetchworker/internal/budget/circuit"
 )
 
 // Settings are what one worker knows of one provider.
@@ -55,9 +56,9 @@ type Gate struct {
 	ours  bool // the clock is: Close closes it
 	cell  cell // of the permits
 
-	keeper *keeper // of the circuit
-	bytes  *meter
-	events *announcer
+	circuit *circuitSync // of the circuit
+	bytes   *meter
+	events  *announcer
 
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
@@ -66,7 +67,7 @@ type Gate struct {
 
 	mu      sync.Mutex // guards all below; never held while waiting
 	desk    *desk
-	breaker *breaker
+	breaker *circuit.Breaker
 	control Control
 	epoch   int     // of the clock
 	alarm   instant // when the run loop looks next
@@ -92,9 +93,9 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 		}
 		g.clock, g.ours = clock, true
 	}
-	g.breaker = newBreaker(s)
+	g.breaker = circuit.NewBreaker(s.CircuitFailures)
 	g.events = newAnnouncer(s, g.clock, on)
-	g.keeper = newKeeper(kvCell{kv, circuitKey(s.Provider)}, s.Worker, g.circuitChanged, g.look)
+	g.circuit = newCircuitSync(kvCell{kv, circuitKey(s.Provider)}, s.Worker, g.circuitChanged, g.look)
 	g.bytes = newMeter(js, kv, s, g.clock, g.events)
 
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -106,7 +107,7 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 	ready := make(chan struct{})
 	for _, task := range []func(context.Context){
 		func(ctx context.Context) { w.run(ctx, ready) },
-		g.run, g.clerk, g.keeper.run, g.bytes.run, g.events.run,
+		g.run, g.clerk, g.circuit.run, g.bytes.run, g.events.run,
 	} {
 		g.tasks.Go(func() { task(run) })
 	}
@@ -176,7 +177,7 @@ func (g *Gate) again(ctx context.Context, p *Permit) (*Permit, error) {
 // probe is due is to be the probe.
 func (g *Gate) enter(w *waiter, now reading) (probe bool, err error) {
 	if err := g.refused(now); err != nil {
-		if g.shut || g.probing || g.breaker.closed() || !g.probeDue(now.time()) {
+		if g.shut || g.probing || g.breaker.Closed() || !g.probeDue(now.time()) {
 			return false, err
 		}
 		g.probing, w.probe = true, true
@@ -220,8 +221,8 @@ func (g *Gate) refused(now reading) error {
 			return &ClosedError{Reason: fetchworker.ReasonPaused, Until: until}
 		}
 	}
-	if !g.breaker.closed() {
-		return &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: g.keeper.circuit().until()}
+	if !g.breaker.Closed() {
+		return &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: g.circuit.record().Until()}
 	}
 	return nil
 }
@@ -246,7 +247,7 @@ func (g *Gate) pump(now reading) {
 	}
 	if g.desk.queue.total() > 0 {
 		if err := g.refused(now); err != nil {
-			closed := g.breaker.closed()
+			closed := g.breaker.Closed()
 			g.turnAway(func(w *waiter) error {
 				if w.probe && !closed && g.probeStands(now.time()) {
 					return nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"fetchworker/internal/budget/circuit"
 )
 
 // Permit is the right to make one call, once, soon. Every permit ends with
@@ -49,7 +51,7 @@ func (p *Permit) Start() error {
 	if p.started { // a connection that turned out closed was replaced by another
 		return nil
 	}
-	done, ok := g.breaker.allow()
+	done, ok := g.breaker.Allow()
 	if !ok {
 		return ErrLapsed
 	}
@@ -105,9 +107,9 @@ func (g *Gate) finish(p *Permit, r Report) {
 	changed := g.reportCircuit(p, r, now.time())
 	if p.done != nil {
 		if changed {
-			g.breaker.opened = g.keeper.circuit().Held() // then its failure trips
+			g.breaker.Sees(g.circuit.record()) // then its failure trips
 		}
-		p.done(breakerResult(r.Outcome))
+		p.done(circuit.Verdict(r.Outcome))
 	}
 	if changed {
 		g.follow(now.time())
@@ -149,13 +151,13 @@ func (g *Gate) reportCircuit(p *Permit, r Report, now time.Time) bool {
 	switch {
 	case p.probe:
 		g.probing = false
-		g.keeper.post(func(c Circuit) Circuit { return c.probed(g.s.Worker, r.Outcome, now, g.s.CircuitOpen) })
+		g.circuit.post(func(c circuit.Record) circuit.Record { return c.Probed(g.s.Worker, r.Outcome, now, g.s.CircuitOpen) })
 	case r.Outcome == Failure:
-		g.keeper.post(func(c Circuit) Circuit {
-			return c.failed(r.Request, now, g.s.CircuitFailures, g.s.CircuitOpen)
+		g.circuit.post(func(c circuit.Record) circuit.Record {
+			return c.Failed(r.Request, now, g.s.CircuitFailures, g.s.CircuitOpen)
 		})
-	case r.Outcome == Success && g.keeper.inRow():
-		g.keeper.post(func(c Circuit) Circuit { return c.succeeded(now) })
+	case r.Outcome == Success && g.circuit.inRow():
+		g.circuit.post(func(c circuit.Record) circuit.Record { return c.Succeeded(now) })
 	default:
 		return false
 	}
@@ -171,7 +173,7 @@ func (g *Gate) Outage(firstFailed time.Time) bool {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	last := g.keeper.circuit().LastSuccess
+	last := g.circuit.record().LastSuccess
 	if g.lastSuccess.After(last) {
 		last = g.lastSuccess
 	}
@@ -184,11 +186,11 @@ func (g *Gate) Trip(ctx context.Context, why string) error {
 		return nil
 	}
 	now := g.clock.Now()
-	err := g.keeper.do(ctx, func(c Circuit) Circuit {
-		if c.State != CircuitClosed {
+	err := g.circuit.do(ctx, func(c circuit.Record) circuit.Record {
+		if c.State != circuit.Closed {
 			return c // it is open already, or being probed
 		}
-		return c.tripped(why, now, g.s.CircuitOpen)
+		return c.Tripped(why, now, g.s.CircuitOpen)
 	})
 	g.mu.Lock()
 	defer g.mu.Unlock()

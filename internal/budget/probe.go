@@ -5,17 +5,18 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/circuit"
 )
 
 // probeDue reports whether a probe of the circuit may be claimed.
 func (g *Gate) probeDue(now time.Time) bool {
-	return !g.shut && g.control.PausedUntil(now).IsZero() && g.keeper.circuit().Due(now)
+	return !g.shut && g.control.PausedUntil(now).IsZero() && g.circuit.record().Due(now)
 }
 
 // probeStands reports whether one who is to be the probe, or is it already,
 // may still wait for a permit.
 func (g *Gate) probeStands(now time.Time) bool {
-	c := g.keeper.circuit()
+	c := g.circuit.record()
 	ours := c.ProbeLeased(now) && c.Prober == g.s.Worker
 	return ours && !g.shut && g.control.PausedUntil(now).IsZero() || g.probeDue(now)
 }
@@ -64,20 +65,20 @@ const mostProbeWait = 200 * time.Millisecond
 func (g *Gate) claimProbe(ctx context.Context, p *Permit) error {
 	now := g.clock.Now()
 	lease := now.Add(g.s.lease())
-	err := g.keeper.do(ctx, func(c Circuit) Circuit { return c.claimed(g.s.Worker, now, lease) })
+	err := g.circuit.do(ctx, func(c circuit.Record) circuit.Record { return c.Claimed(g.s.Worker, now, lease) })
 	if err != nil {
 		return err // a claim that is stored all the same ends with its lease
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.follow(now)
-	switch c := g.keeper.circuit(); {
-	case c.State == CircuitClosed:
+	switch c := g.circuit.record(); {
+	case c.State == circuit.Closed:
 		g.probing = false
-	case c.State == CircuitHalfOpen && c.Prober == g.s.Worker && c.ProbeUntil.Equal(lease):
+	case c.State == circuit.HalfOpen && c.Prober == g.s.Worker && c.ProbeUntil.Equal(lease):
 		p.probe = true
 	default:
-		return &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: c.until()}
+		return &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: c.Until()}
 	}
 	return nil
 }

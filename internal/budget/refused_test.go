@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"fetchworker/internal/budget/circuit"
 )
 
 // A provider that cannot even be dialled is down: that no byte was written
@@ -22,7 +24,7 @@ func TestConnectionsThatAreRefusedOpenTheCircuit(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 		synctest.Wait()
-		if s := g.State(); s.Circuit != CircuitOpen {
+		if s := g.State(); s.Circuit != circuit.Open {
 			t.Errorf("circuit is %q after three refused connections", s.Circuit)
 		}
 		// The same for a probe: it has failed, and the next one waits for its time.
@@ -33,7 +35,7 @@ func TestConnectionsThatAreRefusedOpenTheCircuit(t *testing.T) {
 		}
 		p.Done(Report{Outcome: Failure, Request: "r9", Remaining: -1})
 		time.Sleep(100 * time.Millisecond)
-		if s := g.State(); s.Circuit != CircuitOpen || s.OpenUntil.Sub(s.Now) < 50*time.Second {
+		if s := g.State(); s.Circuit != circuit.Open || s.OpenUntil.Sub(s.Now) < 50*time.Second {
 			t.Errorf("after a refused probe the circuit is %q, the next probe due in %v", s.Circuit, s.OpenUntil.Sub(s.Now))
 		}
 	})

@@ -1,12 +1,16 @@
 package budget
 
-import "time"
+import (
+	"time"
+
+	"fetchworker/internal/budget/circuit"
+)
 
 // State is a gate as it is now, without a round trip.
 type State struct {
 	Now time.Time // the server's
 
-	Circuit     CircuitState
+	Circuit     circuit.State
 	OpenUntil   time.Time // when a probe of an open circuit is due
 	PausedUntil time.Time
 	HoldUntil   time.Time // a 429's hold
@@ -32,7 +36,7 @@ func (g *Gate) State() State {
 	defer g.mu.Unlock()
 	at := g.clock.Now()
 	now := instantOf(at)
-	c := g.keeper.circuit()
+	c := g.circuit.record()
 	s := State{
 		Now: at, Circuit: c.State, PausedUntil: g.control.PausedUntil(at),
 		BytesUsed: used, BytesLimit: limit, MonthEnds: nextMonth(at),
@@ -41,7 +45,7 @@ func (g *Gate) State() State {
 	}
 	s.Limits, _ = g.control.limits(g.s.Limits, at)
 	if c.Held() {
-		s.OpenUntil = c.until()
+		s.OpenUntil = c.Until()
 	}
 	if r := g.desk.prospect(now); r != nil {
 		if r.hold > now {

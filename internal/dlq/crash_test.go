@@ -9,6 +9,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
@@ -96,17 +97,17 @@ func stories() []story {
 			f.put(failedOnce(1))
 		}},
 		{name: "a parked request", points: "answer replay ack", status: fetchworker.StatusOK, put: func(f *fleet) {
-			f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: time.Now().Add(time.Hour)})
+			f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)})
 			f.put(fresh(1, fetchworker.ClassCircuitOpen))
 			f.running.Go(func() {
 				time.Sleep(20 * time.Second)
 				if f.ctx.Err() == nil {
-					f.circuit("fmp", budget.Circuit{State: budget.CircuitClosed})
+					f.circuit("fmp", circuit.Record{State: circuit.Closed})
 				}
 			})
 		}},
 		{name: "a probe", points: "answer replay ack", status: fetchworker.StatusOK, put: func(f *fleet) {
-			f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: time.Now().Add(5 * time.Second)})
+			f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(5 * time.Second)})
 			f.put(fresh(1, fetchworker.ClassCircuitOpen))
 		}},
 		{name: "a deadline", points: "answer ack", status: fetchworker.StatusFailed, code: fetchworker.CodeDeadlineExceeded, put: func(f *fleet) {

@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
@@ -263,7 +264,7 @@ func (f *fleet) count(stream, subject string) int {
 }
 
 // circuit writes what workers share about a provider's health.
-func (f *fleet) circuit(provider string, c budget.Circuit) {
+func (f *fleet) circuit(provider string, c circuit.Record) {
 	f.t.Helper()
 	value, err := json.Marshal(c)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
@@ -92,7 +93,7 @@ func TestRetriesComeAtTheirTimesInACrowd(t *testing.T) {
 func TestADeadlineIsAnsweredOnTime(t *testing.T) {
 	bubble(t, func(f *fleet) {
 		f.serve("fmp")
-		f.circuit("polygon", budget.Circuit{State: budget.CircuitOpen, OpenUntil: time.Now().Add(time.Hour)})
+		f.circuit("polygon", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)})
 		f.replayer(nil)
 		var copied sync.Map // of final answers, by id
 		sub, err := f.NC.Subscribe("fetch.reply.alice.x", func(m *nats.Msg) {
@@ -165,12 +166,12 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 	}{
 		{"circuit", fetchworker.ClassCircuitOpen, func(f *fleet, put func()) {
 			until := time.Now().Add(time.Minute).Truncate(time.Millisecond).UTC()
-			f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: until})
+			f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: until})
 			put()
 			f.told(5*time.Second, n, fetchworker.ReasonCircuitOpen, until)
 			time.Sleep(30 * time.Second)
 			f.released(0, 0)
-			f.circuit("fmp", budget.Circuit{State: budget.CircuitClosed, LastSuccess: time.Now()})
+			f.circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
 		}},
 		{"pause", fetchworker.ClassPaused, func(f *fleet, put func()) {
 			until := time.Now().Add(time.Hour).Truncate(time.Millisecond).UTC()
@@ -210,7 +211,7 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 			put()
 			time.Sleep(30 * time.Second)
 			f.released(0, 0)
-			f.circuit("fmp", budget.Circuit{State: budget.CircuitClosed, LastSuccess: time.Now()})
+			f.circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
 		}},
 		{"quota", fetchworker.ClassQuota, func(f *fleet, put func()) {
 			put()
@@ -272,7 +273,7 @@ func TestTheWorkerThatParksTellsItsAgent(t *testing.T) {
 		f.leave = f.serve("fmp")
 		f.replayer(nil)
 		until := time.Now().Add(time.Minute).Truncate(time.Millisecond).UTC()
-		f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: until})
+		f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: until})
 		f.put(fresh(0, fetchworker.ClassCircuitOpen), fresh(1, fetchworker.ClassCircuitOpen))
 		time.Sleep(500 * time.Millisecond)
 		if _, err := dlq.Answer(f.ctx, f.log, fetchworker.Answer{
@@ -287,7 +288,7 @@ func TestTheWorkerThatParksTellsItsAgent(t *testing.T) {
 		if all := f.recorder.Answers(ident(1)); len(all) != 1 || all[0].Status != fetchworker.StatusWaiting {
 			t.Errorf("the agent of a worker that died was told %d times", len(all))
 		}
-		f.circuit("fmp", budget.Circuit{State: budget.CircuitClosed, LastSuccess: time.Now()})
+		f.circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
 		f.released(10*time.Second, 2)
 	})
 }

@@ -7,6 +7,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 )
@@ -22,7 +23,7 @@ func TestProbesGoOneAtATime(t *testing.T) {
 		}
 		const open = time.Minute
 		opened := time.Now()
-		f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: opened.Add(open)})
+		f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: opened.Add(open)})
 		for i := range 3 {
 			f.put(failedOnce(i))
 		}
@@ -46,13 +47,13 @@ func TestProbesGoOneAtATime(t *testing.T) {
 				time.Sleep(3 * time.Second)
 				return f.parkedAgain(l, fetchworker.ClassCircuitOpen)
 			case 1, 2: // it calls, and fails
-				f.circuit("fmp", budget.Circuit{State: budget.CircuitHalfOpen, Prober: "w", ProbeUntil: time.Now().Add(30 * time.Second)})
+				f.circuit("fmp", circuit.Record{State: circuit.HalfOpen, Prober: "w", ProbeUntil: time.Now().Add(30 * time.Second)})
 				time.Sleep(5 * time.Second)
-				f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: time.Now().Add(open)})
+				f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(open)})
 				l.Calls++
 				return f.parkedAgain(l, fetchworker.ClassCircuitOpen)
 			case 3: // it calls, and succeeds
-				f.circuit("fmp", budget.Circuit{State: budget.CircuitClosed, LastSuccess: time.Now()})
+				f.circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
 			}
 			return f.succeed(l)
 		})
@@ -88,7 +89,7 @@ func TestARequestIsTheBetterProbe(t *testing.T) {
 	bubble(t, func(f *fleet) {
 		f.serve("fmp")
 		f.replayer(nil)
-		f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: time.Now()})
+		f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now()})
 		f.request("fmp", fetchworker.LaneBatch, `{"id":"q-9"}`)
 		f.put(fresh(1, fetchworker.ClassCircuitOpen))
 		time.Sleep(30 * time.Second)
@@ -101,7 +102,7 @@ func TestNoProbeBehindAnotherGate(t *testing.T) {
 	bubble(t, func(f *fleet) {
 		leave := f.serve("fmp")
 		f.replayer(nil)
-		f.circuit("fmp", budget.Circuit{State: budget.CircuitOpen, OpenUntil: time.Now()})
+		f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now()})
 		if err := budget.Pause(f.ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/circuit"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -212,13 +213,13 @@ func (f *Fleet) unclaimed(provider string) []budget.WindowView {
 	return windows
 }
 
-func circuitNumber(s budget.CircuitState) float64 {
+func circuitNumber(s circuit.State) float64 {
 	switch s {
-	case budget.CircuitHalfOpen:
+	case circuit.HalfOpen:
 		return 1
-	case budget.CircuitOpen:
+	case circuit.Open:
 		return 2
-	case budget.CircuitClosed:
+	case circuit.Closed:
 	}
 	return 0
 }

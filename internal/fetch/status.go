@@ -4,22 +4,22 @@ import (
 	"fmt"
 	"time"
 
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/circuit"
 )
 
 // Status is one provider as a worker sees it, for people and their tools.
 type Status struct {
-	Provider    string              `json:"provider"`
-	Circuit     budget.CircuitState `json:"circuit"`
-	OpenUntil   time.Time           `json:"open_until,omitzero"`
-	PausedUntil time.Time           `json:"paused_until,omitzero"`
-	HoldUntil   time.Time           `json:"hold_until,omitzero"`
-	Limits      string              `json:"limits"`
-	PermitsLeft int                 `json:"permits_left"` // -1: unlimited, or not known
-	InFlight    int                 `json:"in_flight"`    // calls of this worker
-	Waiting     int                 `json:"waiting"`      // requests of this worker that wait for a permit
-	BytesUsed   int64               `json:"bytes_used"`   // of the month, by the fleet
-	BytesLimit  int64               `json:"bytes_limit"`  // 0: none
+	Provider    string        `json:"provider"`
+	Circuit     circuit.State `json:"circuit"`
+	OpenUntil   time.Time     `json:"open_until,omitzero"`
+	PausedUntil time.Time     `json:"paused_until,omitzero"`
+	HoldUntil   time.Time     `json:"hold_until,omitzero"`
+	Limits      string        `json:"limits"`
+	PermitsLeft int           `json:"permits_left"` // -1: unlimited, or not known
+	InFlight    int           `json:"in_flight"`    // calls of this worker
+	Waiting     int           `json:"waiting"`      // requests of this worker that wait for a permit
+	BytesUsed   int64         `json:"bytes_used"`   // of the month, by the fleet
+	BytesLimit  int64         `json:"bytes_limit"`  // 0: none
 }
 
 // StatusOf is all that a worker serves, without a round trip.

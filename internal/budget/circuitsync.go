@@ -1,0 +1,178 @@
+package budget
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"time"
+
+	"fetchworker/internal/budget/circuit"
+)
+
+// circuitSync holds a copy of the circuit's record and carries this worker's
+// changes into it. A change holds here at once, before it is stored: that is
+// the fast local breaker; the record is the fleet's.
+type circuitSync struct {
+	cell   cell
+	worker string
+	told   func(before, after circuit.Record, mine bool) // a change of state; holding no lock of the gate's
+	moved  func()                                        // the record changed: the gate should look
+	poke   chan struct{}
+
+	mu   sync.Mutex     // guards all below
+	base circuit.Record // as last seen
+	rev  uint64
+	ops  []*circuitChange
+}
+
+// circuitChange is a change on its way into the record. Changes are made to
+// be repeated: one whose outcome is unknown changes nothing the second time.
+type circuitChange struct {
+	apply func(circuit.Record) circuit.Record
+	done  chan struct{} // closed when it is in the record, or changes nothing
+}
+
+func newCircuitSync(c cell, worker string, told func(before, after circuit.Record, mine bool), moved func()) *circuitSync {
+	return &circuitSync{cell: c, worker: worker, told: told, moved: moved, poke: make(chan struct{}, 1), base: circuit.Record{State: circuit.Closed}}
+}
+
+// circuit is the record with our changes in it.
+func (s *circuitSync) record() circuit.Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.effective()
+}
+
+// inRow reports whether there are failures that a success would end.
+func (s *circuitSync) inRow() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.ops) > 0 || len(s.base.Row) > 0
+}
+
+func (s *circuitSync) effective() circuit.Record {
+	c := s.base
+	for _, op := range s.ops {
+		c = op.apply(c)
+	}
+	return c
+}
+
+// post puts a change on its way.
+func (s *circuitSync) post(apply func(circuit.Record) circuit.Record) *circuitChange {
+	op := &circuitChange{apply: apply, done: make(chan struct{})}
+	s.mu.Lock()
+	s.ops = append(s.ops, op)
+	s.mu.Unlock()
+	signal(s.poke)
+	return op
+}
+
+// do is post, and waits until the change is stored.
+func (s *circuitSync) do(ctx context.Context, apply func(circuit.Record) circuit.Record) error {
+	op := s.post(apply)
+	select {
+	case <-op.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// learn takes a newer record.
+func (s *circuitSync) learn(c circuit.Record, rev uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if rev <= s.rev {
+		return
+	}
+	before := s.base
+	s.base, s.rev = c, rev
+	if before.State != c.State && c.Writer != s.worker {
+		s.told(before, c, false)
+	}
+}
+
+// forget makes it take whatever it sees next: after a reconnect
+// revisions may have started anew.
+func (s *circuitSync) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rev = 0
+}
+
+// run stores changes until ctx ends.
+func (s *circuitSync) run(ctx context.Context) {
+	for {
+		select {
+		case <-s.poke:
+		case <-ctx.Done():
+			return
+		}
+		for try := 0; !s.store(ctx); try++ {
+			if wait(ctx, upTo(2*time.Millisecond<<min(try, 9))) != nil {
+				return
+			}
+		}
+	}
+}
+
+// store writes what is on its way, and reports whether nothing is left.
+func (s *circuitSync) store(ctx context.Context) bool {
+	s.mu.Lock()
+	before, rev, ops := s.base, s.rev, s.ops
+	after := s.effective()
+	s.mu.Unlock()
+	if len(ops) == 0 {
+		return true
+	}
+	if after.Equal(before) {
+		s.finish(ops)
+		return true
+	}
+	after.Writer = s.worker
+	value, err := json.Marshal(after)
+	if err != nil { // cannot be: it is all strings and times
+		return true
+	}
+	next, err := put(ctx, s.cell, value, rev)
+	if err == nil {
+		s.mu.Lock()
+		if next > s.rev {
+			s.base, s.rev = after, next
+		}
+		s.mu.Unlock()
+		s.finish(ops)
+		if before.State != after.State {
+			s.told(before, after, true)
+		}
+		s.moved()
+		return false // look again: more may have come
+	}
+	// Another was faster, or nobody knows. Read what there is now, and apply
+	// the changes to that.
+	seen, rev, rerr := get(ctx, s.cell)
+	if rerr != nil {
+		return false
+	}
+	c, derr := circuit.Decode(seen)
+	if derr != nil {
+		c = circuit.Record{State: circuit.Closed}
+	}
+	if !errors.Is(err, errStale) && c.Equal(after) && c.Writer == s.worker && before.State != after.State {
+		s.told(before, after, true) // ours was stored after all
+	}
+	s.learn(c, rev)
+	s.moved()
+	return false
+}
+
+func (s *circuitSync) finish(ops []*circuitChange) {
+	s.mu.Lock()
+	s.ops = s.ops[len(ops):]
+	s.mu.Unlock()
+	for _, op := range ops {
+		close(op.done)
+	}
+}
