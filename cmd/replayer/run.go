@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
+	"fetchworker/internal/sweep"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -107,7 +108,7 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	})
 	// Which names are known providers only a worker can say, so requests for
 	// any other are left for one.
-	sweeper := dlq.NewSweeper(js, log, board, dlq.SweeperConfig{
+	sweeper := sweep.New(js, log, board, sweep.Config{
 		Served: broker.ServedProvider, MaxLife: config.MaxLife, Logger: logger,
 	})
 	logger.Info("replayer runs", zap.String("nats", nc.ConnectedUrlRedacted()), zap.String("http", listener.Addr()))

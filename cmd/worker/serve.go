@@ -18,6 +18,7 @@ import (
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
+	"fetchworker/internal/sweep"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -127,7 +128,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	if err != nil {
 		return err
 	}
-	sweeper := dlq.NewSweeper(js, log, board, dlq.SweeperConfig{
+	sweeper := sweep.New(js, log, board, sweep.Config{
 		Known: set.Known, Served: broker.ServedProvider, MaxLife: config.MaxLife, Logger: logger,
 	})
 	registry.MustRegister(buildInfo(), fetch.NewFleet(js, board, serving, logger))

@@ -11,6 +11,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -173,7 +174,7 @@ func (b *Browser) raw(ctx context.Context, stream, subject string, from time.Tim
 				return
 			}
 			if err == nil {
-				err = idle(ctx, 100*time.Millisecond)
+				err = wait.For(ctx, 100*time.Millisecond)
 			}
 			if err != nil {
 				yield(record.Raw{}, err)
@@ -303,16 +304,4 @@ func (b *Browser) ask(ctx context.Context, subject string, request []byte, reply
 		return fmt.Errorf("ask %s: %w", subject, err)
 	}
 	return nil
-}
-
-// idle waits, unless ctx ends first.
-func idle(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

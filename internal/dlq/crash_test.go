@@ -65,7 +65,7 @@ func (c *crash) points() []string {
 type story struct {
 	name   string
 	points string // of an undisturbed run
-	put    func(f *fleet)
+	put    func(f *dlqtest.Fleet)
 	sweeps bool // it is the sweeper's work
 	status fetchworker.Status
 	code   fetchworker.Code
@@ -77,101 +77,101 @@ func stories() []story {
 		p := fetchworker.Failure(l.Identity, code, "no such symbol")
 		return fetchworker.Answer{Identity: l.Identity, Status: fetchworker.StatusFailed, Final: true, Review: review, Generation: l.Generation, Problem: &p}
 	}
-	store := func(f *fleet, a fetchworker.Answer) {
-		if _, err := dlq.Answer(f.ctx, f.log, a, ""); err != nil {
-			f.t.Fatal(err)
+	store := func(f *dlqtest.Fleet, a fetchworker.Answer) {
+		if _, err := dlq.Answer(f.Ctx, f.Log, a, ""); err != nil {
+			f.T.Fatal(err)
 		}
 	}
 	rejected := func() dlq.Letter {
-		l := fresh(1, fetchworker.ClassPermanent)
+		l := dlqtest.Fresh(1, fetchworker.ClassPermanent)
 		l.Calls, l.Code, l.HTTPStatus = 1, fetchworker.CodeRejected, 400
 		return l
 	}
 	spent := func() dlq.Letter {
-		l := failedOnce(1)
+		l := dlqtest.FailedOnce(1)
 		l.Calls, l.Failures, l.NotBefore = 4, 4, l.FailedAt
 		return l
 	}
 	return []story{
-		{name: "a due retry", points: "replay ack", status: fetchworker.StatusOK, put: func(f *fleet) {
-			f.put(failedOnce(1))
+		{name: "a due retry", points: "replay ack", status: fetchworker.StatusOK, put: func(f *dlqtest.Fleet) {
+			f.Put(dlqtest.FailedOnce(1))
 		}},
-		{name: "a parked request", points: "answer replay ack", status: fetchworker.StatusOK, put: func(f *fleet) {
-			f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)})
-			f.put(fresh(1, fetchworker.ClassCircuitOpen))
-			f.running.Go(func() {
+		{name: "a parked request", points: "answer replay ack", status: fetchworker.StatusOK, put: func(f *dlqtest.Fleet) {
+			f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)})
+			f.Put(dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
+			f.Running.Go(func() {
 				time.Sleep(20 * time.Second)
-				if f.ctx.Err() == nil {
-					f.circuit("fmp", circuit.Record{State: circuit.Closed})
+				if f.Ctx.Err() == nil {
+					f.Circuit("fmp", circuit.Record{State: circuit.Closed})
 				}
 			})
 		}},
-		{name: "a probe", points: "answer replay ack", status: fetchworker.StatusOK, put: func(f *fleet) {
-			f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(5 * time.Second)})
-			f.put(fresh(1, fetchworker.ClassCircuitOpen))
+		{name: "a probe", points: "answer replay ack", status: fetchworker.StatusOK, put: func(f *dlqtest.Fleet) {
+			f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(5 * time.Second)})
+			f.Put(dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
 		}},
-		{name: "a deadline", points: "answer ack", status: fetchworker.StatusFailed, code: fetchworker.CodeDeadlineExceeded, put: func(f *fleet) {
-			l := failedOnce(1)
+		{name: "a deadline", points: "answer ack", status: fetchworker.StatusFailed, code: fetchworker.CodeDeadlineExceeded, put: func(f *dlqtest.Fleet) {
+			l := dlqtest.FailedOnce(1)
 			l.NotBefore, l.Deadline = l.FailedAt.Add(time.Minute), l.FailedAt.Add(time.Second)
-			f.put(l)
+			f.Put(l)
 		}},
-		{name: "a spent letter", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *fleet) {
-			f.put(spent())
+		{name: "a spent letter", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *dlqtest.Fleet) {
+			f.Put(spent())
 		}},
-		{name: "a refused request that its worker has answered", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRejected, review: true, put: func(f *fleet) {
-			f.put(rejected())
+		{name: "a refused request that its worker has answered", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRejected, review: true, put: func(f *dlqtest.Fleet) {
+			f.Put(rejected())
 			store(f, answerOf(rejected(), fetchworker.CodeRejected, true))
 		}},
-		{name: "a refused request whose worker died", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRejected, review: true, put: func(f *fleet) {
-			f.put(rejected())
+		{name: "a refused request whose worker died", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRejected, review: true, put: func(f *dlqtest.Fleet) {
+			f.Put(rejected())
 		}},
-		{name: "a poisoned request", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodePoison, review: true, put: func(f *fleet) {
-			f.put(fresh(1, fetchworker.ClassPoison))
+		{name: "a poisoned request", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodePoison, review: true, put: func(f *dlqtest.Fleet) {
+			f.Put(dlqtest.Fresh(1, fetchworker.ClassPoison))
 		}},
-		{name: "past the maximum life", points: "answer review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *fleet) {
-			l := fresh(1, fetchworker.ClassPaused)
-			l.RequestedAt = l.RequestedAt.Add(5*time.Second - f.maxLife)
+		{name: "past the maximum life", points: "answer review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *dlqtest.Fleet) {
+			l := dlqtest.Fresh(1, fetchworker.ClassPaused)
+			l.RequestedAt = l.RequestedAt.Add(5*time.Second - f.MaxLife)
 			l.NotBefore = l.NotBefore.Add(time.Hour)
-			if err := budget.Pause(f.ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
-				f.t.Fatal(err)
+			if err := budget.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
+				f.T.Fatal(err)
 			}
-			f.put(l)
+			f.Put(l)
 		}},
-		{name: "a spent letter that was answered", points: "ack", status: fetchworker.StatusFailed, code: fetchworker.CodeNotFound, put: func(f *fleet) {
+		{name: "a spent letter that was answered", points: "ack", status: fetchworker.StatusFailed, code: fetchworker.CodeNotFound, put: func(f *dlqtest.Fleet) {
 			store(f, answerOf(spent(), fetchworker.CodeNotFound, false))
-			f.put(spent())
+			f.Put(spent())
 		}},
-		{name: "a spent letter that was answered after its item was made", points: "withdraw ack", status: fetchworker.StatusFailed, code: fetchworker.CodeNotFound, put: func(f *fleet) {
+		{name: "a spent letter that was answered after its item was made", points: "withdraw ack", status: fetchworker.StatusFailed, code: fetchworker.CodeNotFound, put: func(f *dlqtest.Fleet) {
 			store(f, answerOf(spent(), fetchworker.CodeNotFound, false))
-			if _, err := f.JS.PublishMsg(f.ctx, spent().ReviewItem()); err != nil {
-				f.t.Fatal(err)
+			if _, err := f.JS.PublishMsg(f.Ctx, spent().ReviewItem()); err != nil {
+				f.T.Fatal(err)
 			}
-			f.put(spent())
+			f.Put(spent())
 		}},
-		{name: "a letter that cannot be read", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *fleet) {
-			l := failedOnce(1)
+		{name: "a letter that cannot be read", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *dlqtest.Fleet) {
+			l := dlqtest.FailedOnce(1)
 			m := l.DeadLetter()
 			m.Header.Set(fetchworker.HeaderNotBefore, "tomorrow")
 			m.Header.Set(fetchworker.HeaderHistory, "none")
-			if _, err := f.JS.PublishMsg(f.ctx, m); err != nil {
-				f.t.Fatal(err)
+			if _, err := f.JS.PublishMsg(f.Ctx, m); err != nil {
+				f.T.Fatal(err)
 			}
-			f.accepted = append(f.accepted, l.Identity)
+			f.Accepted = append(f.Accepted, l.Identity)
 		}},
-		{name: "a request that nobody serves", sweeps: true, points: "answer ack", status: fetchworker.StatusFailed, code: fetchworker.CodeUnknownProvider, put: func(f *fleet) {
-			f.request("nobody", fetchworker.LaneBatch, `{"id":"q-1"}`)
+		{name: "a request that nobody serves", sweeps: true, points: "answer ack", status: fetchworker.StatusFailed, code: fetchworker.CodeUnknownProvider, put: func(f *dlqtest.Fleet) {
+			f.Request("nobody", fetchworker.LaneBatch, `{"id":"q-1"}`)
 		}},
-		{name: "a request past its maximum life", sweeps: true, points: "letter ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *fleet) {
-			f.request("fmp", fetchworker.LaneBatch, `{"id":"q-1"}`)
-			time.Sleep(f.maxLife)
+		{name: "a request past its maximum life", sweeps: true, points: "letter ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *dlqtest.Fleet) {
+			f.Request("fmp", fetchworker.LaneBatch, `{"id":"q-1"}`)
+			time.Sleep(f.MaxLife)
 		}},
-		{name: "a released letter past its maximum life", sweeps: true, points: "letter ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *fleet) {
-			l := failedOnce(1)
-			l.RequestedAt = l.RequestedAt.Add(2*time.Second - f.maxLife)
-			if _, err := f.JS.PublishMsg(f.ctx, l.Replayed()); err != nil {
-				f.t.Fatal(err)
+		{name: "a released letter past its maximum life", sweeps: true, points: "letter ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *dlqtest.Fleet) {
+			l := dlqtest.FailedOnce(1)
+			l.RequestedAt = l.RequestedAt.Add(2*time.Second - f.MaxLife)
+			if _, err := f.JS.PublishMsg(f.Ctx, l.Replayed()); err != nil {
+				f.T.Fatal(err)
 			}
-			f.accepted = append(f.accepted, l.Identity)
+			f.Accepted = append(f.Accepted, l.Identity)
 		}},
 	}
 }
@@ -180,21 +180,21 @@ func stories() []story {
 // another that does not.
 func (s story) tell(t *testing.T, c *crash) {
 	t.Helper()
-	bubble(t, func(f *fleet) {
-		f.maxLife = 5 * time.Minute
-		f.serve("fmp")
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.MaxLife = 5 * time.Minute
+		f.Serve("fmp")
 		if !s.sweeps { // else the letter would be taken before its life ends
-			f.worker("fmp", f.succeed)
+			f.Worker("fmp", f.Succeed)
 		}
-		start := f.replayer
+		start := f.Replayer
 		if s.sweeps {
-			f.replayer(nil)
-			start = f.sweeper
+			f.Replayer(nil)
+			start = f.Sweeper
 		}
 		s.put(f)
 		stop := start(c.hook)
 		if c.point != "" {
-			f.eventually(time.Minute, "the crash", func() bool {
+			f.Eventually(time.Minute, "the crash", func() bool {
 				select {
 				case <-c.died:
 					return true
@@ -205,12 +205,12 @@ func (s story) tell(t *testing.T, c *crash) {
 			stop()
 			start(nil)
 		}
-		id := f.accepted[0]
-		f.eventually(2*time.Minute, "the request has its end, and nothing waits", func() bool {
-			a, _ := f.answer(id)
-			return a.Final && f.count(fetchworker.StreamDLQ, ">")+f.count(fetchworker.StreamReplay, ">")+f.count(fetchworker.StreamRequests, ">") == 0
+		id := f.Accepted[0]
+		f.Eventually(2*time.Minute, "the request has its end, and nothing waits", func() bool {
+			a, _ := f.Answer(id)
+			return a.Final && f.Count(fetchworker.StreamDLQ, ">")+f.Count(fetchworker.StreamReplay, ">")+f.Count(fetchworker.StreamRequests, ">") == 0
 		})
-		a, _ := f.answer(id)
+		a, _ := f.Answer(id)
 		if a.Status != s.status || a.Review != s.review || a.Problem != nil && a.Problem.Code() != s.code {
 			t.Errorf("it ended as %s", dlqtest.Describe(a))
 		}
@@ -218,13 +218,13 @@ func (s story) tell(t *testing.T, c *crash) {
 		if s.review {
 			events, items = 1, 1
 		}
-		if n := f.count(fetchworker.StreamEvents, ">"); n != events {
+		if n := f.Count(fetchworker.StreamEvents, ">"); n != events {
 			t.Errorf("%d events", n)
 		}
-		if n := f.count(fetchworker.StreamReview, ">"); n != items {
+		if n := f.Count(fetchworker.StreamReview, ">"); n != items {
 			t.Errorf("%d review items", n)
 		}
-		f.check(dlqtest.Check{Empty: true})
+		f.Check(dlqtest.Check{Empty: true})
 	})
 }
 

@@ -14,9 +14,9 @@ const (
 	settle = time.Second
 	// shortHold is the longest hold that the agent is not told of.
 	shortHold = 90 * time.Second
-	// longAbsence is how long a provider must have been without a worker
+	// LongAbsence is how long a provider must have been without a worker
 	// until its agents are told: a restart is nothing to tell.
-	longAbsence = 30 * time.Second
+	LongAbsence = 30 * time.Second
 )
 
 // facts are all that a letter's fate depends on besides the letter.
@@ -65,7 +65,7 @@ type verdict struct {
 
 // decide says what becomes of a letter.
 func decide(l Letter, f facts) verdict {
-	ends := endOfLife(l, f)
+	ends := l.EndOfLife(f.stored, f.maxLife)
 	switch {
 	case f.answer != nil && answered(*f.answer, l.Generation):
 		return verdict{act: actDone}
@@ -111,7 +111,7 @@ func holdFor(f facts, last time.Time) verdict {
 	}
 	switch {
 	case f.gate.held == fetchworker.ReasonThrottled && f.gate.until.Sub(f.now) <= shortHold,
-		f.gate.held == fetchworker.ReasonNoWorker && f.now.Sub(f.gate.absent) < longAbsence:
+		f.gate.held == fetchworker.ReasonNoWorker && f.now.Sub(f.gate.absent) < LongAbsence:
 		v.reason, v.retryAt = "", time.Time{}
 	}
 	return v
@@ -151,14 +151,6 @@ func spent(l Letter, retries int) bool {
 // answer than the one stored.
 func answered(a fetchworker.Answer, generation int) bool {
 	return a.Final && !a.Review || a.Generation > generation
-}
-
-// endOfLife is when the request has lived as long as any may.
-func endOfLife(l Letter, f facts) time.Time {
-	if l.RequestedAt.IsZero() {
-		return f.stored.Add(f.maxLife)
-	}
-	return l.RequestedAt.Add(f.maxLife)
 }
 
 // earliest is the first of the times that are set.

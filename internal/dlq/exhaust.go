@@ -9,7 +9,6 @@ import (
 
 	"fetchworker"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
@@ -20,7 +19,7 @@ import (
 func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) {
 	// The stored answer comes first: a request that was answered meanwhile
 	// must not bury a person in work that is done.
-	stored, message, err := storedAnswer(ctx, r.log, l.Identity)
+	stored, message, err := Stored(ctx, r.log, l.Identity)
 	if err != nil {
 		return 0, err
 	}
@@ -41,15 +40,15 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 		return 0, err
 	}
 	code := failureCode(l.Letter)
-	a := l.failed(fetchworker.Failure(l.Identity, code, l.Error))
+	a := l.Failed(fetchworker.Failure(l.Identity, code, l.Error))
 	a.Review = true
-	out, err := Answer(ctx, r.log, a, replyOf(l.Letter))
+	out, err := Answer(ctx, r.log, a, l.ReplyTo())
 	if err != nil {
 		return 0, err
 	}
 	if !out.Stored {
 		// Usually the worker has written the same. But it may be another end.
-		stored, message, err := storedAnswer(ctx, r.log, l.Identity)
+		stored, message, err := Stored(ctx, r.log, l.Identity)
 		if err != nil {
 			return 0, err
 		}
@@ -85,14 +84,6 @@ func (r *Replayer) withdraw(ctx context.Context, l Letter) error {
 	return r.log.Delete(ctx, "withdraw", fetchworker.StreamReview, item.Sequence)
 }
 
-// failed is the final answer that ends a letter's generation.
-func (l Letter) failed(p fetchworker.Problem) fetchworker.Answer {
-	return fetchworker.Answer{
-		Identity: l.Identity, Status: fetchworker.StatusFailed, Final: true, Generation: l.Generation,
-		Calls: l.Calls, Failures: l.Failures, HTTPStatus: l.HTTPStatus, Time: time.Now(), Problem: &p,
-	}
-}
-
 func reviewEvent(l Letter, code fetchworker.Code) Event {
 	return Event{
 		Kind: "review", Provider: l.Provider, Subject: l.ID, Time: time.Now(),
@@ -112,23 +103,4 @@ func reviewEvent(l Letter, code fetchworker.Code) Event {
 			Failures   int               `json:"failures"`
 		}{"warning", l.Provider, l.Operation, l.Agent, l.ID, l.Generation, code, l.Class, l.Error, l.HTTPStatus, l.Calls, l.Failures},
 	}
-}
-
-// salvage makes a letter of one whose headers cannot be read: what can be is
-// kept, and a person decides. The request's own bytes are all there.
-func salvage(subject string, h nats.Header, data []byte, cause error) Letter {
-	readable := nats.Header{}
-	for key, values := range h {
-		if _, err := Decode(subject, nats.Header{key: values}, nil); err == nil {
-			readable[key] = values
-		}
-	}
-	l, err := Decode(subject, readable, data)
-	if err != nil {
-		l = Letter{Body: data} // a subject that the stream does not take
-	}
-	l.Generation = max(l.Generation, 1)
-	l.Class, l.Code = fetchworker.ClassPermanent, ""
-	l.Error = shorten("the dead letter cannot be read: " + cause.Error())
-	return l
 }

@@ -87,7 +87,7 @@ func look(board *budget.Board, provider string, now time.Time) gate {
 	g.retired = view.Control.Retired != nil
 	// Without a worker nobody probes and nobody claims permits: what an
 	// operator has ordered is the better reason, the others are not.
-	if g.held != fetchworker.ReasonPaused && (g.held == "" || now.Sub(view.NoneSince) >= longAbsence) {
+	if g.held != fetchworker.ReasonPaused && (g.held == "" || now.Sub(view.NoneSince) >= LongAbsence) {
 		g.held, g.until, g.absent = fetchworker.ReasonNoWorker, time.Time{}, view.NoneSince
 	}
 	return g

@@ -188,6 +188,36 @@ func Decode(subject string, h nats.Header, data []byte) (Letter, error) {
 	return l, nil
 }
 
+// Read is Decode for what must go on whatever it looks like: of one that
+// cannot be read, what can be is kept, and it is of a class that goes to a
+// person.
+func Read(subject string, h nats.Header, data []byte) Letter {
+	l, err := Decode(subject, h, data)
+	if err != nil {
+		return salvage(subject, h, data, err)
+	}
+	return l
+}
+
+// salvage makes a letter of one whose headers cannot be read: what can be is
+// kept, and a person decides. The request's own bytes are all there.
+func salvage(subject string, h nats.Header, data []byte, cause error) Letter {
+	readable := nats.Header{}
+	for key, values := range h {
+		if _, err := Decode(subject, nats.Header{key: values}, nil); err == nil {
+			readable[key] = values
+		}
+	}
+	l, err := Decode(subject, readable, data)
+	if err != nil {
+		l = Letter{Body: data} // a subject that the stream does not take
+	}
+	l.Generation = max(l.Generation, 1)
+	l.Class, l.Code = fetchworker.ClassPermanent, ""
+	l.Error = shorten("the dead letter cannot be read: " + cause.Error())
+	return l
+}
+
 // Slots of the four records a request can have. The points name the steps for
 // tests that crash between them.
 func (l Letter) deadLetterSlot() record.Slot {

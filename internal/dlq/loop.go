@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"fetchworker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -115,7 +115,7 @@ func (r *Replayer) Run(stop context.Context) error {
 					r.logger.Warn("consumer", zap.Error(err))
 				}
 			}
-			_ = nap(stop, time.Second, 2*time.Second)
+			_ = wait.Between(stop, time.Second, 2*time.Second)
 		}
 	}
 	deadline := time.AfterFunc(stopGrace, func() { kill(errStopGrace) })
@@ -232,11 +232,6 @@ const (
 	longestLook  = 8 * time.Second
 )
 
-// nap waits between shortest and longest, or until ctx ends.
-func nap(ctx context.Context, shortest, longest time.Duration) error {
-	return idle(ctx, shortest+rand.N(longest-shortest)) //nolint:gosec // jitter
-}
-
 // held is a letter in this replayer's hands.
 type held struct {
 	Letter
@@ -250,12 +245,10 @@ func newHeld(msg jetstream.Msg) (*held, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &held{msg: msg, sequence: meta.Sequence.Stream, stored: meta.Timestamp}
-	l.Letter, err = Decode(msg.Subject(), msg.Headers(), msg.Data())
-	if err != nil {
-		l.Letter = salvage(msg.Subject(), msg.Headers(), msg.Data(), err)
-	}
-	return l, nil
+	return &held{
+		Letter: Read(msg.Subject(), msg.Headers(), msg.Data()),
+		msg:    msg, sequence: meta.Sequence.Stream, stored: meta.Timestamp,
+	}, nil
 }
 
 // back hands the letter back for a while. The wait is only a wake-up: it can
@@ -300,7 +293,7 @@ func (h *holding) remove(l *held) {
 
 // keepAlive tells the server of every letter held, until ctx ends.
 func (h *holding) keepAlive(ctx context.Context) {
-	for idle(ctx, heartbeat) == nil {
+	for wait.For(ctx, heartbeat) == nil {
 		h.mu.Lock()
 		for l := range h.all {
 			_ = l.msg.InProgress() // it only buffers; one that was acked meanwhile is no matter

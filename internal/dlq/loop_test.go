@@ -1,7 +1,6 @@
 package dlq_test
 
 import (
-	"context"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -21,54 +20,54 @@ import (
 )
 
 // retriesOf runs 20 letters to their end in review and checks when each of
-// their retries was made.
-func retriesOf(f *fleet) {
-	f.t.Helper()
+// their dlqtest.Retries was made.
+func retriesOf(f *dlqtest.Fleet) {
+	f.T.Helper()
 	var mu sync.Mutex
 	gaps := map[fetchworker.Identity][]time.Duration{}
-	f.worker("fmp", func(l dlq.Letter) error {
+	f.Worker("fmp", func(l dlq.Letter) error {
 		mu.Lock()
 		gaps[l.Identity] = append(gaps[l.Identity], time.Since(l.FailedAt))
 		mu.Unlock()
-		return f.failedAgain(l)
+		return f.FailedAgain(l)
 	})
 	for i := range 20 {
-		f.put(failedOnce(i))
+		f.Put(dlqtest.FailedOnce(i))
 	}
-	f.eventually(15*time.Second, "all are in review", func() bool {
-		return f.count(fetchworker.StreamReview, "fetch.review.>") == 20
+	f.Eventually(15*time.Second, "all are in review", func() bool {
+		return f.Count(fetchworker.StreamReview, "fetch.review.>") == 20
 	})
 	mu.Lock()
 	defer mu.Unlock()
 	for id, got := range gaps {
-		if len(got) != retries {
-			f.t.Errorf("%s was retried %d times: %v", id, len(got), got)
+		if len(got) != dlqtest.Retries {
+			f.T.Errorf("%s was retried %d times: %v", id, len(got), got)
 			continue
 		}
 		for i, gap := range got {
-			base := retryBase << i
+			base := dlqtest.RetryBase << i
 			if gap < base*8/10 || gap > base*12/10+500*time.Millisecond {
-				f.t.Errorf("%s: retry %d came after %v", id, i+1, gap)
+				f.T.Errorf("%s: retry %d came after %v", id, i+1, gap)
 			}
 		}
 	}
 	for i := range 20 {
-		a, _ := f.answer(ident(i))
+		a, _ := f.Answer(dlqtest.Ident(i))
 		if !a.Review || a.Problem.Code() != fetchworker.CodeRetriesExhausted || a.Calls != 4 || a.Failures != 4 {
-			f.t.Errorf("%s: %s", ident(i), dlqtest.Describe(a))
+			f.T.Errorf("%s: %s", dlqtest.Ident(i), dlqtest.Describe(a))
 		}
 	}
-	f.eventually(time.Second, "20 review events", func() bool {
-		return f.count(fetchworker.StreamEvents, "fetch.event.review.fmp") == 20
+	f.Eventually(time.Second, "20 review events", func() bool {
+		return f.Count(fetchworker.StreamEvents, "fetch.event.review.fmp") == 20
 	})
 }
 
 func TestRetriesComeAtTheirTimes(t *testing.T) {
-	bubble(t, func(f *fleet) {
-		f.serve("fmp")
-		f.replayer(nil)
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Replayer(nil)
 		retriesOf(f)
-		f.check(dlqtest.Check{Empty: true})
+		f.Check(dlqtest.Check{Empty: true})
 	})
 }
 
@@ -77,24 +76,24 @@ func TestRetriesComeAtTheirTimesInACrowd(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a hundred thousand letters")
 	}
-	bubble(t, func(f *fleet) {
-		f.serve("fmp")
-		f.replayer(nil)
-		f.crowd(100_000, func(l *dlq.Letter) { l.NotBefore = l.NotBefore.Add(10 * time.Hour) })
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Replayer(nil)
+		f.Crowd(100_000, func(l *dlq.Letter) { l.NotBefore = l.NotBefore.Add(10 * time.Hour) })
 		time.Sleep(time.Second)
 		retriesOf(f)
-		if n := f.count(fetchworker.StreamDLQ, "fetch.dlq.fmp.>"); n != 100_000 {
+		if n := f.Count(fetchworker.StreamDLQ, "fetch.dlq.fmp.>"); n != 100_000 {
 			t.Errorf("%d letters wait", n)
 		}
-		f.accepted = nil // too many to check one by one
+		f.Accepted = nil // too many to check one by one
 	})
 }
 
 func TestADeadlineIsAnsweredOnTime(t *testing.T) {
-	bubble(t, func(f *fleet) {
-		f.serve("fmp")
-		f.circuit("polygon", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)})
-		f.replayer(nil)
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Circuit("polygon", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)})
+		f.Replayer(nil)
 		var copied sync.Map // of final answers, by id
 		sub, err := f.NC.Subscribe("fetch.reply.alice.x", func(m *nats.Msg) {
 			if m.Header.Get(fetchworker.HeaderFinal) == "true" {
@@ -105,46 +104,46 @@ func TestADeadlineIsAnsweredOnTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = sub.Unsubscribe() }()
-		waits := failedOnce(1)
+		waits := dlqtest.FailedOnce(1)
 		waits.NotBefore = waits.FailedAt.Add(time.Hour)
 		waits.Deadline = waits.FailedAt.Add(7300 * time.Millisecond)
-		held := fresh(2, fetchworker.ClassCircuitOpen)
+		held := dlqtest.Fresh(2, fetchworker.ClassCircuitOpen)
 		held.Provider = "polygon"
 		held.Deadline = held.FailedAt.Add(21700 * time.Millisecond)
-		f.put(waits, held)
+		f.Put(waits, held)
 		for _, l := range []dlq.Letter{waits, held} {
-			f.eventually(time.Minute, l.ID+" has its final answer", func() bool {
-				a, ok := f.answer(l.Identity)
+			f.Eventually(time.Minute, l.ID+" has its final answer", func() bool {
+				a, ok := f.Answer(l.Identity)
 				return ok && a.Final
 			})
-			a, _ := f.answer(l.Identity)
+			a, _ := f.Answer(l.Identity)
 			if late := a.Time.Sub(l.Deadline); late < 0 || late > 300*time.Millisecond || a.Problem.Code() != fetchworker.CodeDeadlineExceeded || a.Review {
 				t.Errorf("%s, %v after the deadline", dlqtest.Describe(a), late)
 			}
 		}
-		f.eventually(time.Second, "a live copy of each", func() bool {
+		f.Eventually(time.Second, "a live copy of each", func() bool {
 			_, one := copied.Load(waits.ID)
 			_, other := copied.Load(held.ID)
 			return one && other
 		})
-		f.check(dlqtest.Check{Empty: true})
+		f.Check(dlqtest.Check{Empty: true})
 	})
 }
 
 // released waits until all letters are in the replay stream.
-func (f *fleet) released(within time.Duration, n int) time.Duration {
-	f.t.Helper()
-	return f.eventually(within, "the letters are released", func() bool {
-		return f.count(fetchworker.StreamReplay, "fetch.replay.>") == n
+func released(f *dlqtest.Fleet, within time.Duration, n int) time.Duration {
+	f.T.Helper()
+	return f.Eventually(within, "the letters are released", func() bool {
+		return f.Count(fetchworker.StreamReplay, "fetch.replay.>") == n
 	})
 }
 
 // told checks what all the agents know.
-func (f *fleet) told(within time.Duration, n int, reason fetchworker.Reason, retryAt time.Time) {
-	f.t.Helper()
-	f.eventually(within, "all agents are told "+string(reason), func() bool {
+func told(f *dlqtest.Fleet, within time.Duration, n int, reason fetchworker.Reason, retryAt time.Time) {
+	f.T.Helper()
+	f.Eventually(within, "all agents are told "+string(reason), func() bool {
 		for i := range n {
-			a, ok := f.answer(ident(i))
+			a, ok := f.Answer(dlqtest.Ident(i))
 			if !ok || a.Final || a.Problem == nil || a.Problem.Reason() != reason || !a.Problem.RetryAt.Equal(retryAt) {
 				return false
 			}
@@ -162,84 +161,84 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		class fetchworker.Class
-		run   func(f *fleet, put func())
+		run   func(f *dlqtest.Fleet, put func())
 	}{
-		{"circuit", fetchworker.ClassCircuitOpen, func(f *fleet, put func()) {
+		{"circuit", fetchworker.ClassCircuitOpen, func(f *dlqtest.Fleet, put func()) {
 			until := time.Now().Add(time.Minute).Truncate(time.Millisecond).UTC()
-			f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: until})
+			f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: until})
 			put()
-			f.told(5*time.Second, n, fetchworker.ReasonCircuitOpen, until)
+			told(f, 5*time.Second, n, fetchworker.ReasonCircuitOpen, until)
 			time.Sleep(30 * time.Second)
-			f.released(0, 0)
-			f.circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
+			released(f, 0, 0)
+			f.Circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
 		}},
-		{"pause", fetchworker.ClassPaused, func(f *fleet, put func()) {
+		{"pause", fetchworker.ClassPaused, func(f *dlqtest.Fleet, put func()) {
 			until := time.Now().Add(time.Hour).Truncate(time.Millisecond).UTC()
-			if err := budget.Pause(f.ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
+			if err := budget.Pause(f.Ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
 				t.Fatal(err)
 			}
 			put()
-			f.told(5*time.Second, n, fetchworker.ReasonPaused, until)
+			told(f, 5*time.Second, n, fetchworker.ReasonPaused, until)
 			time.Sleep(30 * time.Second)
-			f.released(0, 0)
-			if err := budget.Resume(f.ctx, f.KV, "fmp"); err != nil {
+			released(f, 0, 0)
+			if err := budget.Resume(f.Ctx, f.KV, "fmp"); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{"pause that ends", fetchworker.ClassPaused, func(f *fleet, put func()) {
+		{"pause that ends", fetchworker.ClassPaused, func(f *dlqtest.Fleet, put func()) {
 			until := time.Now().Add(40 * time.Second)
-			if err := budget.Pause(f.ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
+			if err := budget.Pause(f.Ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
 				t.Fatal(err)
 			}
 			put()
 			time.Sleep(time.Until(until) - time.Millisecond)
-			f.released(0, 0)
+			released(f, 0, 0)
 		}},
-		{"no worker", fetchworker.ClassTransient, func(f *fleet, put func()) {
-			f.leave()
+		{"no worker", fetchworker.ClassTransient, func(f *dlqtest.Fleet, put func()) {
+			f.Leave()
 			put()
 			time.Sleep(25 * time.Second)
-			if a, ok := f.answer(ident(0)); ok {
-				f.t.Errorf("told too soon: %s", dlqtest.Describe(a))
+			if a, ok := f.Answer(dlqtest.Ident(0)); ok {
+				f.T.Errorf("told too soon: %s", dlqtest.Describe(a))
 			}
-			f.told(15*time.Second, n, fetchworker.ReasonNoWorker, time.Time{})
+			told(f, 15*time.Second, n, fetchworker.ReasonNoWorker, time.Time{})
 			time.Sleep(10 * time.Minute)
-			f.released(0, 0)
-			f.serve("fmp")
+			released(f, 0, 0)
+			f.Serve("fmp")
 		}},
-		{"unauthorized", fetchworker.ClassUnauthorized, func(f *fleet, put func()) {
+		{"unauthorized", fetchworker.ClassUnauthorized, func(f *dlqtest.Fleet, put func()) {
 			put()
 			time.Sleep(30 * time.Second)
-			f.released(0, 0)
-			f.circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
+			released(f, 0, 0)
+			f.Circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
 		}},
-		{"quota", fetchworker.ClassQuota, func(f *fleet, put func()) {
+		{"quota", fetchworker.ClassQuota, func(f *dlqtest.Fleet, put func()) {
 			put()
 			time.Sleep(30 * time.Second)
-			f.released(0, 0)
+			released(f, 0, 0)
 			limits, err := budget.ParseLimits("600/min")
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := budget.SetLimits(f.ctx, f.KV, "fmp", limits, time.Time{}, "ann", "a larger plan"); err != nil {
+			if err := budget.SetLimits(f.Ctx, f.KV, "fmp", limits, time.Time{}, "ann", "a larger plan"); err != nil {
 				t.Fatal(err)
 			}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			bubble(t, func(f *fleet) {
-				f.leave = f.serve("fmp")
-				f.replayer(nil)
+			dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+				f.Leave = f.Serve("fmp")
+				f.Replayer(nil)
 				c.run(f, func() {
 					for i := range n {
-						l := fresh(i, c.class)
+						l := dlqtest.Fresh(i, c.class)
 						if c.class != fetchworker.ClassTransient {
 							l = later(l)
 						}
-						f.put(l)
+						f.Put(l)
 					}
 				})
-				t.Logf("released after %v", f.released(10*time.Second, n))
+				t.Logf("released after %v", released(f, 10*time.Second, n))
 			})
 		})
 	}
@@ -248,157 +247,157 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 // A gate that opens at a known time is not believed to be closed after it,
 // however lately it was looked at.
 func TestAGateOpensAtItsTime(t *testing.T) {
-	bubble(t, func(f *fleet) {
-		f.serve("fmp")
-		f.replayer(nil)
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Replayer(nil)
 		until := time.Now().Add(5 * time.Second)
-		if err := budget.Pause(f.ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
+		if err := budget.Pause(f.Ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
 			t.Fatal(err)
 		}
 		// Each is looked at again after a second, in the last moments of the pause.
 		for i := range 10 {
 			time.Sleep(time.Until(until) - 1200*time.Millisecond + time.Duration(i)*23*time.Millisecond)
-			f.put(fresh(i, fetchworker.ClassPaused))
+			f.Put(dlqtest.Fresh(i, fetchworker.ClassPaused))
 		}
 		time.Sleep(time.Until(until) - time.Millisecond)
-		f.released(0, 0)
-		t.Logf("released after %v", f.released(500*time.Millisecond, 10))
+		released(f, 0, 0)
+		t.Logf("released after %v", released(f, 500*time.Millisecond, 10))
 	})
 }
 
 // A worker stores the letter first and then its answer, a stale body perhaps:
 // no replayer comes between the two with less.
 func TestTheWorkerThatParksTellsItsAgent(t *testing.T) {
-	bubble(t, func(f *fleet) {
-		f.leave = f.serve("fmp")
-		f.replayer(nil)
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Leave = f.Serve("fmp")
+		f.Replayer(nil)
 		until := time.Now().Add(time.Minute).Truncate(time.Millisecond).UTC()
-		f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: until})
-		f.put(fresh(0, fetchworker.ClassCircuitOpen), fresh(1, fetchworker.ClassCircuitOpen))
+		f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: until})
+		f.Put(dlqtest.Fresh(0, fetchworker.ClassCircuitOpen), dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
 		time.Sleep(500 * time.Millisecond)
-		if _, err := dlq.Answer(f.ctx, f.log, fetchworker.Answer{
-			Identity: ident(0), Status: fetchworker.StatusStale, Generation: 1, Source: fetchworker.SourceCache, Body: []byte(`{}`),
+		if _, err := dlq.Answer(f.Ctx, f.Log, fetchworker.Answer{
+			Identity: dlqtest.Ident(0), Status: fetchworker.StatusStale, Generation: 1, Source: fetchworker.SourceCache, Body: []byte(`{}`),
 		}, ""); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)
-		if all := f.recorder.Answers(ident(0)); len(all) != 1 || all[0].Status != fetchworker.StatusStale {
+		if all := f.Recorder.Answers(dlqtest.Ident(0)); len(all) != 1 || all[0].Status != fetchworker.StatusStale {
 			t.Errorf("the agent of a parked request was told %d times, first %s", len(all), dlqtest.Describe(all[0]))
 		}
-		if all := f.recorder.Answers(ident(1)); len(all) != 1 || all[0].Status != fetchworker.StatusWaiting {
+		if all := f.Recorder.Answers(dlqtest.Ident(1)); len(all) != 1 || all[0].Status != fetchworker.StatusWaiting {
 			t.Errorf("the agent of a worker that died was told %d times", len(all))
 		}
-		f.circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
-		f.released(10*time.Second, 2)
+		f.Circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
+		released(f, 10*time.Second, 2)
 	})
 }
 
 // What waits for a provider that was retired is answered as new requests for
 // it are; the operator's note alone, or missing consumers alone, do nothing.
 func TestLettersOfARetiredProviderAreAnswered(t *testing.T) {
-	bubble(t, func(f *fleet) {
-		leave := f.serve("fmp")
-		f.replayer(nil)
-		retry := failedOnce(0)
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		leave := f.Serve("fmp")
+		f.Replayer(nil)
+		retry := dlqtest.FailedOnce(0)
 		retry.NotBefore = time.Now().Add(time.Hour)
-		parked := failedOnce(1)
+		parked := dlqtest.FailedOnce(1)
 		parked.NotBefore, parked.Class = time.Now().Add(time.Hour), fetchworker.ClassQuota
 		leave()
-		f.put(retry, parked, fresh(2, fetchworker.ClassPaused))
-		all := []fetchworker.Identity{ident(0), ident(1), ident(2)}
+		f.Put(retry, parked, dlqtest.Fresh(2, fetchworker.ClassPaused))
+		all := []fetchworker.Identity{dlqtest.Ident(0), dlqtest.Ident(1), dlqtest.Ident(2)}
 		final := func() (n int) {
 			for _, id := range all {
-				if a, ok := f.answer(id); ok && a.Final && a.Problem.Code() == fetchworker.CodeProviderNotConfigured && !a.Review {
+				if a, ok := f.Answer(id); ok && a.Final && a.Problem.Code() == fetchworker.CodeProviderNotConfigured && !a.Review {
 					n++
 				}
 			}
 			return n
 		}
-		if err := budget.Retire(f.ctx, f.KV, "fmp", "ann", "contract ended"); err != nil {
+		if err := budget.Retire(f.Ctx, f.KV, "fmp", "ann", "contract ended"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
 		if n := final(); n != 0 {
 			t.Errorf("%d were answered while the provider had consumers", n)
 		}
-		if err := budget.Reinstate(f.ctx, f.KV, "fmp"); err != nil {
+		if err := budget.Reinstate(f.Ctx, f.KV, "fmp"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second) // until the replayer knows
-		if err := broker.RetireProvider(f.ctx, f.JS, "fmp"); err != nil {
+		if err := broker.RetireProvider(f.Ctx, f.JS, "fmp"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
 		if n := final(); n != 0 {
 			t.Errorf("%d were answered though nobody had retired the provider", n)
 		}
-		if err := budget.Retire(f.ctx, f.KV, "fmp", "ann", "contract ended"); err != nil {
+		if err := budget.Retire(f.Ctx, f.KV, "fmp", "ann", "contract ended"); err != nil {
 			t.Fatal(err)
 		}
-		took := f.eventually(10*time.Second, "all are answered", func() bool { return final() == len(all) })
+		took := f.Eventually(10*time.Second, "all are answered", func() bool { return final() == len(all) })
 		t.Logf("answered after %v", took)
-		f.eventually(time.Second, "no letter is left", func() bool { return f.count(fetchworker.StreamDLQ, ">") == 0 })
+		f.Eventually(time.Second, "no letter is left", func() bool { return f.Count(fetchworker.StreamDLQ, ">") == 0 })
 	})
 }
 
 // A worker may be slow: no more wait for it than twice what it can be handed.
 func TestAReleaseNeedsRoom(t *testing.T) {
-	bubble(t, func(f *fleet) {
-		f.serve("fmp")
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
 		for range 3 {
-			f.replayer(nil)
+			f.Replayer(nil)
 		}
 		const n, room = 100, 2 * 16
 		for i := range n {
-			f.put(fresh(i, fetchworker.ClassPaused))
+			f.Put(dlqtest.Fresh(i, fetchworker.ClassPaused))
 		}
-		f.eventually(10*time.Second, "the room is full", func() bool {
-			return f.count(fetchworker.StreamReplay, ">") >= room
+		f.Eventually(10*time.Second, "the room is full", func() bool {
+			return f.Count(fetchworker.StreamReplay, ">") >= room
 		})
 		time.Sleep(time.Minute)
 		// Replayers that count at the same moment may overshoot by what they
 		// release until they count again.
-		if got := f.count(fetchworker.StreamReplay, ">"); got > 3*room {
+		if got := f.Count(fetchworker.StreamReplay, ">"); got > 3*room {
 			t.Errorf("%d letters wait, room is for %d", got, room)
 		}
-		f.worker("fmp", func(l dlq.Letter) error {
+		f.Worker("fmp", func(l dlq.Letter) error {
 			time.Sleep(100 * time.Millisecond)
-			return f.succeed(l)
+			return f.Succeed(l)
 		})
-		f.eventually(time.Minute, "all are answered", func() bool {
-			return f.count(fetchworker.StreamDLQ, ">")+f.count(fetchworker.StreamReplay, ">") == 0
+		f.Eventually(time.Minute, "all are answered", func() bool {
+			return f.Count(fetchworker.StreamDLQ, ">")+f.Count(fetchworker.StreamReplay, ">") == 0
 		})
-		f.check(dlqtest.Check{Empty: true})
+		f.Check(dlqtest.Check{Empty: true})
 	})
 }
 
 // Any number of replayers and workers, letters of every kind, calls that
 // succeed or fail as they like: each request has its one end.
 func TestManyReplayers(t *testing.T) {
-	bubble(t, func(f *fleet) {
-		f.serve("fmp")
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
 		var stops []func()
 		for range 3 {
-			stops = append(stops, f.replayer(nil))
+			stops = append(stops, f.Replayer(nil))
 		}
 		const n = 200
 		var mu sync.Mutex
 		tries := map[string]int{}
 		for range 2 {
-			f.worker("fmp", func(l dlq.Letter) error {
+			f.Worker("fmp", func(l dlq.Letter) error {
 				mu.Lock()
 				tries[l.ID]++
 				mu.Unlock()
-				if a, ok := f.answer(l.Identity); ok && a.Final {
+				if a, ok := f.Answer(l.Identity); ok && a.Final {
 					return nil
 				}
 				switch rand.IntN(4) {
 				case 0:
-					return f.succeed(l)
+					return f.Succeed(l)
 				case 1:
-					return f.parkedAgain(l, fetchworker.ClassThrottled)
+					return f.ParkedAgain(l, fetchworker.ClassThrottled)
 				default:
-					return f.failedAgain(l)
+					return f.FailedAgain(l)
 				}
 			})
 		}
@@ -407,33 +406,33 @@ func TestManyReplayers(t *testing.T) {
 			fetchworker.ClassThrottled, fetchworker.ClassQuota, fetchworker.ClassUnauthorized, fetchworker.ClassPermanent,
 		}
 		for i := range n {
-			l := fresh(i, classes[i%len(classes)])
+			l := dlqtest.Fresh(i, classes[i%len(classes)])
 			if i%5 == 0 {
 				l.Deadline = l.RequestedAt.Add(rand.N(20 * time.Second))
 			}
-			f.put(l)
+			f.Put(l)
 			if i == n/2 {
 				stops[0]()
-				f.replayer(nil)
+				f.Replayer(nil)
 			}
 		}
-		f.eventually(5*time.Minute, "nothing waits", func() bool {
-			return f.count(fetchworker.StreamDLQ, ">")+f.count(fetchworker.StreamReplay, ">") == 0
+		f.Eventually(5*time.Minute, "nothing waits", func() bool {
+			return f.Count(fetchworker.StreamDLQ, ">")+f.Count(fetchworker.StreamReplay, ">") == 0
 		})
-		f.check(dlqtest.Check{Empty: true})
+		f.Check(dlqtest.Check{Empty: true})
 	})
 }
 
 // A replayer that stops holds nothing back: what it had not begun is another's
 // at once, not when its acknowledgement is overdue.
 func TestAStopHandsBackAtOnce(t *testing.T) {
-	bubble(t, func(f *fleet) {
-		f.serve("fmp")
-		f.worker("fmp", f.succeed)
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Worker("fmp", f.Succeed)
 		var stop func()
 		begun := make(chan struct{})
 		var once sync.Once
-		stop = f.replayer(func(*nats.Conn) record.Hook {
+		stop = f.Replayer(func(*nats.Conn) record.Hook {
 			return func(point string, persisted bool) error {
 				once.Do(func() { close(begun) })
 				time.Sleep(2 * time.Second) // a slow server
@@ -442,7 +441,7 @@ func TestAStopHandsBackAtOnce(t *testing.T) {
 		})
 		const n = 500
 		for i := range n {
-			f.put(fresh(i, fetchworker.ClassPaused))
+			f.Put(dlqtest.Fresh(i, fetchworker.ClassPaused))
 		}
 		<-begun
 		start := time.Now()
@@ -451,17 +450,17 @@ func TestAStopHandsBackAtOnce(t *testing.T) {
 			t.Errorf("the stop took %v", took)
 		}
 		// What it had begun is done, not done again.
-		if got := f.count(fetchworker.StreamResults, ">"); got == 0 || got > 100 {
+		if got := f.Count(fetchworker.StreamResults, ">"); got == 0 || got > 100 {
 			t.Errorf("%d were begun", got)
 		}
-		f.replayer(nil)
-		f.eventually(8*time.Second, "the others are released", func() bool {
-			return f.count(fetchworker.StreamDLQ, ">") == 0
+		f.Replayer(nil)
+		f.Eventually(8*time.Second, "the others are released", func() bool {
+			return f.Count(fetchworker.StreamDLQ, ">") == 0
 		})
-		f.eventually(8*time.Second, "and answered", func() bool {
-			return f.count(fetchworker.StreamReplay, ">") == 0
+		f.Eventually(8*time.Second, "and answered", func() bool {
+			return f.Count(fetchworker.StreamReplay, ">") == 0
 		})
-		f.check(dlqtest.Check{Empty: true})
+		f.Check(dlqtest.Check{Empty: true})
 	})
 }
 
@@ -471,35 +470,27 @@ func TestARestartOfTheServerReleasesNothingEarly(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		letters := map[string]dlq.Letter{}
-		run := func(work func(f *fleet)) {
-			b := brokertest.StartIn(t, dir, "")
-			defer b.Stop()
-			ctx, stop := context.WithCancel(t.Context())
-			f := &fleet{Broker: b, t: t, ctx: ctx, log: record.New(b.JS, nil), maxLife: time.Hour}
-			var err error
-			if f.board, err = budget.Watch(ctx, b.JS, b.KV); err != nil {
-				t.Fatal(err)
-			}
-			defer f.board.Close()
-			defer f.running.Wait()
+		run := func(work func(f *dlqtest.Fleet)) {
+			f, stop := dlqtest.Start(t, brokertest.StartIn(t, dir, ""))
 			defer stop()
-			f.serve("fmp")
-			f.replayer(nil)
+			f.MaxLife = time.Hour
+			f.Serve("fmp")
+			f.Replayer(nil)
 			work(f)
 		}
-		run(func(f *fleet) {
+		run(func(f *dlqtest.Fleet) {
 			for i := range 50 {
-				l := failedOnce(i)
+				l := dlqtest.FailedOnce(i)
 				l.NotBefore = time.Now().Add(20*time.Second + rand.N(10*time.Second))
 				letters[l.ID] = l
-				f.put(l)
+				f.Put(l)
 			}
 			time.Sleep(2 * time.Second)
 		})
 		time.Sleep(3 * time.Second)
-		run(func(f *fleet) {
+		run(func(f *dlqtest.Fleet) {
 			var mu sync.Mutex
-			f.worker("fmp", func(l dlq.Letter) error {
+			f.Worker("fmp", func(l dlq.Letter) error {
 				mu.Lock()
 				defer mu.Unlock()
 				if late := time.Since(letters[l.ID].NotBefore); late < 0 || late > 500*time.Millisecond {
@@ -508,7 +499,7 @@ func TestARestartOfTheServerReleasesNothingEarly(t *testing.T) {
 				delete(letters, l.ID)
 				return nil
 			})
-			f.eventually(time.Minute, "all are released", func() bool {
+			f.Eventually(time.Minute, "all are released", func() bool {
 				mu.Lock()
 				defer mu.Unlock()
 				return len(letters) == 0

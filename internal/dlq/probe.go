@@ -8,6 +8,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -27,7 +28,7 @@ const probesLookedAt = 256
 // that look at the same moment may release two: the lease lets one of them
 // call, and the other is parked again.
 func (r *Replayer) probes(ctx context.Context) {
-	for nap(ctx, 800*time.Millisecond, 1200*time.Millisecond) == nil {
+	for wait.Between(ctx, 800*time.Millisecond, 1200*time.Millisecond) == nil {
 		now := time.Now()
 		for _, provider := range r.gates.providers() {
 			if !r.gates.of(provider, now).probe {

@@ -16,51 +16,51 @@ import (
 // those that have not failed first, another when one ended without a call,
 // and none before the circuit's time has passed.
 func TestProbesGoOneAtATime(t *testing.T) {
-	bubble(t, func(f *fleet) {
-		f.serve("fmp")
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
 		for range 3 { // any number of replayers
-			f.replayer(nil)
+			f.Replayer(nil)
 		}
 		const open = time.Minute
 		opened := time.Now()
-		f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: opened.Add(open)})
+		f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: opened.Add(open)})
 		for i := range 3 {
-			f.put(failedOnce(i))
+			f.Put(dlqtest.FailedOnce(i))
 		}
 		for i := 3; i < 5; i++ {
-			f.put(fresh(i, fetchworker.ClassCircuitOpen))
+			f.Put(dlqtest.Fresh(i, fetchworker.ClassCircuitOpen))
 		}
 
 		var mu sync.Mutex
 		var order []string
 		var at []time.Duration
-		f.worker("fmp", func(l dlq.Letter) error {
+		f.Worker("fmp", func(l dlq.Letter) error {
 			mu.Lock()
 			n := len(order)
 			order, at = append(order, l.ID), append(at, time.Since(opened))
 			mu.Unlock()
-			if waiting := f.count(fetchworker.StreamReplay, "fetch.replay.>"); waiting != 1 && n < 4 {
+			if waiting := f.Count(fetchworker.StreamReplay, "fetch.replay.>"); waiting != 1 && n < 4 {
 				t.Errorf("%d letters are at work while a probe is", waiting)
 			}
 			switch n {
 			case 0: // it ends without a call
 				time.Sleep(3 * time.Second)
-				return f.parkedAgain(l, fetchworker.ClassCircuitOpen)
+				return f.ParkedAgain(l, fetchworker.ClassCircuitOpen)
 			case 1, 2: // it calls, and fails
-				f.circuit("fmp", circuit.Record{State: circuit.HalfOpen, Prober: "w", ProbeUntil: time.Now().Add(30 * time.Second)})
+				f.Circuit("fmp", circuit.Record{State: circuit.HalfOpen, Prober: "w", ProbeUntil: time.Now().Add(30 * time.Second)})
 				time.Sleep(5 * time.Second)
-				f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(open)})
+				f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(open)})
 				l.Calls++
-				return f.parkedAgain(l, fetchworker.ClassCircuitOpen)
+				return f.ParkedAgain(l, fetchworker.ClassCircuitOpen)
 			case 3: // it calls, and succeeds
-				f.circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
+				f.Circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
 			}
-			return f.succeed(l)
+			return f.Succeed(l)
 		})
 
-		f.eventually(5*time.Minute, "all are answered", func() bool {
+		f.Eventually(5*time.Minute, "all are answered", func() bool {
 			for i := range 5 {
-				if a, _ := f.answer(ident(i)); !a.Final {
+				if a, _ := f.Answer(dlqtest.Ident(i)); !a.Final {
 					return false
 				}
 			}
@@ -77,42 +77,42 @@ func TestProbesGoOneAtATime(t *testing.T) {
 				t.Errorf("probe %d came after %v", i+1, at[i])
 			}
 		}
-		f.eventually(10*time.Second, "nothing waits", func() bool {
-			return f.count(fetchworker.StreamDLQ, "fetch.dlq.>")+f.count(fetchworker.StreamReplay, "fetch.replay.>") == 0
+		f.Eventually(10*time.Second, "nothing waits", func() bool {
+			return f.Count(fetchworker.StreamDLQ, "fetch.dlq.>")+f.Count(fetchworker.StreamReplay, "fetch.replay.>") == 0
 		})
-		f.check(dlqtest.Check{Empty: true})
+		f.Check(dlqtest.Check{Empty: true})
 	})
 }
 
 // While requests wait, one of them is the probe.
 func TestARequestIsTheBetterProbe(t *testing.T) {
-	bubble(t, func(f *fleet) {
-		f.serve("fmp")
-		f.replayer(nil)
-		f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now()})
-		f.request("fmp", fetchworker.LaneBatch, `{"id":"q-9"}`)
-		f.put(fresh(1, fetchworker.ClassCircuitOpen))
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Replayer(nil)
+		f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now()})
+		f.Request("fmp", fetchworker.LaneBatch, `{"id":"q-9"}`)
+		f.Put(dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
 		time.Sleep(30 * time.Second)
-		f.released(0, 0)
+		released(f, 0, 0)
 	})
 }
 
 // Nobody probes for a provider that is paused, or that nobody serves.
 func TestNoProbeBehindAnotherGate(t *testing.T) {
-	bubble(t, func(f *fleet) {
-		leave := f.serve("fmp")
-		f.replayer(nil)
-		f.circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now()})
-		if err := budget.Pause(f.ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		leave := f.Serve("fmp")
+		f.Replayer(nil)
+		f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now()})
+		if err := budget.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
 			t.Fatal(err)
 		}
-		f.put(fresh(1, fetchworker.ClassCircuitOpen))
+		f.Put(dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
 		time.Sleep(30 * time.Second)
-		f.released(0, 0)
+		released(f, 0, 0)
 		leave()
 		time.Sleep(3 * time.Minute)
-		f.released(0, 0)
-		f.serve("fmp")
-		f.released(10*time.Second, 1)
+		released(f, 0, 0)
+		f.Serve("fmp")
+		released(f, 10*time.Second, 1)
 	})
 }

@@ -40,7 +40,7 @@ func (r *Replayer) expire(ctx context.Context, l *held) (time.Duration, error) {
 	problem := fetchworker.Failure(l.Identity, fetchworker.CodeDeadlineExceeded, "the deadline passed while the request waited for its next attempt")
 	// A crash after this leaves the letter, and the next one to meet it finds
 	// the answer and sends the copy again.
-	if _, err := Answer(ctx, r.log, l.failed(problem), replyOf(l.Letter)); err != nil {
+	if _, err := Answer(ctx, r.log, l.Failed(problem), l.ReplyTo()); err != nil {
 		return 0, err
 	}
 	r.metrics.did(didExpire, l.Provider)
@@ -57,7 +57,7 @@ func (r *Replayer) refuse(ctx context.Context, l *held) (time.Duration, error) {
 		return r.waiters.delay(time.Second, 2*time.Second), nil
 	}
 	problem := fetchworker.Failure(l.Identity, fetchworker.CodeProviderNotConfigured, l.Provider+" was retired while the request waited")
-	if _, err := Answer(ctx, r.log, l.failed(problem), replyOf(l.Letter)); err != nil {
+	if _, err := Answer(ctx, r.log, l.Failed(problem), l.ReplyTo()); err != nil {
 		return 0, err
 	}
 	r.metrics.did(didRefuse, l.Provider)
@@ -68,7 +68,7 @@ func (r *Replayer) refuse(ctx context.Context, l *held) (time.Duration, error) {
 // answer stands. Nothing depends on it: a crash costs the agent some seconds
 // until it knows.
 func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
-	stored, message, err := storedAnswer(ctx, r.log, l.Identity)
+	stored, message, err := Stored(ctx, r.log, l.Identity)
 	if err != nil {
 		return 0, err
 	}
@@ -84,13 +84,9 @@ func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
 		return time.Millisecond, nil // its time has come meanwhile
 	}
 	if v.reason != "" {
-		problem := fetchworker.Waiting(l.Identity, v.reason, l.Error, v.retryAt)
-		a := fetchworker.Answer{
-			Identity: l.Identity, Status: fetchworker.StatusWaiting, Generation: l.Generation,
-			Calls: l.Calls, Failures: l.Failures, HTTPStatus: l.HTTPStatus, Time: now, Problem: &problem,
-		}
+		a := l.Waiting(fetchworker.Waiting(l.Identity, v.reason, l.Error, v.retryAt))
 		if stored == nil || record.AnswerReplaces(*stored, a) {
-			if _, err := Answer(ctx, r.log, a, replyOf(l.Letter)); err != nil {
+			if _, err := Answer(ctx, r.log, a, l.ReplyTo()); err != nil {
 				return 0, err
 			}
 			r.metrics.did(didTell, l.Provider)
@@ -104,7 +100,7 @@ func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
 // may have been lost with whoever stored it.
 func (r *Replayer) finish(ctx context.Context, l *held, answer record.Message) error {
 	if answer.Header.Get(fetchworker.HeaderFinal) == "true" {
-		if err := Copy(r.log, replyOf(l.Letter), answer.Header, answer.Data); err != nil {
+		if err := Copy(r.log, l.ReplyTo(), answer.Header, answer.Data); err != nil {
 			return err
 		}
 	}
@@ -112,8 +108,8 @@ func (r *Replayer) finish(ctx context.Context, l *held, answer record.Message) e
 	return l.ack(ctx, r.log)
 }
 
-// storedAnswer reads a request's answer; nil if there is none that can be read.
-func storedAnswer(ctx context.Context, log *record.Log, i fetchworker.Identity) (*fetchworker.Answer, record.Message, error) {
+// Stored reads a request's answer; nil if there is none that can be read.
+func Stored(ctx context.Context, log *record.Log, i fetchworker.Identity) (*fetchworker.Answer, record.Message, error) {
 	m, err := log.Get(ctx, AnswerSlot(i))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, record.Message{}, nil

@@ -95,7 +95,7 @@ func (o *Operator) Discard(ctx context.Context, item Found) (Fate, error) {
 	}
 	problem := fetchworker.Failure(item.Identity, fetchworker.CodeDiscarded, o.signed.Reason)
 	answer.Problem = &problem
-	out, err := Answer(ctx, o.log, answer, replyOf(item.Letter))
+	out, err := Answer(ctx, o.log, answer, item.ReplyTo())
 	if err != nil {
 		return "", fmt.Errorf("discard %s: %w", item.Identity, err)
 	}
@@ -104,14 +104,6 @@ func (o *Operator) Discard(ctx context.Context, item Found) (Fate, error) {
 		fate = FateSuperseded
 	}
 	return fate, o.log.Delete(ctx, "delete-item", fetchworker.StreamReview, item.Sequence)
-}
-
-// replyOf is where the request wants copies of its answers, if that is a
-// place where its agent may have them.
-func replyOf(l Letter) string {
-	r, _ := fetchworker.DecodeRequest(l.Body) // of a body that cannot be read whole, this may still be
-	r.Agent = l.Agent
-	return r.Reply()
 }
 
 // passed looks whether the item is still what it was when it was seen. One

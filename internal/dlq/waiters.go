@@ -2,11 +2,11 @@ package dlq
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wait"
 )
 
 // waiters remembers what the agents of held letters have been told, so that
@@ -82,17 +82,17 @@ func (w *waiters) delay(shortest, longest time.Duration) time.Duration {
 	w.mu.Lock()
 	crowd := time.Duration(len(w.told)) * time.Second / looksPerSecond
 	w.mu.Unlock()
-	wait := shortest + rand.N(longest-shortest) //nolint:gosec // jitter
+	back := wait.Jitter(shortest, longest)
 	if mean := (shortest + longest) / 2; crowd > mean {
-		wait = time.Duration(float64(wait) * float64(crowd) / float64(mean))
+		back = time.Duration(float64(back) * float64(crowd) / float64(mean))
 	}
-	return wait
+	return back
 }
 
 // forget drops those that this replayer has not seen for a while: they went
 // back to work, or to other replayers.
 func (w *waiters) forget(ctx context.Context) {
-	for idle(ctx, time.Minute) == nil {
+	for wait.For(ctx, time.Minute) == nil {
 		old := time.Now().Add(-2 * time.Minute).Unix()
 		w.mu.Lock()
 		for sequence, t := range w.told {

@@ -20,6 +20,7 @@ import (
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/sweep"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
@@ -199,7 +200,7 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 		Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
 		Retries: 3, MaxLife: r.maxLife, Logger: r.logger(),
 	})
-	sweeper := dlq.NewSweeper(js, log, board, dlq.SweeperConfig{
+	sweeper := sweep.New(js, log, board, sweep.Config{
 		Served: broker.ServedProvider, Known: func(p string) bool { return p == "polygon" }, MaxLife: r.maxLife, Logger: r.logger(),
 	})
 	var running sync.WaitGroup

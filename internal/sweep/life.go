@@ -1,0 +1,85 @@
+package sweep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// expireRequests ends the requests that have waited for their whole life. The
+// stream is in order of time, so the first message says whether there are any.
+func (s *Sweeper) expireRequests(ctx context.Context, state jetstream.StreamState) error {
+	alive := func(since time.Time) bool { return time.Since(since) < s.config.MaxLife }
+	if state.Msgs == 0 || alive(state.FirstTime) {
+		return nil
+	}
+	_, err := s.each(ctx, fetchworker.StreamRequests, "fetch.request.>", state.FirstSeq, func(raw record.Raw) bool { return !alive(raw.Time) }, s.bury)
+	return err
+}
+
+// expireReplayed ends the released letters whose request has lived its whole
+// life. Each is read once when it is new, and all are again when the first of
+// those lives ends.
+func (s *Sweeper) expireReplayed(ctx context.Context, state jetstream.StreamState) error {
+	if state.Msgs == 0 {
+		s.nextEnd = time.Time{}
+		return nil
+	}
+	next := s.seen + 1
+	if !s.nextEnd.IsZero() && !time.Now().Before(s.nextEnd) {
+		next, s.nextEnd = state.FirstSeq, time.Time{}
+	}
+	for next <= state.LastSeq {
+		raw, err := s.log.Next(ctx, fetchworker.StreamReplay, "fetch.replay.>", next)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		l, err := queued(raw)
+		if err != nil {
+			return err
+		}
+		end := l.EndOfLife(raw.Time, s.config.MaxLife)
+		if time.Now().Before(end) {
+			if s.nextEnd.IsZero() || end.Before(s.nextEnd) {
+				s.nextEnd = end
+			}
+		} else if err := s.bury(ctx, raw); err != nil {
+			return err
+		}
+		next = raw.Sequence + 1
+	}
+	s.seen = max(s.seen, state.LastSeq)
+	return nil
+}
+
+// bury makes a dead letter of a message that is past its life; the replayer
+// takes it to review and answers it. A crash before the delete leaves the
+// message to be buried again, which replaces the letter with itself, or to be
+// taken by a worker, which does the same.
+func (s *Sweeper) bury(ctx context.Context, raw record.Raw) error {
+	l, err := queued(raw)
+	if err != nil {
+		return s.drop(ctx, raw)
+	}
+	now := time.Now()
+	l.Class, l.Code = fetchworker.ClassExpired, ""
+	l.Error = fmt.Sprintf("the request reached its maximum life of %v", s.config.MaxLife)
+	l.FailedAt, l.NotBefore = now, now
+	l.Record(dlq.Attempt{At: now, Class: l.Class, Error: l.Error})
+	if err := dlq.Put(ctx, s.log, l); err != nil {
+		return err
+	}
+	s.config.Logger.Info("past its maximum life", zap.Stringer("request", l.Identity), zap.Time("requested_at", l.RequestedAt))
+	return s.log.Delete(ctx, "ack", streamOf(raw), raw.Sequence)
+}

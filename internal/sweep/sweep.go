@@ -1,0 +1,217 @@
+// Package sweep finds what no consumer ever delivers: requests that nobody
+// serves, requests whose workers are all gone, and those that have lived their
+// whole life in a queue. It answers them or makes dead letters of them.
+//
+// It asks no provider and decides on no retry: that is for dlq.
+package sweep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/record"
+	"fetchworker/internal/wait"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// Config is what a sweeper is made of.
+type Config struct {
+	// Served is the provider that a consumer of the request stream serves.
+	Served func(consumer string) string
+	// Known reports whether a provider is known by name. Whoever gives it
+	// answers the requests that no consumer takes; nil leaves them alone.
+	Known   func(provider string) bool
+	MaxLife time.Duration // of a request
+	Logger  *zap.Logger
+}
+
+// Sweeper finds what no consumer ever delivers or nobody is there to take,
+// and what has waited for too long. Any number may run: each step is a write
+// that only ever goes up, then a delete that may find nothing.
+type Sweeper struct {
+	js     jetstream.JetStream
+	log    *record.Log
+	board  *budget.Board
+	config Config
+
+	clean   snapshot          // of the request stream when nothing in it was unserved
+	strays  uint64            // up to which sequence of it strays were looked for
+	told    map[string]uint64 // by stream and provider: up to which sequence agents know that nobody works
+	seen    uint64            // up to which sequence of the replay stream lives were looked at
+	nextEnd time.Time         // when the first life ends of those seen
+	more    bool              // this pass has left something to the next
+}
+
+// snapshot tells whether a stream has changed.
+type snapshot struct {
+	last, messages uint64
+	consumers      int
+}
+
+const (
+	// sweepsAtOnce bounds the messages that are answered or moved at a time.
+	sweepsAtOnce = 16
+	// sweepsAPass bounds those of one kind in one pass, so that a flood of one
+	// does not keep another from being found in time.
+	sweepsAPass = 1000
+)
+
+// New makes a sweeper; Run starts it.
+func New(js jetstream.JetStream, log *record.Log, board *budget.Board, c Config) *Sweeper {
+	return &Sweeper{js: js, log: log, board: board, config: c, told: map[string]uint64{}}
+}
+
+// Run sweeps until ctx ends. A request that nobody serves is found within two
+// seconds.
+func (s *Sweeper) Run(ctx context.Context) error {
+	for {
+		// A pass that has left something behind is followed by the next at once.
+		shortest, longest := 1200*time.Millisecond, 1600*time.Millisecond
+		if s.more {
+			shortest, longest = time.Millisecond, 2*time.Millisecond
+		}
+		if wait.Between(ctx, shortest, longest) != nil {
+			return nil //nolint:nilerr // ctx has ended, as it should
+		}
+		s.more = false
+		if err := s.pass(ctx); err != nil && ctx.Err() == nil {
+			s.more = false // not at once again
+			s.config.Logger.Warn("sweep", zap.Error(err))
+		}
+	}
+}
+
+// pass is one look at both streams. It costs two requests while nothing waits.
+func (s *Sweeper) pass(ctx context.Context) error {
+	requests, err := s.stream(ctx, fetchworker.StreamRequests)
+	if err != nil {
+		return err
+	}
+	replayed, err := s.stream(ctx, fetchworker.StreamReplay)
+	if err != nil {
+		return err
+	}
+	waiting, released := requests.CachedInfo().State, replayed.CachedInfo().State
+	if waiting.Msgs == 0 && released.Msgs == 0 {
+		return nil
+	}
+	served, err := s.served(ctx, requests)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		s.unserved(ctx, requests, served),
+		s.unservedReplay(ctx, replayed, served),
+		s.absent(ctx, fetchworker.StreamRequests, "fetch.request.", waiting, served),
+		s.absent(ctx, fetchworker.StreamReplay, "fetch.replay.", released, served),
+		s.expireRequests(ctx, waiting),
+		s.expireReplayed(ctx, released),
+	)
+}
+
+func (s *Sweeper) stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	stream, err := s.js.Stream(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", name, err)
+	}
+	return stream, nil
+}
+
+// served are the providers that have consumers.
+func (s *Sweeper) served(ctx context.Context, requests jetstream.Stream) (map[string]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	served := map[string]bool{}
+	names := requests.ConsumerNames(ctx)
+	for name := range names.Name() {
+		if provider := s.config.Served(name); provider != "" {
+			served[provider] = true
+		}
+	}
+	if err := names.Err(); err != nil {
+		return nil, fmt.Errorf("consumers of %s: %w", fetchworker.StreamRequests, err)
+	}
+	return served, nil
+}
+
+// each reads the messages of a subject filter from a sequence on, as long as
+// they are wanted and this pass may, and does something to each, several at a
+// time. One that fails stops no other. It returns the last sequence that it
+// has read.
+func (s *Sweeper) each(ctx context.Context, stream, filter string, from uint64, want func(record.Raw) bool, do func(context.Context, record.Raw) error) (last uint64, err error) {
+	var group sync.WaitGroup
+	var mu sync.Mutex // guards failed
+	var failed []error
+	fail := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		failed = append(failed, err)
+	}
+	turns := make(chan struct{}, sweepsAtOnce)
+	last = from - 1
+	for n := 0; ; n++ {
+		raw, err := s.log.Next(ctx, stream, filter, last+1)
+		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && !want(raw) {
+			break
+		}
+		if err == nil && n == sweepsAPass {
+			s.more = true
+			break
+		}
+		if err != nil {
+			fail(err)
+			break
+		}
+		turns <- struct{}{}
+		group.Go(func() {
+			defer func() { <-turns }()
+			if err := do(ctx, raw); err != nil {
+				fail(err)
+			}
+		})
+		last = raw.Sequence
+	}
+	group.Wait()
+	return last, errors.Join(failed...)
+}
+
+func everything(record.Raw) bool { return true }
+
+// queued reads a message of either queue as the letter it would become.
+func queued(raw record.Raw) (dlq.Letter, error) {
+	address, err := fetchworker.ParseSubject(raw.Subject)
+	if err != nil {
+		return dlq.Letter{}, err
+	}
+	if address.Shard < 0 { // a released letter
+		return dlq.Read(raw.Subject, raw.Header, raw.Data), nil
+	}
+	// Of a body that cannot be read whole, the id may still be.
+	r, _ := fetchworker.DecodeRequest(raw.Data)
+	traceparent, tracestate := dlq.TraceOf(raw.Header)
+	l := dlq.Letter{
+		Identity: address.Identity, Lane: address.Lane, Body: raw.Data, Generation: 1,
+		RequestedAt: raw.Time, Deadline: r.Expires(raw.Time),
+		Traceparent: traceparent, Tracestate: tracestate,
+	}
+	l.ID = fetchworker.ResolveID(r.ID, raw.Header.Get(jetstream.MsgIDHeader), raw.Sequence, raw.Time)
+	return l, nil
+}
+
+// streamOf is the queue that a message was read from.
+func streamOf(raw record.Raw) string {
+	if address, err := fetchworker.ParseSubject(raw.Subject); err == nil && address.Shard < 0 {
+		return fetchworker.StreamReplay
+	}
+	return fetchworker.StreamRequests
+}
