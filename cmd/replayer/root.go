@@ -139,15 +139,7 @@ func connectError(a broker.Address, err error) error {
 	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, broker.ErrServerTooOld) {
 		return err
 	}
-	where := "context " + a.Context
-	if servers, err := parseServers(a.URL); err == nil && len(servers) > 0 {
-		var shown []string
-		for _, u := range servers {
-			shown = append(shown, u.Redacted())
-		}
-		where = strings.Join(shown, ",")
-	}
-	return fmt.Errorf("%w to %s: %w", errConnect, where, err)
+	return fmt.Errorf("%w to %s: %w", errConnect, a, err)
 }
 
 // parseServers reads a list of URLs as NATS_URL has it. Its error does not

@@ -61,6 +61,14 @@ func buildInfo() prometheus.Collector {
 	}, func() float64 { return 1 })
 }
 
+// serverWarnings counts what the embedded server warned of. A server of one's
+// own has its own log.
+func serverWarnings(embedded *broker.Embedded) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "fetch_nats_server_warnings_total", Help: "Warnings and errors that the embedded NATS server has logged.",
+	}, func() float64 { return float64(embedded.Warnings()) })
+}
+
 // logStart prints the configuration in force; it holds no key.
 func logStart(logger *zap.Logger, config app.Config, set *providers.Set, embedded *broker.Embedded) {
 	if embedded != nil {

@@ -96,6 +96,9 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	log := record.New(js, h.record)
 	events := newEvents(log, logger)
 	closing.Push("events", events.close)
+	if embedded != nil {
+		registry.MustRegister(serverWarnings(embedded))
+	}
 	clock, err := budget.StartClock(ctx, js)
 	if err != nil {
 		return fmt.Errorf("the server's clock: %w", err)
@@ -198,7 +201,7 @@ func connect(ctx context.Context, config app.Config, name string, logger *zap.Lo
 		closing.Push("nats", func() error { return drain(ctx, nc) })
 		return nc, nil, nil
 	}
-	embedded, err := broker.Embed(broker.EmbedOptions{Listen: config.NATSAddr, DataDir: config.DataDir, Sync: config.Sync})
+	embedded, err := broker.Embed(broker.EmbedOptions{Listen: config.NATSAddr, DataDir: config.DataDir, Sync: config.Sync, Logger: logger})
 	if err != nil {
 		return nil, nil, err
 	}

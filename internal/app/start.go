@@ -1,11 +1,6 @@
 package app
 
-import (
-	"net/url"
-	"strings"
-
-	"go.uber.org/zap"
-)
+import "go.uber.org/zap"
 
 // Fields are the configuration in force, for the log's first lines. They hold
 // no password and no key.
@@ -18,7 +13,7 @@ func (c Config) Fields() []zap.Field {
 		zap.Duration("retry_base", c.RetryBase), zap.Int("retries", c.Retries), zap.String("replay", c.Replay),
 	}
 	if c.NATS.Remote() {
-		return append(fields, zap.String("nats_url", redactURLs(c.NATS.URL)), zap.String("nats_creds", c.NATS.Creds),
+		return append(fields, zap.String("nats_url", c.NATS.Redacted()), zap.String("nats_creds", c.NATS.Creds),
 			zap.String("nats_context", c.NATS.Context), zap.String("nats_inbox_prefix", c.NATS.Inbox))
 	}
 	sync := "always"
@@ -26,22 +21,4 @@ func (c Config) Fields() []zap.Field {
 		sync = c.Sync.String()
 	}
 	return append(fields, zap.String("nats_addr", c.NATSAddr), zap.String("data_dir", c.DataDir), zap.String("sync", sync))
-}
-
-// redactURLs takes the passwords and tokens out of a list of server URLs.
-func redactURLs(list string) string {
-	urls := strings.Split(list, ",")
-	for i, text := range urls {
-		u, err := url.Parse(strings.TrimSpace(text))
-		switch {
-		case err != nil:
-			urls[i] = "(unreadable)" // it may hold a password in the wrong place
-		case u.User != nil:
-			if _, hasPassword := u.User.Password(); !hasPassword {
-				u.User = url.User("xxxxx") // a token stands where a user's name would
-			}
-			urls[i] = u.Redacted()
-		}
-	}
-	return strings.Join(urls, ",")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -14,18 +15,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/natscontext"
 )
-
-// Address says which server to join, as natscli says it.
-type Address struct {
-	URL     string // NATS_URL
-	Creds   string // NATS_CREDS: path of a credentials file
-	Context string // NATS_CONTEXT: name of a natscli context
-	Name    string // of this connection, seen by operators
-	Inbox   string // inbox prefix; permissions are given by it
-}
-
-// Remote reports whether a server to join is named at all.
-func (a Address) Remote() bool { return a.URL != "" || a.Context != "" }
 
 // Connect joins a server and keeps trying while it cannot be reached, up to
 // half a minute: at a start of everything together the server may come last.
@@ -62,6 +51,9 @@ func Connect(ctx context.Context, a Address, onError func(error)) (*nats.Conn, e
 				return nil, err
 			}
 			return nc, nil
+		}
+		if unreadable := new(url.Error); errors.As(err, &unreadable) {
+			return nil, fmt.Errorf("connect to NATS: the address %s cannot be read", a) // the error itself holds the password
 		}
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) {
 			return nil, fmt.Errorf("connect to NATS: %w", err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
 )
 
 // EmbedOptions say how to run a server of our own.
@@ -16,16 +17,33 @@ type EmbedOptions struct {
 	Listen  string        // loopback host:port, port 0 for a free one; empty: reachable in-process only
 	DataDir string        // where JetStream keeps its files
 	Sync    time.Duration // 0: every write is synced before it is acknowledged; else the interval
+	Logger  *zap.Logger   // gets the server's warnings and errors; nil: nobody does
 }
 
 // Embedded is a nats-server inside this process, without auth, which is why
 // it listens on loopback only.
 type Embedded struct {
 	server *server.Server
+	folder *folder
+	words  *words
 }
 
-// Embed starts a server and waits until it takes connections.
+// Embed starts a server and waits until it takes connections. Its data folder
+// is locked for as long as it runs; ErrFolderInUse names who has it.
 func Embed(o EmbedOptions) (*Embedded, error) {
+	folder, err := takeFolder(o.DataDir)
+	if err != nil {
+		return nil, fmt.Errorf("embedded NATS: %w", err)
+	}
+	e := &Embedded{folder: folder, words: newWords(o.Logger)}
+	if err := e.start(o); err != nil {
+		folder.leave()
+		return nil, fmt.Errorf("embedded NATS on the data folder %s: %w", o.DataDir, err)
+	}
+	return e, nil
+}
+
+func (e *Embedded) start(o EmbedOptions) error {
 	options := &server.Options{
 		ServerName: "fetchworker",
 		JetStream:  true, StoreDir: o.DataDir,
@@ -38,35 +56,46 @@ func Embed(o EmbedOptions) (*Embedded, error) {
 	if o.Listen != "" {
 		var err error
 		if options.Host, options.Port, err = ListenAddress(o.Listen); err != nil {
-			return nil, fmt.Errorf("embedded NATS address %q: %w", o.Listen, err)
+			return fmt.Errorf("address %q: %w", o.Listen, err)
 		}
 		if options.Port == 0 {
 			options.Port = server.RANDOM_PORT
 		}
-		// The server itself would only log that its port is taken.
+		// The server itself would try a taken port for as long as we wait.
 		if options.Port > 0 {
 			probe, err := net.Listen("tcp", o.Listen) //nolint:noctx // closed at once
 			if err != nil {
-				return nil, fmt.Errorf("embedded NATS: %w (another worker? set NATS_URL to join it, or FETCH_NATS_ADDR)", err)
+				return fmt.Errorf("%w (another worker? set NATS_URL to join it, or FETCH_NATS_ADDR)", err)
 			}
 			_ = probe.Close()
 		}
 	}
 	s, err := server.NewServer(options)
 	if err != nil {
-		return nil, fmt.Errorf("embedded NATS: %w", err)
+		return err
 	}
+	s.SetLoggerV2(e.words, false, false, false)
 	s.Start()
-	if !s.ReadyForConnections(30 * time.Second) {
-		s.Shutdown()
-		return nil, errors.New("embedded NATS: not ready within 30 s; is its data directory in use?")
+	ready := e.words.failed() == nil && s.ReadyForConnections(30*time.Second)
+	switch {
+	case e.words.failed() != nil:
+		err = e.words.failed()
+	case !ready:
+		err = errors.New("not ready within 30 s")
+	case !s.JetStreamEnabled():
+		err = errors.New("JetStream could not start")
+	default:
+		e.server = s
+		return nil
 	}
-	if !s.JetStreamEnabled() {
-		s.Shutdown()
-		return nil, fmt.Errorf("embedded NATS: JetStream could not start in %s", o.DataDir)
-	}
-	return &Embedded{server: s}, nil
+	s.Shutdown()
+	s.WaitForShutdown()
+	return err
 }
+
+// Warnings counts what the server has warned of since it started, errors
+// included.
+func (e *Embedded) Warnings() int64 { return e.words.warnings.Load() }
 
 // URL is where others reach the server; empty when it does not listen.
 func (e *Embedded) URL() string {
@@ -89,6 +118,7 @@ func (e *Embedded) Connect(options ...nats.Option) (*nats.Conn, error) {
 func (e *Embedded) Shutdown() {
 	e.server.Shutdown()
 	e.server.WaitForShutdown()
+	e.folder.leave()
 }
 
 // ListenAddress reads where an embedded server is to listen.
