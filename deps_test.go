@@ -43,6 +43,8 @@ func TestImportsPointDown(t *testing.T) {
 		{pkg: layer("dlq"), deny: []string{internal, natsServer}, but: []string{layer("record"), layer("budget"), layer("wait")}},
 		{pkg: layer("wait"), deny: []string{module, natsServer}},
 		{pkg: layer("sweep"), deny: []string{internal, natsServer}, but: []string{layer("dlq"), layer("record"), layer("budget"), layer("wait")}},
+		{pkg: layer("browse"), deny: []string{internal, natsServer}, but: []string{layer("dlq"), layer("record"), layer("budget"), layer("wait")}},
+		{pkg: layer("operate"), deny: []string{layer("fetch"), layer("providers"), layer("app")}},
 		{pkg: layer("fetch"), deny: []string{layer("broker"), layer("app"), natsServer}},
 		{pkg: layer("app"), deny: []string{layer("fetch"), layer("providers"), layer("dlq"), layer("record"), layer("budget")}},
 		{pkg: module + "/cmd/replayer", deny: []string{layer("fetch"), layer("providers")}},

@@ -18,6 +18,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/operate"
 
 	"github.com/nats-io/nats.go"
 )
@@ -215,7 +216,7 @@ func checkEvent(t *testing.T, e example) {
 
 func checkAudit(t *testing.T, e example) {
 	t.Helper()
-	var act dlq.Act
+	var act operate.Act
 	strict(t, e.Data, &act)
 	if want := fetchworker.AuditSubject(act.Action, act.Provider); e.Subject != want {
 		t.Errorf("subject %s, want %s", e.Subject, want)

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"fetchworker/internal/dlq"
+	"fetchworker/internal/operate"
 
 	"github.com/spf13/cobra"
 )
@@ -44,12 +44,12 @@ func (s *signature) flags(c *cli, cmd *cobra.Command, reasonRequired bool) {
 }
 
 // signed is the signature of one run of a command.
-func (s *signature) signed(l *link) dlq.Signature {
-	return dlq.Signature{By: s.by, NATSUser: l.user, Reason: s.reason, Run: s.run}
+func (s *signature) signed(l *link) operate.Signature {
+	return operate.Signature{By: s.by, NATSUser: l.user, Reason: s.reason, Run: s.run}
 }
 
 func (c *cli) cmdAudit() *cobra.Command {
-	var f dlq.ActFilter
+	var f operate.ActFilter
 	var since, until, class string
 	var limit int
 	cmd := &cobra.Command{
@@ -96,10 +96,10 @@ command was killed may tell of an act that was not done.`,
 }
 
 func actions() []string {
-	return []string{dlq.ActReplay, dlq.ActRequeue, dlq.ActDiscard, dlq.ActPause, dlq.ActResume, dlq.ActLimit, dlq.ActRetire}
+	return []string{operate.ActReplay, operate.ActRequeue, operate.ActDiscard, operate.ActPause, operate.ActResume, operate.ActLimit, operate.ActRetire}
 }
 
-func (c *cli) audit(cmd *cobra.Command, f dlq.ActFilter, limit int) error {
+func (c *cli) audit(cmd *cobra.Command, f operate.ActFilter, limit int) error {
 	ctx, l, done, err := c.connect(cmd.Context())
 	if err != nil {
 		return err
@@ -108,7 +108,7 @@ func (c *cli) audit(cmd *cobra.Command, f dlq.ActFilter, limit int) error {
 	buffered := bufio.NewWriterSize(c.out, 64<<10)
 	t := newTable(buffered, "WHEN", "WHO", "ACTION", "WHAT", "WHY")
 	count, more := 0, false
-	for a, walkErr := range l.Acts(ctx, f) {
+	for a, walkErr := range operate.Acts(ctx, l.Browser, f) {
 		if err = walkErr; err != nil {
 			break
 		}
@@ -137,7 +137,7 @@ func (c *cli) audit(cmd *cobra.Command, f dlq.ActFilter, limit int) error {
 	return nil
 }
 
-func actor(a dlq.Act) string {
+func actor(a operate.Act) string {
 	if a.NATSUser == "" || a.NATSUser == a.By {
 		return safe(a.By)
 	}
@@ -145,7 +145,7 @@ func actor(a dlq.Act) string {
 }
 
 // subjectOf is what an act was done to.
-func subjectOf(a dlq.Act) string {
+func subjectOf(a operate.Act) string {
 	text := a.Provider
 	if a.ID != "" {
 		text += " " + a.Operation + " " + a.Agent + "/" + a.ID + " generation " + strconv.Itoa(a.Generation)

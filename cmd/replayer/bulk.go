@@ -6,7 +6,8 @@ import (
 	"sync"
 	"time"
 
-	"fetchworker/internal/dlq"
+	"fetchworker/internal/browse"
+	"fetchworker/internal/operate"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -25,8 +26,8 @@ type bulk struct {
 	verb, past string // replay, replayed
 	stream     string
 	// skip says that there is nothing to do for a message; it is counted.
-	skip func(dlq.Found) bool
-	act  func(context.Context, dlq.Found) (dlq.Fate, error)
+	skip func(browse.Found) bool
+	act  func(context.Context, browse.Found) (operate.Fate, error)
 	// work says that the act sends messages to the workers: then permits, the
 	// circuit and the answers matter.
 	work bool
@@ -38,11 +39,11 @@ type bulk struct {
 	edit   bool
 	edited []byte
 
-	edge    dlq.Edge
+	edge    browse.Edge
 	options pace
 
 	mu    sync.Mutex // guards fates
-	fates map[dlq.Fate]int
+	fates map[operate.Fate]int
 }
 
 // pace is how a bulk act is to be done.
@@ -128,7 +129,7 @@ func (b *bulk) run(ctx context.Context) error {
 
 // tally is a plan with those that need no act.
 type tally struct {
-	dlq.Plan
+	operate.Plan
 	Skipped int
 	More    bool // --limit leaves some out
 }
@@ -156,7 +157,7 @@ func (b *bulk) plan(ctx context.Context) (tally, error) {
 	return plan, nil
 }
 
-func (b *bulk) matching(ctx context.Context) func(func(dlq.Found, error) bool) {
+func (b *bulk) matching(ctx context.Context) func(func(browse.Found, error) bool) {
 	return b.l.Walk(ctx, b.stream, b.selection.filter, b.edge)
 }
 
@@ -206,7 +207,7 @@ func (b *bulk) warn(ctx context.Context, plan tally) error {
 
 // execute acts on each, in order of age, at most at the rate.
 func (b *bulk) execute(ctx context.Context, plan tally) error {
-	b.fates = make(map[dlq.Fate]int)
+	b.fates = make(map[operate.Fate]int)
 	began := time.Now()
 	limiter := rate.NewLimiter(rate.Limit(b.options.perSecond), 1)
 	if b.options.perSecond == 0 {
@@ -217,7 +218,7 @@ func (b *bulk) execute(ctx context.Context, plan tally) error {
 	group, acting := newGroup(ctx)
 	var stopped error
 	started := 0
-	var canary []dlq.Found
+	var canary []browse.Found
 	for found, err := range b.matching(ctx) {
 		if err != nil {
 			stopped = err
@@ -227,7 +228,7 @@ func (b *bulk) execute(ctx context.Context, plan tally) error {
 			continue
 		}
 		if b.skip != nil && b.skip(found) {
-			b.count(dlq.FateDue)
+			b.count(operate.FateDue)
 			continue
 		}
 		if started == b.canaries(plan) {
@@ -307,7 +308,7 @@ func (b *bulk) mayGo(ctx context.Context, provider string, limiter *rate.Limiter
 	return nil
 }
 
-func (b *bulk) count(f dlq.Fate) {
+func (b *bulk) count(f operate.Fate) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.fates[f]++
@@ -324,14 +325,14 @@ func (b *bulk) report(plan tally, took time.Duration, stopped error) error {
 			return err
 		}
 	} else {
-		text := fmt.Sprintf("%s %d of %d in %s", b.past, b.fates[dlq.FateDone], plan.Count, short(took))
+		text := fmt.Sprintf("%s %d of %d in %s", b.past, b.fates[operate.FateDone], plan.Count, short(took))
 		for _, other := range []struct {
-			fate dlq.Fate
+			fate operate.Fate
 			text string
 		}{
-			{dlq.FateTaken, "%d were taken by somebody else meanwhile"},
-			{dlq.FateSuperseded, "%d had moved on: only the item was deleted"},
-			{dlq.FateDue, "%d were due already"},
+			{operate.FateTaken, "%d were taken by somebody else meanwhile"},
+			{operate.FateSuperseded, "%d had moved on: only the item was deleted"},
+			{operate.FateDue, "%d were due already"},
 		} {
 			if n := b.fates[other.fate]; n > 0 {
 				text += "; " + fmt.Sprintf(other.text, n)
@@ -360,8 +361,8 @@ type resultLine struct {
 
 func (b *bulk) result(plan tally, took time.Duration, stopped string) resultLine {
 	return resultLine{
-		Kind: "result", Action: b.verb, Matched: plan.Count + plan.Skipped, Done: b.fates[dlq.FateDone],
-		Taken: b.fates[dlq.FateTaken], Superseded: b.fates[dlq.FateSuperseded], AlreadyDue: max(plan.Skipped, b.fates[dlq.FateDue]),
+		Kind: "result", Action: b.verb, Matched: plan.Count + plan.Skipped, Done: b.fates[operate.FateDone],
+		Taken: b.fates[operate.FateTaken], Superseded: b.fates[operate.FateSuperseded], AlreadyDue: max(plan.Skipped, b.fates[operate.FateDue]),
 		Unreadable: plan.Unreadable, Seconds: took.Seconds(), Stopped: stopped,
 	}
 }

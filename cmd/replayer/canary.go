@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 )
 
@@ -20,13 +21,13 @@ func (b *bulk) canaries(plan tally) int {
 
 // watchCanary waits for the answers of the first ones. It stops as soon as
 // too many have failed for the rest to mend it.
-func (b *bulk) watchCanary(ctx context.Context, canary []dlq.Found, p *progress) error {
+func (b *bulk) watchCanary(ctx context.Context, canary []browse.Found, p *progress) error {
 	waiting := canary
 	succeeded, failures := 0, 0
 	deadline := time.Now().Add(b.options.canaryWait)
 	need := b.options.minSuccess * float64(len(canary))
 	for {
-		var still []dlq.Found
+		var still []browse.Found
 		for _, f := range waiting {
 			switch end, err := b.end(ctx, f); {
 			case err != nil:
@@ -68,7 +69,7 @@ const (
 
 // end is how a canary's message has ended: answered, or failed again and back
 // in the DLQ or in review.
-func (b *bulk) end(ctx context.Context, before dlq.Found) (ending, error) {
+func (b *bulk) end(ctx context.Context, before browse.Found) (ending, error) {
 	generation := before.Generation
 	if before.Stream == fetchworker.StreamReview {
 		generation++

@@ -10,6 +10,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/operate"
 
 	"github.com/spf13/cobra"
 )
@@ -29,8 +30,8 @@ go by themselves when the pause ends.`,
 			if err != nil || d <= 0 {
 				return misused("give how long, as --for 30m, 1h or 2d", "pause needs --for, and %q is no such time", length)
 			}
-			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *dlq.Act) (func() error, string) {
-				a.Action, a.Until = dlq.ActPause, l.now().Add(d).UTC()
+			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *operate.Act) (func() error, string) {
+				a.Action, a.Until = operate.ActPause, l.now().Add(d).UTC()
 				return func() error { return budget.Pause(ctx, l.kv, a.Provider, a.Until, s.by, s.reason) },
 					fmt.Sprintf("%s is paused until %s (for %s)", a.Provider, clock(a.Until), short(d))
 			})
@@ -52,8 +53,8 @@ opens again after a few failures, and no request is harmed.`,
 		Example: `  replayer resume fmp --reason "vendor says fixed"`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *dlq.Act) (func() error, string) {
-				a.Action = dlq.ActResume
+			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *operate.Act) (func() error, string) {
+				a.Action = operate.ActResume
 				return func() error { return budget.Resume(ctx, l.kv, a.Provider) },
 					a.Provider + " is resumed: no pause, circuit closed, no hold"
 			})
@@ -85,8 +86,8 @@ LIMITS are windows such as 60/min,2/s or 100/24h; "unlimited" takes them off,
 					return misused("give how long, as --for 30m, 1h or 2d, and none with default", "--for %q cannot be used here", length)
 				}
 			}
-			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *dlq.Act) (func() error, string) {
-				a.Action, a.Limits = dlq.ActLimit, limits.String()
+			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *operate.Act) (func() error, string) {
+				a.Action, a.Limits = operate.ActLimit, limits.String()
 				if args[1] == "default" {
 					a.Limits = "default"
 					return func() error { return budget.ResetLimits(ctx, l.kv, a.Provider) },
@@ -118,8 +119,8 @@ back.`,
 		Example: `  replayer retire polygon --reason "contract ended"`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *dlq.Act) (func() error, string) {
-				a.Action = dlq.ActRetire
+			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *operate.Act) (func() error, string) {
+				a.Action = operate.ActRetire
 				return func() error {
 					// The note alone does nothing while there are consumers.
 					if err := budget.Retire(ctx, l.kv, a.Provider, s.by, s.reason); err != nil {
@@ -136,7 +137,7 @@ back.`,
 
 // order prepares an act on a provider: it completes the audit, and returns
 // the act and what to say when it is done.
-type order func(ctx context.Context, l *link, a *dlq.Act) (act func() error, done string)
+type order func(ctx context.Context, l *link, a *operate.Act) (act func() error, done string)
 
 // control does an act on a provider: checked, recorded, done, announced.
 func (c *cli) control(cmd *cobra.Command, provider string, s *signature, prepare order) error {
@@ -153,12 +154,12 @@ func (c *cli) control(cmd *cobra.Command, provider string, s *signature, prepare
 		return err
 	}
 	defer fleet.Close()
-	a := dlq.Act{Provider: provider}
+	a := operate.Act{Provider: provider}
 	act, text := prepare(ctx, l, &a)
 	if err := c.may(ctx, fleet, a); err != nil {
 		return err
 	}
-	if err := dlq.RecordAct(ctx, l.js, s.signed(l), a); err != nil {
+	if err := operate.RecordAct(ctx, l.js, s.signed(l), a); err != nil {
 		return err
 	}
 	if err := act(); err != nil {
@@ -180,9 +181,9 @@ func (c *cli) control(cmd *cobra.Command, provider string, s *signature, prepare
 // may refuses to retire a provider that is served, or that never was. Any
 // other act may come before the first worker, but is more likely a typing
 // error then, and that is told.
-func (c *cli) may(ctx context.Context, f *fleet, a dlq.Act) error {
+func (c *cli) may(ctx context.Context, f *fleet, a operate.Act) error {
 	view := f.View(a.Provider, f.l.now())
-	if a.Action == dlq.ActRetire && len(view.Workers) > 0 {
+	if a.Action == operate.ActRetire && len(view.Workers) > 0 {
 		return failed("stop these workers, or take the provider's key from them, and run it again",
 			"%s is served by %s: only a provider that no live worker serves can be retired", a.Provider, workerNames(view.Workers))
 	}
@@ -192,7 +193,7 @@ func (c *cli) may(ctx context.Context, f *fleet, a dlq.Act) error {
 	}
 	switch {
 	case slices.Contains(known, a.Provider):
-	case a.Action == dlq.ActRetire:
+	case a.Action == operate.ActRetire:
 		return nothing("replayer status lists the providers", "no provider %s is known here", a.Provider)
 	default:
 		c.sayf("note: nobody has served %s yet; replayer status lists the providers", a.Provider)

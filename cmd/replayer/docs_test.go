@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/operate"
 )
 
 const docs = "../../docs/"
@@ -64,14 +65,14 @@ func TestEveryFieldOfJSONIsDocumented(t *testing.T) {
 		dossier{},
 		answerLine{},
 		planLine{},
-		dlq.GroupCount{},
-		dlq.Group{},
+		operate.GroupCount{},
+		operate.Group{},
 		resultLine{},
 		statusLine{},
 		laneLine{},
 		permitsLine{},
 		controlLine{},
-		dlq.Act{},
+		operate.Act{},
 	} {
 		for _, field := range reflect.VisibleFields(reflect.TypeOf(line)) {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")

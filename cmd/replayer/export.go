@@ -7,12 +7,12 @@ import (
 	"strconv"
 	"time"
 
-	"fetchworker/internal/dlq"
+	"fetchworker/internal/browse"
 )
 
 // exportJSON writes whole records, one JSON object a line.
 func exportJSON(out io.Writer) sink {
-	return jsonSink(out, func(l letterLine, f dlq.Found) any { return l.whole(f) })
+	return jsonSink(out, func(l letterLine, f browse.Found) any { return l.whole(f) })
 }
 
 var exportColumns = []string{
@@ -24,7 +24,7 @@ var exportColumns = []string{
 func exportCSV(out io.Writer) sink {
 	w := csv.NewWriter(out)
 	headed := false
-	write := func(l letterLine, f dlq.Found, _ time.Time) error {
+	write := func(l letterLine, f browse.Found, _ time.Time) error {
 		if !headed {
 			headed = true
 			if err := w.Write(exportColumns); err != nil {

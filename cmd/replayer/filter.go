@@ -6,14 +6,14 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/dlq"
+	"fetchworker/internal/browse"
 
 	"github.com/spf13/cobra"
 )
 
 // selection is what a command's filter flags select.
 type selection struct {
-	filter       dlq.Filter
+	filter       browse.Filter
 	class        string
 	since, until string
 	limit        int

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"fetchworker"
+	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 )
 
@@ -53,7 +54,7 @@ type letterLine struct {
 	History []dlq.Attempt   `json:"history,omitempty"`
 }
 
-func lineOf(f dlq.Found, v view) letterLine {
+func lineOf(f browse.Found, v view) letterLine {
 	l := letterLine{
 		Where: places[f.Stream], State: stateOf(f, v),
 		Provider: f.Provider, Operation: f.Operation, Agent: f.Agent, ID: f.ID, Lane: f.Lane,
@@ -70,7 +71,7 @@ func lineOf(f dlq.Found, v view) letterLine {
 }
 
 // whole adds what is long.
-func (l letterLine) whole(f dlq.Found) letterLine {
+func (l letterLine) whole(f browse.Found) letterLine {
 	l.Request, l.History = requestJSON(f.Body), f.History
 	if !utf8.Valid(f.Body) {
 		l.Raw = f.Body
@@ -84,7 +85,7 @@ type view struct {
 	held func(provider string) bool // its letters do not go now, whatever their time
 }
 
-func stateOf(f dlq.Found, v view) string {
+func stateOf(f browse.Found, v view) string {
 	switch {
 	case f.Stream == fetchworker.StreamReview:
 		return "review"

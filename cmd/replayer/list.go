@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/dlq"
+	"fetchworker/internal/browse"
 
 	"github.com/spf13/cobra"
 )
@@ -31,23 +31,23 @@ func (c *cli) cmdList() *cobra.Command {
 func (c *cli) list(cmd *cobra.Command, s *selection, stream string) error {
 	return c.stream(cmd, s, stream, func(out io.Writer) sink {
 		if c.json {
-			return jsonSink(out, func(l letterLine, _ dlq.Found) any { return l })
+			return jsonSink(out, func(l letterLine, _ browse.Found) any { return l })
 		}
 		t := newTable(out, letterColumns...)
-		return sink{func(l letterLine, _ dlq.Found, now time.Time) error { return t.row(l.row(now)...) }, t.flush}
+		return sink{func(l letterLine, _ browse.Found, now time.Time) error { return t.row(l.row(now)...) }, t.flush}
 	})
 }
 
 // sink is where a stream of letters is written.
 type sink struct {
-	write func(letterLine, dlq.Found, time.Time) error
+	write func(letterLine, browse.Found, time.Time) error
 	flush func() error
 }
 
 // jsonSink writes one object a line.
-func jsonSink(out io.Writer, object func(letterLine, dlq.Found) any) sink {
+func jsonSink(out io.Writer, object func(letterLine, browse.Found) any) sink {
 	return sink{
-		func(l letterLine, f dlq.Found, _ time.Time) error { return encode(out, object(l, f)) },
+		func(l letterLine, f browse.Found, _ time.Time) error { return encode(out, object(l, f)) },
 		func() error { return nil },
 	}
 }

@@ -13,24 +13,24 @@ import (
 	"time"
 
 	"fetchworker/internal/budget"
-	"fetchworker/internal/dlq"
+	"fetchworker/internal/operate"
 )
 
 // planLine is the first --json line of an act on more than one message, and
 // the only one of a dry run.
 type planLine struct {
-	Kind           string           `json:"kind"` // plan
-	Action         string           `json:"action"`
-	DryRun         bool             `json:"dry_run"`
-	Count          int              `json:"count"`
-	AlreadyDue     int              `json:"already_due"`
-	Unreadable     int              `json:"unreadable"`
-	More           bool             `json:"more"` // --limit leaves some out
-	Groups         []dlq.GroupCount `json:"groups"`
-	Oldest         time.Time        `json:"oldest,omitzero"`
-	Newest         time.Time        `json:"newest,omitzero"`
-	RateSeconds    float64          `json:"rate_seconds"`    // at --rate; 0: as fast as possible
-	PermitsSeconds float64          `json:"permits_seconds"` // within the providers' limits, as last used; 0: not known
+	Kind           string               `json:"kind"` // plan
+	Action         string               `json:"action"`
+	DryRun         bool                 `json:"dry_run"`
+	Count          int                  `json:"count"`
+	AlreadyDue     int                  `json:"already_due"`
+	Unreadable     int                  `json:"unreadable"`
+	More           bool                 `json:"more"` // --limit leaves some out
+	Groups         []operate.GroupCount `json:"groups"`
+	Oldest         time.Time            `json:"oldest,omitzero"`
+	Newest         time.Time            `json:"newest,omitzero"`
+	RateSeconds    float64              `json:"rate_seconds"`    // at --rate; 0: as fast as possible
+	PermitsSeconds float64              `json:"permits_seconds"` // within the providers' limits, as last used; 0: not known
 }
 
 func (b *bulk) printPlan(plan tally) error {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"fetchworker/internal/browse"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
 )
@@ -91,7 +92,7 @@ func TestWhatOthersWroteIsHarmless(t *testing.T) {
 
 func TestBytesThatAreNoTextAreNotLost(t *testing.T) {
 	for body, kept := range map[string]bool{"{}": false, "no JSON, but a text: é": false, "{\"a\":\"\xff\"}": true} {
-		l := letterLine{}.whole(dlq.Found{Letter: dlq.Letter{Body: []byte(body)}})
+		l := letterLine{}.whole(browse.Found{Letter: dlq.Letter{Body: []byte(body)}})
 		if (string(l.Raw) == body) != kept {
 			t.Errorf("%q: %q", body, l.Raw)
 		}

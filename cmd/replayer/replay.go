@@ -5,7 +5,8 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/dlq"
+	"fetchworker/internal/browse"
+	"fetchworker/internal/operate"
 
 	"github.com/spf13/cobra"
 )
@@ -27,11 +28,11 @@ run again: nothing is done twice.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.bulk(cmd, s, args, p, func(b *bulk) {
-				operator := dlq.NewOperator(b.l.js, b.l.log, sign.signed(b.l))
+				operator := operate.NewOperator(b.l.js, b.l.log, sign.signed(b.l))
 				b.verb, b.past, b.stream = "replay", "replayed", fetchworker.StreamDLQ
 				b.work, b.refuseShut = true, true
-				b.skip = func(f dlq.Found) bool { return !f.NotBefore.After(b.edge.At) }
-				b.act = func(ctx context.Context, f dlq.Found) (dlq.Fate, error) {
+				b.skip = func(f browse.Found) bool { return !f.NotBefore.After(b.edge.At) }
+				b.act = func(ctx context.Context, f browse.Found) (operate.Fate, error) {
 					return operator.ReplayNow(ctx, f, b.edge.At)
 				}
 			})

@@ -8,7 +8,8 @@ import (
 	"os/exec"
 
 	"fetchworker"
-	"fetchworker/internal/dlq"
+	"fetchworker/internal/browse"
+	"fetchworker/internal/operate"
 
 	"github.com/spf13/cobra"
 )
@@ -77,10 +78,10 @@ run again: nothing is requeued twice.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.bulk(cmd, s, args, p, func(b *bulk) {
-				operator := dlq.NewOperator(b.l.js, b.l.log, sign.signed(b.l))
+				operator := operate.NewOperator(b.l.js, b.l.log, sign.signed(b.l))
 				b.verb, b.past, b.stream, b.work, b.edit = "requeue", "requeued", fetchworker.StreamReview, true, edit
-				b.act = func(ctx context.Context, f dlq.Found) (dlq.Fate, error) {
-					return operator.Requeue(ctx, f, dlq.RequeueOptions{Now: b.edge.At, KeepDeadline: keepDeadline, Body: b.edited})
+				b.act = func(ctx context.Context, f browse.Found) (operate.Fate, error) {
+					return operator.Requeue(ctx, f, operate.RequeueOptions{Now: b.edge.At, KeepDeadline: keepDeadline, Body: b.edited})
 				}
 			})
 		},
@@ -106,7 +107,7 @@ meanwhile is only deleted.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.bulk(cmd, s, args, p, func(b *bulk) {
-				operator := dlq.NewOperator(b.l.js, b.l.log, sign.signed(b.l))
+				operator := operate.NewOperator(b.l.js, b.l.log, sign.signed(b.l))
 				b.verb, b.past, b.stream = "discard", "discarded", fetchworker.StreamReview
 				b.act = operator.Discard
 			})
@@ -120,7 +121,7 @@ meanwhile is only deleted.`,
 
 // revise opens an editor on a request and returns what it has become, which
 // is a request that the wire accepts. The id stays what the subject says.
-func (c *cli) revise(ctx context.Context, f dlq.Found) ([]byte, error) {
+func (c *cli) revise(ctx context.Context, f browse.Found) ([]byte, error) {
 	editor := c.getenv("VISUAL")
 	if editor == "" {
 		editor = c.getenv("EDITOR")

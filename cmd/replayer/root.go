@@ -16,7 +16,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
-	"fetchworker/internal/dlq"
+	"fetchworker/internal/browse"
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/jwt/v2"
@@ -80,7 +80,7 @@ func (c *cli) do(run func(cmd *cobra.Command, args []string) error) func(*cobra.
 
 // link is a connection with all that commands read and write through.
 type link struct {
-	*dlq.Browser
+	*browse.Browser
 	nc   *nats.Conn
 	js   jetstream.JetStream
 	log  *record.Log
@@ -117,14 +117,14 @@ func (c *cli) connect(ctx context.Context) (context.Context, *link, func(), erro
 		refuse(nil)
 		return nil, nil, nil, connectError(address, err)
 	}
-	l := &link{nc: nc, Browser: dlq.NewBrowser(nc), user: userOf(nc), acting: acting}
+	l := &link{nc: nc, Browser: browse.New(nc), user: userOf(nc), acting: acting}
 	closeAll := func() { nc.Close(); cancel(nil); refuse(nil) }
 	if l.js, err = broker.JetStream(nc); err == nil {
 		l.log = record.New(l.js, nil)
 		l.kv, err = l.js.KeyValue(ctx, fetchworker.BucketProviders)
 	}
 	if err == nil {
-		var edge dlq.Edge
+		var edge browse.Edge
 		edge, err = l.Edge(ctx, fetchworker.StreamDLQ)
 		l.skew = time.Until(edge.At)
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/dlq"
+	"fetchworker/internal/browse"
 
 	"github.com/spf13/cobra"
 )
@@ -95,8 +95,8 @@ func (c *cli) show(cmd *cobra.Command, s *selection, args []string, streams ...s
 
 // lookUp finds the requests that a filter selects, with their records. A
 // request that has only an answer is found too, without records.
-func (l *link) lookUp(ctx context.Context, f dlq.Filter, streams []string) (map[fetchworker.Identity][]dlq.Found, error) {
-	found := map[fetchworker.Identity][]dlq.Found{}
+func (l *link) lookUp(ctx context.Context, f browse.Filter, streams []string) (map[fetchworker.Identity][]browse.Found, error) {
+	found := map[fetchworker.Identity][]browse.Found{}
 	for _, stream := range streams {
 		edge, err := l.Edge(ctx, stream)
 		if err != nil {
@@ -107,7 +107,7 @@ func (l *link) lookUp(ctx context.Context, f dlq.Filter, streams []string) (map[
 				return nil, err
 			}
 			if stream == fetchworker.StreamResults {
-				found[record.Identity] = append([]dlq.Found{}, found[record.Identity]...)
+				found[record.Identity] = append([]browse.Found{}, found[record.Identity]...)
 				continue
 			}
 			found[record.Identity] = append(found[record.Identity], record)
@@ -116,7 +116,7 @@ func (l *link) lookUp(ctx context.Context, f dlq.Filter, streams []string) (map[
 	return found, nil
 }
 
-func (c *cli) ambiguous(found map[fetchworker.Identity][]dlq.Found) error {
+func (c *cli) ambiguous(found map[fetchworker.Identity][]browse.Found) error {
 	var lines []string
 	for i := range found {
 		lines = append(lines, "  "+i.Agent+"/"+i.ID+" --provider "+i.Provider+" --operation "+i.Operation)
@@ -125,7 +125,7 @@ func (c *cli) ambiguous(found map[fetchworker.Identity][]dlq.Found) error {
 	return misused("name one of them", "%d requests have this id:\n%s", len(lines), strings.Join(lines, "\n"))
 }
 
-func (c *cli) showOne(ctx context.Context, l *link, i fetchworker.Identity, records []dlq.Found) error {
+func (c *cli) showOne(ctx context.Context, l *link, i fetchworker.Identity, records []browse.Found) error {
 	fleet, err := l.fleet(ctx)
 	if err != nil {
 		return err
@@ -178,7 +178,7 @@ func answerOf(a fetchworker.Answer) *answerLine {
 }
 
 // outlook is what would happen to a request on a replay or requeue.
-func (f *fleet) outlook(records []dlq.Found, answer *fetchworker.Answer) string {
+func (f *fleet) outlook(records []browse.Found, answer *fetchworker.Answer) string {
 	now := f.l.now()
 	if len(records) == 0 {
 		return "nothing: it has its answer, and there is no letter"

@@ -13,8 +13,8 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker"
+	"fetchworker/internal/browse"
 	"fetchworker/internal/budget"
-	"fetchworker/internal/dlq"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
@@ -321,7 +321,7 @@ func (f *fleet) statusOf(ctx context.Context, p string, inFlight map[[2]string]i
 // to be read: all others are held.
 func (f *fleet) letters(ctx context.Context, s *statusLine, now time.Time) error {
 	var err error
-	filter := dlq.Filter{Provider: s.Provider}
+	filter := browse.Filter{Provider: s.Provider}
 	if s.Letters, _, err = f.l.Count(ctx, fetchworker.StreamDLQ, filter.Subject(fetchworker.StreamDLQ)); err != nil || s.Letters == 0 {
 		return err
 	}

@@ -1,6 +1,7 @@
 package dlq_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 )
+
+var errCrash = errors.New("crash")
 
 // crash is a hook that lets its process die at one point: before a step is
 // made, or after it, when nobody has learnt of it. What dies says no more: its

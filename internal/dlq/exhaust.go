@@ -36,7 +36,7 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 	}
 	// The item comes before the answer that points to it: a failed answer with
 	// Fetch-Review and no item would be lost to everybody.
-	if _, err := r.log.Put(ctx, l.reviewSlot(), l.ReviewItem()); err != nil {
+	if _, err := r.log.Put(ctx, l.ReviewSlot(), l.ReviewItem()); err != nil {
 		return 0, err
 	}
 	code := failureCode(l.Letter)

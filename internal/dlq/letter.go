@@ -218,17 +218,21 @@ func salvage(subject string, h nats.Header, data []byte, cause error) Letter {
 	return l
 }
 
-// Slots of the four records a request can have. The points name the steps for
-// tests that crash between them.
-func (l Letter) deadLetterSlot() record.Slot {
+// Slots of the records a request can have besides its answer. The points name
+// the steps for tests that crash between them.
+
+// DeadLetterSlot is where its dead letter is stored.
+func (l Letter) DeadLetterSlot() record.Slot {
 	return record.Slot{Stream: fetchworker.StreamDLQ, Subject: fetchworker.DLQSubject(l.Lane, l.Identity), Order: record.Letters, Point: "letter"}
 }
 
-func (l Letter) replaySlot() record.Slot {
+// ReplaySlot is where it is stored when it was released.
+func (l Letter) ReplaySlot() record.Slot {
 	return record.Slot{Stream: fetchworker.StreamReplay, Subject: fetchworker.ReplaySubject(l.Lane, l.Identity), Order: record.Letters, Point: "replay"}
 }
 
-func (l Letter) reviewSlot() record.Slot {
+// ReviewSlot is where its review item is stored.
+func (l Letter) ReviewSlot() record.Slot {
 	return record.Slot{Stream: fetchworker.StreamReview, Subject: fetchworker.ReviewSubject(l.Identity), Order: record.Reviews, Point: "review"}
 }
 

@@ -53,7 +53,7 @@ func (r *Replayer) probe(ctx context.Context, provider string) error {
 	}
 	// A crash before this leaves the letter as it was. One after it leaves it
 	// in both places, as with any release.
-	if _, err := r.log.Put(ctx, l.replaySlot(), l.Replayed()); err != nil {
+	if _, err := r.log.Put(ctx, l.ReplaySlot(), l.Replayed()); err != nil {
 		return err
 	}
 	r.metrics.did(didProbe, l.Provider)

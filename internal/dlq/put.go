@@ -14,7 +14,7 @@ import (
 // Put stores a dead letter. Only after it returns nil may the request's
 // message be acknowledged.
 func Put(ctx context.Context, log *record.Log, l Letter) error {
-	_, err := log.Put(ctx, l.deadLetterSlot(), l.DeadLetter())
+	_, err := log.Put(ctx, l.DeadLetterSlot(), l.DeadLetter())
 	return err
 }
 

@@ -27,7 +27,7 @@ func (r *Replayer) release(ctx context.Context, l *held) (time.Duration, error) 
 	// A crash before this leaves the letter as it was. One after it leaves it
 	// in both places: it is released again, and an equal letter replaces
 	// itself, or finds that the worker has stored its answer or next letter.
-	if _, err := r.log.Put(ctx, l.replaySlot(), l.Replayed()); err != nil {
+	if _, err := r.log.Put(ctx, l.ReplaySlot(), l.Replayed()); err != nil {
 		return 0, err
 	}
 	r.metrics.did(didRelease, l.Provider)

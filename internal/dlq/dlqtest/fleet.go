@@ -13,6 +13,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/browse"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
@@ -268,7 +269,7 @@ func (f *Fleet) Answer(id fetchworker.Identity) (fetchworker.Answer, bool) {
 // Count is how many messages of a stream match a subject.
 func (f *Fleet) Count(stream, subject string) int {
 	f.T.Helper()
-	n, _, err := dlq.NewBrowser(f.NC).Count(f.Ctx, stream, subject)
+	n, _, err := browse.New(f.NC).Count(f.Ctx, stream, subject)
 	if err != nil {
 		f.T.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package dlq
+package operate
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/browse"
+	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go"
@@ -33,7 +35,7 @@ var ErrUnreadable = errors.New("the stored headers cannot be read")
 // answered, and only deletes the item. Two operators at once write the same
 // letter: its message id lets the stream drop the second even if the first
 // has already been taken away and released.
-func (o *Operator) Requeue(ctx context.Context, item Found, options RequeueOptions) (Fate, error) {
+func (o *Operator) Requeue(ctx context.Context, item browse.Found, options RequeueOptions) (Fate, error) {
 	gone, err := o.passed(ctx, item, ActRequeue)
 	if gone != "" || err != nil {
 		return gone, err
@@ -49,7 +51,7 @@ func (o *Operator) Requeue(ctx context.Context, item Found, options RequeueOptio
 	}
 	m := next.DeadLetter()
 	m.Header.Set(nats.MsgIdHdr, "requeue."+next.String()+"."+strconv.Itoa(next.Generation))
-	out, err := o.log.Put(ctx, next.deadLetterSlot(), m)
+	out, err := o.log.Put(ctx, next.DeadLetterSlot(), m)
 	if err != nil {
 		return "", fmt.Errorf("requeue %s: %w", item.Identity, err)
 	}
@@ -63,7 +65,7 @@ func (o *Operator) Requeue(ctx context.Context, item Found, options RequeueOptio
 // nextGeneration is the letter that a requeue stores: a new life with nothing
 // counted against it, due at once, of a class that is never buried. The error
 // and the history stay, for whoever looks at it next.
-func nextGeneration(item Letter, options RequeueOptions) Letter {
+func nextGeneration(item dlq.Letter, options RequeueOptions) dlq.Letter {
 	next := item
 	next.Generation++
 	next.Failures, next.FirstFailedAt = 0, time.Time{}
@@ -81,7 +83,7 @@ func nextGeneration(item Letter, options RequeueOptions) Letter {
 // Discard ends a review item's request: the act is audited, then the answer
 // "failed discarded" stored, which is final for good, then the item deleted.
 // A crash in between is mended by doing it again.
-func (o *Operator) Discard(ctx context.Context, item Found) (Fate, error) {
+func (o *Operator) Discard(ctx context.Context, item browse.Found) (Fate, error) {
 	gone, err := o.passed(ctx, item, ActDiscard)
 	if gone != "" || err != nil {
 		return gone, err
@@ -95,7 +97,7 @@ func (o *Operator) Discard(ctx context.Context, item Found) (Fate, error) {
 	}
 	problem := fetchworker.Failure(item.Identity, fetchworker.CodeDiscarded, o.signed.Reason)
 	answer.Problem = &problem
-	out, err := Answer(ctx, o.log, answer, item.ReplyTo())
+	out, err := dlq.Answer(ctx, o.log, answer, item.ReplyTo())
 	if err != nil {
 		return "", fmt.Errorf("discard %s: %w", item.Identity, err)
 	}
@@ -108,7 +110,7 @@ func (o *Operator) Discard(ctx context.Context, item Found) (Fate, error) {
 
 // passed looks whether the item is still what it was when it was seen. One
 // whose request has moved on is deleted here, audited first.
-func (o *Operator) passed(ctx context.Context, item Found, action string) (Fate, error) {
+func (o *Operator) passed(ctx context.Context, item browse.Found, action string) (Fate, error) {
 	if item.Fault != nil {
 		return "", fmt.Errorf("%s: %w: %w", item.Identity, ErrUnreadable, item.Fault)
 	}
@@ -138,8 +140,8 @@ func (o *Operator) passed(ctx context.Context, item Found, action string) (Fate,
 // A request at work is a letter, then a replayed letter, then an answer or a
 // letter again. The letter is looked at first and last, so that one that
 // moves while this looks is met all the same.
-func Superseded(ctx context.Context, log *record.Log, item Letter) (bool, error) {
-	for _, slot := range []record.Slot{item.deadLetterSlot(), item.replaySlot(), AnswerSlot(item.Identity), item.deadLetterSlot()} {
+func Superseded(ctx context.Context, log *record.Log, item dlq.Letter) (bool, error) {
+	for _, slot := range []record.Slot{item.DeadLetterSlot(), item.ReplaySlot(), dlq.AnswerSlot(item.Identity), item.DeadLetterSlot()} {
 		m, err := log.Get(ctx, slot)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			continue

@@ -1,4 +1,4 @@
-package dlq
+package operate
 
 import (
 	"cmp"
@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/browse"
+	"fetchworker/internal/dlq"
 )
 
 // Plan is what an act on many messages would touch. It grows by no more than
@@ -42,7 +44,7 @@ const groupsKept = 1000
 const OtherErrors = "(other errors)"
 
 // Add counts one message.
-func (p *Plan) Add(f Found) {
+func (p *Plan) Add(f browse.Found) {
 	if f.Fault != nil {
 		p.Unreadable++
 		return
@@ -82,7 +84,7 @@ const kindKept = 80 // bytes
 // Kind is what a letter's error has in common with others of its kind: the
 // code it would be answered with or the HTTP status, and the text with its
 // numbers left out.
-func Kind(l Letter) string {
+func Kind(l dlq.Letter) string {
 	var parts []string
 	if l.Code != "" {
 		parts = append(parts, string(l.Code))

@@ -1,4 +1,4 @@
-package dlq
+package operate
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/browse"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -95,7 +96,7 @@ func (f ActFilter) matches(a Act) bool {
 }
 
 // Acts yields the acts that the filter selects, the oldest first.
-func (b *Browser) Acts(ctx context.Context, f ActFilter) iter.Seq2[Act, error] {
+func Acts(ctx context.Context, b *browse.Browser, f ActFilter) iter.Seq2[Act, error] {
 	return func(yield func(Act, error) bool) {
 		edge, err := b.Edge(ctx, fetchworker.StreamAudit)
 		if err != nil {
@@ -109,7 +110,7 @@ func (b *Browser) Acts(ctx context.Context, f ActFilter) iter.Seq2[Act, error] {
 		if provider == "" {
 			provider = "*"
 		}
-		for raw, err := range b.raw(ctx, fetchworker.StreamAudit, fetchworker.AuditSubject(action, provider), f.Since, edge) {
+		for raw, err := range b.Messages(ctx, fetchworker.StreamAudit, fetchworker.AuditSubject(action, provider), f.Since, edge) {
 			if err != nil {
 				yield(Act{}, err)
 				return

@@ -1,4 +1,8 @@
-package dlq
+// Package operate does what a person decides on letters, review items and
+// providers: select, plan, act, watch, and record who did what and why before
+// it is done. It is the engine under the replayer's commands; words, flags
+// and tables are theirs.
+package operate
 
 import (
 	"context"
@@ -7,6 +11,8 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/browse"
+	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -52,7 +58,7 @@ func NewOperator(js jetstream.JetStream, log *record.Log, s Signature) *Operator
 // holds the old copy at this very moment (it does only if the letter's gate
 // has just opened) acks a sequence that is no longer there, and what it has
 // released is replaced by the same letter under the same subject.
-func (o *Operator) ReplayNow(ctx context.Context, f Found, now time.Time) (Fate, error) {
+func (o *Operator) ReplayNow(ctx context.Context, f browse.Found, now time.Time) (Fate, error) {
 	if !f.NotBefore.After(now) {
 		return FateDue, nil
 	}
@@ -83,7 +89,7 @@ func moved(err error) bool {
 }
 
 // audit records an act on a message; with may add to it.
-func (o *Operator) audit(ctx context.Context, action string, l Letter, with func(*Act)) error {
+func (o *Operator) audit(ctx context.Context, action string, l dlq.Letter, with func(*Act)) error {
 	a := Act{
 		Action: action, Provider: l.Provider,
 		Operation: l.Operation, Agent: l.Agent, ID: l.ID, Lane: l.Lane,

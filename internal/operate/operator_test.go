@@ -1,4 +1,4 @@
-package dlq_test
+package operate_test
 
 import (
 	"errors"
@@ -10,7 +10,9 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/operate"
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -21,17 +23,17 @@ type desk struct {
 	*brokertest.Broker
 	t       *testing.T
 	log     *record.Log
-	browser *dlq.Browser
+	browser *browse.Browser
 }
 
 func newDesk(t *testing.T) *desk {
 	t.Helper()
 	b := brokertest.Start(t)
-	return &desk{Broker: b, t: t, log: record.New(b.JS, nil), browser: dlq.NewBrowser(b.NC)}
+	return &desk{Broker: b, t: t, log: record.New(b.JS, nil), browser: browse.New(b.NC)}
 }
 
-func (d *desk) operator(hook record.Hook) *dlq.Operator {
-	return dlq.NewOperator(d.JS, record.New(d.JS, hook), dlq.Signature{By: "ann", Reason: "because", Run: "r1"})
+func (d *desk) operator(hook record.Hook) *operate.Operator {
+	return operate.NewOperator(d.JS, record.New(d.JS, hook), operate.Signature{By: "ann", Reason: "because", Run: "r1"})
 }
 
 func letter(id string) dlq.Letter {
@@ -71,13 +73,13 @@ func (d *desk) answer(a fetchworker.Answer) {
 	}
 }
 
-func (d *desk) walk(stream string, f dlq.Filter) []dlq.Found {
+func (d *desk) walk(stream string, f browse.Filter) []browse.Found {
 	d.t.Helper()
 	edge, err := d.browser.Edge(d.t.Context(), stream)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	var all []dlq.Found
+	var all []browse.Found
 	for found, err := range d.browser.Walk(d.t.Context(), stream, f, edge) {
 		if err != nil {
 			d.t.Fatal(err)
@@ -87,9 +89,9 @@ func (d *desk) walk(stream string, f dlq.Filter) []dlq.Found {
 	return all
 }
 
-func (d *desk) only(stream string) dlq.Found {
+func (d *desk) only(stream string) browse.Found {
 	d.t.Helper()
-	all := d.walk(stream, dlq.Filter{})
+	all := d.walk(stream, browse.Filter{})
 	if len(all) != 1 {
 		d.t.Fatalf("%s holds %d, want 1", stream, len(all))
 	}
@@ -98,12 +100,12 @@ func (d *desk) only(stream string) dlq.Found {
 
 func (d *desk) count(stream string) int {
 	d.t.Helper()
-	return len(d.walk(stream, dlq.Filter{}))
+	return len(d.walk(stream, browse.Filter{}))
 }
 
-func (d *desk) acts() (acts []dlq.Act) {
+func (d *desk) acts() (acts []operate.Act) {
 	d.t.Helper()
-	for a, err := range d.browser.Acts(d.t.Context(), dlq.ActFilter{}) {
+	for a, err := range operate.Acts(d.t.Context(), d.browser, operate.ActFilter{}) {
 		if err != nil {
 			d.t.Fatal(err)
 		}
@@ -143,18 +145,18 @@ func TestWalkPagesThroughEverythingAndFilters(t *testing.T) {
 	<-d.JS.PublishAsyncComplete()
 	yesterday := time.Now().Add(-24 * time.Hour)
 	for name, c := range map[string]struct {
-		filter dlq.Filter
+		filter browse.Filter
 		want   int
 	}{
-		"all":       {dlq.Filter{}, n},
-		"provider":  {dlq.Filter{Provider: "fred"}, n / 5},
-		"class":     {dlq.Filter{Class: fetchworker.ClassTransient}, n - n/5},
-		"agent":     {dlq.Filter{Agent: "bob"}, n / 100},
-		"operation": {dlq.Filter{Operation: "quote"}, n},
-		"id":        {dlq.Filter{ID: "q-77"}, 1},
-		"since":     {dlq.Filter{Since: yesterday}, n - n/100},
-		"until":     {dlq.Filter{Until: yesterday}, n / 100},
-		"nothing":   {dlq.Filter{Provider: "none"}, 0},
+		"all":       {browse.Filter{}, n},
+		"provider":  {browse.Filter{Provider: "fred"}, n / 5},
+		"class":     {browse.Filter{Class: fetchworker.ClassTransient}, n - n/5},
+		"agent":     {browse.Filter{Agent: "bob"}, n / 100},
+		"operation": {browse.Filter{Operation: "quote"}, n},
+		"id":        {browse.Filter{ID: "q-77"}, 1},
+		"since":     {browse.Filter{Since: yesterday}, n - n/100},
+		"until":     {browse.Filter{Until: yesterday}, n / 100},
+		"nothing":   {browse.Filter{Provider: "none"}, 0},
 	} {
 		if got := len(d.walk(fetchworker.StreamDLQ, c.filter)); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
@@ -179,12 +181,12 @@ func TestWalkEndsAtTheEdgeThoughItWritesItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := 0
-	for found, err := range d.browser.Walk(t.Context(), fetchworker.StreamDLQ, dlq.Filter{}, edge) {
+	for found, err := range d.browser.Walk(t.Context(), fetchworker.StreamDLQ, browse.Filter{}, edge) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		seen++
-		if fate, err := d.operator(nil).ReplayNow(t.Context(), found, edge.At); fate != dlq.FateDone || err != nil {
+		if fate, err := d.operator(nil).ReplayNow(t.Context(), found, edge.At); fate != operate.FateDone || err != nil {
 			t.Fatal(fate, err)
 		}
 	}
@@ -204,7 +206,7 @@ func TestWhatCannotBeReadIsShownAndNeverTouched(t *testing.T) {
 	if item.Fault == nil || item.ID != "q-1" {
 		t.Fatalf("fault %v of %s", item.Fault, item.ID)
 	}
-	if _, err := d.operator(nil).Requeue(t.Context(), item, dlq.RequeueOptions{Now: time.Now()}); !errors.Is(err, dlq.ErrUnreadable) {
+	if _, err := d.operator(nil).Requeue(t.Context(), item, operate.RequeueOptions{Now: time.Now()}); !errors.Is(err, operate.ErrUnreadable) {
 		t.Errorf("requeue: %v", err)
 	}
 	if d.count(fetchworker.StreamReview) != 1 || len(d.acts()) != 0 {
@@ -218,7 +220,7 @@ func TestReplayNow(t *testing.T) {
 	seen := d.only(fetchworker.StreamDLQ)
 	now := time.Now()
 	fate, err := d.operator(nil).ReplayNow(t.Context(), seen, now)
-	if fate != dlq.FateDone || err != nil {
+	if fate != operate.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
 	after := d.only(fetchworker.StreamDLQ)
@@ -234,12 +236,12 @@ func TestReplayNow(t *testing.T) {
 	}
 
 	t.Run("one that a colleague was faster with", func(t *testing.T) {
-		if fate, err := d.operator(nil).ReplayNow(t.Context(), seen, now); fate != dlq.FateTaken || err != nil {
+		if fate, err := d.operator(nil).ReplayNow(t.Context(), seen, now); fate != operate.FateTaken || err != nil {
 			t.Error(fate, err)
 		}
 	})
 	t.Run("one that is due already", func(t *testing.T) {
-		if fate, err := d.operator(nil).ReplayNow(t.Context(), d.only(fetchworker.StreamDLQ), now); fate != dlq.FateDue || err != nil {
+		if fate, err := d.operator(nil).ReplayNow(t.Context(), d.only(fetchworker.StreamDLQ), now); fate != operate.FateDue || err != nil {
 			t.Error(fate, err)
 		}
 	})
@@ -247,7 +249,7 @@ func TestReplayNow(t *testing.T) {
 		if err := d.log.Delete(t.Context(), "", fetchworker.StreamDLQ, d.only(fetchworker.StreamDLQ).Sequence); err != nil {
 			t.Fatal(err)
 		}
-		if fate, err := d.operator(nil).ReplayNow(t.Context(), seen, now); fate != dlq.FateTaken || err != nil {
+		if fate, err := d.operator(nil).ReplayNow(t.Context(), seen, now); fate != operate.FateTaken || err != nil {
 			t.Error(fate, err)
 		}
 		if n := d.count(fetchworker.StreamDLQ); n != 0 {
@@ -263,8 +265,8 @@ func TestRequeueStartsANewLife(t *testing.T) {
 	l.Record(dlq.Attempt{At: l.FailedAt, Class: l.Class, Error: l.Error})
 	d.bury(l)
 	before := time.Now()
-	fate, err := d.operator(nil).Requeue(t.Context(), d.only(fetchworker.StreamReview), dlq.RequeueOptions{Now: time.Now()})
-	if fate != dlq.FateDone || err != nil {
+	fate, err := d.operator(nil).Requeue(t.Context(), d.only(fetchworker.StreamReview), operate.RequeueOptions{Now: time.Now()})
+	if fate != operate.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
 	if n := d.count(fetchworker.StreamReview); n != 0 {
@@ -285,8 +287,8 @@ func TestRequeueKeepsWhatItIsTold(t *testing.T) {
 	d := newDesk(t)
 	l := letter("q-1")
 	d.bury(l)
-	options := dlq.RequeueOptions{Now: time.Now(), KeepDeadline: true, Body: []byte(`{"params":{"symbol":"MSFT"}}`)}
-	if fate, err := d.operator(nil).Requeue(t.Context(), d.only(fetchworker.StreamReview), options); fate != dlq.FateDone || err != nil {
+	options := operate.RequeueOptions{Now: time.Now(), KeepDeadline: true, Body: []byte(`{"params":{"symbol":"MSFT"}}`)}
+	if fate, err := d.operator(nil).Requeue(t.Context(), d.only(fetchworker.StreamReview), options); fate != operate.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
 	next := d.only(fetchworker.StreamDLQ)
@@ -307,7 +309,7 @@ func TestDiscardIsFinalForGood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fate, err := d.operator(nil).Discard(t.Context(), d.only(fetchworker.StreamReview)); fate != dlq.FateDone || err != nil {
+	if fate, err := d.operator(nil).Discard(t.Context(), d.only(fetchworker.StreamReview)); fate != operate.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
 	a := d.stored(l.Identity)
@@ -343,14 +345,14 @@ func TestAnItemOfAnEarlierGenerationIsOnlyDeleted(t *testing.T) {
 				place(d)
 				before, beforeDLQ := d.stored(later.Identity), d.count(fetchworker.StreamDLQ)
 				item := d.only(fetchworker.StreamReview)
-				var fate dlq.Fate
+				var fate operate.Fate
 				var err error
 				if act == "requeue" {
-					fate, err = d.operator(nil).Requeue(t.Context(), item, dlq.RequeueOptions{Now: time.Now()})
+					fate, err = d.operator(nil).Requeue(t.Context(), item, operate.RequeueOptions{Now: time.Now()})
 				} else {
 					fate, err = d.operator(nil).Discard(t.Context(), item)
 				}
-				if fate != dlq.FateSuperseded || err != nil {
+				if fate != operate.FateSuperseded || err != nil {
 					t.Fatal(fate, err)
 				}
 				if d.count(fetchworker.StreamReview) != 0 || d.count(fetchworker.StreamDLQ) != beforeDLQ {
@@ -381,13 +383,13 @@ var errCrash = errors.New("crash")
 func TestACrashAtAnyPointLosesAndDoublesNothing(t *testing.T) {
 	acts := map[string]struct {
 		points []string
-		run    func(*desk, *dlq.Operator, dlq.Found) error
+		run    func(*desk, *operate.Operator, browse.Found) error
 	}{
-		"requeue": {[]string{"audit", "letter", "delete-item"}, func(d *desk, o *dlq.Operator, item dlq.Found) error {
-			_, err := o.Requeue(d.t.Context(), item, dlq.RequeueOptions{Now: time.Now()})
+		"requeue": {[]string{"audit", "letter", "delete-item"}, func(d *desk, o *operate.Operator, item browse.Found) error {
+			_, err := o.Requeue(d.t.Context(), item, operate.RequeueOptions{Now: time.Now()})
 			return err
 		}},
-		"discard": {[]string{"audit", "answer", "delete-item"}, func(d *desk, o *dlq.Operator, item dlq.Found) error {
+		"discard": {[]string{"audit", "answer", "delete-item"}, func(d *desk, o *operate.Operator, item browse.Found) error {
 			_, err := o.Discard(d.t.Context(), item)
 			return err
 		}},
@@ -410,14 +412,14 @@ func TestACrashAtAnyPointLosesAndDoublesNothing(t *testing.T) {
 						}
 						released := 0
 						if releasedMeanwhile {
-							for _, l := range d.walk(fetchworker.StreamDLQ, dlq.Filter{}) {
+							for _, l := range d.walk(fetchworker.StreamDLQ, browse.Filter{}) {
 								released++
 								if err := d.log.Delete(t.Context(), "", fetchworker.StreamDLQ, l.Sequence); err != nil {
 									t.Fatal(err)
 								}
 							}
 						}
-						for _, item := range d.walk(fetchworker.StreamReview, dlq.Filter{}) {
+						for _, item := range d.walk(fetchworker.StreamReview, browse.Filter{}) {
 							if err := act.run(d, d.operator(nil), item); err != nil {
 								t.Fatal(err)
 							}
@@ -461,7 +463,7 @@ func TestACrashInAReplayLeavesOneLetter(t *testing.T) {
 				}
 				fate, err := d.operator(nil).ReplayNow(t.Context(), d.only(fetchworker.StreamDLQ), now)
 				done := point == "replay-now" && persisted
-				if err != nil || done && fate != dlq.FateDue || !done && fate != dlq.FateDone {
+				if err != nil || done && fate != operate.FateDue || !done && fate != operate.FateDone {
 					t.Errorf("again: %s, %v", fate, err)
 				}
 				if d.only(fetchworker.StreamDLQ).NotBefore.After(now) {
@@ -478,13 +480,13 @@ func TestTwoOperatorsRequeueOnce(t *testing.T) {
 	for i := range n {
 		d.bury(letter("q-" + strconv.Itoa(i)))
 	}
-	items := d.walk(fetchworker.StreamReview, dlq.Filter{})
+	items := d.walk(fetchworker.StreamReview, browse.Filter{})
 	var all sync.WaitGroup
 	for range 2 {
 		all.Go(func() {
 			o := d.operator(nil)
 			for _, item := range items {
-				if _, err := o.Requeue(t.Context(), item, dlq.RequeueOptions{Now: time.Now()}); err != nil {
+				if _, err := o.Requeue(t.Context(), item, operate.RequeueOptions{Now: time.Now()}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -502,22 +504,22 @@ func TestTwoOperatorsRequeueOnce(t *testing.T) {
 }
 
 func TestPlanGroupsByKindAndStaysSmall(t *testing.T) {
-	var p dlq.Plan
+	var p operate.Plan
 	for i := range 5000 {
 		l := letter("q")
 		l.Error = "timeout after " + strconv.Itoa(i) + "ms"
 		if i >= 3000 {
 			l.Error = "weird " + string(rune('a'+i%26)) + string(rune('a'+i/26%26)) + string(rune('a'+i/676%26))
 		}
-		p.Add(dlq.Found{Letter: l})
+		p.Add(browse.Found{Letter: l})
 	}
-	p.Add(dlq.Found{Fault: errCrash})
+	p.Add(browse.Found{Fault: errCrash})
 	bars := p.Histogram()
 	sum := 0
 	for _, b := range bars {
 		sum += b.Count
 	}
-	if p.Count != 5000 || sum != 5000 || p.Unreadable != 1 || len(bars) > 1001 || bars[0].Error != "timeout after #ms" || bars[0].Count != 3000 || bars[1].Error != dlq.OtherErrors {
+	if p.Count != 5000 || sum != 5000 || p.Unreadable != 1 || len(bars) > 1001 || bars[0].Error != "timeout after #ms" || bars[0].Count != 3000 || bars[1].Error != operate.OtherErrors {
 		t.Errorf("count %d, sum %d, %d bars, first %+v, second %+v", p.Count, sum, len(bars), bars[0], bars[1])
 	}
 }

@@ -1,4 +1,7 @@
-package dlq
+// Package browse reads what is stored: letters, released letters, review
+// items, answers, in any number, without a consumer and without a list in
+// memory. It changes nothing.
+package browse
 
 import (
 	"context"
@@ -10,6 +13,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
 
@@ -51,7 +55,7 @@ func (f Filter) Subject(stream string) string {
 }
 
 // Matches judges what a subject filter cannot.
-func (f Filter) Matches(l Letter) bool {
+func (f Filter) Matches(l dlq.Letter) bool {
 	return (f.Class == "" || f.Class == l.Class) &&
 		(f.Since.IsZero() || !l.FailedAt.Before(f.Since)) &&
 		(f.Until.IsZero() || l.FailedAt.Before(f.Until))
@@ -59,7 +63,7 @@ func (f Filter) Matches(l Letter) bool {
 
 // Found is a stored letter or review item.
 type Found struct {
-	Letter
+	dlq.Letter
 	Stream   string
 	Sequence uint64
 	StoredAt time.Time
@@ -73,8 +77,8 @@ type Browser struct {
 	nc *nats.Conn
 }
 
-// NewBrowser makes a browser on a connection.
-func NewBrowser(nc *nats.Conn) *Browser { return &Browser{nc: nc} }
+// New makes a browser on a connection.
+func New(nc *nats.Conn) *Browser { return &Browser{nc: nc} }
 
 const (
 	pageMessages = 1000
@@ -113,13 +117,13 @@ func (b *Browser) Edge(ctx context.Context, stream string) (Edge, error) {
 // that nothing is left out in silence. It stops after the first error.
 func (b *Browser) Walk(ctx context.Context, stream string, f Filter, edge Edge) iter.Seq2[Found, error] {
 	return func(yield func(Found, error) bool) {
-		for raw, err := range b.raw(ctx, stream, f.Subject(stream), time.Time{}, edge) {
+		for raw, err := range b.Messages(ctx, stream, f.Subject(stream), time.Time{}, edge) {
 			if err != nil {
 				yield(Found{}, err)
 				return
 			}
 			found := Found{Stream: stream, Sequence: raw.Sequence, StoredAt: raw.Time}
-			found.Letter, found.Fault = Decode(raw.Subject, raw.Header, raw.Data)
+			found.Letter, found.Fault = dlq.Decode(raw.Subject, raw.Header, raw.Data)
 			// Whether a filter would match what cannot be read is unknown:
 			// it is shown, and no act is ever done to it.
 			if found.Fault != nil || f.Matches(found.Letter) {
@@ -141,9 +145,9 @@ func (b *Browser) Count(ctx context.Context, stream, subject string) (int, recor
 	return page.left + 1, page.messages[0], nil
 }
 
-// raw yields the stored messages of a subject filter from a time on (zero:
+// Messages yields the stored messages of a subject filter from a time on (zero:
 // from the first) up to the edge.
-func (b *Browser) raw(ctx context.Context, stream, subject string, from time.Time, edge Edge) iter.Seq2[record.Raw, error] {
+func (b *Browser) Messages(ctx context.Context, stream, subject string, from time.Time, edge Edge) iter.Seq2[record.Raw, error] {
 	return func(yield func(record.Raw, error) bool) {
 		request := pageRequest{Subject: subject, Batch: pageMessages, MaxBytes: pageBytes}
 		if !from.IsZero() {
