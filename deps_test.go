@@ -19,6 +19,7 @@ const module = "fetchworker"
 // like: only the packages themselves are looked at.
 func TestImportsPointDown(t *testing.T) {
 	const (
+		nats       = "github.com/nats-io"
 		natsServer = "github.com/nats-io/nats-server"
 		internal   = module + "/internal"
 	)
@@ -39,7 +40,13 @@ func TestImportsPointDown(t *testing.T) {
 		{pkg: layer("budget"), deny: []string{internal, natsServer}, but: []string{layer("budget")}},
 		{pkg: layer("budget/circuit"), deny: []string{internal, "github.com/nats-io"}},
 		{pkg: layer("broker"), deny: []string{internal}},
-		{pkg: layer("providers"), deny: []string{internal, natsServer}, but: []string{layer("budget")}},
+		{pkg: layer("providers"), deny: []string{internal, natsServer}, but: []string{layer("budget"), layer("providers")}},
+		{pkg: layer("providers/scan"), deny: []string{internal, nats}},
+		{pkg: layer("providers/redact"), deny: []string{internal, nats}},
+		{pkg: layer("providers/sheet"), deny: []string{internal}, but: []string{layer("budget"), layer("providers/scan"), layer("providers/redact")}},
+		{pkg: layer("providers/classify"), deny: []string{layer("providers")}, but: []string{layer("providers/sheet"), layer("providers/scan"), layer("providers/redact")}},
+		{pkg: layer("providers/call"), deny: []string{layer("providers/catalogue")}},
+		{pkg: layer("providers/catalogue"), deny: []string{layer("providers/call"), layer("providers/classify")}},
 		{pkg: layer("dlq"), deny: []string{internal, natsServer}, but: []string{layer("record"), layer("budget"), layer("wait")}},
 		{pkg: layer("wait"), deny: []string{module, natsServer}},
 		{pkg: layer("sweep"), deny: []string{internal, natsServer}, but: []string{layer("dlq"), layer("record"), layer("budget"), layer("wait")}},

@@ -13,6 +13,7 @@ import (
 
 	"fetchworker/internal/app"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/sheet"
 )
 
 // check validates the configuration as serve would read it, and prints what
@@ -111,7 +112,7 @@ func (r *report) provider(p *providers.Provider) {
 	}
 	key := keyName + " is set"
 	switch {
-	case p.Auth.Kind == providers.AuthNone:
+	case p.Auth.Kind == sheet.AuthNone:
 		key = "none needed"
 	case !p.Configured():
 		key = keyName + " is not set: requests are answered provider_not_configured"

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/call"
 	"fetchworker/internal/providers/providertest"
 )
 
@@ -99,7 +99,7 @@ func TestRecordWritesAnExchangeThatCanBePlayed(t *testing.T) {
 	if strings.Contains(out.String(), testKey) {
 		t.Errorf("the key is in the recording:\n%s", out.String())
 	}
-	e, err := providers.ParseExchange("recorded", out.Bytes())
+	e, err := call.ParseExchange("recorded", out.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,11 +19,12 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
-	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"fetchworker/internal/providers/call"
 )
 
 // What the demonstration runs faster than production, so that nobody has to
@@ -49,7 +50,7 @@ type stage struct {
 	raised   time.Time
 	url      string // of the embedded NATS
 	upstream map[string]*providertest.Server
-	recorded map[string]*providers.Exchange // by "<provider>/<name>"
+	recorded map[string]*call.Exchange // by "<provider>/<name>"
 	agents   map[string]*fetchworker.Client
 	js       jetstream.JetStream
 	board    *budget.Board
@@ -68,7 +69,7 @@ type stage struct {
 func raise(ctx context.Context, stdout io.Writer) (s *stage, err error) {
 	s = &stage{
 		out: stdout, raised: time.Now(), log: &lastLines{most: 20}, served: make(chan error, 1),
-		upstream: map[string]*providertest.Server{}, recorded: map[string]*providers.Exchange{}, agents: map[string]*fetchworker.Client{},
+		upstream: map[string]*providertest.Server{}, recorded: map[string]*call.Exchange{}, agents: map[string]*fetchworker.Client{},
 	}
 	defer func() {
 		if err != nil {

@@ -37,6 +37,6 @@ func recordExchange(ctx context.Context, args []string, getenv func(string) stri
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
-	_, err = providers.Record(ctx, p, call, stdout)
+	_, err = p.Record(ctx, call, stdout)
 	return err
 }

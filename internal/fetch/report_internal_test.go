@@ -7,10 +7,11 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/sheet"
 )
 
 func TestWhatACallSaysAboutTheProvider(t *testing.T) {
-	r := &request{served: &Served{Provider: &providers.Provider{Spec: providers.Spec{Timeout: 5 * time.Second}}}}
+	r := &request{served: &Served{Provider: &providers.Provider{API: &sheet.API{Spec: sheet.Spec{Timeout: 5 * time.Second}}}}}
 	for name, c := range map[string]struct {
 		class   fetchworker.Class
 		latency time.Duration

@@ -9,7 +9,9 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/call"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/providers/sheet"
 )
 
 var all = []string{"fmp", "fmp-stable", "polygon", "fred", "newsapi"}
@@ -70,7 +72,7 @@ func TestEveryStatus(t *testing.T) {
 				want = exception
 			}
 			for _, body := range []string{`{"x":1}`, `[{"x":1}]`} {
-				checkVerdict(t, p, providers.FormatJSON, status, "application/json", body, nil, want)
+				checkVerdict(t, p, sheet.FormatJSON, status, "application/json", body, nil, want)
 			}
 			// Whatever the body is, an error stays one, and a success
 			// without a readable body is transient.
@@ -78,16 +80,16 @@ func TestEveryStatus(t *testing.T) {
 				want = transient
 			}
 			for _, body := range []string{"", "<html><body>Bad Gateway</body></html>", `{"x":`, "oops"} {
-				checkVerdict(t, p, providers.FormatJSON, status, "", body, nil, want)
+				checkVerdict(t, p, sheet.FormatJSON, status, "", body, nil, want)
 			}
-			checkVerdict(t, p, providers.FormatJSON, status, "application/json", `{"x":1}`, io.ErrUnexpectedEOF, want)
+			checkVerdict(t, p, sheet.FormatJSON, status, "application/json", `{"x":1}`, io.ErrUnexpectedEOF, want)
 		}
 	}
 }
 
-func checkVerdict(t *testing.T, p *providers.Provider, format providers.Format, status int, contentType, body string, readErr error, want outcome) *providers.Result {
+func checkVerdict(t *testing.T, p *providers.Provider, format sheet.Format, status int, contentType, body string, readErr error, want outcome) *providers.Result {
 	t.Helper()
-	r := providers.Verdict(p, format, status, contentType, []byte(body), readErr)
+	r := verdict(p, format, status, contentType, []byte(body), readErr)
 	if got := (outcome{r.Class, r.Code}); got != want {
 		t.Errorf("%v %d %q %.80q: %v, want %v (%s)", p, status, contentType, body, got, want, r.Detail)
 	}
@@ -158,7 +160,7 @@ func TestRecordedErrors(t *testing.T) {
 		}
 		for _, e := range exchanges {
 			if !strings.HasPrefix(e.Name, "error_") {
-				checkVerdict(t, p, providers.FormatAny, e.Status, e.Header.Get("Content-Type"), string(e.Body), nil, ok)
+				checkVerdict(t, p, sheet.FormatAny, e.Status, e.Header.Get("Content-Type"), string(e.Body), nil, ok)
 				continue
 			}
 			want, known := wants[name+"/"+e.Name]
@@ -166,7 +168,7 @@ func TestRecordedErrors(t *testing.T) {
 				t.Errorf("%s/%s is not in the table", name, e.Name)
 				continue
 			}
-			r := checkVerdict(t, p, providers.FormatJSON, e.Status, e.Header.Get("Content-Type"), string(e.Body), nil, want.outcome)
+			r := checkVerdict(t, p, sheet.FormatJSON, e.Status, e.Header.Get("Content-Type"), string(e.Body), nil, want.outcome)
 			if !strings.Contains(r.Detail, want.detail) || r.MinHold != want.hold {
 				t.Errorf("%s/%s: detail %q with a hold of %v, want %q with %v", name, e.Name, r.Detail, r.MinHold, want.detail, want.hold)
 			}
@@ -212,7 +214,7 @@ func TestExceptions(t *testing.T) {
 		{"newsapi", 400, `{"status":"error","code":"apiKeyExhausted","message":"no"}`, throttled},
 		{"newsapi", 200, `{"status":"ok","articles":[]}`, ok},
 	} {
-		checkVerdict(t, provider(t, test.provider), providers.FormatJSON, test.status, "", test.body, nil, test.want)
+		checkVerdict(t, provider(t, test.provider), sheet.FormatJSON, test.status, "", test.body, nil, test.want)
 	}
 }
 
@@ -232,7 +234,7 @@ func TestCacheable(t *testing.T) {
 		{"fred", `{"categories":[]}`, true},
 		{"newsapi", `{"status":"ok","articles":[]}`, true},
 	} {
-		if r := checkVerdict(t, provider(t, test.provider), providers.FormatJSON, http.StatusOK, "", test.body, nil, ok); r.Cacheable != test.want {
+		if r := checkVerdict(t, provider(t, test.provider), sheet.FormatJSON, http.StatusOK, "", test.body, nil, ok); r.Cacheable != test.want {
 			t.Errorf("%s %s: cacheable %v", test.provider, test.body, r.Cacheable)
 		}
 	}
@@ -244,39 +246,39 @@ func TestReadable(t *testing.T) {
 	const table = "a,b\n1,2\n"
 	p := provider(t, "polygon")
 	for _, test := range []struct {
-		format      providers.Format
+		format      sheet.Format
 		contentType string
 		body        string
 		want        outcome
 	}{
-		{providers.FormatJSON, "text/xml;charset=utf-8", ` {"a":1}`, ok}, // the body is believed, not its label
-		{providers.FormatJSON, "text/html", `{"a":1}`, ok},
-		{providers.FormatJSON, "application/json", `{"a":NaN}`, transient},
-		{providers.FormatJSON, "application/json", `{"a":1}{"b":2}`, transient},
-		{providers.FormatJSON, "application/json", `"text"`, transient},
-		{providers.FormatJSON, "application/json", `null`, transient},
-		{providers.FormatJSON, "text/csv", table, transient},
-		{providers.FormatJSON, "", " \n\t", transient},
-		{providers.FormatCSV, "text/csv", table, ok},
-		{providers.FormatCSV, "", table, ok},
-		{providers.FormatCSV, "text/csv", `"a","b"`, ok},
-		{providers.FormatCSV, "text/csv", "Service is down", transient},
-		{providers.FormatCSV, "text/csv", `{"a":1}`, transient},
-		{providers.FormatCSV, "text/csv", "<!DOCTYPE html><p>", transient},
-		{providers.FormatAny, "application/json", `[1]`, ok},
-		{providers.FormatAny, "", `[1]`, ok},
-		{providers.FormatAny, "", `[1`, transient},
-		{providers.FormatAny, "text/csv", table, ok},
-		{providers.FormatAny, "text/plain; charset=utf-8", table, ok},
-		{providers.FormatAny, "text/plain", "Service is down", transient},
-		{providers.FormatAny, "application/json", table, transient},
-		{providers.FormatAny, "text/csv", `{"a":`, transient},
-		{providers.FormatAny, "application/xml", "<series/>", ok},
-		{providers.FormatAny, "text/xml", "<HTML><body>", transient},
-		{providers.FormatAny, "text/html", "<p>hello", transient},
+		{sheet.FormatJSON, "text/xml;charset=utf-8", ` {"a":1}`, ok}, // the body is believed, not its label
+		{sheet.FormatJSON, "text/html", `{"a":1}`, ok},
+		{sheet.FormatJSON, "application/json", `{"a":NaN}`, transient},
+		{sheet.FormatJSON, "application/json", `{"a":1}{"b":2}`, transient},
+		{sheet.FormatJSON, "application/json", `"text"`, transient},
+		{sheet.FormatJSON, "application/json", `null`, transient},
+		{sheet.FormatJSON, "text/csv", table, transient},
+		{sheet.FormatJSON, "", " \n\t", transient},
+		{sheet.FormatCSV, "text/csv", table, ok},
+		{sheet.FormatCSV, "", table, ok},
+		{sheet.FormatCSV, "text/csv", `"a","b"`, ok},
+		{sheet.FormatCSV, "text/csv", "Service is down", transient},
+		{sheet.FormatCSV, "text/csv", `{"a":1}`, transient},
+		{sheet.FormatCSV, "text/csv", "<!DOCTYPE html><p>", transient},
+		{sheet.FormatAny, "application/json", `[1]`, ok},
+		{sheet.FormatAny, "", `[1]`, ok},
+		{sheet.FormatAny, "", `[1`, transient},
+		{sheet.FormatAny, "text/csv", table, ok},
+		{sheet.FormatAny, "text/plain; charset=utf-8", table, ok},
+		{sheet.FormatAny, "text/plain", "Service is down", transient},
+		{sheet.FormatAny, "application/json", table, transient},
+		{sheet.FormatAny, "text/csv", `{"a":`, transient},
+		{sheet.FormatAny, "application/xml", "<series/>", ok},
+		{sheet.FormatAny, "text/xml", "<HTML><body>", transient},
+		{sheet.FormatAny, "text/html", "<p>hello", transient},
 	} {
 		checkVerdict(t, p, test.format, http.StatusOK, test.contentType, test.body, nil, test.want)
 	}
-	checkVerdict(t, p, providers.FormatJSON, http.StatusOK, "", "", providers.ErrTooLarge, tooLarge)
-	checkVerdict(t, p, providers.FormatJSON, http.StatusInternalServerError, "", "", providers.ErrTooLarge, transient)
+	checkVerdict(t, p, sheet.FormatJSON, http.StatusOK, "", "", call.ErrTooLarge, tooLarge)
+	checkVerdict(t, p, sheet.FormatJSON, http.StatusInternalServerError, "", "", call.ErrTooLarge, transient)
 }

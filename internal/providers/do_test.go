@@ -5,12 +5,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/x509"
 	"errors"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"runtime"
 	"strconv"
 	"sync"
@@ -21,6 +19,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/call"
 	"fetchworker/internal/providers/providertest"
 )
 
@@ -28,13 +27,13 @@ const quote = `{"symbol":"AAPL"}`
 
 func TestConditional(t *testing.T) {
 	p, server := play(t, "fred", nil)
-	call := plan(t, p, "series", `{"series_id":"GDP"}`)
-	first := p.Do(t.Context(), call, providers.Options{})
+	planned := plan(t, p, "series", `{"series_id":"GDP"}`)
+	first := p.Do(t.Context(), planned, providers.Options{})
 	if first.LastModified == "" || !first.Cacheable {
 		t.Fatalf("%+v", first)
 	}
 	server.Script(providertest.Step{Status: 304}, providertest.Step{Status: 304})
-	again := p.Do(t.Context(), call, providers.Options{ETag: `W/"1"`, LastModified: first.LastModified})
+	again := p.Do(t.Context(), planned, providers.Options{ETag: `W/"1"`, LastModified: first.LastModified})
 	if again.Class != fetchworker.ClassOK || !again.NotModified || !again.Cacheable || again.HTTPStatus != 304 || len(again.Body) != 0 {
 		t.Errorf("%+v", again)
 	}
@@ -42,7 +41,7 @@ func TestConditional(t *testing.T) {
 	if asked.Get("If-None-Match") != `W/"1"` || asked.Get("If-Modified-Since") != first.LastModified {
 		t.Errorf("asked with %v", asked)
 	}
-	if r := p.Do(t.Context(), call, providers.Options{}); r.Class != fetchworker.ClassTransient || r.NotModified {
+	if r := p.Do(t.Context(), planned, providers.Options{}); r.Class != fetchworker.ClassTransient || r.NotModified {
 		t.Errorf("a 304 that nobody asked for: %s", r.Class)
 	}
 }
@@ -59,7 +58,7 @@ func TestNoStore(t *testing.T) {
 func TestWireBytes(t *testing.T) {
 	p, server := play(t, "polygon", nil)
 	large := server.Named("grouped_daily_large")
-	call := plan(t, p, "grouped_daily", `{"date":"2026-02-13"}`)
+	planned := plan(t, p, "grouped_daily", `{"date":"2026-02-13"}`)
 	packed := zip(large.Body)
 
 	server.Script(
@@ -67,7 +66,7 @@ func TestWireBytes(t *testing.T) {
 		providertest.Step{Status: 200, Body: packed, Raw: true, Header: http.Header{"Content-Encoding": {"gzip"}, "Content-Length": {strconv.Itoa(len(packed))}}},
 	)
 	for _, want := range []int{len(large.Body), len(packed)} {
-		r := p.Do(t.Context(), call, providers.Options{})
+		r := p.Do(t.Context(), planned, providers.Options{})
 		if r.Class != fetchworker.ClassOK || !bytes.Equal(r.Body, large.Body) || r.WireBytes != int64(want) {
 			t.Errorf("%s %s: %d bytes on the wire, want %d", r.Class, r.Detail, r.WireBytes, want)
 		}
@@ -136,7 +135,7 @@ func TestTooLarge(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
 	runtime.ReadMemStats(&after)
-	if r.Class != fetchworker.ClassPermanent || r.Code != fetchworker.CodeResponseTooLarge || !errors.Is(r.Err, providers.ErrTooLarge) || len(r.Body) > 0 {
+	if r.Class != fetchworker.ClassPermanent || r.Code != fetchworker.CodeResponseTooLarge || !errors.Is(r.Err, call.ErrTooLarge) || len(r.Body) > 0 {
 		t.Errorf("bomb: %s %s %v, %d bytes", r.Class, r.Code, r.Err, len(r.Body))
 	}
 	if taken := after.TotalAlloc - before.TotalAlloc; taken > 32<<20 {
@@ -144,64 +143,18 @@ func TestTooLarge(t *testing.T) {
 	}
 
 	// A length that is told is not even read.
-	server.Script(providertest.Step{Status: 200, Cut: 1, Header: http.Header{"Content-Length": {strconv.Itoa(providers.MaxBody + 1)}}, Body: []byte(`[1]`)})
+	server.Script(providertest.Step{Status: 200, Cut: 1, Header: http.Header{"Content-Length": {strconv.Itoa(call.MaxBody + 1)}}, Body: []byte(`[1]`)})
 	if r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Code != fetchworker.CodeResponseTooLarge || r.WireBytes != 0 {
 		t.Errorf("announced: %s, %d bytes read", r.Code, r.WireBytes)
 	}
 	// One that is not told is read to the limit and no further.
-	server.Script(providertest.Step{Status: 200, Body: make([]byte, providers.MaxBody+1)})
-	if r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Code != fetchworker.CodeResponseTooLarge || r.WireBytes != providers.MaxBody+1 {
+	server.Script(providertest.Step{Status: 200, Body: make([]byte, call.MaxBody+1)})
+	if r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Code != fetchworker.CodeResponseTooLarge || r.WireBytes != call.MaxBody+1 {
 		t.Errorf("streamed: %s %s, %d bytes read", r.Code, r.Detail, r.WireBytes)
 	}
 }
 
 var errLapsed = errors.New("the permit has lapsed")
-
-// A permit that lapses while the connection is made is found right before
-// the request is written: the server never sees it.
-func TestBeforeWrite(t *testing.T) {
-	for _, protocol := range []string{"HTTP/1.1", "HTTP/1.1 over TLS", "HTTP/2"} {
-		t.Run(protocol, func(t *testing.T) {
-			var seen atomic.Int32
-			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				seen.Add(1)
-				_, _ = io.WriteString(w, `[1]`)
-			}))
-			pool := x509.NewCertPool()
-			switch protocol {
-			case "HTTP/1.1":
-				server.Start()
-			default:
-				server.EnableHTTP2 = protocol == "HTTP/2"
-				server.StartTLS()
-				pool.AddCert(server.Certificate())
-			}
-			defer server.Close()
-			p, _ := load(t, map[string]string{"FMP_API_KEY": key, "FMP_BASE_URL": server.URL}).Provider("fmp")
-			if protocol == "HTTP/1.1 over TLS" {
-				server.TLS.NextProtos = []string{"http/1.1"}
-			}
-			providers.Trust(p, pool)
-			call := plan(t, p, "quote", quote)
-
-			checked := 0
-			fine := func() error { checked++; return nil }
-			lapsed := func() error { return errLapsed }
-			for range 200 {
-				if r := p.Do(t.Context(), call, providers.Options{BeforeWrite: fine}); r.Class != fetchworker.ClassOK || !r.Sent {
-					t.Fatalf("%s %s", r.Class, r.Detail)
-				}
-				r := p.Do(t.Context(), call, providers.Options{BeforeWrite: lapsed})
-				if r.Sent || r.Class != fetchworker.ClassTransient || !errors.Is(r.Err, errLapsed) || r.HTTPStatus != 0 {
-					t.Fatalf("sent %v, %s, %v", r.Sent, r.Class, r.Err)
-				}
-			}
-			if seen.Load() != 200 || checked != 200 {
-				t.Errorf("the server saw %d calls, %d were checked, want 200", seen.Load(), checked)
-			}
-		})
-	}
-}
 
 // net/http asks again by itself when a reused connection breaks after the
 // request was written. The provider would count two calls for one permit.
@@ -234,12 +187,12 @@ func TestNeverTwiceOnTheWire(t *testing.T) {
 		}
 	})
 	p, _ := load(t, map[string]string{"FMP_API_KEY": key, "FMP_BASE_URL": "http://" + listener.Addr().String()}).Provider("fmp")
-	call := plan(t, p, "quote", quote)
-	if r := p.Do(t.Context(), call, providers.Options{}); r.Class != fetchworker.ClassOK {
+	planned := plan(t, p, "quote", quote)
+	if r := p.Do(t.Context(), planned, providers.Options{}); r.Class != fetchworker.ClassOK {
 		t.Fatalf("%s %s", r.Class, r.Detail)
 	}
-	r := p.Do(t.Context(), call, providers.Options{})
-	if r.Class != fetchworker.ClassTransient || !r.Sent || !errors.Is(r.Err, providers.ErrRetried) {
+	r := p.Do(t.Context(), planned, providers.Options{})
+	if r.Class != fetchworker.ClassTransient || !r.Sent || !errors.Is(r.Err, call.ErrRetried) {
 		t.Errorf("%s, sent %v, %v", r.Class, r.Sent, r.Err)
 	}
 	if seen.Load() != 2 {
@@ -341,12 +294,12 @@ func TestWaits(t *testing.T) {
 // A provider can be called from many goroutines at once.
 func TestConcurrent(t *testing.T) {
 	p, server := play(t, "newsapi", nil)
-	call := plan(t, p, "headlines", `{"q":"ports"}`)
+	planned := plan(t, p, "headlines", `{"q":"ports"}`)
 	var group sync.WaitGroup
 	for range 32 {
 		group.Go(func() {
 			for range 10 {
-				if r := p.Do(t.Context(), call, providers.Options{BeforeWrite: func() error { return nil }}); r.Class != fetchworker.ClassOK {
+				if r := p.Do(t.Context(), planned, providers.Options{BeforeWrite: func() error { return nil }}); r.Class != fetchworker.ClassOK {
 					t.Errorf("%s %s", r.Class, r.Detail)
 				}
 			}

@@ -1,8 +1,13 @@
-// Package providers holds every upstream API as data: base URL, auth, limits,
-// ages, operations with typed parameters, and the rules that tell an answer
-// from an error. One function does HTTP (Provider.Do) and one classifies
-// (classify); an API contributes a data sheet, in Go for the built-in four
-// or in YAML for any other, and no code.
+// Package providers holds every upstream API as data: the four built-in data
+// sheets, with the operator's catalogue and environment over them, and one
+// Provider for each that plans calls and makes them. An API contributes a
+// data sheet, in Go or in YAML, and no code.
+//
+// What a provider is made of has rooms of its own, each of which can be read
+// and tested without the others: sheet (the data sheet and what it makes of a
+// request), call (one request on the wire), classify (what an answer is),
+// catalogue (YAML), and at the bottom scan (values in JSON bodies) and redact
+// (the key out of every text).
 //
 // What the package guarantees:
 //
@@ -13,7 +18,4 @@
 //     calls can be counted against a rate limit.
 //   - The key appears in no error, no detail, no header handed on and no
 //     body: it is redacted in one place, before anything is shortened.
-//
-// It refuses to wait, to retry, to cache or to count calls; whoever holds the
-// permit decides that.
 package providers

@@ -7,6 +7,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/providers/sheet"
 )
 
 // Financial Modeling Prep speaks two generations of one API. A base URL that
@@ -19,12 +20,12 @@ const (
 	fmpLegacy = "accounts opened after 2025-08-31 need the current API: set FMP_BASE_URL=https://financialmodelingprep.com/stable"
 )
 
-func fmp(baseURL string) Spec {
-	spec := Spec{
+func fmp(baseURL string) sheet.Spec {
+	spec := sheet.Spec{
 		Name:      "fmp",
 		BaseURL:   fmpBase,
 		EnvPrefix: "FMP",
-		Auth:      Auth{AuthQuery, "apikey"},
+		Auth:      sheet.Auth{Kind: sheet.AuthQuery, Name: "apikey"},
 		KeyParams: []string{"apikey"},
 
 		// Plans sell 300 to 3000 calls a minute and, over 30 days, 20 to
@@ -35,17 +36,17 @@ func fmp(baseURL string) Spec {
 		Fresh:         time.Hour,
 		Stale:         7 * day,
 
-		GetPaths: []GetPath{
-			{Prefix: "/stable/", FromRoot: true, Auth: Auth{AuthHeader, "apikey"}},
-			{Prefix: "/api/v3/", FromRoot: true, Auth: Auth{AuthQuery, "apikey"}},
-			{Prefix: "/api/v4/", FromRoot: true, Auth: Auth{AuthQuery, "apikey"}},
+		GetPaths: []sheet.GetPath{
+			{Prefix: "/stable/", FromRoot: true, Auth: sheet.Auth{Kind: sheet.AuthHeader, Name: "apikey"}},
+			{Prefix: "/api/v3/", FromRoot: true, Auth: sheet.Auth{Kind: sheet.AuthQuery, Name: "apikey"}},
+			{Prefix: "/api/v4/", FromRoot: true, Auth: sheet.Auth{Kind: sheet.AuthQuery, Name: "apikey"}},
 		},
 		ErrorText:  []string{"/Error Message", "/error", "/message"},
 		ErrorRules: fmpRules(),
 		Operations: fmpV3(),
 	}
 	if isStable(baseURL) {
-		spec.Auth = Auth{AuthHeader, "apikey"}
+		spec.Auth = sheet.Auth{Kind: sheet.AuthHeader, Name: "apikey"}
 		spec.Operations = fmpStable()
 	}
 	return spec
@@ -57,9 +58,9 @@ func isStable(baseURL string) bool {
 
 // The same texts come with 200, 402, 403 and 429, as JSON and bare, so the
 // rules look at the text and at no status.
-func fmpRules() []Rule {
+func fmpRules() []sheet.Rule {
 	said := []string{"/Error Message", "/error", ""}
-	return []Rule{
+	return []sheet.Rule{
 		// The bandwidth of the last 30 days is used up: seconds will not help.
 		{At: said, Prefix: []string{"Bandwidth Limit Reach"}, Class: fetchworker.ClassThrottled, MinHold: time.Hour},
 		{At: said, Prefix: []string{"Limit Reach"}, Class: fetchworker.ClassThrottled},
@@ -76,7 +77,7 @@ func fmpRules() []Rule {
 }
 
 // fmpV3 are the operations of version 3.
-func fmpV3() map[string]*Operation {
+func fmpV3() map[string]*sheet.Operation {
 	return fmpOperations(map[string]string{
 		"quote":             "/quote/{symbol}",
 		"batch_quote":       "/quote/{symbols}",
@@ -96,7 +97,7 @@ func fmpV3() map[string]*Operation {
 }
 
 // fmpStable are the operations of the current API, which has some more.
-func fmpStable() map[string]*Operation {
+func fmpStable() map[string]*sheet.Operation {
 	operations := fmpOperations(map[string]string{
 		"quote":             "/quote",
 		"batch_quote":       "/batch-quote",
@@ -114,78 +115,78 @@ func fmpStable() map[string]*Operation {
 		"earnings_calendar": "/earnings-calendar",
 	}, "symbols")
 	maps.Copy(operations, named(
-		Operation{Name: "treasury_rates", Path: "/treasury-rates", Params: []Param{from, to}, Fresh: 6 * time.Hour, Stale: 30 * day},
-		Operation{Name: "shares_float", Path: "/shares-float", Params: []Param{symbol}, Rights: fundamentals, Fresh: 12 * time.Hour, Stale: 30 * day},
-		Operation{
-			Name: "profile_bulk", Path: "/profile-bulk", Format: FormatCSV, Rights: fundamentals, Fresh: 24 * time.Hour, Stale: 30 * day,
-			Params: []Param{{Name: "part", Type: TypeInt, Default: "0", Max: 99}},
+		sheet.Operation{Name: "treasury_rates", Path: "/treasury-rates", Params: []sheet.Param{from, to}, Fresh: 6 * time.Hour, Stale: 30 * day},
+		sheet.Operation{Name: "shares_float", Path: "/shares-float", Params: []sheet.Param{symbol}, Rights: fundamentals, Fresh: 12 * time.Hour, Stale: 30 * day},
+		sheet.Operation{
+			Name: "profile_bulk", Path: "/profile-bulk", Format: sheet.FormatCSV, Rights: fundamentals, Fresh: 24 * time.Hour, Stale: 30 * day,
+			Params: []sheet.Param{{Name: "part", Type: sheet.TypeInt, Default: "0", Max: 99}},
 		},
 	))
 	return operations
 }
 
-func fmpOperations(paths map[string]string, newsSymbols string) map[string]*Operation {
-	period := Param{Name: "period", Type: TypeEnum, Enum: []string{"annual", "quarter", "FY", "Q1", "Q2", "Q3", "Q4"}}
-	limit := Param{Name: "limit", Type: TypeInt, Min: 1, Max: 1000}
-	symbols := Param{Name: "symbols", Type: TypeCSV, Required: true, Pattern: symbol.Pattern, Max: 1000}
-	statement := []Param{symbol, period, limit}
+func fmpOperations(paths map[string]string, newsSymbols string) map[string]*sheet.Operation {
+	period := sheet.Param{Name: "period", Type: sheet.TypeEnum, Enum: []string{"annual", "quarter", "FY", "Q1", "Q2", "Q3", "Q4"}}
+	limit := sheet.Param{Name: "limit", Type: sheet.TypeInt, Min: 1, Max: 1000}
+	symbols := sheet.Param{Name: "symbols", Type: sheet.TypeCSV, Required: true, Pattern: symbol.Pattern, Max: 1000}
+	statement := []sheet.Param{symbol, period, limit}
 
 	operations := named(
-		Operation{Name: "quote", Params: []Param{symbol}, Fresh: 15 * time.Second, Stale: day},
+		sheet.Operation{Name: "quote", Params: []sheet.Param{symbol}, Fresh: 15 * time.Second, Stale: day},
 		// 1000 symbols work in one call; 1500 are refused.
-		Operation{Name: "batch_quote", Params: []Param{symbols}, Fresh: 15 * time.Second, Stale: day},
-		Operation{Name: "profile", Params: []Param{symbol}, Rights: fundamentals, Fresh: 12 * time.Hour, Stale: 30 * day},
-		Operation{Name: "income_statement", Params: statement, Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day},
-		Operation{Name: "balance_sheet", Params: statement, Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day},
-		Operation{Name: "cash_flow", Params: statement, Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day},
-		Operation{Name: "key_metrics", Params: statement, Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day},
-		Operation{Name: "ratios", Params: statement, Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day},
-		Operation{Name: "history", Params: []Param{symbol, from, to}, Fresh: time.Hour, Stale: 7 * day},
+		sheet.Operation{Name: "batch_quote", Params: []sheet.Param{symbols}, Fresh: 15 * time.Second, Stale: day},
+		sheet.Operation{Name: "profile", Params: []sheet.Param{symbol}, Rights: fundamentals, Fresh: 12 * time.Hour, Stale: 30 * day},
+		sheet.Operation{Name: "income_statement", Params: statement, Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day},
+		sheet.Operation{Name: "balance_sheet", Params: statement, Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day},
+		sheet.Operation{Name: "cash_flow", Params: statement, Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day},
+		sheet.Operation{Name: "key_metrics", Params: statement, Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day},
+		sheet.Operation{Name: "ratios", Params: statement, Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day},
+		sheet.Operation{Name: "history", Params: []sheet.Param{symbol, from, to}, Fresh: time.Hour, Stale: 7 * day},
 		// One answer is cut at 1000 to 2000 rows without a word: ask for few days.
-		Operation{
+		sheet.Operation{
 			Name: "intraday", Fresh: time.Minute, Stale: day,
-			Params: []Param{symbol, {
-				Name: "interval", Type: TypeEnum, Default: "5min",
+			Params: []sheet.Param{symbol, {
+				Name: "interval", Type: sheet.TypeEnum, Default: "5min",
 				Enum: []string{"1min", "5min", "15min", "30min", "1hour", "4hour"},
 			}, from, to},
 		},
-		Operation{
+		sheet.Operation{
 			Name: "search", Fresh: 24 * time.Hour, Stale: 30 * day,
-			Params: []Param{
-				{Name: "query", Type: TypeString, Required: true, Max: 100},
+			Params: []sheet.Param{
+				{Name: "query", Type: sheet.TypeString, Required: true, Max: 100},
 				limit,
-				{Name: "exchange", Type: TypeString, Pattern: `[A-Za-z]{2,12}`},
+				{Name: "exchange", Type: sheet.TypeString, Pattern: `[A-Za-z]{2,12}`},
 			},
 		},
-		Operation{
+		sheet.Operation{
 			Name: "screener", Rights: fundamentals, Fresh: time.Hour, Stale: 7 * day,
-			Params: []Param{
-				{Name: "market_cap_more_than", Wire: "marketCapMoreThan", Type: TypeNumber},
-				{Name: "market_cap_lower_than", Wire: "marketCapLowerThan", Type: TypeNumber},
-				{Name: "price_more_than", Wire: "priceMoreThan", Type: TypeNumber},
-				{Name: "price_lower_than", Wire: "priceLowerThan", Type: TypeNumber},
-				{Name: "volume_more_than", Wire: "volumeMoreThan", Type: TypeNumber},
-				{Name: "sector", Type: TypeString, Max: 60},
-				{Name: "industry", Type: TypeString, Max: 100},
-				{Name: "country", Type: TypeString, Pattern: `[A-Z]{2}`},
-				{Name: "exchange", Type: TypeString, Pattern: `[A-Za-z]{2,12}`},
-				{Name: "is_etf", Wire: "isEtf", Type: TypeBool},
-				{Name: "is_actively_trading", Wire: "isActivelyTrading", Type: TypeBool},
-				{Name: "limit", Type: TypeInt, Min: 1, Max: 10000},
+			Params: []sheet.Param{
+				{Name: "market_cap_more_than", Wire: "marketCapMoreThan", Type: sheet.TypeNumber},
+				{Name: "market_cap_lower_than", Wire: "marketCapLowerThan", Type: sheet.TypeNumber},
+				{Name: "price_more_than", Wire: "priceMoreThan", Type: sheet.TypeNumber},
+				{Name: "price_lower_than", Wire: "priceLowerThan", Type: sheet.TypeNumber},
+				{Name: "volume_more_than", Wire: "volumeMoreThan", Type: sheet.TypeNumber},
+				{Name: "sector", Type: sheet.TypeString, Max: 60},
+				{Name: "industry", Type: sheet.TypeString, Max: 100},
+				{Name: "country", Type: sheet.TypeString, Pattern: `[A-Z]{2}`},
+				{Name: "exchange", Type: sheet.TypeString, Pattern: `[A-Za-z]{2,12}`},
+				{Name: "is_etf", Wire: "isEtf", Type: sheet.TypeBool},
+				{Name: "is_actively_trading", Wire: "isActivelyTrading", Type: sheet.TypeBool},
+				{Name: "limit", Type: sheet.TypeInt, Min: 1, Max: 10000},
 			},
 		},
-		Operation{
+		sheet.Operation{
 			Name: "news", Fresh: 2 * time.Minute, Stale: day,
-			Params: []Param{
-				{Name: "symbols", Wire: newsSymbols, Type: TypeCSV, Required: true, Pattern: symbol.Pattern},
+			Params: []sheet.Param{
+				{Name: "symbols", Wire: newsSymbols, Type: sheet.TypeCSV, Required: true, Pattern: symbol.Pattern},
 				from, to,
-				{Name: "page", Type: TypeInt, Max: 100},
+				{Name: "page", Type: sheet.TypeInt, Max: 100},
 				limit,
 			},
 			// No total and no cursor: a short page is the last.
-			Paging: &Paging{Kind: PageNumber, Param: "page", First: 0, Size: "limit", Each: 20},
+			Paging: &sheet.Paging{Kind: sheet.PageNumber, Param: "page", First: 0, Size: "limit", Each: 20},
 		},
-		Operation{Name: "earnings_calendar", Params: []Param{from, to}, Fresh: time.Hour, Stale: 7 * day},
+		sheet.Operation{Name: "earnings_calendar", Params: []sheet.Param{from, to}, Fresh: time.Hour, Stale: 7 * day},
 	)
 	for name, op := range operations {
 		op.Path = paths[name]

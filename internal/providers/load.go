@@ -13,6 +13,8 @@ import (
 	"unicode"
 
 	"fetchworker/internal/budget"
+	"fetchworker/internal/providers/catalogue"
+	"fetchworker/internal/providers/sheet"
 )
 
 // Set is all providers that are known, with and without a key, and the
@@ -60,7 +62,7 @@ func Load(getenv func(string) string, options ...Option) (*Set, error) {
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
 		spec := specs[name]
 		l.environment(&spec)
-		key := l.key(spec.keyEnv())
+		key := l.key(spec.KeyVariable())
 		if slices.Contains(l.wrong, name) {
 			continue // what follows from those is none of its own
 		}
@@ -78,12 +80,17 @@ func Load(getenv func(string) string, options ...Option) (*Set, error) {
 }
 
 // specs are the built-in sheets with the catalogue over them.
-func (l *loader) specs() map[string]Spec {
+func (l *loader) specs() map[string]sheet.Spec {
 	file, content := l.file("FETCH_CATALOG")
 	if content == nil {
 		return l.builtins(nil)
 	}
-	return l.catalogue(file, content)
+	specs, wrong, err := catalogue.Read(file, content, l.builtins)
+	l.wrong = wrong
+	if err != nil {
+		l.errs = append(l.errs, err)
+	}
+	return specs
 }
 
 // rights are the profiles, nil if there is no file of them.
@@ -92,11 +99,11 @@ func (l *loader) rights() *Rights {
 	if content == nil {
 		return nil
 	}
-	rights, err := ParseRights(file, content)
+	agents, others, err := catalogue.Rights(file, content)
 	if err != nil {
 		l.errs = append(l.errs, err)
 	}
-	return rights
+	return &Rights{Agents: agents, Default: others}
 }
 
 // file reads the file a variable names; no content means that it names none,
@@ -149,8 +156,8 @@ func (l *loader) fail(format string, args ...any) {
 
 // builtins are the built-in sheets, of the generation that the base URL in
 // force selects: the environment's, else the catalogue's, else the sheet's.
-func (l *loader) builtins(catalogueBase map[string]string) map[string]Spec {
-	specs := map[string]Spec{}
+func (l *loader) builtins(catalogueBase map[string]string) map[string]sheet.Spec {
+	specs := map[string]sheet.Spec{}
 	for name, sheet := range builtins {
 		spec := sheet("")
 		base := l.getenv(spec.EnvPrefix + "_BASE_URL")
@@ -160,13 +167,6 @@ func (l *loader) builtins(catalogueBase map[string]string) map[string]Spec {
 		specs[name] = sheet(base)
 	}
 	return specs
-}
-
-func (s *Spec) keyEnv() string {
-	if s.KeyEnv != "" {
-		return s.KeyEnv
-	}
-	return s.EnvPrefix + "_API_KEY"
 }
 
 // key reads a key. One from a file often ends in a newline, which no header
@@ -180,7 +180,7 @@ func (l *loader) key(variable string) string {
 }
 
 // environment applies a provider's variables to its spec.
-func (l *loader) environment(spec *Spec) {
+func (l *loader) environment(spec *sheet.Spec) {
 	read := func(suffix string, use func(value string) error) {
 		name := spec.EnvPrefix + suffix
 		if value := strings.TrimSpace(l.getenv(name)); value != "" {
@@ -190,7 +190,7 @@ func (l *loader) environment(spec *Spec) {
 		}
 	}
 	read("_BASE_URL", func(value string) error {
-		_, err := parseBase(value)
+		_, err := sheet.ParseBase(value)
 		spec.BaseURL = value
 		return err
 	})

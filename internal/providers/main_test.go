@@ -7,7 +7,9 @@ import (
 	"go.uber.org/goleak"
 
 	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/classify"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/providers/sheet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -73,4 +75,10 @@ func plan(t *testing.T, p *providers.Provider, operation, params string) *provid
 		t.Fatalf("Plan(%s, %s): %v", operation, params, err)
 	}
 	return call
+}
+
+// verdict is the classification of an answer, for tables.
+func verdict(p *providers.Provider, format sheet.Format, status int, contentType string, body []byte, readErr error) *providers.Result {
+	v := classify.Answer(&p.Spec, format, status, contentType, body, readErr)
+	return &providers.Result{Class: v.Class, Code: v.Code, Detail: v.Detail, MinHold: v.MinHold, Cacheable: !v.NoCache}
 }

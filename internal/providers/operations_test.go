@@ -11,7 +11,9 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/call"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/providers/sheet"
 )
 
 // asked is every operation of every provider with the parameters its
@@ -124,7 +126,7 @@ func TestEveryOperation(t *testing.T) {
 	}
 }
 
-func recording(t *testing.T, provider, target string) *providers.Exchange {
+func recording(t *testing.T, provider, target string) *call.Exchange {
 	t.Helper()
 	exchanges, err := providertest.Exchanges(provider)
 	if err != nil {
@@ -224,7 +226,7 @@ func TestEveryParameterRefuses(t *testing.T) {
 						t.Fatal(err)
 					}
 					_, err = p.Plan(op.Name, raw)
-					var wrong *providers.ParamError
+					var wrong *sheet.ParamError
 					if !errors.As(err, &wrong) || wrong.Param != param.Name || wrong.Expected == "" || !strings.Contains(err.Error(), param.Name) {
 						t.Errorf("%s %s %s=%v: %v", generation, op.Name, param.Name, bad, err)
 					}
@@ -244,22 +246,22 @@ func TestEveryParameterRefuses(t *testing.T) {
 	}
 }
 
-func badValues(param providers.Param) []any {
+func badValues(param sheet.Param) []any {
 	always := []any{nil, "", map[string]any{}, "a\nb"}
 	switch param.Type {
-	case providers.TypeInt:
+	case sheet.TypeInt:
 		return append(always, -1, "many", 1.5, int64(1)<<40)
-	case providers.TypeNumber:
+	case sheet.TypeNumber:
 		return append(always, "1e9", "cheap")
-	case providers.TypeBool:
+	case sheet.TypeBool:
 		return append(always, "yes", 1)
-	case providers.TypeEnum:
+	case sheet.TypeEnum:
 		return append(always, "no-such-value")
-	case providers.TypeDate, providers.TypeTime, providers.TypeDateOrMS:
+	case sheet.TypeDate, sheet.TypeTime, sheet.TypeDateOrMS:
 		return append(always, "2026-13-01", "yesterday", 12)
-	case providers.TypeCSV:
+	case sheet.TypeCSV:
 		return append(always, "a,,b", []any{[]any{}}, "a b/c?", strings.Repeat("A,", 3000)+"A")
-	case providers.TypeString:
+	case sheet.TypeString:
 	}
 	return append(always, strings.Repeat("x", 5000), []any{"a"})
 }
@@ -278,7 +280,7 @@ func TestPlanRefuses(t *testing.T) {
 	} {
 		p, _ := set.Provider(test.provider)
 		_, err := p.Plan(test.operation, []byte(test.params))
-		var wrong *providers.ParamError
+		var wrong *sheet.ParamError
 		if !errors.As(err, &wrong) || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s %s %s: %v, want %q", test.provider, test.operation, test.params, err, test.want)
 		}
@@ -305,7 +307,7 @@ func TestGetRefuses(t *testing.T) {
 	} {
 		p, _ := set.Provider("fmp")
 		_, err := p.Plan("get", []byte(params))
-		var wrong *providers.ParamError
+		var wrong *sheet.ParamError
 		if !errors.As(err, &wrong) {
 			t.Errorf("%s: %v", params, err)
 		}

@@ -5,16 +5,17 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/providers/sheet"
 )
 
 // Polygon.io, since 2025-10-30 called Massive (https://api.massive.com; the
 // old host answers still, and keys are the same).
-func polygon(string) Spec {
-	return Spec{
+func polygon(string) sheet.Spec {
+	return sheet.Spec{
 		Name:      "polygon",
 		BaseURL:   "https://api.polygon.io",
 		EnvPrefix: "POLYGON",
-		Auth:      Auth{Kind: AuthBearer},
+		Auth:      sheet.Auth{Kind: sheet.AuthBearer},
 		KeyParams: []string{"apiKey"},
 
 		// Free plans allow 5 calls a minute, paid ones ask to stay below 100
@@ -27,7 +28,7 @@ func polygon(string) Spec {
 
 		GetPaging: polygonPaging,
 		ErrorText: []string{"/error", "/message"}, // ERROR says it in the first, NOT_FOUND and NOT_AUTHORIZED in the second
-		ErrorRules: []Rule{
+		ErrorRules: []sheet.Rule{
 			{At: []string{"/error", "/message"}, Contains: []string{"exceeded the maximum requests"}, Class: fetchworker.ClassThrottled},
 			{At: []string{"/error", "/message"}, Prefix: []string{"Unknown API Key", "API Key was not provided"}, Class: fetchworker.ClassUnauthorized},
 			{Status: []int{2}, At: []string{"/status"}, Equals: []string{"NOT_AUTHORIZED"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotEntitled},
@@ -43,133 +44,139 @@ func polygon(string) Spec {
 	}
 }
 
-var polygonPaging = &Paging{Kind: PageNext, Param: "cursor", Next: "/next_url"}
+var polygonPaging = &sheet.Paging{Kind: sheet.PageNext, Param: "cursor", Next: "/next_url"}
 
-func polygonOperations() map[string]*Operation {
+func polygonOperations() map[string]*sheet.Operation {
 	optionsData := []string{"options_data"}
 	// Option tickers (O:…) need a right of their own and so have their own
 	// operations; no other takes them.
-	ticker := Param{
-		Name: "symbol", Type: TypeString, Required: true, Pattern: `([A-NP-Z]:)?[A-Za-z0-9][A-Za-z0-9.\-/]{0,29}`,
+	ticker := sheet.Param{
+		Name: "symbol", Type: sheet.TypeString, Required: true, Pattern: `([A-NP-Z]:)?[A-Za-z0-9][A-Za-z0-9.\-/]{0,29}`,
 		Expected: "a ticker such as AAPL, X:BTCUSD or I:SPX (option tickers, O:…, go to options_flow)",
 	}
-	option := Param{
-		Name: "symbol", Type: TypeString, Required: true, Pattern: `O:[A-Z0-9]{1,8}\d{6}[CP]\d{8}`,
+	option := sheet.Param{
+		Name: "symbol", Type: sheet.TypeString, Required: true, Pattern: `O:[A-Z0-9]{1,8}\d{6}[CP]\d{8}`,
 		Expected: "an option ticker such as O:AAPL261218C00250000",
 	}
-	inTicker := Param{Name: "ticker", Type: TypeString, Pattern: ticker.Pattern, Expected: ticker.Expected}
-	date := func(name, wire string) Param { return Param{Name: name, Wire: wire, Type: TypeDate} }
-	number := func(name, wire string) Param { return Param{Name: name, Wire: wire, Type: TypeNumber} }
-	moment := func(name string) Param { return Param{Name: name, Type: TypeDateOrMS, Required: true} }
-	limit := func(most int64) Param { return Param{Name: "limit", Type: TypeInt, Min: 1, Max: most} }
-	adjusted := Param{Name: "adjusted", Type: TypeBool}
-	order := Param{Name: "order", Type: TypeEnum, Enum: []string{"asc", "desc"}}
-	sort := Param{Name: "sort", Type: TypeEnum, Enum: []string{"asc", "desc"}}
-	sortBy := Param{Name: "sort", Type: TypeString, Pattern: `[a-z_.]{1,40}`}
-	cursor := Param{Name: "cursor", Type: TypeString, Max: 4096, Pattern: `[A-Za-z0-9+/=_\-]+`}
+	inTicker := sheet.Param{Name: "ticker", Type: sheet.TypeString, Pattern: ticker.Pattern, Expected: ticker.Expected}
+	date := func(name, wire string) sheet.Param { return sheet.Param{Name: name, Wire: wire, Type: sheet.TypeDate} }
+	number := func(name, wire string) sheet.Param {
+		return sheet.Param{Name: name, Wire: wire, Type: sheet.TypeNumber}
+	}
+	moment := func(name string) sheet.Param {
+		return sheet.Param{Name: name, Type: sheet.TypeDateOrMS, Required: true}
+	}
+	limit := func(most int64) sheet.Param {
+		return sheet.Param{Name: "limit", Type: sheet.TypeInt, Min: 1, Max: most}
+	}
+	adjusted := sheet.Param{Name: "adjusted", Type: sheet.TypeBool}
+	order := sheet.Param{Name: "order", Type: sheet.TypeEnum, Enum: []string{"asc", "desc"}}
+	sort := sheet.Param{Name: "sort", Type: sheet.TypeEnum, Enum: []string{"asc", "desc"}}
+	sortBy := sheet.Param{Name: "sort", Type: sheet.TypeString, Pattern: `[a-z_.]{1,40}`}
+	cursor := sheet.Param{Name: "cursor", Type: sheet.TypeString, Max: 4096, Pattern: `[A-Za-z0-9+/=_\-]+`}
 
 	return named(
-		Operation{
+		sheet.Operation{
 			Name: "aggregates", Path: "/v2/aggs/ticker/{symbol}/range/{multiplier}/{timespan}/{from}/{to}",
-			Params: []Param{
+			Params: []sheet.Param{
 				ticker, moment("from"), moment("to"),
-				{Name: "multiplier", Type: TypeInt, Min: 1, Max: 10000, Default: "1"},
-				{Name: "timespan", Type: TypeEnum, Default: "day", Enum: []string{"second", "minute", "hour", "day", "week", "month", "quarter", "year"}},
+				{Name: "multiplier", Type: sheet.TypeInt, Min: 1, Max: 10000, Default: "1"},
+				{Name: "timespan", Type: sheet.TypeEnum, Default: "day", Enum: []string{"second", "minute", "hour", "day", "week", "month", "quarter", "year"}},
 				adjusted, sort, limit(50000), cursor,
 			},
 			Paging: polygonPaging,
 		},
-		Operation{
+		sheet.Operation{
 			Name: "options_flow", Path: "/v2/aggs/ticker/{symbol}/range/1/day/{from}/{to}",
-			Params: []Param{option, moment("from"), moment("to"), adjusted, sort, limit(50000), cursor},
+			Params: []sheet.Param{option, moment("from"), moment("to"), adjusted, sort, limit(50000), cursor},
 			Rights: optionsData, Paging: polygonPaging,
 		},
-		Operation{
+		sheet.Operation{
 			Name: "options_chain", Path: "/v3/snapshot/options/{symbol}",
-			Params: []Param{
-				{Name: "symbol", Type: TypeString, Required: true, Pattern: ticker.Pattern, Expected: "the ticker of the underlying, such as AAPL"},
+			Params: []sheet.Param{
+				{Name: "symbol", Type: sheet.TypeString, Required: true, Pattern: ticker.Pattern, Expected: "the ticker of the underlying, such as AAPL"},
 				number("strike_price", ""), number("strike_price_gte", "strike_price.gte"), number("strike_price_lte", "strike_price.lte"),
 				date("expiration_date", ""), date("expiration_date_gte", "expiration_date.gte"), date("expiration_date_lte", "expiration_date.lte"),
-				{Name: "contract_type", Type: TypeEnum, Enum: []string{"call", "put"}},
+				{Name: "contract_type", Type: sheet.TypeEnum, Enum: []string{"call", "put"}},
 				order, sortBy, limit(250), cursor,
 			},
 			Rights: optionsData, Fresh: 30 * time.Second, Stale: day, Paging: polygonPaging,
 		},
-		Operation{
+		sheet.Operation{
 			Name: "options_contracts", Path: "/v3/reference/options/contracts",
-			Params: []Param{
-				{Name: "underlying_ticker", Type: TypeString, Pattern: ticker.Pattern},
-				{Name: "contract_type", Type: TypeEnum, Enum: []string{"call", "put"}},
+			Params: []sheet.Param{
+				{Name: "underlying_ticker", Type: sheet.TypeString, Pattern: ticker.Pattern},
+				{Name: "contract_type", Type: sheet.TypeEnum, Enum: []string{"call", "put"}},
 				date("expiration_date", ""), date("as_of", ""),
-				{Name: "expired", Type: TypeBool},
+				{Name: "expired", Type: sheet.TypeBool},
 				order, sortBy, limit(1000), cursor,
 			},
 			Rights: optionsData, Fresh: 6 * time.Hour, Paging: polygonPaging,
 		},
-		Operation{Name: "previous_close", Path: "/v2/aggs/ticker/{symbol}/prev", Params: []Param{ticker, adjusted}, Fresh: 10 * time.Minute},
-		Operation{
+		sheet.Operation{Name: "previous_close", Path: "/v2/aggs/ticker/{symbol}/prev", Params: []sheet.Param{ticker, adjusted}, Fresh: 10 * time.Minute},
+		sheet.Operation{
 			Name: "grouped_daily", Path: "/v2/aggs/grouped/locale/us/market/stocks/{date}",
-			Params: []Param{{Name: "date", Type: TypeDate, Required: true}, adjusted, {Name: "include_otc", Type: TypeBool}},
+			Params: []sheet.Param{{Name: "date", Type: sheet.TypeDate, Required: true}, adjusted, {Name: "include_otc", Type: sheet.TypeBool}},
 			Fresh:  time.Hour, Stale: 30 * day,
 		},
-		Operation{
+		sheet.Operation{
 			Name: "open_close", Path: "/v1/open-close/{symbol}/{date}",
-			Params: []Param{ticker, {Name: "date", Type: TypeDate, Required: true}, adjusted}, Fresh: time.Hour, Stale: 30 * day,
+			Params: []sheet.Param{ticker, {Name: "date", Type: sheet.TypeDate, Required: true}, adjusted}, Fresh: time.Hour, Stale: 30 * day,
 		},
-		Operation{
+		sheet.Operation{
 			Name: "snapshot", Path: "/v2/snapshot/locale/us/markets/stocks/tickers/{symbol}",
-			Params: []Param{ticker}, Fresh: 15 * time.Second, Stale: day,
+			Params: []sheet.Param{ticker}, Fresh: 15 * time.Second, Stale: day,
 		},
-		Operation{
+		sheet.Operation{
 			Name: "snapshots", Path: "/v3/snapshot",
-			Params: []Param{{Name: "symbols", Wire: "ticker.any_of", Type: TypeCSV, Required: true, Pattern: ticker.Pattern, Max: 250}, order, sortBy, limit(250), cursor},
+			Params: []sheet.Param{{Name: "symbols", Wire: "ticker.any_of", Type: sheet.TypeCSV, Required: true, Pattern: ticker.Pattern, Max: 250}, order, sortBy, limit(250), cursor},
 			Fresh:  15 * time.Second, Stale: day, Paging: polygonPaging,
 		},
-		Operation{
+		sheet.Operation{
 			Name: "tickers", Path: "/v3/reference/tickers",
-			Params: []Param{
+			Params: []sheet.Param{
 				inTicker,
-				{Name: "search", Type: TypeString, Max: 100},
-				{Name: "market", Type: TypeEnum, Enum: []string{"stocks", "crypto", "fx", "otc", "indices"}},
-				{Name: "type", Type: TypeString, Pattern: `[A-Z]{1,10}`},
-				{Name: "exchange", Type: TypeString, Pattern: `[A-Z]{4}`},
+				{Name: "search", Type: sheet.TypeString, Max: 100},
+				{Name: "market", Type: sheet.TypeEnum, Enum: []string{"stocks", "crypto", "fx", "otc", "indices"}},
+				{Name: "type", Type: sheet.TypeString, Pattern: `[A-Z]{1,10}`},
+				{Name: "exchange", Type: sheet.TypeString, Pattern: `[A-Z]{4}`},
 				date("date", ""),
-				{Name: "active", Type: TypeBool},
+				{Name: "active", Type: sheet.TypeBool},
 				order, sortBy, limit(1000), cursor,
 			},
 			Fresh: 12 * time.Hour, Stale: 30 * day, Paging: polygonPaging,
 		},
-		Operation{
-			Name: "ticker_details", Path: "/v3/reference/tickers/{symbol}", Params: []Param{ticker, date("date", "")},
+		sheet.Operation{
+			Name: "ticker_details", Path: "/v3/reference/tickers/{symbol}", Params: []sheet.Param{ticker, date("date", "")},
 			Rights: fundamentals, Fresh: 12 * time.Hour, Stale: 30 * day,
 		},
-		Operation{
+		sheet.Operation{
 			Name: "news", Path: "/v2/reference/news",
-			Params: []Param{
+			Params: []sheet.Param{
 				inTicker,
-				{Name: "since", Wire: "published_utc.gte", Type: TypeTime},
-				{Name: "until", Wire: "published_utc.lte", Type: TypeTime},
+				{Name: "since", Wire: "published_utc.gte", Type: sheet.TypeTime},
+				{Name: "until", Wire: "published_utc.lte", Type: sheet.TypeTime},
 				order, sortBy, limit(1000), cursor,
 			},
 			Fresh: 2 * time.Minute, Stale: day, Paging: polygonPaging,
 		},
-		Operation{
+		sheet.Operation{
 			Name: "financials", Path: "/vX/reference/financials",
-			Params: []Param{
+			Params: []sheet.Param{
 				inTicker,
-				{Name: "timeframe", Type: TypeEnum, Enum: []string{"annual", "quarterly", "ttm"}},
+				{Name: "timeframe", Type: sheet.TypeEnum, Enum: []string{"annual", "quarterly", "ttm"}},
 				date("filed_since", "filing_date.gte"), order, sortBy, limit(100), cursor,
 			},
 			Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day, Paging: polygonPaging,
 		},
-		Operation{
-			Name: "dividends", Path: "/v3/reference/dividends", Params: []Param{inTicker, date("ex_dividend_date", ""), order, sortBy, limit(1000), cursor},
+		sheet.Operation{
+			Name: "dividends", Path: "/v3/reference/dividends", Params: []sheet.Param{inTicker, date("ex_dividend_date", ""), order, sortBy, limit(1000), cursor},
 			Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day, Paging: polygonPaging,
 		},
-		Operation{
-			Name: "splits", Path: "/v3/reference/splits", Params: []Param{inTicker, date("execution_date", ""), order, sortBy, limit(1000), cursor},
+		sheet.Operation{
+			Name: "splits", Path: "/v3/reference/splits", Params: []sheet.Param{inTicker, date("execution_date", ""), order, sortBy, limit(1000), cursor},
 			Rights: fundamentals, Fresh: 6 * time.Hour, Stale: 30 * day, Paging: polygonPaging,
 		},
-		Operation{Name: "market_status", Path: "/v1/marketstatus/now", Fresh: 30 * time.Second, Stale: time.Hour},
+		sheet.Operation{Name: "market_status", Path: "/v1/marketstatus/now", Fresh: 30 * time.Second, Stale: time.Hour},
 	)
 }

@@ -2,8 +2,6 @@ package providers
 
 import (
 	"slices"
-
-	yaml "go.yaml.in/yaml/v3"
 )
 
 // rightExport is the one right that nobody holds without a profile: the
@@ -46,54 +44,4 @@ func (r *Rights) holds(agent, right string) bool {
 		held = r.Default
 	}
 	return slices.Contains(held, right) || slices.Contains(held, rightAll)
-}
-
-// ParseRights reads a file of profiles:
-//
-//	agents:
-//	  alice: [fundamentals, options_data]
-//	  bob: [export]
-//	  trusted: ["*"]        # every right
-//	default: [fundamentals]  # agents that are not named; none without it
-//
-// Mistakes are reported together, each with its line.
-func ParseRights(file string, content []byte) (*Rights, error) {
-	d := &document{file: file}
-	rights := &Rights{Agents: map[string][]string{}}
-	if root := d.parse(content); root != nil {
-		d.fields(root, "rights", map[string]func(*yaml.Node){
-			"default": d.rights("default", &rights.Default),
-			"agents": func(n *yaml.Node) {
-				d.each(n, "agents", func(key, value *yaml.Node) {
-					if !namePattern.MatchString(key.Value) {
-						d.fail(key, "agent %q: expected %s", key.Value, expectedName)
-					}
-					var held []string
-					d.rights("agents."+key.Value, &held)(value)
-					rights.Agents[key.Value] = held
-				})
-			},
-		})
-	}
-	if err := d.err(); err != nil {
-		return nil, err
-	}
-	return rights, nil
-}
-
-// rights reads a list of rights: names, or "*" for all. An empty list is one;
-// nothing at all is rather a line that was not finished.
-func (d *document) rights(where string, to *[]string) func(*yaml.Node) {
-	return func(n *yaml.Node) {
-		if n.Tag == "!!null" {
-			d.fail(n, "%s: expected a list of rights, [] for none", where)
-			return
-		}
-		d.list(where, to)(n)
-		for _, right := range *to {
-			if right != "*" && !namePattern.MatchString(right) {
-				d.fail(n, "%s: right %q: expected \"*\" or %s", where, right, expectedName)
-			}
-		}
-	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/call"
 	"fetchworker/internal/providers/providertest"
 )
 
@@ -153,7 +154,7 @@ func TestRecord(t *testing.T) {
 		Header: http.Header{"Content-Type": {"application/json"}, "Etag": {`W/"1"`}, "Set-Cookie": {"session=1"}, "X-Request-Id": {"7"}, "Retry-After": {"5"}},
 	})
 	var out bytes.Buffer
-	r, err := providers.Record(t.Context(), p, plan(t, p, "quote", `{"symbol":"AAPL"}`), &out)
+	r, err := p.Record(t.Context(), plan(t, p, "quote", `{"symbol":"AAPL"}`), &out)
 	if err != nil || !r.Redacted {
 		t.Fatalf("%v, redacted %v", err, r.Redacted)
 	}
@@ -161,7 +162,7 @@ func TestRecord(t *testing.T) {
 	if out.String() != want {
 		t.Errorf("recorded\n%s\nwant\n%s", out.String(), want)
 	}
-	e, err := providers.ParseExchange("x", out.Bytes())
+	e, err := call.ParseExchange("x", out.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,11 +178,11 @@ func TestRecord(t *testing.T) {
 
 	server.SetDown(true)
 	out.Reset()
-	if _, err := providers.Record(t.Context(), p, plan(t, p, "quote", `{"symbol":"AAPL"}`), &out); err == nil || out.Len() > 0 || strings.Contains(err.Error(), "canary") {
+	if _, err := p.Record(t.Context(), plan(t, p, "quote", `{"symbol":"AAPL"}`), &out); err == nil || out.Len() > 0 || strings.Contains(err.Error(), "canary") {
 		t.Errorf("no answer: %v, wrote %q", err, out.String())
 	}
 	server.SetDown(false)
-	if _, err := providers.Record(t.Context(), p, plan(t, p, "quote", `{"symbol":"AAPL"}`), failingWriter{}); !errors.Is(err, io.ErrClosedPipe) {
+	if _, err := p.Record(t.Context(), plan(t, p, "quote", `{"symbol":"AAPL"}`), failingWriter{}); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("a writer that fails: %v", err)
 	}
 }
@@ -200,7 +201,7 @@ func TestParseExchangeRefuses(t *testing.T) {
 		"# note\nGET /a\n2000\n\n{}":   "x:3: expected",
 		"GET /a\n200\nno header\n\n{}": "x:3: expected",
 	} {
-		if _, err := providers.ParseExchange("x", []byte(content)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := call.ParseExchange("x", []byte(content)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", content, err, want)
 		}
 	}

@@ -14,6 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	yaml "go.yaml.in/yaml/v3"
+
+	"fetchworker/internal/providers/catalogue"
+	"fetchworker/internal/providers/sheet"
 )
 
 // What TestSheetsRoundTrip needs: the writer that belongs to the catalogue's
@@ -32,8 +35,8 @@ func TestFREDFromYAML(t *testing.T) {
 
 // Whatever a Go data sheet says can be said in YAML, and is read back equal.
 func TestSheetsRoundTrip(t *testing.T) {
-	for _, spec := range []Spec{fmp(""), fmp("https://upstream.test/stable"), polygon(""), fred(""), newsapi("")} {
-		content, err := spec.toYAML()
+	for _, spec := range []sheet.Spec{fmp(""), fmp("https://upstream.test/stable"), polygon(""), fred(""), newsapi("")} {
+		content, err := toYAML(&spec)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,25 +48,26 @@ func TestSheetsRoundTrip(t *testing.T) {
 
 // asNew reads a sheet under a name that no built-in has, so that nothing can
 // come from there, and returns it under its own name.
-func asNew(t *testing.T, content []byte, name string) Spec {
+func asNew(t *testing.T, content []byte, name string) sheet.Spec {
 	t.Helper()
 	prefix := "env_prefix: " + builtins[name]("").EnvPrefix
 	text := strings.Replace(string(content), "  "+name+":\n", "  another:\n", 1)
 	text = strings.Replace(text, prefix+"\n", prefix+"_2\n", 1)
 	l := &loader{getenv: func(string) string { return "" }}
-	spec := l.catalogue("catalog.yaml", []byte(text))["another"]
-	if len(l.errs) > 0 {
-		t.Fatalf("%v in\n%s", l.errs, text)
+	specs, _, err := catalogue.Read("catalog.yaml", []byte(text), l.builtins)
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
 	}
+	spec := specs["another"]
 	spec.Name, spec.EnvPrefix = name, strings.TrimSuffix(spec.EnvPrefix, "_2")
 	return spec
 }
 
 // toYAML writes a spec as a catalogue would.
-func (s *Spec) toYAML() ([]byte, error) {
-	providers := &sheet{}
-	providers.add(s.Name, s.sheet())
-	root := &sheet{}
+func toYAML(s *sheet.Spec) ([]byte, error) {
+	providers := &fields{}
+	providers.add(s.Name, ofSpec(s))
+	root := &fields{}
 	root.add("providers", providers)
 
 	var b bytes.Buffer
@@ -76,12 +80,12 @@ func (s *Spec) toYAML() ([]byte, error) {
 }
 
 // sheet is a YAML mapping in the order its fields are added.
-type sheet struct {
+type fields struct {
 	content []*yaml.Node
 	flow    bool // on one line
 }
 
-func (s *sheet) node() *yaml.Node {
+func (s *fields) node() *yaml.Node {
 	n := &yaml.Node{Kind: yaml.MappingNode, Content: s.content}
 	if s.flow {
 		n.Style = yaml.FlowStyle
@@ -90,15 +94,15 @@ func (s *sheet) node() *yaml.Node {
 }
 
 // add adds a field unless its value is nothing.
-func (s *sheet) add(name string, value any) {
+func (s *fields) add(name string, value any) {
 	n := &yaml.Node{}
 	switch v := value.(type) {
-	case *sheet:
+	case *fields:
 		if len(v.content) == 0 {
 			return
 		}
 		n = v.node()
-	case []*sheet:
+	case []*fields:
 		if len(v) == 0 {
 			return
 		}
@@ -131,28 +135,28 @@ func scalarNode(text string) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
 }
 
-func (s *sheet) texts(name string, values map[string]string) {
-	fields := &sheet{flow: true}
+func (s *fields) texts(name string, values map[string]string) {
+	fields := &fields{flow: true}
 	for _, key := range slices.Sorted(maps.Keys(values)) {
 		fields.add(key, values[key])
 	}
 	s.add(name, fields)
 }
 
-func (s *Spec) sheet() *sheet {
-	out := &sheet{}
+func ofSpec(s *sheet.Spec) *fields {
+	out := &fields{}
 	out.add("base_url", s.BaseURL)
 	out.add("env_prefix", s.EnvPrefix)
 	out.add("key_env", s.KeyEnv)
-	s.Auth.addTo(out)
+	addAuth(s.Auth, out)
 	out.add("key_params", s.KeyParams)
 	out.texts("query", s.Query)
 	out.texts("headers", s.Header)
 	out.add("limits", s.Limits.String())
 	out.add("tier", s.Tier)
-	tiers := &sheet{}
+	tiers := &fields{}
 	for _, name := range slices.Sorted(maps.Keys(s.Tiers)) {
-		tier := &sheet{flow: true}
+		tier := &fields{flow: true}
 		if len(s.Tiers[name].Limits) > 0 {
 			tier.add("limits", s.Tiers[name].Limits.String())
 		}
@@ -167,78 +171,78 @@ func (s *Spec) sheet() *sheet {
 	out.add("rights", s.Rights)
 	out.add("notice", s.Notice)
 	out.add("error_text", s.ErrorText)
-	var rules []*sheet
+	var rules []*fields
 	for i := range s.ErrorRules {
-		rules = append(rules, s.ErrorRules[i].sheet())
+		rules = append(rules, ofRule(&s.ErrorRules[i]))
 	}
 	out.add("errors", rules)
-	var paths []*sheet
+	var paths []*fields
 	for _, path := range s.GetPaths {
-		p := &sheet{flow: true}
+		p := &fields{flow: true}
 		p.add("prefix", path.Prefix)
 		p.add("from_root", path.FromRoot)
-		path.Auth.addTo(p)
+		addAuth(path.Auth, p)
 		paths = append(paths, p)
 	}
 	out.add("get_paths", paths)
-	out.add("get_paging", s.GetPaging.sheet())
-	operations := &sheet{}
+	out.add("get_paging", ofPaging(s.GetPaging))
+	operations := &fields{}
 	for _, name := range slices.Sorted(maps.Keys(s.Operations)) {
-		operations.add(name, s.Operations[name].sheet())
+		operations.add(name, ofOperation(s.Operations[name]))
 	}
 	out.add("operations", operations)
 	return out
 }
 
-func (a Auth) addTo(out *sheet) {
+func addAuth(a sheet.Auth, out *fields) {
 	if a.Name == "" {
 		out.add("auth", string(a.Kind))
 		return
 	}
-	named := &sheet{flow: true}
+	named := &fields{flow: true}
 	named.add(string(a.Kind), a.Name)
 	out.add("auth", named)
 }
 
-func (op *Operation) sheet() *sheet {
-	out := &sheet{}
+func ofOperation(op *sheet.Operation) *fields {
+	out := &fields{}
 	out.add("path", op.Path)
 	out.texts("query", op.Query)
-	params := &sheet{}
+	params := &fields{}
 	for i := range op.Params {
-		params.add(op.Params[i].Name, op.Params[i].sheet())
+		params.add(op.Params[i].Name, ofParam(&op.Params[i]))
 	}
 	out.add("params", params)
 	out.add("any_of", op.AnyOf)
 	if len(op.Exclusive) > 0 {
 		lists := &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
 		for _, names := range op.Exclusive {
-			list := &sheet{}
+			list := &fields{}
 			list.add("", names)
 			lists.Content = append(lists.Content, list.content[1])
 		}
 		out.content = append(out.content, scalarNode("exclusive"), lists)
 	}
 	if op.Auth != nil {
-		op.Auth.addTo(out)
+		addAuth(*op.Auth, out)
 	}
 	out.add("rights", op.Rights)
 	out.add("format", string(op.Format))
 	addAge(out, "fresh", int64(op.Fresh), formatDuration(op.Fresh))
 	addAge(out, "stale", int64(op.Stale), formatDuration(op.Stale))
-	out.add("paging", op.Paging.sheet())
+	out.add("paging", ofPaging(op.Paging))
 	return out
 }
 
 // addAge leaves out the age that is the provider's.
-func addAge(out *sheet, name string, age int64, text string) {
+func addAge(out *fields, name string, age int64, text string) {
 	if age != 0 {
 		out.add(name, text)
 	}
 }
 
-func (p *Param) sheet() *sheet {
-	out := &sheet{flow: true}
+func ofParam(p *sheet.Param) *fields {
+	out := &fields{flow: true}
 	out.add("type", string(p.Type))
 	out.add("required", p.Required)
 	out.add("wire", p.Wire)
@@ -253,8 +257,8 @@ func (p *Param) sheet() *sheet {
 	return out
 }
 
-func (p *Paging) sheet() *sheet {
-	out := &sheet{flow: true}
+func ofPaging(p *sheet.Paging) *fields {
+	out := &fields{flow: true}
 	if p == nil {
 		return out
 	}
@@ -269,8 +273,8 @@ func (p *Paging) sheet() *sheet {
 	return out
 }
 
-func (r *Rule) sheet() *sheet {
-	out := &sheet{flow: true}
+func ofRule(r *sheet.Rule) *fields {
+	out := &fields{flow: true}
 	var statuses []string
 	for _, status := range r.Status {
 		text := strconv.Itoa(status)
@@ -321,7 +325,10 @@ func formatBytes(n int64) string {
 	if n == 0 {
 		return "none"
 	}
-	for _, unit := range byteUnits {
+	for _, unit := range []struct {
+		name string
+		size int64
+	}{{"GB", gb}, {"MB", 1 << 20}, {"KB", 1 << 10}} {
 		if n%unit.size == 0 {
 			return strconv.FormatInt(n/unit.size, 10) + unit.name
 		}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/call"
 	"fetchworker/testdata"
 )
 
@@ -25,7 +25,7 @@ type Step struct {
 }
 
 // Answer is the step that plays an exchange.
-func Answer(e *providers.Exchange) Step {
+func Answer(e *call.Exchange) Step {
 	return Step{Status: e.Status, Header: e.Header.Clone(), Body: e.Body}
 }
 
@@ -96,18 +96,18 @@ func (s *Server) answered(index, status int) {
 }
 
 // Exchanges are the recorded exchanges of a built-in provider.
-func Exchanges(provider string) ([]*providers.Exchange, error) {
+func Exchanges(provider string) ([]*call.Exchange, error) {
 	files, err := fs.Glob(testdata.FS, path.Join(provider, "*.http"))
 	if err != nil {
 		return nil, fmt.Errorf("recorded exchanges of %s: %w", provider, err)
 	}
-	var exchanges []*providers.Exchange
+	var exchanges []*call.Exchange
 	for _, file := range files {
 		content, err := testdata.FS.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("recorded exchange %s: %w", file, err)
 		}
-		e, err := providers.ParseExchange(strings.TrimSuffix(path.Base(file), ".http"), content)
+		e, err := call.ParseExchange(strings.TrimSuffix(path.Base(file), ".http"), content)
 		if err != nil {
 			return nil, err
 		}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/call"
 )
 
 // Server plays one upstream API. Its methods are safe for concurrent use.
@@ -28,7 +29,7 @@ type Server struct {
 	Fallback func(*http.Request) *Step
 
 	host      string
-	exchanges []*providers.Exchange
+	exchanges []*call.Exchange
 	listener  net.Listener
 	pipes     chan net.Conn // nil on a real listener
 	http      *http.Server
@@ -45,7 +46,7 @@ type Server struct {
 }
 
 // Listen plays the exchanges on a port of 127.0.0.1.
-func Listen(exchanges ...*providers.Exchange) (*Server, error) {
+func Listen(exchanges ...*call.Exchange) (*Server, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -59,7 +60,7 @@ func Listen(exchanges ...*providers.Exchange) (*Server, error) {
 
 // Pipe plays the exchanges on connections in memory, for http://<host> over
 // the server's DialContext. In a bubble, call it inside.
-func Pipe(host string, exchanges ...*providers.Exchange) *Server {
+func Pipe(host string, exchanges ...*call.Exchange) *Server {
 	s := newServer(host, exchanges)
 	s.pipes = make(chan net.Conn)
 	s.listener = pipeListener{s}
@@ -67,7 +68,7 @@ func Pipe(host string, exchanges ...*providers.Exchange) *Server {
 	return s
 }
 
-func newServer(host string, exchanges []*providers.Exchange) *Server {
+func newServer(host string, exchanges []*call.Exchange) *Server {
 	return &Server{
 		host: host, exchanges: exchanges,
 		closed: make(chan struct{}), conns: map[net.Conn]struct{}{},

@@ -13,13 +13,13 @@ import (
 
 	"go.uber.org/goleak"
 
-	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/call"
 	"fetchworker/internal/providers/providertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func exchanges(t *testing.T, provider string) []*providers.Exchange {
+func exchanges(t *testing.T, provider string) []*call.Exchange {
 	t.Helper()
 	all, err := providertest.Exchanges(provider)
 	if err != nil {
@@ -41,7 +41,7 @@ func TestExchanges(t *testing.T) {
 			if _, err := e.WriteTo(&b); err != nil {
 				t.Fatal(err)
 			}
-			again, err := providers.ParseExchange(e.Name, []byte(b.String()))
+			again, err := call.ParseExchange(e.Name, []byte(b.String()))
 			if err != nil || again.Target != e.Target || again.Status != e.Status || string(again.Body) != string(e.Body) {
 				t.Errorf("%s/%s: %v", provider, e.Name, err)
 			}

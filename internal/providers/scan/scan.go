@@ -1,4 +1,4 @@
-package providers
+package scan
 
 import (
 	"bytes"
@@ -8,11 +8,11 @@ import (
 	"unicode/utf8"
 )
 
-// lookup finds the value a JSON pointer (RFC 6901, object members only)
+// Lookup finds the value a JSON pointer (RFC 6901, object members only)
 // leads to, as a part of doc. Bodies can be large, so nothing is copied and
 // nothing decoded but the keys on the way. doc must be valid JSON.
-func lookup(doc []byte, pointer string) (value []byte, ok bool) {
-	value = trimSpace(doc)
+func Lookup(doc []byte, pointer string) (value []byte, ok bool) {
+	value = TrimSpace(doc)
 	if pointer == "" {
 		return value, len(value) > 0
 	}
@@ -26,17 +26,17 @@ func lookup(doc []byte, pointer string) (value []byte, ok bool) {
 	return value, true
 }
 
-// lookupFunc is lookup in a certain document.
-type lookupFunc func(pointer string) (value []byte, ok bool)
+// Finder is lookup in a certain document.
+type Finder func(pointer string) (value []byte, ok bool)
 
-// lookups goes through a large document once for each pointer, however often
+// Finds goes through a large document once for each pointer, however often
 // it is asked. In what is not JSON it finds nothing.
-func lookups(doc []byte, isJSON bool) lookupFunc {
+func Finds(doc []byte, isJSON bool) Finder {
 	found := map[string][]byte{}
 	return func(pointer string) ([]byte, bool) {
 		value, known := found[pointer]
 		if !known && isJSON {
-			value, _ = lookup(doc, pointer)
+			value, _ = Lookup(doc, pointer)
 			found[pointer] = value
 		}
 		return value, value != nil
@@ -48,16 +48,16 @@ func member(doc []byte, name string) ([]byte, bool) {
 	if len(doc) == 0 || doc[0] != '{' {
 		return nil, false
 	}
-	rest := trimSpace(doc[1:])
+	rest := TrimSpace(doc[1:])
 	for len(rest) > 0 && rest[0] == '"' {
 		quoted, after := splitValue(rest)
-		value, next := splitValue(trimSpace(trimSpace(after)[1:])) // [1:] is the colon
+		value, next := splitValue(TrimSpace(TrimSpace(after)[1:])) // [1:] is the colon
 		if isName(quoted, name) {
 			return value, true
 		}
-		rest = trimSpace(next)
+		rest = TrimSpace(next)
 		if len(rest) > 0 && rest[0] == ',' {
-			rest = trimSpace(rest[1:])
+			rest = TrimSpace(rest[1:])
 		}
 	}
 	return nil, false
@@ -109,20 +109,20 @@ func jsonEscape(raw []byte) (c char, size int) {
 	return oneByte(raw[1]), 2
 }
 
-// items counts the elements of the array at the start of doc; -1 if it is
+// Items counts the elements of the array at the start of doc; -1 if it is
 // not an array.
-func items(doc []byte) int64 {
+func Items(doc []byte) int64 {
 	if len(doc) == 0 || doc[0] != '[' {
 		return -1
 	}
 	var n int64
-	rest := trimSpace(doc[1:])
+	rest := TrimSpace(doc[1:])
 	for len(rest) > 0 && rest[0] != ']' {
 		_, rest = splitValue(rest)
 		n++
-		rest = trimSpace(rest)
+		rest = TrimSpace(rest)
 		if len(rest) > 0 && rest[0] == ',' {
-			rest = trimSpace(rest[1:])
+			rest = TrimSpace(rest[1:])
 		}
 	}
 	return n
@@ -157,9 +157,9 @@ func splitValue(doc []byte) (value, rest []byte) {
 	return doc, nil
 }
 
-// textOf is a JSON value as text: a string without its quotes, anything else
+// Text is a JSON value as text: a string without its quotes, anything else
 // as it is written.
-func textOf(value []byte) string {
+func Text(value []byte) string {
 	if len(value) > 1 && value[0] == '"' {
 		var s string
 		if json.Unmarshal(value, &s) == nil {
@@ -169,7 +169,7 @@ func textOf(value []byte) string {
 	return string(value)
 }
 
-func trimSpace(doc []byte) []byte {
+func TrimSpace(doc []byte) []byte {
 	for len(doc) > 0 && isSpace(doc[0]) {
 		doc = doc[1:]
 	}

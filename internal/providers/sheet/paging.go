@@ -1,4 +1,4 @@
-package providers
+package sheet
 
 import (
 	"encoding/json"
@@ -7,11 +7,17 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"fetchworker/internal/providers/scan"
 )
 
-// next returns the parameters that ask for the page after this one, nil when
+// maxNext bounds the parameters of a next page, in bytes: they are stored with
+// the answer.
+const maxNext = 8 << 10
+
+// Next returns the parameters that ask for the page after this one, nil when
 // there is none or the body does not tell.
-func (p *Provider) next(call *Call, body []byte) json.RawMessage {
+func (p *API) Next(call *Call, body []byte) json.RawMessage {
 	paging := call.Operation.Paging
 	if paging == nil {
 		return nil
@@ -30,11 +36,10 @@ func (p *Provider) next(call *Call, body []byte) json.RawMessage {
 	if err != nil {
 		return nil
 	}
-	clean := p.redact.text(string(next))
-	if len(clean) > maxNext {
+	if len(next) > maxNext {
 		return nil
 	}
-	return json.RawMessage(clean)
+	return next
 }
 
 func nextByNumber(call *Call, paging *Paging, body []byte) any {
@@ -53,13 +58,13 @@ func nextByNumber(call *Call, paging *Paging, body []byte) any {
 		step, seen = size, at+size
 	}
 	if paging.Total == "" {
-		array, _ := lookup(body, paging.Items)
-		if items(array) < size {
+		array, _ := scan.Lookup(body, paging.Items)
+		if scan.Items(array) < size {
 			return nil
 		}
 	} else {
-		value, _ := lookup(body, paging.Total)
-		if total, err := strconv.ParseInt(textOf(value), 10, 64); err != nil || seen >= total {
+		value, _ := scan.Lookup(body, paging.Total)
+		if total, err := strconv.ParseInt(scan.Text(value), 10, 64); err != nil || seen >= total {
 			return nil
 		}
 	}
@@ -73,12 +78,12 @@ var schemeAndHost = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*`)
 // nextByURL takes path and query of the URL in the body and nothing else: its
 // host is whatever the body says (one API has written ":443:443"), and the
 // key goes to our base URL only.
-func (p *Provider) nextByURL(call *Call, paging *Paging, body []byte) any {
-	value, ok := lookup(body, paging.Next)
+func (p *API) nextByURL(call *Call, paging *Paging, body []byte) any {
+	value, ok := scan.Lookup(body, paging.Next)
 	if len(value) > 2*maxNext { // not worth taking apart
 		return nil
 	}
-	link := textOf(value)
+	link := scan.Text(value)
 	if !ok || link == "" || link == "null" {
 		return nil
 	}
@@ -103,7 +108,7 @@ func (p *Provider) nextByURL(call *Call, paging *Paging, body []byte) any {
 
 // nextParams turns path and query of the next page into parameters of the
 // operation. Where they do not fit its template, only the cursor is taken.
-func (p *Provider) nextParams(call *Call, paging *Paging, path string, query map[string]string) any {
+func (p *API) nextParams(call *Call, paging *Paging, path string, query map[string]string) any {
 	op := call.Operation
 	values, fits := matchTemplate(op.Path, path)
 	for name, value := range query {

@@ -1,4 +1,4 @@
-package providers
+package call
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"fetchworker/internal/providers/sheet"
 )
 
 // Exchange is one request with its answer, as a file keeps it:
@@ -103,12 +105,12 @@ var recordedHeaders = []string{
 // Record makes a call and writes it as an Exchange, the key redacted. An
 // error answer is as good a recording as any; only when there was no answer,
 // or its body broke off, Record writes nothing and returns why.
-func Record(ctx context.Context, p *Provider, call *Call, w io.Writer) (*Result, error) {
+func (p *Caller) Record(ctx context.Context, call *sheet.Call, w io.Writer) (*Result, error) {
 	r := p.Do(ctx, call, Options{})
 	if r.Err != nil {
-		return r, fmt.Errorf("recording %s %s: %w", p.Name, call.Operation.Name, r.Err)
+		return r, fmt.Errorf("recording %s %s: %w", p.api.Name, call.Operation.Name, r.Err)
 	}
-	e := &Exchange{Target: p.redact.text(call.Target()), Status: r.HTTPStatus, Header: http.Header{}, Body: r.Body}
+	e := &Exchange{Target: p.redact.Text(call.Target()), Status: r.HTTPStatus, Header: http.Header{}, Body: r.Body}
 	for _, name := range recordedHeaders {
 		if values := r.header[name]; len(values) > 0 {
 			e.Header[name] = values

@@ -1,4 +1,4 @@
-package providers
+package redact
 
 import (
 	"strings"
@@ -13,7 +13,7 @@ func TestMixedEscapesHideNoKey(t *testing.T) {
 		{"ab%2dcanaryK3Y4567", `{"u":"\u0061b%2dcanaryK3Y4567"}`},
 		{"ab%2dcanaryK3Y4567", `{"u":"ab%25%32%64canaryK3Y4567"}`},
 	} {
-		clean, found := newRedactor(c.key).body([]byte(c.text))
+		clean, found := New(c.key).Body([]byte(c.text))
 		if !found || strings.Contains(string(clean), "canary") {
 			t.Errorf("key %q comes through: %s", c.key, clean)
 		}

@@ -1,4 +1,4 @@
-package providers
+package call
 
 import (
 	"context"
@@ -17,6 +17,9 @@ import (
 	"unicode"
 
 	"fetchworker"
+	"fetchworker/internal/providers/classify"
+	"fetchworker/internal/providers/redact"
+	"fetchworker/internal/providers/sheet"
 )
 
 // Options are what a single call adds to its plan.
@@ -70,9 +73,9 @@ const (
 
 // Do makes the call: one request on the wire at most, no redirect followed.
 // It never fails: whatever happens is in the result.
-func (p *Provider) Do(ctx context.Context, call *Call, o Options) *Result {
+func (p *Caller) Do(ctx context.Context, call *sheet.Call, o Options) *Result {
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, p.api.Timeout)
 	defer cancel()
 
 	r := &Result{Remaining: -1, Reset: -1}
@@ -105,7 +108,6 @@ func plausible(status int) bool { return status >= 200 && status <= 599 }
 const (
 	maxContentType = 256
 	maxValidator   = 1 << 10
-	maxNext        = 8 << 10
 )
 
 // kept is a header's value if it can be kept.
@@ -117,24 +119,24 @@ func kept(value string, most int) string {
 }
 
 // request is built anew for each attempt; the key is only in it.
-func (p *Provider) request(ctx context.Context, call *Call, o Options) *http.Request {
-	query := call.query
+func (p *Caller) request(ctx context.Context, call *sheet.Call, o Options) *http.Request {
+	query := call.Query
 	header := http.Header{"User-Agent": {"fetchworker"}, "Accept-Encoding": {"gzip"}}
-	for name, value := range p.Header {
+	for name, value := range p.api.Header {
 		header.Set(name, value)
 	}
-	switch call.auth.Kind {
-	case AuthQuery:
+	switch call.Auth.Kind {
+	case sheet.AuthQuery:
 		query = url.Values{}
-		for name, values := range call.query {
+		for name, values := range call.Query {
 			query[name] = values
 		}
-		query.Set(call.auth.Name, p.key.reveal())
-	case AuthHeader:
-		header.Set(call.auth.Name, p.key.reveal())
-	case AuthBearer:
-		header.Set("Authorization", "Bearer "+p.key.reveal())
-	case AuthNone:
+		query.Set(call.Auth.Name, p.key.Reveal())
+	case sheet.AuthHeader:
+		header.Set(call.Auth.Name, p.key.Reveal())
+	case sheet.AuthBearer:
+		header.Set("Authorization", "Bearer "+p.key.Reveal())
+	case sheet.AuthNone:
 	}
 	if o.ETag != "" {
 		header.Set("If-None-Match", o.ETag)
@@ -142,21 +144,21 @@ func (p *Provider) request(ctx context.Context, call *Call, o Options) *http.Req
 	if o.LastModified != "" {
 		header.Set("If-Modified-Since", o.LastModified)
 	}
-	target := &url.URL{Scheme: p.base.Scheme, Host: p.base.Host, RawPath: call.path, RawQuery: query.Encode()}
-	target.Path, _ = url.PathUnescape(call.path) // Plan has made it of valid parts
-	req := &http.Request{Method: http.MethodGet, URL: target, Host: p.base.Host, Header: header}
+	target := &url.URL{Scheme: p.api.Base().Scheme, Host: p.api.Base().Host, RawPath: call.Path, RawQuery: query.Encode()}
+	target.Path, _ = url.PathUnescape(call.Path) // Plan has made it of valid parts
+	req := &http.Request{Method: http.MethodGet, URL: target, Host: p.api.Base().Host, Header: header}
 	return req.WithContext(ctx)
 }
 
 // broken fills in a result for a call that got no answer.
-func (p *Provider) broken(r *Result, err error) {
+func (p *Caller) broken(r *Result, err error) {
 	r.Class, r.ErrorType = fetchworker.ClassTransient, connectionErrorType(err)
-	r.Err = p.redact.error(err)
+	r.Err = p.redact.Error(err)
 	r.Detail = r.Err.Error()
 }
 
 // answered fills in a result from an answer.
-func (p *Provider) answered(r *Result, call *Call, res *http.Response, o Options) {
+func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Options) {
 	body, wire, readErr := readBody(res)
 	_ = res.Body.Close() // what is unread is not worth an error
 
@@ -171,39 +173,48 @@ func (p *Provider) answered(r *Result, call *Call, res *http.Response, o Options
 		return
 	}
 
-	v := p.classify(call.Operation.Format, res.StatusCode, r.ContentType, body, readErr)
-	r.Body, r.Redacted = p.redact.body(body)
+	v := classify.Answer(&p.api.Spec, call.Operation.Format, res.StatusCode, r.ContentType, body, readErr)
+	r.Body, r.Redacted = p.redact.Body(body)
 	if r.Redacted {
 		// A detail is made of a part of the body, and a cut through the key
 		// would leave a half that nobody recognises: so it is made of the body
 		// without the key.
-		v.detail = p.classify(call.Operation.Format, res.StatusCode, r.ContentType, r.Body, readErr).detail
+		v.Detail = classify.Answer(&p.api.Spec, call.Operation.Format, res.StatusCode, r.ContentType, r.Body, readErr).Detail
 	}
 	if location := header.Get("Location"); location != "" && res.StatusCode/100 == 3 {
-		v.detail = fmt.Sprintf("status %d: redirected to %s, which is not followed", res.StatusCode, hostOf(location))
+		v.Detail = fmt.Sprintf("status %d: redirected to %s, which is not followed", res.StatusCode, hostOf(location))
 	}
-	r.Class, r.Code, r.MinHold = v.class, v.code, v.minHold
-	r.Detail = shorten(p.redact.text(v.detail), maxDetail)
+	r.Class, r.Code, r.MinHold = v.Class, v.Code, v.MinHold
+	r.Detail = redact.Shorten(p.redact.Text(v.Detail), redact.MaxDetail)
 	if r.Class != fetchworker.ClassOK {
 		r.ErrorType = string(r.Class)
 	}
 	if readErr != nil {
-		r.Err = p.redact.error(readErr)
-		if v.class == fetchworker.ClassTransient && res.StatusCode < 300 && !errors.Is(readErr, errEncoding) {
+		r.Err = p.redact.Error(readErr)
+		if v.Class == fetchworker.ClassTransient && res.StatusCode < 300 && !errors.Is(readErr, errEncoding) {
 			r.ErrorType = connectionErrorType(readErr)
 		}
 	}
 	if r.Class == fetchworker.ClassOK {
-		r.Cacheable = !v.noCache && !strings.Contains(strings.ToLower(header.Get("Cache-Control")), "no-store")
+		r.Cacheable = !v.NoCache && !strings.Contains(strings.ToLower(header.Get("Cache-Control")), "no-store")
 		r.Next = p.next(call, r.Body)
 	}
 }
 
-func (p *Provider) redactHeader(header http.Header) http.Header {
+// next are the parameters of the next page, the key redacted.
+func (p *Caller) next(call *sheet.Call, body []byte) json.RawMessage {
+	next := p.api.Next(call, body)
+	if next == nil {
+		return nil
+	}
+	return json.RawMessage(p.redact.Text(string(next)))
+}
+
+func (p *Caller) redactHeader(header http.Header) http.Header {
 	clean := http.Header{}
 	for name, values := range header {
 		for _, value := range values {
-			clean.Add(name, p.redact.text(value))
+			clean.Add(name, p.redact.Text(value))
 		}
 	}
 	return clean

@@ -1,4 +1,4 @@
-package providers
+package sheet
 
 import (
 	"encoding/json"
@@ -12,26 +12,26 @@ import (
 )
 
 var (
-	namePattern  = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
+	NamePattern  = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
 	paramPattern = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 	slotPattern  = regexp.MustCompile(`\{([^{}]*)\}`)
 )
 
-const expectedName = "a name of 1 to 32 characters a-z, 0-9, _ and -"
+const ExpectedName = "a name of 1 to 32 characters a-z, 0-9, _ and -"
 
 // validate finds what would make an operation fail for every request.
-func (op *Operation) validate() error {
+func (op *Operation) Validate() error {
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 
-	if !namePattern.MatchString(op.Name) || op.Name == opGet {
-		wrong("name %q: expected %s, and not get, which every provider has", op.Name, expectedName)
+	if !NamePattern.MatchString(op.Name) || op.Name == opGet {
+		wrong("name %q: expected %s, and not get, which every provider has", op.Name, ExpectedName)
 	}
 	if !strings.HasPrefix(op.Path, "/") || strings.ContainsAny(op.Path, "?# ") {
 		wrong("path %q: expected a path such as /quote/{symbol}, without a query", op.Path)
 	}
 	for _, slot := range slotPattern.FindAllStringSubmatch(op.Path, -1) {
-		if param := op.param(slot[1]); param == nil || !param.Required && param.Default == "" {
+		if param := op.Param(slot[1]); param == nil || !param.Required && param.Default == "" {
 			wrong("path: {%s} expected a parameter of that name that is required or has a default", slot[1])
 		}
 	}
@@ -39,12 +39,12 @@ func (op *Operation) validate() error {
 		wrong("path %q: expected every { closed by a }", op.Path)
 	}
 	for i := range op.Params {
-		if err := op.Params[i].validate(); err != nil {
+		if err := op.Params[i].Validate(); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	for _, name := range slices.Concat(append(slices.Clone(op.Exclusive), op.AnyOf)...) {
-		if op.param(name) == nil {
+		if op.Param(name) == nil {
 			wrong("any_of and exclusive: expected names of parameters, got %q", name)
 		}
 	}
@@ -56,7 +56,7 @@ func (op *Operation) validate() error {
 	return errors.Join(errs...)
 }
 
-func (op *Operation) param(name string) *Param {
+func (op *Operation) Param(name string) *Param {
 	for i := range op.Params {
 		if op.Params[i].Name == name {
 			return &op.Params[i]
@@ -65,9 +65,9 @@ func (op *Operation) param(name string) *Param {
 	return nil
 }
 
-var paramTypes = []ParamType{TypeString, TypeInt, TypeNumber, TypeBool, TypeEnum, TypeDate, TypeDateOrMS, TypeTime, TypeCSV}
+var ParamTypes = []ParamType{TypeString, TypeInt, TypeNumber, TypeBool, TypeEnum, TypeDate, TypeDateOrMS, TypeTime, TypeCSV}
 
-func (p *Param) validate() error {
+func (p *Param) Validate() error {
 	var errs []error
 	wrong := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("parameter %s: "+format, append([]any{p.Name}, args...)...))
@@ -75,8 +75,8 @@ func (p *Param) validate() error {
 	if !paramPattern.MatchString(p.Name) {
 		wrong("expected a name of 1 to 64 letters, digits, _, . and -")
 	}
-	if !slices.Contains(paramTypes, p.Type) {
-		wrong("type %q: expected one of %s", p.Type, join(paramTypes))
+	if !slices.Contains(ParamTypes, p.Type) {
+		wrong("type %q: expected one of %s", p.Type, Join(ParamTypes))
 	}
 	if p.Type == TypeEnum && len(p.Enum) == 0 {
 		wrong("expected the values of the enum")
@@ -105,19 +105,19 @@ func (p *Param) compile() (*regexp.Regexp, error) {
 }
 
 func (p *Paging) validate(op *Operation) error {
-	has := func(name string) bool { return op.param(name) != nil }
+	has := func(name string) bool { return op.Param(name) != nil }
 	switch {
 	case p.Kind == PageNext && has(p.Param) && strings.HasPrefix(p.Next, "/"):
 	case (p.Kind == PageNumber || p.Kind == PageOffset) && has(p.Param) && (has(p.Size) || p.Each > 0):
-	case !slices.Contains(pagingKinds, p.Kind):
-		return fmt.Errorf("paging: kind %q: expected one of %s", p.Kind, join(pagingKinds))
+	case !slices.Contains(PagingKinds, p.Kind):
+		return fmt.Errorf("paging: kind %q: expected one of %s", p.Kind, Join(PagingKinds))
 	default:
 		return errors.New("paging: expected param (a parameter), and for next_url next (a JSON pointer), else size (a parameter) or each (a number)")
 	}
 	return nil
 }
 
-var pagingKinds = []PagingKind{PageNumber, PageOffset, PageNext}
+var PagingKinds = []PagingKind{PageNumber, PageOffset, PageNext}
 
 // Classes and codes that a rule may give.
 var (
@@ -127,12 +127,12 @@ var (
 	ruleCodes = []fetchworker.Code{fetchworker.CodeNotFound, fetchworker.CodeNotEntitled, fetchworker.CodeRejected}
 )
 
-func (r *Rule) validate() error {
+func (r *Rule) Validate() error {
 	switch {
 	case !slices.Contains(ruleClasses, r.Class):
-		return fmt.Errorf("class %q: expected one of %s", r.Class, join(ruleClasses))
+		return fmt.Errorf("class %q: expected one of %s", r.Class, Join(ruleClasses))
 	case r.Class == fetchworker.ClassPermanent && !slices.Contains(ruleCodes, r.Code):
-		return fmt.Errorf("code %q: expected one of %s", r.Code, join(ruleCodes))
+		return fmt.Errorf("code %q: expected one of %s", r.Code, Join(ruleCodes))
 	case r.Class != fetchworker.ClassPermanent && r.Code != "":
 		return errors.New("code: expected only with class permanent")
 	case r.Class != fetchworker.ClassThrottled && r.MinHold != 0:
@@ -167,7 +167,11 @@ func (a Auth) validate() error {
 	return errors.New("auth: expected none, bearer, {query: NAME} or {header: NAME}")
 }
 
-func join[T ~string](values []T) string {
+// Formats are all formats.
+var Formats = []Format{FormatJSON, FormatCSV, FormatAny}
+
+// Join writes words as a list.
+func Join[T ~string](values []T) string {
 	texts := make([]string, len(values))
 	for i, value := range values {
 		texts[i] = string(value)

@@ -1,4 +1,4 @@
-package providers
+package catalogue
 
 import (
 	"errors"
@@ -12,6 +12,8 @@ import (
 	yaml "go.yaml.in/yaml/v3"
 
 	"fetchworker/internal/budget"
+	"fetchworker/internal/providers/redact"
+	"fetchworker/internal/providers/sheet"
 )
 
 // document reads a YAML file by hand rather than into structs, so that every
@@ -101,7 +103,7 @@ func kindOf(n *yaml.Node) string {
 		return "a list"
 	case yaml.ScalarNode, yaml.DocumentNode, yaml.AliasNode:
 	}
-	return strconv.Quote(shorten(n.Value, 40))
+	return strconv.Quote(redact.Shorten(n.Value, 40))
 }
 
 // read makes a reader of one scalar: parse gives its value, or fails and then
@@ -125,7 +127,7 @@ func (d *document) text(where string, to *string) func(*yaml.Node) {
 }
 
 func word[T ~string](d *document, where string, to *T, values []T) func(*yaml.Node) {
-	return read(d, where, "one of "+join(values), to, func(s string) (T, error) {
+	return read(d, where, "one of "+sheet.Join(values), to, func(s string) (T, error) {
 		if !slices.Contains(values, T(s)) {
 			return "", strconv.ErrSyntax
 		}
@@ -207,6 +209,11 @@ func parseDuration(s string) (time.Duration, error) {
 	return duration, err
 }
 
+const (
+	gb  = 1 << 30 // bytes; the GB of every limit
+	day = 24 * time.Hour
+)
+
 var byteUnits = []struct {
 	name string
 	size int64
@@ -218,8 +225,8 @@ func parseBytes(s string) (int64, error) {
 	}
 	for _, unit := range byteUnits {
 		if number, ok := strings.CutSuffix(s, unit.name); ok {
-			n, err := positive(strings.TrimSpace(number))
-			if err != nil || n*float64(unit.size) > math.MaxInt64/2 {
+			n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+			if err != nil || !(n >= 0) || n*float64(unit.size) > math.MaxInt64/2 {
 				return 0, strconv.ErrSyntax
 			}
 			return int64(n * float64(unit.size)), nil

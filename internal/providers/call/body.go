@@ -1,4 +1,4 @@
-package providers
+package call
 
 import (
 	"bytes"

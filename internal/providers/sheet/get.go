@@ -1,4 +1,4 @@
-package providers
+package sheet
 
 import (
 	"bytes"
@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"fetchworker/internal/providers/redact"
 )
 
 // Percent-encoded dots, slashes, backslashes, control characters and percent
@@ -16,7 +18,7 @@ var hiddenPath = regexp.MustCompile(`(?i)%(2e|2f|5c|25|[01][0-9a-f]|7f)`)
 
 // planGet plans the operation get: {"path":"/…","query":{…}}. The agent says
 // path and query only; host, scheme and key stay the provider's.
-func (p *Provider) planGet(op *Operation, given map[string]json.RawMessage) (*Call, error) {
+func (p *API) planGet(op *Operation, given map[string]json.RawMessage) (*Call, error) {
 	var path string
 	if err := json.Unmarshal(given["path"], &path); err != nil {
 		return nil, &ParamError{Param: "path", Expected: `a path such as "/quote/AAPL" (it is required)`, Got: string(given["path"])}
@@ -31,21 +33,21 @@ func (p *Provider) planGet(op *Operation, given map[string]json.RawMessage) (*Ca
 	}
 	for name := range given {
 		if name != "path" && name != "query" {
-			return nil, &ParamError{Param: shorten(name, 40), Expected: "only path and query"}
+			return nil, &ParamError{Param: redact.Shorten(name, 40), Expected: "only path and query"}
 		}
 	}
 
-	call := &Call{Operation: op, query: query, auth: p.Auth, path: p.base.EscapedPath() + escaped}
+	call := &Call{Operation: op, Query: query, Auth: p.Auth, Path: p.base.EscapedPath() + escaped}
 	if strings.HasPrefix(escaped, p.base.EscapedPath()+"/") { // written with the base's path, as the API's manual does
-		call.path = escaped
+		call.Path = escaped
 	}
 	for _, special := range p.GetPaths {
 		if !strings.HasPrefix(path, special.Prefix) {
 			continue
 		}
-		call.auth = special.Auth
+		call.Auth = special.Auth
 		if special.FromRoot {
-			call.path = escaped
+			call.Path = escaped
 		}
 		break
 	}
@@ -76,7 +78,7 @@ func checkPath(path string) (escaped, expected string) {
 }
 
 // getQuery reads the query of get: texts, numbers and booleans by name.
-func (p *Provider) getQuery(raw json.RawMessage) (url.Values, error) {
+func (p *API) getQuery(raw json.RawMessage) (url.Values, error) {
 	query := url.Values{}
 	if len(raw) == 0 {
 		return query, nil
@@ -91,11 +93,11 @@ func (p *Provider) getQuery(raw json.RawMessage) (url.Values, error) {
 		text, ok := scalar(value)
 		switch {
 		case !ok:
-			return nil, &ParamError{Param: "query." + shorten(name, 40), Expected: "a text, a number or a boolean"}
+			return nil, &ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "a text, a number or a boolean"}
 		case name == "" || strings.ContainsFunc(name+text, unicode.IsControl):
-			return nil, &ParamError{Param: "query." + shorten(name, 40), Expected: "a name, and no control characters"}
+			return nil, &ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "a name, and no control characters"}
 		case p.isKeyParam(name):
-			return nil, &ParamError{Param: "query." + shorten(name, 40), Expected: "no key: the worker sends its own"}
+			return nil, &ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "no key: the worker sends its own"}
 		}
 		query.Set(name, text)
 	}
@@ -103,7 +105,7 @@ func (p *Provider) getQuery(raw json.RawMessage) (url.Values, error) {
 }
 
 // isKeyParam reports whether the API takes a key in this query parameter.
-func (p *Provider) isKeyParam(name string) bool {
+func (p *API) isKeyParam(name string) bool {
 	is := func(key string) bool { return strings.EqualFold(key, name) }
 	return p.Auth.Kind == AuthQuery && is(p.Auth.Name) || slices.ContainsFunc(p.KeyParams, is)
 }

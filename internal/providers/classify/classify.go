@@ -1,4 +1,4 @@
-package providers
+package classify
 
 import (
 	"bytes"
@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/providers/scan"
+	"fetchworker/internal/providers/sheet"
 )
 
 const (
@@ -22,84 +24,85 @@ const (
 	maxErrorText = 64 << 10 // bytes of a member that a detail is made of
 )
 
-// verdict is what an answer is. It is decided in one place, by status and
-// body together: these APIs report errors with status 200, and a missing key
-// with status 400.
-type verdict struct {
-	class   fetchworker.Class
-	code    fetchworker.Code
-	detail  string // not yet redacted or shortened
-	minHold time.Duration
-	noCache bool
+// ErrTooLarge is why a body was not read to its end: it is longer than 64 MiB.
+var ErrTooLarge = errors.New("the body is longer than 64 MiB")
+
+// Verdict is what an answer is.
+type Verdict struct {
+	Class   fetchworker.Class
+	Code    fetchworker.Code
+	Detail  string // not yet redacted or shortened
+	MinHold time.Duration
+	NoCache bool
 }
 
-// classify decides what an answer is. readErr is what ended the reading of
+// Answer decides what an answer is. readErr is what ended the reading of
 // the body, if it did not end by itself.
-func (s *Spec) classify(format Format, status int, contentType string, body []byte, readErr error) verdict {
-	v := statusVerdict(status)
-	if v.class == fetchworker.ClassOK && readErr != nil {
+func Answer(s *sheet.Spec, format sheet.Format, status int, contentType string, body []byte, readErr error) Verdict {
+	v := ofStatus(status)
+	if v.Class == fetchworker.ClassOK && readErr != nil {
 		if errors.Is(readErr, ErrTooLarge) {
-			return verdict{class: fetchworker.ClassPermanent, code: fetchworker.CodeResponseTooLarge, detail: ErrTooLarge.Error()}
+			return Verdict{Class: fetchworker.ClassPermanent, Code: fetchworker.CodeResponseTooLarge, Detail: ErrTooLarge.Error()}
 		}
-		return verdict{class: fetchworker.ClassTransient, detail: "the body cannot be read: " + readErr.Error()}
+		return Verdict{Class: fetchworker.ClassTransient, Detail: "the body cannot be read: " + readErr.Error()}
 	}
 
 	isJSON := json.Valid(body)
-	at := lookups(body, isJSON)
-	said := s.errorText(body, at)
+	at := scan.Finds(body, isJSON)
+	said := errorText(s, body, at)
 	for _, rule := range s.ErrorRules {
-		if !rule.matches(status, body, at) {
+		if !matches(&rule, status, body, at) {
 			continue
 		}
-		v = verdict{class: rule.Class, code: rule.Code, minHold: rule.MinHold, noCache: rule.NoCache}
+		v = Verdict{Class: rule.Class, Code: rule.Code, MinHold: rule.MinHold, NoCache: rule.NoCache}
 		if rule.Hint != "" {
 			said = strings.TrimSpace(said + " (" + rule.Hint + ")")
 		}
 		break
 	}
-	if v.class != fetchworker.ClassOK {
-		v.detail = fmt.Sprintf("status %d: %s", status, said)
+	if v.Class != fetchworker.ClassOK {
+		v.Detail = fmt.Sprintf("status %d: %s", status, said)
 		if said == "" {
-			v.detail = strings.TrimSpace(fmt.Sprintf("status %d %s", status, http.StatusText(status)))
+			v.Detail = strings.TrimSpace(fmt.Sprintf("status %d %s", status, http.StatusText(status)))
 		}
 		return v
 	}
 	if wrong := unreadable(format, contentType, body, isJSON); wrong != "" {
-		return verdict{class: fetchworker.ClassTransient, detail: fmt.Sprintf("status %d, but the body is %s", status, wrong)}
+		return Verdict{Class: fetchworker.ClassTransient, Detail: fmt.Sprintf("status %d, but the body is %s", status, wrong)}
 	}
 	return v
 }
 
-// statusVerdict is what a status means where no rule knows better. Every
+// ofStatus is what a status means where no rule knows better. Every
 // status has a meaning; one that nobody foresaw is transient, which is
 // bounded, except for a 4xx, where the API says that asking was wrong.
-func statusVerdict(status int) verdict {
-	permanent := func(code fetchworker.Code) verdict {
-		return verdict{class: fetchworker.ClassPermanent, code: code}
+func ofStatus(status int) Verdict {
+	permanent := func(code fetchworker.Code) Verdict {
+		return Verdict{Class: fetchworker.ClassPermanent, Code: code}
 	}
 	switch {
 	case status == http.StatusUnauthorized:
-		return verdict{class: fetchworker.ClassUnauthorized}
+		return Verdict{Class: fetchworker.ClassUnauthorized}
 	case status == http.StatusPaymentRequired, status == http.StatusForbidden:
 		return permanent(fetchworker.CodeNotEntitled)
 	case status == http.StatusNotFound:
 		return permanent(fetchworker.CodeNotFound)
 	case status == http.StatusRequestTimeout:
-		return verdict{class: fetchworker.ClassTransient}
+		return Verdict{Class: fetchworker.ClassTransient}
 	case status == http.StatusTooManyRequests:
-		return verdict{class: fetchworker.ClassThrottled}
+		return Verdict{Class: fetchworker.ClassThrottled}
 	case status >= 400 && status < 500:
 		return permanent(fetchworker.CodeRejected)
 	case status == http.StatusPartialContent: // a part that nobody asked for
-		return verdict{class: fetchworker.ClassTransient}
+		return Verdict{Class: fetchworker.ClassTransient}
 	case status >= 200 && status < 300:
-		return verdict{class: fetchworker.ClassOK}
+		return Verdict{Class: fetchworker.ClassOK}
 	}
-	return verdict{class: fetchworker.ClassTransient}
+	return Verdict{Class: fetchworker.ClassTransient}
 }
 
 // matches reports whether the answer is of the rule's kind.
-func (r *Rule) matches(status int, body []byte, at lookupFunc) bool {
+func matches(r *sheet.Rule, status int, body []byte, at scan.Finder) bool {
 	if len(r.Status) > 0 && !slices.Contains(r.Status, status) && !slices.Contains(r.Status, status/100) {
 		return false
 	}
@@ -108,14 +111,14 @@ func (r *Rule) matches(status int, body []byte, at lookupFunc) bool {
 	}
 	return slices.ContainsFunc(r.At, func(pointer string) bool {
 		if pointer == "" {
-			return r.matchesText(strings.ToLower(bodyText(body)))
+			return matchesText(r, strings.ToLower(bodyText(body)))
 		}
 		value, ok := at(pointer)
-		return ok && r.matchesText(strings.ToLower(textOf(value[:min(len(value), maxRuleText)])))
+		return ok && matchesText(r, strings.ToLower(scan.Text(value[:min(len(value), maxRuleText)])))
 	})
 }
 
-func (r *Rule) matchesText(text string) bool {
+func matchesText(r *sheet.Rule, text string) bool {
 	has := func(wanted []string, test func(text, wanted string) bool) bool {
 		return len(wanted) == 0 || slices.ContainsFunc(wanted, func(w string) bool { return test(text, strings.ToLower(w)) })
 	}
@@ -134,10 +137,10 @@ var xmlMessage = regexp.MustCompile(`(?i)message\s*=\s*"([^"]*)"`)
 
 // errorText is what the API says in an error's body: a member of a JSON
 // object, the message of an XML element, or a plain text.
-func (s *Spec) errorText(body []byte, at lookupFunc) string {
+func errorText(s *sheet.Spec, body []byte, at scan.Finder) string {
 	for _, pointer := range s.ErrorText {
 		if value, ok := at(pointer); ok {
-			return textOf(value[:min(len(value), maxErrorText)])
+			return scan.Text(value[:min(len(value), maxErrorText)])
 		}
 	}
 	text := bodyText(body)
@@ -153,7 +156,7 @@ func (s *Spec) errorText(body []byte, at lookupFunc) string {
 var htmlStart = regexp.MustCompile(`(?i)^(<!doctype html|<html|<head|<body)`)
 
 // unreadable says why the body of a success is not an answer; "" if it is.
-func unreadable(format Format, contentType string, body []byte, isJSON bool) string {
+func unreadable(format sheet.Format, contentType string, body []byte, isJSON bool) string {
 	media, _, _ := mime.ParseMediaType(contentType) // "" for one that cannot be parsed
 	text := bodyText(body)
 	starts := func(prefixes string) bool { return text != "" && strings.ContainsAny(text[:1], prefixes) }
@@ -162,17 +165,17 @@ func unreadable(format Format, contentType string, body []byte, isJSON bool) str
 		return "empty"
 	case htmlStart.MatchString(text), media == "text/html" && !isJSON:
 		return "an HTML page"
-	case isJSON && (bytes.HasPrefix(trimSpace(body), []byte("{")) || bytes.HasPrefix(trimSpace(body), []byte("["))):
-		if format == FormatCSV {
+	case isJSON && (bytes.HasPrefix(scan.TrimSpace(body), []byte("{")) || bytes.HasPrefix(scan.TrimSpace(body), []byte("["))):
+		if format == sheet.FormatCSV {
 			return "JSON where a table was expected"
 		}
 		return ""
-	case format == FormatCSV:
+	case format == sheet.FormatCSV:
 		if starts("{[<") || !isTable(text) {
 			return "not a table"
 		}
 		return ""
-	case format == FormatAny && !starts("{[") && (isOtherMedia(media) || media == "text/plain" && isTable(text)):
+	case format == sheet.FormatAny && !starts("{[") && (isOtherMedia(media) || media == "text/plain" && isTable(text)):
 		return ""
 	}
 	return "not a JSON object or array"

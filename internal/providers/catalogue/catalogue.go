@@ -1,4 +1,4 @@
-package providers
+package catalogue
 
 import (
 	"fmt"
@@ -11,20 +11,23 @@ import (
 	yaml "go.yaml.in/yaml/v3"
 
 	"fetchworker"
+	"fetchworker/internal/providers/sheet"
 )
 
 // defaultTimeout is the timeout of a catalogue provider that gives none.
 const defaultTimeout = 10 * time.Second
 
-var (
-	authKinds = []AuthKind{AuthNone, AuthBearer}
-	formats   = []Format{FormatJSON, FormatCSV, FormatAny}
-)
+var authKinds = []sheet.AuthKind{sheet.AuthNone, sheet.AuthBearer}
 
-// catalogue applies a catalogue file to the specs: what it says of a provider
-// that exists changes that one, any other name is a new provider. See
-// docs/catalogue.md for the fields.
-func (l *loader) catalogue(file string, content []byte) map[string]Spec {
+// Base gives the data sheets that a catalogue goes over, when some of their
+// base URLs are the catalogue's: they select the generation of an API.
+type Base func(baseURLs map[string]string) map[string]sheet.Spec
+
+// Read applies a catalogue file to the built-in sheets: what it says of a
+// provider that exists changes that one, any other name is a new provider.
+// See docs/catalogue.md for the fields. The mistakes are all in err, each with
+// its line; wrong are the providers that have some.
+func Read(file string, content []byte, builtin Base) (specs map[string]sheet.Spec, wrong []string, err error) {
 	d := &document{file: file}
 	var named []*yaml.Node // name and value, one after the other
 	if root := d.parse(content); root != nil {
@@ -35,43 +38,40 @@ func (l *loader) catalogue(file string, content []byte) map[string]Spec {
 		})
 	}
 
-	specs := l.builtins(baseURLs(named))
+	specs = builtin(baseURLs(named))
 	for i := 0; i < len(named); i += 2 {
 		name := named[i].Value
 		spec, exists := specs[name]
 		if !exists {
-			spec = Spec{Name: name, EnvPrefix: envPrefix(name), Timeout: defaultTimeout, Fresh: time.Minute, Stale: day}
-			if !namePattern.MatchString(name) {
-				d.fail(named[i], "provider %q: expected %s", name, expectedName)
+			spec = sheet.Spec{Name: name, EnvPrefix: envPrefix(name), Timeout: defaultTimeout, Fresh: time.Minute, Stale: day}
+			if !sheet.NamePattern.MatchString(name) {
+				d.fail(named[i], "provider %q: expected %s", name, sheet.ExpectedName)
 			}
 		}
 		mistakes := len(d.errs)
 		d.spec(named[i+1], name, &spec)
 		if len(d.errs) == mistakes { // what follows from a mistake is none of its own
-			d.check(named[i], name, spec.validate())
+			d.check(named[i], name, spec.Validate())
 			d.whole(named[i], name, &spec, specs)
 		}
 		if len(d.errs) > mistakes {
-			l.wrong = append(l.wrong, name)
+			wrong = append(wrong, name)
 		}
 		specs[name] = spec
 	}
-	if err := d.err(); err != nil {
-		l.errs = append(l.errs, err)
-	}
-	return specs
+	return specs, wrong, d.err()
 }
 
 // whole checks what only a complete provider shows.
-func (d *document) whole(n *yaml.Node, name string, spec *Spec, others map[string]Spec) {
-	if _, err := parseBase(spec.BaseURL); err != nil {
+func (d *document) whole(n *yaml.Node, name string, spec *sheet.Spec, others map[string]sheet.Spec) {
+	if _, err := sheet.ParseBase(spec.BaseURL); err != nil {
 		d.fail(n, "%s: base_url: %v", name, err)
 	}
 	if _, ok := spec.Tiers[spec.Tier]; !ok && (spec.Tier != "" || len(spec.Tiers) > 0) {
 		d.fail(n, "%s: tier %q: expected one of tiers: %s", name, spec.Tier, strings.Join(slices.Sorted(maps.Keys(spec.Tiers)), ", "))
 	}
 	for other := range others {
-		if o := others[other]; other != name && (o.EnvPrefix == spec.EnvPrefix || o.keyEnv() == spec.keyEnv()) {
+		if o := others[other]; other != name && (o.EnvPrefix == spec.EnvPrefix || o.KeyVariable() == spec.KeyVariable()) {
 			d.fail(n, "%s: its variables would be those of %s: give it another env_prefix or key_env", name, other)
 		}
 	}
@@ -96,7 +96,7 @@ func envPrefix(name string) string {
 }
 
 // spec reads one provider over what it is already.
-func (d *document) spec(n *yaml.Node, name string, spec *Spec) {
+func (d *document) spec(n *yaml.Node, name string, spec *sheet.Spec) {
 	at := func(field string) string { return name + "." + field }
 	d.fields(n, name, map[string]func(*yaml.Node){
 		"base_url":        d.text(at("base_url"), &spec.BaseURL),
@@ -122,10 +122,10 @@ func (d *document) spec(n *yaml.Node, name string, spec *Spec) {
 		"operations": func(n *yaml.Node) {
 			operations := maps.Clone(spec.Operations)
 			if operations == nil {
-				operations = map[string]*Operation{}
+				operations = map[string]*sheet.Operation{}
 			}
 			d.each(n, at("operations"), func(key, value *yaml.Node) {
-				op := Operation{Name: key.Value}
+				op := sheet.Operation{Name: key.Value}
 				if known := operations[key.Value]; known != nil {
 					op = *known
 				}
@@ -137,9 +137,9 @@ func (d *document) spec(n *yaml.Node, name string, spec *Spec) {
 	})
 }
 
-func (d *document) auth(where string, to *Auth) func(*yaml.Node) {
+func (d *document) auth(where string, to *sheet.Auth) func(*yaml.Node) {
 	return func(n *yaml.Node) {
-		auth := Auth{}
+		auth := sheet.Auth{}
 		if n.Kind == yaml.ScalarNode {
 			word(d, where, &auth.Kind, authKinds)(n)
 		} else {
@@ -147,18 +147,18 @@ func (d *document) auth(where string, to *Auth) func(*yaml.Node) {
 				d.fail(n, "%s: expected one of query and header", where)
 			}
 			d.fields(n, where, map[string]func(*yaml.Node){
-				"query":  func(n *yaml.Node) { auth.Kind = AuthQuery; d.text(where, &auth.Name)(n) },
-				"header": func(n *yaml.Node) { auth.Kind = AuthHeader; d.text(where, &auth.Name)(n) },
+				"query":  func(n *yaml.Node) { auth.Kind = sheet.AuthQuery; d.text(where, &auth.Name)(n) },
+				"header": func(n *yaml.Node) { auth.Kind = sheet.AuthHeader; d.text(where, &auth.Name)(n) },
 			})
 		}
 		*to = auth
 	}
 }
 
-func (d *document) tiers(n *yaml.Node, where string, spec *Spec) {
+func (d *document) tiers(n *yaml.Node, where string, spec *sheet.Spec) {
 	tiers := maps.Clone(spec.Tiers)
 	if tiers == nil {
-		tiers = map[string]Tier{}
+		tiers = map[string]sheet.Tier{}
 	}
 	d.each(n, where, func(key, value *yaml.Node) {
 		tier := tiers[key.Value]
@@ -172,10 +172,10 @@ func (d *document) tiers(n *yaml.Node, where string, spec *Spec) {
 }
 
 // rules reads error rules; they are tried before those a provider has.
-func (d *document) rules(n *yaml.Node, where string, spec *Spec) {
-	var rules []Rule
+func (d *document) rules(n *yaml.Node, where string, spec *sheet.Spec) {
+	var rules []sheet.Rule
 	d.sequence(n, where, func(item *yaml.Node) {
-		var rule Rule
+		var rule sheet.Rule
 		var class, code string
 		mistakes := len(d.errs)
 		d.fields(item, where, map[string]func(*yaml.Node){
@@ -197,7 +197,7 @@ func (d *document) rules(n *yaml.Node, where string, spec *Spec) {
 		}
 		rule.Class, rule.Code = fetchworker.Class(class), fetchworker.Code(code)
 		if len(d.errs) == mistakes {
-			d.check(item, where, rule.validate())
+			d.check(item, where, rule.Validate())
 		}
 		rules = append(rules, rule)
 	})
@@ -218,10 +218,10 @@ func (d *document) statuses(n *yaml.Node, where string, to *[]int) {
 	}
 }
 
-func (d *document) getPaths(n *yaml.Node, where string, spec *Spec) {
+func (d *document) getPaths(n *yaml.Node, where string, spec *sheet.Spec) {
 	spec.GetPaths = nil
 	d.sequence(n, where, func(item *yaml.Node) {
-		path := GetPath{Auth: spec.Auth}
+		path := sheet.GetPath{Auth: spec.Auth}
 		d.fields(item, where, map[string]func(*yaml.Node){
 			"prefix":    d.text(where+".prefix", &path.Prefix),
 			"from_root": d.boolean(where+".from_root", &path.FromRoot),
@@ -245,7 +245,7 @@ func (d *document) sequence(n *yaml.Node, where string, use func(item *yaml.Node
 }
 
 // operation reads one operation over what it is already.
-func (d *document) operation(key, n *yaml.Node, where string, op *Operation) {
+func (d *document) operation(key, n *yaml.Node, where string, op *sheet.Operation) {
 	mistakes := len(d.errs)
 	d.fields(n, where, map[string]func(*yaml.Node){
 		"path":      d.text(where+" path", &op.Path),
@@ -253,19 +253,19 @@ func (d *document) operation(key, n *yaml.Node, where string, op *Operation) {
 		"params":    func(n *yaml.Node) { d.params(n, where, op) },
 		"any_of":    d.list(where+" any_of", &op.AnyOf),
 		"exclusive": func(n *yaml.Node) { d.exclusive(n, where+" exclusive", op) },
-		"auth":      func(n *yaml.Node) { op.Auth = &Auth{}; d.auth(where+" auth", op.Auth)(n) },
+		"auth":      func(n *yaml.Node) { op.Auth = &sheet.Auth{}; d.auth(where+" auth", op.Auth)(n) },
 		"rights":    d.list(where+" rights", &op.Rights),
-		"format":    word(d, where+" format", &op.Format, formats),
+		"format":    word(d, where+" format", &op.Format, sheet.Formats),
 		"fresh":     d.age(where+" fresh", &op.Fresh),
 		"stale":     d.age(where+" stale", &op.Stale),
 		"paging":    func(n *yaml.Node) { d.paging(n, where+" paging", &op.Paging) },
 	})
 	if len(d.errs) == mistakes {
-		d.check(key, where, op.validate())
+		d.check(key, where, op.Validate())
 	}
 }
 
-func (d *document) exclusive(n *yaml.Node, where string, op *Operation) {
+func (d *document) exclusive(n *yaml.Node, where string, op *sheet.Operation) {
 	op.Exclusive = nil
 	d.sequence(n, where, func(item *yaml.Node) {
 		var names []string
@@ -275,15 +275,15 @@ func (d *document) exclusive(n *yaml.Node, where string, op *Operation) {
 }
 
 // params reads parameters: one that the operation has is replaced.
-func (d *document) params(n *yaml.Node, where string, op *Operation) {
+func (d *document) params(n *yaml.Node, where string, op *sheet.Operation) {
 	op.Params = slices.Clone(op.Params)
 	d.each(n, where+" params", func(key, value *yaml.Node) {
-		param := Param{Name: key.Value, Type: TypeString}
+		param := sheet.Param{Name: key.Value, Type: sheet.TypeString}
 		at := fmt.Sprintf("%s parameter %s: ", where, key.Value)
 		mistakes := len(d.errs)
 		d.fields(value, where+" parameter "+key.Value, map[string]func(*yaml.Node){
 			"wire":     d.text(at+"wire", &param.Wire),
-			"type":     word(d, at+"type", &param.Type, paramTypes),
+			"type":     word(d, at+"type", &param.Type, sheet.ParamTypes),
 			"required": d.boolean(at+"required", &param.Required),
 			"default":  d.text(at+"default", &param.Default),
 			"pattern":  d.text(at+"pattern", &param.Pattern),
@@ -293,11 +293,11 @@ func (d *document) params(n *yaml.Node, where string, op *Operation) {
 			"expected": d.text(at+"expected", &param.Expected),
 		})
 		if len(d.errs) == mistakes {
-			if err := param.validate(); err != nil {
+			if err := param.Validate(); err != nil {
 				d.check(key, where, err)
 			}
 		}
-		if known := op.param(param.Name); known != nil {
+		if known := op.Param(param.Name); known != nil {
 			*known = param
 		} else {
 			op.Params = append(op.Params, param)
@@ -305,10 +305,10 @@ func (d *document) params(n *yaml.Node, where string, op *Operation) {
 	})
 }
 
-func (d *document) paging(n *yaml.Node, where string, to **Paging) {
-	paging := &Paging{}
+func (d *document) paging(n *yaml.Node, where string, to **sheet.Paging) {
+	paging := &sheet.Paging{}
 	d.fields(n, where, map[string]func(*yaml.Node){
-		"kind":  word(d, where+" kind", &paging.Kind, pagingKinds),
+		"kind":  word(d, where+" kind", &paging.Kind, sheet.PagingKinds),
 		"param": d.text(where+" param", &paging.Param),
 		"first": d.number(where+" first", &paging.First),
 		"size":  d.text(where+" size", &paging.Size),

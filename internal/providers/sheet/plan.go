@@ -1,4 +1,4 @@
-package providers
+package sheet
 
 import (
 	"bytes"
@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"fetchworker/internal/providers/redact"
 )
 
 // opGet is the operation every provider has: any path of its API.
@@ -26,27 +28,28 @@ type Call struct {
 	// written or ordered; the two generations of an API have different ones.
 	Key string
 
-	path   string            // escaped, below the host
-	query  url.Values        // without the key
-	auth   Auth              // how the key is to be sent
+	Path  string     // escaped, below the host
+	Query url.Values // without the key
+	Auth  Auth       // how the key is to be sent
+
 	values map[string]string // parameters by name, defaults included; nil for get
 }
 
 // Target is the path and query the call asks for, without the key.
 func (c *Call) Target() string {
-	if len(c.query) == 0 {
-		return c.path
+	if len(c.Query) == 0 {
+		return c.Path
 	}
-	return c.path + "?" + c.query.Encode()
+	return c.Path + "?" + c.Query.Encode()
 }
 
 // Plan checks an operation and its parameters and returns the call to make.
 // The error is a *ParamError, or wraps ErrUnknownOperation. Nothing is spent.
-func (p *Provider) Plan(operation string, params json.RawMessage) (*Call, error) {
+func (p *API) Plan(operation string, params json.RawMessage) (*Call, error) {
 	op, ok := p.Operations[operation]
 	if !ok {
 		return nil, fmt.Errorf("%w: %s has no %q, it has %s", ErrUnknownOperation,
-			p.Name, shorten(operation, 40), strings.Join(slices.Sorted(maps.Keys(p.Operations)), ", "))
+			p.Name, redact.Shorten(operation, 40), strings.Join(slices.Sorted(maps.Keys(p.Operations)), ", "))
 	}
 	given := map[string]json.RawMessage{}
 	if params = bytes.TrimSpace(params); len(params) > 0 && string(params) != "null" {
@@ -62,9 +65,9 @@ func (p *Provider) Plan(operation string, params json.RawMessage) (*Call, error)
 	if err != nil {
 		return nil, err
 	}
-	call := &Call{Operation: op, auth: p.Auth, values: values, query: url.Values{}}
+	call := &Call{Operation: op, Auth: p.Auth, values: values, Query: url.Values{}}
 	if op.Auth != nil {
-		call.auth = *op.Auth
+		call.Auth = *op.Auth
 	}
 	path := op.Path
 	for _, param := range op.Params {
@@ -75,17 +78,17 @@ func (p *Provider) Plan(operation string, params json.RawMessage) (*Call, error)
 		if slot := "{" + param.Name + "}"; strings.Contains(op.Path, slot) {
 			path = strings.ReplaceAll(path, slot, escapeSegment(value))
 		} else {
-			call.query.Set(param.wire(), value)
+			call.Query.Set(param.wire(), value)
 		}
 	}
-	call.path = p.base.EscapedPath() + path
+	call.Path = p.base.EscapedPath() + path
 	p.finish(call)
 	return call, nil
 }
 
 // values are the parameters of a request by name, checked and canonical, with
 // the defaults of those it does not give.
-func (p *Provider) values(op *Operation, given map[string]json.RawMessage) (map[string]string, error) {
+func (p *API) values(op *Operation, given map[string]json.RawMessage) (map[string]string, error) {
 	values := map[string]string{}
 	for _, param := range op.Params {
 		raw, ok := given[param.Name]
@@ -111,7 +114,7 @@ func (p *Provider) values(op *Operation, given map[string]json.RawMessage) (map[
 		for i, param := range op.Params {
 			known[i] = param.Name
 		}
-		return nil, &ParamError{Param: shorten(name, 40), Expected: fmt.Sprintf("only parameters that %s has: %s", op.Name, strings.Join(known, ", "))}
+		return nil, &ParamError{Param: redact.Shorten(name, 40), Expected: fmt.Sprintf("only parameters that %s has: %s", op.Name, strings.Join(known, ", "))}
 	}
 	isGiven := func(name string) bool { return values[name] != "" }
 	if len(op.AnyOf) > 0 && !slices.ContainsFunc(op.AnyOf, isGiven) {
@@ -126,11 +129,11 @@ func (p *Provider) values(op *Operation, given map[string]json.RawMessage) (map[
 }
 
 // finish adds what every call of the operation carries, and the key.
-func (p *Provider) finish(call *Call) {
+func (p *API) finish(call *Call) {
 	for _, fixed := range []map[string]string{call.Operation.Query, p.Query} {
 		for name, value := range fixed {
-			if !call.query.Has(name) {
-				call.query.Set(name, value)
+			if !call.Query.Has(name) {
+				call.Query.Set(name, value)
 			}
 		}
 	}

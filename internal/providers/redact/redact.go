@@ -1,4 +1,4 @@
-package providers
+package redact
 
 import (
 	"bytes"
@@ -12,6 +12,9 @@ import (
 	"unicode/utf16"
 )
 
+// MaxDetail is how long an error's text may be, in characters.
+const MaxDetail = 400
+
 const (
 	redacted = "REDACTED"
 
@@ -21,23 +24,23 @@ const (
 	minKeyInBody = 6
 )
 
-// secret is a key that no fmt verb can print: a func prints as an address.
-type secret struct{ reveal func() string }
+// Secret is a key that no fmt verb can print: a func prints as an address.
+type Secret struct{ Reveal func() string }
 
-func newSecret(key string) secret { return secret{func() string { return key }} }
+func NewSecret(key string) Secret { return Secret{func() string { return key }} }
 
-func (s secret) isSet() bool { return s.reveal() != "" }
+func (s Secret) IsSet() bool { return s.Reveal() != "" }
 
-// redactor takes a key out of texts and bodies, in every form in which it
+// Redactor takes a key out of texts and bodies, in every form in which it
 // could be echoed: raw, escaped for a URL, a JSON string or HTML, or several
 // of these over each other.
-type redactor struct {
+type Redactor struct {
 	length  int
 	hint    func() []byte // the longest part of the key that no escaping changes
 	pattern func() *regexp.Regexp
 }
 
-func newRedactor(key string) *redactor {
+func New(key string) *Redactor {
 	var pattern strings.Builder
 	var hint, run []byte
 	for _, c := range key {
@@ -53,7 +56,7 @@ func newRedactor(key string) *redactor {
 		pattern.WriteString(escapes(c))
 	}
 	compiled := regexp.MustCompile(pattern.String())
-	return &redactor{
+	return &Redactor{
 		length:  len(key),
 		hint:    func() []byte { return hint },
 		pattern: func() *regexp.Regexp { return compiled },
@@ -82,19 +85,19 @@ func escapes(c rune) string {
 	return "(?:" + strings.Join(forms, "|") + ")"
 }
 
-// text redacts an error text or header. It must come before any shortening,
+// Text redacts an error text or header. It must come before any shortening,
 // since half a key is no longer recognised.
-func (r *redactor) text(s string) string {
+func (r *Redactor) Text(s string) string {
 	if r.length < minKeyInText {
 		return s
 	}
 	return r.pattern().ReplaceAllLiteralString(s, redacted)
 }
 
-// body redacts a body and reports whether it had to. Bodies are large and
+// Body redacts a body and reports whether it had to. Bodies are large and
 // keys are hardly ever in them, so the pattern is tried only where a part of
 // the key is found.
-func (r *redactor) body(b []byte) (clean []byte, found bool) {
+func (r *Redactor) Body(b []byte) (clean []byte, found bool) {
 	if r.length < minKeyInBody || !bytes.Contains(b, r.hint()) && !escaped(b) || !r.pattern().Match(b) {
 		return b, false
 	}
@@ -118,19 +121,19 @@ type callError struct {
 func (e *callError) Error() string        { return e.text }
 func (e *callError) Is(target error) bool { return e.is(target) }
 
-// error makes an error printable.
-func (r *redactor) error(err error) error {
+// Error makes an error printable.
+func (r *Redactor) Error(err error) error {
 	if err == nil {
 		return nil
 	}
 	return &callError{
-		text: shorten(r.text(err.Error()), maxDetail),
+		text: Shorten(r.Text(err.Error()), MaxDetail),
 		is:   func(target error) bool { return errors.Is(err, target) },
 	}
 }
 
-// shorten cuts a text to n characters and makes it one printable line.
-func shorten(s string, n int) string {
+// Shorten cuts a text to n characters and makes it one printable line.
+func Shorten(s string, n int) string {
 	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
 	s = strings.ToValidUTF8(s, "\uFFFD")
 	if runes := []rune(s); len(runes) > n {

@@ -1,0 +1,80 @@
+package call
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"fetchworker/internal/providers/redact"
+	"fetchworker/internal/providers/sheet"
+)
+
+// Caller makes the calls of one API with its key. It is safe for concurrent
+// use.
+type Caller struct { //nolint:recvcheck // Format must hold for copies as well
+	api       *sheet.API
+	key       redact.Secret
+	redact    *redact.Redactor
+	transport *http.Transport
+}
+
+// DialFunc opens a connection, as net.Dialer.DialContext does.
+type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// New is a caller of an API with a key, "" for none. A nil dial means the
+// network.
+func New(api *sheet.API, key string, dial DialFunc) *Caller {
+	return &Caller{api: api, key: redact.NewSecret(key), redact: redact.New(key), transport: newTransport(dial)}
+}
+
+// Configured reports whether calls can be made: the key is set, or the API
+// needs none.
+func (p *Caller) Configured() bool {
+	return p.api.Auth.Kind == sheet.AuthNone || p.key.IsSet()
+}
+
+// Close releases the connections that are idle. Calls in flight end first.
+func (p *Caller) Close() { p.transport.CloseIdleConnections() }
+
+// Format prints the API's name, whatever the verb.
+func (p Caller) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, p.api.Name) }
+
+// URL is where a call goes, fit to be shown: without the key, wherever it
+// would be.
+func (p *Caller) URL(c *sheet.Call) *url.URL {
+	u := &url.URL{Scheme: p.api.Base().Scheme, Host: p.api.Base().Host}
+	shown, err := u.Parse(p.redact.Text(c.Target()))
+	if err != nil {
+		return u
+	}
+	return shown
+}
+
+// newTransport is one provider's connections. A nil dial means the network.
+func newTransport(dial DialFunc) *http.Transport {
+	proxy := http.ProxyFromEnvironment
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	} else {
+		proxy = nil // whoever brings a dialer decides where it leads
+	}
+	return &http.Transport{
+		Proxy:               proxy,
+		DialContext:         dial,
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout: 10 * time.Second,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConnsPerHost: 16,
+		// Below the 60 s and more after which common servers close an idle
+		// connection: one that closes while we write costs an attempt.
+		IdleConnTimeout:        30 * time.Second,
+		MaxResponseHeaderBytes: 256 << 10,
+		// We ask for gzip ourselves: the wire's bytes must be counted.
+		DisableCompression: true,
+	}
+}

@@ -1,0 +1,87 @@
+package call_test
+
+import (
+	"crypto/x509"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"fetchworker"
+	"fetchworker/internal/providers/call"
+	"fetchworker/internal/providers/sheet"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// caller is one of an API with one operation, and a call of it.
+func caller(t *testing.T, baseURL string) (*call.Caller, *sheet.Call) {
+	t.Helper()
+	api, err := sheet.New(sheet.Spec{
+		Name: "tides", BaseURL: baseURL, EnvPrefix: "TIDES", Timeout: 5 * time.Second,
+		Auth:       sheet.Auth{Kind: sheet.AuthBearer},
+		Operations: map[string]*sheet.Operation{"heights": {Name: "heights", Path: "/heights"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	planned, err := api.Plan("heights", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := call.New(api, "secret-key", nil)
+	t.Cleanup(c.Close)
+	return c, planned
+}
+
+var errLapsed = errors.New("the permit has lapsed")
+
+// A permit that lapses while the connection is made is found right before
+// the request is written: the server never sees it.
+func TestBeforeWrite(t *testing.T) {
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/1.1 over TLS", "HTTP/2"} {
+		t.Run(protocol, func(t *testing.T) {
+			var seen atomic.Int32
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				seen.Add(1)
+				_, _ = io.WriteString(w, `[1]`)
+			}))
+			pool := x509.NewCertPool()
+			switch protocol {
+			case "HTTP/1.1":
+				server.Start()
+			default:
+				server.EnableHTTP2 = protocol == "HTTP/2"
+				server.StartTLS()
+				pool.AddCert(server.Certificate())
+			}
+			defer server.Close()
+			p, planned := caller(t, server.URL)
+			if protocol == "HTTP/1.1 over TLS" {
+				server.TLS.NextProtos = []string{"http/1.1"}
+			}
+			call.Trust(p, pool)
+
+			checked := 0
+			fine := func() error { checked++; return nil }
+			lapsed := func() error { return errLapsed }
+			for range 200 {
+				if r := p.Do(t.Context(), planned, call.Options{BeforeWrite: fine}); r.Class != fetchworker.ClassOK || !r.Sent {
+					t.Fatalf("%s %s", r.Class, r.Detail)
+				}
+				r := p.Do(t.Context(), planned, call.Options{BeforeWrite: lapsed})
+				if r.Sent || r.Class != fetchworker.ClassTransient || !errors.Is(r.Err, errLapsed) || r.HTTPStatus != 0 {
+					t.Fatalf("sent %v, %s, %v", r.Sent, r.Class, r.Err)
+				}
+			}
+			if seen.Load() != 200 || checked != 200 {
+				t.Errorf("the server saw %d calls, %d were checked, want 200", seen.Load(), checked)
+			}
+		})
+	}
+}
