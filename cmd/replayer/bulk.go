@@ -2,55 +2,33 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"sync"
 	"time"
 
-	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 )
 
-// bulk is one act on everything that a selection matches: planned, confirmed,
-// paced, watched. It walks the stream twice, once to plan and once to act, so
-// its memory does not grow with what it matches.
+// bulk is a task with a person before it: planned, shown, confirmed, done,
+// reported.
 type bulk struct {
-	c         *cli
-	l         *link
-	fleet     *fleet
-	selection *selection
+	c     *cli
+	l     *link
+	fleet *operate.Fleet
+	task  *operate.Task
+	pace  *pace
 
 	verb, past string // replay, replayed
-	stream     string
-	// skip says that there is nothing to do for a message; it is counted.
-	skip func(browse.Found) bool
-	act  func(context.Context, browse.Found) (operate.Fate, error)
-	// work says that the act sends messages to the workers: then permits, the
-	// circuit and the answers matter.
-	work bool
-	// refuseShut says that a provider which is paused or whose circuit is open
-	// is refused; else it is only told.
-	refuseShut bool
-
-	// edit says that the one message is to be edited before the act.
-	edit   bool
-	edited []byte
-
-	edge    browse.Edge
-	options pace
-
-	mu    sync.Mutex // guards fates
-	fates map[operate.Fate]int
+	all        bool
+	edit       bool // the one message is to be edited before the act
 }
 
 // pace is how a bulk act is to be done.
 type pace struct {
 	dryRun, yes bool
 	rate        string
-	perSecond   float64 // 0: as fast as possible
 	canary      int
 	minSuccess  float64
 	canaryWait  time.Duration
@@ -70,9 +48,10 @@ func (p *pace) flags(cmd *cobra.Command, s *selection, work bool) {
 	}
 }
 
-func (p *pace) resolve() error {
+// into checks the pace and gives it to a task.
+func (p *pace) into(t *operate.Task) error {
 	var err error
-	if p.perSecond, err = parseRate(p.rate); err != nil {
+	if t.PerSecond, err = parseRate(p.rate); err != nil {
 		return err
 	}
 	if p.canary < 0 {
@@ -81,21 +60,42 @@ func (p *pace) resolve() error {
 	if p.canary > 0 && !(p.minSuccess > 0 && p.minSuccess <= 1) {
 		return misused("give a share such as 0.9", "--min-success %v is not between 0 and 1", p.minSuccess)
 	}
+	t.Canary, t.MinSuccess, t.CanaryWait = p.canary, p.minSuccess, p.canaryWait
 	return nil
 }
 
-const parallel = 16 // acts under way; more only wait for each other's fsync
+// bulk connects and does an act on all that is selected.
+func (c *cli) bulk(cmd *cobra.Command, s *selection, args []string, p *pace, sign *signature, action, past string, set func(*bulk)) error {
+	if err := s.resolve(args, time.Now()); err != nil {
+		return err
+	}
+	ctx, l, done, err := c.connect(cmd.Context())
+	if err != nil {
+		return err
+	}
+	defer done()
+	f, err := l.Fleet(ctx)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := &bulk{
+		c: c, l: l, fleet: f, pace: p, verb: action, past: past, all: s.all,
+		task: &operate.Task{Action: action, Filter: s.filter, Limit: s.limit, Signed: sign.signed(l)},
+	}
+	set(b)
+	return b.run(ctx)
+}
 
 // run plans, asks and acts.
 func (b *bulk) run(ctx context.Context) error {
-	if b.selection.filter.Empty() && b.selection.limit == 0 && !b.selection.all {
+	if b.task.Filter.Empty() && b.task.Limit == 0 && !b.all {
 		return misused("give a filter such as --provider, or --all", "%s needs to know which messages", b.verb)
 	}
-	if err := b.options.resolve(); err != nil {
+	if err := b.pace.into(b.task); err != nil {
 		return err
 	}
-	var err error
-	if b.edge, err = b.l.Edge(ctx, b.stream); err != nil {
+	if err := b.task.Begin(ctx, b.l.Desk, b.fleet); err != nil {
 		return err
 	}
 	plan, err := b.plan(ctx)
@@ -106,12 +106,12 @@ func (b *bulk) run(ctx context.Context) error {
 		return b.nothingToDo(plan)
 	}
 	// One message needs no plan, unless that is all that was asked for.
-	if plan.Count > 1 || b.options.dryRun {
+	if plan.Count > 1 || b.pace.dryRun {
 		if err := b.printPlan(plan); err != nil {
 			return err
 		}
 	}
-	if err := b.warn(ctx, plan); err != nil || b.options.dryRun {
+	if err := b.warn(ctx, plan); err != nil || b.pace.dryRun {
 		return err
 	}
 	if b.edit {
@@ -119,7 +119,7 @@ func (b *bulk) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if plan.Count > 1 && !b.options.yes {
+	if plan.Count > 1 && !b.pace.yes {
 		if err := b.c.confirm(ctx, b.verb, plan.Count); err != nil {
 			return err
 		}
@@ -127,46 +127,18 @@ func (b *bulk) run(ctx context.Context) error {
 	return b.execute(ctx, plan)
 }
 
-// tally is a plan with those that need no act.
-type tally struct {
-	operate.Plan
-	Skipped int
-	More    bool // --limit leaves some out
-}
-
-// plan walks everything once and changes nothing.
-func (b *bulk) plan(ctx context.Context) (tally, error) {
+func (b *bulk) plan(ctx context.Context) (operate.Plan, error) {
 	p := b.c.progress("reading", 0)
 	defer p.close()
-	var plan tally
-	for found, err := range b.matching(ctx) {
-		if err != nil {
-			return plan, err
-		}
-		p.add()
-		switch {
-		case found.Fault == nil && b.skip != nil && b.skip(found):
-			plan.Skipped++
-		case b.selection.limit > 0 && plan.Count == b.selection.limit:
-			plan.More = true
-			return plan, nil
-		default:
-			plan.Add(found)
-		}
-	}
-	return plan, nil
+	return b.task.Plan(ctx, operate.Watch{Did: p.add, Note: p.note})
 }
 
-func (b *bulk) matching(ctx context.Context) func(func(browse.Found, error) bool) {
-	return b.l.Walk(ctx, b.stream, b.selection.filter, b.edge)
-}
-
-func (b *bulk) nothingToDo(plan tally) error {
+func (b *bulk) nothingToDo(plan operate.Plan) error {
 	switch {
-	case plan.Skipped > 0 && b.c.json:
-		return b.c.object(b.result(plan, 0, ""))
-	case plan.Skipped > 0:
-		return b.c.printf("nothing to %s: %d are due already, and go by themselves\n", b.verb, plan.Skipped)
+	case plan.Due > 0 && b.c.json:
+		return b.c.object(b.result(plan, operate.Result{}, ""))
+	case plan.Due > 0:
+		return b.c.printf("nothing to %s: %d are due already, and go by themselves\n", b.verb, plan.Due)
 	case plan.Unreadable > 0:
 		return failed("look at them with replayer list; remove them with nats stream rmmsg", "the headers of all %d that match cannot be read", plan.Unreadable)
 	default:
@@ -175,27 +147,24 @@ func (b *bulk) nothingToDo(plan tally) error {
 }
 
 // warn refuses what should not be done now, and tells what will hold it up.
-func (b *bulk) warn(ctx context.Context, plan tally) error {
+func (b *bulk) warn(ctx context.Context, plan operate.Plan) error {
 	if plan.Unreadable > 0 {
 		b.c.sayf("note: %d messages cannot be read and are left alone", plan.Unreadable)
 	}
-	if !b.work {
+	if !b.task.Works() {
 		return nil
 	}
-	for provider := range plan.Providers {
-		if shut := b.fleet.shut(provider); shut != "" {
-			if b.refuseShut && !b.options.dryRun {
-				return failed("wait for it; or choose others with --provider; replayer status shows what is open", "%s refused: %s", b.verb, shut)
-			}
-			b.c.sayf("note: %s", shut)
-		} else if slow := b.fleet.slow(provider); slow != "" {
-			b.c.sayf("note: %s", slow)
+	for _, h := range b.task.Holds(plan) {
+		words := wordsOf(h, b.l.Now())
+		if h.Stops && b.task.Action == operate.ActReplay && !b.pace.dryRun {
+			return failed("wait for it; or choose others with --provider; replayer status shows what is open", "%s refused: %s", b.verb, words)
 		}
+		b.c.sayf("note: %s", words)
 	}
-	if b.options.dryRun {
+	if b.pace.dryRun {
 		return nil
 	}
-	running, err := b.l.replayers(ctx)
+	running, err := b.l.Replayers(ctx)
 	if err != nil {
 		return err
 	}
@@ -205,144 +174,68 @@ func (b *bulk) warn(ctx context.Context, plan tally) error {
 	return nil
 }
 
-// execute acts on each, in order of age, at most at the rate.
-func (b *bulk) execute(ctx context.Context, plan tally) error {
-	b.fates = make(map[operate.Fate]int)
-	began := time.Now()
-	limiter := rate.NewLimiter(rate.Limit(b.options.perSecond), 1)
-	if b.options.perSecond == 0 {
-		limiter.SetLimit(rate.Inf)
-	}
+// execute does it, tells how far it is, and reports, also when it stopped
+// early.
+func (b *bulk) execute(ctx context.Context, plan operate.Plan) error {
 	p := b.c.progress(b.verb, plan.Count)
 	defer p.close()
-	group, acting := newGroup(ctx)
-	var stopped error
-	started := 0
-	var canary []browse.Found
-	for found, err := range b.matching(ctx) {
-		if err != nil {
-			stopped = err
-			break
-		}
-		if found.Fault != nil {
-			continue
-		}
-		if b.skip != nil && b.skip(found) {
-			b.count(operate.FateDue)
-			continue
-		}
-		if started == b.canaries(plan) {
-			if stopped = group.Wait(); stopped == nil {
-				stopped = b.watchCanary(ctx, canary, p)
-			}
-			if stopped != nil {
-				break
-			}
-			group, acting = newGroup(ctx)
-		}
-		if b.selection.limit > 0 && started == b.selection.limit {
-			break
-		}
-		if stopped = b.mayGo(acting, found.Provider, limiter); stopped != nil {
-			break
-		}
-		started++
-		if len(canary) < b.options.canary {
-			canary = append(canary, found)
-		}
-		group.Go(func() error {
-			// What was begun is finished: Ctrl-C stops between messages.
-			fate, err := b.act(b.l.acting, found)
-			if err != nil {
-				return err
-			}
-			b.count(fate)
-			p.add()
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		stopped = err
-	}
+	result, err := b.task.Do(ctx, plan, operate.Watch{Did: p.add, Note: p.note})
 	p.close()
-	return b.report(plan, time.Since(began), stopped)
+	err = b.explain(err)
+	return errors.Join(b.report(plan, result, err), err)
+}
+
+// explain says what to do about what stopped a task.
+func (b *bulk) explain(err error) error {
+	var hold *operate.HoldError
+	var canary *operate.CanaryError
+	switch {
+	case errors.As(err, &canary):
+		return failed("look at what failed with replayer list and replayer review list; the rest was not touched", "%w", canary)
+	case errors.As(err, &hold):
+		return failed("nothing is lost: run it again when replayer status shows the provider open", "stopped: %s", wordsOf(hold.Hold, b.l.Now()))
+	}
+	return err
 }
 
 // revise lets the person edit the one message.
-func (b *bulk) revise(ctx context.Context, plan tally) error {
+func (b *bulk) revise(ctx context.Context, plan operate.Plan) error {
 	if plan.Count != 1 {
 		return misused("name one with AGENT/ID, --provider and --operation", "--edit takes one message, and %d match", plan.Count)
 	}
-	for found, err := range b.matching(ctx) {
-		if err != nil {
-			return err
-		}
-		if found.Fault == nil {
-			b.edited, err = b.c.revise(ctx, found)
-			return err
-		}
+	found, err := b.task.One(ctx)
+	if errors.Is(err, operate.ErrGone) {
+		return nothing("somebody was faster; replayer audit tells who", "%w", err)
 	}
-	return nothing("somebody was faster; replayer audit tells who", "it is gone")
-}
-
-func newGroup(ctx context.Context) (*errgroup.Group, context.Context) {
-	group, acting := errgroup.WithContext(ctx)
-	group.SetLimit(parallel)
-	return group, acting
-}
-
-// mayGo waits for a message's turn, and stops when its provider has failed
-// meanwhile.
-func (b *bulk) mayGo(ctx context.Context, provider string, limiter *rate.Limiter) error {
-	if err := limiter.Wait(ctx); err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
+	if err != nil {
 		return err
 	}
-	if b.refuseShut {
-		if shut := b.fleet.shut(provider); shut != "" {
-			return failed("nothing is lost: run it again when replayer status shows the provider open", "stopped: %s", shut)
-		}
-	}
-	return nil
+	b.task.Body, err = b.c.revise(ctx, found)
+	return err
 }
 
-func (b *bulk) count(f operate.Fate) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.fates[f]++
-}
-
-// report says what was done, also when it stopped early.
-func (b *bulk) report(plan tally, took time.Duration, stopped error) error {
+func (b *bulk) report(plan operate.Plan, result operate.Result, stopped error) error {
 	if b.c.json {
 		why := ""
 		if stopped != nil {
 			why = stopped.Error()
 		}
-		if err := b.c.object(b.result(plan, took, why)); err != nil {
-			return err
-		}
-	} else {
-		text := fmt.Sprintf("%s %d of %d in %s", b.past, b.fates[operate.FateDone], plan.Count, short(took))
-		for _, other := range []struct {
-			fate operate.Fate
-			text string
-		}{
-			{operate.FateTaken, "%d were taken by somebody else meanwhile"},
-			{operate.FateSuperseded, "%d had moved on: only the item was deleted"},
-			{operate.FateDue, "%d were due already"},
-		} {
-			if n := b.fates[other.fate]; n > 0 {
-				text += "; " + fmt.Sprintf(other.text, n)
-			}
-		}
-		if err := b.c.printf("%s\n", text); err != nil {
-			return err
+		return b.c.object(b.result(plan, result, why))
+	}
+	text := fmt.Sprintf("%s %d of %d in %s", b.past, result.Fates[operate.FateDone], plan.Count, short(result.Took))
+	for _, other := range []struct {
+		fate operate.Fate
+		text string
+	}{
+		{operate.FateTaken, "%d were taken by somebody else meanwhile"},
+		{operate.FateSuperseded, "%d had moved on: only the item was deleted"},
+		{operate.FateDue, "%d were due already"},
+	} {
+		if n := result.Fates[other.fate]; n > 0 {
+			text += "; " + fmt.Sprintf(other.text, n)
 		}
 	}
-	return stopped
+	return b.c.printf("%s\n", text)
 }
 
 // resultLine is the last --json line of a bulk act.
@@ -359,10 +252,10 @@ type resultLine struct {
 	Stopped    string  `json:"stopped,omitempty"` // why, if before the end
 }
 
-func (b *bulk) result(plan tally, took time.Duration, stopped string) resultLine {
+func (b *bulk) result(plan operate.Plan, r operate.Result, stopped string) resultLine {
 	return resultLine{
-		Kind: "result", Action: b.verb, Matched: plan.Count + plan.Skipped, Done: b.fates[operate.FateDone],
-		Taken: b.fates[operate.FateTaken], Superseded: b.fates[operate.FateSuperseded], AlreadyDue: max(plan.Skipped, b.fates[operate.FateDue]),
-		Unreadable: plan.Unreadable, Seconds: took.Seconds(), Stopped: stopped,
+		Kind: "result", Action: b.verb, Matched: plan.Count + plan.Due, Done: r.Fates[operate.FateDone],
+		Taken: r.Fates[operate.FateTaken], Superseded: r.Fates[operate.FateSuperseded], AlreadyDue: max(plan.Due, r.Fates[operate.FateDue]),
+		Unreadable: plan.Unreadable, Seconds: r.Took.Seconds(), Stopped: stopped,
 	}
 }

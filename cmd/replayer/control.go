@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
-	"fetchworker/internal/dlq"
 	"fetchworker/internal/operate"
 
 	"github.com/spf13/cobra"
@@ -30,10 +28,9 @@ go by themselves when the pause ends.`,
 			if err != nil || d <= 0 {
 				return misused("give how long, as --for 30m, 1h or 2d", "pause needs --for, and %q is no such time", length)
 			}
-			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *operate.Act) (func() error, string) {
-				a.Action, a.Until = operate.ActPause, l.now().Add(d).UTC()
-				return func() error { return budget.Pause(ctx, l.kv, a.Provider, a.Until, s.by, s.reason) },
-					fmt.Sprintf("%s is paused until %s (for %s)", a.Provider, clock(a.Until), short(d))
+			return c.control(cmd, args[0], s, func(l *link, o *operate.Order) string {
+				o.Action, o.Until = operate.ActPause, l.Now().Add(d).UTC()
+				return fmt.Sprintf("%s is paused until %s (for %s)", o.Provider, clock(o.Until), short(d))
 			})
 		},
 	}
@@ -53,10 +50,9 @@ opens again after a few failures, and no request is harmed.`,
 		Example: `  replayer resume fmp --reason "vendor says fixed"`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *operate.Act) (func() error, string) {
-				a.Action = operate.ActResume
-				return func() error { return budget.Resume(ctx, l.kv, a.Provider) },
-					a.Provider + " is resumed: no pause, circuit closed, no hold"
+			return c.control(cmd, args[0], s, func(_ *link, o *operate.Order) string {
+				o.Action = operate.ActResume
+				return o.Provider + " is resumed: no pause, circuit closed, no hold"
 			})
 		},
 	}
@@ -86,19 +82,18 @@ LIMITS are windows such as 60/min,2/s or 100/24h; "unlimited" takes them off,
 					return misused("give how long, as --for 30m, 1h or 2d, and none with default", "--for %q cannot be used here", length)
 				}
 			}
-			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *operate.Act) (func() error, string) {
-				a.Action, a.Limits = operate.ActLimit, limits.String()
+			return c.control(cmd, args[0], s, func(l *link, o *operate.Order) string {
+				o.Action, o.Act.Limits, o.Limits = operate.ActLimit, limits.String(), limits
 				if args[1] == "default" {
-					a.Limits = "default"
-					return func() error { return budget.ResetLimits(ctx, l.kv, a.Provider) },
-						a.Provider + " has the limits of its workers' configuration again"
+					o.Act.Limits, o.Reset = "default", true
+					return o.Provider + " has the limits of its workers' configuration again"
 				}
-				text := a.Provider + " is limited to " + a.Limits
+				text := o.Provider + " is limited to " + o.Act.Limits
 				if d > 0 {
-					a.Until = l.now().Add(d).UTC()
-					text += " until " + clock(a.Until)
+					o.Until = l.Now().Add(d).UTC()
+					text += " until " + clock(o.Until)
 				}
-				return func() error { return budget.SetLimits(ctx, l.kv, a.Provider, limits, a.Until, s.by, s.reason) }, text
+				return text
 			})
 		},
 	}
@@ -119,15 +114,9 @@ back.`,
 		Example: `  replayer retire polygon --reason "contract ended"`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.control(cmd, args[0], s, func(ctx context.Context, l *link, a *operate.Act) (func() error, string) {
-				a.Action = operate.ActRetire
-				return func() error {
-					// The note alone does nothing while there are consumers.
-					if err := budget.Retire(ctx, l.kv, a.Provider, s.by, s.reason); err != nil {
-						return err
-					}
-					return broker.RetireProvider(ctx, l.js, a.Provider)
-				}, a.Provider + " is retired: what waits for it and what is new is answered provider_not_configured; its review items stay"
+			return c.control(cmd, args[0], s, func(_ *link, o *operate.Order) string {
+				o.Action = operate.ActRetire
+				return o.Provider + " is retired: what waits for it and what is new is answered provider_not_configured; its review items stay"
 			})
 		},
 	}
@@ -135,12 +124,11 @@ back.`,
 	return cmd
 }
 
-// order prepares an act on a provider: it completes the audit, and returns
-// the act and what to say when it is done.
-type order func(ctx context.Context, l *link, a *operate.Act) (act func() error, done string)
+// prepare completes an order, and returns what to say when it is done.
+type prepare func(l *link, o *operate.Order) (done string)
 
 // control does an act on a provider: checked, recorded, done, announced.
-func (c *cli) control(cmd *cobra.Command, provider string, s *signature, prepare order) error {
+func (c *cli) control(cmd *cobra.Command, provider string, s *signature, complete prepare) error {
 	if !fetchworker.ValidToken(provider) {
 		return misused("give the name as replayer status shows it", "%q is no provider: 1 to 32 of a-z 0-9 _ -", provider)
 	}
@@ -149,65 +137,44 @@ func (c *cli) control(cmd *cobra.Command, provider string, s *signature, prepare
 		return err
 	}
 	defer done()
-	fleet, err := l.fleet(ctx)
+	fleet, err := l.Fleet(ctx)
 	if err != nil {
 		return err
 	}
 	defer fleet.Close()
-	a := operate.Act{Provider: provider}
-	act, text := prepare(ctx, l, &a)
-	if err := c.may(ctx, fleet, a); err != nil {
+	o := operate.Order{Act: operate.Act{Provider: provider}}
+	text := complete(l, &o)
+	if err := c.may(ctx, fleet, o); err != nil {
 		return err
 	}
-	if err := operate.RecordAct(ctx, l.js, s.signed(l), a); err != nil {
-		return err
-	}
-	if err := act(); err != nil {
-		return err
-	}
-	err = dlq.Emit(ctx, l.log, dlq.Event{
-		Kind: budget.KindControl, Provider: provider, ID: s.run, Time: l.now(),
-		Data: controlEvent{a.Action, s.by, s.reason, a.Until, a.Limits},
+	err = l.Control(ctx, s.signed(l), o, func(err error) {
+		c.sayf("it is done, but the event that tells others of it could not be stored: %v", err)
 	})
 	if err != nil {
-		c.sayf("it is done, but the event that tells others of it could not be stored: %v", err)
+		return err
 	}
 	if c.json {
-		return c.object(controlLine{a.Action, provider, a.Until, a.Limits, s.by, s.reason})
+		return c.object(controlLine{o.Action, provider, o.Until, o.Act.Limits, s.by, s.reason})
 	}
 	return c.printf("%s\n", text)
 }
 
-// may refuses to retire a provider that is served, or that never was. Any
-// other act may come before the first worker, but is more likely a typing
-// error then, and that is told.
-func (c *cli) may(ctx context.Context, f *fleet, a operate.Act) error {
-	view := f.View(a.Provider, f.l.now())
-	if a.Action == operate.ActRetire && len(view.Workers) > 0 {
-		return failed("stop these workers, or take the provider's key from them, and run it again",
-			"%s is served by %s: only a provider that no live worker serves can be retired", a.Provider, workerNames(view.Workers))
-	}
-	known, err := f.known(ctx)
-	if err != nil {
-		return err
-	}
+// may says what to do about an order that is refused or doubtful.
+func (c *cli) may(ctx context.Context, f *operate.Fleet, o operate.Order) error {
+	err := f.May(ctx, o)
+	var served *operate.ServedError
+	var unknown *operate.UnknownError
 	switch {
-	case slices.Contains(known, a.Provider):
-	case a.Action == operate.ActRetire:
-		return nothing("replayer status lists the providers", "no provider %s is known here", a.Provider)
-	default:
-		c.sayf("note: nobody has served %s yet; replayer status lists the providers", a.Provider)
+	case errors.As(err, &served):
+		return failed("stop these workers, or take the provider's key from them, and run it again",
+			"%s is served by %s: only a provider that no live worker serves can be retired", o.Provider, workerNames(served.Workers))
+	case errors.As(err, &unknown) && o.Action == operate.ActRetire:
+		return nothing("replayer status lists the providers", "no provider %s is known here", o.Provider)
+	case errors.As(err, &unknown):
+		c.sayf("note: nobody has served %s yet; replayer status lists the providers", o.Provider)
+		return nil
 	}
-	return nil
-}
-
-// controlEvent is the data of a control event.
-type controlEvent struct {
-	Action string    `json:"action"`
-	By     string    `json:"by"`
-	Reason string    `json:"reason"`
-	Until  time.Time `json:"until,omitzero"`
-	Limits string    `json:"limits,omitempty"`
+	return err
 }
 
 // controlLine is the --json line of pause, resume, limit and retire.

@@ -68,9 +68,9 @@ func TestEveryFieldOfJSONIsDocumented(t *testing.T) {
 		operate.GroupCount{},
 		operate.Group{},
 		resultLine{},
-		statusLine{},
-		laneLine{},
-		permitsLine{},
+		operate.Status{},
+		operate.LaneStatus{},
+		operate.PermitStatus{},
 		controlLine{},
 		operate.Act{},
 	} {

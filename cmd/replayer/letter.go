@@ -10,6 +10,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/operate"
 )
 
 // The streams as a person calls them.
@@ -54,9 +55,9 @@ type letterLine struct {
 	History []dlq.Attempt   `json:"history,omitempty"`
 }
 
-func lineOf(f browse.Found, v view) letterLine {
+func lineOf(f browse.Found, v operate.Seen) letterLine {
 	l := letterLine{
-		Where: places[f.Stream], State: stateOf(f, v),
+		Where: places[f.Stream], State: v.State(f),
 		Provider: f.Provider, Operation: f.Operation, Agent: f.Agent, ID: f.ID, Lane: f.Lane,
 		Generation: f.Generation, Calls: f.Calls, Failures: f.Failures,
 		Class: string(f.Class), Code: string(f.Code), Error: f.Error, HTTPStatus: f.HTTPStatus,
@@ -77,34 +78,6 @@ func (l letterLine) whole(f browse.Found) letterLine {
 		l.Raw = f.Body
 	}
 	return l
-}
-
-// view is what a letter's state depends on besides the letter.
-type view struct {
-	now  time.Time
-	held func(provider string) bool // its letters do not go now, whatever their time
-}
-
-func stateOf(f browse.Found, v view) string {
-	switch {
-	case f.Stream == fetchworker.StreamReview:
-		return "review"
-	case f.Stream == fetchworker.StreamReplay:
-		return "released"
-	case v.held(f.Provider):
-		return "held"
-	case waits(f.Letter, v.now):
-		return "waiting"
-	default:
-		return "due"
-	}
-}
-
-// waits reports whether a letter whose gate is open waits for its time. What
-// was parked for that gate does not.
-func waits(l dlq.Letter, now time.Time) bool {
-	parked := l.Class == fetchworker.ClassCircuitOpen || l.Class == fetchworker.ClassPaused
-	return !parked && l.NotBefore.After(now)
 }
 
 // requestJSON is the request as JSON: itself, or, if it is none, the text of

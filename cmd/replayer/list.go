@@ -63,7 +63,7 @@ func (c *cli) stream(cmd *cobra.Command, s *selection, stream string, open func(
 		return err
 	}
 	defer done()
-	fleet, err := l.fleet(ctx)
+	fleet, err := l.Fleet(ctx)
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (c *cli) stream(cmd *cobra.Command, s *selection, stream string, open func(
 		return err
 	}
 	buffered := bufio.NewWriterSize(c.out, 64<<10)
-	to, seen := open(buffered), fleet.view()
+	to, seen := open(buffered), fleet.Seen()
 	count, more := 0, false
 	for found, walkErr := range l.Walk(ctx, stream, s.filter, edge) {
 		if err = walkErr; err != nil {
@@ -83,7 +83,7 @@ func (c *cli) stream(cmd *cobra.Command, s *selection, stream string, open func(
 			break
 		}
 		count++
-		if err = to.write(lineOf(found, seen), found, seen.now); err != nil {
+		if err = to.write(lineOf(found, seen), found, seen.Now); err != nil {
 			break
 		}
 	}

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"fetchworker/internal/budget"
 	"fetchworker/internal/operate"
 )
 
@@ -33,16 +32,16 @@ type planLine struct {
 	PermitsSeconds float64              `json:"permits_seconds"` // within the providers' limits, as last used; 0: not known
 }
 
-func (b *bulk) printPlan(plan tally) error {
-	atRate, inPermits := b.estimate(plan)
+func (b *bulk) printPlan(plan operate.Plan) error {
+	atRate, inPermits := b.task.Takes(plan)
 	if b.c.json {
 		return b.c.object(planLine{
-			Kind: "plan", Action: b.verb, DryRun: b.options.dryRun, Count: plan.Count, AlreadyDue: plan.Skipped,
-			Unreadable: plan.Unreadable, More: plan.More, Groups: plan.Histogram(), Oldest: plan.Oldest, Newest: plan.Newest,
+			Kind: "plan", Action: b.verb, DryRun: b.pace.dryRun, Count: plan.Count, AlreadyDue: plan.Due,
+			Unreadable: plan.Unreadable, More: plan.More, Groups: plan.Bars(), Oldest: plan.Oldest, Newest: plan.Newest,
 			RateSeconds: atRate.Seconds(), PermitsSeconds: inPermits.Seconds(),
 		})
 	}
-	now := b.l.now()
+	now := b.l.Now()
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s %d messages", b.verb, plan.Count)
 	if plan.More {
@@ -50,7 +49,7 @@ func (b *bulk) printPlan(plan tally) error {
 	}
 	text.WriteByte('\n')
 	t := newTable(&text, "COUNT", "PROVIDER", "CLASS", "ERROR")
-	for _, g := range plan.Histogram() {
+	for _, g := range plan.Bars() {
 		if err := t.row(strconv.Itoa(g.Count), g.Provider, string(g.Class), safe(g.Error)); err != nil {
 			return err
 		}
@@ -59,16 +58,16 @@ func (b *bulk) printPlan(plan tally) error {
 		return err
 	}
 	fmt.Fprintf(&text, "failed between %s and %s\n", stamp(plan.Oldest, now), stamp(plan.Newest, now))
-	if plan.Skipped > 0 {
-		fmt.Fprintf(&text, "%d more are due already, and go by themselves\n", plan.Skipped)
+	if plan.Due > 0 {
+		fmt.Fprintf(&text, "%d more are due already, and go by themselves\n", plan.Due)
 	}
 	switch {
 	case atRate > 0:
-		fmt.Fprintf(&text, "takes %s at %s/s", short(atRate), strconv.FormatFloat(b.options.perSecond, 'g', -1, 64))
+		fmt.Fprintf(&text, "takes %s at %s/s", short(atRate), strconv.FormatFloat(b.task.PerSecond, 'g', -1, 64))
 	default:
 		text.WriteString("takes as long as the server needs")
 	}
-	if b.work {
+	if b.task.Works() {
 		switch {
 		case inPermits > 0:
 			fmt.Fprintf(&text, "; the calls take at least %s within the permits", short(inPermits))
@@ -76,35 +75,10 @@ func (b *bulk) printPlan(plan tally) error {
 			text.WriteString("; no limits are known that the calls must keep to")
 		}
 	}
-	if b.options.dryRun {
+	if b.pace.dryRun {
 		text.WriteString("\ndry run: nothing was changed")
 	}
 	return b.c.printf("%s\n", text.String())
-}
-
-// estimate is how long the acts take at the rate, and how long the calls that
-// follow take within the permits. Providers work side by side.
-func (b *bulk) estimate(plan tally) (atRate, inPermits time.Duration) {
-	if b.options.perSecond > 0 {
-		atRate = time.Duration(float64(plan.Count) / b.options.perSecond * float64(time.Second))
-	}
-	if b.work {
-		for provider, n := range plan.Providers {
-			inPermits = max(inPermits, callsTake(n, b.fleet.limits(provider)))
-		}
-	}
-	return atRate, inPermits
-}
-
-// callsTake is how long n calls take at the full rate of every window.
-func callsTake(n int, limits budget.Limits) time.Duration {
-	var longest time.Duration
-	for _, w := range limits {
-		if w.N > 0 {
-			longest = max(longest, time.Duration(float64(w.Per)*float64(n)/float64(w.N)))
-		}
-	}
-	return longest
 }
 
 // parseRate reads 5/s, 300/min or a plain number a second; 0 is no limit.

@@ -10,6 +10,7 @@ import (
 	"fetchworker/internal/browse"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/operate"
 )
 
 func TestShort(t *testing.T) {
@@ -51,10 +52,10 @@ func TestParseRate(t *testing.T) {
 
 func TestCallsTake(t *testing.T) {
 	limits := budget.Limits{{N: 2, Per: time.Second}, {N: 60, Per: time.Minute}}
-	if got := callsTake(120, limits); got != 2*time.Minute {
+	if got := operate.CallsTake(120, limits); got != 2*time.Minute {
 		t.Error(got)
 	}
-	if got := callsTake(120, nil); got != 0 {
+	if got := operate.CallsTake(120, nil); got != 0 {
 		t.Error(got)
 	}
 }
@@ -71,7 +72,7 @@ func TestRunsOut(t *testing.T) {
 		"no limit":                {100, 0, time.Time{}},
 		"nothing used":            {0, 100, time.Time{}},
 	} {
-		if got := runsOut(c.used, c.limit, now); !got.Equal(c.want) {
+		if got := operate.RunsOut(c.used, c.limit, now); !got.Equal(c.want) {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}

@@ -1,11 +1,6 @@
 package main
 
 import (
-	"context"
-	"time"
-
-	"fetchworker"
-	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
 
 	"github.com/spf13/cobra"
@@ -27,39 +22,11 @@ run again: nothing is done twice.`,
   replayer replay alice/q-17`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.bulk(cmd, s, args, p, func(b *bulk) {
-				operator := operate.NewOperator(b.l.js, b.l.log, sign.signed(b.l))
-				b.verb, b.past, b.stream = "replay", "replayed", fetchworker.StreamDLQ
-				b.work, b.refuseShut = true, true
-				b.skip = func(f browse.Found) bool { return !f.NotBefore.After(b.edge.At) }
-				b.act = func(ctx context.Context, f browse.Found) (operate.Fate, error) {
-					return operator.ReplayNow(ctx, f, b.edge.At)
-				}
-			})
+			return c.bulk(cmd, s, args, p, sign, operate.ActReplay, "replayed", func(*bulk) {})
 		},
 	}
 	s.flags(cmd)
 	p.flags(cmd, s, true)
 	sign.flags(c, cmd, false)
 	return cmd
-}
-
-// bulk connects and runs a bulk act.
-func (c *cli) bulk(cmd *cobra.Command, s *selection, args []string, p *pace, set func(*bulk)) error {
-	if err := s.resolve(args, time.Now()); err != nil {
-		return err
-	}
-	ctx, l, done, err := c.connect(cmd.Context())
-	if err != nil {
-		return err
-	}
-	defer done()
-	f, err := l.fleet(ctx)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	b := &bulk{c: c, l: l, fleet: f, selection: s, options: *p}
-	set(b)
-	return b.run(ctx)
 }

@@ -77,12 +77,8 @@ run again: nothing is requeued twice.`,
   replayer review requeue --provider fmp --since 2h --rate 5/s --canary 20 --reason "outage over"`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.bulk(cmd, s, args, p, func(b *bulk) {
-				operator := operate.NewOperator(b.l.js, b.l.log, sign.signed(b.l))
-				b.verb, b.past, b.stream, b.work, b.edit = "requeue", "requeued", fetchworker.StreamReview, true, edit
-				b.act = func(ctx context.Context, f browse.Found) (operate.Fate, error) {
-					return operator.Requeue(ctx, f, operate.RequeueOptions{Now: b.edge.At, KeepDeadline: keepDeadline, Body: b.edited})
-				}
+			return c.bulk(cmd, s, args, p, sign, operate.ActRequeue, "requeued", func(b *bulk) {
+				b.edit, b.task.KeepDeadline = edit, keepDeadline
 			})
 		},
 	}
@@ -106,11 +102,7 @@ meanwhile is only deleted.`,
   replayer review discard --class poison --dry-run --reason "crashes the parser"`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.bulk(cmd, s, args, p, func(b *bulk) {
-				operator := operate.NewOperator(b.l.js, b.l.log, sign.signed(b.l))
-				b.verb, b.past, b.stream = "discard", "discarded", fetchworker.StreamReview
-				b.act = operator.Discard
-			})
+			return c.bulk(cmd, s, args, p, sign, operate.ActDiscard, "discarded", func(*bulk) {})
 		},
 	}
 	s.flags(cmd)

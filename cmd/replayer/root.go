@@ -16,12 +16,10 @@ import (
 	"fetchworker"
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
-	"fetchworker/internal/browse"
-	"fetchworker/internal/record"
+	"fetchworker/internal/operate"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 )
@@ -78,23 +76,11 @@ func (c *cli) do(run func(cmd *cobra.Command, args []string) error) func(*cobra.
 	}
 }
 
-// link is a connection with all that commands read and write through.
+// link is a desk, and who sits there.
 type link struct {
-	*browse.Browser
-	nc   *nats.Conn
-	js   jetstream.JetStream
-	log  *record.Log
-	kv   jetstream.KeyValue // fetch_providers
-	user string             // as the server knows it
-	skew time.Duration      // the server's clock less ours
-	// acting is for what must not be left half done by Ctrl-C. It ends only
-	// when the server refuses a permission.
-	acting context.Context
+	*operate.Desk
+	user string // as the server knows it
 }
-
-// now is the server's time, which is what every worker and replayer goes by;
-// a laptop's own may be minutes off.
-func (l *link) now() time.Time { return time.Now().Add(l.skew) }
 
 // connectWait is how long a person is kept waiting for a server.
 const connectWait = 3 * time.Second
@@ -107,32 +93,21 @@ func (c *cli) connect(ctx context.Context) (context.Context, *link, func(), erro
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	acting, refuse := context.WithCancelCause(context.WithoutCancel(ctx))
 	ctx, cancel := context.WithCancelCause(ctx)
 	waiting, done := context.WithTimeout(ctx, connectWait)
 	defer done()
-	nc, err := broker.Connect(waiting, address, c.onError(func(err error) { refuse(err); cancel(err) }))
+	nc, err := broker.Connect(waiting, address, c.onError(cancel))
 	if err != nil {
 		cancel(nil)
-		refuse(nil)
 		return nil, nil, nil, connectError(address, err)
 	}
-	l := &link{nc: nc, Browser: browse.New(nc), user: userOf(nc), acting: acting}
-	closeAll := func() { nc.Close(); cancel(nil); refuse(nil) }
-	if l.js, err = broker.JetStream(nc); err == nil {
-		l.log = record.New(l.js, nil)
-		l.kv, err = l.js.KeyValue(ctx, fetchworker.BucketProviders)
-	}
-	if err == nil {
-		var edge browse.Edge
-		edge, err = l.Edge(ctx, fetchworker.StreamDLQ)
-		l.skew = time.Until(edge.At)
-	}
+	closeAll := func() { nc.Close(); cancel(nil) }
+	desk, err := operate.Open(ctx, nc)
 	if err != nil {
 		closeAll()
 		return nil, nil, nil, fmt.Errorf("open the shared state: %w", err)
 	}
-	return ctx, l, closeAll, nil
+	return ctx, &link{desk, userOf(nc)}, closeAll, nil
 }
 
 func connectError(a broker.Address, err error) error {

@@ -12,6 +12,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/operate"
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go"
@@ -140,7 +141,7 @@ func TestARequeueThatIsKilledIsDoneOnceAndWhole(t *testing.T) {
 		t.Errorf("%d letters by %d writes, %d items left", letters.Msgs, letters.LastSeq, items.Msgs)
 	}
 	others := result.Superseded + result.Taken
-	if worked := uint64(result.Done + others); worked > left || worked+parallel < left || others > parallel {
+	if worked := uint64(result.Done + others); worked > left || worked+operate.Parallel < left || others > operate.Parallel {
 		t.Errorf("%+v", result)
 	}
 }

@@ -1,41 +1,14 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
-	"fetchworker"
-	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
-
-	"github.com/nats-io/nats.go/jetstream"
+	"fetchworker/internal/operate"
 )
-
-// bytesLimit is a provider's month's budget as the last budget event told it;
-// 0 if none has.
-func (f *fleet) bytesLimit(ctx context.Context, provider string) (int64, error) {
-	raw, err := f.l.log.Last(ctx, fetchworker.StreamEvents, fetchworker.EventSubject(budget.KindBudget, provider))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, nil // below 70 %
-	}
-	if err != nil {
-		return 0, fmt.Errorf("last budget event of %s: %w", provider, err)
-	}
-	var event struct {
-		Data struct {
-			Limit int64 `json:"limit_bytes"`
-		} `json:"data"`
-	}
-	if err := json.Unmarshal(raw.Data, &event); err != nil {
-		return 0, fmt.Errorf("last budget event of %s: %w", provider, err)
-	}
-	return event.Data.Limit, nil
-}
 
 // bytesVariable is where a worker of the provider reads its month's budget.
 func bytesVariable(provider string) string {
@@ -72,7 +45,7 @@ func (c *cli) paint(colour, text string) string {
 }
 
 // screen is status for a person.
-func (c *cli) screen(lines []statusLine, replayers bool, now time.Time) string {
+func (c *cli) screen(lines []operate.Status, replayers bool, now time.Time) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s", now.UTC().Format("2006-01-02 15:04:05Z"))
 	if replayers {
@@ -86,7 +59,7 @@ func (c *cli) screen(lines []statusLine, replayers bool, now time.Time) string {
 	return b.String()
 }
 
-func (c *cli) provider(b *strings.Builder, s statusLine, now time.Time) {
+func (c *cli) provider(b *strings.Builder, s operate.Status, now time.Time) {
 	row := func(name, text string) { fmt.Fprintf(b, "  %-9s %s\n", name, text) }
 	fmt.Fprintf(b, "\n%s\n", c.paint(bold, s.Provider))
 	if len(s.Workers) > 0 {
@@ -122,7 +95,7 @@ func (c *cli) provider(b *strings.Builder, s statusLine, now time.Time) {
 	}
 }
 
-func (c *cli) circuit(s statusLine, now time.Time) string {
+func (c *cli) circuit(s operate.Status, now time.Time) string {
 	if s.Circuit == string(circuit.Closed) {
 		return c.paint(green, "closed")
 	}
@@ -138,7 +111,7 @@ func (c *cli) circuit(s statusLine, now time.Time) string {
 	return c.paint(red, text)
 }
 
-func permitsText(s statusLine) string {
+func permitsText(s operate.Status) string {
 	var parts []string
 	for _, p := range s.Permits {
 		parts = append(parts, fmt.Sprintf("%d left of %s, %d used in the last minute", p.Left, p.Limit, p.LastMinute))
@@ -156,7 +129,7 @@ func permitsText(s statusLine) string {
 	return strings.Join(parts, "; ")
 }
 
-func bytesText(s statusLine, now time.Time) string {
+func bytesText(s operate.Status, now time.Time) string {
 	text := size(s.BytesUsed) + " this month"
 	switch {
 	case s.BytesLimit == 0:

@@ -22,6 +22,7 @@ import (
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -349,7 +350,7 @@ func (s *stage) work(ctx context.Context, provider, fails string) {
 		for m := range batch.Messages() {
 			s.answer(ctx, m, fails)
 		}
-		_ = rest(ctx, 5*time.Millisecond)
+		_ = wait.For(ctx, 5*time.Millisecond)
 	}
 }
 

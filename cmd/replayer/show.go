@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/browse"
+	"fetchworker/internal/operate"
 
 	"github.com/spf13/cobra"
 )
@@ -126,40 +127,27 @@ func (c *cli) ambiguous(found map[fetchworker.Identity][]browse.Found) error {
 }
 
 func (c *cli) showOne(ctx context.Context, l *link, i fetchworker.Identity, records []browse.Found) error {
-	fleet, err := l.fleet(ctx)
+	fleet, err := l.Fleet(ctx)
 	if err != nil {
 		return err
 	}
 	defer fleet.Close()
-	answer, err := l.answer(ctx, i)
+	answer, err := l.Answer(ctx, i)
 	if err != nil {
 		return err
 	}
 	d := dossier{Provider: i.Provider, Operation: i.Operation, Agent: i.Agent, ID: i.ID, Records: []letterLine{}}
 	for _, r := range records {
-		d.Records = append(d.Records, lineOf(r, fleet.view()).whole(r))
+		d.Records = append(d.Records, lineOf(r, fleet.Seen()).whole(r))
 	}
 	if answer != nil {
 		d.Answer = answerOf(*answer)
 	}
-	d.OnReplay = fleet.outlook(records, answer)
+	d.OnReplay = outlook(fleet, records, answer, l.Now())
 	if c.json {
 		return c.object(d)
 	}
-	return c.printDossier(d, l.now())
-}
-
-func (l *link) answer(ctx context.Context, i fetchworker.Identity) (*fetchworker.Answer, error) {
-	subject := fetchworker.ResultSubject(i)
-	count, raw, err := l.Count(ctx, fetchworker.StreamResults, subject)
-	if err != nil || count == 0 {
-		return nil, err
-	}
-	a, err := fetchworker.DecodeAnswer(subject, raw.Header, raw.Data)
-	if err != nil {
-		return nil, err
-	}
-	return &a, nil
+	return c.printDossier(d, l.Now())
 }
 
 func answerOf(a fetchworker.Answer) *answerLine {
@@ -178,8 +166,7 @@ func answerOf(a fetchworker.Answer) *answerLine {
 }
 
 // outlook is what would happen to a request on a replay or requeue.
-func (f *fleet) outlook(records []browse.Found, answer *fetchworker.Answer) string {
-	now := f.l.now()
+func outlook(f *operate.Fleet, records []browse.Found, answer *fetchworker.Answer, now time.Time) string {
 	if len(records) == 0 {
 		return "nothing: it has its answer, and there is no letter"
 	}
@@ -195,16 +182,16 @@ func (f *fleet) outlook(records []browse.Found, answer *fetchworker.Answer) stri
 		return "nothing: it is released already and waits for a worker"
 	case r.Stream == fetchworker.StreamReview:
 		next := "replayer review requeue starts generation " + fmt.Sprint(r.Generation+1) + " with no failures"
-		return join(next, f.shut(r.Provider), f.slow(r.Provider))
+		return join(next, held(f, r.Provider, now))
 	case !r.Deadline.IsZero() && !now.Before(r.Deadline):
 		return "it is answered deadline_exceeded: its deadline has passed"
 	case r.Class == fetchworker.ClassPermanent || r.Class == fetchworker.ClassPoison || r.Class == fetchworker.ClassExpired:
 		return "it goes to review, for " + string(r.Class) + " is not retried"
 	}
-	if shut := f.shut(r.Provider); shut != "" {
-		return "refused: " + shut
+	if h, is := f.Hold(r.Provider); is && h.Stops {
+		return "refused: " + wordsOf(h, now)
 	}
-	return join("a replayer releases it at once to "+orNobody(workerNames(f.View(r.Provider, now).Workers)), f.slow(r.Provider))
+	return join("a replayer releases it at once to "+orNobody(workerNames(f.View(r.Provider, now).Workers)), held(f, r.Provider, now))
 }
 
 func orNobody(names string) string {

@@ -504,7 +504,7 @@ func TestTwoOperatorsRequeueOnce(t *testing.T) {
 }
 
 func TestPlanGroupsByKindAndStaysSmall(t *testing.T) {
-	var p operate.Plan
+	var p operate.Histogram
 	for i := range 5000 {
 		l := letter("q")
 		l.Error = "timeout after " + strconv.Itoa(i) + "ms"
@@ -514,7 +514,7 @@ func TestPlanGroupsByKindAndStaysSmall(t *testing.T) {
 		p.Add(browse.Found{Letter: l})
 	}
 	p.Add(browse.Found{Fault: errCrash})
-	bars := p.Histogram()
+	bars := p.Bars()
 	sum := 0
 	for _, b := range bars {
 		sum += b.Count

@@ -10,12 +10,13 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/browse"
+	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
 )
 
-// Plan is what an act on many messages would touch. It grows by no more than
-// its groups, however many messages it has seen.
-type Plan struct {
+// Histogram counts messages by their cause. It grows by no more than its
+// groups, however many messages it has seen.
+type Histogram struct {
 	Count          int
 	Unreadable     int            // they match nothing and are never touched
 	Providers      map[string]int // messages of each
@@ -44,7 +45,7 @@ const groupsKept = 1000
 const OtherErrors = "(other errors)"
 
 // Add counts one message.
-func (p *Plan) Add(f browse.Found) {
+func (p *Histogram) Add(f browse.Found) {
 	if f.Fault != nil {
 		p.Unreadable++
 		return
@@ -67,8 +68,8 @@ func (p *Plan) Add(f browse.Found) {
 	p.groups[group]++
 }
 
-// Histogram lists the groups, the largest first.
-func (p *Plan) Histogram() []GroupCount {
+// Bars lists the groups, the largest first.
+func (p *Histogram) Bars() []GroupCount {
 	bars := make([]GroupCount, 0, len(p.groups))
 	for _, group := range slices.SortedFunc(maps.Keys(p.groups), func(a, b Group) int {
 		return cmp.Or(cmp.Compare(p.groups[b], p.groups[a]),
@@ -121,4 +122,15 @@ func withoutNumbers(s string) string {
 		in = digit
 	}
 	return b.String()
+}
+
+// CallsTake is how long n calls take at the full rate of every window.
+func CallsTake(n int, limits budget.Limits) time.Duration {
+	var longest time.Duration
+	for _, w := range limits {
+		if w.N > 0 {
+			longest = max(longest, time.Duration(float64(w.Per)*float64(n)/float64(w.N)))
+		}
+	}
+	return longest
 }

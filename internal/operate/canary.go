@@ -1,4 +1,4 @@
-package main
+package operate
 
 import (
 	"context"
@@ -8,28 +8,40 @@ import (
 	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/wait"
 )
+
+// CanaryError says that too few of the first messages succeeded.
+type CanaryError struct {
+	Of, Succeeded, Failed, Open int
+	Need                        float64 // share
+}
+
+func (e *CanaryError) Error() string {
+	return fmt.Sprintf("canary stopped it: %d of %d succeeded, %d failed, %d without an answer; %.0f %% must succeed",
+		e.Succeeded, e.Of, e.Failed, e.Open, 100*e.Need)
+}
 
 // canaries is how many are done before the rest; a canary of all that there
 // are, or of none, is none.
-func (b *bulk) canaries(plan tally) int {
-	if b.options.canary == 0 || b.options.canary >= plan.Count {
+func (t *Task) canaries(plan Plan) int {
+	if t.Canary == 0 || t.Canary >= plan.Count {
 		return -1
 	}
-	return b.options.canary
+	return t.Canary
 }
 
 // watchCanary waits for the answers of the first ones. It stops as soon as
 // too many have failed for the rest to mend it.
-func (b *bulk) watchCanary(ctx context.Context, canary []browse.Found, p *progress) error {
+func (t *Task) watchCanary(ctx context.Context, canary []browse.Found, w Watch) error {
 	waiting := canary
 	succeeded, failures := 0, 0
-	deadline := time.Now().Add(b.options.canaryWait)
-	need := b.options.minSuccess * float64(len(canary))
+	deadline := time.Now().Add(t.CanaryWait)
+	need := t.MinSuccess * float64(len(canary))
 	for {
 		var still []browse.Found
 		for _, f := range waiting {
-			switch end, err := b.end(ctx, f); {
+			switch end, err := t.end(ctx, f); {
 			case err != nil:
 				return err
 			case end == endNone:
@@ -41,19 +53,18 @@ func (b *bulk) watchCanary(ctx context.Context, canary []browse.Found, p *progre
 			}
 		}
 		waiting = still
-		p.note(fmt.Sprintf("canary: %d of %d succeeded, %d failed", succeeded, len(canary), failures))
+		w.Note(fmt.Sprintf("canary: %d of %d succeeded, %d failed", succeeded, len(canary), failures))
 		late := time.Now().After(deadline)
 		switch {
 		case float64(len(canary)-failures) < need, late && float64(succeeded) < need:
-			return failed("look at what failed with replayer list and replayer review list; the rest was not touched",
-				"canary stopped it: %d of %d succeeded, %d failed, %d without an answer; %.0f %% must succeed", succeeded, len(canary), failures, len(waiting), 100*b.options.minSuccess)
+			return &CanaryError{Of: len(canary), Succeeded: succeeded, Failed: failures, Open: len(waiting), Need: t.MinSuccess}
 		case len(waiting) == 0, late:
 			return nil
 		}
-		if shut := b.fleet.shut(waiting[0].Provider); shut != "" {
-			return failed("nothing is lost: run it again when replayer status shows the provider open", "canary stopped it: %s", shut)
+		if h, held := t.fleet.Hold(waiting[0].Provider); held && h.Stops {
+			return &HoldError{h}
 		}
-		if err := rest(ctx, 300*time.Millisecond); err != nil {
+		if err := wait.For(ctx, 300*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -69,12 +80,12 @@ const (
 
 // end is how a canary's message has ended: answered, or failed again and back
 // in the DLQ or in review.
-func (b *bulk) end(ctx context.Context, before browse.Found) (ending, error) {
+func (t *Task) end(ctx context.Context, before browse.Found) (ending, error) {
 	generation := before.Generation
 	if before.Stream == fetchworker.StreamReview {
 		generation++
 	}
-	answer, err := b.l.answer(ctx, before.Identity)
+	answer, err := t.desk.Answer(ctx, before.Identity)
 	if err != nil {
 		return endNone, err
 	}
@@ -84,7 +95,7 @@ func (b *bulk) end(ctx context.Context, before browse.Found) (ending, error) {
 		}
 		return endFailure, nil
 	}
-	count, raw, err := b.l.Count(ctx, fetchworker.StreamDLQ, fetchworker.DLQSubject(before.Lane, before.Identity))
+	count, raw, err := t.desk.Count(ctx, fetchworker.StreamDLQ, fetchworker.DLQSubject(before.Lane, before.Identity))
 	if err != nil || count == 0 {
 		return endNone, err
 	}

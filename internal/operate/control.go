@@ -1,0 +1,97 @@
+package operate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"fetchworker/internal/broker"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/dlq"
+)
+
+// Order is an act on a provider.
+type Order struct {
+	Act    // ActPause, ActResume, ActLimit or ActRetire; Until and Limits as they will be audited
+	Limits budget.Limits
+	Reset  bool // ActLimit: back to the workers' own configuration
+}
+
+// ServedError says that a provider cannot be retired, for workers serve it.
+type ServedError struct {
+	Provider string
+	Workers  []budget.Worker
+}
+
+func (e *ServedError) Error() string {
+	return fmt.Sprintf("%s is served by %d workers", e.Provider, len(e.Workers))
+}
+
+// UnknownError says that nobody has ever served or asked for a provider.
+type UnknownError struct{ Provider string }
+
+func (e *UnknownError) Error() string { return "no provider " + e.Provider + " is known here" }
+
+// Control does an act on a provider: recorded, done, announced. A lost
+// announcement is told to lost, for the act is done.
+func (d *Desk) Control(ctx context.Context, s Signature, o Order, lost func(error)) error {
+	if err := RecordAct(ctx, d.JS, s, o.Act); err != nil {
+		return err
+	}
+	if err := d.obey(ctx, s, o); err != nil {
+		return err
+	}
+	if err := dlq.Emit(ctx, d.Log, dlq.Event{
+		Kind: budget.KindControl, Provider: o.Provider, ID: s.Run, Time: d.Now(),
+		Data: controlEvent{o.Action, s.By, s.Reason, o.Until, o.Act.Limits},
+	}); err != nil {
+		lost(err)
+	}
+	return nil
+}
+
+func (d *Desk) obey(ctx context.Context, s Signature, o Order) error {
+	switch {
+	case o.Action == ActPause:
+		return budget.Pause(ctx, d.KV, o.Provider, o.Until, s.By, s.Reason)
+	case o.Action == ActResume:
+		return budget.Resume(ctx, d.KV, o.Provider)
+	case o.Action == ActLimit && o.Reset:
+		return budget.ResetLimits(ctx, d.KV, o.Provider)
+	case o.Action == ActLimit:
+		return budget.SetLimits(ctx, d.KV, o.Provider, o.Limits, o.Until, s.By, s.Reason)
+	}
+	// The note alone does nothing while there are consumers.
+	if err := budget.Retire(ctx, d.KV, o.Provider, s.By, s.Reason); err != nil {
+		return err
+	}
+	return broker.RetireProvider(ctx, d.JS, o.Provider)
+}
+
+// May refuses to retire a provider that is served. An UnknownError is told of
+// one that nobody has served yet: any act but retire may come before the first
+// worker, though it is more likely a typing error.
+func (f *Fleet) May(ctx context.Context, o Order) error {
+	view := f.View(o.Provider, f.desk.Now())
+	if o.Action == ActRetire && len(view.Workers) > 0 {
+		return &ServedError{o.Provider, view.Workers}
+	}
+	known, err := f.Known(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(known, o.Provider) {
+		return &UnknownError{o.Provider}
+	}
+	return nil
+}
+
+// controlEvent is the data of a control event.
+type controlEvent struct {
+	Action string    `json:"action"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	Until  time.Time `json:"until,omitzero"`
+	Limits string    `json:"limits,omitempty"`
+}

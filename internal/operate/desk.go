@@ -1,0 +1,151 @@
+package operate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/browse"
+	"fetchworker/internal/budget"
+	"fetchworker/internal/record"
+	"fetchworker/internal/wait"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Desk is all that a person's acts read and write through.
+type Desk struct {
+	*browse.Browser
+	JS  jetstream.JetStream
+	Log *record.Log
+	KV  jetstream.KeyValue // fetch_providers
+
+	skew time.Duration // the server's clock less ours
+}
+
+// Open makes a desk on a connection.
+func Open(ctx context.Context, nc *nats.Conn) (*Desk, error) {
+	d := &Desk{Browser: browse.New(nc)}
+	var err error
+	if d.JS, err = broker.JetStream(nc); err != nil {
+		return nil, err
+	}
+	d.Log = record.New(d.JS, nil)
+	if d.KV, err = d.JS.KeyValue(ctx, fetchworker.BucketProviders); err != nil {
+		return nil, err
+	}
+	edge, err := d.Edge(ctx, fetchworker.StreamDLQ)
+	if err != nil {
+		return nil, err
+	}
+	d.skew = time.Until(edge.At)
+	return d, nil
+}
+
+// Now is the server's time, which is what every worker and replayer goes by;
+// a person's own clock may be minutes off.
+func (d *Desk) Now() time.Time { return time.Now().Add(d.skew) }
+
+// Answer is what is stored for a request; nil if nothing is.
+func (d *Desk) Answer(ctx context.Context, i fetchworker.Identity) (*fetchworker.Answer, error) {
+	subject := fetchworker.ResultSubject(i)
+	count, raw, err := d.Count(ctx, fetchworker.StreamResults, subject)
+	if err != nil || count == 0 {
+		return nil, err
+	}
+	a, err := fetchworker.DecodeAnswer(subject, raw.Header, raw.Data)
+	if err != nil {
+		return nil, err
+	}
+	return &a, nil
+}
+
+// Replayers reports whether any replayer runs: then a pull waits on the DLQ's
+// consumer nearly all the time.
+func (d *Desk) Replayers(ctx context.Context) (bool, error) {
+	for try := range 3 {
+		if try > 0 {
+			if err := wait.For(ctx, 150*time.Millisecond); err != nil {
+				return false, err
+			}
+		}
+		c, err := d.JS.Consumer(ctx, fetchworker.StreamDLQ, broker.ReplayerConsumer)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return false, nil // none has ever run
+		}
+		if err != nil {
+			return false, fmt.Errorf("look for replayers: %w", err)
+		}
+		if c.CachedInfo().NumWaiting > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Fleet is what the workers share, watched until it is closed.
+type Fleet struct {
+	*budget.Board
+	desk *Desk
+}
+
+// Fleet begins to watch.
+func (d *Desk) Fleet(ctx context.Context) (*Fleet, error) {
+	board, err := budget.Watch(ctx, d.JS, d.KV)
+	if err != nil {
+		return nil, err
+	}
+	return &Fleet{Board: board, desk: d}, nil
+}
+
+// Hold is what keeps a provider's letters from going back to work, or from
+// being called soon.
+type Hold struct {
+	Provider string
+	Reason   fetchworker.Reason
+	Until    time.Time // when that may end; zero: nobody knows
+	By       string    // who paused it
+	// Stops says that its letters go by themselves as soon as it ends, so that
+	// there is nothing to replay. A hold after a 429, a quota and missing
+	// workers only delay what is released.
+	Stops bool
+}
+
+// Hold is what holds a provider up now, if anything does.
+func (f *Fleet) Hold(provider string) (Hold, bool) {
+	now := f.desk.Now()
+	view := f.View(provider, now)
+	h := Hold{Provider: provider}
+	h.Reason, h.Until = f.Held(provider, now)
+	switch h.Reason { //nolint:exhaustive // the others are looked at below
+	case fetchworker.ReasonPaused:
+		h.By, h.Stops = view.Control.Pause.By, true
+		return h, true
+	case fetchworker.ReasonCircuitOpen:
+		h.Stops = true
+		return h, true
+	}
+	if len(view.Workers) == 0 {
+		h.Reason, h.Until = fetchworker.ReasonNoWorker, time.Time{}
+	}
+	switch h.Reason { //nolint:exhaustive // only these delay
+	case fetchworker.ReasonNoWorker, fetchworker.ReasonThrottled, fetchworker.ReasonQuota:
+		return h, true
+	}
+	return Hold{}, false
+}
+
+// Limits are a provider's windows as the fleet last claimed under them.
+func (f *Fleet) Limits(provider string) budget.Limits {
+	var limits budget.Limits
+	for _, w := range f.View(provider, f.desk.Now()).Windows {
+		limits = append(limits, w.Window)
+	}
+	slices.SortFunc(limits, func(a, b budget.Window) int { return int(a.Per - b.Per) })
+	return limits
+}

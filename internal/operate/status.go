@@ -1,0 +1,232 @@
+package operate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/browse"
+	"fetchworker/internal/budget"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Status is all that is known of one provider. Missing is left out.
+type Status struct {
+	Provider      string         `json:"provider"`
+	At            time.Time      `json:"at"`
+	Workers       []string       `json:"workers"`
+	NoWorkerSince time.Time      `json:"no_worker_since,omitzero"` // as far as this command has seen
+	Replayers     bool           `json:"replayers"`                // whether any replayer runs
+	Lanes         []LaneStatus   `json:"lanes"`
+	Circuit       string         `json:"circuit"` // closed, half_open, open
+	CircuitUntil  time.Time      `json:"circuit_until,omitzero"`
+	CircuitWhy    string         `json:"circuit_why,omitempty"`
+	PausedUntil   time.Time      `json:"paused_until,omitzero"`
+	PausedBy      string         `json:"paused_by,omitempty"`
+	PausedWhy     string         `json:"paused_why,omitempty"`
+	HoldUntil     time.Time      `json:"hold_until,omitzero"`
+	Held          string         `json:"held,omitempty"` // why letters do not go: paused, circuit_open, throttled, quota
+	Permits       []PermitStatus `json:"permits"`
+	LimitsChanged string         `json:"limits_changed,omitempty"` // by an operator
+	LimitsUntil   time.Time      `json:"limits_until,omitzero"`
+	BytesUsed     int64          `json:"bytes_used"` // this UTC month
+	BytesLimit    int64          `json:"bytes_limit,omitempty"`
+	BytesOutAt    time.Time      `json:"bytes_out_at,omitzero"` // at this month's pace, if before its end
+	Letters       int            `json:"letters"`               // in the DLQ, the sum of the next three
+	Waiting       int            `json:"waiting"`               // for their time
+	Due           int            `json:"due"`
+	HeldLetters   int            `json:"held_letters"` // by the circuit, a pause, a hold, a quota
+	Review        int            `json:"review"`
+}
+
+// LaneStatus is one lane of a provider.
+type LaneStatus struct {
+	Lane     string    `json:"lane"` // interactive, batch, replay
+	Waiting  int       `json:"waiting"`
+	InFlight int       `json:"in_flight"`
+	Oldest   time.Time `json:"oldest,omitzero"`
+}
+
+// PermitStatus is one window of a provider's limits.
+type PermitStatus struct {
+	Limit      string `json:"limit"` // as 120/min
+	Left       int    `json:"left"`
+	LastMinute int    `json:"last_minute"`
+}
+
+// InFlight is how many requests the workers hold, by provider and lane.
+func (f *Fleet) InFlight(ctx context.Context) (map[[2]string]int, error) {
+	held := map[[2]string]int{}
+	for _, name := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay} {
+		stream, err := f.desk.JS.Stream(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("look up %s: %w", name, err)
+		}
+		list := stream.ListConsumers(ctx)
+		for info := range list.Info() {
+			lane := replayLane
+			p, isReplay := strings.CutSuffix(info.Name, "-replay")
+			if !isReplay || name != fetchworker.StreamReplay {
+				p = broker.ServedProvider(info.Name)
+				rest, _ := strings.CutPrefix(info.Name, p+"-")
+				lane, _, _ = strings.Cut(rest, "-")
+			}
+			held[[2]string{p, lane}] += info.NumAckPending
+		}
+		if err := list.Err(); err != nil {
+			return nil, fmt.Errorf("list the consumers of %s: %w", name, err)
+		}
+	}
+	return held, nil
+}
+
+const replayLane = "replay"
+
+// Status gathers one provider.
+func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int) (Status, error) {
+	now := f.desk.Now()
+	view := f.View(p, now)
+	s := Status{
+		Provider: p, At: now.UTC(), Workers: []string{}, NoWorkerSince: view.NoneSince,
+		Circuit: string(view.Circuit.State), PausedUntil: view.PausedUntil, HoldUntil: view.HoldUntil, Permits: []PermitStatus{},
+	}
+	for _, w := range view.Workers {
+		s.Workers = append(s.Workers, w.Name)
+	}
+	reason, until := f.Held(p, now)
+	s.Held = string(reason)
+	if view.Circuit.Held() {
+		s.CircuitWhy, s.CircuitUntil = view.Circuit.Why, view.Circuit.OpenUntil
+		if reason == fetchworker.ReasonCircuitOpen {
+			s.CircuitUntil = until
+		}
+	}
+	if !view.PausedUntil.IsZero() {
+		s.PausedBy, s.PausedWhy = view.Control.Pause.By, view.Control.Pause.Reason
+	}
+	for _, w := range view.Windows {
+		s.Permits = append(s.Permits, PermitStatus{budget.Limits{w.Window}.String(), w.Left, w.LastMinute})
+	}
+	if order := view.Control.Limits; order != nil && (order.Until.IsZero() || now.Before(order.Until)) {
+		s.LimitsChanged, s.LimitsUntil = order.Limits, order.Until
+	}
+	for _, lane := range []struct{ name, stream, filter string }{
+		{string(fetchworker.LaneInteractive), fetchworker.StreamRequests, "fetch.request." + p + ".interactive.>"},
+		{string(fetchworker.LaneBatch), fetchworker.StreamRequests, "fetch.request." + p + ".batch.>"},
+		{replayLane, fetchworker.StreamReplay, "fetch.replay." + p + ".>"},
+	} {
+		count, first, err := f.desk.Count(ctx, lane.stream, lane.filter)
+		if err != nil {
+			return s, err
+		}
+		held := inFlight[[2]string{p, lane.name}]
+		s.Lanes = append(s.Lanes, LaneStatus{lane.name, max(count-held, 0), min(held, count), first.Time})
+	}
+	if err := f.bytes(ctx, &s, now); err != nil {
+		return s, err
+	}
+	if err := f.letters(ctx, &s, now); err != nil {
+		return s, err
+	}
+	var err error
+	s.Review, _, err = f.desk.Count(ctx, fetchworker.StreamReview, "fetch.review."+p+".>")
+	return s, err
+}
+
+// letters counts a provider's dead letters. Only those of an open gate need
+// to be read: all others are held.
+func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) error {
+	var err error
+	filter := browse.Filter{Provider: s.Provider}
+	if s.Letters, _, err = f.desk.Count(ctx, fetchworker.StreamDLQ, filter.Subject(fetchworker.StreamDLQ)); err != nil || s.Letters == 0 {
+		return err
+	}
+	if s.Held != "" {
+		s.HeldLetters = s.Letters
+		return nil
+	}
+	edge, err := f.desk.Edge(ctx, fetchworker.StreamDLQ)
+	if err != nil {
+		return err
+	}
+	s.Letters = 0
+	for found, err := range f.desk.Walk(ctx, fetchworker.StreamDLQ, filter, edge) {
+		if err != nil {
+			return err
+		}
+		s.Letters++
+		if Waits(found.Letter, now) {
+			s.Waiting++
+		} else {
+			s.Due++
+		}
+	}
+	return nil
+}
+
+// bytes reads this month's counter, and the limit as the fleet last told it
+// in an event: only workers know their configuration.
+func (f *Fleet) bytes(ctx context.Context, s *Status, now time.Time) error {
+	count, raw, err := f.desk.Count(ctx, fetchworker.StreamBudget, fetchworker.BytesSubject(s.Provider, now))
+	if err != nil || count == 0 {
+		return err
+	}
+	var counter struct {
+		Value string `json:"val"`
+	}
+	if err := json.Unmarshal(raw.Data, &counter); err != nil {
+		return fmt.Errorf("bytes of %s: %w", s.Provider, err)
+	}
+	if s.BytesUsed, err = strconv.ParseInt(counter.Value, 10, 64); err != nil {
+		return fmt.Errorf("bytes of %s: %w", s.Provider, err)
+	}
+	s.BytesLimit, err = f.bytesLimit(ctx, s.Provider)
+	return err
+}
+
+// RunsOut is when a month's bytes are used up at its pace so far; zero if not
+// in this month.
+func RunsOut(used, limit int64, now time.Time) time.Time {
+	now = now.UTC()
+	start := time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
+	gone := now.Sub(start)
+	if limit <= 0 || used <= 0 || gone <= 0 {
+		return time.Time{}
+	}
+	if used >= limit {
+		return now
+	}
+	at := start.Add(time.Duration(float64(gone) * float64(limit) / float64(used)))
+	if !at.Before(start.AddDate(0, 1, 0)) {
+		return time.Time{}
+	}
+	return at
+}
+
+// bytesLimit is a provider's month's budget as the last budget event told it;
+// 0 if none has.
+func (f *Fleet) bytesLimit(ctx context.Context, provider string) (int64, error) {
+	raw, err := f.desk.Log.Last(ctx, fetchworker.StreamEvents, fetchworker.EventSubject(budget.KindBudget, provider))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil // below 70 %
+	}
+	if err != nil {
+		return 0, fmt.Errorf("last budget event of %s: %w", provider, err)
+	}
+	var event struct {
+		Data struct {
+			Limit int64 `json:"limit_bytes"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(raw.Data, &event); err != nil {
+		return 0, fmt.Errorf("last budget event of %s: %w", provider, err)
+	}
+	return event.Data.Limit, nil
+}
