@@ -41,6 +41,11 @@ bench: ## benchmarks into bench.txt; compared with BASE=old.txt if that is given
 	go test -run='^$$' -bench=. -benchmem -count=6 ./... > bench.txt || { cat bench.txt; exit 1; }
 	go tool -modfile=tools/go.mod benchstat $(BASE) bench.txt
 
+.PHONY: bench-peers
+bench-peers: ## ours beside the bare loop and its peers, into docs/performance/ (a module of its own; redis-server and PostgreSQL where they are installed)
+	mkdir -p docs/performance
+	cd bench && go run . peers -out ../docs/performance
+
 .PHONY: observe
 observe: ## what is deployed: compose, images, dashboards and alerts against a worker that runs (a module of its own)
 	cd deploy/test && go vet ./... && go test ./...
