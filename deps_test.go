@@ -37,6 +37,7 @@ func TestImportsPointDown(t *testing.T) {
 	}{
 		{pkg: module, deny: []string{internal, natsServer}},
 		{pkg: layer("record"), deny: []string{internal, natsServer}},
+		{pkg: layer("answer"), deny: []string{internal, natsServer}, but: []string{layer("record")}},
 		{pkg: layer("budget"), deny: []string{internal, natsServer}, but: []string{layer("budget")}},
 		{pkg: layer("budget/circuit"), deny: []string{internal, "github.com/nats-io"}},
 		{pkg: layer("broker"), deny: []string{internal}},
@@ -47,16 +48,16 @@ func TestImportsPointDown(t *testing.T) {
 		{pkg: layer("providers/classify"), deny: []string{layer("providers")}, but: []string{layer("providers/sheet"), layer("providers/scan"), layer("providers/redact")}},
 		{pkg: layer("providers/call"), deny: []string{layer("providers/catalogue")}},
 		{pkg: layer("providers/catalogue"), deny: []string{layer("providers/call"), layer("providers/classify")}},
-		{pkg: layer("dlq"), deny: []string{internal, natsServer}, but: []string{layer("record"), layer("budget"), layer("wait")}},
+		{pkg: layer("dlq"), deny: []string{internal, natsServer}, but: []string{layer("answer"), layer("record"), layer("budget"), layer("wait")}},
 		{pkg: layer("wait"), deny: []string{module, natsServer}},
-		{pkg: layer("sweep"), deny: []string{internal, natsServer}, but: []string{layer("dlq"), layer("record"), layer("budget"), layer("wait")}},
-		{pkg: layer("browse"), deny: []string{internal, natsServer}, but: []string{layer("dlq"), layer("record"), layer("budget"), layer("wait")}},
+		{pkg: layer("sweep"), deny: []string{internal, natsServer}, but: []string{layer("dlq"), layer("answer"), layer("record"), layer("budget"), layer("wait")}},
+		{pkg: layer("browse"), deny: []string{internal, natsServer}, but: []string{layer("dlq"), layer("answer"), layer("record"), layer("budget"), layer("wait")}},
 		{pkg: layer("operate"), deny: []string{layer("fetch"), layer("providers"), layer("app")}},
 		{pkg: layer("fetch"), deny: []string{layer("broker"), layer("app"), natsServer}},
-		{pkg: layer("app"), deny: []string{layer("fetch"), layer("providers"), layer("dlq"), layer("record"), layer("budget")}},
+		{pkg: layer("app"), deny: []string{layer("fetch"), layer("providers"), layer("dlq"), layer("answer"), layer("record"), layer("budget")}},
 		{pkg: module + "/cmd/replayer", deny: []string{layer("fetch"), layer("providers")}},
 		{pkg: module + "/cmd/worker"},
-		{pkg: module + "/cmd/fetch", deny: []string{layer("fetch"), layer("providers"), layer("dlq"), layer("record"), layer("budget")}},
+		{pkg: module + "/cmd/fetch", deny: []string{layer("fetch"), layer("providers"), layer("dlq"), layer("answer"), layer("record"), layer("budget")}},
 	} {
 		p, ok := pkgs[rule.pkg]
 		if !ok {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
@@ -184,7 +185,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 			_, err := s.JS.PublishMsg(context.Background(), m)
 			ts.Check(err)
 			problem := fetchworker.Failure(l.Identity, fetchworker.CodeRetriesExhausted, l.Error)
-			_, err = dlq.Answer(context.Background(), s.log, fetchworker.Answer{
+			_, _, err = answer.New(s.log).Put(context.Background(), fetchworker.Answer{
 				Identity: l.Identity, Status: fetchworker.StatusFailed, Final: true, Review: true,
 				Generation: l.Generation, Calls: l.Calls, Failures: l.Failures, Problem: &problem,
 			}, "")
@@ -195,7 +196,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"answer": func(ts *testscript.TestScript, _ bool, args []string) {
 		p := pairsOf(args[1:])
 		l := p.letter(ts, 1)
-		_, err := dlq.Answer(context.Background(), stageOf(ts).log, fetchworker.Answer{
+		_, _, err := answer.New(stageOf(ts).log).Put(context.Background(), fetchworker.Answer{
 			Identity: l.Identity, Status: fetchworker.Status(args[0]), Final: true, Generation: l.Generation,
 			ContentType: "application/json", Body: []byte(`[{"price":1}]`),
 		}, "")
@@ -293,7 +294,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	// stored [key=value …]: prints the stored answer of a request.
 	"stored": func(ts *testscript.TestScript, _ bool, args []string) {
 		l := pairsOf(args).letter(ts, 1)
-		m, err := stageOf(ts).log.Get(context.Background(), dlq.AnswerSlot(l.Identity))
+		m, err := stageOf(ts).log.Get(context.Background(), answer.Slot(l.Identity))
 		ts.Check(err)
 		var lines []string
 		for _, key := range slices.Sorted(maps.Keys(m.Header)) {
@@ -367,7 +368,7 @@ func (s *stage) answer(ctx context.Context, m jetstream.Msg, fails string) {
 		l.NotBefore = time.Now().Add(time.Hour)
 		err = dlq.Put(ctx, s.log, l)
 	} else {
-		_, err = dlq.Answer(ctx, s.log, fetchworker.Answer{Identity: l.Identity, Status: fetchworker.StatusOK, Final: true, Generation: l.Generation, Calls: l.Calls}, "")
+		_, _, err = answer.New(s.log).Put(ctx, fetchworker.Answer{Identity: l.Identity, Status: fetchworker.StatusOK, Final: true, Generation: l.Generation, Calls: l.Calls}, "")
 	}
 	if err == nil {
 		_ = m.Ack()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
@@ -81,7 +82,7 @@ func stories() []story {
 		return fetchworker.Answer{Identity: l.Identity, Status: fetchworker.StatusFailed, Final: true, Review: review, Generation: l.Generation, Problem: &p}
 	}
 	store := func(f *dlqtest.Fleet, a fetchworker.Answer) {
-		if _, err := dlq.Answer(f.Ctx, f.Log, a, ""); err != nil {
+		if _, _, err := answer.New(f.Log).Put(f.Ctx, a, ""); err != nil {
 			f.T.Fatal(err)
 		}
 	}
@@ -121,7 +122,7 @@ func stories() []story {
 		{name: "a spent letter", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *dlqtest.Fleet) {
 			f.Put(spent())
 		}},
-		{name: "a refused request that its worker has answered", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRejected, review: true, put: func(f *dlqtest.Fleet) {
+		{name: "a refused request that its worker has answered", points: "review event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRejected, review: true, put: func(f *dlqtest.Fleet) {
 			f.Put(rejected())
 			store(f, answerOf(rejected(), fetchworker.CodeRejected, true))
 		}},

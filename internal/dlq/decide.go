@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 )
 
 const (
@@ -22,8 +23,8 @@ const (
 // facts are all that a letter's fate depends on besides the letter.
 type facts struct {
 	now     time.Time
-	stored  time.Time           // when the letter was
-	answer  *fetchworker.Answer // what is stored for the request; nil: none, or not looked at yet
+	stored  time.Time       // when the letter was
+	stands  answer.Standing // as the answer; nothing where nobody has looked yet
 	gate    gate
 	retries int
 	maxLife time.Duration
@@ -67,7 +68,7 @@ type verdict struct {
 func decide(l Letter, f facts) verdict {
 	ends := l.EndOfLife(f.stored, f.maxLife)
 	switch {
-	case f.answer != nil && answered(*f.answer, l.Generation):
+	case done(f.stands, l.Generation):
 		return verdict{act: actDone}
 	// What is spent was so before its deadline came, and a person is to see it.
 	case spent(l, f.retries):
@@ -147,10 +148,11 @@ func spent(l Letter, retries int) bool {
 	return l.Failures > retries
 }
 
-// answered reports whether a request of this generation needs no other
-// answer than the one stored.
-func answered(a fetchworker.Answer, generation int) bool {
-	return a.Final && !a.Review || a.Generation > generation
+// done reports whether what stands leaves a letter of this generation nothing
+// to do. An answer that points to a review item does not: the item is made of
+// the letter.
+func done(stands answer.Standing, generation int) bool {
+	return stands.Ends(generation) && !stands.Reviewed(generation)
 }
 
 // earliest is the first of the times that are set.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 )
 
 func TestDecide(t *testing.T) {
@@ -30,8 +31,8 @@ func TestDecide(t *testing.T) {
 	generation := func(n int) func(*Letter) { return func(l *Letter) { l.Generation = n } }
 	requested := func(d time.Duration) func(*Letter) { return func(l *Letter) { l.RequestedAt = in(d) } }
 
-	answer := func(status fetchworker.Status, final, review bool, generation int) *fetchworker.Answer {
-		return &fetchworker.Answer{Status: status, Final: final, Review: review, Generation: generation}
+	stands := func(status fetchworker.Status, final, review bool, generation int) answer.Standing {
+		return answer.Standing{Stands: true, Answer: fetchworker.Answer{Status: status, Final: final, Review: review, Generation: generation}}
 	}
 	hold := func(reason fetchworker.Reason, until time.Duration) gate {
 		return gate{held: reason, until: in(until)}
@@ -51,7 +52,7 @@ func TestDecide(t *testing.T) {
 		name   string
 		letter Letter
 		gate   gate
-		answer *fetchworker.Answer
+		stands answer.Standing
 		stored time.Duration // relative to now; 0: ten seconds ago
 		want   verdict
 	}{
@@ -83,14 +84,14 @@ func TestDecide(t *testing.T) {
 		{name: "poison of a paused provider", letter: letter("poison"), gate: hold("paused", time.Minute), want: review},
 
 		// Answers.
-		{name: "answered ok", letter: letter("transient"), answer: answer("ok", true, false, 1), want: done},
-		{name: "answered before this generation, for good", letter: letter("transient", generation(2)), answer: answer("ok", true, false, 1), want: done},
-		{name: "answered in a later generation", letter: letter("permanent"), answer: answer("failed", true, true, 2), want: done},
-		{name: "a later generation is at work", letter: letter("transient"), answer: answer("waiting", false, false, 2), want: done},
-		{name: "its own failed answer, in review", letter: letter("permanent"), answer: answer("failed", true, true, 1), want: review},
-		{name: "requeued from review", letter: letter("transient", generation(2)), answer: answer("failed", true, true, 1), want: release},
-		{name: "a provisional answer", letter: letter("transient"), answer: answer("stale", false, false, 1), want: release},
-		{name: "answered, deadline passed", letter: letter("transient", deadline(-time.Second)), answer: answer("stale", true, false, 1), want: done},
+		{name: "answered ok", letter: letter("transient"), stands: stands("ok", true, false, 1), want: done},
+		{name: "answered before this generation, for good", letter: letter("transient", generation(2)), stands: stands("ok", true, false, 1), want: done},
+		{name: "answered in a later generation", letter: letter("permanent"), stands: stands("failed", true, true, 2), want: done},
+		{name: "a later generation is at work", letter: letter("transient"), stands: stands("waiting", false, false, 2), want: done},
+		{name: "its own failed answer, in review", letter: letter("permanent"), stands: stands("failed", true, true, 1), want: review},
+		{name: "requeued from review", letter: letter("transient", generation(2)), stands: stands("failed", true, true, 1), want: release},
+		{name: "a provisional answer", letter: letter("transient"), stands: stands("stale", false, false, 1), want: release},
+		{name: "answered, deadline passed", letter: letter("transient", deadline(-time.Second)), stands: stands("stale", true, false, 1), want: done},
 
 		// Closed gates.
 		{name: "circuit open", letter: letter("circuit_open"), gate: hold("circuit_open", time.Minute), want: held(end, "circuit_open", in(time.Minute))},
@@ -108,7 +109,7 @@ func TestDecide(t *testing.T) {
 		{name: "retired, a retry to come", letter: letter("transient", notBefore(time.Hour)), gate: retired, want: refuse},
 		{name: "retired while paused", letter: letter("paused"), gate: gate{held: "paused", until: in(time.Hour), retired: true}, want: refuse},
 		{name: "retired, no retry left", letter: letter("transient", failures(4)), gate: retired, want: review},
-		{name: "retired, answered", letter: letter("transient"), gate: retired, answer: answer("ok", true, false, 1), want: done},
+		{name: "retired, answered", letter: letter("transient"), gate: retired, stands: stands("ok", true, false, 1), want: done},
 
 		// Opened gates.
 		{name: "circuit closed", letter: letter("circuit_open", notBefore(time.Hour)), want: release},
@@ -131,7 +132,7 @@ func TestDecide(t *testing.T) {
 			if c.stored != 0 {
 				stored = in(c.stored)
 			}
-			got := decide(c.letter, facts{now: now, stored: stored, answer: c.answer, gate: c.gate, retries: 3, maxLife: maxLife})
+			got := decide(c.letter, facts{now: now, stored: stored, stands: c.stands, gate: c.gate, retries: 3, maxLife: maxLife})
 			if got != c.want {
 				t.Errorf("got %+v\nwant %+v", got, c.want)
 			}

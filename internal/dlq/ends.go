@@ -6,20 +6,30 @@ import (
 	"fetchworker"
 )
 
-// Failed is the final answer that ends a letter's generation.
-func (l Letter) Failed(p fetchworker.Problem) fetchworker.Answer {
+// Answer begins an answer to the letter's request.
+func (l Letter) Answer(status fetchworker.Status) fetchworker.Answer {
 	return fetchworker.Answer{
-		Identity: l.Identity, Status: fetchworker.StatusFailed, Final: true, Generation: l.Generation,
-		Calls: l.Calls, Failures: l.Failures, HTTPStatus: l.HTTPStatus, Time: time.Now(), Problem: &p,
+		Identity: l.Identity, Status: status, Generation: l.Generation,
+		Calls: l.Calls, Failures: l.Failures, HTTPStatus: l.HTTPStatus, Time: time.Now(),
 	}
 }
 
-// Waiting is the answer that says what a letter waits for.
-func (l Letter) Waiting(p fetchworker.Problem) fetchworker.Answer {
-	return fetchworker.Answer{
-		Identity: l.Identity, Status: fetchworker.StatusWaiting, Generation: l.Generation,
-		Calls: l.Calls, Failures: l.Failures, HTTPStatus: l.HTTPStatus, Time: time.Now(), Problem: &p,
-	}
+// Failed is the final answer that ends the letter's generation.
+func (l Letter) Failed(code fetchworker.Code, detail string) fetchworker.Answer {
+	a := l.Answer(fetchworker.StatusFailed)
+	a.Final = true
+	p := fetchworker.Failure(l.Identity, code, detail)
+	a.Problem = &p
+	return a
+}
+
+// Waiting is the answer that says what a letter waits for; retryAt may be
+// zero.
+func (l Letter) Waiting(reason fetchworker.Reason, detail string, retryAt time.Time) fetchworker.Answer {
+	a := l.Answer(fetchworker.StatusWaiting)
+	p := fetchworker.Waiting(l.Identity, reason, detail, retryAt)
+	a.Problem = &p
+	return a
 }
 
 // ReplyTo is where the request wants copies of its answers, if that is a

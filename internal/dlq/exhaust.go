@@ -19,17 +19,17 @@ import (
 func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) {
 	// The stored answer comes first: a request that was answered meanwhile
 	// must not bury a person in work that is done.
-	stored, message, err := Stored(ctx, r.log, l.Identity)
+	stands, err := r.answers.Read(ctx, l.Identity)
 	if err != nil {
 		return 0, err
 	}
-	if stored != nil && answered(*stored, l.Generation) {
+	if done(stands, l.Generation) {
 		// A crash between an item and its answer, and an answer of a worker
 		// in between, can have left an item that nobody needs.
 		if err := r.withdraw(ctx, l.Letter); err != nil {
 			return 0, err
 		}
-		return 0, r.finish(ctx, l, message)
+		return 0, r.finish(ctx, l, stands)
 	}
 	if l.Error == "" && !spent(l.Letter, r.config.Retries) {
 		l.Error = fmt.Sprintf("the request reached its maximum life of %v", r.config.MaxLife)
@@ -40,24 +40,17 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 		return 0, err
 	}
 	code := failureCode(l.Letter)
-	a := l.Failed(fetchworker.Failure(l.Identity, code, l.Error))
+	a := l.Failed(code, l.Error)
 	a.Review = true
-	out, err := Answer(ctx, r.log, a, l.ReplyTo())
-	if err != nil {
+	// Usually the worker has written the same. But it may be another end.
+	if stands, _, err = r.answers.Replace(ctx, stands, a, l.ReplyTo()); err != nil {
 		return 0, err
 	}
-	if !out.Stored {
-		// Usually the worker has written the same. But it may be another end.
-		stored, message, err := Stored(ctx, r.log, l.Identity)
-		if err != nil {
+	if done(stands, l.Generation) {
+		if err := r.withdraw(ctx, l.Letter); err != nil {
 			return 0, err
 		}
-		if stored != nil && answered(*stored, l.Generation) {
-			if err := r.withdraw(ctx, l.Letter); err != nil {
-				return 0, err
-			}
-			return 0, r.finish(ctx, l, message)
-		}
+		return 0, r.finish(ctx, l, stands)
 	}
 	// The event names the generation, so that one told again is stored once.
 	if err := Emit(ctx, r.log, reviewEvent(l.Letter, code)); err != nil {

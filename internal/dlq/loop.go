@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
@@ -44,15 +45,16 @@ type Config struct {
 // of a nak is no more than a wake-up, and a replayer may be killed at any
 // instant.
 type Replayer struct {
-	js     jetstream.JetStream
-	log    *record.Log
-	gates  *gates
-	config Config
-	logger *zap.Logger
+	js      jetstream.JetStream
+	log     *record.Log
+	answers *answer.Store
+	gates   *gates
+	config  Config
+	logger  *zap.Logger
 
 	rooms   *rooms
 	waiters *waiters
-	holding *holding
+	holding *wait.Heart[*held]
 	metrics *metrics
 
 	acting, telling chan struct{} // their capacity is how many may be in flight
@@ -78,10 +80,10 @@ const (
 // NewReplayer makes a replayer; Run starts it.
 func NewReplayer(js jetstream.JetStream, log *record.Log, board *budget.Board, c Config) *Replayer {
 	return &Replayer{
-		js: js, log: log, gates: newGates(board), config: c,
+		js: js, log: log, answers: answer.New(log), gates: newGates(board), config: c,
 		logger:  c.Logger,
 		rooms:   newRooms(js, c.ReplayConsumer),
-		waiters: newWaiters(), holding: newHolding(),
+		waiters: newWaiters(), holding: wait.NewHeart[*held](),
 		metrics: newMetrics(c.Registerer),
 		acting:  make(chan struct{}, actsInFlight),
 		telling: make(chan struct{}, tellsInFlight),
@@ -102,7 +104,7 @@ func (r *Replayer) Run(stop context.Context) error {
 	working, kill := context.WithCancelCause(context.WithoutCancel(stop))
 	defer kill(nil)
 	var background, acts sync.WaitGroup
-	background.Go(func() { r.holding.keepAlive(working) })
+	background.Go(func() { r.holding.Run(working) })
 	background.Go(func() { r.probes(stop) })
 	background.Go(func() { r.waiters.forget(stop) })
 
@@ -189,10 +191,10 @@ func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) 
 		l.back(later)
 		return
 	}
-	r.holding.add(l)
+	r.holding.Add(l)
 	acts.Go(func() {
 		defer func() { <-turns }()
-		defer r.holding.remove(l)
+		defer r.holding.Remove(l)
 		ctx, ended := r.trace(working, l, v.act)
 		wait, err := do(ctx, l)
 		ended(err)
@@ -267,37 +269,5 @@ func (l *held) ack(ctx context.Context, log *record.Log) error {
 	})
 }
 
-// heartbeat is how often the server is told that a letter is still held, well
-// within the consumer's AckWait of ten seconds.
-const heartbeat = 3 * time.Second
-
-// holding are the letters that something is being done to.
-type holding struct {
-	mu  sync.Mutex
-	all map[*held]struct{}
-}
-
-func newHolding() *holding { return &holding{all: map[*held]struct{}{}} }
-
-func (h *holding) add(l *held) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.all[l] = struct{}{}
-}
-
-func (h *holding) remove(l *held) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.all, l)
-}
-
-// keepAlive tells the server of every letter held, until ctx ends.
-func (h *holding) keepAlive(ctx context.Context) {
-	for wait.For(ctx, heartbeat) == nil {
-		h.mu.Lock()
-		for l := range h.all {
-			_ = l.msg.InProgress() // it only buffers; one that was acked meanwhile is no matter
-		}
-		h.mu.Unlock()
-	}
-}
+// InProgress tells the server that the letter is still held.
+func (l *held) InProgress() error { return l.msg.InProgress() }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
@@ -275,7 +276,7 @@ func TestTheWorkerThatParksTellsItsAgent(t *testing.T) {
 		f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: until})
 		f.Put(dlqtest.Fresh(0, fetchworker.ClassCircuitOpen), dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
 		time.Sleep(500 * time.Millisecond)
-		if _, err := dlq.Answer(f.Ctx, f.Log, fetchworker.Answer{
+		if _, _, err := answer.New(f.Log).Put(f.Ctx, fetchworker.Answer{
 			Identity: dlqtest.Ident(0), Status: fetchworker.StatusStale, Generation: 1, Source: fetchworker.SourceCache, Body: []byte(`{}`),
 		}, ""); err != nil {
 			t.Fatal(err)

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/record"
+	"fetchworker/internal/answer"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -37,10 +37,10 @@ func (r *Replayer) release(ctx context.Context, l *held) (time.Duration, error) 
 
 // expire answers a letter whose deadline has passed.
 func (r *Replayer) expire(ctx context.Context, l *held) (time.Duration, error) {
-	problem := fetchworker.Failure(l.Identity, fetchworker.CodeDeadlineExceeded, "the deadline passed while the request waited for its next attempt")
+	a := l.Failed(fetchworker.CodeDeadlineExceeded, "the deadline passed while the request waited for its next attempt")
 	// A crash after this leaves the letter, and the next one to meet it finds
 	// the answer and sends the copy again.
-	if _, err := Answer(ctx, r.log, l.Failed(problem), l.ReplyTo()); err != nil {
+	if _, _, err := r.answers.Put(ctx, a, l.ReplyTo()); err != nil {
 		return 0, err
 	}
 	r.metrics.did(didExpire, l.Provider)
@@ -56,8 +56,8 @@ func (r *Replayer) refuse(ctx context.Context, l *held) (time.Duration, error) {
 	if served { // a worker that brings it back is about to say so
 		return r.waiters.delay(time.Second, 2*time.Second), nil
 	}
-	problem := fetchworker.Failure(l.Identity, fetchworker.CodeProviderNotConfigured, l.Provider+" was retired while the request waited")
-	if _, err := Answer(ctx, r.log, l.Failed(problem), l.ReplyTo()); err != nil {
+	a := l.Failed(fetchworker.CodeProviderNotConfigured, l.Provider+" was retired while the request waited")
+	if _, _, err := r.answers.Put(ctx, a, l.ReplyTo()); err != nil {
 		return 0, err
 	}
 	r.metrics.did(didRefuse, l.Provider)
@@ -68,27 +68,27 @@ func (r *Replayer) refuse(ctx context.Context, l *held) (time.Duration, error) {
 // answer stands. Nothing depends on it: a crash costs the agent some seconds
 // until it knows.
 func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
-	stored, message, err := Stored(ctx, r.log, l.Identity)
+	stands, err := r.answers.Read(ctx, l.Identity)
 	if err != nil {
 		return 0, err
 	}
 	now := time.Now()
 	f := r.facts(l, now)
-	f.answer = stored
+	f.stands = stands
 	v := decide(l.Letter, f)
 	switch v.act {
 	case actDone:
-		return 0, r.finish(ctx, l, message)
+		return 0, r.finish(ctx, l, stands)
 	case actHold:
 	case actRelease, actExpire, actRefuse, actReview:
 		return time.Millisecond, nil // its time has come meanwhile
 	}
 	if v.reason != "" {
-		a := l.Waiting(fetchworker.Waiting(l.Identity, v.reason, l.Error, v.retryAt))
-		if stored == nil || record.AnswerReplaces(*stored, a) {
-			if _, err := Answer(ctx, r.log, a, l.ReplyTo()); err != nil {
-				return 0, err
-			}
+		_, stored, err := r.answers.Replace(ctx, stands, l.Waiting(v.reason, l.Error, v.retryAt), l.ReplyTo())
+		if err != nil {
+			return 0, err
+		}
+		if stored {
 			r.metrics.did(didTell, l.Provider)
 		}
 		r.waiters.tell(l.sequence, v.reason, v.retryAt, now)
@@ -98,30 +98,14 @@ func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
 
 // finish ends a letter whose request has its final answer already: the copy
 // may have been lost with whoever stored it.
-func (r *Replayer) finish(ctx context.Context, l *held, answer record.Message) error {
-	if answer.Header.Get(fetchworker.HeaderFinal) == "true" {
-		if err := Copy(r.log, l.ReplyTo(), answer.Header, answer.Data); err != nil {
+func (r *Replayer) finish(ctx context.Context, l *held, stands answer.Standing) error {
+	if stands.Final {
+		if err := r.answers.Copy(stands, l.ReplyTo()); err != nil {
 			return err
 		}
 	}
 	r.metrics.did(didFinish, l.Provider)
 	return l.ack(ctx, r.log)
-}
-
-// Stored reads a request's answer; nil if there is none that can be read.
-func Stored(ctx context.Context, log *record.Log, i fetchworker.Identity) (*fetchworker.Answer, record.Message, error) {
-	m, err := log.Get(ctx, AnswerSlot(i))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, record.Message{}, nil
-	}
-	if err != nil {
-		return nil, record.Message{}, fmt.Errorf("answer of %s: %w", i, err)
-	}
-	a, err := fetchworker.DecodeAnswer(fetchworker.ResultSubject(i), m.Header, m.Data)
-	if err != nil {
-		return nil, record.Message{}, nil //nolint:nilerr // the order of answers lets anything replace it
-	}
-	return &a, m, nil
 }
 
 // rooms knows how many letters each provider's replay queue can still take:

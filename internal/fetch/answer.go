@@ -2,56 +2,43 @@ package fetch
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
 	"fetchworker"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
-
-	"github.com/nats-io/nats.go"
-	"golang.org/x/sync/errgroup"
 )
 
 // longestDetail bounds what a provider's error text adds to an answer, bytes.
 const longestDetail = 500
 
-func answerOf(l dlq.Letter, status fetchworker.Status) *fetchworker.Answer {
-	return &fetchworker.Answer{
-		Identity: l.Identity, Status: status, Generation: l.Generation,
-		Calls: l.Calls, Failures: l.Failures, HTTPStatus: l.HTTPStatus, Time: time.Now(),
-	}
-}
-
 func okAnswer(l dlq.Letter, result *providers.Result) *fetchworker.Answer {
-	a := answerOf(l, fetchworker.StatusOK)
+	a := l.Answer(fetchworker.StatusOK)
 	a.Final = true
 	a.Source = fetchworker.SourceOrigin
 	a.FetchedAt, a.Latency = result.FetchedAt, result.Latency
 	a.ContentType, a.Body = result.ContentType, result.Body
 	a.Redacted, a.Next = result.Redacted, result.Next
-	return a
+	return &a
 }
 
 // cachedAnswer is an ok answer from a body that is young enough.
 func cachedAnswer(l dlq.Letter, e *entry, now time.Time) *fetchworker.Answer {
-	a := answerOf(l, fetchworker.StatusOK)
+	a := l.Answer(fetchworker.StatusOK)
 	a.Final = true
-	fill(a, e, now)
-	return a
+	fill(&a, e, now)
+	return &a
 }
 
 // staleAnswer is a body older than was asked for, told as such.
 func staleAnswer(l dlq.Letter, e *entry, now time.Time, final bool) *fetchworker.Answer {
-	a := answerOf(l, fetchworker.StatusStale)
+	a := l.Answer(fetchworker.StatusStale)
 	a.Final = final
-	fill(a, e, now)
-	return a
+	fill(&a, e, now)
+	return &a
 }
 
 func fill(a *fetchworker.Answer, e *entry, now time.Time) {
@@ -64,83 +51,30 @@ func fill(a *fetchworker.Answer, e *entry, now time.Time) {
 }
 
 func failedAnswer(l dlq.Letter, code fetchworker.Code, detail string) *fetchworker.Answer {
-	a := answerOf(l, fetchworker.StatusFailed)
-	a.Final = true
-	p := fetchworker.Failure(l.Identity, code, detail)
-	a.Problem = &p
-	return a
+	a := l.Failed(code, detail)
+	return &a
 }
 
 func waitingAnswer(l dlq.Letter, reason fetchworker.Reason, detail string, retryAt time.Time) *fetchworker.Answer {
-	a := answerOf(l, fetchworker.StatusWaiting)
-	p := fetchworker.Waiting(l.Identity, reason, detail, retryAt)
-	a.Problem = &p
-	return a
+	a := l.Waiting(reason, detail, retryAt)
+	return &a
 }
 
-// answer stores an answer, the parts of a large body before it, and sends the
-// live copy.
+// answer stores an answer and sends the live copy.
 func (w *Worker) answer(ctx context.Context, r *request, a fetchworker.Answer) error {
-	if len(a.Body) > fetchworker.MaxInlineBody {
-		claim, err := w.storeBody(ctx, a.Identity, a.Body)
-		if err != nil {
-			return err
-		}
-		a.Claim, a.Body = claim, nil
-	}
-	out, err := dlq.Answer(ctx, w.log, a, r.ReplyTo)
+	stands, stored, err := w.answers.Put(ctx, a, r.ReplyTo)
 	if err != nil {
 		return err
 	}
 	switch {
-	case out.Stored:
+	case stored:
 		w.metrics.answered(r, a)
-	case !r.replayed && out.Existing.Header.Get(fetchworker.HeaderFinal) != "true":
+	case !r.replayed && !stands.Final:
 		// Another request under the same id is on its way. What it has been
 		// told this one is told too; the rest is on the result subject only.
-		return dlq.Copy(w.log, r.ReplyTo, out.Existing.Header, out.Existing.Data)
+		return w.answers.Copy(stands, r.ReplyTo)
 	}
 	return nil
-}
-
-// partsInFlight are the parts of large bodies that a worker has on their way,
-// of all requests together: each is once more in the connection's buffer, and
-// a server that syncs every write takes no more at a time than this.
-const partsInFlight = 16
-
-// nonce is the same for the same body of the same request, so that a retry
-// writes its parts over those of before.
-func nonce(id fetchworker.Identity, sum [sha256.Size]byte) string {
-	of := sha256.Sum256(append([]byte(id.String()+"."), sum[:]...))
-	return hex.EncodeToString(of[:16])
-}
-
-// storeBody stores a large body in parts and returns the claim check. A crash
-// leaves parts without a claim; they age out.
-func (w *Worker) storeBody(parent context.Context, id fetchworker.Identity, body []byte) (*fetchworker.Claim, error) {
-	sum := sha256.Sum256(body)
-	claim := &fetchworker.Claim{
-		Prefix: fetchworker.BodyPrefix(id, nonce(id, sum)),
-		Parts:  (len(body) + fetchworker.MaxInlineBody - 1) / fetchworker.MaxInlineBody,
-		Bytes:  int64(len(body)), SHA256: hex.EncodeToString(sum[:]),
-	}
-	group, ctx := errgroup.WithContext(parent)
-	for part := range claim.Parts {
-		if w.parts.Acquire(ctx, 1) != nil {
-			break // a part has failed, or ctx ended: Wait tells
-		}
-		from := part * fetchworker.MaxInlineBody
-		m := nats.NewMsg(claim.Prefix + "." + strconv.Itoa(part+1))
-		m.Data = body[from:min(from+fetchworker.MaxInlineBody, len(body))]
-		group.Go(func() error {
-			defer w.parts.Release(1)
-			return w.log.Append(ctx, "body", fetchworker.StreamBodies, m)
-		})
-	}
-	if err := errors.Join(group.Wait(), parent.Err()); err != nil {
-		return nil, fmt.Errorf("store body of %s: %w", id, err)
-	}
-	return claim, nil
 }
 
 // fail gives a request a final failed answer.

@@ -236,23 +236,15 @@ var errBrokenLetter = errors.New("the letter cannot be read")
 // answered ends a request whose final answer of this generation or a later
 // one is stored already.
 func (w *Worker) answered(ctx context.Context, r *request) (bool, error) {
-	stored, err := w.log.Get(ctx, dlq.AnswerSlot(r.Identity()))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return false, nil
-	}
-	if err != nil {
+	stands, err := w.answers.Read(ctx, r.Identity())
+	if err != nil || !stands.Ends(r.letter.Generation) {
 		return false, err
-	}
-	a, err := fetchworker.DecodeAnswer(fetchworker.ResultSubject(r.Identity()), stored.Header, stored.Data)
-	if err != nil {
-		return false, nil //nolint:nilerr // nothing readable stands there: it will be replaced
-	}
-	if !a.Final || a.Generation < r.letter.Generation {
-		return false, nil
 	}
 	// A crash between the answer's PubAck and the ack may have eaten the copy.
-	if err := dlq.Copy(w.log, r.ReplyTo, stored.Header, stored.Data); err != nil {
-		return false, err
+	if stands.Final {
+		if err := w.answers.Copy(stands, r.ReplyTo); err != nil {
+			return false, err
+		}
 	}
 	w.logEnd(r, end{}, nil)
 	return true, w.log.Point("ack", r.ack)

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/dlq"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -130,7 +130,7 @@ func TestWhatCannotBeReadHoldsNothingUp(t *testing.T) {
 		id := r.quote("alice", "q", "AAPL", "")
 		// A stored answer that is none, and a suspicion that is none.
 		m := newMsg(fetchworker.PutSubject(id), "garbage")
-		if _, err := record.New(r.b.JS, nil).Put(t.Context(), dlq.AnswerSlot(id), m); err != nil {
+		if _, err := record.New(r.b.JS, nil).Put(t.Context(), answer.Slot(id), m); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := r.b.KV.PutString(t.Context(), fmt.Sprintf("suspect.%s.1", fetchworker.StreamRequests), "garbage"); err != nil {

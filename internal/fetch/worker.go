@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
@@ -63,6 +64,7 @@ type Worker struct {
 	js      jetstream.JetStream
 	kv      jetstream.KeyValue
 	log     *record.Log
+	answers *answer.Store
 	served  map[string]*Served
 	rights  *providers.Rights
 	metrics *metrics
@@ -79,7 +81,6 @@ type Worker struct {
 	cache   *cache
 	flights *flights
 	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
-	parts   *semaphore.Weighted // of large bodies, on their way
 	epoch   *epoch
 
 	// Two contexts, because stopping is not killing: stopping ends when no
@@ -96,13 +97,12 @@ func New(c Config) (*Worker, error) {
 		return nil, err
 	}
 	w := &Worker{
-		name: c.Name, js: c.JS, kv: c.KV, log: c.Log, rights: c.Rights, logger: c.Logger,
+		name: c.Name, js: c.JS, kv: c.KV, log: c.Log, answers: answer.New(c.Log), rights: c.Rights, logger: c.Logger,
 		served:  make(map[string]*Served, len(c.Serve)),
 		metrics: newMetrics(c.Metrics, c.Serve), tracer: newTracer(c.Tracer),
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
 		held:   newHolder(),
 		inside: semaphore.NewWeighted(everyone),
-		parts:  semaphore.NewWeighted(partsInFlight),
 		cache:  bodies, flights: newFlights(),
 		epoch: newEpoch(),
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
@@ -33,14 +34,15 @@ const (
 // audited before it is done, may be killed at any point and done again, and
 // may race with other operators and with the replayers.
 type Operator struct {
-	js     jetstream.JetStream
-	log    *record.Log
-	signed Signature
+	js      jetstream.JetStream
+	log     *record.Log
+	answers *answer.Store
+	signed  Signature
 }
 
 // NewOperator makes an operator that acts in a person's name.
 func NewOperator(js jetstream.JetStream, log *record.Log, s Signature) *Operator {
-	return &Operator{js: js, log: log, signed: s}
+	return &Operator{js: js, log: log, answers: answer.New(log), signed: s}
 }
 
 // ReplayNow makes a letter due at once instead of at its time: it rewrites

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
@@ -68,7 +69,7 @@ func (d *desk) bury(l dlq.Letter) {
 
 func (d *desk) answer(a fetchworker.Answer) {
 	d.t.Helper()
-	if _, err := dlq.Answer(d.t.Context(), d.log, a, ""); err != nil {
+	if _, _, err := answer.New(d.log).Put(d.t.Context(), a, ""); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -116,7 +117,7 @@ func (d *desk) acts() (acts []operate.Act) {
 
 func (d *desk) stored(i fetchworker.Identity) fetchworker.Answer {
 	d.t.Helper()
-	m, err := d.log.Get(d.t.Context(), dlq.AnswerSlot(i))
+	m, err := d.log.Get(d.t.Context(), answer.Slot(i))
 	if err != nil {
 		d.t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
@@ -91,18 +92,14 @@ func (o *Operator) Discard(ctx context.Context, item browse.Found) (Fate, error)
 	if err := o.audit(ctx, ActDiscard, item.Letter, nil); err != nil {
 		return "", err
 	}
-	answer := fetchworker.Answer{
-		Identity: item.Identity, Status: fetchworker.StatusFailed, Final: true,
-		Generation: item.Generation + 1, Calls: item.Calls, Failures: item.Failures, HTTPStatus: item.HTTPStatus,
-	}
-	problem := fetchworker.Failure(item.Identity, fetchworker.CodeDiscarded, o.signed.Reason)
-	answer.Problem = &problem
-	out, err := dlq.Answer(ctx, o.log, answer, item.ReplyTo())
+	next := item.Letter
+	next.Generation++
+	_, stored, err := o.answers.Put(ctx, next.Failed(fetchworker.CodeDiscarded, o.signed.Reason), item.ReplyTo())
 	if err != nil {
 		return "", fmt.Errorf("discard %s: %w", item.Identity, err)
 	}
 	fate := FateDone
-	if !out.Stored {
+	if !stored {
 		fate = FateSuperseded
 	}
 	return fate, o.log.Delete(ctx, "delete-item", fetchworker.StreamReview, item.Sequence)
@@ -141,7 +138,7 @@ func (o *Operator) passed(ctx context.Context, item browse.Found, action string)
 // letter again. The letter is looked at first and last, so that one that
 // moves while this looks is met all the same.
 func Superseded(ctx context.Context, log *record.Log, item dlq.Letter) (bool, error) {
-	for _, slot := range []record.Slot{item.DeadLetterSlot(), item.ReplaySlot(), dlq.AnswerSlot(item.Identity), item.DeadLetterSlot()} {
+	for _, slot := range []record.Slot{item.DeadLetterSlot(), item.ReplaySlot(), answer.Slot(item.Identity), item.DeadLetterSlot()} {
 		m, err := log.Get(ctx, slot)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			continue

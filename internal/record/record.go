@@ -67,15 +67,31 @@ type Outcome struct {
 	Sequence uint64
 }
 
+// Seen is what a read found under a subject: the zero value if nothing.
+type Seen struct {
+	Message
+	Sequence uint64
+}
+
 // Put writes the message if it is higher than what stands under the slot's
 // subject. It assumes first that nothing does, which costs one round trip;
 // each conflict costs two more. An error means that the outcome is unknown or
 // the stream refuses: nothing may be acknowledged on it, and the write may be
 // repeated.
 func (l *Log) Put(ctx context.Context, slot Slot, m *nats.Msg) (Outcome, error) {
+	return l.Replace(ctx, slot, Seen{}, m)
+}
+
+// Replace is Put for a caller that has read the subject: what it has seen is
+// assumed to stand still. A message that is not higher than that is not
+// written at all.
+func (l *Log) Replace(ctx context.Context, slot Slot, seen Seen, m *nats.Msg) (Outcome, error) {
+	if seen.Sequence != 0 && !slot.Order(seen.Message, Message{m.Header, m.Data}) {
+		return Outcome{Existing: &seen.Message, Sequence: seen.Sequence}, nil
+	}
 	var out Outcome
 	err := l.Point(slot.Point, func() (err error) {
-		out, err = l.put(ctx, slot, m)
+		out, err = l.put(ctx, slot, seen.Sequence, m)
 		return err
 	})
 	if err != nil {
@@ -84,9 +100,9 @@ func (l *Log) Put(ctx context.Context, slot Slot, m *nats.Msg) (Outcome, error) 
 	return out, nil
 }
 
-func (l *Log) put(ctx context.Context, slot Slot, m *nats.Msg) (Outcome, error) {
+// put expects the subject's last sequence to be this one, 0 for none.
+func (l *Log) put(ctx context.Context, slot Slot, last uint64, m *nats.Msg) (Outcome, error) {
 	var out Outcome
-	var last uint64 // expected last sequence of the subject
 	write := func() error {
 		for {
 			seq, err := l.publish(ctx, slot.Stream, m, last)
@@ -97,18 +113,18 @@ func (l *Log) put(ctx context.Context, slot Slot, m *nats.Msg) (Outcome, error) 
 			if !isConflict(err) {
 				return worthRetry(err)
 			}
-			stored, seq, err := l.read(ctx, slot)
+			stands, err := l.Get(ctx, slot)
 			switch {
 			case errors.Is(err, jetstream.ErrMsgNotFound):
 				last = 0 // it was taken away meanwhile
 				continue
 			case err != nil:
 				return worthRetry(err)
-			case !slot.Order(stored, Message{m.Header, m.Data}):
-				out = Outcome{Existing: &stored, Sequence: seq}
+			case !slot.Order(stands.Message, Message{m.Header, m.Data}):
+				out = Outcome{Existing: &stands.Message, Sequence: stands.Sequence}
 				return nil
 			}
-			last = seq
+			last = stands.Sequence
 		}
 	}
 	return out, backoff.Retry(write, l.policy(ctx))
@@ -126,17 +142,12 @@ func (l *Log) publish(ctx context.Context, stream string, m *nats.Msg, last uint
 }
 
 // Get reads the record of a slot. ErrMsgNotFound: there is none.
-func (l *Log) Get(ctx context.Context, slot Slot) (Message, error) {
-	m, _, err := l.read(ctx, slot)
-	return m, err
-}
-
-func (l *Log) read(ctx context.Context, slot Slot) (Message, uint64, error) {
+func (l *Log) Get(ctx context.Context, slot Slot) (Seen, error) {
 	raw, err := l.Last(ctx, slot.Stream, slot.Subject)
 	if err != nil {
-		return Message{}, 0, err
+		return Seen{}, err
 	}
-	return Message{raw.Header, raw.Data}, raw.Sequence, nil
+	return Seen{Message{raw.Header, raw.Data}, raw.Sequence}, nil
 }
 
 // isConflict says that the subject's last sequence is another one.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
@@ -37,10 +38,11 @@ type Config struct {
 // and what has waited for too long. Any number may run: each step is a write
 // that only ever goes up, then a delete that may find nothing.
 type Sweeper struct {
-	js     jetstream.JetStream
-	log    *record.Log
-	board  *budget.Board
-	config Config
+	js      jetstream.JetStream
+	log     *record.Log
+	answers *answer.Store
+	board   *budget.Board
+	config  Config
 
 	clean   snapshot          // of the request stream when nothing in it was unserved
 	strays  uint64            // up to which sequence of it strays were looked for
@@ -66,7 +68,7 @@ const (
 
 // New makes a sweeper; Run starts it.
 func New(js jetstream.JetStream, log *record.Log, board *budget.Board, c Config) *Sweeper {
-	return &Sweeper{js: js, log: log, board: board, config: c, told: map[string]uint64{}}
+	return &Sweeper{js: js, log: log, answers: answer.New(log), board: board, config: c, told: map[string]uint64{}}
 }
 
 // Run sweeps until ctx ends. A request that nobody serves is found within two

@@ -134,7 +134,7 @@ func (s *Sweeper) refuse(ctx context.Context, raw record.Raw, code fetchworker.C
 	if err != nil {
 		return err
 	}
-	if _, err := dlq.Answer(ctx, s.log, l.Failed(fetchworker.Failure(l.Identity, code, detail)), l.ReplyTo()); err != nil {
+	if _, _, err := s.answers.Put(ctx, l.Failed(code, detail), l.ReplyTo()); err != nil {
 		return err
 	}
 	s.config.Logger.Info("request refused", zap.Stringer("request", l.Identity), zap.String("code", string(code)))
@@ -169,13 +169,12 @@ func (s *Sweeper) tellAbsence(ctx context.Context, raw record.Raw) error {
 	if err != nil {
 		return nil //nolint:nilerr // no request: it is dropped elsewhere
 	}
-	a := l.Waiting(fetchworker.Waiting(l.Identity, fetchworker.ReasonNoWorker, "", time.Time{}))
 	// Looked at first: other sweepers, and this one after a restart, have
 	// told most of them already, and a read is cheaper than a refused write.
-	stored, _, err := dlq.Stored(ctx, s.log, l.Identity)
-	if err != nil || stored != nil && !record.AnswerReplaces(*stored, a) {
+	stands, err := s.answers.Read(ctx, l.Identity)
+	if err != nil || stands.Final {
 		return err
 	}
-	_, err = dlq.Answer(ctx, s.log, a, l.ReplyTo())
+	_, _, err = s.answers.Replace(ctx, stands, l.Waiting(fetchworker.ReasonNoWorker, "", time.Time{}), l.ReplyTo())
 	return err
 }

@@ -1,4 +1,5 @@
-// Package wait is the one way to let time pass that a context can end.
+// Package wait is the one way to let time pass that a context can end, and
+// keeps the messages that this process holds its own meanwhile.
 package wait
 
 import (

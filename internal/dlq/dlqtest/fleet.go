@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/browse"
@@ -242,7 +243,7 @@ func (f *Fleet) Succeed(l dlq.Letter) error {
 	if a, ok := f.Answer(l.Identity); ok && a.Final && a.Generation >= l.Generation {
 		return nil
 	}
-	_, err := dlq.Answer(f.Ctx, f.Log, fetchworker.Answer{
+	_, _, err := answer.New(f.Log).Put(f.Ctx, fetchworker.Answer{
 		Identity: l.Identity, Status: fetchworker.StatusOK, Final: true, Generation: l.Generation,
 		Calls: l.Calls + 1, Failures: l.Failures, Body: []byte(`{}`),
 	}, "")
@@ -252,7 +253,7 @@ func (f *Fleet) Succeed(l dlq.Letter) error {
 // Answer is what is stored for a request.
 func (f *Fleet) Answer(id fetchworker.Identity) (fetchworker.Answer, bool) {
 	f.T.Helper()
-	m, err := f.Log.Get(f.Ctx, dlq.AnswerSlot(id))
+	m, err := f.Log.Get(f.Ctx, answer.Slot(id))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fetchworker.Answer{}, false
 	}

@@ -1,0 +1,136 @@
+package answer_test
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/answer"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/record"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	brokertest.Main()
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
+}
+
+var id = fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "q-1"}
+
+func failed(generation int, review bool) fetchworker.Answer {
+	p := fetchworker.Failure(id, fetchworker.CodeRejected, "")
+	return fetchworker.Answer{Identity: id, Status: fetchworker.StatusFailed, Final: true, Review: review, Generation: generation, Problem: &p}
+}
+
+func waiting(generation int) fetchworker.Answer {
+	p := fetchworker.Waiting(id, fetchworker.ReasonPaused, "", time.Time{})
+	return fetchworker.Answer{Identity: id, Status: fetchworker.StatusWaiting, Generation: generation, Problem: &p}
+}
+
+func ok(generation int) fetchworker.Answer {
+	return fetchworker.Answer{Identity: id, Status: fetchworker.StatusOK, Final: true, Generation: generation, Body: []byte("{}")}
+}
+
+// What ends a request is what nothing that it says can replace: the question
+// and the order of answers must never part.
+func TestEndsIsTheOrderOfAnswers(t *testing.T) {
+	all := map[string]func(int) fetchworker.Answer{
+		"ok": ok, "waiting": waiting,
+		"failed": func(g int) fetchworker.Answer { return failed(g, false) },
+		"review": func(g int) fetchworker.Answer { return failed(g, true) },
+	}
+	for name, make := range all {
+		for stood := 1; stood <= 3; stood++ {
+			s := answer.Standing{Stands: true, Answer: make(stood)}
+			replaceable := record.AnswerReplaces(s.Answer, ok(2))
+			if s.Ends(2) == replaceable {
+				t.Errorf("%s of generation %d: ends generation 2: %t, but an ok of it replaces it: %t", name, stood, s.Ends(2), replaceable)
+			}
+			if got, want := s.Reviewed(2), name == "review" && stood == 2; got != want {
+				t.Errorf("%s of generation %d: reviewed %t", name, stood, got)
+			}
+		}
+	}
+	if (answer.Standing{}).Ends(1) {
+		t.Error("nothing ends a request")
+	}
+}
+
+func TestWhatWasReadGoesIntoTheWrite(t *testing.T) {
+	b := brokertest.Start(t)
+	writes := 0
+	store := answer.New(record.New(b.JS, func(_ string, persisted bool) error {
+		if persisted {
+			writes++
+		}
+		return nil
+	}))
+	ctx := t.Context()
+	stands, err := store.Read(ctx, id)
+	if err != nil || stands.Stands {
+		t.Fatalf("%+v %v", stands, err)
+	}
+	if stands, stored, err := store.Replace(ctx, stands, waiting(1), ""); err != nil || !stored || !stands.Stands || stands.Status != fetchworker.StatusWaiting {
+		t.Fatalf("%+v %t %v", stands, stored, err)
+	}
+	before := b.NC.Stats().OutMsgs
+	stands, err = store.Read(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stands, _, err = store.Replace(ctx, stands, ok(1), ""); err != nil {
+		t.Fatal(err)
+	}
+	if trips := b.NC.Stats().OutMsgs - before; trips != 2 {
+		t.Errorf("read and replaced in %d messages, want 2", trips)
+	}
+	// What cannot replace it is not written, and its copy sent all the same.
+	copies, err := b.NC.SubscribeSync("fetch.reply.alice.x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writes = 0
+	if got, stored, err := store.Replace(ctx, stands, failed(1, false), "fetch.reply.alice.x"); err != nil || stored || got.Status != fetchworker.StatusOK || writes != 0 {
+		t.Errorf("%+v %t %v, %d writes", got, stored, err, writes)
+	}
+	m, err := copies.NextMsg(5 * time.Second)
+	if err != nil || string(m.Data) != "{}" || m.Header.Get(fetchworker.HeaderStatus) != "ok" {
+		t.Errorf("copy: %+v %v", m, err)
+	}
+	// Seen too long ago: another has written meanwhile.
+	if _, stored, err := store.Replace(ctx, answer.Standing{}, ok(1), ""); err != nil || stored {
+		t.Errorf("a second ok: %t %v", stored, err)
+	}
+}
+
+func TestALargeBodyIsStoredBeforeItsAnswer(t *testing.T) {
+	b := brokertest.Start(t)
+	var steps []string
+	store := answer.New(record.New(b.JS, func(point string, persisted bool) error {
+		if persisted && point == "answer" {
+			steps = append(steps, point)
+		}
+		return nil
+	}))
+	body := bytes.Repeat([]byte("0123456789abcdef"), 80_000) // 1.28 MB: three parts
+	a := ok(1)
+	a.Body = body
+	stands, stored, err := store.Put(t.Context(), a, "")
+	if err != nil || !stored || stands.Claim == nil || stands.Claim.Parts != 3 || stands.Body != nil || len(steps) != 1 {
+		t.Fatalf("%+v %t %v", stands, stored, err)
+	}
+	var whole []byte
+	for part := range stands.Claim.Parts {
+		m, err := b.NC.Request("$JS.API.DIRECT.GET."+fetchworker.StreamBodies+"."+stands.Claim.Prefix+"."+string(rune('1'+part)), nil, 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole = append(whole, m.Data...)
+	}
+	if !bytes.Equal(whole, body) {
+		t.Errorf("%d bytes read, %d stored", len(whole), len(body))
+	}
+}
