@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/operate"
 
 	"github.com/spf13/cobra"
@@ -72,7 +72,7 @@ LIMITS are windows such as 60/min,2/s or 100/24h; "unlimited" takes them off,
   replayer limit fmp default --reason "back to normal"`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			limits, err := budget.ParseLimits(args[1])
+			limits, err := ledger.ParseLimits(args[1])
 			if args[1] != "default" && err != nil {
 				return misused(`write the limits as 60/min or 60/min,2/s, "unlimited" or "default"`, "%w", err)
 			}

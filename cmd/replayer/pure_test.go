@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"fetchworker/internal/browse"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/operate"
 )
@@ -51,7 +51,7 @@ func TestParseRate(t *testing.T) {
 }
 
 func TestCallsTake(t *testing.T) {
-	limits := budget.Limits{{N: 2, Per: time.Second}, {N: 60, Per: time.Minute}}
+	limits := ledger.Limits{{N: 2, Per: time.Second}, {N: 60, Per: time.Minute}}
 	if got := operate.CallsTake(120, limits); got != 2*time.Minute {
 		t.Error(got)
 	}

@@ -21,6 +21,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
@@ -216,7 +217,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	// spend PROVIDER LIMITS N: N permits taken.
 	"spend": func(ts *testscript.TestScript, _ bool, args []string) {
 		s := stageOf(ts)
-		limits, err := budget.ParseLimits(args[1])
+		limits, err := ledger.ParseLimits(args[1])
 		ts.Check(err)
 		gate, err := budget.Open(context.Background(), s.JS, s.KV, budget.Settings{Provider: args[0], Worker: "w-1", Limits: limits}, func(budget.Event) {})
 		ts.Check(err)

@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
@@ -262,7 +263,7 @@ func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.Key
 }
 
 // perMinute is the rate of the tightest window, at least 1; 0 is unlimited.
-func perMinute(limits budget.Limits) int {
+func perMinute(limits ledger.Limits) int {
 	rate := 0
 	for _, w := range limits {
 		n := max(1, int(float64(w.N)*float64(time.Minute)/float64(w.Per)))

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/ledger"
 )
 
 // announcer tells the observer of events in order, from a goroutine of its
@@ -76,15 +77,15 @@ func (g *Gate) circuitChanged(before, after circuit.Record, mine bool) {
 }
 
 // announceThrottle tells of a hold that came, or that is over.
-func (g *Gate) announceThrottle(before, after *register, mine bool) {
+func (g *Gate) announceThrottle(before, after *ledger.Register, mine bool) {
 	switch {
 	case before == nil:
-	case after.hold > before.hold:
+	case after.Hold > before.Hold:
 		g.events.tell(Event{
 			Kind: KindThrottle, Severity: SeverityWarning, Mine: mine,
-			Until: after.hold.time(), Strikes: after.strikes, Why: "the provider asked to wait",
+			Until: after.Hold.Time(), Strikes: after.Strikes, Why: "the provider asked to wait",
 		})
-	case before.strikes > 0 && after.strikes == 0:
+	case before.Strikes > 0 && after.Strikes == 0:
 		g.events.tell(Event{Kind: KindThrottle, Severity: SeverityInfo, Mine: mine, Why: "the provider answers again"})
 	}
 }

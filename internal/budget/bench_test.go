@@ -1,9 +1,10 @@
 package budget
 
 import (
-	"math/rand/v2"
 	"testing"
 	"time"
+
+	"fetchworker/internal/budget/ledger"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -62,7 +63,7 @@ func BenchmarkCircuitClosed(b *testing.B) {
 
 // BenchmarkPermitInHand is Acquire, Start and Done with a permit in hand.
 func BenchmarkPermitInHand(b *testing.B) {
-	g := running(b, func(s *Settings) { s.Limits = Limits{{1 << 20, time.Minute}} })
+	g := running(b, func(s *Settings) { s.Limits = ledger.Limits{{N: 1 << 20, Per: time.Minute}} })
 	for range 100 { // until the register is known
 		p, err := g.Acquire(b.Context(), Ask{})
 		if err != nil {
@@ -72,7 +73,7 @@ func BenchmarkPermitInHand(b *testing.B) {
 	}
 	now := g.clock.now().at
 	g.mu.Lock()
-	g.desk.hand = append(g.desk.hand[:0], hand{block: block{from: now.add(-time.Second), until: now.add(time.Hour), n: 1 << 40, epoch: g.desk.reg.epoch}})
+	g.desk.hand = append(g.desk.hand[:0], hand{Block: ledger.Block{From: now.Add(-time.Second), Until: now.Add(time.Hour), N: 1 << 40, Epoch: g.desk.reg.Epoch}})
 	g.mu.Unlock()
 	ctx := b.Context()
 	b.ReportAllocs()
@@ -91,7 +92,7 @@ func BenchmarkPermitInHand(b *testing.B) {
 
 // BenchmarkAcquireInHand is Acquire alone.
 func BenchmarkAcquireInHand(b *testing.B) {
-	g := running(b, func(s *Settings) { s.Limits, s.Concurrency = Limits{{1 << 20, time.Minute}}, 1<<30 })
+	g := running(b, func(s *Settings) { s.Limits, s.Concurrency = ledger.Limits{{N: 1 << 20, Per: time.Minute}}, 1<<30 })
 	p, err := g.Acquire(b.Context(), Ask{})
 	if err != nil {
 		b.Fatal(err)
@@ -99,7 +100,7 @@ func BenchmarkAcquireInHand(b *testing.B) {
 	p.Done(Report{Outcome: Success, Remaining: -1})
 	now := g.clock.now().at
 	g.mu.Lock()
-	g.desk.hand = append(g.desk.hand[:0], hand{block: block{from: now.add(-time.Second), until: now.add(time.Hour), n: 1 << 40, epoch: g.desk.reg.epoch}})
+	g.desk.hand = append(g.desk.hand[:0], hand{Block: ledger.Block{From: now.Add(-time.Second), Until: now.Add(time.Hour), N: 1 << 40, Epoch: g.desk.reg.Epoch}})
 	g.mu.Unlock()
 	ctx := b.Context()
 	b.ReportAllocs()
@@ -126,49 +127,4 @@ func BenchmarkPermitUnlimited(b *testing.B) {
 		}
 		p.Done(Report{Outcome: Success, Remaining: -1})
 	}
-}
-
-// full is a register under load, and the claimers' limits.
-func full(l Limits, fill int) (*register, []shape, instant) {
-	shapes, r, now := newShapes(l), newRegister(), simStart
-	rng := rand.New(rand.NewPCG(1, 1))
-	for range fill {
-		r, _, _ = r.claim(shapes, now, order{class: batch, want: 1})
-		now = now.add(time.Duration(rng.Int64N(int64(2 * shapes[0].gap))))
-	}
-	return r, shapes, now
-}
-
-// BenchmarkClaim is the pure core, where it grants and where it must look for
-// the slot that is free again.
-func BenchmarkClaim(b *testing.B) {
-	for _, c := range []struct {
-		name   string
-		limits Limits
-		fill   int
-		class  class
-	}{
-		{"granted", perMinute(120), 60, light},
-		{"granted/two windows", Limits{{60, time.Minute}, {2, time.Second}}, 30, light},
-		{"denied", perMinute(120), 600, batch},
-	} {
-		b.Run(c.name, func(b *testing.B) {
-			r, shapes, now := full(c.limits, c.fill)
-			b.ReportAllocs()
-			for b.Loop() {
-				r.claim(shapes, now, order{class: c.class, want: 1})
-			}
-		})
-	}
-}
-
-func BenchmarkRegisterCodec(b *testing.B) {
-	r, _, _ := full(perMinute(120), 600)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := decodeRegister(r.encode()); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(float64(len(r.encode())), "bytes")
 }

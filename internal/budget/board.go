@@ -14,6 +14,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/ledger"
 )
 
 // Board is a read-only view over all that the fleet shares, for those who
@@ -34,7 +35,7 @@ type Board struct {
 type boardEntry struct {
 	circuit  circuit.Record
 	control  Control
-	register *register
+	register *ledger.Register
 }
 
 // View is what the board knows of one provider.
@@ -45,16 +46,9 @@ type View struct {
 	PausedUntil time.Time
 	HoldUntil   time.Time // a 429's hold
 	Control     Control
-	Windows     []WindowView
+	Windows     []ledger.Usage
 	Workers     []Worker  // that live and serve it
 	NoneSince   time.Time // since when there are none; zero while there are some
-}
-
-// WindowView is one limit of a provider, as the fleet last claimed under it.
-type WindowView struct {
-	Window
-	Left       int // permits that could be had now
-	LastMinute int // permits of the last minute
 }
 
 // Watch opens a board and returns once it has seen everything. It watches
@@ -106,7 +100,7 @@ func (b *Board) see(e entry) {
 func (b *Board) take(kind, name string, e entry) {
 	switch kind {
 	case "permits":
-		b.entry(name).register, _ = decodeRegister(e.value)
+		b.entry(name).register, _ = ledger.Decode(e.value)
 	case "circuit":
 		b.entry(name).circuit, _ = circuit.Decode(e.value)
 	case "control":
@@ -208,10 +202,10 @@ func (b *Board) View(provider string, now time.Time) View {
 		ProbeLeased: p.circuit.ProbeLeased(now), PausedUntil: p.control.PausedUntil(now),
 	}
 	if p.register != nil {
-		if at := p.register.hold.time(); at.After(now) {
+		if at := p.register.Hold.Time(); at.After(now) {
 			v.HoldUntil = at
 		}
-		v.Windows = p.register.usage(p.shapes(now), instantOf(now))
+		v.Windows = p.register.Usage(p.shapes(now), ledger.InstantOf(now))
 	}
 	for _, w := range b.workers {
 		if slices.Contains(w.Providers, provider) {
@@ -248,10 +242,10 @@ func (b *Board) Held(provider string, now time.Time) (fetchworker.Reason, time.T
 	if p.register == nil {
 		return "", time.Time{}
 	}
-	if hold := p.register.hold.time(); hold.Sub(now) > patience {
+	if hold := p.register.Hold.Time(); hold.Sub(now) > patience {
 		return fetchworker.ReasonThrottled, hold
 	}
-	if next := p.register.next(p.shapes(now), replay, instantOf(now)).time(); next.Sub(now) > patience {
+	if next := p.register.Next(p.shapes(now), ledger.Order{Class: ledger.Replay, Patience: patience}, ledger.InstantOf(now)).Time(); next.Sub(now) > patience {
 		return fetchworker.ReasonQuota, next
 	}
 	return "", time.Time{}
@@ -267,33 +261,8 @@ func (b *Board) ProbeDue(provider string, now time.Time) bool {
 }
 
 // shapes are the limits in force: an operator's, or those that the fleet last
-// claimed under. Windows that are no limit any more stay in the register for a
-// while.
-func (p *boardEntry) shapes(now time.Time) []shape {
-	var newest instant
-	for _, w := range p.register.windows {
-		newest = max(newest, w.seen)
-	}
-	var own Limits
-	for _, w := range p.register.windows {
-		if newest.sub(w.seen) <= time.Minute {
-			own = append(own, Window{N: w.n, Per: w.per})
-		}
-	}
-	limits, _ := p.control.limits(own, now)
-	return newShapes(limits)
-}
-
-// usage is how full each window is.
-func (r *register) usage(shapes []shape, now instant) (usage []WindowView) {
-	for _, v := range r.clone().views(shapes, now) {
-		if tick := v.at(now); v.mine {
-			usage = append(usage, WindowView{
-				Window:     v.Window,
-				Left:       max(v.free(tick), 0),
-				LastMinute: v.sum(v.at(now.add(-time.Minute))+1, tick),
-			})
-		}
-	}
-	return usage
+// claimed under.
+func (p *boardEntry) shapes(now time.Time) []ledger.Shape {
+	limits, _ := p.control.limits(p.register.Limits(), now)
+	return ledger.NewShapes(limits)
 }

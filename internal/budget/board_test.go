@@ -8,6 +8,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/ledger"
 )
 
 func TestBoard(t *testing.T) {
@@ -75,7 +76,7 @@ func TestBoard(t *testing.T) {
 
 func TestBoardSeesAQuota(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		g := b.open("w1", func(s *Settings) { s.Limits = Limits{{4, 24 * time.Hour}} })
+		g := b.open("w1", func(s *Settings) { s.Limits = ledger.Limits{{N: 4, Per: 24 * time.Hour}} })
 		board, err := Watch(t.Context(), b.js, b.kv)
 		if err != nil {
 			t.Fatal(err)
@@ -94,7 +95,7 @@ func TestBoardSeesAQuota(t *testing.T) {
 
 func TestBoardForgetsAnOldLimit(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		g := b.open("w1", func(s *Settings) { s.Limits = Limits{{4, 24 * time.Hour}} })
+		g := b.open("w1", func(s *Settings) { s.Limits = ledger.Limits{{N: 4, Per: 24 * time.Hour}} })
 		board, err := Watch(t.Context(), b.js, b.kv)
 		if err != nil {
 			t.Fatal(err)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"testing"
+
+	"fetchworker/internal/budget/ledger"
 )
 
 // memCell is a cell in memory.
@@ -80,10 +82,10 @@ func TestCells(t *testing.T) {
 			t.Errorf("%d bytes after 16 additions to one", len(value))
 		}
 		// The ledger over it: claimers that conflict never take more than N.
-		shapes := newShapes(perMinute(20))
+		shapes := ledger.NewShapes(perMinute(20))
 		for value, rev, _ := c.get(ctx); ; value, rev, _ = c.get(ctx) {
 			_ = value
-			if _, err := c.put(ctx, newRegister().encode(), rev); err == nil {
+			if _, err := c.put(ctx, ledger.New(newEpoch()).Encode(), rev); err == nil {
 				break
 			}
 		}
@@ -93,13 +95,13 @@ func TestCells(t *testing.T) {
 			all.Go(func() {
 				for range 10 {
 					value, rev, _ := c.get(ctx)
-					r, err := decodeRegister(value)
+					r, err := ledger.Decode(value)
 					if err != nil {
 						t.Error(err)
 						return
 					}
-					next, blocks, _ := r.claim(shapes, simStart, order{class: light, want: 1})
-					if _, err := c.put(ctx, next.encode(), rev); err == nil {
+					next, blocks, _ := r.Claim(shapes, simStart, ledger.Order{Patience: patience, Class: ledger.Light, Want: 1})
+					if _, err := c.put(ctx, next.Encode(), rev); err == nil {
 						mu.Lock()
 						got += len(blocks)
 						mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/ledger"
 )
 
 // clerk writes the register: one write at a time, its outcome booked before
@@ -30,13 +31,13 @@ const writeTimeout = 2 * time.Second
 // crash after it leaves permits that nobody uses, which only slows.
 func (g *Gate) store(ctx context.Context, w *write) {
 	sent := time.Now()
-	rev, err := put(ctx, g.cell, w.reg.encode(), w.rev)
+	rev, err := put(ctx, g.cell, w.reg.Encode(), w.rev)
 	took := time.Since(sent)
 	g.mu.Lock()
 	now := g.clock.now()
 	switch {
 	case err == nil:
-		g.desk.lead = (7*g.desk.lead + min(took, 100*time.Millisecond)) / 8
+		g.desk.took = (7*g.desk.took + min(took, 100*time.Millisecond)) / 8
 		g.desk.won(w, rev, now.at)
 		g.announceThrottle(w.before, w.reg, true)
 		g.pump(now)
@@ -98,7 +99,7 @@ func (g *Gate) see(e entry) {
 // lost: it counts as full, and is written anew so for the fleet.
 func (g *Gate) seePermits(value []byte, rev uint64) {
 	now := g.clock.now()
-	r, err := decodeRegister(value)
+	r, err := ledger.Decode(value)
 	if err != nil {
 		if g.desk.reg != nil && rev <= g.desk.rev && rev > 0 {
 			return
@@ -111,13 +112,13 @@ func (g *Gate) seePermits(value []byte, rev uint64) {
 		if value == nil {
 			rev = 0
 		}
-		g.desk.learn(lostRegister(g.desk.shapes, now.at), rev)
-		g.desk.post(now.at, func(*register, instant) {})
+		g.desk.learn(ledger.Lost(newEpoch(), g.desk.shapes, now.at), rev)
+		g.desk.post(now.at, func(*ledger.Register, ledger.Instant) {})
 		return
 	}
 	before := g.desk.reg
 	g.desk.learn(r, rev)
-	if before != nil && r.hold > before.hold && r.hold > g.desk.effective(now.at).hold {
+	if before != nil && r.Hold > before.Hold && r.Hold > g.desk.effective(now.at).Hold {
 		g.announceThrottle(before, r, false)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"fetchworker/internal/budget/ledger"
+
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -34,22 +36,22 @@ type Clock struct {
 
 // sample is one look at the server's clock.
 type sample struct {
-	at     time.Time     // the middle of the round trip, monotonic
-	server instant       // the server's time then
-	rtt    time.Duration // of the round trip
+	at     time.Time      // the middle of the round trip, monotonic
+	server ledger.Instant // the server's time then
+	rtt    time.Duration  // of the round trip
 }
 
 // read is the server's time by this sample, and how wrong it may be.
-func (s sample) read(now time.Time) (instant, time.Duration) {
+func (s sample) read(now time.Time) (ledger.Instant, time.Duration) {
 	age := now.Sub(s.at)
-	return s.server.add(age), s.rtt/2 + age*driftPPM/1_000_000
+	return s.server.Add(age), s.rtt/2 + age*driftPPM/1_000_000
 }
 
 // estimate is the last few samples.
 type estimate []sample
 
 // read is the server's time by the surest of the samples.
-func (e estimate) read(now time.Time) (t instant, u time.Duration, ok bool) {
+func (e estimate) read(now time.Time) (t ledger.Instant, u time.Duration, ok bool) {
 	for _, s := range e {
 		if at, v := s.read(now); !ok || v < u {
 			t, u, ok = at, v, true
@@ -62,7 +64,7 @@ func (e estimate) read(now time.Time) (t instant, u time.Duration, ok bool) {
 // (a new leader's): they are forgotten.
 func (e estimate) add(s sample) estimate {
 	if t, u, ok := e.read(s.at); ok {
-		if d := t.sub(s.server); max(d, -d) > u+s.rtt/2 {
+		if d := t.Sub(s.server); max(d, -d) > u+s.rtt/2 {
 			e = e[:0]
 		}
 	}
@@ -139,7 +141,7 @@ func (c *Clock) sample(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.slept(time.Now())
-	c.est = c.est.add(sample{at: sent.Add(rtt / 2), server: instantOf(server), rtt: rtt})
+	c.est = c.est.add(sample{at: sent.Add(rtt / 2), server: ledger.InstantOf(server), rtt: rtt})
 	return nil
 }
 
@@ -157,13 +159,13 @@ func (c *Clock) slept(now time.Time) {
 
 // reading is a look at the server's time.
 type reading struct {
-	at    instant
+	at    ledger.Instant
 	u     time.Duration // how wrong it may be
 	epoch int           // permits of an earlier one are void
 	ok    bool          // false while nothing is known
 }
 
-func (r reading) time() time.Time { return r.at.time() }
+func (r reading) time() time.Time { return r.at.Time() }
 
 // now reads the server's time. While nothing is known, the machine's stands
 // in where it decides nothing.
@@ -174,7 +176,7 @@ func (c *Clock) now() reading {
 	c.slept(now)
 	r := reading{epoch: c.epoch}
 	if r.at, r.u, r.ok = c.est.read(now); !r.ok {
-		r.at = instantOf(now)
+		r.at = ledger.InstantOf(now)
 	}
 	return r
 }

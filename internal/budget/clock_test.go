@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"fetchworker/internal/budget/ledger"
 )
 
 func TestEstimateHoldsTheTruth(t *testing.T) {
@@ -13,8 +15,8 @@ func TestEstimateHoldsTheTruth(t *testing.T) {
 	for range 200 {
 		offset := time.Duration(rng.Int64N(int64(time.Hour))) - 30*time.Minute
 		drift := (2*rng.Float64() - 1) * driftPPM * 1e-6 * 0.99
-		local := func(d time.Duration) time.Time { return simStart.add(d + time.Duration(float64(d)*drift)).time() }
-		server := func(d time.Duration) instant { return simStart.add(d + offset) }
+		local := func(d time.Duration) time.Time { return simStart.Add(d + time.Duration(float64(d)*drift)).Time() }
+		server := func(d time.Duration) ledger.Instant { return simStart.Add(d + offset) }
 		var e estimate
 		at := time.Duration(0)
 		for range 30 {
@@ -24,7 +26,7 @@ func TestEstimateHoldsTheTruth(t *testing.T) {
 			e = e.add(sample{at: sent.Add(rtt / 2), server: server(at + there), rtt: rtt})
 			at += sampleEach
 			got, u, ok := e.read(local(at))
-			if d := got.sub(server(at)); !ok || max(d, -d) > u+time.Microsecond {
+			if d := got.Sub(server(at)); !ok || max(d, -d) > u+time.Microsecond {
 				t.Fatalf("off by %v, said %v", d, u)
 			}
 		}
@@ -36,17 +38,17 @@ func TestEstimateHoldsTheTruth(t *testing.T) {
 
 func TestEstimateFollowsANewLeader(t *testing.T) {
 	var e estimate
-	now := simStart.time()
+	now := simStart.Time()
 	for i := range 10 {
-		server := instantOf(now)
+		server := ledger.InstantOf(now)
 		if i >= 5 {
-			server = server.add(time.Second) // another machine leads, and its clock is ahead
+			server = server.Add(time.Second) // another machine leads, and its clock is ahead
 		}
 		e = e.add(sample{at: now, server: server, rtt: time.Millisecond})
 		now = now.Add(sampleEach)
 	}
-	if got, _, _ := e.read(now); got.sub(instantOf(now)) < 999*time.Millisecond {
-		t.Errorf("%v behind the new leader", got.sub(instantOf(now)))
+	if got, _, _ := e.read(now); got.Sub(ledger.InstantOf(now)) < 999*time.Millisecond {
+		t.Errorf("%v behind the new leader", got.Sub(ledger.InstantOf(now)))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/ledger"
 )
 
 // Bucket is the key-value bucket that the fleet shares.
@@ -73,11 +74,11 @@ func (c Control) PausedUntil(now time.Time) time.Time {
 }
 
 // limits are those in force now, and when that changes (zero: not by itself).
-func (c Control) limits(own Limits, now time.Time) (Limits, time.Time) {
+func (c Control) limits(own ledger.Limits, now time.Time) (ledger.Limits, time.Time) {
 	if c.Limits == nil || (!c.Limits.Until.IsZero() && !now.Before(c.Limits.Until)) {
 		return own, time.Time{}
 	}
-	changed, err := ParseLimits(c.Limits.Limits)
+	changed, err := ledger.ParseLimits(c.Limits.Limits)
 	if err != nil {
 		return own, time.Time{} // SetLimits writes none that cannot be read
 	}
@@ -94,7 +95,7 @@ func Pause(ctx context.Context, kv jetstream.KeyValue, provider string, until ti
 
 // SetLimits changes a provider's limits, live and for the whole fleet, until
 // a time; zero means for good.
-func SetLimits(ctx context.Context, kv jetstream.KeyValue, provider string, l Limits, until time.Time, by, reason string) error {
+func SetLimits(ctx context.Context, kv jetstream.KeyValue, provider string, l ledger.Limits, until time.Time, by, reason string) error {
 	return changeControl(ctx, kv, provider, func(c *Control) {
 		c.Limits = &LimitOrder{Limits: l.String(), Until: until, At: time.Now(), By: by, Reason: reason}
 	})
@@ -163,13 +164,13 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 		if len(value) == 0 {
 			return nil, nil
 		}
-		r, err := decodeRegister(value)
-		if err != nil || (r.hold == 0 && r.strikes == 0) {
+		r, err := ledger.Decode(value)
+		if err != nil || (r.Hold == 0 && r.Strikes == 0) {
 			return nil, err
 		}
-		r.hold = 0
-		r.settled()
-		return r.encode(), nil
+		r.Hold = 0
+		r.Settled()
+		return r.Encode(), nil
 	})
 }
 
@@ -177,7 +178,7 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 // provider's consumers are first created, and only then: a register that is
 // missing while they exist has been lost and counts as full.
 func CreateRegister(ctx context.Context, kv jetstream.KeyValue, provider string) error {
-	_, err := kv.Create(ctx, permitsKey(provider), newRegister().encode())
+	_, err := kv.Create(ctx, permitsKey(provider), ledger.New(newEpoch()).Encode())
 	if err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
 		return fmt.Errorf("create the permits register of %s: %w", provider, err)
 	}

@@ -9,8 +9,7 @@
 // counter stream; a worker keeps only copies, so any may be killed at any
 // instant. It knows nothing of HTTP or of what a request asks for.
 //
-// The ledger (ledger.go), the register's codec (register.go), the circuit
-// (circuit/), the waiting lanes (lanes.go) and the desk that joins
-// them (desk.go) are pure: they are told the time and return decisions. The
+// The ledger (ledger/), the circuit (circuit/), the waiting lanes (lanes.go)
+// and the desk that joins them (desk.go) are pure: they are told the time and return decisions. The
 // Gate, its clerk and its circuit sync act on them.
 package budget

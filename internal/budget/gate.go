@@ -11,14 +11,15 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/ledger"
 )
 
 // Settings are what one worker knows of one provider.
 type Settings struct {
 	Provider string
-	Worker   string // unique in the fleet: the owner of leases
-	Limits   Limits // none: unlimited
-	Bytes    int64  // of the month, on the wire; 0: no budget
+	Worker   string        // unique in the fleet: the owner of leases
+	Limits   ledger.Limits // none: unlimited
+	Bytes    int64         // of the month, on the wire; 0: no budget
 
 	Concurrency     int           // calls at once in this worker; default 16
 	CircuitFailures int           // different requests in a row that open the circuit; 0: never
@@ -69,9 +70,9 @@ type Gate struct {
 	desk    *desk
 	breaker *circuit.Breaker
 	control Control
-	epoch   int     // of the clock
-	alarm   instant // when the run loop looks next
-	probing bool    // one of ours is, or waits to become, the probe
+	epoch   int            // of the clock
+	alarm   ledger.Instant // when the run loop looks next
+	probing bool           // one of ours is, or waits to become, the probe
 	shut    bool
 
 	lastSuccess time.Time // of a call of this worker's
@@ -139,7 +140,7 @@ func (g *Gate) Close() {
 // once or as soon as that becomes true, if the provider may not be called
 // within the next 90 s; the context's cause if that ends first.
 func (g *Gate) Acquire(ctx context.Context, a Ask) (*Permit, error) {
-	a.Shard &= shards - 1
+	a.Shard &= ledger.Shards - 1
 	if a.Lane < 0 || a.Lane >= lanes {
 		a.Lane = Batch
 	}
@@ -162,7 +163,7 @@ func (g *Gate) again(ctx context.Context, p *Permit) (*Permit, error) {
 	w := &waiter{Ask: p.ask, ready: make(chan struct{}), probe: p.probe}
 	b := p.block
 	if p.started {
-		b.n = 0 // a call may have gone: it counts as used
+		b.N = 0 // a call may have gone: it counts as used
 	}
 	g.mu.Lock()
 	g.desk.giveBack(b, p.trial)
@@ -262,7 +263,7 @@ func (g *Gate) pump(now reading) {
 	}
 	grants, wake := g.desk.serve(now.at, now.u)
 	for _, gr := range grants {
-		gr.permit = &Permit{g: g, ask: gr.Ask, block: gr.block, trial: gr.trial, epoch: now.epoch}
+		gr.permit = &Permit{g: g, ask: gr.Ask, block: gr.Block, trial: gr.trial, epoch: now.epoch}
 		close(gr.ready)
 	}
 	// While a claim is on its way nobody is sent away: the watch may show it as
@@ -278,19 +279,19 @@ func (g *Gate) pump(now reading) {
 }
 
 // hopeless says who must come back later, because no permit comes within 90 s.
-func (g *Gate) hopeless(now instant) func(*waiter) error {
-	var errs [classes]error
-	var known [classes]bool
+func (g *Gate) hopeless(now ledger.Instant) func(*waiter) error {
+	var errs [ledger.Classes]error
+	var known [ledger.Classes]bool
 	return func(w *waiter) error {
 		c := g.desk.class(w, now)
 		if !known[c] {
 			known[c] = true
-			if at := g.desk.soonest(c, now); at.sub(now) > patience {
+			if at := g.desk.soonest(c, now); at.Sub(now) > patience {
 				reason := fetchworker.ReasonQuota
-				if g.desk.effective(now).hold.sub(now) > patience {
+				if g.desk.effective(now).Hold.Sub(now) > patience {
 					reason = fetchworker.ReasonThrottled
 				}
-				errs[c] = &ClosedError{Reason: reason, Until: at.time()}
+				errs[c] = &ClosedError{Reason: reason, Until: at.Time()}
 			}
 		}
 		return errs[c]
@@ -298,8 +299,8 @@ func (g *Gate) hopeless(now instant) func(*waiter) error {
 }
 
 // wakeAt makes sure that the run loop looks at the earliest of some moments.
-func (g *Gate) wakeAt(at ...instant) {
-	var next instant
+func (g *Gate) wakeAt(at ...ledger.Instant) {
+	var next ledger.Instant
 	for _, t := range at {
 		if t > 0 && (next == 0 || t < next) {
 			next = t
@@ -336,7 +337,7 @@ func (g *Gate) run(ctx context.Context) {
 		g.mu.Lock()
 		d := time.Second
 		if now := g.clock.now(); now.ok && g.alarm > 0 {
-			d = min(d, max(g.alarm.sub(now.at), 0))
+			d = min(d, max(g.alarm.Sub(now.at), 0))
 		}
 		g.mu.Unlock()
 		timer.Reset(d)

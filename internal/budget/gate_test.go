@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"fetchworker/internal/budget/ledger"
+
 	"fetchworker"
 )
 
@@ -226,7 +228,7 @@ func TestRenewedAfterStart(t *testing.T) {
 
 func TestQuota(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		g := b.open("w1", func(s *Settings) { s.Limits = Limits{{4, 24 * time.Hour}} })
+		g := b.open("w1", func(s *Settings) { s.Limits = ledger.Limits{{N: 4, Per: 24 * time.Hour}} })
 		start := time.Now()
 		// Nothing is kept back for others of a window this long: whoever waited
 		// for his turn would wait for hours, with permits to spare.
@@ -306,7 +308,7 @@ func TestLimitsLive(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", nil)
 		now := time.Now()
-		if err := SetLimits(t.Context(), b.kv, "fmp", Limits{{2, time.Minute}}, now.Add(5*time.Minute), "alice", "they asked"); err != nil {
+		if err := SetLimits(t.Context(), b.kv, "fmp", ledger.Limits{{N: 2, Per: time.Minute}}, now.Add(5*time.Minute), "alice", "they asked"); err != nil {
 			t.Fatal(err)
 		}
 		settle()
@@ -363,10 +365,4 @@ func TestConnectionClosedFirst(t *testing.T) {
 		}
 		g.Close() // ends all the same
 	})
-}
-
-func TestStricterOfTwo(t *testing.T) {
-	if s := newShapes(Limits{{100, time.Minute}, {60, time.Minute}, {2, time.Second}}); len(s) != 2 || s[0].N != 60 {
-		t.Errorf("%+v", s)
-	}
 }

@@ -3,6 +3,8 @@ package budget
 import (
 	"math/rand/v2"
 
+	"fetchworker/internal/budget/ledger"
+
 	"fetchworker"
 )
 
@@ -59,7 +61,7 @@ type waiter struct {
 // queue is everyone who waits at one gate: first come first served within a
 // shard, in turn among shards and, weighted, among lanes.
 type queue struct {
-	waiting [lanes][shards][]*waiter
+	waiting [lanes][ledger.Shards][]*waiter
 	n       [lanes]int
 	turn    [lanes]int // the shard to look at first
 	credit  [lanes]int // smooth weighted round robin
@@ -73,7 +75,7 @@ func newQueue(rng *rand.Rand) *queue {
 		q.choose([lanes]bool{true, true, true})
 	}
 	for i := range q.turn {
-		q.turn[i] = rng.IntN(shards)
+		q.turn[i] = rng.IntN(ledger.Shards)
 	}
 	return q
 }
@@ -120,8 +122,8 @@ func (q *queue) take(modest func(shard int) bool) *waiter {
 		return nil
 	}
 	shard := -1
-	for i := range shards {
-		s := (q.turn[l] + i) % shards
+	for i := range ledger.Shards {
+		s := (q.turn[l] + i) % ledger.Shards
 		if len(q.waiting[l][s]) == 0 {
 			continue
 		}
@@ -138,7 +140,7 @@ func (q *queue) take(modest func(shard int) bool) *waiter {
 	}
 	w := q.waiting[l][shard][0]
 	q.cut(l, shard, 0)
-	q.turn[l] = (shard + 1) % shards
+	q.turn[l] = (shard + 1) % ledger.Shards
 	return w
 }
 
@@ -169,22 +171,22 @@ func (q *queue) light(shard int, modest func(int) bool) bool {
 
 // demand is how many wait in each class, and whose shards the interactive ones
 // are, in the order of their turns.
-func (q *queue) demand(modest func(int) bool) (n [classes]int, lightOf, heavyOf []int) {
-	n[replay], n[batch] = q.n[Replay], q.n[Batch]
+func (q *queue) demand(modest func(int) bool) (n [ledger.Classes]int, lightOf, heavyOf []int) {
+	n[ledger.Replay], n[ledger.Batch] = q.n[Replay], q.n[Batch]
 	if q.n[Interactive] == 0 {
 		return n, nil, nil
 	}
-	for i := range shards {
-		s := (q.turn[Interactive] + i) % shards
+	for i := range ledger.Shards {
+		s := (q.turn[Interactive] + i) % ledger.Shards
 		switch line := q.waiting[Interactive][s]; {
 		case len(line) == 0:
 		case q.light(s, modest):
-			n[light] += len(line)
+			n[ledger.Light] += len(line)
 			for range line {
 				lightOf = append(lightOf, s)
 			}
 		default:
-			n[heavy] += len(line)
+			n[ledger.Heavy] += len(line)
 			for range line {
 				heavyOf = append(heavyOf, s)
 			}
@@ -196,7 +198,7 @@ func (q *queue) demand(modest func(int) bool) (n [classes]int, lightOf, heavyOf 
 // drop removes everyone for whom gone is true.
 func (q *queue) drop(gone func(*waiter) bool) {
 	for l := range lanes {
-		for s := range shards {
+		for s := range ledger.Shards {
 			for i := len(q.waiting[l][s]) - 1; i >= 0; i-- {
 				if gone(q.waiting[l][s][i]) {
 					q.cut(l, s, i)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/ledger"
 )
 
 // Permit is the right to make one call, once, soon. Every permit ends with
@@ -13,7 +14,7 @@ import (
 type Permit struct {
 	g     *Gate
 	ask   Ask
-	block block
+	block ledger.Block
 	trial bool // the probe after a hold: its end decides whether the hold is over
 	probe bool // the circuit's probe
 	epoch int  // of the clock
@@ -37,14 +38,14 @@ func (p *Permit) Start() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.clock.now()
-	if g.shut || !now.ok || now.epoch != p.epoch || now.at > p.block.until.add(-now.u) {
+	if g.shut || !now.ok || now.epoch != p.epoch || now.at > p.block.Until.Add(-now.u) {
 		return ErrLapsed
 	}
 	if g.control.Pause != nil && !g.control.PausedUntil(now.time()).IsZero() {
 		return ErrLapsed
 	}
 	if r := g.desk.effective(now.at); r != nil {
-		if r.epoch != p.block.epoch || now.at < r.hold || (r.strikes > 0 && !p.trial) {
+		if r.Epoch != p.block.Epoch || now.at < r.Hold || (r.Strikes > 0 && !p.trial) {
 			return ErrLapsed
 		}
 	}
@@ -119,23 +120,23 @@ func (g *Gate) finish(p *Permit, r Report) {
 
 // reportThrottle books a 429, ends a throttle whose probe was answered, and
 // keeps the provider's own count for the next claim.
-func (g *Gate) reportThrottle(p *Permit, r Report, now instant) {
+func (g *Gate) reportThrottle(p *Permit, r Report, now ledger.Instant) {
 	switch {
 	case r.Outcome == Throttled:
 		jitter, prober := g.s.Rand.Float64(), ""
 		if p.trial {
 			prober = g.s.Worker
 		}
-		g.desk.post(now, func(reg *register, _ instant) {
-			reg.throttled(now, prober, r.RetryAfter, r.MinHold, jitter)
+		g.desk.post(now, func(reg *ledger.Register, _ ledger.Instant) {
+			reg.Throttled(now, prober, r.RetryAfter, r.MinHold, jitter)
 		})
 	case p.trial && r.Outcome == Success:
-		g.desk.post(now, func(reg *register, _ instant) { reg.settled() })
+		g.desk.post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Settled() })
 	case p.trial && p.started: // it learnt nothing about the limits
-		g.desk.post(now, func(reg *register, _ instant) { reg.release(g.s.Worker) })
+		g.desk.post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Release(g.s.Worker) })
 	}
 	if p.started && r.Remaining >= 0 && r.Outcome != Throttled {
-		g.desk.hint(hint{at: now, left: r.Remaining, reset: r.Reset}, now)
+		g.desk.hint(ledger.Told{At: now, Left: r.Remaining, Reset: r.Reset}, now)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"fetchworker/internal/budget/ledger"
 )
 
 var updatePlot = flag.Bool("plot.update", false, "write docs/permits.svg anew")
@@ -53,8 +55,8 @@ func plot() string {
 	fleet.run()
 	// A bucket of N that refills with N a minute lets N through at once and
 	// another N in the minute after.
-	var bucket []instant
-	for tokens, at := float64(limit), simStart; at < simStart.add(minutes*time.Minute); at = at.add(100 * time.Millisecond) {
+	var bucket []ledger.Instant
+	for tokens, at := float64(limit), simStart; at < simStart.Add(minutes*time.Minute); at = at.Add(100 * time.Millisecond) {
 		for ; tokens >= 1; tokens-- {
 			bucket = append(bucket, at)
 		}
@@ -66,12 +68,12 @@ func plot() string {
 	})
 }
 
-func rolling(arrivals []instant, minutes int) []int {
+func rolling(arrivals []ledger.Instant, minutes int) []int {
 	at := make([]int, minutes*60+1)
 	for i := range at {
-		now := simStart.add(time.Duration(i) * time.Second)
+		now := simStart.Add(time.Duration(i) * time.Second)
 		for _, a := range arrivals {
-			if a <= now && a > now.add(-time.Minute) {
+			if a <= now && a > now.Add(-time.Minute) {
 				at[i]++
 			}
 		}

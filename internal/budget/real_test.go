@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"fetchworker/internal/budget/ledger"
+
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -28,7 +30,7 @@ func TestRealTime(t *testing.T) {
 	if !s.ReadyForConnections(10 * time.Second) {
 		t.Fatal("the server does not start")
 	}
-	limit := Window{1000, 10 * time.Second}
+	limit := ledger.Window{N: 1000, Per: 10 * time.Second}
 	var gates []*Gate
 	for i := range 16 {
 		nc, err := nats.Connect(s.ClientURL())
@@ -44,7 +46,7 @@ func TestRealTime(t *testing.T) {
 		if err := CreateRegister(t.Context(), kv, "fmp"); err != nil {
 			t.Fatal(err)
 		}
-		g, err := Open(t.Context(), js, kv, Settings{Provider: "fmp", Worker: string(rune('a' + i)), Limits: Limits{limit}}, nil)
+		g, err := Open(t.Context(), js, kv, Settings{Provider: "fmp", Worker: string(rune('a' + i)), Limits: ledger.Limits{limit}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

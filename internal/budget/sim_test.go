@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"fetchworker/internal/budget/ledger"
 )
 
 // The simulation runs the ledger, the desk and the clock's estimate of real
@@ -15,15 +17,15 @@ import (
 type sim struct {
 	simConfig
 	rng    *rand.Rand
-	now    instant // true time, which is the server's
+	now    ledger.Instant // true time, which is the server's
 	events agenda
 	serial int
 
-	reg     *register
+	reg     *ledger.Register
 	rev     uint64
 	workers []*simWorker
 
-	arrivals []instant // at the provider
+	arrivals []ledger.Instant // at the provider
 	waits    map[string][]time.Duration
 	done     map[string][]time.Duration // when each call of a kind arrived, since the start
 	cas      int
@@ -32,7 +34,7 @@ type sim struct {
 }
 
 type simConfig struct {
-	limits   Limits
+	limits   ledger.Limits
 	workers  int
 	slots    int
 	seed     uint64
@@ -68,7 +70,7 @@ func (c simConfig) withDefaults() simConfig {
 
 // event is something that happens at a time.
 type event struct {
-	at     instant
+	at     ledger.Instant
 	serial int
 	run    func()
 }
@@ -109,12 +111,12 @@ func (a *agenda) next() event {
 	return first
 }
 
-const simStart = instant(1_800_000_000_123_456_789)
+const simStart = ledger.Instant(1_800_000_000_123_456_789)
 
 func newSim(c simConfig) *sim {
 	s := &sim{
 		simConfig: c.withDefaults(), rng: rand.New(rand.NewPCG(c.seed, 17)), now: simStart,
-		reg: newRegister(), rev: 1, waits: map[string][]time.Duration{}, done: map[string][]time.Duration{},
+		reg: ledger.New(newEpoch()), rev: 1, waits: map[string][]time.Duration{}, done: map[string][]time.Duration{},
 	}
 	for range s.simConfig.workers {
 		s.join()
@@ -127,7 +129,7 @@ func newSim(c simConfig) *sim {
 
 func (s *sim) after(d time.Duration, run func()) {
 	s.serial++
-	s.events.add(event{at: s.now.add(max(d, 0)), serial: s.serial, run: run})
+	s.events.add(event{at: s.now.Add(max(d, 0)), serial: s.serial, run: run})
 }
 
 func (s *sim) exp(mean time.Duration) time.Duration {
@@ -138,7 +140,7 @@ func (s *sim) exp(mean time.Duration) time.Duration {
 func (s *sim) hop() time.Duration { return s.oneWay/2 + s.exp(s.oneWay/2) }
 
 func (s *sim) run() *sim {
-	end := simStart.add(s.warm + s.duration)
+	end := simStart.Add(s.warm + s.duration)
 	for len(s.events) > 0 && s.events[0].at <= end {
 		e := s.events.next()
 		s.now = e.at
@@ -157,8 +159,8 @@ type simWorker struct {
 	rate   float64       // and runs this much too fast
 	est    estimate
 	dead   bool
-	thaw   instant // frozen until
-	wake   instant
+	thaw   ledger.Instant // frozen until
+	wake   ledger.Instant
 	kinds  map[*waiter]simCall
 	nth    int
 	onDone func(w *simWorker, a Ask, kind string) // what an agent does after its answer
@@ -166,7 +168,7 @@ type simWorker struct {
 
 type simCall struct {
 	kind  string
-	since instant
+	since ledger.Instant
 	nth   int // of its worker's
 }
 
@@ -209,9 +211,9 @@ func (w *simWorker) stall() {
 	if w.dead {
 		return
 	}
-	w.thaw = w.now.add(time.Duration(w.rng.Float64() * float64(w.freeze)))
-	w.after(w.thaw.sub(w.now), w.pump)
-	w.after(w.thaw.sub(w.now)+w.exp(20*time.Second), w.stall)
+	w.thaw = w.now.Add(time.Duration(w.rng.Float64() * float64(w.freeze)))
+	w.after(w.thaw.Sub(w.now), w.pump)
+	w.after(w.thaw.Sub(w.now)+w.exp(20*time.Second), w.stall)
 }
 
 // soon runs something of the worker's: now, or when it has thawed.
@@ -219,7 +221,7 @@ func (w *simWorker) soon(run func()) {
 	switch {
 	case w.dead:
 	case w.thaw > w.now:
-		w.after(w.thaw.sub(w.now), func() { w.soon(run) })
+		w.after(w.thaw.Sub(w.now), func() { w.soon(run) })
 	default:
 		run()
 	}
@@ -227,8 +229,8 @@ func (w *simWorker) soon(run func()) {
 
 // local is what the worker's machine takes for the time.
 func (w *simWorker) local() time.Time {
-	t := w.now.sub(simStart)
-	return simStart.add(w.offset + t + time.Duration(float64(t)*w.rate)).time()
+	t := w.now.Sub(simStart)
+	return simStart.Add(w.offset + t + time.Duration(float64(t)*w.rate)).Time()
 }
 
 func (w *simWorker) askTime() {
@@ -248,14 +250,14 @@ func (w *simWorker) askTime() {
 	w.after(sampleEach, func() { w.soon(w.askTime) })
 }
 
-func (w *simWorker) clock() (instant, time.Duration, bool) {
+func (w *simWorker) clock() (ledger.Instant, time.Duration, bool) {
 	if w.ownClocks {
-		return instantOf(w.local()), time.Millisecond, true
+		return ledger.InstantOf(w.local()), time.Millisecond, true
 	}
 	return w.est.read(w.local())
 }
 
-func (w *simWorker) learn(r *register, rev uint64) {
+func (w *simWorker) learn(r *ledger.Register, rev uint64) {
 	w.soon(func() {
 		w.desk.learn(r, rev)
 		w.pump()
@@ -264,7 +266,7 @@ func (w *simWorker) learn(r *register, rev uint64) {
 
 func (w *simWorker) ask(a Ask, kind string) { w.enqueue(a, kind, w.now) }
 
-func (w *simWorker) enqueue(a Ask, kind string, since instant) {
+func (w *simWorker) enqueue(a Ask, kind string, since ledger.Instant) {
 	waits := &waiter{Ask: a}
 	w.nth++
 	w.kinds[waits] = simCall{kind, since, w.nth}
@@ -291,10 +293,10 @@ func (w *simWorker) pump() {
 	if write != nil {
 		w.store(write)
 	}
-	for _, at := range []instant{wake, alarm} {
+	for _, at := range []ledger.Instant{wake, alarm} {
 		if at > 0 && (w.wake == 0 || at < w.wake) {
 			w.wake = at
-			w.after(max(at.sub(now), time.Microsecond), func() {
+			w.after(max(at.Sub(now), time.Microsecond), func() {
 				w.soon(func() {
 					if w.wake == at {
 						w.wake = 0
@@ -316,9 +318,9 @@ func (w *simWorker) start(g grant) {
 	w.after(took, func() {
 		w.soon(func() {
 			now, u, _ := w.clock()
-			if now > g.until.add(-u) && !w.noLapse {
+			if now > g.Until.Add(-u) && !w.noLapse {
 				w.lapses++
-				w.desk.giveBack(g.block, g.trial)
+				w.desk.giveBack(g.Block, g.trial)
 				w.desk.out--
 				w.desk.queue.putBack(g.waiter)
 				w.pump()
@@ -335,18 +337,18 @@ func (w *simWorker) call(g grant) {
 		most = min(most, l.Per/20)
 	}
 	// Nearly all that the network may take.
-	at := w.now.add(time.Duration(w.rng.Float64() * float64(most)))
-	if w.now < g.from || w.now > g.until {
+	at := w.now.Add(time.Duration(w.rng.Float64() * float64(most)))
+	if w.now < g.From || w.now > g.Until {
 		w.late++
 	}
 	w.arrivals = append(w.arrivals, at)
 	call := w.kinds[g.waiter]
 	delete(w.kinds, g.waiter)
-	w.done[call.kind] = append(w.done[call.kind], w.now.sub(simStart))
-	if w.now.sub(simStart) >= w.warm {
-		w.waits[call.kind] = append(w.waits[call.kind], w.now.sub(call.since))
+	w.done[call.kind] = append(w.done[call.kind], w.now.Sub(simStart))
+	if w.now.Sub(simStart) >= w.warm {
+		w.waits[call.kind] = append(w.waits[call.kind], w.now.Sub(call.since))
 	}
-	w.after(at.sub(w.now)+w.exp(w.simConfig.call), func() {
+	w.after(at.Sub(w.now)+w.exp(w.simConfig.call), func() {
 		w.soon(func() {
 			w.desk.out--
 			if w.onDone != nil {
@@ -361,7 +363,7 @@ func (w *simWorker) call(g grant) {
 func (w *simWorker) store(write *write) {
 	heard := w.rng.Float64() >= w.unknown
 	w.after(w.hop()+w.exp(w.work), func() {
-		if w.now.sub(simStart) >= w.warm {
+		if w.now.Sub(simStart) >= w.warm {
 			w.cas++
 		}
 		stored := write.rev == w.rev
@@ -377,7 +379,7 @@ func (w *simWorker) store(write *write) {
 		rev := w.rev
 		switch {
 		case !heard:
-			w.after(writeTimeout, func() { w.soon(func() { w.reread(func(now instant) { w.desk.unknown(write, now) }) }) })
+			w.after(writeTimeout, func() { w.soon(func() { w.reread(func(now ledger.Instant) { w.desk.unknown(write, now) }) }) })
 		case stored:
 			w.after(w.hop(), func() {
 				w.soon(func() {
@@ -388,13 +390,13 @@ func (w *simWorker) store(write *write) {
 			})
 		default:
 			w.after(w.hop(), func() {
-				w.soon(func() { w.reread(func(now instant) { w.desk.conflict(now) }) })
+				w.soon(func() { w.reread(func(now ledger.Instant) { w.desk.conflict(now) }) })
 			})
 		}
 	})
 }
 
-func (w *simWorker) reread(before func(instant)) {
+func (w *simWorker) reread(before func(ledger.Instant)) {
 	now, _, _ := w.clock()
 	before(now)
 	w.after(w.hop(), func() {
@@ -407,7 +409,7 @@ func (w *simWorker) reread(before func(instant)) {
 func (s *sim) worst(per time.Duration) (most int) {
 	first := 0
 	for i, at := range s.arrivals {
-		for s.arrivals[first] <= at.add(-per) {
+		for s.arrivals[first] <= at.Add(-per) {
 			first++
 		}
 		most = max(most, i-first+1)
@@ -418,7 +420,7 @@ func (s *sim) worst(per time.Duration) (most int) {
 // calls are those after warming up.
 func (s *sim) calls() (n int) {
 	for _, at := range s.arrivals {
-		if at.sub(simStart) >= s.warm {
+		if at.Sub(simStart) >= s.warm {
 			n++
 		}
 	}
@@ -426,7 +428,7 @@ func (s *sim) calls() (n int) {
 }
 
 // used is the share of a limit that was used after warming up.
-func (s *sim) used(l Window) float64 {
+func (s *sim) used(l ledger.Window) float64 {
 	return float64(s.calls()) / (float64(l.N) * float64(s.duration) / float64(l.Per))
 }
 

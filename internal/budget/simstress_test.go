@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"fetchworker/internal/budget/ledger"
 )
 
 var simFull = flag.Bool("sim.full", false, "run the permits simulation in full: minutes instead of seconds")
@@ -13,13 +15,13 @@ var simFull = flag.Bool("sim.full", false, "run the permits simulation in full: 
 // that join, die and freeze, a slow register, writes that nobody hears of.
 func stressed(seed uint64, edit func(*simConfig)) *sim {
 	rng := rand.New(rand.NewPCG(seed, 4))
-	limits := []Limits{
+	limits := []ledger.Limits{
 		perMinute(120), perMinute(120), perMinute(5), perMinute(60),
-		{{60, time.Minute}, {2, time.Second}},
-		{{2, time.Second}},
-		{{1000, 10 * time.Second}},
-		{{30, 10 * time.Second}},
-		{{60, time.Minute}, {100, 24 * time.Hour}, {50, 12 * time.Hour}},
+		{{N: 60, Per: time.Minute}, {N: 2, Per: time.Second}},
+		{{N: 2, Per: time.Second}},
+		{{N: 1000, Per: 10 * time.Second}},
+		{{N: 30, Per: 10 * time.Second}},
+		{{N: 60, Per: time.Minute}, {N: 100, Per: 24 * time.Hour}, {N: 50, Per: 12 * time.Hour}},
 	}
 	c := simConfig{
 		limits: limits[rng.IntN(len(limits))], workers: 1 + rng.IntN(24), slots: 1 + rng.IntN(40), seed: seed,
@@ -34,7 +36,7 @@ func stressed(seed uint64, edit func(*simConfig)) *sim {
 	s := newSim(c)
 	for i, w := range s.workers {
 		if rng.IntN(2) == 0 {
-			w.saturate(Batch, i%shards, 1+rng.IntN(30), "batch")
+			w.saturate(Batch, i%ledger.Shards, 1+rng.IntN(30), "batch")
 		}
 		if rng.IntN(3) == 0 {
 			w.saturate(Replay, 0, 1+rng.IntN(4), "replay")
@@ -76,13 +78,13 @@ func TestStress(t *testing.T) {
 }
 
 // over is the limit that was broken, and by how many calls in one window.
-func (s *sim) over() (Window, int) {
+func (s *sim) over() (ledger.Window, int) {
 	for _, l := range s.limits {
 		if worst := s.worst(l.Per); worst > l.N {
 			return l, worst
 		}
 	}
-	return Window{}, 0
+	return ledger.Window{}, 0
 }
 
 // TestStressBites: the same stress breaks the promise as soon as one of the

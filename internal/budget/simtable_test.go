@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"fetchworker/internal/budget/ledger"
 )
 
 // The loads of the simulation.
@@ -72,7 +74,7 @@ func saturated(l Lane, shard, n int) func(*sim) {
 	}
 }
 
-func perMinute(n int) Limits { return Limits{{n, time.Minute}} }
+func perMinute(n int) ledger.Limits { return ledger.Limits{{N: n, Per: time.Minute}} }
 
 // scenario is a row of the table in docs/permits.md: a load, and how well it
 // must fare.
@@ -134,19 +136,19 @@ func scenarios(full bool) []scenario {
 		{name: "single beside one who asks one by one", simConfig: std, load: both(batch, func(s *sim) { s.oneByOne(9, "one by one") }, single(1, 2, 3, 4, 5)), wait: "single", max: 5 * sec, used: 0.98},
 		{name: "5 in 60 s", simConfig: with(std, func(c *simConfig) { c.limits = perMinute(5) }), load: batch, used: 0.97},
 		{name: "100 in 24 h", simConfig: with(std, func(c *simConfig) {
-			c.limits, c.warm, c.duration = Limits{{100, 24 * time.Hour}}, 48*time.Hour, days
+			c.limits, c.warm, c.duration = ledger.Limits{{N: 100, Per: 24 * time.Hour}}, 48*time.Hour, days
 		}), load: batch, used: 0.97},
-		{name: "60 in 60 s and 2 in 1 s", simConfig: with(std, func(c *simConfig) { c.limits = Limits{{60, time.Minute}, {2, sec}} }), load: batch, used: 0.98},
-		{name: "2 in 1 s", simConfig: with(std, func(c *simConfig) { c.limits = Limits{{2, sec}} }), load: batch, used: 0.89},
+		{name: "60 in 60 s and 2 in 1 s", simConfig: with(std, func(c *simConfig) { c.limits = ledger.Limits{{N: 60, Per: time.Minute}, {N: 2, Per: sec}} }), load: batch, used: 0.98},
+		{name: "2 in 1 s", simConfig: with(std, func(c *simConfig) { c.limits = ledger.Limits{{N: 2, Per: sec}} }), load: batch, used: 0.89},
 		{name: "1000 in 10 s, 100 workers, batch", simConfig: with(std, func(c *simConfig) {
-			c.workers, c.limits, c.warm, c.duration = 100, Limits{{1000, 10 * sec}}, 20*sec, 40*sec
+			c.workers, c.limits, c.warm, c.duration = 100, ledger.Limits{{N: 1000, Per: 10 * sec}}, 20*sec, 40*sec
 		}), load: batch, used: 0.96, writes: 0.15},
 	}
 	if !full {
 		return all
 	}
 	fleet := with(std, func(c *simConfig) {
-		c.workers, c.limits, c.warm, c.duration = 1000, Limits{{1000, 10 * sec}}, 20*sec, 2*time.Minute
+		c.workers, c.limits, c.warm, c.duration = 1000, ledger.Limits{{N: 1000, Per: 10 * sec}}, 20*sec, 2*time.Minute
 	})
 	return append(all,
 		scenario{name: "1000 in 10 s, 1000 workers, batch", simConfig: fleet, load: batch, used: 0.96, writes: 0.12},

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/ledger"
 )
 
 // State is a gate as it is now, without a round trip.
@@ -18,10 +19,10 @@ type State struct {
 	BytesUsed, BytesLimit int64 // of the month; limit 0: none
 	MonthEnds             time.Time
 
-	Limits   Limits    // in force
-	Left     int       // permits that could be had now; -1: unlimited, or not known
-	NextAt   time.Time // when an interactive request with others behind it can have one
-	InHand   int       // permits claimed and not used yet
+	Limits   ledger.Limits // in force
+	Left     int           // permits that could be had now; -1: unlimited, or not known
+	NextAt   time.Time     // when an interactive request with others behind it can have one
+	InHand   int           // permits claimed and not used yet
 	InFlight int
 	Waiting  int
 
@@ -35,7 +36,7 @@ func (g *Gate) State() State {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	at := g.clock.Now()
-	now := instantOf(at)
+	now := ledger.InstantOf(at)
 	c := g.circuit.record()
 	s := State{
 		Now: at, Circuit: c.State, PausedUntil: g.control.PausedUntil(at),
@@ -48,12 +49,12 @@ func (g *Gate) State() State {
 		s.OpenUntil = c.Until()
 	}
 	if r := g.desk.prospect(now); r != nil {
-		if r.hold > now {
-			s.HoldUntil = r.hold.time()
+		if r.Hold > now {
+			s.HoldUntil = r.Hold.Time()
 		}
-		s.NextAt = g.desk.soonest(heavy, now).time()
+		s.NextAt = g.desk.soonest(ledger.Heavy, now).Time()
 		if len(g.desk.shapes) > 0 {
-			s.Left = r.left(g.desk.shapes, now)
+			s.Left = r.Left(g.desk.shapes, now)
 		}
 	}
 	return s

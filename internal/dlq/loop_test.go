@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
@@ -217,7 +218,7 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 			put()
 			time.Sleep(30 * time.Second)
 			released(f, 0, 0)
-			limits, err := budget.ParseLimits("600/min")
+			limits, err := ledger.ParseLimits("600/min")
 			if err != nil {
 				t.Fatal(err)
 			}

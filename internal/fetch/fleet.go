@@ -9,6 +9,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/ledger"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -201,12 +202,12 @@ func (f *Fleet) collectView(tell tell, provider string, now time.Time) {
 }
 
 // unclaimed are the windows of a provider of which nothing is used.
-func (f *Fleet) unclaimed(provider string) []budget.WindowView {
-	var windows []budget.WindowView
+func (f *Fleet) unclaimed(provider string) []ledger.Usage {
+	var windows []ledger.Usage
 	for _, s := range f.serve {
 		if s.Provider.Name == provider {
 			for _, w := range s.Gate.State().Limits {
-				windows = append(windows, budget.WindowView{Window: w, Left: w.N})
+				windows = append(windows, ledger.Usage{Window: w, Left: w.N})
 			}
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go"
@@ -92,7 +92,7 @@ func (q queue) ask(ctx context.Context, nc *nats.Conn) (length, error) {
 }
 
 // windowName is how a limit's window is called in labels: s, min, h, d, 12h.
-func windowName(w budget.Window) string {
-	_, unit, _ := strings.Cut(budget.Limits{w}.String(), "/")
+func windowName(w ledger.Window) string {
+	_, unit, _ := strings.Cut(ledger.Limits{w}.String(), "/")
 	return strings.TrimSuffix(strings.TrimSuffix(unit, "0s"), "0m")
 }

@@ -8,13 +8,14 @@ import (
 
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/dlq"
 )
 
 // Order is an act on a provider.
 type Order struct {
 	Act    // ActPause, ActResume, ActLimit or ActRetire; Until and Limits as they will be audited
-	Limits budget.Limits
+	Limits ledger.Limits
 	Reset  bool // ActLimit: back to the workers' own configuration
 }
 

@@ -11,6 +11,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
 
@@ -141,11 +142,11 @@ func (f *Fleet) Hold(provider string) (Hold, bool) {
 }
 
 // Limits are a provider's windows as the fleet last claimed under them.
-func (f *Fleet) Limits(provider string) budget.Limits {
-	var limits budget.Limits
+func (f *Fleet) Limits(provider string) ledger.Limits {
+	var limits ledger.Limits
 	for _, w := range f.View(provider, f.desk.Now()).Windows {
 		limits = append(limits, w.Window)
 	}
-	slices.SortFunc(limits, func(a, b budget.Window) int { return int(a.Per - b.Per) })
+	slices.SortFunc(limits, func(a, b ledger.Window) int { return int(a.Per - b.Per) })
 	return limits
 }

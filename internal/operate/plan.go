@@ -10,7 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/browse"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/dlq"
 )
 
@@ -125,7 +125,7 @@ func withoutNumbers(s string) string {
 }
 
 // CallsTake is how long n calls take at the full rate of every window.
-func CallsTake(n int, limits budget.Limits) time.Duration {
+func CallsTake(n int, limits ledger.Limits) time.Duration {
 	var longest time.Duration
 	for _, w := range limits {
 		if w.N > 0 {

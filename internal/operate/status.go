@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -112,7 +113,7 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 		s.PausedBy, s.PausedWhy = view.Control.Pause.By, view.Control.Pause.Reason
 	}
 	for _, w := range view.Windows {
-		s.Permits = append(s.Permits, PermitStatus{budget.Limits{w.Window}.String(), w.Left, w.LastMinute})
+		s.Permits = append(s.Permits, PermitStatus{ledger.Limits{w.Window}.String(), w.Left, w.LastMinute})
 	}
 	if order := view.Control.Limits; order != nil && (order.Until.IsZero() || now.Before(order.Until)) {
 		s.LimitsChanged, s.LimitsUntil = order.Limits, order.Until

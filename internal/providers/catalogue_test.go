@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
 )
@@ -207,7 +207,7 @@ func TestLimitsKeepTheirWindows(t *testing.T) {
 	} {
 		prefix := prefixes[test.provider]
 		p, _ := load(t, map[string]string{prefix + "_REQUESTS_PER_MINUTE": test.perMinute, prefix + "_TIER": test.tier}).Provider(test.provider)
-		want, err := budget.ParseLimits(test.want)
+		want, err := ledger.ParseLimits(test.want)
 		if err != nil {
 			t.Fatal(err)
 		}

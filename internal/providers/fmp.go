@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers/sheet"
 )
 
@@ -30,7 +30,7 @@ func fmp(baseURL string) sheet.Spec {
 
 		// Plans sell 300 to 3000 calls a minute and, over 30 days, 20 to
 		// 150 GB; 50 GB is the middle one. (FMP price list.)
-		Limits:        budget.Limits{{N: 120, Per: time.Minute}},
+		Limits:        ledger.Limits{{N: 120, Per: time.Minute}},
 		BytesPerMonth: 50 * gb,
 		Timeout:       5 * time.Second,
 		Fresh:         time.Hour,

@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers/sheet"
 )
 
@@ -22,7 +22,7 @@ func fred(string) sheet.Spec {
 
 		// 120 a minute was published; since June 2026 two a second are
 		// enforced, and minutes full of that have been refused too.
-		Limits:  budget.Limits{{N: 60, Per: time.Minute}, {N: 2, Per: time.Second}},
+		Limits:  ledger.Limits{{N: 60, Per: time.Minute}, {N: 2, Per: time.Second}},
 		Timeout: 10 * time.Second,
 		Fresh:   6 * time.Hour,
 		Stale:   30 * day,

@@ -12,7 +12,7 @@ import (
 	"time"
 	"unicode"
 
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers/catalogue"
 	"fetchworker/internal/providers/sheet"
 )
@@ -242,11 +242,11 @@ func positive(value string) (float64, error) {
 // the provider's own and stay. A shorter one stays too, unless it would not
 // let n a minute through: then it is raised to its share of them. 0 is
 // unlimited: no window is left, those of a tier included.
-func perMinute(limits budget.Limits, n int) budget.Limits {
+func perMinute(limits ledger.Limits, n int) ledger.Limits {
 	if n == 0 {
 		return nil
 	}
-	changed := budget.Limits{{N: n, Per: time.Minute}}
+	changed := ledger.Limits{{N: n, Per: time.Minute}}
 	for _, w := range limits {
 		if w.Per == time.Minute {
 			continue

@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers/sheet"
 )
 
@@ -18,14 +18,14 @@ func newsapi(string) sheet.Spec {
 		Auth:      sheet.Auth{Kind: sheet.AuthHeader, Name: "X-Api-Key"},
 		KeyParams: []string{"apiKey"},
 
-		Limits: budget.Limits{{N: 60, Per: time.Minute}},
+		Limits: ledger.Limits{{N: 60, Per: time.Minute}},
 		Tier:   "developer",
 		Tiers: map[string]sheet.Tier{
 			// "Developer accounts are limited to 100 requests over a 24 hour
 			// period (50 requests available every 12 hours)", for development
 			// only. (Text of its 429, and the price list.)
 			"developer": {
-				Limits:  budget.Limits{{N: 100, Per: 24 * time.Hour}, {N: 50, Per: 12 * time.Hour}},
+				Limits:  ledger.Limits{{N: 100, Per: 24 * time.Hour}, {N: 50, Per: 12 * time.Hour}},
 				Forbids: []string{"export"},
 			},
 			"business": {},

@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers/sheet"
 )
 
@@ -21,7 +21,7 @@ func polygon(string) sheet.Spec {
 		// Free plans allow 5 calls a minute, paid ones ask to stay below 100
 		// a second; 100 a minute is gentle for the one and needs
 		// POLYGON_REQUESTS_PER_MINUTE=5 for the other.
-		Limits:  budget.Limits{{N: 100, Per: time.Minute}},
+		Limits:  ledger.Limits{{N: 100, Per: time.Minute}},
 		Timeout: 5 * time.Second,
 		Fresh:   time.Minute,
 		Stale:   7 * day,

@@ -11,7 +11,7 @@ import (
 
 	yaml "go.yaml.in/yaml/v3"
 
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers/redact"
 	"fetchworker/internal/providers/sheet"
 )
@@ -160,8 +160,8 @@ func (d *document) bytes(where string, to *int64) func(*yaml.Node) {
 	return read(d, where, "a size such as 50GB or 500MB (1024³ and 1024² bytes), or none", to, parseBytes)
 }
 
-func (d *document) limits(where string, to *budget.Limits) func(*yaml.Node) {
-	return read(d, where, "windows of calls such as 60/min,2/s, or unlimited", to, budget.ParseLimits)
+func (d *document) limits(where string, to *ledger.Limits) func(*yaml.Node) {
+	return read(d, where, "windows of calls such as 60/min,2/s, or unlimited", to, ledger.ParseLimits)
 }
 
 // list reads a list of texts; a single text is a list of one.

@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
 )
 
 // Spec is the data sheet of one upstream API. Go data sheets and the YAML
@@ -21,7 +21,7 @@ type Spec struct {
 	Query     map[string]string // sent with every call unless the call says otherwise
 	Header    map[string]string // sent with every call
 
-	Limits        budget.Limits   // windows of calls; none means unlimited
+	Limits        ledger.Limits   // windows of calls; none means unlimited
 	Tier          string          // which of Tiers is in force; "" when there are none
 	Tiers         map[string]Tier // plans of the API that differ in more than numbers
 	BytesPerMonth int64           // bytes on the wire in a UTC month; 0 means no budget
@@ -59,7 +59,7 @@ type Auth struct {
 
 // Tier is a plan of an API that adds limits or forbids uses.
 type Tier struct {
-	Limits  budget.Limits // added to the provider's
+	Limits  ledger.Limits // added to the provider's
 	Forbids []string      // rights that nobody has on this tier, whatever a profile says
 }
 

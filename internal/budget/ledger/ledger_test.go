@@ -1,4 +1,4 @@
-package budget
+package ledger
 
 import (
 	"reflect"
@@ -8,6 +8,12 @@ import (
 
 	"pgregory.net/rapid"
 )
+
+// start is where the tests' time begins, in the middle of a tick.
+const start = Instant(1_800_000_000_123_456_789)
+
+// patient is how long the claimers of these tests wait.
+const patient = 90 * time.Second
 
 func TestShape(t *testing.T) {
 	for _, c := range []struct {
@@ -21,8 +27,8 @@ func TestShape(t *testing.T) {
 		{Window{100, 24 * time.Hour}, 337500 * time.Millisecond, 200 * time.Millisecond, 258, 0.992},
 	} {
 		s := newShape(c.Window)
-		if s.tick != c.tick || s.grace != c.grace || s.k != c.k {
-			t.Errorf("%v: tick %v, grace %v, k %d", c.Window, s.tick, s.grace, s.k)
+		if s.Tick != c.tick || s.grace != c.grace || s.k != c.k {
+			t.Errorf("%v: tick %v, grace %v, k %d", c.Window, s.Tick, s.grace, s.k)
 		}
 		if got := float64(s.Per) / float64(s.span); got < c.ceiling-0.001 || got > c.ceiling+0.001 {
 			t.Errorf("%v: ceiling %.4f", c.Window, got)
@@ -30,9 +36,15 @@ func TestShape(t *testing.T) {
 	}
 }
 
+func TestStricterOfTwo(t *testing.T) {
+	if s := NewShapes(Limits{{100, time.Minute}, {60, time.Minute}, {2, time.Second}}); len(s) != 2 || s[0].N != 60 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // taken is a permit as its holder sees it.
 type taken struct {
-	block
+	Block
 	fresh bool // claimed under the new limits
 }
 
@@ -50,75 +62,75 @@ func TestNeverOver(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		limits := rapid.SampledFrom(all).Draw(t, "limits")
-		shapes := newShapes(limits)
-		now := simStart
-		r := newRegister()
+		shapes := NewShapes(limits)
+		now := start
+		r := New(1)
 		var out []taken
 		for range rapid.IntRange(1, 120).Draw(t, "steps") {
 			switch rapid.IntRange(0, 9).Draw(t, "what") {
 			case 0, 1, 2, 3, 4:
-				o := order{
-					class: class(rapid.IntRange(0, int(classes)-1).Draw(t, "class")),
-					want:  rapid.IntRange(1, 40).Draw(t, "want"), owner: "w", lease: time.Second,
-					lead: time.Duration(rapid.IntRange(0, 100).Draw(t, "lead")) * time.Millisecond,
+				o := Order{
+					Class: Class(rapid.IntRange(0, int(Classes)-1).Draw(t, "class")),
+					Want:  rapid.IntRange(1, 40).Draw(t, "want"), Owner: "w", TrialTime: time.Second,
+					Took: time.Duration(rapid.IntRange(0, 100).Draw(t, "took")) * time.Millisecond, Patience: patient,
 				}
-				o.shards = make([]int, o.want)
-				next, blocks, at := r.claim(shapes, now, o)
+				o.Shards = make([]int, o.Want)
+				next, blocks, at := r.Claim(shapes, now, o)
 				if len(blocks) == 0 && at <= now {
 					t.Fatalf("denied, but the next slot is now")
 				}
 				for _, b := range blocks {
-					if b.from < r.hold || b.until <= now || b.n < 1 {
-						t.Fatalf("claimed %+v at %d, hold %d", b, now, r.hold)
+					if b.From < r.Hold || b.Until <= now || b.N < 1 {
+						t.Fatalf("claimed %+v at %d, hold %d", b, now, r.Hold)
 					}
-					if b.from > now.add(o.class.horizon()) {
-						t.Fatalf("claimed %v ahead", b.from.sub(now))
+					if b.From > now.Add(o.Class.horizon()) {
+						t.Fatalf("claimed %v ahead", b.From.Sub(now))
 					}
-					for range b.n {
-						out = append(out, taken{block: b})
+					for range b.N {
+						out = append(out, taken{Block: b})
 					}
 				}
 				r = next
 			case 5: // somebody gives a few back
 				n := min(rapid.IntRange(1, 5).Draw(t, "back"), len(out))
-				next := r.clone()
+				next := r.Clone()
 				for range n {
 					i := rapid.IntRange(0, len(out)-1).Draw(t, "which")
-					next.giveBack([]slip{{at: out[i].from, n: 1, epoch: out[i].epoch}}, shapes)
+					next.GiveBack([]Refund{{At: out[i].From, N: 1, Epoch: out[i].Epoch}}, shapes)
 					out = slices.Delete(out, i, i+1)
 				}
 				r = next
 			case 6:
-				next := r.clone()
-				next.throttled(now, "w", time.Duration(rapid.IntRange(0, 5).Draw(t, "after"))*time.Second, 0, 0.5)
+				next := r.Clone()
+				next.Throttled(now, "w", time.Duration(rapid.IntRange(0, 5).Draw(t, "after"))*time.Second, 0, 0.5)
 				r = next
 			case 7:
-				next := r.clone()
-				next.settled()
+				next := r.Clone()
+				next.Settled()
 				r = next
 			case 8:
-				next := r.clone()
-				next.phantoms(shapes, hint{at: now, left: rapid.IntRange(0, 3).Draw(t, "left")}, now)
+				next := r.Clone()
+				next.Foreign(shapes, Told{At: now, Left: rapid.IntRange(0, 3).Draw(t, "left")}, now)
 				r = next
 			case 9: // its bytes are all that another worker has
-				d, err := decodeRegister(r.encode())
+				d, err := Decode(r.Encode())
 				if err != nil {
 					t.Fatal(err)
 				}
 				r = d
 			}
-			now = now.add(time.Duration(rapid.Int64Range(0, int64(limits[0].Per/8)).Draw(t, "time")))
+			now = now.Add(time.Duration(rapid.Int64Range(0, int64(limits[0].Per/8)).Draw(t, "time")))
 		}
 		for _, s := range shapes {
 			checkTicks(t, s, out)
-			arrivals := make([]instant, len(out))
+			arrivals := make([]Instant, len(out))
 			late := min(250*time.Millisecond, s.Per/20)
 			for i, p := range out {
-				arrivals[i] = p.from.add(time.Duration(rapid.Int64Range(0, int64(p.until.sub(p.from)+late)).Draw(t, "arrives")))
+				arrivals[i] = p.From.Add(time.Duration(rapid.Int64Range(0, int64(p.Until.Sub(p.From)+late)).Draw(t, "arrives")))
 			}
 			slices.Sort(arrivals)
 			for i, first := 0, 0; i < len(arrivals); i++ {
-				for arrivals[i].sub(arrivals[first]) >= s.Per {
+				for arrivals[i].Sub(arrivals[first]) >= s.Per {
 					first++
 				}
 				if i-first+1 > s.N {
@@ -130,11 +142,11 @@ func TestNeverOver(t *testing.T) {
 }
 
 // checkTicks is the invariant that the promise rests on.
-func checkTicks(t *rapid.T, s shape, out []taken) {
+func checkTicks(t *rapid.T, s Shape, out []taken) {
 	ticks := make([]int64, len(out))
 	for i, p := range out {
-		ticks[i] = s.at(p.from)
-		if p.until > s.end(ticks[i]).add(s.grace) {
+		ticks[i] = s.at(p.From)
+		if p.Until > s.end(ticks[i]).Add(s.grace) {
 			t.Fatalf("a permit outlives its tick of %v", s.Per)
 		}
 	}
@@ -144,7 +156,7 @@ func checkTicks(t *rapid.T, s shape, out []taken) {
 			first++
 		}
 		if i-first+1 > s.N {
-			t.Fatalf("%d permits in %d ticks of %v, of %d", i-first+1, s.k, s.tick, s.N)
+			t.Fatalf("%d permits in %d ticks of %v, of %d", i-first+1, s.k, s.Tick, s.N)
 		}
 	}
 }
@@ -154,21 +166,21 @@ func checkTicks(t *rapid.T, s shape, out []taken) {
 // limit is one too many.
 func TestNewLimit(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		old := newShapes(Limits{{30, time.Minute}})
-		fresh := newShapes(rapid.SampledFrom([]Limits{
+		old := NewShapes(Limits{{30, time.Minute}})
+		fresh := NewShapes(rapid.SampledFrom([]Limits{
 			{{3, time.Second}}, {{10, 10 * time.Second}}, {{20, 30 * time.Second}, {2, time.Second}}, {{12, time.Minute}},
 		}).Draw(t, "new"))
-		now, r := simStart, newRegister()
+		now, r := start, New(1)
 		var out []taken
-		claim := func(shapes []shape, isFresh bool) {
-			next, blocks, _ := r.claim(shapes, now, order{class: light, want: rapid.IntRange(1, 5).Draw(t, "want")})
+		claim := func(shapes []Shape, isFresh bool) {
+			next, blocks, _ := r.Claim(shapes, now, Order{Patience: patient, Class: Light, Want: rapid.IntRange(1, 5).Draw(t, "want")})
 			for _, b := range blocks {
-				for range b.n {
-					out = append(out, taken{block: b, fresh: isFresh})
+				for range b.N {
+					out = append(out, taken{Block: b, fresh: isFresh})
 				}
 			}
 			r = next
-			now = now.add(time.Duration(rapid.Int64Range(0, int64(time.Second)).Draw(t, "time")))
+			now = now.Add(time.Duration(rapid.Int64Range(0, int64(time.Second)).Draw(t, "time")))
 		}
 		for range rapid.IntRange(1, 20).Draw(t, "before") {
 			claim(old, false)
@@ -178,18 +190,18 @@ func TestNewLimit(t *testing.T) {
 		}
 		for _, s := range fresh {
 			type arrival struct {
-				at    instant
+				at    Instant
 				fresh bool
 			}
 			var arrivals []arrival
 			for _, p := range out {
 				late := min(250*time.Millisecond, s.Per/20)
-				at := p.from.add(time.Duration(rapid.Int64Range(0, int64(p.until.sub(p.from)+late)).Draw(t, "arrives")))
+				at := p.From.Add(time.Duration(rapid.Int64Range(0, int64(p.Until.Sub(p.From)+late)).Draw(t, "arrives")))
 				arrivals = append(arrivals, arrival{at, p.fresh})
 			}
 			slices.SortFunc(arrivals, func(a, b arrival) int { return int(a.at - b.at) })
 			for i, first := 0, 0; i < len(arrivals); i++ {
-				for arrivals[i].at.sub(arrivals[first].at) >= s.Per {
+				for arrivals[i].at.Sub(arrivals[first].at) >= s.Per {
 					first++
 				}
 				within := arrivals[first : i+1]
@@ -202,40 +214,40 @@ func TestNewLimit(t *testing.T) {
 }
 
 func TestLostRegisterIsFull(t *testing.T) {
-	shapes := newShapes(Limits{{5, time.Minute}})
-	r := lostRegister(shapes, simStart)
-	for _, c := range []class{light, heavy, replay, batch} {
-		if d := r.next(shapes, c, simStart).sub(simStart); d < time.Minute || d > time.Minute+5*time.Second {
+	shapes := NewShapes(Limits{{5, time.Minute}})
+	r := Lost(1, shapes, start)
+	for _, c := range []Class{Light, Heavy, Replay, Batch} {
+		if d := r.Next(shapes, Order{Class: c, Patience: patient}, start).Sub(start); d < time.Minute || d > time.Minute+5*time.Second {
 			t.Errorf("class %d: the next permit in %v", c, d)
 		}
 	}
 }
 
 func TestClockSetBack(t *testing.T) {
-	shapes := newShapes(Limits{{5, time.Minute}})
-	r := newRegister()
-	now := simStart
+	shapes := NewShapes(Limits{{5, time.Minute}})
+	r := New(1)
+	now := start
 	for range 5 {
-		r, _, _ = r.claim(shapes, now, order{class: light, want: 1})
+		r, _, _ = r.Claim(shapes, now, Order{Patience: patient, Class: Light, Want: 1})
 	}
-	r, _, _ = r.claim(shapes, now.add(10*time.Minute), order{class: light, want: 1}) // prunes
-	_, blocks, _ := r.claim(shapes, now.add(5*time.Second), order{class: light, want: 5})
+	r, _, _ = r.Claim(shapes, now.Add(10*time.Minute), Order{Patience: patient, Class: Light, Want: 1}) // prunes
+	_, blocks, _ := r.Claim(shapes, now.Add(5*time.Second), Order{Patience: patient, Class: Light, Want: 5})
 	if len(blocks) > 0 {
 		t.Errorf("claimed %+v where the past is forgotten", blocks)
 	}
 }
 
 func TestRegisterRoundTrip(t *testing.T) {
-	shapes := newShapes(Limits{{60, time.Minute}, {100, 24 * time.Hour}})
-	r := newRegister()
-	now := simStart
+	shapes := NewShapes(Limits{{60, time.Minute}, {100, 24 * time.Hour}})
+	r := New(1)
+	now := start
 	for i := range 50 {
-		r, _, _ = r.claim(shapes, now, order{class: class(i % 4), want: 1 + i%3, shards: []int{i % shards, 3, 7}, owner: "worker-1", lease: time.Second})
+		r, _, _ = r.Claim(shapes, now, Order{Patience: patient, Class: Class(i % 4), Want: 1 + i%3, Shards: []int{i % Shards, 3, 7}, Owner: "worker-1", TrialTime: time.Second})
 		if i == 30 {
-			r.throttled(now, "", 0, 0, 0.5)
+			r.Throttled(now, "", 0, 0, 0.5)
 		}
-		now = now.add(3 * time.Second)
-		d, err := decodeRegister(r.encode())
+		now = now.Add(3 * time.Second)
+		d, err := Decode(r.Encode())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -243,21 +255,21 @@ func TestRegisterRoundTrip(t *testing.T) {
 			t.Fatalf("step %d:\n%+v\n%+v", i, r, d)
 		}
 	}
-	if n := len(r.encode()); n > 2*300+100 {
+	if n := len(r.Encode()); n > 2*300+100 {
 		t.Errorf("%d bytes for two windows", n)
 	}
 }
 
 func FuzzDecodeRegister(f *testing.F) {
 	f.Add([]byte{codecVersion})
-	r, _, _ := newRegister().claim(newShapes(perMinute(5)), simStart, order{class: batch, want: 2})
-	f.Add(r.encode())
+	r, _, _ := New(1).Claim(NewShapes(Limits{{5, time.Minute}}), start, Order{Patience: patient, Class: Batch, Want: 2})
+	f.Add(r.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := decodeRegister(b)
+		r, err := Decode(b)
 		if err != nil {
 			return
 		}
-		if _, err := decodeRegister(r.encode()); err != nil {
+		if _, err := Decode(r.Encode()); err != nil {
 			t.Error(err)
 		}
 	})

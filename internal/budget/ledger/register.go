@@ -1,0 +1,204 @@
+package ledger
+
+import (
+	"slices"
+	"time"
+)
+
+// Shards is how many parts the agents of a provider are divided into.
+const Shards = 16
+
+// trial is the right to make the one call that follows a hold, until a time.
+type trial struct {
+	owner string
+	until Instant
+}
+
+// Register is what the fleet shares about a provider's permits: one value,
+// replaced only by compare-and-set.
+type Register struct {
+	Epoch   int64           // drawn when it was created: permits of another epoch are void
+	Hold    Instant         // nothing starts before
+	Strikes int             // 429s in a row; while there are any, only whoever has the trial calls
+	trial   trial           // the one call after a hold
+	windows []window        // by length
+	Spread  time.Duration   // over which claimers that contend spread; whole milliseconds
+	busy    [Shards]Instant // leaky counters, as the time when each has run dry; whole milliseconds
+}
+
+// New is the register of a provider that nobody has ever called.
+func New(epoch int64) *Register { return &Register{Epoch: epoch} }
+
+// Lost stands in for one that is gone although the provider has been
+// called: every window counts as full, at the furthest a claim may have been.
+func Lost(epoch int64, shapes []Shape, now Instant) *Register {
+	r := New(epoch)
+	end := now.Add(Light.horizon())
+	for _, s := range shapes {
+		w := window{per: s.Per, n: s.N, seen: now, base: s.at(now) - s.k + 1, tat: end.Add(s.span)}
+		w.add(s.at(end), s.N)
+		r.windows = append(r.windows, w)
+	}
+	r.sort()
+	return r
+}
+
+func (r *Register) sort() {
+	slices.SortFunc(r.windows, func(a, b window) int { return int(a.per - b.per) })
+}
+
+// Clone is a copy that shares nothing with r.
+func (r *Register) Clone() *Register {
+	c := *r
+	c.windows = slices.Clone(r.windows)
+	for i := range c.windows {
+		w := &c.windows[i]
+		// Room for what a claim adds, so that adding does not copy again.
+		w.counts = append(make([]int, 0, len(w.counts)+16), w.counts...)
+	}
+	return &c
+}
+
+// views prepares the windows for a claim: the claimer's own, those that only
+// others have (permits are recorded there too, for limits may differ during a
+// roll-out), and new ones.
+func (r *Register) views(shapes []Shape, now Instant) []view {
+	// A window that nobody has had as a limit for its whole length counts no more.
+	r.windows = slices.DeleteFunc(r.windows, func(w window) bool {
+		return !slices.ContainsFunc(shapes, func(s Shape) bool { return s.Per == w.per }) &&
+			now.Sub(w.seen) > newShape(Window{N: w.n, Per: w.per}).span
+	})
+	known := len(r.windows)
+	for _, s := range shapes {
+		if !slices.ContainsFunc(r.windows, func(w window) bool { return w.per == s.Per }) {
+			r.windows = append(r.windows, r.seed(r.windows[:known], s, now))
+		}
+	}
+	r.sort()
+	views := make([]view, len(r.windows))
+	for i := range r.windows {
+		w := &r.windows[i]
+		v := view{window: w}
+		if j := slices.IndexFunc(shapes, func(s Shape) bool { return s.Per == w.per }); j >= 0 {
+			v.Shape, v.mine = shapes[j], true
+			w.n, w.seen = v.N, now-now%Instant(time.Second)
+		} else {
+			v.Shape = newShape(Window{N: w.n, Per: w.per})
+		}
+		w.prune(v.Shape, now)
+		v.index()
+		views[i] = v
+	}
+	return views
+}
+
+// seed starts the window of a limit that is new. It knows what the others
+// remember of the past, and starts when no permit of before can still be on
+// its way; what is older than their memory it cannot know.
+func (r *Register) seed(known []window, s Shape, now Instant) window {
+	w := window{per: s.Per, n: s.N, base: s.at(now) - s.k + 1, tat: now}
+	if len(known) == 0 {
+		return w
+	}
+	from := known[len(known)-1]
+	for _, k := range slices.Backward(known) {
+		if k.per >= s.Per {
+			from = k
+		}
+	}
+	old := newShape(Window{N: from.n, Per: from.per})
+	for i, n := range from.counts {
+		if n == 0 {
+			continue
+		}
+		end := old.end(from.base + int64(i)).Add(old.grace)
+		w.add(s.at(end), n)
+		w.tat = max(w.tat, end)
+	}
+	if base := s.at(w.tat) - s.k + 1; base > w.base {
+		w.counts = w.counts[min(base-w.base, int64(len(w.counts))):]
+		w.base = base
+	}
+	return w
+}
+
+// book records n permits at a moment in every window. Everybody pushes the
+// pacer, all but light obey it.
+func (r *Register) book(views []view, at Instant, n int, now Instant) {
+	for i := range views {
+		v := &views[i]
+		v.add(v.at(at), n)
+		v.tat = max(v.tat, now.Add(-slack)).Add(time.Duration(n) * v.Gap)
+		v.index()
+	}
+}
+
+// quota is how many permits a shard may have lately, and how long until one
+// of them is forgotten, by the slowest of the limits.
+func quota(shapes []Shape) (span, each time.Duration) {
+	var slow Shape
+	for _, s := range shapes {
+		if s.Gap > slow.Gap {
+			slow = s
+		}
+	}
+	m := max(3, slow.N/8)
+	return slow.Per, slow.Per / time.Duration(m)
+}
+
+// Modest reports whether a shard has had few permits lately, fleet-wide: only
+// then is its single request light. Without this an agent that asks one by
+// one would always be, and starve the others.
+func (r *Register) Modest(shapes []Shape, shard int, now Instant) bool {
+	span, each := quota(shapes)
+	return r.busy[shard%Shards].Sub(now) <= span-each
+}
+
+// charge counts n permits for the first n shards, and returns the others.
+func (r *Register) charge(shapes []Shape, of []int, n int, now Instant) []int {
+	span, each := quota(shapes)
+	for i, t := range r.busy {
+		if t <= now {
+			r.busy[i] = 0
+		}
+	}
+	n = min(n, len(of))
+	for _, shard := range of[:n] {
+		full := now.Add(span) // never beyond: an agent is light again soon after its backlog
+		t := min(max(r.busy[shard%Shards], now).Add(each), full)
+		r.busy[shard%Shards] = t - t%Instant(time.Millisecond)
+	}
+	return of[n:]
+}
+
+// Refund is permits that were certainly not used, on their way back.
+type Refund struct {
+	At    Instant // in the tick they were claimed for
+	N     int
+	Epoch int64
+}
+
+// GiveBack takes refunds of this register back.
+func (r *Register) GiveBack(refunds []Refund, shapes []Shape) {
+	for _, refund := range refunds {
+		if refund.Epoch != r.Epoch {
+			continue
+		}
+		for i := range r.windows {
+			w := &r.windows[i]
+			s := shapeOf(shapes, w)
+			n := w.take(s.at(refund.At), refund.N)
+			w.tat = w.tat.Add(-time.Duration(n) * s.Gap)
+		}
+	}
+}
+
+// shapeOf is the claimer's own shape of a window, or what the register says.
+func shapeOf(shapes []Shape, w *window) Shape {
+	for _, s := range shapes {
+		if s.Per == w.per {
+			return s
+		}
+	}
+	return newShape(Window{N: w.n, Per: w.per})
+}
