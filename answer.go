@@ -2,6 +2,9 @@ package fetchworker
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -28,8 +31,12 @@ type Answer struct {
 	Redacted   bool            // the body contained the provider's key
 	Next       json.RawMessage // parameters of the next page
 	Time       time.Time       // when the answer was made
+	Digest     string          // of the request: see RequestDigest
+	Reason     Reason          // why it is not final
+	RetryAt    time.Time       // when the next attempt is due, where that is known
 
 	ContentType string
+	SHA256      string   // of the body, lower-case hex
 	Body        []byte   // the provider's bytes, untouched
 	Problem     *Problem // instead of a body: why it failed or waits
 	Claim       *Claim   // instead of a body: where a large one is stored
@@ -43,10 +50,26 @@ type Claim struct {
 	SHA256 string // of the whole body, lower-case hex
 }
 
-// Err is the problem of a failed answer, and nil for any other.
+// headerBodySHA256 is what HeaderSHA256 was called, on large bodies only, in
+// answers that may still be stored.
+const headerBodySHA256 = "Fetch-Body-Sha256"
+
+// Err is the *Problem of a failed answer, and nil for any other.
 func (a Answer) Err() error {
 	if a.Status == StatusFailed && a.Problem != nil {
-		return *a.Problem
+		return a.Problem
+	}
+	return nil
+}
+
+// Decode reads a JSON body into v. A failed or waiting answer, which has none,
+// gives its *Problem.
+func (a Answer) Decode(v any) error {
+	if a.Problem != nil {
+		return a.Problem
+	}
+	if err := json.Unmarshal(a.Body, v); err != nil {
+		return fmt.Errorf("answer %s: %w", a.Identity, err)
 	}
 	return nil
 }
@@ -95,6 +118,12 @@ func (a Answer) Encode() *nats.Msg {
 		h.Set(HeaderLatency, strconv.FormatInt(a.Latency.Milliseconds(), 10))
 	}
 	setIf(h, a.Redacted, HeaderRedacted, "true")
+	setIf(h, a.Digest != "", HeaderDigest, a.Digest)
+	if !a.Final {
+		reason, retryAt := a.waitsFor()
+		setIf(h, reason != "", HeaderReason, string(reason))
+		setIf(h, !retryAt.IsZero(), HeaderRetryAt, retryAt.UTC().Format(time.RFC3339Nano))
+	}
 	setIf(h, len(a.Next) > 0, HeaderNext, string(a.Next))
 
 	contentType := a.ContentType
@@ -110,12 +139,33 @@ func (a Answer) Encode() *nats.Msg {
 		h.Set(HeaderBodyPrefix, a.Claim.Prefix)
 		h.Set(HeaderBodyParts, strconv.Itoa(a.Claim.Parts))
 		h.Set(HeaderBodyBytes, strconv.FormatInt(a.Claim.Bytes, 10))
-		h.Set(HeaderBodySHA256, a.Claim.SHA256)
+		a.SHA256 = a.Claim.SHA256
 	default:
 		h.Set(HeaderContentType, contentType)
 		m.Data = a.Body
 	}
+	if len(m.Data) > 0 {
+		a.SHA256 = sumOf(m.Data)
+	}
+	setIf(h, a.SHA256 != "", HeaderSHA256, a.SHA256)
 	return m
+}
+
+// waitsFor is why an answer is not final: of a waiting one its problem knows.
+func (a Answer) waitsFor() (Reason, time.Time) {
+	reason, retryAt := a.Reason, a.RetryAt
+	if a.Problem != nil && reason == "" {
+		reason = a.Problem.Reason()
+	}
+	if a.Problem != nil && retryAt.IsZero() {
+		retryAt = a.Problem.RetryAt
+	}
+	return reason, retryAt
+}
+
+func sumOf(body []byte) string {
+	sum := sha256.Sum256(body)
+	return hex.EncodeToString(sum[:])
 }
 
 // sniff is the type of a body that its provider named none for.
@@ -150,6 +200,10 @@ func DecodeAnswer(subject string, h nats.Header, body []byte) (Answer, error) {
 		Latency:     time.Duration(intOf(h, HeaderLatency)) * time.Millisecond,
 		Redacted:    h.Get(HeaderRedacted) == "true",
 		Time:        timeOf(h, headerEventTime),
+		Digest:      h.Get(HeaderDigest),
+		Reason:      Reason(h.Get(HeaderReason)),
+		RetryAt:     timeOf(h, HeaderRetryAt),
+		SHA256:      cmp.Or(h.Get(HeaderSHA256), h.Get(headerBodySHA256)),
 		ContentType: h.Get(HeaderContentType),
 	}
 	if next := h.Get(HeaderNext); next != "" {
@@ -167,7 +221,7 @@ func DecodeAnswer(subject string, h nats.Header, body []byte) (Answer, error) {
 		if prefix := h.Get(HeaderBodyPrefix); prefix != "" {
 			a.Claim = &Claim{
 				Prefix: prefix, Parts: intOf(h, HeaderBodyParts),
-				Bytes: int64(intOf(h, HeaderBodyBytes)), SHA256: h.Get(HeaderBodySHA256),
+				Bytes: int64(intOf(h, HeaderBodyBytes)), SHA256: a.SHA256,
 			}
 			return a, nil
 		}
@@ -176,6 +230,9 @@ func DecodeAnswer(subject string, h nats.Header, body []byte) (Answer, error) {
 		a.Problem = new(Problem)
 		if err := json.Unmarshal(body, a.Problem); err != nil {
 			return a, fmt.Errorf("answer %s: problem: %w", subject, err)
+		}
+		if !a.Final {
+			a.Reason, a.RetryAt = a.waitsFor()
 		}
 	default:
 		return a, fmt.Errorf("answer %s: status %q is not known", subject, a.Status)

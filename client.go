@@ -2,13 +2,9 @@ package fetchworker
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,20 +14,16 @@ import (
 // Client publishes fetches for one agent and reads their answers. It works
 // from an account of the agent's own, with nothing but the imports that
 // nats/server.conf grants. It is safe for concurrent use.
+//
+// However many requests are outstanding, a client has one subscription: to
+// the live answers of its agent. It stands from the first wait until Close.
 type Client struct {
-	nc    *nats.Conn
-	js    jetstream.JetStream
-	agent string
-	owned bool
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	agent   string
+	owned   bool
+	watcher *watcher
 }
-
-// ErrNoAnswer says that nothing is stored under an identity: never asked, or
-// not answered yet, or aged out.
-var ErrNoAnswer = errors.New("no answer is stored")
-
-// ErrBodyCorrupt says that the parts of a large body do not add up to what
-// its claim check promises.
-var ErrBodyCorrupt = errors.New("the stored body does not match its claim check")
 
 // Connect connects to a NATS server as an agent. The options are nats.go's:
 // credentials, TLS, reconnect handling.
@@ -58,237 +50,140 @@ func NewClient(nc *nats.Conn, agent string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	return &Client{nc: nc, js: js, agent: agent}, nil
+	c := &Client{nc: nc, js: js, agent: agent}
+	c.watcher = newWatcher(c)
+	return c, nil
 }
 
-// Close closes the connection if Connect made it.
+// Agent is whom the client asks for.
+func (c *Client) Agent() string { return c.agent }
+
+// Close ends the client's subscription and every wait (ErrClosed), and closes
+// the connection if Connect made it. Requests go on, and their answers are
+// found later.
 func (c *Client) Close() {
+	c.watcher.close()
 	if c.owned {
 		c.nc.Close()
 	}
 }
 
-// Receipt says that a request is stored and will be answered.
-type Receipt struct {
-	Identity  Identity
-	Sequence  uint64
-	Duplicate bool // the same identity was published within the last two minutes
-}
-
-// NewID makes a request id that cannot be guessed: the duplicate window is
-// shared by all agents, so a guessable id could be claimed by another.
-func NewID() string { return rand.Text() }
-
-// Submit publishes a request and returns when it is stored. It publishes
-// again, safely, until the receipt comes or ctx ends. If ctx carries an
-// OpenTelemetry span, the request is part of its trace.
-func (c *Client) Submit(ctx context.Context, r Request) (Receipt, error) {
-	m, err := c.encode(&r)
-	if err != nil {
-		return Receipt{}, err
+// own completes an identity with the client's agent, and refuses what names
+// no single request.
+func (c *Client) own(id Identity) (Identity, error) {
+	if id.Agent == "" {
+		id.Agent = c.agent
 	}
-	return c.submit(ctx, r.Identity(), m)
-}
-
-func (c *Client) submit(ctx context.Context, id Identity, m *nats.Msg) (Receipt, error) {
-	inject(ctx, m)
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		ack, err := c.publish(ctx, m, id)
-		if err == nil {
-			return Receipt{Identity: id, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
-		}
-		var refused *jetstream.APIError
-		if errors.As(err, &refused) && refused.Code < 500 || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrConnectionClosed) {
-			return Receipt{}, fmt.Errorf("submit %s: %w", id, err)
-		}
-		if pause(ctx, wait) != nil {
-			return Receipt{}, fmt.Errorf("submit %s: %w (last: %w)", id, ctx.Err(), err)
+	for _, t := range []struct{ name, value string }{{"provider", id.Provider}, {"operation", id.Operation}, {"agent", id.Agent}} {
+		if !ValidToken(t.value) {
+			return id, &RequestError{t.name, "1 to 32 of a-z 0-9 _ -"}
 		}
 	}
-}
-
-func (c *Client) publish(ctx context.Context, m *nats.Msg, id Identity) (*jetstream.PubAck, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	return c.js.PublishMsg(ctx, m, jetstream.WithMsgID(id.String()))
-}
-
-// encode completes the request: agent, lane, id.
-func (c *Client) encode(r *Request) (*nats.Msg, error) {
-	if r.Agent == "" {
-		r.Agent = c.agent
+	if !ValidID(id.ID) {
+		return id, &RequestError{"id", "1 to 64 of A-Z a-z 0-9 _ -"}
 	}
-	if r.Lane == "" {
-		r.Lane = LaneInteractive
-	}
-	if r.ID == "" {
-		r.ID = NewID()
-	}
-	if !ValidID(r.ID) {
-		return nil, &RequestError{"id", "1 to 64 of A-Z a-z 0-9 _ -"}
-	}
-	if err := r.Check(); err != nil {
-		return nil, err
-	}
-	body, err := json.Marshal(r)
-	if err != nil {
-		return nil, fmt.Errorf("request: %w", err)
-	}
-	m := nats.NewMsg(RequestSubject(r.Provider, r.Lane, r.Operation, r.Agent))
-	m.Data = body
-	return m, nil
-}
-
-// Fetch publishes a request and waits for its final answer, whatever its
-// status; Answer.Err tells a failed one. A large body is read and verified.
-// The error says that no final answer was seen before ctx ended; the request
-// goes on, and Result or Wait finds its answer later.
-func (c *Client) Fetch(ctx context.Context, r Request) (Answer, error) {
-	named := r.ID != ""
-	m, err := c.encode(&r)
-	if err != nil {
-		return Answer{}, err
-	}
-	id := r.Identity()
-	live, err := c.nc.SubscribeSync(ResultSubject(id)) // before the publish: nothing can be missed
-	if err != nil {
-		return Answer{}, fmt.Errorf("subscribe to %s: %w", ResultSubject(id), err)
-	}
-	defer func() { _ = live.Unsubscribe() }()
-	receipt, err := c.submit(ctx, id, m)
-	if err != nil {
-		return Answer{}, err
-	}
-	return c.await(ctx, id, live, named || receipt.Duplicate)
-}
-
-// Wait waits for the final answer of a request submitted earlier.
-func (c *Client) Wait(ctx context.Context, id Identity) (Answer, error) {
-	live, err := c.nc.SubscribeSync(ResultSubject(id))
-	if err != nil {
-		return Answer{}, fmt.Errorf("subscribe to %s: %w", ResultSubject(id), err)
-	}
-	defer func() { _ = live.Unsubscribe() }()
-	return c.await(ctx, id, live, true)
-}
-
-// await takes the live copy, and looks at what is stored as well every few
-// seconds: a live copy can be lost in a reconnect, the stored one cannot.
-func (c *Client) await(ctx context.Context, id Identity, live *nats.Subscription, mayBeStored bool) (Answer, error) {
-	for {
-		if mayBeStored {
-			a, err := c.Result(ctx, id)
-			if a.Final && (err == nil || errors.Is(err, ErrBodyCorrupt)) {
-				return a, err
-			}
-			if err != nil && ctx.Err() != nil {
-				return Answer{}, fmt.Errorf("await %s: %w", id, ctx.Err())
-			}
-		}
-		mayBeStored = true
-		turn, cancel := context.WithTimeout(ctx, 5*time.Second)
-		for {
-			m, err := live.NextMsgWithContext(turn)
-			if err != nil {
-				break
-			}
-			a, err := DecodeAnswer(m.Subject, m.Header, m.Data)
-			if err == nil && a.Final {
-				cancel()
-				err = c.resolve(ctx, &a)
-				return a, err
-			}
-		}
-		cancel()
-		if ctx.Err() != nil {
-			return Answer{}, fmt.Errorf("await %s: %w", id, ctx.Err())
-		}
-	}
+	return id, nil
 }
 
 // Result reads the latest stored answer of a request, final or not, with a
 // large body read and verified. ErrNoAnswer: nothing is stored. With
 // ErrBodyCorrupt the answer is returned all the same, without its body.
 func (c *Client) Result(ctx context.Context, id Identity) (Answer, error) {
-	subject := ResultSubject(id)
-	m, err := c.directGet(ctx, StreamResults, subject)
+	id, err := c.own(id)
 	if err != nil {
 		return Answer{}, err
 	}
-	a, err := DecodeAnswer(subject, m.Header, m.Data)
+	_, a, err := c.stored(ctx, ResultSubject(id))
 	if err != nil {
-		return Answer{}, err
+		return a, err
 	}
 	err = c.resolve(ctx, &a)
 	return a, err
 }
 
-// directGet asks for the last message of a subject by a request whose own
-// subject names it, so that an agent's account needs no other right.
+// stored reads the answer under a result subject, and its sequence.
+func (c *Client) stored(ctx context.Context, subject string) (uint64, Answer, error) {
+	m, err := c.directGet(ctx, StreamResults, subject)
+	if err != nil {
+		return 0, Answer{}, err
+	}
+	return decodeLive(subject, m)
+}
+
+// direct is where a direct get asks for the last message of a subject: in a
+// subject of its own, so that an agent's account needs no other right.
+const direct = "$JS.API.DIRECT.GET."
+
+// directGet reads the last message of a subject.
 func (c *Client) directGet(ctx context.Context, stream, subject string) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	m, err := c.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+stream+"."+subject, nil)
+	request := direct + stream + "." + subject
+	ctx, release := c.untilRefused(ctx, request)
+	defer release()
+	m, err := c.nc.RequestWithContext(ctx, request, nil)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", subject, err)
+		return nil, fmt.Errorf("read %s: %w", subject, because(ctx, err))
 	}
-	switch status := m.Header.Get("Status"); status {
-	case "":
+	switch status := m.Header.Get("Status"); {
+	case own(m, jetstream.StreamHeader) != "":
+		if stored := own(m, jetstream.SubjectHeader); stored != subject {
+			return nil, fmt.Errorf("read %s: the server sent %s: %w", subject, stored, ErrBodyCorrupt)
+		}
 		return m, nil
-	case "404":
+	case status == "404":
 		return nil, fmt.Errorf("read %s: %w", subject, ErrNoAnswer)
 	default:
 		return nil, fmt.Errorf("read %s: server says %s %s", subject, status, m.Header.Get("Description"))
 	}
 }
 
-// resolve reads the parts of a large body in order and checks them against
-// the claim.
-func (c *Client) resolve(ctx context.Context, a *Answer) error {
-	if a.Claim == nil {
-		return nil
+// own is the server's value of a header. It appends its own after those of
+// the message.
+func own(m *nats.Msg, key string) string {
+	if values := m.Header.Values(key); len(values) > 0 {
+		return values[len(values)-1]
 	}
-	if a.Claim.Bytes < 0 || a.Claim.Bytes > int64(a.Claim.Parts)*MaxInlineBody {
-		return fmt.Errorf("%s: %d bytes in %d parts: %w", a.Claim.Prefix, a.Claim.Bytes, a.Claim.Parts, ErrBodyCorrupt)
-	}
-	body := make([]byte, 0, a.Claim.Bytes)
-	for part := 1; part <= a.Claim.Parts; part++ {
-		data, err := c.part(ctx, a.Claim.Prefix+"."+strconv.Itoa(part))
-		if err != nil {
-			return err
-		}
-		body = append(body, data...)
-	}
-	sum := sha256.Sum256(body)
-	if int64(len(body)) != a.Claim.Bytes || hex.EncodeToString(sum[:]) != a.Claim.SHA256 {
-		return fmt.Errorf("%s: %w", a.Claim.Prefix, ErrBodyCorrupt)
-	}
-	a.Body = body
-	return nil
+	return ""
 }
 
-const (
-	// partTries is how often a part is looked for that is not there.
-	partTries = 10
-	partPause = 100 * time.Millisecond
-)
-
-// part reads one part of a large body. Parts are stored before their answer,
-// but the replica that serves a direct get may lag behind by a moment.
-func (c *Client) part(ctx context.Context, subject string) ([]byte, error) {
-	for range partTries {
-		m, err := c.directGet(ctx, StreamBodies, subject)
-		if err == nil {
-			return m.Data, nil
-		}
-		if !errors.Is(err, ErrNoAnswer) {
-			return nil, err
-		}
-		if err := pause(ctx, partPause); err != nil {
-			return nil, fmt.Errorf("read %s: %w", subject, err)
-		}
+// because is what ended a request: the context's cause if that did.
+func because(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, nats.ErrConnectionClosed):
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	default:
+		return err
 	}
-	return nil, fmt.Errorf("%s is missing: %w", subject, ErrBodyCorrupt)
+}
+
+// refusedAfter is how soon the server's refusal of a publish is looked for.
+// It comes beside the request, which would wait in vain.
+const refusedAfter = 100 * time.Millisecond
+
+// untilRefused ends with ErrNotPermitted when the server refuses a publish to
+// the subject.
+func (c *Client) untilRefused(ctx context.Context, subject string) (context.Context, func()) {
+	ctx, refuse := context.WithCancelCause(ctx)
+	before := c.nc.LastError()
+	var look *time.Timer
+	look = time.AfterFunc(refusedAfter, func() {
+		err := c.nc.LastError()
+		// The server's words are all there is that names the subject.
+		if err != nil && err != before && errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), `"`+subject+`"`) { //nolint:errorlint // the very same value
+			refuse(fmt.Errorf("%w: %w", ErrNotPermitted, err))
+			return
+		}
+		if ctx.Err() == nil {
+			look.Reset(2 * refusedAfter)
+		}
+	})
+	return ctx, func() {
+		look.Stop()
+		refuse(nil)
+	}
 }
 
 // pause waits, or until ctx ends.

@@ -218,7 +218,7 @@ func TestFetchReturnsAFailureAsAnAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var p fetchworker.Problem
+	var p *fetchworker.Problem
 	if !errors.As(a.Err(), &p) || p.Code() != fetchworker.CodeNotFound {
 		t.Errorf("%+v", a)
 	}

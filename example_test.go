@@ -2,9 +2,9 @@ package fetchworker_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"fetchworker"
@@ -25,18 +25,124 @@ func ExampleClient_Fetch() {
 
 	answer, err := client.Fetch(ctx, fetchworker.Request{
 		Provider: "fmp", Operation: "quote",
-		Params:   json.RawMessage(`{"symbol":"AAPL"}`),
+		Params:   fetchworker.Params(map[string]any{"symbol": "AAPL"}),
 		MaxStale: new(fetchworker.Duration(time.Hour)), // rather an old quote than none
 	})
-	if err != nil { // no final answer within the minute; the request goes on
+	var pending *fetchworker.PendingError
+	switch {
+	case errors.As(err, &pending) && pending.Last != nil: // not within the minute; the request goes on
+		fmt.Println(pending.Identity, "waits:", pending.Last.Reason, "until", pending.Last.RetryAt)
+	case errors.Is(err, fetchworker.ErrQueueFull):
+		fmt.Println("ask again later")
+	case err != nil:
+		fmt.Println(err)
+	}
+	if err != nil {
+		return
+	}
+
+	var quotes []struct {
+		Price float64 `json:"price"`
+	}
+	var problem *fetchworker.Problem
+	if err := answer.Decode(&quotes); errors.As(err, &problem) { // the final answer is a failure
+		fmt.Println(problem.Code(), problem.Detail)
+		return
+	}
+	fmt.Println(quotes)
+}
+
+// Ask for many things and take their answers as they come.
+func ExampleClient_FetchAll() {
+	client, err := fetchworker.Connect(nats.DefaultURL, "alice")
+	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	if err := answer.Err(); err != nil { // the final answer is a failure
+	defer client.Close()
+	ask := func(yield func(fetchworker.Request) bool) {
+		for _, symbol := range []string{"AAPL", "MSFT", "BRK-B"} {
+			r := fetchworker.Request{Provider: "fmp", Operation: "quote", ID: "close-2026-02-13-" + symbol}
+			if r.Params = fetchworker.Params(map[string]any{"symbol": symbol}); !yield(r) {
+				return
+			}
+		}
+	}
+	for answer, err := range client.FetchAll(context.Background(), ask) {
+		fmt.Println(answer.Identity.ID, answer.Status, err)
+	}
+}
+
+// Publish many requests; they are answered whatever happens to this process.
+func ExampleClient_SubmitAll() {
+	client, err := fetchworker.Connect(nats.DefaultURL, "alice")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	requests := []fetchworker.Request{
+		{Provider: "fred", Operation: "series", Lane: fetchworker.LaneBatch, Params: fetchworker.Params(map[string]any{"series_id": "GDP"})},
+		{Provider: "fred", Operation: "series", Lane: fetchworker.LaneBatch, Params: fetchworker.Params(map[string]any{"series_id": "UNRATE"})},
+	}
+	for receipt, err := range client.SubmitAll(context.Background(), slices.Values(requests)) {
+		fmt.Println(receipt.Identity.ID, receipt.Duplicate, err)
+	}
+}
+
+// Wait in another process, or after a restart, for what was asked earlier.
+func ExampleClient_Wait() {
+	client, err := fetchworker.Connect(nats.DefaultURL, "alice")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	answer, err := client.Wait(ctx, fetchworker.Identity{Provider: "fmp", Operation: "quote", ID: "close-2026-02-13-AAPL"})
+	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	fmt.Printf("%s\n", answer.Body)
+}
+
+// See why a request waits, make do with a stale body, and get the final one.
+func ExampleClient_Updates() {
+	client, err := fetchworker.Connect(nats.DefaultURL, "alice")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	id := fetchworker.Identity{Provider: "fmp", Operation: "quote", ID: "close-2026-02-13-AAPL"}
+	for answer, err := range client.Updates(context.Background(), id) {
+		switch {
+		case err != nil:
+			fmt.Println(err)
+		case !answer.Final:
+			fmt.Println(answer.Status, answer.Reason, answer.RetryAt)
+		default:
+			fmt.Printf("%s\n", answer.Body)
+		}
+	}
+}
+
+// Read what is stored now, final or not.
+func ExampleClient_Result() {
+	client, err := fetchworker.Connect(nats.DefaultURL, "alice")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	answer, err := client.Result(context.Background(), fetchworker.Identity{Provider: "fmp", Operation: "quote", ID: "q-17"})
+	if errors.Is(err, fetchworker.ErrNoAnswer) {
+		fmt.Println("never asked, or not answered yet")
+		return
+	}
+	fmt.Println(answer.Status, answer.Final, err)
 }
 
 // Publish now and read the answer later, from another process if need be.
@@ -51,7 +157,7 @@ func ExampleClient_Submit() {
 
 	receipt, err := client.Submit(ctx, fetchworker.Request{
 		Provider: "polygon", Operation: "previous_close", Lane: fetchworker.LaneBatch,
-		Params: json.RawMessage(`{"symbol":"AAPL"}`),
+		Params: fetchworker.Params(map[string]any{"symbol": "AAPL"}),
 	})
 	if err != nil {
 		fmt.Println(err)
@@ -81,6 +187,15 @@ func ExampleIdentity() {
 	// request:      fetch.request.fmp.interactive.quote.alice
 	// Nats-Msg-Id:  fmp.quote.alice.q-17
 	// answer:       fetch.result.fmp.quote.alice.q-17
+}
+
+func ExampleParams() {
+	params := struct {
+		Symbol string `json:"symbol"`
+		Limit  int    `json:"limit,omitempty"`
+	}{Symbol: "AAPL"}
+	fmt.Println(string(fetchworker.Params(params)))
+	// Output: {"symbol":"AAPL"}
 }
 
 func ExampleParamsFrom() {

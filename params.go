@@ -6,6 +6,16 @@ import (
 	"strings"
 )
 
+// Params makes the parameters of a request from a value that is a JSON object:
+// a map or a struct. What is none is refused by Submit and Fetch.
+func Params(v any) json.RawMessage {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return json.RawMessage(err.Error()) // no JSON: refused, with these words
+	}
+	return raw
+}
+
 // ParamsFrom makes the parameters of a request from "name=value" texts, as a
 // command line has them. Every value is passed as text, which parameters of
 // all types accept, but for one that begins with { or [ and is JSON: it is

@@ -7,7 +7,7 @@ import (
 )
 
 // Problem is the body of a failed or waiting answer, RFC 9457.
-type Problem struct { //nolint:errname // the wire's word, and mostly a body
+type Problem struct { //nolint:errname,recvcheck // the wire's word, and mostly a body
 	Type      string    `json:"type"` // urn:fetch:error:<code> or urn:fetch:waiting:<reason>
 	Title     string    `json:"title"`
 	Status    int       `json:"status"`
@@ -96,8 +96,8 @@ func (p Problem) Reason() Reason {
 	return Reason(reason)
 }
 
-// Error lets a problem be returned as one.
-func (p Problem) Error() string {
+// Error lets a problem be returned as one, by its address.
+func (p *Problem) Error() string {
 	word := string(p.Code())
 	if word == "" {
 		word = string(p.Reason())

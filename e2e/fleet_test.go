@@ -28,13 +28,14 @@ const aKey = "key-of-the-test-0123456789"
 type fleet struct {
 	t         *testing.T
 	js        jetstream.JetStream
-	agents    *fetchworker.Client
+	nc        *nats.Conn        // of the agents
 	answers   *dlqtest.Recorder // all that was stored, as a live subscriber sees it
 	upstream  *providertest.Server
 	env       map[string]string // of workers and replayers
 	replayEnv map[string]string // of replayers, over it
 
 	mu       sync.Mutex
+	agents   map[string]*fetchworker.Client
 	accepted []fetchworker.Identity
 	started  int
 }
@@ -52,7 +53,7 @@ func newFleet(t *testing.T, answer func(*http.Request) *providertest.Step) *flee
 // read all streams.
 func withServer(t *testing.T, answer func(*http.Request) *providertest.Step, agent, reader *nats.Conn, env map[string]string) *fleet {
 	t.Helper()
-	f := &fleet{t: t, upstream: played(t, answer), env: map[string]string{
+	f := &fleet{t: t, agents: map[string]*fetchworker.Client{}, upstream: played(t, answer), env: map[string]string{
 		"FMP_API_KEY": aKey, "FMP_REQUESTS_PER_MINUTE": "0", "FETCH_HTTP_ADDR": "off",
 	}}
 	f.env["FMP_BASE_URL"] = f.upstream.URL() + "/api/v3"
@@ -61,9 +62,7 @@ func withServer(t *testing.T, answer func(*http.Request) *providertest.Step, age
 	if f.js, err = broker.JetStream(reader); err != nil {
 		t.Fatal(err)
 	}
-	if f.agents, err = fetchworker.NewClient(agent, "alice"); err != nil {
-		t.Fatal(err)
-	}
+	f.nc = agent
 	f.answers = dlqtest.Record(t, agent)
 	t.Cleanup(f.answers.Stop)
 	return f
@@ -112,13 +111,33 @@ func (f *fleet) replayer() *process {
 	return p
 }
 
+// agent is the client of an agent.
+func (f *fleet) agent(name string) (*fetchworker.Client, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.agents[name]; c != nil {
+		return c, nil
+	}
+	c, err := fetchworker.NewClient(f.nc, name)
+	if err != nil {
+		return nil, err
+	}
+	f.agents[name] = c
+	f.t.Cleanup(c.Close)
+	return c, nil
+}
+
 // ask submits a request for a symbol, under that symbol as id, and notes that
 // it was accepted. It may be called from any goroutine.
 func (f *fleet) ask(r fetchworker.Request, symbol string) error {
 	r.ID, r.Params = symbol, params(r.Provider, symbol)
 	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
 	defer cancel()
-	receipt, err := f.agents.Submit(ctx, r)
+	agent, err := f.agent(r.Agent)
+	if err != nil {
+		return err
+	}
+	receipt, err := agent.Submit(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -151,7 +170,11 @@ func (f *fleet) final(id fetchworker.Identity, within time.Duration) fetchworker
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), within)
 	defer cancel()
-	a, err := f.agents.Wait(ctx, id)
+	agent, err := f.agent(id.Agent)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	a, err := agent.Wait(ctx, id)
 	if err != nil {
 		f.t.Fatalf("%s has no final answer within %v: %v", id, within, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strings"
 	"time"
 
 	"fetchworker"
@@ -181,9 +182,7 @@ func connect(getenv func(string) string, options ...nats.Option) (nc *nats.Conn,
 		if server == "" {
 			server = nats.DefaultURL
 		}
-		if u, err := url.Parse(server); err == nil && u.User != nil {
-			user = u.User.Username()
-		}
+		user = userOf(server)
 		nc, err = nats.Connect(server, options...)
 	}
 	if err != nil {
@@ -193,4 +192,18 @@ func connect(getenv func(string) string, options ...nats.Option) (nc *nats.Conn,
 		user = "cli"
 	}
 	return nc, user, nil
+}
+
+// userOf is the user that a server's address names. One without a password is
+// no name but a token: a secret, which nobody else may see.
+func userOf(server string) string {
+	first, _, _ := strings.Cut(server, ",")
+	u, err := url.Parse(first)
+	if err != nil || u.User == nil {
+		return ""
+	}
+	if _, named := u.User.Password(); !named {
+		return ""
+	}
+	return u.User.Username()
 }

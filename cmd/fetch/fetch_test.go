@@ -125,6 +125,7 @@ func TestTheAgentIsTheNATSUser(t *testing.T) {
 	for server, want := range map[string]string{
 		r.b.Server.URL(): "cli",
 		strings.Replace(r.b.Server.URL(), "nats://", "nats://alice:secret@", 1): "alice",
+		strings.Replace(r.b.Server.URL(), "nats://", "nats://s3cr3t-token@", 1): "cli", // no name, but a secret
 	} {
 		if _, _, err := r.runAt(server, "fmp", "quote", "symbol=AAPL"); err != nil {
 			t.Fatal(err)

@@ -1,0 +1,103 @@
+package fetchworker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// mostParts bounds a claim: 2 GiB, far more than any worker takes from a
+// provider.
+const mostParts = 4096
+
+// Check judges a claim by itself, before anything is read or made room for:
+// what an answer says of its body is only a message's header. ErrBodyCorrupt.
+func (c Claim) Check(agent string) error {
+	rest, ours := strings.CutPrefix(c.Prefix, "fetch.body."+agent+".")
+	for token := range strings.SplitSeq(rest, ".") {
+		ours = ours && ValidID(token)
+	}
+	switch {
+	case !ours:
+		return fmt.Errorf("a body under %q, which is none of %s's: %w", c.Prefix, agent, ErrBodyCorrupt)
+	case c.Parts < 1 || c.Parts > mostParts || c.Bytes < 1 || c.Bytes > int64(c.Parts)*MaxInlineBody:
+		return fmt.Errorf("%s: %d bytes in %d parts: %w", c.Prefix, c.Bytes, c.Parts, ErrBodyCorrupt)
+	}
+	return nil
+}
+
+// roomAtOnce is how much room is made for a body before any of it has come.
+const roomAtOnce = 8 << 20
+
+// resolve reads the parts of a large body in order and checks them against
+// the claim.
+func (c *Client) resolve(ctx context.Context, a *Answer) error {
+	if a.Claim == nil {
+		return nil
+	}
+	if err := a.Claim.Check(a.Identity.Agent); err != nil {
+		return err
+	}
+	body := make([]byte, 0, min(a.Claim.Bytes, roomAtOnce))
+	sum := sha256.New()
+	for part := 1; part <= a.Claim.Parts; part++ {
+		data, err := c.part(ctx, a.Claim.Prefix+"."+strconv.Itoa(part))
+		if err != nil {
+			return err
+		}
+		body = append(body, data...)
+		if int64(len(body)) > a.Claim.Bytes {
+			return fmt.Errorf("%s is longer than it should be: %w", a.Claim.Prefix, ErrBodyCorrupt)
+		}
+		_, _ = sum.Write(data) // a hash takes everything
+	}
+	if int64(len(body)) != a.Claim.Bytes || hex.EncodeToString(sum.Sum(nil)) != a.Claim.SHA256 {
+		return fmt.Errorf("%s: %w", a.Claim.Prefix, ErrBodyCorrupt)
+	}
+	a.Body = body
+	return nil
+}
+
+// resolveSurely tries again whatever is not the body's own fault, until ctx
+// ends.
+func (c *Client) resolveSurely(ctx context.Context, a *Answer) error {
+	for wait := partPause; ; wait = min(2*wait, 2*time.Second) {
+		err := c.resolve(ctx, a)
+		if err == nil || errors.Is(err, ErrBodyCorrupt) || errors.Is(err, ErrNotPermitted) || errors.Is(err, ErrClosed) {
+			return err
+		}
+		if ended := pause(ctx, wait); ended != nil {
+			last := *a
+			return &PendingError{Identity: a.Identity, Last: &last, Cause: ended, Trouble: err}
+		}
+	}
+}
+
+const (
+	// partTries is how often a part is looked for that is not there.
+	partTries = 10
+	partPause = 100 * time.Millisecond
+)
+
+// part reads one part of a large body. Parts are stored before their answer,
+// but the replica that serves a direct get may lag behind by a moment.
+func (c *Client) part(ctx context.Context, subject string) ([]byte, error) {
+	for range partTries {
+		m, err := c.directGet(ctx, StreamBodies, subject)
+		if err == nil {
+			return m.Data, nil
+		}
+		if !errors.Is(err, ErrNoAnswer) {
+			return nil, err
+		}
+		if err := pause(ctx, partPause); err != nil {
+			return nil, fmt.Errorf("read %s: %w", subject, err)
+		}
+	}
+	return nil, fmt.Errorf("%s is missing: %w", subject, ErrBodyCorrupt)
+}

@@ -1,0 +1,170 @@
+package fetchworker
+
+import (
+	"context"
+	"fmt"
+	"iter"
+)
+
+// news is an answer as it comes, or what ended the wait for it.
+type news struct {
+	answer Answer
+	err    error
+}
+
+// waiting is a wait for one request's answers.
+type waiting struct {
+	*watch
+	*arrivals[news]
+	c *Client
+}
+
+func (c *Client) waitFor(id Identity) (*waiting, error) {
+	w := &waiting{arrivals: newArrivals[news](), c: c}
+	w.watch = newWatch(id, func(a Answer, err error) { w.push(news{a, err}) })
+	return w, c.watcher.add(w.watch)
+}
+
+func (w *waiting) end() { w.c.watcher.remove(w.watch) }
+
+// begin looks for an answer that is stored already, and has it looked for
+// from then on.
+func (w *waiting) begin(ctx context.Context, mayBeStored bool) error {
+	if mayBeStored {
+		if err := w.c.watcher.look(ctx, w.watch); err != nil {
+			return err
+		}
+	}
+	w.c.watcher.expect(w.watch)
+	return nil
+}
+
+// Fetch publishes a request and waits for its final answer, whatever its
+// status; Answer.Err tells a failed one. A large body is read and verified.
+// Its errors are Submit's, ErrIDReused, ErrBodyCorrupt, and a *PendingError
+// if ctx ends first: the request goes on then, and Result or Wait finds its
+// answer later. An answer that comes with an error has no body, but tells
+// its identity.
+func (c *Client) Fetch(ctx context.Context, r Request) (Answer, error) {
+	named := r.ID != ""
+	m, err := c.encode(&r)
+	if err != nil {
+		return Answer{}, err
+	}
+	id := r.Identity()
+	w, err := c.waitFor(id) // before the publish, so that the answer is seen live
+	if err != nil {
+		return Answer{Identity: id}, err
+	}
+	defer w.end()
+	receipt, err := c.submit(ctx, id, m, 0)
+	if err != nil {
+		return Answer{Identity: id}, err
+	}
+	if err := w.begin(ctx, named || receipt.Duplicate); err != nil {
+		return Answer{Identity: id}, fmt.Errorf("await %s: %w", id, err)
+	}
+	a, err := w.final(ctx, id)
+	if err != nil {
+		return a, err
+	}
+	return c.conclude(ctx, a, RequestDigest(r.Operation, r.Params))
+}
+
+// Wait waits for the final answer of a request submitted earlier. An empty
+// agent in its identity is the client's own.
+func (c *Client) Wait(ctx context.Context, id Identity) (Answer, error) {
+	for a, err := range c.updates(ctx, id) {
+		if err != nil {
+			return a, err
+		}
+		if a.Final {
+			return c.conclude(ctx, a, "")
+		}
+	}
+	panic("updates end with a final answer or an error")
+}
+
+// Updates yields the answers of a request as they come: what is stored, then
+// each that replaces it, such as a waiting one with its reason, a provisional
+// stale one, and at last the final one, after which it ends. Some that are
+// soon replaced may be left out. It also ends after an error.
+func (c *Client) Updates(ctx context.Context, id Identity) iter.Seq2[Answer, error] {
+	return func(yield func(Answer, error) bool) {
+		for a, err := range c.updates(ctx, id) {
+			if err == nil {
+				a, err = c.conclude(ctx, a, "")
+			}
+			if !yield(a, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// updates is Updates without large bodies.
+func (c *Client) updates(ctx context.Context, id Identity) iter.Seq2[Answer, error] {
+	return func(yield func(Answer, error) bool) {
+		id, err := c.own(id)
+		if err == nil && id.Agent != c.agent {
+			err = &RequestError{"agent", "this client waits for " + c.agent + "'s answers, not for " + id.Agent + "'s"}
+		}
+		if err != nil {
+			yield(Answer{}, err)
+			return
+		}
+		w, err := c.waitFor(id)
+		if err != nil {
+			yield(Answer{Identity: id}, err)
+			return
+		}
+		defer w.end()
+		if err := w.begin(ctx, true); err != nil {
+			yield(Answer{Identity: id}, fmt.Errorf("await %s: %w", id, err))
+			return
+		}
+		var last *Answer
+		for {
+			a, err := w.answer(ctx, id, last)
+			if !yield(a, err) || err != nil || a.Final {
+				return
+			}
+			last = &a
+		}
+	}
+}
+
+// final waits for the final answer.
+func (w *waiting) final(ctx context.Context, id Identity) (Answer, error) {
+	var last *Answer
+	for {
+		a, err := w.answer(ctx, id, last)
+		if err != nil || a.Final {
+			return a, err
+		}
+		last = &a
+	}
+}
+
+// answer waits for the next answer; last is the one before.
+func (w *waiting) answer(ctx context.Context, id Identity, last *Answer) (Answer, error) {
+	n, ended := w.arrivals.next(ctx)
+	switch {
+	case ended != nil:
+		return Answer{Identity: id}, &PendingError{Identity: id, Last: last, Cause: ended, Trouble: w.c.watcher.troubleOf(w.watch)}
+	case n.err != nil:
+		return Answer{Identity: id}, fmt.Errorf("await %s: %w", id, n.err)
+	default:
+		return n.answer, nil
+	}
+}
+
+// conclude reads the large body of an answer, once it is sure that it answers
+// the request with this digest; none: any.
+func (c *Client) conclude(ctx context.Context, a Answer, digest string) (Answer, error) {
+	if digest != "" && a.Digest != "" && a.Digest != digest {
+		return Answer{Identity: a.Identity}, fmt.Errorf("%s: %w", a.Identity, ErrIDReused)
+	}
+	err := c.resolveSurely(ctx, &a)
+	return a, err
+}
