@@ -73,7 +73,7 @@ func threeServers(t *testing.T) []*natsServer {
 	clusterPorts := []int{brokertest.FreePort(t), brokertest.FreePort(t), brokertest.FreePort(t)}
 	var routes []string
 	for _, port := range clusterPorts {
-		routes = append(routes, "nats://127.0.0.1:"+strconv.Itoa(port))
+		routes = append(routes, "nats://route:"+passwords(t)["NATS_ROUTE_PASSWORD"]+"@127.0.0.1:"+strconv.Itoa(port))
 	}
 	dir := t.TempDir()
 	var all []*natsServer
@@ -128,7 +128,7 @@ func passwords(t *testing.T) map[string]string {
 	env := map[string]string{}
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		if name, value, ok := strings.Cut(lines.Text(), "="); ok && !strings.HasPrefix(name, "#") {
-			env[name] = value
+			env[name] = strings.Trim(value, "'")
 		}
 	}
 	return env

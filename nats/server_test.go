@@ -31,7 +31,7 @@ func development(t *testing.T) {
 	}
 	for line := range strings.Lines(string(text)) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
-			t.Setenv(name, value)
+			t.Setenv(name, strings.Trim(value, "'"))
 		}
 	}
 }
@@ -123,8 +123,11 @@ func TestThreeServersCarryTheTopologyThreeTimes(t *testing.T) {
 		if len(all[i].Routes) != 3 {
 			t.Errorf("%s names %d routes", file, len(all[i].Routes))
 		}
+		if all[i].Cluster.Username == "" || all[i].Cluster.Password == "" {
+			t.Errorf("%s lets anybody join as a route", file)
+		}
 		all[i].Cluster.Port = brokertest.FreePort(t)
-		routes = append(routes, "nats://127.0.0.1:"+strconv.Itoa(all[i].Cluster.Port))
+		routes = append(routes, "nats://route:"+all[i].Cluster.Password+"@127.0.0.1:"+strconv.Itoa(all[i].Cluster.Port))
 	}
 	var servers []*server.Server
 	for _, o := range all {
@@ -151,6 +154,35 @@ func TestThreeServersCarryTheTopologyThreeTimes(t *testing.T) {
 			}
 		}
 		return list.Err() == nil && count == len(broker.Streams(broker.Options{}))
+	})
+}
+
+// Who joins as a route may do anything in every account.
+func TestAStrangerIsNoRoute(t *testing.T) {
+	development(t)
+	member := options(t, "cluster/n1.conf")
+	member.Routes, member.Cluster.Port, member.JetStream = nil, brokertest.FreePort(t), false // alone it has no quorum
+	s := start(t, member)
+	for name, user := range map[string]string{"stranger": "", "friend": "route:" + member.Cluster.Password + "@"} {
+		start(t, &server.Options{
+			ServerName: name, Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
+			Cluster: server.ClusterOpts{Name: "fetch", Host: "127.0.0.1", Port: server.RANDOM_PORT},
+			Routes:  server.RoutesFromStr("nats://" + user + "127.0.0.1:" + strconv.Itoa(member.Cluster.Port)),
+		})
+	}
+	until(t, 10*time.Second, "the friend joins", func() bool {
+		routes, err := s.Routez(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		joined := false
+		for _, r := range routes.Routes {
+			if r.RemoteName == "stranger" {
+				t.Fatal("the stranger is a route")
+			}
+			joined = joined || r.RemoteName == "friend"
+		}
+		return joined
 	})
 }
 

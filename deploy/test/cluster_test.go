@@ -3,8 +3,10 @@ package deploy_test
 import (
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,25 +33,29 @@ func TestComposesClusterForms(t *testing.T) {
 	for _, name := range nodes {
 		addrs[name] = freeAddr(t)
 	}
+	var toAddrs []string
+	for name, addr := range addrs {
+		toAddrs = append(toAddrs, name+":6222", addr)
+	}
+	t.Setenv("NATS_ROUTES", strings.NewReplacer(toAddrs...).Replace(os.Getenv("NATS_ROUTES")))
 	var servers []*server.Server
 	for _, name := range nodes {
-		replace := []string{"/etc/nats", conf, "0.0.0.0:6222", addrs[name]}
-		for other, addr := range addrs {
-			replace = append(replace, other+":6222", addr)
-		}
 		var args []string
 		for _, arg := range p.Services[name].Command {
-			args = append(args, strings.NewReplacer(replace...).Replace(arg))
+			args = append(args, strings.ReplaceAll(arg, "/etc/nats", conf))
 		}
 		options, err := server.ConfigureOptions(flag.NewFlagSet(name, flag.ContinueOnError), args, nil, nil, nil)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if options.Host != "0.0.0.0" || !options.SyncAlways || options.Cluster.Name != "fetch" || len(options.Routes) != 3 {
+		if options.Host != "0.0.0.0" || !options.SyncAlways || options.Cluster.Name != "fetch" || options.Cluster.Username == "" || len(options.Routes) != 3 {
 			t.Errorf("%s: %+v", name, options)
 		}
 		onVolume(t, p, name, options.StoreDir)
 		options.StoreDir = t.TempDir()
+		if options.Cluster.Host, options.Cluster.Port, err = hostPort(addrs[name]); err != nil {
+			t.Fatal(err)
+		}
 		options.Host, options.Port, options.HTTPPort = "127.0.0.1", server.RANDOM_PORT, 0
 		options.NoSigs, options.NoLog = true, true
 		s, err := server.NewServer(options)
@@ -176,4 +182,13 @@ func decode(t *testing.T, file string, into any) {
 	if err := yaml.Unmarshal([]byte(read(t, file)), into); err != nil {
 		t.Fatalf("%s: %v", file, err)
 	}
+}
+
+func hostPort(addr string) (string, int, error) {
+	host, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, err
+	}
+	port, err := strconv.Atoi(text)
+	return host, port, err
 }

@@ -47,6 +47,7 @@ func known(t *testing.T) map[string]bool {
 // OpenTelemetry SDK.
 var elsewhere = map[string]bool{
 	"GOMEMLIMIT":                  true,
+	"COMPOSE_PROFILES":            true, // compose itself, which reads it for the message
 	"OTEL_EXPORTER_OTLP_ENDPOINT": true, "OTEL_EXPORTER_OTLP_HEADERS": true, "OTEL_SERVICE_NAME": true,
 	"OTEL_TRACES_SAMPLER": true, "OTEL_TRACES_SAMPLER_ARG": true, "OTEL_RESOURCE_ATTRIBUTES": true,
 }
@@ -110,6 +111,65 @@ func TestComposeSetsOnlyWhatTheCodeReads(t *testing.T) {
 		}, name) {
 			t.Errorf("the worker reads %s, and compose cannot set it", name)
 		}
+	}
+}
+
+// TestComposePassesACataloguesKeys: what is in .env.providers reaches the
+// worker and nothing else.
+func TestComposePassesACataloguesKeys(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"docker-compose.yml": "", ".env.example": "", ".env.providers": "ACME_API_KEY=acme\nACME_REQUESTS_PER_MINUTE=7\n",
+	} {
+		if text == "" {
+			b, err := os.ReadFile(filepath.Join(root, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = string(b)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	options, err := cli.NewProjectOptions([]string{filepath.Join(dir, "docker-compose.yml")},
+		cli.WithWorkingDirectory(dir), cli.WithEnvFiles(filepath.Join(dir, ".env.example")), cli.WithDotEnv, cli.WithProfiles([]string{"*"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := options.LoadProject(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker := p.Services["worker"].Environment
+	for name, want := range map[string]string{"ACME_API_KEY": "acme", "ACME_REQUESTS_PER_MINUTE": "7"} {
+		if got := worker[name]; got == nil || *got != want {
+			t.Errorf("the worker's %s is not %s", name, want)
+		}
+	}
+	for name, s := range p.Services {
+		if _, has := s.Environment["ACME_API_KEY"]; has && name != "worker" {
+			t.Errorf("%s has a provider's key", name)
+		}
+	}
+}
+
+// Without a profile no server would start, and apply would try for ever.
+func TestComposeWithoutAProfileSaysWhatIsMissing(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, ".env.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := filepath.Join(t.TempDir(), ".env")
+	if err := os.WriteFile(env, []byte(strings.Replace(string(text), "COMPOSE_PROFILES=", "#COMPOSE_PROFILES=", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	options, err := cli.NewProjectOptions([]string{filepath.Join(root, "docker-compose.yml")}, cli.WithWorkingDirectory(root), cli.WithEnvFiles(env), cli.WithDotEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = options.LoadProject(context.Background()); err == nil || !strings.Contains(err.Error(), "COMPOSE_PROFILES=single") {
+		t.Errorf("it says %v", err)
 	}
 }
 
