@@ -41,16 +41,16 @@ const (
 	shared               // by the call of an identical request
 )
 
-// end is what is to be done with a request: at least one of letter and answer
+// ending is what is to be done with a request: at least one of letter and answer
 // is set. A letter is stored first.
-type end struct {
+type ending struct {
 	letter *dlq.Letter
 	answer *fetchworker.Answer
 	trip   bool // the provider is down: open its circuit
 }
 
 // decide turns the result of a call into the request's end.
-func decide(f facts) end {
+func decide(f facts) ending {
 	l := f.letter
 	if f.made != shared {
 		l.Calls++
@@ -63,7 +63,7 @@ func decide(f facts) end {
 			answer.Source = fetchworker.SourceCache
 			answer.Age = f.now.Sub(f.result.FetchedAt)
 		}
-		return end{answer: answer}
+		return ending{answer: answer}
 	}
 
 	l.Error = f.result.Detail
@@ -80,39 +80,39 @@ func decide(f facts) end {
 		if l.Code != fetchworker.CodeRejected {
 			// That a symbol does not exist is an answer, and must not bury an
 			// operator's review.
-			return end{answer: answer}
+			return ending{answer: answer}
 		}
 		answer.Review = true
 		l.NotBefore = f.now
-		return end{letter: &l, answer: answer}
+		return ending{letter: &l, answer: answer}
 
 	case fetchworker.ClassThrottled:
 		if f.cache.within(f.maxStale, f.now) {
-			return end{answer: staleAnswer(l, f.cache, f.now, true)}
+			return ending{answer: staleAnswer(l, f.cache, f.now, true)}
 		}
 		l.NotBefore = latest(f.hold, f.now.Add(f.result.RetryAfter), f.now.Add(f.result.MinHold))
 		if l.NotBefore.Sub(f.now) > shortHold {
 			if f.cache.within(f.stale, f.now) {
-				return end{letter: &l, answer: staleAnswer(l, f.cache, f.now, false)}
+				return ending{letter: &l, answer: staleAnswer(l, f.cache, f.now, false)}
 			}
-			return end{letter: &l, answer: waitingAnswer(l, fetchworker.ReasonThrottled, l.Error, l.NotBefore)}
+			return ending{letter: &l, answer: waitingAnswer(l, fetchworker.ReasonThrottled, l.Error, l.NotBefore)}
 		}
-		return end{letter: &l}
+		return ending{letter: &l}
 
 	case fetchworker.ClassUnauthorized:
 		l.NotBefore = f.now.Add(unauthorizedWait(l.History))
-		return end{letter: &l, answer: waitingAnswer(l, fetchworker.ReasonUnauthorized, l.Error, l.NotBefore)}
+		return ending{letter: &l, answer: waitingAnswer(l, fetchworker.ReasonUnauthorized, l.Error, l.NotBefore)}
 	}
 
 	// Transient. What the agent accepts as stale is its answer, and the end.
 	if f.cache.within(f.maxStale, f.now) {
-		return end{answer: staleAnswer(l, f.cache, f.now, true)}
+		return ending{answer: staleAnswer(l, f.cache, f.now, true)}
 	}
 	first := l.FirstFailedAt
 	if first.IsZero() {
 		first = f.now
 	}
-	e := end{letter: &l}
+	e := ending{letter: &l}
 	switch {
 	case f.made == probe:
 		// A failed probe says that the provider is still down, nothing about
@@ -147,23 +147,23 @@ const (
 // beyondBudget says how a request ends that the month's bytes no longer
 // allow; over is false where it may be called. What is left of the last
 // twentieth is for the interactive lane.
-func beyondBudget(r *request, used, limit int64, now time.Time) (e end, over bool) {
+func beyondBudget(r *request, used, limit int64, now time.Time) (e ending, over bool) {
 	if limit <= 0 || used*100 < limit*nearlyUsed {
-		return end{}, false
+		return ending{}, false
 	}
 	accepts := r.call.Operation.Stale
-	if r.MaxStale != nil {
+	if r.asked.MaxStale != nil {
 		accepts = r.acceptsStale()
 	}
 	if r.cache.within(accepts, now) {
-		return end{answer: staleAnswer(r.letter, r.cache, now, true)}, true
+		return ending{answer: staleAnswer(r.Letter, r.cache, now, true)}, true
 	}
 	if r.Lane == fetchworker.LaneInteractive && used < limit {
-		return end{}, false
+		return ending{}, false
 	}
-	a := failedAnswer(r.letter, fetchworker.CodeBudgetExhausted, "")
+	a := failedAnswer(r.Letter, fetchworker.CodeBudgetExhausted, "")
 	a.Problem.RetryAt = nextMonth(now)
-	return end{answer: a}, true
+	return ending{answer: a}, true
 }
 
 func nextMonth(now time.Time) time.Time {
@@ -202,7 +202,7 @@ const stoodStill = 2 * time.Second
 // report tells the gate how a call went.
 func report(r *request, result *providers.Result) budget.Report {
 	rep := budget.Report{
-		Request: r.Identity().String(), RetryAfter: result.RetryAfter, MinHold: result.MinHold,
+		Request: r.Identity.String(), RetryAfter: result.RetryAfter, MinHold: result.MinHold,
 		Remaining: result.Remaining, Reset: max(result.Reset, 0),
 	}
 	switch {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wait"
 )
 
 // delivery is one message that this worker holds, from the moment it comes
@@ -23,10 +24,10 @@ type delivery struct {
 
 	shard   *shard    // that it was taken from
 	started sync.Once // it no longer waits
-	held    *holder
+	held    *wait.Heart[*delivery]
 }
 
-func newDelivery(msg message, from *shard, held *holder) (*delivery, error) {
+func newDelivery(msg message, from *shard, held *wait.Heart[*delivery]) (*delivery, error) {
 	meta, err := msg.Metadata()
 	if err != nil {
 		return nil, fmt.Errorf("delivery: %w", err)
@@ -53,11 +54,11 @@ func (d *delivery) stream() string {
 // further ahead. It may be called again.
 func (d *delivery) start() { d.started.Do(func() { d.shard.freed(1) }) }
 
-// end says that the message is out of this worker's hands.
-func (d *delivery) end() {
+// leave says that the message is out of this worker's hands.
+func (d *delivery) leave() {
 	d.start()
 	d.shard.hold(-1)
-	d.held.remove(d)
+	d.held.Remove(d)
 }
 
 // alone reports whether nothing else of the same agents is at hand: the
@@ -86,53 +87,5 @@ func (d *delivery) handBack(after time.Duration) {
 	_ = d.msg.Nak()
 }
 
-// heartbeat is how often the server is told that a message is still held: a
-// third of the consumers' AckWait, rounded down.
-const heartbeat = 3 * time.Second
-
-// holder knows every message that this worker holds and keeps them alive.
-type holder struct {
-	mu   sync.Mutex
-	held map[*delivery]struct{}
-}
-
-func newHolder() *holder { return &holder{held: map[*delivery]struct{}{}} }
-
-func (h *holder) add(d *delivery) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.held[d] = struct{}{}
-}
-
-func (h *holder) remove(d *delivery) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.held, d)
-}
-
-func (h *holder) snapshot() []*delivery {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	all := make([]*delivery, 0, len(h.held))
-	for d := range h.held {
-		all = append(all, d)
-	}
-	return all
-}
-
-// run keeps all held messages alive until ctx ends.
-func (h *holder) run(ctx context.Context) {
-	tick := time.NewTicker(heartbeat)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			for _, d := range h.snapshot() {
-				// Acknowledged meanwhile, or disconnected: neither needs it.
-				_ = d.msg.InProgress()
-			}
-		}
-	}
-}
+// InProgress tells the server that the message is still held.
+func (d *delivery) InProgress() error { return d.msg.InProgress() }

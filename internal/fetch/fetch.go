@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"time"
 
 	"fetchworker"
@@ -12,31 +11,8 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
-
-// request is a delivery that has been understood.
-type request struct {
-	*delivery
-	fetchworker.Request
-	served *Served
-	call   *providers.Call
-
-	cache *entry // the body that was kept for the same call, if there is one
-
-	// letter is what has become of the request so far; for a fresh one its
-	// first page. What goes wrong from here on is written into it.
-	letter dlq.Letter
-}
-
-// acceptsStale is how old a stale body may be to be this request's answer.
-func (r *request) acceptsStale() time.Duration {
-	if r.MaxStale == nil {
-		return 0
-	}
-	return time.Duration(*r.MaxStale)
-}
 
 // life is the life of a request in a worker, from top to bottom: every path
 // ends in exactly one end. nil means that the request has its answer or its
@@ -143,17 +119,17 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 	// A redelivered or replayed request may have been answered already; a
 	// fresh one has not, and is spared the look.
 	if d.count > 1 || d.replayed {
-		if done, err := w.answered(ctx, r); done || err != nil {
+		if done, err := w.endedBefore(ctx, r); done || err != nil {
 			return nil, true, err
 		}
 	}
 	if w.pastLife(r, time.Now()) {
 		return nil, true, w.expire(ctx, r)
 	}
-	if r.call, err = r.served.Provider.Plan(r.Operation, r.Params); err != nil {
+	if r.call, err = r.served.Provider.Plan(r.Operation, r.asked.Params); err != nil {
 		return nil, true, w.refuse(ctx, r, err)
 	}
-	if err := w.rights.Check(r.Agent, r.served.Provider, r.call.Operation, r.Use); err != nil {
+	if err := w.rights.Check(r.Agent, r.served.Provider, r.call.Operation, r.asked.Use); err != nil {
 		return nil, true, w.refuse(ctx, r, err)
 	}
 	if late(r, time.Now()) {
@@ -167,8 +143,8 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 // older one in mind for when the provider cannot be asked.
 func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) {
 	maxAge := r.call.Operation.Fresh
-	if r.MaxAge != nil {
-		maxAge = time.Duration(*r.MaxAge)
+	if r.asked.MaxAge != nil {
+		maxAge = time.Duration(*r.asked.MaxAge)
 	}
 	r.cache = w.cache.atHand(r.call.Key)
 	if !r.cache.fresh(r.stored, time.Now(), maxAge) {
@@ -180,7 +156,7 @@ func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) 
 	if !hit {
 		return false, nil
 	}
-	return true, w.end(ctx, r, end{answer: cachedAnswer(r.letter, r.cache, time.Now())}, nil)
+	return true, w.finish(ctx, r, ending{answer: cachedAnswer(r.Letter, r.cache, time.Now())}, nil)
 }
 
 // overBudget ends a request that the month's bytes no longer allow.
@@ -190,64 +166,7 @@ func (w *Worker) overBudget(ctx context.Context, r *request) (done bool, err err
 	if !over {
 		return false, nil
 	}
-	return true, w.end(ctx, r, e, nil)
-}
-
-// decode makes a request of a delivery. On error the request returned holds
-// enough to be answered with it.
-func (w *Worker) decode(d *delivery) (*request, error) {
-	r := &request{delivery: d, served: w.served[d.address.Provider]}
-	body := d.msg.Data()
-	decoded, bodyErr := fetchworker.DecodeRequest(body)
-	r.Request = decoded
-	r.Provider, r.Operation, r.Agent, r.Lane = d.address.Provider, d.address.Operation, d.address.Agent, d.address.Lane
-
-	if d.replayed {
-		// The headers are ours and rule: a requeue may have lifted the
-		// deadline that the body still names.
-		letter, err := dlq.Decode(d.msg.Subject(), d.msg.Headers(), body)
-		r.ID, r.letter = d.address.ID, letter
-		w.metrics.replayed(r.Provider)
-		if err != nil {
-			return r, fmt.Errorf("%w: %w", errBrokenLetter, err)
-		}
-	} else {
-		h := d.msg.Headers()
-		r.ID = fetchworker.ResolveID(decoded.ID, h.Get(jetstream.MsgIDHeader), d.sequence, d.stored)
-		traceparent, tracestate := dlq.TraceOf(h)
-		r.letter = dlq.Letter{
-			Identity: r.Identity(), Lane: r.Lane, Body: body, Generation: 1,
-			RequestedAt: d.stored, Deadline: decoded.Expires(d.stored),
-			// The trace goes on; nothing else of the agent's headers does.
-			Traceparent: traceparent, Tracestate: tracestate,
-		}
-	}
-	r.letter.Worker = w.name
-	if err := r.Check(); err != nil {
-		r.ReplyTo = r.Reply()
-		return r, err
-	}
-	return r, bodyErr
-}
-
-// errBrokenLetter says that a letter of our own cannot be read.
-var errBrokenLetter = errors.New("the letter cannot be read")
-
-// answered ends a request whose final answer of this generation or a later
-// one is stored already.
-func (w *Worker) answered(ctx context.Context, r *request) (bool, error) {
-	stands, err := w.answers.Read(ctx, r.Identity())
-	if err != nil || !stands.Ends(r.letter.Generation) {
-		return false, err
-	}
-	// A crash between the answer's PubAck and the ack may have eaten the copy.
-	if stands.Final {
-		if err := w.answers.Copy(stands, r.ReplyTo); err != nil {
-			return false, err
-		}
-	}
-	w.logEnd(r, end{}, nil)
-	return true, w.log.Point("ack", r.ack)
+	return true, w.finish(ctx, r, e, nil)
 }
 
 // permit asks the gate whether the provider may be called now, and waits for
@@ -267,8 +186,8 @@ func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error)
 // untilOver ends when a request may wait no longer: its deadline, its maximum
 // life, or the worker's own stop.
 func (w *Worker) untilOver(ctx context.Context, r *request) (context.Context, context.CancelFunc) {
-	over := r.letter.RequestedAt.Add(w.maxLife)
-	if d := r.letter.Deadline; !d.IsZero() && d.Before(over) {
+	over := r.RequestedAt.Add(w.maxLife)
+	if d := r.Deadline; !d.IsZero() && d.Before(over) {
 		over = d
 	}
 	ctx, cancel := context.WithDeadline(ctx, over)
@@ -277,28 +196,6 @@ func (w *Worker) untilOver(ctx context.Context, r *request) (context.Context, co
 		release()
 		cancel()
 	}
-}
-
-func laneOf(r *request) budget.Lane {
-	switch {
-	case r.replayed:
-		return budget.Replay
-	case r.Lane == fetchworker.LaneBatch:
-		return budget.Batch
-	default:
-		return budget.Interactive
-	}
-}
-
-// shardOf is the shard of the request's agent. The server put it into a
-// request's subject; for a replayed one it is computed the same way.
-func shardOf(r *request) int {
-	if !r.replayed {
-		return r.address.Shard
-	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(r.Agent))
-	return int(h.Sum32() % fetchworker.Shards)
 }
 
 // without ends a request that gets no permit: parked while the provider's
@@ -380,7 +277,7 @@ func (w *Worker) conclude(ctx context.Context, r *request, result *providers.Res
 	}
 	gate := r.served.Gate
 	e := decide(facts{
-		letter: r.letter, result: result, made: how, now: time.Now(), retries: w.retries,
+		letter: r.Letter, result: result, made: how, now: time.Now(), retries: w.retries,
 		cache: r.cache, maxStale: r.acceptsStale(), stale: r.call.Operation.Stale,
 		retryWait: func(failures int) time.Duration { return dlq.Wait(w.retryBase, longestRetry, failures) },
 		hold:      gate.State().HoldUntil,
@@ -391,38 +288,5 @@ func (w *Worker) conclude(ctx context.Context, r *request, result *providers.Res
 			w.logger.Warn("circuit not opened", zap.String("provider", r.Provider), zap.Error(err))
 		}
 	}
-	return w.end(ctx, r, e, result)
-}
-
-// end stores what was decided and acknowledges the request. The letter comes
-// before the answer, and the acknowledgement is last: a crash between any two
-// leaves a request that is delivered again, and finds what is stored.
-func (w *Worker) end(ctx context.Context, r *request, e end, result *providers.Result) error {
-	if e.letter != nil {
-		r.letter = *e.letter
-		if err := w.putLetter(ctx, r); err != nil {
-			return err
-		}
-		w.metrics.letter(r)
-	}
-	if e.answer != nil {
-		if err := w.putAnswer(ctx, r, *e.answer); err != nil {
-			return err
-		}
-	}
-	w.logEnd(r, e, result)
-	return w.log.Point("ack", func() error {
-		if e.letter != nil {
-			return r.ackSure(ctx)
-		}
-		return r.ack()
-	})
-}
-
-func late(r *request, now time.Time) bool {
-	return !r.letter.Deadline.IsZero() && !now.Before(r.letter.Deadline)
-}
-
-func (w *Worker) pastLife(r *request, now time.Time) bool {
-	return !now.Before(r.letter.RequestedAt.Add(w.maxLife))
+	return w.finish(ctx, r, e, result)
 }

@@ -8,20 +8,20 @@ import (
 	"go.uber.org/zap"
 )
 
-// logEnd writes the one line of a request's turn: how it ended, after how
+// logTurn writes the one line of a request's turn: how it ended, after how
 // many calls, how long it took. An end without letter and answer is that of a
 // request that had its answer already.
-func (w *Worker) logEnd(r *request, e end, result *providers.Result) {
+func (w *Worker) logTurn(r *request, e ending, result *providers.Result) {
 	entry := w.logger.Check(zap.InfoLevel, "request")
 	if entry == nil {
 		return
 	}
-	calls, failures := r.letter.Calls, r.letter.Failures
+	calls, failures := r.Calls, r.Failures
 	fields := []zap.Field{
 		zap.String("provider", r.Provider), zap.String("operation", r.Operation),
 		zap.String("agent", r.Agent), zap.String("request_id", r.ID), zap.String("lane", laneName(r)),
-		zap.Int("generation", r.letter.Generation),
-		zap.Duration("since_publish", time.Since(r.letter.RequestedAt)),
+		zap.Int("generation", r.Generation),
+		zap.Duration("since_publish", time.Since(r.RequestedAt)),
 	}
 	if e.letter == nil && e.answer == nil {
 		fields = append(fields, zap.Bool("answered_before", true))
@@ -43,7 +43,7 @@ func (w *Worker) logEnd(r *request, e end, result *providers.Result) {
 	if result != nil {
 		fields = append(fields, zap.Int("http_status", result.HTTPStatus), zap.Duration("latency", result.Latency))
 	}
-	if id := traceID(r.letter.Traceparent); id != "" {
+	if id := traceID(r.Traceparent); id != "" {
 		fields = append(fields, zap.String("trace_id", id))
 	}
 	entry.Write(fields...)

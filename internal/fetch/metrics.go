@@ -119,19 +119,19 @@ func (m *metrics) waited(r *request, wait time.Duration, closed *budget.ClosedEr
 	}
 }
 
-func (m *metrics) answered(r *request, a fetchworker.Answer) {
+func (m *metrics) answer(r *request, a fetchworker.Answer) {
 	endpoint := "unknown" // what an agent invents must not become a label
 	if r.call != nil {
 		endpoint = r.call.Operation.Name
 	}
 	m.answers.WithLabelValues(r.Provider, endpoint, string(a.Status), string(a.Source), strconv.FormatBool(a.Final)).Inc()
 	if a.Final {
-		m.toAnswer.WithLabelValues(r.Provider, laneName(r)).Observe(time.Since(r.letter.RequestedAt).Seconds())
+		m.toAnswer.WithLabelValues(r.Provider, laneName(r)).Observe(time.Since(r.RequestedAt).Seconds())
 	}
 }
 
 func (m *metrics) letter(r *request) {
-	m.letters.WithLabelValues(r.Provider, string(r.letter.Class)).Inc()
+	m.letters.WithLabelValues(r.Provider, string(r.Class)).Inc()
 }
 
 func laneName(r *request) string {

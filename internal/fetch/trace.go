@@ -69,9 +69,9 @@ func (t *tracer) join(ctx context.Context, r *request) {
 		return
 	}
 	span := trace.SpanFromContext(ctx)
-	r.letter.Describe(span)
-	if r.letter.Traceparent == "" {
-		r.letter.Trace(span.SpanContext())
+	r.Letter.Describe(span)
+	if r.Traceparent == "" {
+		r.Letter.Trace(span.SpanContext())
 	}
 }
 
@@ -101,8 +101,8 @@ func (t *tracer) call(ctx, working context.Context, r *request) (context.Context
 			semconv.HTTPRequestMethodGet, semconv.URLFull(target.String()), semconv.URLTemplate(r.call.Operation.Path),
 			semconv.ServerAddress(target.Hostname()), semconv.ServerPort(portOf(target)),
 			attribute.String("fetch.provider", r.Provider), attribute.String("fetch.operation", r.Operation)))
-	if r.letter.Calls > 0 {
-		span.SetAttributes(semconv.HTTPRequestResendCount(r.letter.Calls))
+	if r.Calls > 0 {
+		span.SetAttributes(semconv.HTTPRequestResendCount(r.Calls))
 	}
 	return ctx, func(result *providers.Result) {
 		if result.HTTPStatus != 0 {
@@ -135,28 +135,6 @@ func (t *tracer) store(ctx context.Context, what, stream string) (context.Contex
 	}
 	return t.Start(ctx, what+" "+stream, trace.WithSpanKind(trace.SpanKindProducer),
 		dlq.Messaging(semconv.MessagingOperationTypeSend, what, stream))
-}
-
-// putLetter stores the dead letter of a request, which its replay will link to.
-func (w *Worker) putLetter(ctx context.Context, r *request) error {
-	ctx, span := w.tracer.store(ctx, "dead letter", fetchworker.StreamDLQ)
-	defer span.End()
-	r.letter.Trace(span.SpanContext())
-	if span.IsRecording() {
-		span.SetAttributes(attribute.String("fetch.error_class", string(r.letter.Class)), attribute.Int("fetch.failures", r.letter.Failures))
-	}
-	return dlq.Put(ctx, w.log, r.letter)
-}
-
-// putAnswer stores an answer.
-func (w *Worker) putAnswer(ctx context.Context, r *request, a fetchworker.Answer) error {
-	ctx, span := w.tracer.store(ctx, "answer", fetchworker.StreamResults)
-	defer span.End()
-	if span.IsRecording() {
-		span.SetAttributes(attribute.String("fetch.status", string(a.Status)), attribute.Bool("fetch.final", a.Final),
-			attribute.String("fetch.source", string(a.Source)))
-	}
-	return w.answer(ctx, r, a)
 }
 
 // closedBy is the reason that a gate gave, nil if it was another error.

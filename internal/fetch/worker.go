@@ -1,7 +1,8 @@
 // Package fetch turns each delivered request into exactly one end: a final
 // answer, or a dead letter that will have one. fetch.go is the life of a
 // request from top to bottom; decide.go says how a call ends, purely;
-// answer.go stores what was decided; worker.go is the loop around it all.
+// endings.go says what becomes of the others; store.go writes it all down;
+// worker.go is the loop around it.
 //
 // It holds no state that matters: a worker may be killed at any instant, and
 // another one finishes what it held.
@@ -19,6 +20,7 @@ import (
 	"fetchworker/internal/budget"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -77,7 +79,7 @@ type Worker struct {
 	drain     time.Duration
 
 	pulls   []*shard // all that it takes work from
-	held    *holder
+	held    *wait.Heart[*delivery]
 	cache   *cache
 	flights *flights
 	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
@@ -101,7 +103,7 @@ func New(c Config) (*Worker, error) {
 		served:  make(map[string]*Served, len(c.Serve)),
 		metrics: newMetrics(c.Metrics, c.Serve), tracer: newTracer(c.Tracer),
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
-		held:   newHolder(),
+		held:   wait.NewHeart[*delivery](),
 		inside: semaphore.NewWeighted(everyone),
 		cache:  bodies, flights: newFlights(),
 		epoch: newEpoch(),
@@ -122,7 +124,7 @@ func (w *Worker) Run(stop context.Context) error {
 	w.stopping, w.working, w.pulled = stop, working, make(chan struct{})
 
 	var background, pulling, requests sync.WaitGroup
-	background.Go(func() { w.held.run(working) })
+	background.Go(func() { w.held.Run(working) })
 	background.Go(func() { w.cache.run(working) })
 	background.Go(func() { w.epoch.follow(working, w.js.Conn()) })
 
@@ -137,7 +139,7 @@ func (w *Worker) Run(stop context.Context) error {
 				return
 			}
 			s.hold(1)
-			w.held.add(d)
+			w.held.Add(d)
 			requests.Go(func() { w.handle(d) })
 		}
 		complain := func(err error) {
@@ -216,7 +218,7 @@ func (s *Served) healing() func(context.Context) error {
 
 // handle brings one delivery to its end, or hands it back.
 func (w *Worker) handle(d *delivery) {
-	defer d.end()
+	defer d.leave()
 	ctx, span := w.tracer.turn(w.working, d)
 	err := w.life(ctx, d)
 	ended(span, err)

@@ -1,0 +1,106 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/providers"
+)
+
+// longestDetail bounds what a provider's error text adds to an answer, bytes.
+const longestDetail = 500
+
+// fail gives a request a final failed answer.
+func (w *Worker) fail(ctx context.Context, r *request, code fetchworker.Code, detail string) error {
+	return w.finish(ctx, r, ending{answer: failedAnswer(r.Letter, code, clip(detail))}, nil)
+}
+
+// refuse answers a request that cannot be run as it is. A body that is no
+// JSON object goes to review as well, raw: some producer is broken, and a
+// person should see it. A letter that we ourselves cannot read is our fault:
+// it goes to review too, and is lost to nobody.
+func (w *Worker) refuse(ctx context.Context, r *request, cause error) error {
+	var rights *providers.RightsError
+	switch {
+	case errors.As(cause, &rights):
+		return w.fail(ctx, r, fetchworker.CodeRightsViolation, cause.Error())
+	case errors.Is(cause, providers.ErrUnknownOperation):
+		return w.fail(ctx, r, fetchworker.CodeUnknownOperation, cause.Error())
+	case errors.Is(cause, errBrokenLetter):
+		return w.bury(ctx, r, fetchworker.ClassPermanent, fetchworker.CodeRetriesExhausted, cause.Error())
+	case errors.Is(cause, fetchworker.ErrNotObject):
+		return w.bury(ctx, r, fetchworker.ClassPermanent, fetchworker.CodeInvalidRequest, cause.Error())
+	default:
+		return w.fail(ctx, r, fetchworker.CodeInvalidRequest, cause.Error())
+	}
+}
+
+// bury ends a request in review: its dead letter first, then the failed
+// answer, so that a crash between the two leaves a letter that the replayer
+// takes to review and answers.
+func (w *Worker) bury(ctx context.Context, r *request, class fetchworker.Class, code fetchworker.Code, detail string) error {
+	now := time.Now()
+	l := r.Letter
+	l.Class, l.Code, l.Error = class, code, clip(detail)
+	l.FailedAt, l.NotBefore = now, now
+	l.Record(dlq.Attempt{At: now, Class: class, Error: l.Error})
+	a := failedAnswer(l, code, l.Error)
+	a.Review = true
+	return w.finish(ctx, r, ending{letter: &l, answer: a}, nil)
+}
+
+// expire ends a request that has reached its maximum life: it goes to review
+// with all that has become of it.
+func (w *Worker) expire(ctx context.Context, r *request) error {
+	return w.bury(ctx, r, fetchworker.ClassExpired, fetchworker.CodeRetriesExhausted,
+		fmt.Sprintf("the request reached its maximum life of %v", w.maxLife))
+}
+
+// park ends this turn of a request whose provider must not be called for a
+// while. A body that the agent accepts as stale is its answer; else it becomes
+// a letter that counts no failure, with what is known meanwhile: a stale body,
+// or why it waits and until when.
+func (w *Worker) park(ctx context.Context, r *request, reason fetchworker.Reason, until time.Time) error {
+	return w.finish(ctx, r, parked(r, reason, until, time.Now()), nil)
+}
+
+func parked(r *request, reason fetchworker.Reason, until, now time.Time) ending {
+	if r.cache.within(r.acceptsStale(), now) {
+		return ending{answer: staleAnswer(r.Letter, r.cache, now, true)}
+	}
+	l := r.Letter
+	l.Class, l.Error = parkedAs(reason), ""
+	l.FailedAt, l.NotBefore = now, latest(now, until)
+	if r.cache.within(r.call.Operation.Stale, now) {
+		return ending{letter: &l, answer: staleAnswer(l, r.cache, now, false)}
+	}
+	return ending{letter: &l, answer: waitingAnswer(l, reason, "", until)}
+}
+
+func parkedAs(reason fetchworker.Reason) fetchworker.Class {
+	switch reason {
+	case fetchworker.ReasonPaused:
+		return fetchworker.ClassPaused
+	case fetchworker.ReasonThrottled:
+		return fetchworker.ClassThrottled
+	case fetchworker.ReasonQuota:
+		return fetchworker.ClassQuota
+	case fetchworker.ReasonUnauthorized:
+		return fetchworker.ClassUnauthorized
+	case fetchworker.ReasonCircuitOpen, fetchworker.ReasonNoWorker:
+		return fetchworker.ClassCircuitOpen
+	}
+	return fetchworker.ClassCircuitOpen
+}
+
+func clip(s string) string {
+	if len(s) > longestDetail {
+		return strings.ToValidUTF8(s[:longestDetail], "") + "…" // not through a character
+	}
+	return s
+}

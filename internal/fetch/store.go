@@ -1,0 +1,93 @@
+package fetch
+
+import (
+	"context"
+
+	"fetchworker"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/providers"
+
+	"go.opentelemetry.io/otel/attribute"
+)
+
+// finish stores what was decided and acknowledges the request. The letter comes
+// before the answer, and the acknowledgement is last: a crash between any two
+// leaves a request that is delivered again, and finds what is stored.
+func (w *Worker) finish(ctx context.Context, r *request, e ending, result *providers.Result) error {
+	if e.letter != nil {
+		r.Letter = *e.letter
+		if err := w.putLetter(ctx, r); err != nil {
+			return err
+		}
+		w.metrics.letter(r)
+	}
+	if e.answer != nil {
+		if err := w.putAnswer(ctx, r, *e.answer); err != nil {
+			return err
+		}
+	}
+	w.logTurn(r, e, result)
+	return w.log.Point("ack", func() error {
+		if e.letter != nil {
+			return r.ackSure(ctx)
+		}
+		return r.ack()
+	})
+}
+
+// putLetter stores the dead letter of a request, which its replay will link to.
+func (w *Worker) putLetter(ctx context.Context, r *request) error {
+	ctx, span := w.tracer.store(ctx, "dead letter", fetchworker.StreamDLQ)
+	defer span.End()
+	r.Letter.Trace(span.SpanContext())
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("fetch.error_class", string(r.Class)), attribute.Int("fetch.failures", r.Failures))
+	}
+	return dlq.Put(ctx, w.log, r.Letter)
+}
+
+// putAnswer stores an answer.
+func (w *Worker) putAnswer(ctx context.Context, r *request, a fetchworker.Answer) error {
+	ctx, span := w.tracer.store(ctx, "answer", fetchworker.StreamResults)
+	defer span.End()
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("fetch.status", string(a.Status)), attribute.Bool("fetch.final", a.Final),
+			attribute.String("fetch.source", string(a.Source)))
+	}
+	return w.answer(ctx, r, a)
+}
+
+// answer stores an answer and sends the live copy.
+func (w *Worker) answer(ctx context.Context, r *request, a fetchworker.Answer) error {
+	stands, stored, err := w.answers.Replace(ctx, r.stands, a, r.replyTo)
+	if err != nil {
+		return err
+	}
+	switch {
+	case stored:
+		w.metrics.answer(r, a)
+	case !r.replayed && !stands.Final:
+		// Another request under the same id is on its way. What it has been
+		// told this one is told too; the rest is on the result subject only.
+		return w.answers.Copy(stands, r.replyTo)
+	}
+	return nil
+}
+
+// endedBefore ends a request whose final answer of this generation or a later
+// one is stored already.
+func (w *Worker) endedBefore(ctx context.Context, r *request) (bool, error) {
+	stands, err := w.answers.Read(ctx, r.Identity)
+	if err != nil || !stands.Ends(r.Generation) {
+		r.stands = stands
+		return false, err
+	}
+	// A crash between the answer's PubAck and the ack may have eaten the copy.
+	if stands.Final {
+		if err := w.answers.Copy(stands, r.replyTo); err != nil {
+			return false, err
+		}
+	}
+	w.logTurn(r, ending{}, nil)
+	return true, w.log.Point("ack", r.ack)
+}
