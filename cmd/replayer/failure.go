@@ -7,7 +7,7 @@ import (
 
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/store"
 	"fetchworker/internal/operate"
 
 	"github.com/nats-io/nats.go"
@@ -81,7 +81,7 @@ func (c *cli) judge(ctx context.Context, err error) *failure {
 		f.next = "update the server, or name another one with --server"
 	case errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, nats.ErrNoResponders):
 		f.next = "the server has no fetchworker streams: is this the right server and account? A worker, or replayer run with an admin's credentials, makes them"
-	case errors.Is(err, budget.ErrConflict):
+	case errors.Is(err, store.ErrConflict):
 		f.next = "others write the same key all the time: run it again"
 	case errors.Is(err, operate.ErrUnreadable):
 		f.next = "look at it with replayer review show; remove it with nats stream rmmsg, it is none of fetchworker's making"

@@ -22,6 +22,7 @@ import (
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
@@ -225,7 +226,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 		n, err := strconv.Atoi(args[2])
 		ts.Check(err)
 		for range n {
-			permit, err := gate.Acquire(context.Background(), budget.Ask{Lane: budget.LaneOf(fetchworker.LaneInteractive), Alone: true})
+			permit, err := gate.Acquire(context.Background(), turns.Ask{Lane: budget.LaneOf(fetchworker.LaneInteractive), Alone: true})
 			ts.Check(err)
 			ts.Check(permit.Start())
 			permit.Done(budget.Report{Outcome: budget.Success})

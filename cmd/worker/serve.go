@@ -15,6 +15,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/store"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
@@ -100,7 +101,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	if embedded != nil {
 		registry.MustRegister(serverWarnings(embedded))
 	}
-	clock, err := budget.StartClock(ctx, js)
+	clock, err := store.StartClock(ctx, js)
 	if err != nil {
 		return fmt.Errorf("the server's clock: %w", err)
 	}

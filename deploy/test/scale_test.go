@@ -18,6 +18,8 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/providers/providertest"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -379,7 +381,7 @@ func permits(b *testing.B, concurrency int) {
 		b.Fatal(err)
 	}
 	gate, err := budget.Open(b.Context(), js, kv, budget.Settings{
-		Provider: "fmp", Worker: "w", Limits: budget.Limits{{N: 600_000, Per: time.Minute}}, Concurrency: concurrency,
+		Provider: "fmp", Worker: "w", Limits: ledger.Limits{{N: 600_000, Per: time.Minute}}, Concurrency: concurrency,
 	}, nil)
 	if err != nil {
 		b.Fatal(err)
@@ -392,7 +394,7 @@ func permits(b *testing.B, concurrency int) {
 		for c := range callers {
 			group.Go(func() {
 				for range permits / callers {
-					p, err := gate.Acquire(b.Context(), budget.Ask{Lane: budget.Batch, Shard: c})
+					p, err := gate.Acquire(b.Context(), turns.Ask{Lane: turns.Batch, Shard: c})
 					if err != nil {
 						b.Error(err)
 						return

@@ -6,13 +6,15 @@ import (
 
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/store"
+	"fetchworker/internal/wait"
 )
 
 // announcer tells the observer of events in order, from a goroutine of its
 // own: whoever has one to tell holds a lock.
 type announcer struct {
 	s     Settings
-	clock *Clock
+	clock *store.Clock
 	on    Observer
 	poke  chan struct{}
 
@@ -20,7 +22,7 @@ type announcer struct {
 	events []Event
 }
 
-func newAnnouncer(s Settings, c *Clock, on Observer) *announcer {
+func newAnnouncer(s Settings, c *store.Clock, on Observer) *announcer {
 	if on == nil {
 		on = func(Event) {}
 	}
@@ -32,7 +34,7 @@ func (a *announcer) tell(e Event) {
 	a.mu.Lock()
 	a.events = append(a.events, e)
 	a.mu.Unlock()
-	signal(a.poke)
+	wait.Signal(a.poke)
 }
 
 func (a *announcer) run(ctx context.Context) {

@@ -4,11 +4,12 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker/internal/budget/ledger"
-
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/turns"
 )
 
 // running opens a gate against a real server on real time.
@@ -52,7 +53,7 @@ func BenchmarkCircuitClosed(b *testing.B) {
 	g := running(b, func(*Settings) {})
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := g.clock.now()
+	now := g.clock.Read()
 	b.ReportAllocs()
 	for b.Loop() {
 		if g.refused(now) != nil {
@@ -65,21 +66,21 @@ func BenchmarkCircuitClosed(b *testing.B) {
 func BenchmarkPermitInHand(b *testing.B) {
 	g := running(b, func(s *Settings) { s.Limits = ledger.Limits{{N: 1 << 20, Per: time.Minute}} })
 	for range 100 { // until the register is known
-		p, err := g.Acquire(b.Context(), Ask{})
+		p, err := g.Acquire(b.Context(), turns.Ask{})
 		if err != nil {
 			b.Fatal(err)
 		}
 		p.Done(Report{Outcome: Success, Remaining: -1})
 	}
-	now := g.clock.now().at
+	now := g.clock.Read().At
 	g.mu.Lock()
-	g.desk.hand = append(g.desk.hand[:0], hand{Block: ledger.Block{From: now.Add(-time.Second), Until: now.Add(time.Hour), N: 1 << 40, Epoch: g.desk.reg.Epoch}})
+	endless(g, now)
 	g.mu.Unlock()
 	ctx := b.Context()
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range b.N {
-		p, err := g.Acquire(ctx, Ask{})
+		p, err := g.Acquire(ctx, turns.Ask{})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -90,23 +91,31 @@ func BenchmarkPermitInHand(b *testing.B) {
 	}
 }
 
+// endless puts more permits into a gate's hands than anybody can use.
+func endless(g *Gate, now ledger.Instant) {
+	r, rev := g.planner.Known()
+	g.planner.Won(&turns.Write{Reg: r, Blocks: []ledger.Block{{
+		From: now.Add(-time.Second), Until: now.Add(time.Hour), N: 1 << 40, Epoch: r.Epoch,
+	}}}, rev, now)
+}
+
 // BenchmarkAcquireInHand is Acquire alone.
 func BenchmarkAcquireInHand(b *testing.B) {
 	g := running(b, func(s *Settings) { s.Limits, s.Concurrency = ledger.Limits{{N: 1 << 20, Per: time.Minute}}, 1<<30 })
-	p, err := g.Acquire(b.Context(), Ask{})
+	p, err := g.Acquire(b.Context(), turns.Ask{})
 	if err != nil {
 		b.Fatal(err)
 	}
 	p.Done(Report{Outcome: Success, Remaining: -1})
-	now := g.clock.now().at
+	now := g.clock.Read().At
 	g.mu.Lock()
-	g.desk.hand = append(g.desk.hand[:0], hand{Block: ledger.Block{From: now.Add(-time.Second), Until: now.Add(time.Hour), N: 1 << 40, Epoch: g.desk.reg.Epoch}})
+	endless(g, now)
 	g.mu.Unlock()
 	ctx := b.Context()
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range b.N {
-		if _, err := g.Acquire(ctx, Ask{}); err != nil {
+		if _, err := g.Acquire(ctx, turns.Ask{}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -118,7 +127,7 @@ func BenchmarkPermitUnlimited(b *testing.B) {
 	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
-		p, err := g.Acquire(ctx, Ask{})
+		p, err := g.Acquire(ctx, turns.Ask{})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -15,6 +15,9 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/store"
+	"fetchworker/internal/budget/turns"
+	"fetchworker/internal/wait"
 )
 
 // Board is a read-only view over all that the fleet shares, for those who
@@ -60,18 +63,18 @@ func Watch(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue) (
 		providers: map[string]*boardEntry{}, workers: map[string]Worker{}, lost: map[string]time.Time{},
 		since: time.Now(), told: map[string]bool{},
 	}
-	w := &watch{conn: js.Conn(), kv: kv, see: b.see, lost: b.restart, all: b.whole}
+	w := &store.Watch{Conn: js.Conn(), KV: kv, See: b.see, Lost: b.restart, All: b.whole}
 	ready := make(chan struct{})
 	go func() {
 		defer close(b.done)
-		w.run(run, ready)
+		w.Run(run, ready)
 	}()
 	select {
 	case <-ready:
 		return b, nil
 	case <-ctx.Done():
 		b.Close()
-		return nil, fmt.Errorf("watch %s: %w", Bucket, context.Cause(ctx))
+		return nil, fmt.Errorf("watch %s: %w", store.Bucket, context.Cause(ctx))
 	}
 }
 
@@ -85,36 +88,36 @@ func (b *Board) Close() {
 func (b *Board) Changed() <-chan struct{} { return b.change }
 
 // see takes an entry of the watch. Values that cannot be read count as none.
-func (b *Board) see(e entry) {
-	kind, name, found := strings.Cut(e.key, ".")
+func (b *Board) see(e store.Entry) {
+	kind, name, found := strings.Cut(e.Key, ".")
 	if !found {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.told[e.key] = true
+	b.told[e.Key] = true
 	b.take(kind, name, e)
-	signal(b.change)
+	wait.Signal(b.change)
 }
 
-func (b *Board) take(kind, name string, e entry) {
+func (b *Board) take(kind, name string, e store.Entry) {
 	switch kind {
 	case "permits":
-		b.entry(name).register, _ = ledger.Decode(e.value)
+		b.entry(name).register, _ = ledger.Decode(e.Value)
 	case "circuit":
-		b.entry(name).circuit, _ = circuit.Decode(e.value)
+		b.entry(name).circuit, _ = circuit.Decode(e.Value)
 	case "control":
-		b.entry(name).control, _ = decodeControl(e.value)
+		b.entry(name).control, _ = decodeControl(e.Value)
 	case "worker":
 		before := b.served()
 		var w Worker
-		if e.value == nil || json.Unmarshal(e.value, &w) != nil {
+		if e.Value == nil || json.Unmarshal(e.Value, &w) != nil {
 			delete(b.workers, name)
 		} else {
 			b.workers[name] = w
 		}
 		after := b.served()
-		at := e.at
+		at := e.At
 		if at.IsZero() {
 			at = time.Now()
 		}
@@ -138,18 +141,18 @@ func (b *Board) whole() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for name := range b.workers {
-		if !b.told[workerPrefix+name] {
-			b.take("worker", name, entry{})
+		if !b.told[store.WorkerKey(name)] {
+			b.take("worker", name, store.Entry{})
 		}
 	}
 	for provider := range b.providers {
-		for kind, key := range map[string]string{"permits": permitsKey(provider), "circuit": circuitKey(provider), "control": controlKey(provider)} {
+		for kind, key := range map[string]string{"permits": store.PermitsKey(provider), "circuit": store.CircuitKey(provider), "control": store.ControlKey(provider)} {
 			if !b.told[key] {
-				b.take(kind, provider, entry{})
+				b.take(kind, provider, store.Entry{})
 			}
 		}
 	}
-	signal(b.change)
+	wait.Signal(b.change)
 }
 
 func (b *Board) entry(provider string) *boardEntry {
@@ -242,10 +245,10 @@ func (b *Board) Held(provider string, now time.Time) (fetchworker.Reason, time.T
 	if p.register == nil {
 		return "", time.Time{}
 	}
-	if hold := p.register.Hold.Time(); hold.Sub(now) > patience {
+	if hold := p.register.Hold.Time(); hold.Sub(now) > turns.Patience {
 		return fetchworker.ReasonThrottled, hold
 	}
-	if next := p.register.Next(p.shapes(now), ledger.Order{Class: ledger.Replay, Patience: patience}, ledger.InstantOf(now)).Time(); next.Sub(now) > patience {
+	if next := p.register.Next(p.shapes(now), ledger.Order{Class: ledger.Replay, Patience: turns.Patience}, ledger.InstantOf(now)).Time(); next.Sub(now) > turns.Patience {
 		return fetchworker.ReasonQuota, next
 	}
 	return "", time.Time{}

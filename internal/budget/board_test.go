@@ -9,6 +9,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/turns"
 )
 
 func TestBoard(t *testing.T) {
@@ -56,7 +57,7 @@ func TestBoard(t *testing.T) {
 		if !board.ProbeDue("fmp", time.Now()) {
 			t.Error("no probe is due")
 		}
-		p := b.begin(g, Ask{Lane: Replay})
+		p := b.begin(g, turns.Ask{Lane: turns.Replay})
 		settle()
 		if board.ProbeDue("fmp", time.Now()) || !board.View("fmp", time.Now()).ProbeLeased {
 			t.Error("a probe is due while one is out")

@@ -12,6 +12,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"fetchworker/internal/budget/store"
+	"fetchworker/internal/wait"
 )
 
 // BytesStream is the counter stream of bytes on the wire.
@@ -64,7 +67,7 @@ type meter struct {
 	js     jetstream.JetStream
 	kv     jetstream.KeyValue
 	s      Settings
-	clock  *Clock
+	clock  *store.Clock
 	events *announcer
 	stream jetstream.Stream // nil until it is first read
 	poke   chan struct{}    // there is something to flush
@@ -77,7 +80,7 @@ type meter struct {
 	announced int        // thresholds of month that are known to have been announced
 }
 
-func newMeter(js jetstream.JetStream, kv jetstream.KeyValue, s Settings, c *Clock, a *announcer) *meter {
+func newMeter(js jetstream.JetStream, kv jetstream.KeyValue, s Settings, c *store.Clock, a *announcer) *meter {
 	return &meter{js: js, kv: kv, s: s, clock: c, events: a, poke: make(chan struct{}, 1)}
 }
 
@@ -90,7 +93,7 @@ func (g *Gate) AddBytes(n int64) {
 	g.bytes.mu.Lock()
 	defer g.bytes.mu.Unlock()
 	g.bytes.pending += n
-	signal(g.bytes.poke)
+	wait.Signal(g.bytes.poke)
 }
 
 // Used is the fleet's bytes of this month and the month's limit (0: none). What
@@ -116,11 +119,11 @@ func (m *meter) run(ctx context.Context) {
 	for {
 		select {
 		case <-m.poke:
-			if wait(ctx, flushEach) == nil {
+			if wait.For(ctx, flushEach) == nil {
 				m.flush(ctx, m.unflushed())
 			}
 			if m.unflushed() > 0 {
-				signal(m.poke)
+				wait.Signal(m.poke)
 			}
 		case <-refresh.C:
 			_ = m.refresh(context.WithoutCancel(ctx)) // the next one tells
@@ -163,7 +166,7 @@ func (m *meter) flush(ctx context.Context, n int64) {
 			m.learn(ctx, mon, total)
 			return
 		}
-		if time.Since(began) > sureFor || wait(ctx, 100*time.Millisecond<<min(try, 4)) != nil {
+		if time.Since(began) > sureFor || wait.For(ctx, 100*time.Millisecond<<min(try, 4)) != nil {
 			if !errors.Is(err, jetstream.ErrNoStreamResponse) {
 				m.counted(n) // it may be in the counter: to add it again could count it twice
 			}
@@ -180,7 +183,7 @@ func (m *meter) counted(n int64) {
 }
 
 func (m *meter) add(ctx context.Context, mon string, n int64, id string) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, store.WriteTimeout)
 	defer cancel()
 	msg := nats.NewMsg(bytesSubject(m.s.Provider, mon))
 	msg.Header.Set("Nats-Incr", "+"+strconv.FormatInt(n, 10))
@@ -224,7 +227,7 @@ func (m *meter) read(ctx context.Context, mon string) (int64, error) {
 }
 
 func (m *meter) refresh(ctx context.Context) error {
-	reading, cancel := context.WithTimeout(ctx, writeTimeout)
+	reading, cancel := context.WithTimeout(ctx, store.WriteTimeout)
 	defer cancel()
 	mon := month(m.clock.Now())
 	total, err := m.read(reading, mon)

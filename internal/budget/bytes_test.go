@@ -5,6 +5,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"fetchworker/internal/budget/store"
 )
 
 func TestBytesOfTheFleet(t *testing.T) {
@@ -54,8 +56,8 @@ func TestBytesOfANewMonth(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		// The server's clock, were it half a minute before the month's end.
 		ahead := time.Until(time.Date(2000, 1, 31, 23, 59, 30, 0, time.UTC))
-		clock := newClock(func(context.Context) (time.Time, error) { return time.Now().Add(ahead), nil })
-		if err := clock.sample(t.Context()); err != nil {
+		clock := store.NewClock(func(context.Context) (time.Time, error) { return time.Now().Add(ahead), nil })
+		if err := clock.Sample(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		g := b.open("w1", func(s *Settings) { s.Bytes, s.Clock = 100, clock })

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/store"
+	"fetchworker/internal/budget/turns"
 )
 
 // memCell is a cell in memory.
@@ -16,17 +18,17 @@ type memCell struct {
 	rev   uint64
 }
 
-func (c *memCell) get(context.Context) ([]byte, uint64, error) {
+func (c *memCell) Get(context.Context) ([]byte, uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.value, c.rev, nil
 }
 
-func (c *memCell) put(_ context.Context, value []byte, rev uint64) (uint64, error) {
+func (c *memCell) Put(_ context.Context, value []byte, rev uint64) (uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if rev != c.rev {
-		return 0, errStale
+		return 0, store.ErrStale
 	}
 	c.value, c.rev = value, c.rev+1
 	return c.rev, nil
@@ -35,27 +37,27 @@ func (c *memCell) put(_ context.Context, value []byte, rev uint64) (uint64, erro
 // TestCells: what every cell must do, so that tests over memory say something
 // about the bucket.
 func TestCells(t *testing.T) {
-	suite := func(t *testing.T, c cell) {
+	suite := func(t *testing.T, c store.Cell) {
 		ctx := t.Context()
-		value, rev, err := c.get(ctx)
+		value, rev, err := c.Get(ctx)
 		if value != nil || rev != 0 || err != nil {
 			t.Fatalf("an empty cell: %q, %d, %v", value, rev, err)
 		}
-		first, err := c.put(ctx, []byte("a"), 0)
+		first, err := c.Put(ctx, []byte("a"), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.put(ctx, []byte("b"), 0); !errors.Is(err, errStale) {
+		if _, err := c.Put(ctx, []byte("b"), 0); !errors.Is(err, store.ErrStale) {
 			t.Errorf("created twice: %v", err)
 		}
-		second, err := c.put(ctx, []byte("c"), first)
+		second, err := c.Put(ctx, []byte("c"), first)
 		if err != nil || second <= first {
 			t.Fatal(second, err)
 		}
-		if _, err := c.put(ctx, []byte("d"), first); !errors.Is(err, errStale) {
+		if _, err := c.Put(ctx, []byte("d"), first); !errors.Is(err, store.ErrStale) {
 			t.Errorf("replaced a revision that is gone: %v", err)
 		}
-		if value, rev, err = c.get(ctx); string(value) != "c" || rev != second || err != nil {
+		if value, rev, err = c.Get(ctx); string(value) != "c" || rev != second || err != nil {
 			t.Errorf("%q, %d, %v", value, rev, err)
 		}
 		// Sixteen who add one byte each, by compare-and-set.
@@ -63,14 +65,14 @@ func TestCells(t *testing.T) {
 		for range 16 {
 			all.Go(func() {
 				for {
-					value, rev, err := c.get(ctx)
+					value, rev, err := c.Get(ctx)
 					if err != nil {
 						t.Error(err)
 						return
 					}
-					if _, err = c.put(ctx, append(append([]byte(nil), value...), 'x'), rev); err == nil {
+					if _, err = c.Put(ctx, append(append([]byte(nil), value...), 'x'), rev); err == nil {
 						return
-					} else if !errors.Is(err, errStale) {
+					} else if !errors.Is(err, store.ErrStale) {
 						t.Error(err)
 						return
 					}
@@ -78,14 +80,14 @@ func TestCells(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if value, _, _ = c.get(ctx); len(value) != 17 {
+		if value, _, _ = c.Get(ctx); len(value) != 17 {
 			t.Errorf("%d bytes after 16 additions to one", len(value))
 		}
 		// The ledger over it: claimers that conflict never take more than N.
 		shapes := ledger.NewShapes(perMinute(20))
-		for value, rev, _ := c.get(ctx); ; value, rev, _ = c.get(ctx) {
+		for value, rev, _ := c.Get(ctx); ; value, rev, _ = c.Get(ctx) {
 			_ = value
-			if _, err := c.put(ctx, ledger.New(newEpoch()).Encode(), rev); err == nil {
+			if _, err := c.Put(ctx, ledger.New(newEpoch()).Encode(), rev); err == nil {
 				break
 			}
 		}
@@ -94,14 +96,14 @@ func TestCells(t *testing.T) {
 		for range 8 {
 			all.Go(func() {
 				for range 10 {
-					value, rev, _ := c.get(ctx)
+					value, rev, _ := c.Get(ctx)
 					r, err := ledger.Decode(value)
 					if err != nil {
 						t.Error(err)
 						return
 					}
-					next, blocks, _ := r.Claim(shapes, simStart, ledger.Order{Patience: patience, Class: ledger.Light, Want: 1})
-					if _, err := c.put(ctx, next.Encode(), rev); err == nil {
+					next, blocks, _ := r.Claim(shapes, simStart, ledger.Order{Patience: turns.Patience, Class: ledger.Light, Want: 1})
+					if _, err := c.Put(ctx, next.Encode(), rev); err == nil {
 						mu.Lock()
 						got += len(blocks)
 						mu.Unlock()
@@ -117,16 +119,16 @@ func TestCells(t *testing.T) {
 	t.Run("memory", func(t *testing.T) { suite(t, &memCell{}) })
 	t.Run("bucket", func(t *testing.T) {
 		bubble(t, func(t *testing.T, b *bench) {
-			suite(t, kvCell{b.kv, "permits.test"})
+			suite(t, store.At(b.kv, "permits.test"))
 			// A deleted key is an empty cell.
 			if err := b.kv.Delete(t.Context(), "permits.test"); err != nil {
 				t.Fatal(err)
 			}
-			c := kvCell{b.kv, "permits.test"}
-			if value, rev, err := c.get(t.Context()); value != nil || rev != 0 || err != nil {
+			c := store.At(b.kv, "permits.test")
+			if value, rev, err := c.Get(t.Context()); value != nil || rev != 0 || err != nil {
 				t.Fatalf("after a delete: %q, %d, %v", value, rev, err)
 			}
-			if _, err := c.put(t.Context(), []byte("a"), 0); err != nil {
+			if _, err := c.Put(t.Context(), []byte("a"), 0); err != nil {
 				t.Error(err)
 			}
 		})

@@ -2,7 +2,6 @@ package budget
 
 import (
 	"math/rand/v2"
-	"time"
 )
 
 // Chance here spreads workers in time and tells registers apart. None of it
@@ -10,11 +9,6 @@ import (
 
 func newRand() *rand.Rand {
 	return rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) //nolint:gosec // no secret
-}
-
-// upTo is somewhere in [0, most).
-func upTo(most time.Duration) time.Duration {
-	return rand.N(most) //nolint:gosec // no secret
 }
 
 func newEpoch() int64 {

@@ -8,6 +8,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/turns"
 )
 
 func (b *bench) opened() int {
@@ -32,14 +33,14 @@ func TestCircuitOpensForTheFleet(t *testing.T) {
 		b.call(g, Failure, "a")
 		b.call(other, Failure, "b")
 		b.call(g, Throttled, "c") // counts nothing
-		b.begin(g, Ask{}).Done(Report{Outcome: Success, Remaining: -1})
+		b.begin(g, turns.Ask{}).Done(Report{Outcome: Success, Remaining: -1})
 		settle()
 		if s := other.State(); s.Circuit != circuit.Closed || b.opened() != 0 {
 			t.Fatalf("circuit %s, opened %d", s.Circuit, b.opened())
 		}
 		b.call(g, Failure, "a")
 		b.call(other, Failure, "b")
-		waiting := b.begin(other, Ask{})
+		waiting := b.begin(other, turns.Ask{})
 		b.call(g, Failure, "c")
 		now := time.Now()
 		b.about(b.refused(g, fetchworker.ReasonCircuitOpen), now.Add(time.Minute))
@@ -56,7 +57,7 @@ func TestFailureHoldsAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", nil)
 		for _, request := range []string{"a", "b", "c"} {
-			b.begin(g, Ask{}).Done(Report{Outcome: Failure, Request: request, Remaining: -1})
+			b.begin(g, turns.Ask{}).Done(Report{Outcome: Failure, Request: request, Remaining: -1})
 		}
 		b.refused(g, fetchworker.ReasonCircuitOpen) // before any round trip
 	})
@@ -65,14 +66,14 @@ func TestFailureHoldsAtOnce(t *testing.T) {
 func TestWaitersAndPermitsOfAnOpenCircuit(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Concurrency = 2 })
-		failing := b.begin(g, Ask{})
-		held, err := g.Acquire(t.Context(), Ask{})
+		failing := b.begin(g, turns.Ask{})
+		held, err := g.Acquire(t.Context(), turns.Ask{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		waited := make(chan error, 1)
 		go func() {
-			_, err := g.Acquire(t.Context(), Ask{})
+			_, err := g.Acquire(t.Context(), turns.Ask{})
 			waited <- err
 		}()
 		synctest.Wait()
@@ -105,7 +106,7 @@ func TestOneProbeInTheFleet(t *testing.T) {
 			for _, g := range gates {
 				for range 3 {
 					go func() {
-						p, err := g.Acquire(t.Context(), Ask{})
+						p, err := g.Acquire(t.Context(), turns.Ask{})
 						var closed *ClosedError
 						if err != nil && !errors.As(err, &closed) {
 							t.Error(err)
@@ -158,12 +159,12 @@ func TestProberDies(t *testing.T) {
 		g := b.open("w2", nil)
 		b.outage(dying)
 		time.Sleep(time.Minute)
-		b.begin(dying, Ask{})
+		b.begin(dying, turns.Ask{})
 		dying.Close()
 		settle()
 		until := b.refused(g, fetchworker.ReasonCircuitOpen)
 		time.Sleep(time.Until(until))
-		p := b.begin(g, Ask{})
+		p := b.begin(g, turns.Ask{})
 		if !p.Probe() {
 			t.Error("not a probe")
 		}
@@ -178,13 +179,13 @@ func TestProbeWithoutACall(t *testing.T) {
 		g := b.open("w1", nil)
 		b.outage(g)
 		time.Sleep(time.Minute)
-		p, err := g.Acquire(t.Context(), Ask{})
+		p, err := g.Acquire(t.Context(), turns.Ask{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		p.Done(Report{Remaining: -1}) // its request had ended
 		settle()
-		p = b.begin(g, Ask{})
+		p = b.begin(g, turns.Ask{})
 		if !p.Probe() {
 			t.Error("not a probe")
 		}
@@ -202,7 +203,7 @@ func TestLapsedProbeIsRenewed(t *testing.T) {
 		g := b.open("w1", nil)
 		b.outage(g)
 		time.Sleep(time.Minute)
-		p, err := g.Acquire(t.Context(), Ask{})
+		p, err := g.Acquire(t.Context(), turns.Ask{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -266,10 +267,10 @@ func TestCircuitsOff(t *testing.T) {
 func TestPauseAndResume(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Concurrency = 1 })
-		p := b.begin(g, Ask{})
+		p := b.begin(g, turns.Ask{})
 		waited := make(chan error, 1)
 		go func() {
-			_, err := g.Acquire(t.Context(), Ask{})
+			_, err := g.Acquire(t.Context(), turns.Ask{})
 			waited <- err
 		}()
 		synctest.Wait()

@@ -8,13 +8,15 @@ import (
 	"time"
 
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/store"
+	"fetchworker/internal/wait"
 )
 
 // circuitSync holds a copy of the circuit's record and carries this worker's
 // changes into it. A change holds here at once, before it is stored: that is
 // the fast local breaker; the record is the fleet's.
 type circuitSync struct {
-	cell   cell
+	cell   store.Cell
 	worker string
 	told   func(before, after circuit.Record, mine bool) // a change of state; holding no lock of the gate's
 	moved  func()                                        // the record changed: the gate should look
@@ -33,7 +35,7 @@ type circuitChange struct {
 	done  chan struct{} // closed when it is in the record, or changes nothing
 }
 
-func newCircuitSync(c cell, worker string, told func(before, after circuit.Record, mine bool), moved func()) *circuitSync {
+func newCircuitSync(c store.Cell, worker string, told func(before, after circuit.Record, mine bool), moved func()) *circuitSync {
 	return &circuitSync{cell: c, worker: worker, told: told, moved: moved, poke: make(chan struct{}, 1), base: circuit.Record{State: circuit.Closed}}
 }
 
@@ -65,7 +67,7 @@ func (s *circuitSync) post(apply func(circuit.Record) circuit.Record) *circuitCh
 	s.mu.Lock()
 	s.ops = append(s.ops, op)
 	s.mu.Unlock()
-	signal(s.poke)
+	wait.Signal(s.poke)
 	return op
 }
 
@@ -111,7 +113,7 @@ func (s *circuitSync) run(ctx context.Context) {
 			return
 		}
 		for try := 0; !s.store(ctx); try++ {
-			if wait(ctx, upTo(2*time.Millisecond<<min(try, 9))) != nil {
+			if wait.For(ctx, wait.Jitter(0, 2*time.Millisecond<<min(try, 9))) != nil {
 				return
 			}
 		}
@@ -136,7 +138,7 @@ func (s *circuitSync) store(ctx context.Context) bool {
 	if err != nil { // cannot be: it is all strings and times
 		return true
 	}
-	next, err := put(ctx, s.cell, value, rev)
+	next, err := store.Put(ctx, s.cell, value, rev)
 	if err == nil {
 		s.mu.Lock()
 		if next > s.rev {
@@ -152,7 +154,7 @@ func (s *circuitSync) store(ctx context.Context) bool {
 	}
 	// Another was faster, or nobody knows. Read what there is now, and apply
 	// the changes to that.
-	seen, rev, rerr := get(ctx, s.cell)
+	seen, rev, rerr := store.Get(ctx, s.cell)
 	if rerr != nil {
 		return false
 	}
@@ -160,7 +162,7 @@ func (s *circuitSync) store(ctx context.Context) bool {
 	if derr != nil {
 		c = circuit.Record{State: circuit.Closed}
 	}
-	if !errors.Is(err, errStale) && c.Equal(after) && c.Writer == s.worker && before.State != after.State {
+	if !errors.Is(err, store.ErrStale) && c.Equal(after) && c.Writer == s.worker && before.State != after.State {
 		s.told(before, after, true) // ours was stored after all
 	}
 	s.learn(c, rev)

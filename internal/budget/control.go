@@ -11,15 +11,8 @@ import (
 
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/store"
 )
-
-// Bucket is the key-value bucket that the fleet shares.
-const Bucket = "fetch_providers"
-
-// The keys of a provider in the bucket.
-func permitsKey(provider string) string { return "permits." + provider }
-func circuitKey(provider string) string { return "circuit." + provider }
-func controlKey(provider string) string { return "control." + provider }
 
 // Control is what an operator has ordered for a provider: the value of
 // control.<provider>. What has expired is as if it had never been.
@@ -115,7 +108,7 @@ func Retire(ctx context.Context, kv jetstream.KeyValue, provider, by, reason str
 
 // Reinstate ends a Retire. A worker calls it when it begins to serve.
 func Reinstate(ctx context.Context, kv jetstream.KeyValue, provider string) error {
-	return change(ctx, kv, controlKey(provider), func(value []byte) ([]byte, error) {
+	return store.Change(ctx, kv, store.ControlKey(provider), func(value []byte) ([]byte, error) {
 		c, err := decodeControl(value)
 		if err != nil || c.Retired == nil {
 			return nil, err
@@ -126,7 +119,7 @@ func Reinstate(ctx context.Context, kv jetstream.KeyValue, provider string) erro
 }
 
 func changeControl(ctx context.Context, kv jetstream.KeyValue, provider string, edit func(*Control)) error {
-	return change(ctx, kv, controlKey(provider), func(value []byte) ([]byte, error) {
+	return store.Change(ctx, kv, store.ControlKey(provider), func(value []byte) ([]byte, error) {
 		c, err := decodeControl(value)
 		if err != nil {
 			return nil, err
@@ -139,7 +132,7 @@ func changeControl(ctx context.Context, kv jetstream.KeyValue, provider string, 
 // Resume ends a pause, closes an open circuit and lifts a hold. A crash
 // between the three leaves what is not yet lifted; to repeat it is harmless.
 func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
-	err := change(ctx, kv, controlKey(provider), func(value []byte) ([]byte, error) {
+	err := store.Change(ctx, kv, store.ControlKey(provider), func(value []byte) ([]byte, error) {
 		c, err := decodeControl(value)
 		if err != nil || c.Pause == nil {
 			return nil, err
@@ -150,7 +143,7 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 	if err != nil {
 		return err
 	}
-	err = change(ctx, kv, circuitKey(provider), func(value []byte) ([]byte, error) {
+	err = store.Change(ctx, kv, store.CircuitKey(provider), func(value []byte) ([]byte, error) {
 		c, err := circuit.Decode(value)
 		if err != nil || !c.Held() {
 			return nil, err
@@ -160,7 +153,7 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 	if err != nil {
 		return err
 	}
-	return change(ctx, kv, permitsKey(provider), func(value []byte) ([]byte, error) {
+	return store.Change(ctx, kv, store.PermitsKey(provider), func(value []byte) ([]byte, error) {
 		if len(value) == 0 {
 			return nil, nil
 		}
@@ -178,47 +171,9 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 // provider's consumers are first created, and only then: a register that is
 // missing while they exist has been lost and counts as full.
 func CreateRegister(ctx context.Context, kv jetstream.KeyValue, provider string) error {
-	_, err := kv.Create(ctx, permitsKey(provider), ledger.New(newEpoch()).Encode())
+	_, err := kv.Create(ctx, store.PermitsKey(provider), ledger.New(newEpoch()).Encode())
 	if err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
 		return fmt.Errorf("create the permits register of %s: %w", provider, err)
 	}
 	return nil
-}
-
-// change replaces a value by compare-and-set until it is stored. It stops
-// without a write when edit returns nil.
-func change(ctx context.Context, kv jetstream.KeyValue, key string, edit func([]byte) ([]byte, error)) error {
-	for try := range 50 {
-		value, rev, err := (kvCell{kv, key}).get(ctx)
-		if err != nil {
-			return fmt.Errorf("read %s: %w", key, err)
-		}
-		next, err := edit(value)
-		if err != nil || next == nil {
-			return err
-		}
-		_, err = (kvCell{kv, key}).put(ctx, next, rev)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, errStale) {
-			return fmt.Errorf("write %s: %w", key, err)
-		}
-		if err := wait(ctx, upTo(time.Millisecond<<min(try, 6))); err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("write %s: %w", key, ErrConflict)
-}
-
-// wait waits, unless ctx ends first.
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

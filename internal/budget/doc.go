@@ -9,7 +9,9 @@
 // counter stream; a worker keeps only copies, so any may be killed at any
 // instant. It knows nothing of HTTP or of what a request asks for.
 //
-// The ledger (ledger/), the circuit (circuit/), the waiting lanes (lanes.go)
-// and the desk that joins them (desk.go) are pure: they are told the time and return decisions. The
-// Gate, its clerk and its circuit sync act on them.
+// What it decides with is pure, and has rooms of its own: how permits are
+// counted (ledger), who waits and when to claim (turns), when a provider that
+// fails is left alone (circuit). What is shared is kept by store. Here is what
+// joins them: the Gate and its Permits, the probe of an open circuit, and who
+// writes registers (registerwriter.go) and circuits (circuitsync.go).
 package budget

@@ -24,9 +24,8 @@ func (e *ClosedError) Error() string {
 
 // The errors of a gate.
 var (
-	ErrLapsed   = errors.New("permit lapsed")     // it is too late to start, or the circuit opened, a pause or a hold came: ask again
-	ErrShut     = errors.New("gate closed")       // Close was called
-	ErrConflict = errors.New("changed meanwhile") // a compare-and-set lost again and again
+	ErrLapsed = errors.New("permit lapsed") // it is too late to start, or the circuit opened, a pause or a hold came: ask again
+	ErrShut   = errors.New("gate closed")   // Close was called
 )
 
 // Outcome is how a call ended, as far as the gate cares.

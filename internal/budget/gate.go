@@ -12,6 +12,9 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/store"
+	"fetchworker/internal/budget/turns"
+	"fetchworker/internal/wait"
 )
 
 // Settings are what one worker knows of one provider.
@@ -26,8 +29,8 @@ type Settings struct {
 	CircuitOpen     time.Duration // how long until the probe; default 60 s
 	CallTimeout     time.Duration // the longest a call takes: a probe's lease outlives it; default 30 s
 
-	Clock *Clock     // of the server; nil: the gate has its own
-	Rand  *rand.Rand // for jitter; nil: seeded by the runtime
+	Clock *store.Clock // of the server; nil: the gate has its own
+	Rand  *rand.Rand   // for jitter; nil: seeded by the runtime
 }
 
 func (s Settings) withDefaults() Settings {
@@ -53,9 +56,9 @@ func (s Settings) lease() time.Duration { return s.CallTimeout + 5*time.Second }
 // safe for concurrent use.
 type Gate struct {
 	s     Settings
-	clock *Clock
-	ours  bool // the clock is: Close closes it
-	cell  cell // of the permits
+	clock *store.Clock
+	ours  bool       // the clock is: Close closes it
+	cell  store.Cell // of the permits
 
 	circuit *circuitSync // of the circuit
 	bytes   *meter
@@ -63,14 +66,14 @@ type Gate struct {
 
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
-	poke   chan struct{} // the run loop should look again
-	writes chan *write   // to the clerk; the desk has at most one at a time
+	poke   chan struct{}     // the run loop should look again
+	writes chan *turns.Write // to whoever writes the register; the planner has at most one at a time
 
 	mu      sync.Mutex // guards all below; never held while waiting
-	desk    *desk
+	planner *turns.Planner
 	breaker *circuit.Breaker
 	control Control
-	epoch   int            // of the clock
+	wakes   int            // of the clock
 	alarm   ledger.Instant // when the run loop looks next
 	probing bool           // one of ours is, or waits to become, the probe
 	shut    bool
@@ -83,12 +86,12 @@ type Gate struct {
 func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s Settings, on Observer) (*Gate, error) {
 	s = s.withDefaults()
 	g := &Gate{
-		s: s, clock: s.Clock, cell: kvCell{kv, permitsKey(s.Provider)},
-		poke: make(chan struct{}, 1), writes: make(chan *write, 1),
-		desk: newDesk(s.Worker, s.Limits, s.Concurrency, s.lease(), s.Rand),
+		s: s, clock: s.Clock, cell: store.At(kv, store.PermitsKey(s.Provider)),
+		poke: make(chan struct{}, 1), writes: make(chan *turns.Write, 1),
+		planner: turns.NewPlanner(s.Worker, s.Limits, s.Concurrency, s.lease(), s.Rand),
 	}
 	if g.clock == nil {
-		clock, err := StartClock(ctx, js)
+		clock, err := store.StartClock(ctx, js)
 		if err != nil {
 			return nil, err
 		}
@@ -96,19 +99,19 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 	}
 	g.breaker = circuit.NewBreaker(s.CircuitFailures)
 	g.events = newAnnouncer(s, g.clock, on)
-	g.circuit = newCircuitSync(kvCell{kv, circuitKey(s.Provider)}, s.Worker, g.circuitChanged, g.look)
+	g.circuit = newCircuitSync(store.At(kv, store.CircuitKey(s.Provider)), s.Worker, g.circuitChanged, g.look)
 	g.bytes = newMeter(js, kv, s, g.clock, g.events)
 
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	g.cancel = cancel
-	w := &watch{
-		conn: js.Conn(), kv: kv, see: g.see, lost: g.disconnected,
-		keys: []string{permitsKey(s.Provider), circuitKey(s.Provider), controlKey(s.Provider)},
+	w := &store.Watch{
+		Conn: js.Conn(), KV: kv, See: g.see, Lost: g.disconnected,
+		Keys: []string{store.PermitsKey(s.Provider), store.CircuitKey(s.Provider), store.ControlKey(s.Provider)},
 	}
 	ready := make(chan struct{})
 	for _, task := range []func(context.Context){
-		func(ctx context.Context) { w.run(ctx, ready) },
-		g.run, g.clerk, g.circuit.run, g.bytes.run, g.events.run,
+		func(ctx context.Context) { w.Run(ctx, ready) },
+		g.run, g.writeRegister, g.circuit.run, g.bytes.run, g.events.run,
 	} {
 		g.tasks.Go(func() { task(run) })
 	}
@@ -126,7 +129,7 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 func (g *Gate) Close() {
 	g.mu.Lock()
 	g.shut = true
-	g.turnAway(func(*waiter) error { return ErrShut })
+	g.turnAway(func(*turns.Waiter) error { return ErrShut })
 	g.mu.Unlock()
 	g.cancel()
 	g.tasks.Wait()
@@ -139,14 +142,14 @@ func (g *Gate) Close() {
 // Acquire waits for a permit and a free slot. It returns a *ClosedError, at
 // once or as soon as that becomes true, if the provider may not be called
 // within the next 90 s; the context's cause if that ends first.
-func (g *Gate) Acquire(ctx context.Context, a Ask) (*Permit, error) {
+func (g *Gate) Acquire(ctx context.Context, a turns.Ask) (*Permit, error) {
 	a.Shard &= ledger.Shards - 1
-	if a.Lane < 0 || a.Lane >= lanes {
-		a.Lane = Batch
+	if a.Lane < 0 || a.Lane >= turns.Lanes {
+		a.Lane = turns.Batch
 	}
-	w := &waiter{Ask: a, ready: make(chan struct{})}
+	w := turns.NewWaiter(a, false)
 	g.mu.Lock()
-	probe, err := g.enter(w, g.clock.now())
+	probe, err := g.enter(w, g.clock.Read())
 	g.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -154,71 +157,73 @@ func (g *Gate) Acquire(ctx context.Context, a Ask) (*Permit, error) {
 	if probe {
 		return g.acquireProbe(ctx, w)
 	}
-	return g.await(ctx, w)
+	return g.permit(ctx, w)
 }
 
-// again lets one whose permit lapsed wait for another, before those who came
-// later.
-func (g *Gate) again(ctx context.Context, p *Permit) (*Permit, error) {
-	w := &waiter{Ask: p.ask, ready: make(chan struct{}), probe: p.probe}
-	b := p.block
-	if p.started {
-		b.N = 0 // a call may have gone: it counts as used
+// permit waits for a request's turn.
+func (g *Gate) permit(ctx context.Context, w *turns.Waiter) (*Permit, error) {
+	t, err := g.await(ctx, w)
+	if err != nil {
+		return nil, err
 	}
+	return &Permit{g: g, ask: w.Ask, turn: t}, nil
+}
+
+// again exchanges the turn of a permit that lapsed for another.
+func (g *Gate) again(ctx context.Context, p *Permit) (turns.Turn, error) {
+	w := turns.NewWaiter(p.ask, p.probe)
 	g.mu.Lock()
-	g.desk.giveBack(b, p.trial)
-	g.desk.out--
-	g.desk.queue.putBack(w)
-	g.pump(g.clock.now())
+	g.planner.Again(w, p.turn, p.started)
+	g.pump(g.clock.Read())
 	g.mu.Unlock()
 	return g.await(ctx, w)
 }
 
 // enter lets a request wait, or says why not. The first that comes when a
 // probe is due is to be the probe.
-func (g *Gate) enter(w *waiter, now reading) (probe bool, err error) {
+func (g *Gate) enter(w *turns.Waiter, now store.Reading) (probe bool, err error) {
 	if err := g.refused(now); err != nil {
-		if g.shut || g.probing || g.breaker.Closed() || !g.probeDue(now.time()) {
+		if g.shut || g.probing || g.breaker.Closed() || !g.probeDue(now.Time()) {
 			return false, err
 		}
-		g.probing, w.probe = true, true
+		g.probing, w.Probe = true, true
 		return true, nil
 	}
-	g.desk.queue.push(w)
+	g.planner.Push(w)
 	g.pump(now)
 	return false, nil
 }
 
-// await waits for what became of a request in the queue.
-func (g *Gate) await(ctx context.Context, w *waiter) (*Permit, error) {
+// await waits for what becomes of a request in the queue.
+func (g *Gate) await(ctx context.Context, w *turns.Waiter) (turns.Turn, error) {
 	select {
-	case <-w.ready:
-		return w.permit, w.err
+	case <-w.Ready:
+		return w.Turn, w.Err
 	default:
 	}
 	select {
-	case <-w.ready:
-		return w.permit, w.err
+	case <-w.Ready:
+		return w.Turn, w.Err
 	case <-ctx.Done():
 	}
 	g.mu.Lock()
-	gone := g.desk.queue.remove(w)
+	gone := g.planner.Remove(w)
 	g.mu.Unlock()
 	if !gone { // it was served while it left
-		if <-w.ready; w.permit != nil {
-			w.permit.Done(Report{Remaining: -1})
+		if <-w.Ready; w.Err == nil {
+			(&Permit{g: g, ask: w.Ask, turn: w.Turn}).Done(Report{Remaining: -1})
 		}
 	}
-	return nil, context.Cause(ctx)
+	return turns.Turn{}, context.Cause(ctx)
 }
 
 // refused is why nobody may wait now, or nil. The circuit's probe may.
-func (g *Gate) refused(now reading) error {
+func (g *Gate) refused(now store.Reading) error {
 	if g.shut {
 		return ErrShut
 	}
 	if g.control.Pause != nil {
-		if until := g.control.PausedUntil(now.time()); !until.IsZero() {
+		if until := g.control.PausedUntil(now.Time()); !until.IsZero() {
 			return &ClosedError{Reason: fetchworker.ReasonPaused, Until: until}
 		}
 	}
@@ -229,66 +234,67 @@ func (g *Gate) refused(now reading) error {
 }
 
 // turnAway ends the wait of everyone for whom why is an error.
-func (g *Gate) turnAway(why func(*waiter) error) {
-	g.desk.queue.drop(func(w *waiter) bool {
-		if w.err = why(w); w.err == nil {
+func (g *Gate) turnAway(why func(*turns.Waiter) error) {
+	g.planner.Drop(func(w *turns.Waiter) bool {
+		if w.Err = why(w); w.Err == nil {
 			return false
 		}
-		close(w.ready)
+		close(w.Ready)
 		return true
 	})
 }
 
 // pump hands out what can start, turns away who waits in vain, and plans the
 // next claim. Everything that changes something ends here, under the lock.
-func (g *Gate) pump(now reading) {
-	if now.epoch != g.epoch {
-		g.epoch = now.epoch
-		g.desk.void()
+func (g *Gate) pump(now store.Reading) {
+	if now.Wakes != g.wakes {
+		g.wakes = now.Wakes
+		g.planner.Void()
 	}
-	if g.desk.queue.total() > 0 {
+	if g.planner.Queued() > 0 {
 		if err := g.refused(now); err != nil {
 			closed := g.breaker.Closed()
-			g.turnAway(func(w *waiter) error {
-				if w.probe && !closed && g.probeStands(now.time()) {
+			g.turnAway(func(w *turns.Waiter) error {
+				if w.Probe && !closed && g.probeStands(now.Time()) {
 					return nil
 				}
 				return err
 			})
 		}
 	}
-	if !now.ok {
+	if !now.Ok {
 		g.alarm = 0
 		return // nothing can be decided without the time; run looks again soon
 	}
-	grants, wake := g.desk.serve(now.at, now.u)
+	grants, wake := g.planner.Serve(now.At, now.U)
 	for _, gr := range grants {
-		gr.permit = &Permit{g: g, ask: gr.Ask, block: gr.Block, trial: gr.trial, epoch: now.epoch}
-		close(gr.ready)
+		gr.Waiter.Turn = gr.Turn
+		gr.Waiter.Turn.Wakes = now.Wakes
+		close(gr.Ready)
 	}
 	// While a claim is on its way nobody is sent away: the watch may show it as
 	// taken before its answer says that it is ours.
-	if g.desk.queue.total() > 0 && len(g.desk.hand) == 0 && !g.desk.writing {
-		g.turnAway(g.hopeless(now.at))
+	if g.planner.Queued() > 0 && g.planner.InHand() == 0 && !g.planner.Writing() {
+		g.turnAway(g.hopeless(now.At))
 	}
-	w, alarm := g.desk.plan(now.at)
+	w, alarm := g.planner.Plan(now.At)
 	if w != nil {
-		g.writes <- w // never blocks: the desk has one at a time
+		g.writes <- w // never blocks: the planner has one at a time
 	}
 	g.wakeAt(wake, alarm)
 }
 
 // hopeless says who must come back later, because no permit comes within 90 s.
-func (g *Gate) hopeless(now ledger.Instant) func(*waiter) error {
+func (g *Gate) hopeless(now ledger.Instant) func(*turns.Waiter) error {
 	var errs [ledger.Classes]error
 	var known [ledger.Classes]bool
-	return func(w *waiter) error {
-		c := g.desk.class(w, now)
+	return func(w *turns.Waiter) error {
+		c := g.planner.ClassOf(w, now)
 		if !known[c] {
 			known[c] = true
-			if at := g.desk.soonest(c, now); at.Sub(now) > patience {
+			if at := g.planner.Soonest(c, now); at.Sub(now) > turns.Patience {
 				reason := fetchworker.ReasonQuota
-				if g.desk.effective(now).Hold.Sub(now) > patience {
+				if g.planner.Effective(now).Hold.Sub(now) > turns.Patience {
 					reason = fetchworker.ReasonThrottled
 				}
 				errs[c] = &ClosedError{Reason: reason, Until: at.Time()}
@@ -308,19 +314,12 @@ func (g *Gate) wakeAt(at ...ledger.Instant) {
 	}
 	if g.alarm != next {
 		g.alarm = next
-		signal(g.poke)
-	}
-}
-
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
+		wait.Signal(g.poke)
 	}
 }
 
 // run looks again when the alarm says so, and at least once a second: a
-// limit's end, a pause's end and the clock's epoch come with no event.
+// limit's end, a pause's end and a machine that slept come with no event.
 func (g *Gate) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -336,8 +335,8 @@ func (g *Gate) run(ctx context.Context) {
 		}
 		g.mu.Lock()
 		d := time.Second
-		if now := g.clock.now(); now.ok && g.alarm > 0 {
-			d = min(d, max(g.alarm.Sub(now.at), 0))
+		if now := g.clock.Read(); now.Ok && g.alarm > 0 {
+			d = min(d, max(g.alarm.Sub(now.At), 0))
 		}
 		g.mu.Unlock()
 		timer.Reset(d)
@@ -353,9 +352,9 @@ func (g *Gate) look() {
 
 // tick applies what time alone changes, and what has been learnt, and goes on.
 func (g *Gate) tick() {
-	now := g.clock.now()
-	limits, _ := g.control.limits(g.s.Limits, now.time())
-	g.desk.limit(limits)
-	g.follow(now.time())
+	now := g.clock.Read()
+	limits, _ := g.control.limits(g.s.Limits, now.Time())
+	g.planner.Limit(limits)
+	g.follow(now.Time())
 	g.pump(now)
 }

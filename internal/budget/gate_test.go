@@ -10,9 +10,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"fetchworker/internal/budget/ledger"
-
 	"fetchworker"
+	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/store"
+	"fetchworker/internal/budget/turns"
 )
 
 func TestBurst(t *testing.T) {
@@ -20,7 +21,7 @@ func TestBurst(t *testing.T) {
 		g := b.open("w1", nil)
 		start := time.Now()
 		for range 90 {
-			b.begin(g, Ask{}).Done(Report{Outcome: Success, Remaining: -1})
+			b.begin(g, turns.Ask{}).Done(Report{Outcome: Success, Remaining: -1})
 		}
 		if d := time.Since(start); d > time.Second {
 			t.Errorf("3N/4 after idle took %v", d)
@@ -68,10 +69,10 @@ func TestFleetNeverOver(t *testing.T) {
 		for _, name := range []string{"w1", "w2", "w3"} {
 			g := b.open(name, func(s *Settings) { s.Concurrency = 4 })
 			for i := range 8 {
-				lane := []Lane{Interactive, Replay, Batch}[i%3]
+				lane := []turns.Lane{turns.Interactive, turns.Replay, turns.Batch}[i%3]
 				all.Go(func() {
 					for {
-						permit, err := g.Acquire(ctx, Ask{Lane: lane, Shard: i})
+						permit, err := g.Acquire(ctx, turns.Ask{Lane: lane, Shard: i})
 						if err != nil {
 							return
 						}
@@ -107,7 +108,7 @@ func TestLightBehindBacklog(t *testing.T) {
 		for range 20 {
 			all.Go(func() {
 				for ctx.Err() == nil {
-					if p, err := busy.Acquire(ctx, Ask{Lane: Batch}); err == nil {
+					if p, err := busy.Acquire(ctx, turns.Ask{Lane: turns.Batch}); err == nil {
 						_ = p.Start()
 						p.Done(Report{Outcome: Success, Remaining: -1})
 					}
@@ -118,7 +119,7 @@ func TestLightBehindBacklog(t *testing.T) {
 		for range 10 {
 			time.Sleep(time.Duration(5000+rand.IntN(1000)) * time.Millisecond)
 			start := time.Now()
-			b.begin(quiet, Ask{Shard: 3, Alone: true}).Done(Report{Outcome: Success, Remaining: -1})
+			b.begin(quiet, turns.Ask{Shard: 3, Alone: true}).Done(Report{Outcome: Success, Remaining: -1})
 			if d := time.Since(start); d > 3*time.Second {
 				t.Errorf("an interactive request waited %v behind a batch backlog", d)
 			}
@@ -136,7 +137,7 @@ func TestUnlimited(t *testing.T) {
 		start := time.Now()
 		for range 30 {
 			all.Go(func() {
-				permit := b.begin(g, Ask{})
+				permit := b.begin(g, turns.Ask{})
 				p.call(time.Second)
 				permit.Done(Report{Outcome: Success, Remaining: -1})
 			})
@@ -146,15 +147,15 @@ func TestUnlimited(t *testing.T) {
 			t.Errorf("%d at once, 30 calls of a second took %v", p.most, d)
 		}
 		// A 429 holds an unlimited provider too, and one probe follows.
-		b.begin(g, Ask{}).Done(Report{Outcome: Throttled, RetryAfter: 10 * time.Second, Remaining: -1})
+		b.begin(g, turns.Ask{}).Done(Report{Outcome: Throttled, RetryAfter: 10 * time.Second, Remaining: -1})
 		start = time.Now()
-		probe := b.begin(g, Ask{})
+		probe := b.begin(g, turns.Ask{})
 		if d := time.Since(start); d < 10*time.Second || d > 11*time.Second {
 			t.Errorf("the probe came after %v, want 10 s", d)
 		}
 		ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
 		defer stop()
-		if _, err := g.Acquire(ctx, Ask{}); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := g.Acquire(ctx, turns.Ask{}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a second call while the hold's probe is out: %v", err)
 		}
 		probe.Done(Report{Outcome: Success, Remaining: -1})
@@ -165,11 +166,11 @@ func TestUnlimited(t *testing.T) {
 func TestDeadlineWhileWaiting(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Concurrency = 1 })
-		p := b.begin(g, Ask{})
+		p := b.begin(g, turns.Ask{})
 		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 		defer stop()
 		start := time.Now()
-		if _, err := g.Acquire(ctx, Ask{}); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Minute {
+		if _, err := g.Acquire(ctx, turns.Ask{}); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Minute {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 		p.Done(Report{Outcome: Success, Remaining: -1})
@@ -183,7 +184,7 @@ func TestDeadlineWhileWaiting(t *testing.T) {
 func TestLapse(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Limits = perMinute(5) })
-		p, err := g.Acquire(t.Context(), Ask{})
+		p, err := g.Acquire(t.Context(), turns.Ask{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +209,7 @@ func TestLapse(t *testing.T) {
 func TestRenewedAfterStart(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Limits = perMinute(5) })
-		p := b.begin(g, Ask{}) // its connection broke: a call may have gone
+		p := b.begin(g, turns.Ask{}) // its connection broke: a call may have gone
 		time.Sleep(5 * time.Second)
 		if err := p.Start(); !errors.Is(err, ErrLapsed) {
 			t.Fatal(err)
@@ -233,14 +234,14 @@ func TestQuota(t *testing.T) {
 		// Nothing is kept back for others of a window this long: whoever waited
 		// for his turn would wait for hours, with permits to spare.
 		for range 4 {
-			b.begin(g, Ask{}).Done(Report{Outcome: Success, Remaining: -1})
+			b.begin(g, turns.Ask{}).Done(Report{Outcome: Success, Remaining: -1})
 		}
 		until := b.refused(g, fetchworker.ReasonQuota)
 		if d := until.Sub(start); d < 24*time.Hour || d > 25*time.Hour {
 			t.Errorf("the next permit in %v", d)
 		}
 		time.Sleep(time.Until(until))
-		b.begin(g, Ask{}).Done(Report{Outcome: Success, Remaining: -1})
+		b.begin(g, turns.Ask{}).Done(Report{Outcome: Success, Remaining: -1})
 	})
 }
 
@@ -249,14 +250,14 @@ func TestRegisterLost(t *testing.T) {
 		short := func(s *Settings) { s.Limits = perMinute(120) }
 		g := b.open("w1", short)
 		b.call(g, Success, "")
-		if err := b.kv.Purge(t.Context(), permitsKey("fmp")); err != nil {
+		if err := b.kv.Purge(t.Context(), store.PermitsKey("fmp")); err != nil {
 			t.Fatal(err)
 		}
 		settle()
 		lost := time.Now()
 		other := b.open("w2", short) // its CreateRegister finds one
 		for _, g := range []*Gate{g, other} {
-			p := b.begin(g, Ask{Alone: true})
+			p := b.begin(g, turns.Ask{Alone: true})
 			if d := time.Since(lost); d < time.Minute {
 				t.Errorf("a permit %v after the register was lost", d)
 			}
@@ -290,7 +291,7 @@ func TestServerRestarts(t *testing.T) {
 		b.stop()
 		ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
 		defer stop()
-		if p, err := g.Acquire(ctx, Ask{Lane: Batch}); err == nil {
+		if p, err := g.Acquire(ctx, turns.Ask{Lane: turns.Batch}); err == nil {
 			p.Done(Report{Remaining: -1})
 			t.Error("a permit without a server")
 		}
@@ -316,7 +317,7 @@ func TestLimitsLive(t *testing.T) {
 			t.Fatalf("limits %s", got)
 		}
 		for range 3 {
-			b.begin(g, Ask{Alone: true}).Done(Report{Outcome: Success, Remaining: -1})
+			b.begin(g, turns.Ask{Alone: true}).Done(Report{Outcome: Success, Remaining: -1})
 		}
 		if d := time.Since(now); d < time.Minute {
 			t.Errorf("3 calls in %v under 2/min", d)
@@ -327,7 +328,7 @@ func TestLimitsLive(t *testing.T) {
 		}
 		start := time.Now()
 		for range 30 {
-			b.begin(g, Ask{}).Done(Report{Outcome: Success, Remaining: -1})
+			b.begin(g, turns.Ask{}).Done(Report{Outcome: Success, Remaining: -1})
 		}
 		if d := time.Since(start); d > time.Second {
 			t.Errorf("30 calls took %v under 120/min", d)
@@ -338,10 +339,10 @@ func TestLimitsLive(t *testing.T) {
 func TestCloseSendsEveryoneAway(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Concurrency = 1 })
-		p := b.begin(g, Ask{})
+		p := b.begin(g, turns.Ask{})
 		var err error
 		var done sync.WaitGroup
-		done.Go(func() { _, err = g.Acquire(t.Context(), Ask{}) })
+		done.Go(func() { _, err = g.Acquire(t.Context(), turns.Ask{}) })
 		settle()
 		g.Close()
 		done.Wait()
@@ -349,7 +350,7 @@ func TestCloseSendsEveryoneAway(t *testing.T) {
 			t.Error(err)
 		}
 		p.Done(Report{Outcome: Success, Remaining: -1})
-		if _, err := g.Acquire(t.Context(), Ask{}); !errors.Is(err, ErrShut) {
+		if _, err := g.Acquire(t.Context(), turns.Ask{}); !errors.Is(err, ErrShut) {
 			t.Error(err)
 		}
 	})
@@ -364,5 +365,19 @@ func TestConnectionClosedFirst(t *testing.T) {
 			nc.Close()
 		}
 		g.Close() // ends all the same
+	})
+}
+
+func TestClockOfTheServer(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		c, err := store.StartClock(t.Context(), b.js)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		time.Sleep(time.Minute)
+		if d := time.Since(c.Now()); max(d, -d) > time.Millisecond {
+			t.Errorf("off by %v", d)
+		}
 	})
 }

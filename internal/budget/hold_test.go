@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/turns"
 )
 
 func throttled(after time.Duration) Report {
@@ -17,12 +18,12 @@ func throttled(after time.Duration) Report {
 func TestHoldStopsTheFleet(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		gates := []*Gate{b.open("w1", nil), b.open("w2", nil), b.open("w3", nil)}
-		begun, err := gates[1].Acquire(t.Context(), Ask{})
+		begun, err := gates[1].Acquire(t.Context(), turns.Ask{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		hold := time.Now()
-		b.begin(gates[0], Ask{}).Done(throttled(30 * time.Second))
+		b.begin(gates[0], turns.Ask{}).Done(throttled(30 * time.Second))
 		settle()
 		if err := begun.Start(); !errors.Is(err, ErrLapsed) {
 			t.Errorf("a permit of before the hold started: %v", err)
@@ -37,7 +38,7 @@ func TestHoldStopsTheFleet(t *testing.T) {
 		for _, g := range gates {
 			for range 3 {
 				all.Go(func() {
-					permit := b.begin(g, Ask{})
+					permit := b.begin(g, turns.Ask{})
 					p.mu.Lock()
 					if probe.IsZero() {
 						probe = time.Now()
@@ -66,26 +67,26 @@ func TestHoldsDouble(t *testing.T) {
 		last := time.Now()
 		for strike, seconds := range []int{0, 1, 2, 4, 8, 16} {
 			// Two calls under way meet the same 429: one strike, not two.
-			p := b.begin(g, Ask{})
+			p := b.begin(g, turns.Ask{})
 			d, want := time.Since(last), time.Duration(seconds)*time.Second
 			if strike > 0 && (d < want*8/10 || d > want*12/10+2*time.Second) {
 				t.Errorf("probe %d after %v, want about %v", strike, d, want)
 			}
 			last = time.Now()
 			if strike == 0 {
-				other := b.begin(g, Ask{})
+				other := b.begin(g, turns.Ask{})
 				p.Done(throttled(0))
 				other.Done(throttled(0))
 				continue
 			}
 			p.Done(throttled(0))
 		}
-		p := b.begin(g, Ask{})
+		p := b.begin(g, turns.Ask{})
 		p.Done(Report{Outcome: Success, Remaining: -1})
 		settle()
 		last = time.Now()
-		b.begin(g, Ask{}).Done(throttled(0))
-		b.begin(g, Ask{}).Done(Report{Outcome: Success, Remaining: -1})
+		b.begin(g, turns.Ask{}).Done(throttled(0))
+		b.begin(g, turns.Ask{}).Done(Report{Outcome: Success, Remaining: -1})
 		if d := time.Since(last); d > 3*time.Second {
 			t.Errorf("a success did not reset the wait: %v", d)
 		}
@@ -95,10 +96,10 @@ func TestHoldsDouble(t *testing.T) {
 func TestLongHoldSendsAway(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g, other := b.open("w1", func(s *Settings) { s.Concurrency = 1 }), b.open("w2", nil)
-		p := b.begin(g, Ask{})
+		p := b.begin(g, turns.Ask{})
 		var err error
 		var waits sync.WaitGroup
-		waits.Go(func() { _, err = g.Acquire(t.Context(), Ask{}) })
+		waits.Go(func() { _, err = g.Acquire(t.Context(), turns.Ask{}) })
 		settle()
 		now := time.Now()
 		p.Done(throttled(10 * time.Minute))
@@ -121,11 +122,11 @@ func TestHoldProberDies(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		dying := b.open("dying", func(s *Settings) { s.CallTimeout = 5 * time.Second })
 		g := b.open("w2", nil)
-		b.begin(dying, Ask{}).Done(throttled(2 * time.Second))
-		b.begin(dying, Ask{}) // the probe; its worker dies: no Done
+		b.begin(dying, turns.Ask{}).Done(throttled(2 * time.Second))
+		b.begin(dying, turns.Ask{}) // the probe; its worker dies: no Done
 		dying.Close()
 		start := time.Now()
-		p := b.begin(g, Ask{})
+		p := b.begin(g, turns.Ask{})
 		if d := time.Since(start); d < 8*time.Second || d > 15*time.Second {
 			t.Errorf("the next probe came after %v, want the lease of 10 s", d)
 		}
@@ -136,15 +137,15 @@ func TestHoldProberDies(t *testing.T) {
 func TestUnusedProbeGoesToTheNext(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", nil)
-		b.begin(g, Ask{}).Done(throttled(2 * time.Second))
-		p, err := g.Acquire(t.Context(), Ask{})
+		b.begin(g, turns.Ask{}).Done(throttled(2 * time.Second))
+		p, err := g.Acquire(t.Context(), turns.Ask{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		p.Done(Report{Remaining: -1})
 		start := time.Now()
-		b.begin(g, Ask{}).Done(Report{Outcome: Neutral, Remaining: -1}) // learns nothing
-		b.begin(g, Ask{}).Done(Report{Outcome: Success, Remaining: -1})
+		b.begin(g, turns.Ask{}).Done(Report{Outcome: Neutral, Remaining: -1}) // learns nothing
+		b.begin(g, turns.Ask{}).Done(Report{Outcome: Success, Remaining: -1})
 		if d := time.Since(start); d > 2*time.Second {
 			t.Errorf("the next probes took %v", d)
 		}
@@ -155,13 +156,13 @@ func TestRemainingSlowsDown(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", nil)
 		// Somebody else calls with our key: 3 are left by the provider's count.
-		b.begin(g, Ask{}).Done(Report{Outcome: Success, Remaining: 3, Reset: 30 * time.Second})
+		b.begin(g, turns.Ask{}).Done(Report{Outcome: Success, Remaining: 3, Reset: 30 * time.Second})
 		for shard := range 3 {
-			b.begin(g, Ask{Shard: shard, Alone: true}).Done(Report{Outcome: Success, Remaining: 500})
+			b.begin(g, turns.Ask{Shard: shard, Alone: true}).Done(Report{Outcome: Success, Remaining: 500})
 		}
 		ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
 		defer stop()
-		if p, err := g.Acquire(ctx, Ask{Shard: 9, Alone: true}); err == nil {
+		if p, err := g.Acquire(ctx, turns.Ask{Shard: 9, Alone: true}); err == nil {
 			p.Done(Report{Remaining: -1})
 			t.Error("the provider's count did not slow us down")
 		}

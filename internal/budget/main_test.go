@@ -16,6 +16,8 @@ import (
 	"go.uber.org/goleak"
 
 	"fetchworker"
+	"fetchworker/internal/budget/store"
+	"fetchworker/internal/budget/turns"
 )
 
 func TestMain(m *testing.M) {
@@ -115,7 +117,7 @@ func topology(t testing.TB, js jetstream.JetStream) jetstream.KeyValue {
 	t.Helper()
 	ctx := t.Context()
 	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: Bucket, History: 1, Storage: jetstream.FileStorage, LimitMarkerTTL: time.Minute,
+		Bucket: store.Bucket, History: 1, Storage: jetstream.FileStorage, LimitMarkerTTL: time.Minute,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +168,7 @@ func (b *bench) told(kind string, want func(Event) bool) (n int) {
 }
 
 // start takes a permit to the point where the request would be written.
-func (b *bench) begin(g *Gate, a Ask) *Permit {
+func (b *bench) begin(g *Gate, a turns.Ask) *Permit {
 	b.Helper()
 	p, err := g.Acquire(b.Context(), a)
 	if err != nil {
@@ -181,7 +183,7 @@ func (b *bench) begin(g *Gate, a Ask) *Permit {
 // call makes a whole call.
 func (b *bench) call(g *Gate, o Outcome, request string) {
 	b.Helper()
-	b.begin(g, Ask{}).Done(Report{Outcome: o, Request: request, Remaining: -1})
+	b.begin(g, turns.Ask{}).Done(Report{Outcome: o, Request: request, Remaining: -1})
 	settle()
 }
 
@@ -194,7 +196,7 @@ func settle() {
 // refused asserts that a gate is closed for a reason, and returns until when.
 func (b *bench) refused(g *Gate, reason fetchworker.Reason) time.Time {
 	b.Helper()
-	p, err := g.Acquire(b.Context(), Ask{})
+	p, err := g.Acquire(b.Context(), turns.Ask{})
 	var closed *ClosedError
 	if !errors.As(err, &closed) || closed.Reason != reason {
 		b.Fatalf("got permit %v, error %v; want closed, %s", p != nil, err, reason)

@@ -7,17 +7,16 @@ import (
 
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/turns"
 )
 
 // Permit is the right to make one call, once, soon. Every permit ends with
 // one Done, on every path.
 type Permit struct {
 	g     *Gate
-	ask   Ask
-	block ledger.Block
-	trial bool // the probe after a hold: its end decides whether the hold is over
+	ask   turns.Ask
+	turn  turns.Turn
 	probe bool // the circuit's probe
-	epoch int  // of the clock
 
 	once    sync.Once
 	started bool
@@ -37,15 +36,15 @@ func (p *Permit) Start() error {
 	g := p.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := g.clock.now()
-	if g.shut || !now.ok || now.epoch != p.epoch || now.at > p.block.Until.Add(-now.u) {
+	now := g.clock.Read()
+	if g.shut || !now.Ok || now.Wakes != p.turn.Wakes || now.At > p.turn.Block.Until.Add(-now.U) {
 		return ErrLapsed
 	}
-	if g.control.Pause != nil && !g.control.PausedUntil(now.time()).IsZero() {
+	if g.control.Pause != nil && !g.control.PausedUntil(now.Time()).IsZero() {
 		return ErrLapsed
 	}
-	if r := g.desk.effective(now.at); r != nil {
-		if r.Epoch != p.block.Epoch || now.at < r.Hold || (r.Strikes > 0 && !p.trial) {
+	if r := g.planner.Effective(now.At); r != nil {
+		if r.Epoch != p.turn.Block.Epoch || now.At < r.Hold || (r.Strikes > 0 && !p.turn.Trial) {
 			return ErrLapsed
 		}
 	}
@@ -70,7 +69,7 @@ func (p *Permit) Renew(ctx context.Context) error {
 		p.once.Do(func() { p.g.abandon(p) })
 		return err
 	}
-	p.block, p.trial, p.epoch = next.block, next.trial, next.epoch
+	p.turn = next
 	return nil
 }
 
@@ -89,7 +88,7 @@ func (p *Permit) Done(r Report) { p.once.Do(func() { p.g.finish(p, r) }) }
 func (g *Gate) finish(p *Permit, r Report) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := g.clock.now()
+	now := g.clock.Read()
 	if p.started && r.Outcome == Unused {
 		r.Outcome = Neutral
 	}
@@ -99,13 +98,10 @@ func (g *Gate) finish(p *Permit, r Report) {
 		if r.Outcome != Failure {
 			r.Outcome = Unused
 		}
-		g.desk.giveBack(p.block, p.trial)
-	} else if p.trial {
-		g.desk.trials--
 	}
-	g.desk.out--
-	g.reportThrottle(p, r, now.at)
-	changed := g.reportCircuit(p, r, now.time())
+	g.planner.End(p.turn, p.started)
+	g.reportThrottle(p, r, now.At)
+	changed := g.reportCircuit(p, r, now.Time())
 	if p.done != nil {
 		if changed {
 			g.breaker.Sees(g.circuit.record()) // then its failure trips
@@ -113,7 +109,7 @@ func (g *Gate) finish(p *Permit, r Report) {
 		p.done(circuit.Verdict(r.Outcome))
 	}
 	if changed {
-		g.follow(now.time())
+		g.follow(now.Time())
 	}
 	g.pump(now)
 }
@@ -124,19 +120,19 @@ func (g *Gate) reportThrottle(p *Permit, r Report, now ledger.Instant) {
 	switch {
 	case r.Outcome == Throttled:
 		jitter, prober := g.s.Rand.Float64(), ""
-		if p.trial {
+		if p.turn.Trial {
 			prober = g.s.Worker
 		}
-		g.desk.post(now, func(reg *ledger.Register, _ ledger.Instant) {
+		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) {
 			reg.Throttled(now, prober, r.RetryAfter, r.MinHold, jitter)
 		})
-	case p.trial && r.Outcome == Success:
-		g.desk.post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Settled() })
-	case p.trial && p.started: // it learnt nothing about the limits
-		g.desk.post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Release(g.s.Worker) })
+	case p.turn.Trial && r.Outcome == Success:
+		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Settled() })
+	case p.turn.Trial && p.started: // it learnt nothing about the limits
+		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Release(g.s.Worker) })
 	}
 	if p.started && r.Remaining >= 0 && r.Outcome != Throttled {
-		g.desk.hint(ledger.Told{At: now, Left: r.Remaining, Reset: r.Reset}, now)
+		g.planner.Told(ledger.Told{At: now, Left: r.Remaining, Reset: r.Reset}, now)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/turns"
 )
 
 var updatePlot = flag.Bool("plot.update", false, "write docs/permits.svg anew")
@@ -48,9 +49,9 @@ func plot() string {
 		limits: perMinute(limit), workers: 12, seed: 7, skew: 500 * time.Millisecond,
 		freeze: 10 * time.Second, churn: 20 * time.Second, duration: minutes * time.Minute,
 	})
-	fleet.burst(90, Interactive, "burst")
+	fleet.burst(90, turns.Interactive, "burst")
 	for _, w := range fleet.workers {
-		w.saturate(Batch, 0, 16, "batch")
+		w.saturate(turns.Batch, 0, 16, "batch")
 	}
 	fleet.run()
 	// A bucket of N that refills with N a minute lets N through at once and

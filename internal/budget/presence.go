@@ -9,6 +9,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"fetchworker/internal/budget/store"
+	"fetchworker/internal/wait"
 )
 
 // Worker is a live worker: the value of worker.<name>.
@@ -19,7 +22,6 @@ type Worker struct {
 }
 
 const (
-	workerPrefix = "worker."
 	presenceTTL  = 15 * time.Second
 	presenceEach = 5 * time.Second
 )
@@ -31,7 +33,7 @@ func Beat(ctx context.Context, js jetstream.JetStream, w Worker) error {
 		return fmt.Errorf("presence of %s: %w", w.Name, err)
 	}
 	// The client has no put with a TTL that may replace: a plain publish does.
-	msg := nats.NewMsg("$KV." + Bucket + "." + workerPrefix + w.Name)
+	msg := nats.NewMsg("$KV." + store.Bucket + "." + store.WorkerKey(w.Name))
 	msg.Data = value
 	if _, err := js.PublishMsg(ctx, msg, jetstream.WithMsgTTL(presenceTTL)); err != nil {
 		return fmt.Errorf("presence of %s: %w", w.Name, err)
@@ -49,13 +51,13 @@ func Present(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue,
 			onError(err)
 		}
 		cancel()
-		if wait(ctx, presenceEach) != nil {
+		if wait.For(ctx, presenceEach) != nil {
 			break
 		}
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), presenceEach)
 	defer cancel()
-	err := kv.Purge(last, workerPrefix+w.Name, jetstream.PurgeTTL(time.Minute))
+	err := kv.Purge(last, store.WorkerKey(w.Name), jetstream.PurgeTTL(time.Minute))
 	if err != nil && !errors.Is(err, nats.ErrConnectionClosed) && onError != nil {
 		onError(fmt.Errorf("presence of %s: %w", w.Name, err))
 	}

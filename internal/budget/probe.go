@@ -6,6 +6,8 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/turns"
+	"fetchworker/internal/wait"
 )
 
 // probeDue reports whether a probe of the circuit may be claimed.
@@ -25,7 +27,7 @@ func (g *Gate) probeStands(now time.Time) bool {
 // own, so that a fleet does not claim a permit each; then its permit; then
 // the probe by compare-and-set. Whoever loses gives its permit back. A crash
 // after the claim leaves a lease that ends by itself.
-func (g *Gate) acquireProbe(ctx context.Context, w *waiter) (*Permit, error) {
+func (g *Gate) acquireProbe(ctx context.Context, w *turns.Waiter) (*Permit, error) {
 	p, err := g.permitForProbe(ctx, w)
 	if err == nil {
 		err = g.claimProbe(ctx, p)
@@ -42,18 +44,18 @@ func (g *Gate) acquireProbe(ctx context.Context, w *waiter) (*Permit, error) {
 	return nil, err
 }
 
-func (g *Gate) permitForProbe(ctx context.Context, w *waiter) (*Permit, error) {
+func (g *Gate) permitForProbe(ctx context.Context, w *turns.Waiter) (*Permit, error) {
 	g.mu.Lock()
 	jitter := time.Duration(g.s.Rand.Float64() * float64(mostProbeWait))
 	g.mu.Unlock()
-	if err := wait(ctx, jitter); err != nil {
+	if err := wait.For(ctx, jitter); err != nil {
 		return nil, err
 	}
 	g.mu.Lock()
-	g.desk.queue.push(w)
-	g.pump(g.clock.now())
+	g.planner.Push(w)
+	g.pump(g.clock.Read())
 	g.mu.Unlock()
-	return g.await(ctx, w)
+	return g.permit(ctx, w)
 }
 
 // mostProbeWait spreads the workers that would probe.

@@ -7,11 +7,13 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker/internal/budget/ledger"
-
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/turns"
+	"fetchworker/internal/wait"
 )
 
 // TestRealTime: a fleet of gates on real time and a server that syncs every
@@ -62,7 +64,7 @@ func TestRealTime(t *testing.T) {
 		for range 32 {
 			all.Go(func() {
 				for {
-					p, err := g.Acquire(ctx, Ask{Lane: Batch})
+					p, err := g.Acquire(ctx, turns.Ask{Lane: turns.Batch})
 					if err != nil {
 						return
 					}
@@ -75,7 +77,7 @@ func TestRealTime(t *testing.T) {
 					}
 					mu.Unlock()
 					if err == nil {
-						_ = wait(ctx, 100*time.Millisecond)
+						_ = wait.For(ctx, 100*time.Millisecond)
 					}
 					p.Done(Report{Outcome: Success, Remaining: -1})
 				}

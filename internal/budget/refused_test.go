@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/turns"
 )
 
 // A provider that cannot even be dialled is down: that no byte was written
@@ -15,7 +16,7 @@ func TestConnectionsThatAreRefusedOpenTheCircuit(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", nil)
 		for i := range 3 {
-			p, err := g.Acquire(t.Context(), Ask{Lane: Interactive})
+			p, err := g.Acquire(t.Context(), turns.Ask{Lane: turns.Interactive})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -29,7 +30,7 @@ func TestConnectionsThatAreRefusedOpenTheCircuit(t *testing.T) {
 		}
 		// The same for a probe: it has failed, and the next one waits for its time.
 		time.Sleep(61 * time.Second)
-		p, err := g.Acquire(t.Context(), Ask{Lane: Interactive})
+		p, err := g.Acquire(t.Context(), turns.Ask{Lane: turns.Interactive})
 		if err != nil || !p.Probe() {
 			t.Fatal(p, err)
 		}

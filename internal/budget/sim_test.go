@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/store"
+	"fetchworker/internal/budget/turns"
 )
 
-// The simulation runs the ledger, the desk and the clock's estimate of real
+// The simulation runs the ledger, the planner and the clock's estimate of real
 // workers in virtual time: only the network, the register's server and the
 // provider are make-believe.
 
@@ -153,17 +155,17 @@ func (s *sim) run() *sim {
 // simWorker is one process.
 type simWorker struct {
 	*sim
-	id     int
-	desk   *desk
-	offset time.Duration // its clock is wrong by
-	rate   float64       // and runs this much too fast
-	est    estimate
-	dead   bool
-	thaw   ledger.Instant // frozen until
-	wake   ledger.Instant
-	kinds  map[*waiter]simCall
-	nth    int
-	onDone func(w *simWorker, a Ask, kind string) // what an agent does after its answer
+	id      int
+	planner *turns.Planner
+	offset  time.Duration // its clock is wrong by
+	rate    float64       // and runs this much too fast
+	est     store.Estimate
+	dead    bool
+	thaw    ledger.Instant // frozen until
+	wake    ledger.Instant
+	kinds   map[*turns.Waiter]simCall
+	nth     int
+	onDone  func(w *simWorker, a turns.Ask, kind string) // what an agent does after its answer
 }
 
 type simCall struct {
@@ -172,12 +174,12 @@ type simCall struct {
 	nth   int // of its worker's
 }
 
-// join starts a worker with an empty desk and a clock of its own.
+// join starts a worker with an empty planner and a clock of its own.
 func (s *sim) join() *simWorker {
-	w := &simWorker{sim: s, id: len(s.workers), kinds: map[*waiter]simCall{}}
+	w := &simWorker{sim: s, id: len(s.workers), kinds: map[*turns.Waiter]simCall{}}
 	w.offset = time.Duration((2*s.rng.Float64() - 1) * float64(s.skew))
 	w.rate = (2*s.rng.Float64() - 1) * 100e-6
-	w.desk = newDesk("w", s.limits, s.slots, 30*time.Second, rand.New(rand.NewPCG(s.seed, uint64(w.id)+99)))
+	w.planner = turns.NewPlanner("w", s.limits, s.slots, 30*time.Second, rand.New(rand.NewPCG(s.seed, uint64(w.id)+99)))
 	s.workers = append(s.workers, w)
 	w.askTime()
 	s.after(s.hop(), func() { w.learn(s.reg, s.rev) })
@@ -199,7 +201,7 @@ func (s *sim) replace() {
 	dying.dead = true
 	fresh := s.join()
 	fresh.onDone = dying.onDone
-	inOrder := func(a, b *waiter) int { return dying.kinds[a].nth - dying.kinds[b].nth }
+	inOrder := func(a, b *turns.Waiter) int { return dying.kinds[a].nth - dying.kinds[b].nth }
 	for _, w := range slices.SortedFunc(maps.Keys(dying.kinds), inOrder) { // the queue delivers them to another
 		fresh.enqueue(w.Ask, dying.kinds[w].kind, dying.kinds[w].since)
 	}
@@ -243,35 +245,35 @@ func (w *simWorker) askTime() {
 		w.after(back, func() {
 			w.soon(func() {
 				rtt := w.local().Sub(sent)
-				w.est = w.est.add(sample{at: sent.Add(rtt / 2), server: server, rtt: rtt})
+				w.est = w.est.Add(store.Sample{At: sent.Add(rtt / 2), Server: server, RTT: rtt})
 			})
 		})
 	})
-	w.after(sampleEach, func() { w.soon(w.askTime) })
+	w.after(store.SampleEach, func() { w.soon(w.askTime) })
 }
 
 func (w *simWorker) clock() (ledger.Instant, time.Duration, bool) {
 	if w.ownClocks {
 		return ledger.InstantOf(w.local()), time.Millisecond, true
 	}
-	return w.est.read(w.local())
+	return w.est.Read(w.local())
 }
 
 func (w *simWorker) learn(r *ledger.Register, rev uint64) {
 	w.soon(func() {
-		w.desk.learn(r, rev)
+		w.planner.Learn(r, rev)
 		w.pump()
 	})
 }
 
-func (w *simWorker) ask(a Ask, kind string) { w.enqueue(a, kind, w.now) }
+func (w *simWorker) ask(a turns.Ask, kind string) { w.enqueue(a, kind, w.now) }
 
-func (w *simWorker) enqueue(a Ask, kind string, since ledger.Instant) {
-	waits := &waiter{Ask: a}
+func (w *simWorker) enqueue(a turns.Ask, kind string, since ledger.Instant) {
+	waits := &turns.Waiter{Ask: a}
 	w.nth++
 	w.kinds[waits] = simCall{kind, since, w.nth}
 	w.soon(func() {
-		w.desk.queue.push(waits)
+		w.planner.Push(waits)
 		w.pump()
 	})
 }
@@ -285,11 +287,11 @@ func (w *simWorker) pump() {
 		}
 		return
 	}
-	grants, wake := w.desk.serve(now, u)
+	grants, wake := w.planner.Serve(now, u)
 	for _, g := range grants {
 		w.start(g)
 	}
-	write, alarm := w.desk.plan(now)
+	write, alarm := w.planner.Plan(now)
 	if write != nil {
 		w.store(write)
 	}
@@ -310,7 +312,7 @@ func (w *simWorker) pump() {
 
 // start is from a permit in hand to its Done: the request is prepared, the
 // permit looked at once more, the call made.
-func (w *simWorker) start(g grant) {
+func (w *simWorker) start(g turns.Grant) {
 	took := w.exp(500 * time.Microsecond)
 	if w.rng.IntN(20) == 0 {
 		took += w.exp(w.dial)
@@ -318,11 +320,9 @@ func (w *simWorker) start(g grant) {
 	w.after(took, func() {
 		w.soon(func() {
 			now, u, _ := w.clock()
-			if now > g.Until.Add(-u) && !w.noLapse {
+			if now > g.Block.Until.Add(-u) && !w.noLapse {
 				w.lapses++
-				w.desk.giveBack(g.Block, g.trial)
-				w.desk.out--
-				w.desk.queue.putBack(g.waiter)
+				w.planner.Again(g.Waiter, g.Turn, false)
 				w.pump()
 				return
 			}
@@ -331,26 +331,26 @@ func (w *simWorker) start(g grant) {
 	})
 }
 
-func (w *simWorker) call(g grant) {
+func (w *simWorker) call(g turns.Grant) {
 	most := 250 * time.Millisecond
 	for _, l := range w.limits {
 		most = min(most, l.Per/20)
 	}
 	// Nearly all that the network may take.
 	at := w.now.Add(time.Duration(w.rng.Float64() * float64(most)))
-	if w.now < g.From || w.now > g.Until {
+	if w.now < g.Block.From || w.now > g.Block.Until {
 		w.late++
 	}
 	w.arrivals = append(w.arrivals, at)
-	call := w.kinds[g.waiter]
-	delete(w.kinds, g.waiter)
+	call := w.kinds[g.Waiter]
+	delete(w.kinds, g.Waiter)
 	w.done[call.kind] = append(w.done[call.kind], w.now.Sub(simStart))
 	if w.now.Sub(simStart) >= w.warm {
 		w.waits[call.kind] = append(w.waits[call.kind], w.now.Sub(call.since))
 	}
 	w.after(at.Sub(w.now)+w.exp(w.simConfig.call), func() {
 		w.soon(func() {
-			w.desk.out--
+			w.planner.End(g.Turn, true)
 			if w.onDone != nil {
 				w.onDone(w, g.Ask, call.kind)
 			}
@@ -359,16 +359,16 @@ func (w *simWorker) call(g grant) {
 	})
 }
 
-// store is the clerk, the register's server and the watch of everyone.
-func (w *simWorker) store(write *write) {
+// store is who writes the register, the register's server and the watch of everyone.
+func (w *simWorker) store(write *turns.Write) {
 	heard := w.rng.Float64() >= w.unknown
 	w.after(w.hop()+w.exp(w.work), func() {
 		if w.now.Sub(simStart) >= w.warm {
 			w.cas++
 		}
-		stored := write.rev == w.rev
+		stored := write.Rev == w.rev
 		if stored {
-			w.reg, w.rev = write.reg, w.rev+1
+			w.reg, w.rev = write.Reg, w.rev+1
 			for _, other := range w.workers {
 				if !other.dead {
 					reg, rev := w.reg, w.rev
@@ -379,18 +379,18 @@ func (w *simWorker) store(write *write) {
 		rev := w.rev
 		switch {
 		case !heard:
-			w.after(writeTimeout, func() { w.soon(func() { w.reread(func(now ledger.Instant) { w.desk.unknown(write, now) }) }) })
+			w.after(store.WriteTimeout, func() { w.soon(func() { w.reread(func(now ledger.Instant) { w.planner.Unknown(write, now) }) }) })
 		case stored:
 			w.after(w.hop(), func() {
 				w.soon(func() {
 					now, _, _ := w.clock()
-					w.desk.won(write, rev, now)
+					w.planner.Won(write, rev, now)
 					w.pump()
 				})
 			})
 		default:
 			w.after(w.hop(), func() {
-				w.soon(func() { w.reread(func(now ledger.Instant) { w.desk.conflict(now) }) })
+				w.soon(func() { w.reread(func(now ledger.Instant) { w.planner.Conflict(now) }) })
 			})
 		}
 	})

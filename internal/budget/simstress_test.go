@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/turns"
 )
 
 var simFull = flag.Bool("sim.full", false, "run the permits simulation in full: minutes instead of seconds")
@@ -36,18 +37,18 @@ func stressed(seed uint64, edit func(*simConfig)) *sim {
 	s := newSim(c)
 	for i, w := range s.workers {
 		if rng.IntN(2) == 0 {
-			w.saturate(Batch, i%ledger.Shards, 1+rng.IntN(30), "batch")
+			w.saturate(turns.Batch, i%ledger.Shards, 1+rng.IntN(30), "batch")
 		}
 		if rng.IntN(3) == 0 {
-			w.saturate(Replay, 0, 1+rng.IntN(4), "replay")
+			w.saturate(turns.Replay, 0, 1+rng.IntN(4), "replay")
 		}
 		if rng.IntN(3) == 0 {
-			w.saturate(Interactive, 1+i%8, 2, "backlog")
+			w.saturate(turns.Interactive, 1+i%8, 2, "backlog")
 		}
 	}
 	s.singles([]int{0, 1, 2, 3, 9, 10}, time.Duration(1+rng.IntN(10))*time.Second, "single")
 	for range rng.IntN(4) {
-		n, l := 1+rng.IntN(2*c.limits[0].N), Lane(rng.IntN(int(lanes)))
+		n, l := 1+rng.IntN(2*c.limits[0].N), turns.Lane(rng.IntN(int(turns.Lanes)))
 		s.after(time.Duration(rng.Int64N(int64(c.duration))), func() { s.burst(n, l, "burst") })
 	}
 	return s.run()

@@ -6,14 +6,15 @@ import (
 	"time"
 
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/turns"
 )
 
 // The loads of the simulation.
 
 // saturate keeps a lane of a worker full for ever.
-func (w *simWorker) saturate(l Lane, shard, n int, kind string) {
+func (w *simWorker) saturate(l turns.Lane, shard, n int, kind string) {
 	before := w.onDone
-	w.onDone = func(w *simWorker, a Ask, done string) {
+	w.onDone = func(w *simWorker, a turns.Ask, done string) {
 		if before != nil {
 			before(w, a, done)
 		}
@@ -22,7 +23,7 @@ func (w *simWorker) saturate(l Lane, shard, n int, kind string) {
 		}
 	}
 	for range n {
-		w.ask(Ask{Lane: l, Shard: shard}, kind)
+		w.ask(turns.Ask{Lane: l, Shard: shard}, kind)
 	}
 }
 
@@ -38,15 +39,15 @@ func (s *sim) any() *simWorker {
 // singles are requests of agents of a few shards, who ask now and then.
 func (s *sim) singles(shards []int, every time.Duration, kind string) {
 	s.after(s.exp(every), func() {
-		s.any().ask(Ask{Lane: Interactive, Shard: shards[s.rng.IntN(len(shards))], Alone: true}, kind)
+		s.any().ask(turns.Ask{Lane: turns.Interactive, Shard: shards[s.rng.IntN(len(shards))], Alone: true}, kind)
 		s.singles(shards, every, kind)
 	})
 }
 
 // burst is one agent's requests at once.
-func (s *sim) burst(n int, l Lane, kind string) {
+func (s *sim) burst(n int, l turns.Lane, kind string) {
 	for i := range n {
-		s.any().ask(Ask{Lane: l, Shard: 3, Alone: i == n-1}, kind)
+		s.any().ask(turns.Ask{Lane: l, Shard: 3, Alone: i == n-1}, kind)
 	}
 }
 
@@ -54,7 +55,7 @@ func (s *sim) burst(n int, l Lane, kind string) {
 func (s *sim) oneByOne(shard int, kind string) {
 	for _, w := range s.workers {
 		before := w.onDone
-		w.onDone = func(w *simWorker, a Ask, done string) {
+		w.onDone = func(w *simWorker, a turns.Ask, done string) {
 			if before != nil {
 				before(w, a, done)
 			}
@@ -63,10 +64,10 @@ func (s *sim) oneByOne(shard int, kind string) {
 			}
 		}
 	}
-	s.any().ask(Ask{Lane: Interactive, Shard: shard, Alone: true}, kind)
+	s.any().ask(turns.Ask{Lane: turns.Interactive, Shard: shard, Alone: true}, kind)
 }
 
-func saturated(l Lane, shard, n int) func(*sim) {
+func saturated(l turns.Lane, shard, n int) func(*sim) {
 	return func(s *sim) {
 		for _, w := range s.workers {
 			w.saturate(l, shard, n, l.String())
@@ -106,12 +107,12 @@ func scenarios(full bool) []scenario {
 		return func(s *sim) {
 			for _, w := range s.workers {
 				for _, shard := range shards {
-					w.saturate(Interactive, shard, 2, "neighbour")
+					w.saturate(turns.Interactive, shard, 2, "neighbour")
 				}
 			}
 		}
 	}
-	burst := func(n int, l Lane) func(*sim) {
+	burst := func(n int, l turns.Lane) func(*sim) {
 		return func(s *sim) { s.after(s.warm, func() { s.burst(n, l, "burst") }) }
 	}
 	both := func(loads ...func(*sim)) func(*sim) {
@@ -122,14 +123,14 @@ func scenarios(full bool) []scenario {
 		}
 	}
 	single := func(shards ...int) func(*sim) { return func(s *sim) { s.singles(shards, 10*sec, "single") } }
-	batch := saturated(Batch, 0, 16)
+	batch := saturated(turns.Batch, 0, 16)
 	all := []scenario{
 		{name: "batch backlog", simConfig: std, load: batch, used: 0.98},
-		{name: "burst of N/4 after idle", simConfig: once, load: burst(30, Interactive), wait: "burst", max: 100 * ms},
-		{name: "burst of N/2", simConfig: once, load: burst(60, Interactive), wait: "burst", max: 200 * ms},
-		{name: "burst of 3N/4", simConfig: once, load: burst(90, Interactive), wait: "burst", max: 200 * ms},
-		{name: "burst of N", simConfig: once, load: burst(120, Interactive), wait: "burst", p50: 200 * ms, max: 61 * sec},
-		{name: "batch burst of N", simConfig: once, load: burst(120, Batch), wait: "burst", max: 61 * sec},
+		{name: "burst of N/4 after idle", simConfig: once, load: burst(30, turns.Interactive), wait: "burst", max: 100 * ms},
+		{name: "burst of N/2", simConfig: once, load: burst(60, turns.Interactive), wait: "burst", max: 200 * ms},
+		{name: "burst of 3N/4", simConfig: once, load: burst(90, turns.Interactive), wait: "burst", max: 200 * ms},
+		{name: "burst of N", simConfig: once, load: burst(120, turns.Interactive), wait: "burst", p50: 200 * ms, max: 61 * sec},
+		{name: "batch burst of N", simConfig: once, load: burst(120, turns.Batch), wait: "burst", max: 61 * sec},
 		{name: "single behind a batch backlog", simConfig: std, load: both(batch, single(1, 2, 3, 4, 5)), wait: "single", p50: 500 * ms, p99: 1500 * ms, max: 2700 * ms, used: 0.98},
 		{name: "single behind one agent's backlog", simConfig: std, load: both(backlog(15), single(1, 2, 3, 4, 5)), wait: "single", p50: 510 * ms, p99: 1500 * ms, max: 2500 * ms, used: 0.98},
 		{name: "single behind five agents' backlogs", simConfig: std, load: both(backlog(neighbours...), single(1, 2, 3, 4, 5)), wait: "single", p50: 560 * ms, p99: 1600 * ms, max: 2800 * ms, used: 0.98},
@@ -152,8 +153,8 @@ func scenarios(full bool) []scenario {
 	})
 	return append(all,
 		scenario{name: "1000 in 10 s, 1000 workers, batch", simConfig: fleet, load: batch, used: 0.96, writes: 0.12},
-		scenario{name: "1000 in 10 s, 1000 workers, interactive", simConfig: fleet, load: saturated(Interactive, 3, 16), used: 0.96, writes: 0.29},
-		scenario{name: "1000 in 10 s, 1000 workers, two interactive each", simConfig: fleet, load: saturated(Interactive, 3, 2), used: 0.96},
+		scenario{name: "1000 in 10 s, 1000 workers, interactive", simConfig: fleet, load: saturated(turns.Interactive, 3, 16), used: 0.96, writes: 0.29},
+		scenario{name: "1000 in 10 s, 1000 workers, two interactive each", simConfig: fleet, load: saturated(turns.Interactive, 3, 2), used: 0.96},
 	)
 }
 
@@ -204,10 +205,10 @@ func TestLanesShare(t *testing.T) {
 	for _, n := range []int{120, 5} {
 		s := newSim(simConfig{limits: perMinute(n), workers: 4, warm: 2 * time.Minute, duration: time.Duration(100000/n) * time.Second})
 		for _, w := range s.workers {
-			w.saturate(Batch, 0, 8, "batch")
-			w.saturate(Replay, 0, 8, "replay")
-			w.saturate(Interactive, 5, 2, "interactive")
-			w.saturate(Interactive, 6, 2, "interactive")
+			w.saturate(turns.Batch, 0, 8, "batch")
+			w.saturate(turns.Replay, 0, 8, "replay")
+			w.saturate(turns.Interactive, 5, 2, "interactive")
+			w.saturate(turns.Interactive, 6, 2, "interactive")
 		}
 		s.run()
 		total := float64(s.calls())
@@ -223,7 +224,7 @@ func TestLanesShare(t *testing.T) {
 // same, and nobody's request waits for ever.
 func TestNobodyStarves(t *testing.T) {
 	s := newSim(simConfig{limits: perMinute(120), workers: 8, warm: 2 * time.Minute, duration: 30 * time.Minute})
-	saturated(Batch, 0, 4)(s)
+	saturated(turns.Batch, 0, 4)(s)
 	s.run()
 	d := s.waits["batch"]
 	if p50, most := quantile(d, .5), quantile(d, 1); most > 5*p50 {

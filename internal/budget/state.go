@@ -41,21 +41,18 @@ func (g *Gate) State() State {
 	s := State{
 		Now: at, Circuit: c.State, PausedUntil: g.control.PausedUntil(at),
 		BytesUsed: used, BytesLimit: limit, MonthEnds: nextMonth(at),
-		Left: -1, InHand: g.desk.inHand(), InFlight: g.desk.out, Waiting: g.desk.queue.total(),
-		Writes: g.desk.writes, Conflicts: g.desk.lost,
+		Left: g.planner.Left(now), InHand: g.planner.InHand(), InFlight: g.planner.UnderWay(), Waiting: g.planner.Queued(),
 	}
+	s.Writes, s.Conflicts = g.planner.Traffic()
 	s.Limits, _ = g.control.limits(g.s.Limits, at)
 	if c.Held() {
 		s.OpenUntil = c.Until()
 	}
-	if r := g.desk.prospect(now); r != nil {
+	if r := g.planner.Prospect(now); r != nil {
 		if r.Hold > now {
 			s.HoldUntil = r.Hold.Time()
 		}
-		s.NextAt = g.desk.soonest(ledger.Heavy, now).Time()
-		if len(g.desk.shapes) > 0 {
-			s.Left = r.Left(g.desk.shapes, now)
-		}
+		s.NextAt = g.planner.Soonest(ledger.Heavy, now).Time()
 	}
 	return s
 }

@@ -8,6 +8,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
 
@@ -176,7 +177,7 @@ func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error)
 	defer cancel()
 	ctx, span := w.tracer.permit(ctx)
 	started := time.Now()
-	permit, err := r.served.Gate.Acquire(ctx, budget.Ask{Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
+	permit, err := r.served.Gate.Acquire(ctx, turns.Ask{Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
 	closed := closedBy(err)
 	span(closed)
 	w.metrics.waited(r, time.Since(started), closed)

@@ -8,7 +8,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
 
@@ -78,14 +78,14 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 // errBrokenLetter says that a letter of our own cannot be read.
 var errBrokenLetter = errors.New("the letter cannot be read")
 
-func laneOf(r *request) budget.Lane {
+func laneOf(r *request) turns.Lane {
 	switch {
 	case r.replayed:
-		return budget.Replay
+		return turns.Replay
 	case r.Lane == fetchworker.LaneBatch:
-		return budget.Batch
+		return turns.Batch
 	default:
-		return budget.Interactive
+		return turns.Interactive
 	}
 }
 

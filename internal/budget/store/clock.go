@@ -1,4 +1,4 @@
-package budget
+package store
 
 import (
 	"context"
@@ -6,15 +6,16 @@ import (
 	"sync"
 	"time"
 
-	"fetchworker/internal/budget/ledger"
-
 	"github.com/nats-io/nats.go/jetstream"
+
+	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/wait"
 )
 
 // How the server's time is estimated.
 const (
 	samples    = 5
-	sampleEach = 5 * time.Second
+	SampleEach = 5 * time.Second
 	driftPPM   = 200                    // of two clocks, at most
 	wallJump   = 100 * time.Millisecond // wall and monotonic time part by more: the machine slept
 )
@@ -28,30 +29,30 @@ type Clock struct {
 	poke   chan struct{} // sample now
 
 	mu    sync.Mutex // guards all below, for nanoseconds
-	est   estimate
+	est   Estimate
 	wall  int64     // wall time at mono, to see a machine that slept
 	mono  time.Time //
-	epoch int       // raised when everything known before is void
+	wakes int       // how often the machine slept: everything known before is void
 }
 
-// sample is one look at the server's clock.
-type sample struct {
-	at     time.Time      // the middle of the round trip, monotonic
-	server ledger.Instant // the server's time then
-	rtt    time.Duration  // of the round trip
+// Sample is one look at the server's clock.
+type Sample struct {
+	At     time.Time      // the middle of the round trip, monotonic
+	Server ledger.Instant // the server's time then
+	RTT    time.Duration  // of the round trip
 }
 
 // read is the server's time by this sample, and how wrong it may be.
-func (s sample) read(now time.Time) (ledger.Instant, time.Duration) {
-	age := now.Sub(s.at)
-	return s.server.Add(age), s.rtt/2 + age*driftPPM/1_000_000
+func (s Sample) read(now time.Time) (ledger.Instant, time.Duration) {
+	age := now.Sub(s.At)
+	return s.Server.Add(age), s.RTT/2 + age*driftPPM/1_000_000
 }
 
-// estimate is the last few samples.
-type estimate []sample
+// Estimate is the last few samples.
+type Estimate []Sample
 
-// read is the server's time by the surest of the samples.
-func (e estimate) read(now time.Time) (t ledger.Instant, u time.Duration, ok bool) {
+// Read is the server's time by the surest of the samples.
+func (e Estimate) Read(now time.Time) (t ledger.Instant, u time.Duration, ok bool) {
 	for _, s := range e {
 		if at, v := s.read(now); !ok || v < u {
 			t, u, ok = at, v, true
@@ -60,11 +61,11 @@ func (e estimate) read(now time.Time) (t ledger.Instant, u time.Duration, ok boo
 	return t, u, ok
 }
 
-// add takes a sample. One that contradicts those before is of another clock
+// Add takes a sample. One that contradicts those before is of another clock
 // (a new leader's): they are forgotten.
-func (e estimate) add(s sample) estimate {
-	if t, u, ok := e.read(s.at); ok {
-		if d := t.Sub(s.server); max(d, -d) > u+s.rtt/2 {
+func (e Estimate) Add(s Sample) Estimate {
+	if t, u, ok := e.Read(s.At); ok {
+		if d := t.Sub(s.Server); max(d, -d) > u+s.RTT/2 {
 			e = e[:0]
 		}
 	}
@@ -81,7 +82,7 @@ func StartClock(ctx context.Context, js jetstream.JetStream) (*Clock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the server's time: %w", err)
 	}
-	c := newClock(func(ctx context.Context) (time.Time, error) {
+	c := NewClock(func(ctx context.Context) (time.Time, error) {
 		info, err := stream.Info(ctx)
 		if err != nil {
 			return time.Time{}, fmt.Errorf("the server's time: %w", err)
@@ -89,7 +90,7 @@ func StartClock(ctx context.Context, js jetstream.JetStream) (*Clock, error) {
 		return info.TimeStamp, nil
 	})
 	for range samples {
-		if err := c.sample(ctx); err != nil {
+		if err := c.Sample(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -99,7 +100,7 @@ func StartClock(ctx context.Context, js jetstream.JetStream) (*Clock, error) {
 	return c, nil
 }
 
-func newClock(probe func(context.Context) (time.Time, error)) *Clock {
+func NewClock(probe func(context.Context) (time.Time, error)) *Clock {
 	c := &Clock{probe: probe, poke: make(chan struct{}, 1)}
 	c.mono = time.Now()
 	c.wall = c.mono.UnixNano()
@@ -114,7 +115,7 @@ func (c *Clock) Close() {
 
 func (c *Clock) run(ctx context.Context) {
 	defer close(c.done)
-	timer := time.NewTimer(sampleEach)
+	timer := time.NewTimer(SampleEach)
 	defer timer.Stop()
 	for {
 		select {
@@ -123,15 +124,15 @@ func (c *Clock) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		timer.Reset(sampleEach)
+		timer.Reset(SampleEach)
 		// Without an answer the estimate grows older, and less sure of itself.
-		sampling, cancel := context.WithTimeout(ctx, sampleEach)
-		_ = c.sample(sampling)
+		sampling, cancel := context.WithTimeout(ctx, SampleEach)
+		_ = c.Sample(sampling)
 		cancel()
 	}
 }
 
-func (c *Clock) sample(ctx context.Context) error {
+func (c *Clock) Sample(ctx context.Context) error {
 	sent := time.Now()
 	server, err := c.probe(ctx)
 	if err != nil {
@@ -141,7 +142,7 @@ func (c *Clock) sample(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.slept(time.Now())
-	c.est = c.est.add(sample{at: sent.Add(rtt / 2), server: ledger.InstantOf(server), rtt: rtt})
+	c.est = c.est.Add(Sample{At: sent.Add(rtt / 2), Server: ledger.InstantOf(server), RTT: rtt})
 	return nil
 }
 
@@ -151,35 +152,35 @@ func (c *Clock) slept(now time.Time) {
 	d := time.Duration(now.UnixNano()-c.wall) - now.Sub(c.mono)
 	if max(d, -d) > wallJump {
 		c.est = c.est[:0]
-		c.epoch++
-		signal(c.poke)
+		c.wakes++
+		wait.Signal(c.poke)
 	}
 	c.wall, c.mono = now.UnixNano(), now
 }
 
-// reading is a look at the server's time.
-type reading struct {
-	at    ledger.Instant
-	u     time.Duration // how wrong it may be
-	epoch int           // permits of an earlier one are void
-	ok    bool          // false while nothing is known
+// Reading is a look at the server's time.
+type Reading struct {
+	At    ledger.Instant
+	U     time.Duration // how wrong it may be
+	Wakes int           // how often the machine slept: permits of before are void
+	Ok    bool          // false while nothing is known
 }
 
-func (r reading) time() time.Time { return r.at.Time() }
+func (r Reading) Time() time.Time { return r.At.Time() }
 
-// now reads the server's time. While nothing is known, the machine's stands
+// Read reads the server's time. While nothing is known, the machine's stands
 // in where it decides nothing.
-func (c *Clock) now() reading {
+func (c *Clock) Read() Reading {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.slept(now)
-	r := reading{epoch: c.epoch}
-	if r.at, r.u, r.ok = c.est.read(now); !r.ok {
-		r.at = ledger.InstantOf(now)
+	r := Reading{Wakes: c.wakes}
+	if r.At, r.U, r.Ok = c.est.Read(now); !r.Ok {
+		r.At = ledger.InstantOf(now)
 	}
 	return r
 }
 
 // Now is the server's time, or the machine's while that is not known.
-func (c *Clock) Now() time.Time { return c.now().time() }
+func (c *Clock) Now() time.Time { return c.Read().Time() }

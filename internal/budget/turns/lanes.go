@@ -1,11 +1,9 @@
-package budget
+package turns
 
 import (
 	"math/rand/v2"
 
 	"fetchworker/internal/budget/ledger"
-
-	"fetchworker"
 )
 
 // Lane is the lane of a request at the gate: those an agent can publish in,
@@ -17,18 +15,10 @@ const (
 	Interactive Lane = iota
 	Replay
 	Batch
-	lanes
+	Lanes // how many there are
 )
 
-var weights = [lanes]int{6, 3, 1}
-
-// LaneOf is the gate's lane of a request that comes from the queue.
-func LaneOf(l fetchworker.Lane) Lane {
-	if l == fetchworker.LaneBatch {
-		return Batch
-	}
-	return Interactive
-}
+var weights = [Lanes]int{6, 3, 1}
 
 // String names the lane for logs and metrics.
 func (l Lane) String() string {
@@ -37,7 +27,7 @@ func (l Lane) String() string {
 		return "interactive"
 	case Replay:
 		return "replay"
-	case Batch, lanes:
+	case Batch, Lanes:
 	}
 	return "batch"
 }
@@ -49,22 +39,34 @@ type Ask struct {
 	Alone bool // nothing of its shard waits behind it, and no other of the shard is held by this worker
 }
 
-// waiter is a request that waits for a permit.
-type waiter struct {
+// Waiter is a request that waits for a permit.
+type Waiter struct {
 	Ask
-	ready  chan struct{} // closed when permit or err is set
-	permit *Permit
-	err    error
-	probe  bool // it is to be the circuit's probe
+	Probe bool          // it is to be the circuit's probe
+	Ready chan struct{} // closed by whoever ends the wait, when Turn or Err is set
+	Turn  Turn          // what it got
+	Err   error         // or why it got none
+}
+
+// NewWaiter is a request that is about to wait.
+func NewWaiter(a Ask, probe bool) *Waiter {
+	return &Waiter{Ask: a, Probe: probe, Ready: make(chan struct{})}
+}
+
+// Turn is a permit for one call.
+type Turn struct {
+	Block ledger.Block
+	Trial bool // the one call after a hold: its end decides whether the hold is over
+	Wakes int  // of the clock of whoever handed it out: one of before the machine slept is void
 }
 
 // queue is everyone who waits at one gate: first come first served within a
 // shard, in turn among shards and, weighted, among lanes.
 type queue struct {
-	waiting [lanes][ledger.Shards][]*waiter
-	n       [lanes]int
-	turn    [lanes]int // the shard to look at first
-	credit  [lanes]int // smooth weighted round robin
+	waiting [Lanes][ledger.Shards][]*Waiter
+	n       [Lanes]int
+	turn    [Lanes]int // the shard to look at first
+	credit  [Lanes]int // smooth weighted round robin
 }
 
 // newQueue starts the round robin at a random phase: with few permits a
@@ -72,7 +74,7 @@ type queue struct {
 func newQueue(rng *rand.Rand) *queue {
 	q := &queue{}
 	for range rng.IntN(10) {
-		q.choose([lanes]bool{true, true, true})
+		q.choose([Lanes]bool{true, true, true})
 	}
 	for i := range q.turn {
 		q.turn[i] = rng.IntN(ledger.Shards)
@@ -82,21 +84,21 @@ func newQueue(rng *rand.Rand) *queue {
 
 func (q *queue) total() int { return q.n[Interactive] + q.n[Replay] + q.n[Batch] }
 
-func (q *queue) push(w *waiter) {
+func (q *queue) push(w *Waiter) {
 	line := &q.waiting[w.Lane][w.Shard]
 	*line = append(*line, w)
 	q.n[w.Lane]++
 }
 
 // putBack lets one wait again at the front of its line: its permit lapsed.
-func (q *queue) putBack(w *waiter) {
+func (q *queue) putBack(w *Waiter) {
 	line := &q.waiting[w.Lane][w.Shard]
-	*line = append([]*waiter{w}, *line...)
+	*line = append([]*Waiter{w}, *line...)
 	q.n[w.Lane]++
 }
 
 // remove takes out one who leaves, and reports whether it still waited.
-func (q *queue) remove(w *waiter) bool {
+func (q *queue) remove(w *Waiter) bool {
 	for i, other := range q.waiting[w.Lane][w.Shard] {
 		if other == w {
 			q.cut(w.Lane, w.Shard, i)
@@ -116,8 +118,8 @@ func (q *queue) cut(l Lane, shard, i int) {
 
 // take chooses whose turn it is: the lane by weight, unused turns lent; then
 // the light before the heavy; then the shards in turn.
-func (q *queue) take(modest func(shard int) bool) *waiter {
-	l, ok := q.choose([lanes]bool{q.n[Interactive] > 0, q.n[Replay] > 0, q.n[Batch] > 0})
+func (q *queue) take(modest func(shard int) bool) *Waiter {
+	l, ok := q.choose([Lanes]bool{q.n[Interactive] > 0, q.n[Replay] > 0, q.n[Batch] > 0})
 	if !ok {
 		return nil
 	}
@@ -133,7 +135,7 @@ func (q *queue) take(modest func(shard int) bool) *waiter {
 		if l != Interactive {
 			break
 		}
-		if q.light(s, modest) {
+		if q.isLight(s, modest) {
 			shard = s
 			break
 		}
@@ -144,9 +146,9 @@ func (q *queue) take(modest func(shard int) bool) *waiter {
 	return w
 }
 
-func (q *queue) choose(active [lanes]bool) (chosen Lane, ok bool) {
+func (q *queue) choose(active [Lanes]bool) (chosen Lane, ok bool) {
 	sum := 0
-	for l := range lanes {
+	for l := range Lanes {
 		if !active[l] {
 			continue
 		}
@@ -162,9 +164,9 @@ func (q *queue) choose(active [lanes]bool) (chosen Lane, ok bool) {
 	return chosen, ok
 }
 
-// light reports whether the interactive requests of a shard are light: there
+// isLight reports whether the interactive requests of a shard are light: there
 // are one or two, and nothing behind them.
-func (q *queue) light(shard int, modest func(int) bool) bool {
+func (q *queue) isLight(shard int, modest func(int) bool) bool {
 	line := q.waiting[Interactive][shard]
 	return 0 < len(line) && len(line) <= 2 && line[len(line)-1].Alone && modest(shard)
 }
@@ -180,7 +182,7 @@ func (q *queue) demand(modest func(int) bool) (n [ledger.Classes]int, lightOf, h
 		s := (q.turn[Interactive] + i) % ledger.Shards
 		switch line := q.waiting[Interactive][s]; {
 		case len(line) == 0:
-		case q.light(s, modest):
+		case q.isLight(s, modest):
 			n[ledger.Light] += len(line)
 			for range line {
 				lightOf = append(lightOf, s)
@@ -196,8 +198,8 @@ func (q *queue) demand(modest func(int) bool) (n [ledger.Classes]int, lightOf, h
 }
 
 // drop removes everyone for whom gone is true.
-func (q *queue) drop(gone func(*waiter) bool) {
-	for l := range lanes {
+func (q *queue) drop(gone func(*Waiter) bool) {
+	for l := range Lanes {
 		for s := range ledger.Shards {
 			for i := len(q.waiting[l][s]) - 1; i >= 0; i-- {
 				if gone(q.waiting[l][s][i]) {

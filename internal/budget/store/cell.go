@@ -1,0 +1,77 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Cell is one value that is replaced only by compare-and-set.
+type Cell interface {
+	// get reads the value and its revision: nil and the revision to replace
+	// where there is none.
+	Get(ctx context.Context) (value []byte, rev uint64, err error)
+	// put replaces revision rev. errStale says that it was not stored because
+	// another was; any other error leaves open whether it was.
+	Put(ctx context.Context, value []byte, rev uint64) (uint64, error)
+}
+
+var ErrStale = errors.New("replaced by another")
+
+// kvCell is a cell in a bucket.
+type kvCell struct {
+	kv  jetstream.KeyValue
+	key string
+}
+
+// At is the cell of a key in a bucket.
+func At(kv jetstream.KeyValue, key string) Cell { return kvCell{kv: kv, key: key} }
+
+func (c kvCell) Get(ctx context.Context) ([]byte, uint64, error) {
+	e, err := c.kv.Get(ctx, c.key)
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound): // a deleted one too
+		// Create replaces a delete marker by itself: 0 stands for both.
+		return nil, 0, nil
+	case err != nil:
+		return nil, 0, fmt.Errorf("get %s: %w", c.key, err)
+	}
+	return e.Value(), e.Revision(), nil
+}
+
+func (c kvCell) Put(ctx context.Context, value []byte, rev uint64) (uint64, error) {
+	var next uint64
+	var err error
+	if rev == 0 {
+		next, err = c.kv.Create(ctx, c.key, value)
+	} else {
+		next, err = c.kv.Update(ctx, c.key, value, rev)
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrKeyExists), errors.Is(err, jetstream.ErrKeyRevisionMismatch):
+		return 0, fmt.Errorf("put %s: %w", c.key, ErrStale)
+	case err != nil:
+		return 0, fmt.Errorf("put %s: %w", c.key, err)
+	}
+	return next, nil
+}
+
+// WriteTimeout is how long a write may take before its outcome counts as
+// unknown.
+const WriteTimeout = 2 * time.Second
+
+// Put and get are the cell's, with an end: what takes longer is unknown.
+func Put(ctx context.Context, c Cell, value []byte, rev uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, WriteTimeout)
+	defer cancel()
+	return c.Put(ctx, value, rev)
+}
+
+func Get(ctx context.Context, c Cell) ([]byte, uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, WriteTimeout)
+	defer cancel()
+	return c.Get(ctx)
+}

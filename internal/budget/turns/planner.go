@@ -1,0 +1,333 @@
+package turns
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"fetchworker/internal/budget/ledger"
+)
+
+// Patience is the longest wait for a permit: whoever would wait longer is
+// sent away with the time to come back.
+const Patience = 90 * time.Second
+
+// Planner is one worker's share of the work: who waits, which permits are in
+// hand, what the register was when it was last seen, and when to claim next.
+// It is a pure state machine: the gate tells it the time and does its writes,
+// and so does the simulation.
+type Planner struct {
+	name      string
+	shapes    []ledger.Shape
+	slots     int           // calls at once
+	trialTime time.Duration // how long a trial may take
+	rng       *rand.Rand
+
+	queue   *queue
+	out     int             // calls under way, or about to be
+	held    []held          // permits claimed and not yet handed out, by time
+	trials  int             // permits in hand or out that are trials
+	refunds []ledger.Refund // to be given back with the next claim
+	told    []ledger.Told   // foreign calls to be booked with the next claim
+
+	reg *ledger.Register // the last one seen; nil while it must be read before the next claim
+	rev uint64
+	ops []func(*ledger.Register, ledger.Instant) // changes that are on their way into the register: holds and their ends
+
+	writing   bool
+	took      time.Duration  // how long a write takes
+	share     float64        // which part of the fleet's spread this one waits
+	waiting   bool           // denied, until alarm
+	opens     ledger.Instant // since when others contend for the same slot
+	alarm     ledger.Instant
+	alarmFor  ledger.Class
+	conflicts int
+	writes    int64          // of the register, tried
+	failed    int64          // those of them that were not, or perhaps not, stored
+	retry     ledger.Instant // after a conflict, not before
+}
+
+// held is a block in hand.
+type held struct {
+	ledger.Block
+	trial bool           // the one call after a hold
+	ready ledger.Instant // not before: explicit jitter
+	pace  *rate.Limiter  // the patient classes' spacing inside the block
+}
+
+// NewPlanner is for a worker that calls slots at once, and whose trials take no
+// longer than trialTime. It knows no register yet.
+func NewPlanner(name string, l ledger.Limits, slots int, trialTime time.Duration, rng *rand.Rand) *Planner {
+	return &Planner{
+		name: name, shapes: ledger.NewShapes(l), slots: slots, trialTime: trialTime, rng: rng,
+		queue: newQueue(rng), share: rng.Float64(),
+	}
+}
+
+// Grant is a turn for one who waited.
+type Grant struct {
+	*Waiter
+	Turn
+}
+
+// Effective is the register as it will be when what is on its way has arrived.
+func (p *Planner) Effective(now ledger.Instant) *ledger.Register {
+	if p.reg == nil || len(p.ops) == 0 {
+		return p.reg
+	}
+	r := p.reg.Clone()
+	for _, op := range p.ops {
+		op(r, now)
+	}
+	return r
+}
+
+// unlimited reports whether permits need no claim: no limits, and no throttle.
+func (p *Planner) unlimited(r *ledger.Register) bool {
+	return len(p.shapes) == 0 && r != nil && r.Strikes == 0
+}
+
+// Serve hands out what can start now, and says when to look again.
+func (p *Planner) Serve(now ledger.Instant, u time.Duration) (grants []Grant, wake ledger.Instant) {
+	p.expire(now, u)
+	r := p.Effective(now)
+	for p.queue.total() > 0 && p.out < p.slots {
+		var g Grant
+		if p.unlimited(r) {
+			g.Block = ledger.Block{From: now, Until: now.Add(ledger.Unpaced), Epoch: r.Epoch}
+		} else {
+			i, at := p.usable(now, u)
+			if i < 0 {
+				return grants, at
+			}
+			g.Block, g.Trial = p.held[i].Block, p.held[i].trial
+			g.Block.N = 1
+			if p.held[i].N--; p.held[i].N == 0 {
+				p.held = slices.Delete(p.held, i, i+1)
+			}
+		}
+		g.Waiter = p.queue.take(func(shard int) bool { return p.modest(shard, now) })
+		p.out++
+		grants = append(grants, g)
+	}
+	return grants, 0
+}
+
+// usable finds a permit in hand that may start now, or when one may.
+func (p *Planner) usable(now ledger.Instant, u time.Duration) (i int, at ledger.Instant) {
+	for i := range p.held {
+		h := &p.held[i]
+		ready := max(h.ready, h.From.Add(u))
+		if ready <= now && h.pace != nil {
+			if r := h.pace.ReserveN(now.Time(), 1); r.DelayFrom(now.Time()) > 0 {
+				ready = now.Add(r.DelayFrom(now.Time()))
+				r.CancelAt(now.Time())
+			}
+		}
+		if ready <= now {
+			return i, 0
+		}
+		if at == 0 || ready < at {
+			at = ready
+		}
+	}
+	return -1, at
+}
+
+// expire turns what can no longer start into refunds.
+func (p *Planner) expire(now ledger.Instant, u time.Duration) {
+	p.held = slices.DeleteFunc(p.held, func(h held) bool {
+		if h.Until.Add(-u) > now {
+			return false
+		}
+		p.giveBack(h.Block, h.trial)
+		return true
+	})
+}
+
+// giveBack keeps permits that were certainly not used for the next claim, and
+// lets another have the trial at once.
+func (p *Planner) giveBack(b ledger.Block, trial bool) {
+	if len(p.shapes) > 0 && b.N > 0 {
+		p.refunds = append(p.refunds, ledger.Refund{At: b.From, N: b.N, Epoch: b.Epoch})
+	}
+	if trial {
+		p.trials--
+		p.ops = append(p.ops, func(r *ledger.Register, _ ledger.Instant) { r.Release(p.name) })
+	}
+}
+
+// Push lets a request wait for its turn.
+func (p *Planner) Push(w *Waiter) { p.queue.push(w) }
+
+// Remove takes out one who leaves, and reports whether it still waited.
+func (p *Planner) Remove(w *Waiter) bool { return p.queue.remove(w) }
+
+// Drop removes everyone for whom gone is true.
+func (p *Planner) Drop(gone func(*Waiter) bool) { p.queue.drop(gone) }
+
+// Queued is how many wait.
+func (p *Planner) Queued() int { return p.queue.total() }
+
+// UnderWay is how many calls are under way, or about to be.
+func (p *Planner) UnderWay() int { return p.out }
+
+// End ends a turn. The permit of one that made no call is for others.
+func (p *Planner) End(t Turn, called bool) {
+	if !called {
+		p.giveBack(t.Block, t.Trial)
+	} else if t.Trial {
+		p.trials--
+	}
+	p.out--
+}
+
+// Again lets one whose turn lapsed wait for another, before those who came
+// later.
+func (p *Planner) Again(w *Waiter, t Turn, called bool) {
+	if called {
+		t.Block.N = 0 // a call may have gone: it counts as used
+	}
+	p.giveBack(t.Block, t.Trial)
+	p.out--
+	p.queue.putBack(w)
+}
+
+// Void gives every permit in hand back: a hold came, the limits changed, or
+// the clock is not to be trusted.
+func (p *Planner) Void() {
+	for _, h := range p.held {
+		p.giveBack(h.Block, h.trial)
+	}
+	p.held = p.held[:0]
+}
+
+// InHand is how many permits are claimed and not yet handed out.
+func (p *Planner) InHand() (n int) {
+	for i := range p.held {
+		n += p.held[i].N
+	}
+	return n
+}
+
+func (p *Planner) modest(shard int, now ledger.Instant) bool {
+	return len(p.shapes) == 0 || p.reg == nil || p.reg.Modest(p.shapes, shard, now)
+}
+
+// Learn takes a newer register.
+func (p *Planner) Learn(r *ledger.Register, rev uint64) {
+	if p.reg != nil && rev <= p.rev {
+		return
+	}
+	if p.reg != nil && r.Epoch != p.reg.Epoch {
+		p.Void()
+		p.refunds = p.refunds[:0]
+	}
+	if p.reg == nil || r.Hold > p.reg.Hold {
+		p.obey(r)
+	}
+	p.reg, p.rev = r, rev
+}
+
+// obey drops permits that a hold forbids.
+func (p *Planner) obey(r *ledger.Register) {
+	if slices.ContainsFunc(p.held, func(h held) bool { return h.From < r.Hold }) {
+		p.Void()
+	}
+}
+
+// Forget makes the planner read the register again before it claims.
+func (p *Planner) Forget() { p.reg, p.rev = nil, 0 }
+
+// Post puts a change on its way into the register. It holds here at once.
+func (p *Planner) Post(now ledger.Instant, op func(*ledger.Register, ledger.Instant)) {
+	p.ops = append(p.ops, op)
+	if r := p.Effective(now); r != nil {
+		p.obey(r)
+	}
+}
+
+// Told keeps a provider's own count for the next claim, if it is lower than
+// ours: somebody else calls with our key.
+func (p *Planner) Told(h ledger.Told, now ledger.Instant) {
+	if p.reg == nil || len(p.shapes) == 0 {
+		return
+	}
+	if before := p.reg.Clone(); before.Foreign(p.shapes, h, now) > 0 {
+		p.told = append(p.told[:0], h) // the latest knows best
+	}
+}
+
+// Known is the register that was seen last and its revision; nil while it
+// must be read before the next claim.
+func (p *Planner) Known() (*ledger.Register, uint64) { return p.reg, p.rev }
+
+// Left is how many permits could be had now; -1 where there are no limits, or
+// nothing is known.
+func (p *Planner) Left(now ledger.Instant) int {
+	r := p.Prospect(now)
+	if r == nil || len(p.shapes) == 0 {
+		return -1
+	}
+	return r.Left(p.shapes, now)
+}
+
+// Lost takes note that the register is gone, or cannot be read: one that
+// counts as full takes its place, at revision rev.
+func (p *Planner) Lost(epoch int64, rev uint64, now ledger.Instant) {
+	p.Forget()
+	p.Learn(ledger.Lost(epoch, p.shapes, now), rev)
+	p.Post(now, func(*ledger.Register, ledger.Instant) {})
+}
+
+// Prospect is the register as the next claim will find it, and nil if it is
+// not known.
+func (p *Planner) Prospect(now ledger.Instant) *ledger.Register {
+	r := p.Effective(now)
+	if r == nil || len(p.refunds) == 0 {
+		return r
+	}
+	r = r.Clone()
+	r.GiveBack(p.refunds, p.shapes)
+	return r
+}
+
+// Soonest is when a class can have its next permit, and zero if the register
+// is not known.
+func (p *Planner) Soonest(c ledger.Class, now ledger.Instant) ledger.Instant {
+	r := p.Prospect(now)
+	if r == nil {
+		return 0
+	}
+	if len(p.shapes) == 0 {
+		return max(r.Hold, now)
+	}
+	return r.Next(p.shapes, ledger.Order{Class: c, Patience: Patience}, now)
+}
+
+// ClassOf is what a waiting request would be claimed as.
+func (p *Planner) ClassOf(w *Waiter, now ledger.Instant) ledger.Class {
+	switch w.Lane {
+	case Replay:
+		return ledger.Replay
+	case Batch:
+		return ledger.Batch
+	case Interactive, Lanes:
+	}
+	if p.queue.isLight(w.Shard, func(shard int) bool { return p.modest(shard, now) }) {
+		return ledger.Light
+	}
+	return ledger.Heavy
+}
+
+// Limit changes the limits. Permits claimed under the old ones go back.
+func (p *Planner) Limit(l ledger.Limits) {
+	shapes := ledger.NewShapes(l)
+	if slices.Equal(shapes, p.shapes) {
+		return
+	}
+	p.Void()
+	p.shapes = shapes
+}

@@ -1,0 +1,79 @@
+package turns
+
+import (
+	"time"
+
+	"fetchworker/internal/budget/ledger"
+)
+
+// How far the claimers of a fleet spread, at least and at most.
+const (
+	leastSpread = 10 * time.Millisecond
+	mostSpread  = 8 * time.Second
+)
+
+// denied sets the alarm for a slot that is too far ahead to claim. Claimers
+// spread, each by its own backoff, or all would write at the same moment. One
+// that another was faster than keeps what is left of its backoff, so that it
+// comes closer to the front with every slot it misses, and nobody starves.
+func (p *Planner) denied(c ledger.Class, slot, now ledger.Instant) ledger.Instant {
+	if p.waiting && p.alarmFor == c && now > p.opens {
+		p.share = max(p.share-float64(now.Sub(p.opens))/float64(p.spread()), 0)
+	}
+	p.await(c, slot)
+	p.alarm = max(p.alarm, now.Add(time.Millisecond))
+	return p.alarm
+}
+
+// await sets the alarm for a slot, which is open to claimers a while before.
+func (p *Planner) await(c ledger.Class, slot ledger.Instant) {
+	p.waiting, p.alarmFor = true, c
+	p.opens = slot.Add(-c.Lead())
+	p.alarm = p.opens.Add(p.backoff())
+	if c == ledger.Light {
+		p.alarm = p.opens.Add(time.Duration(p.share * float64(c.Lead()/2)))
+	}
+}
+
+// early is when to claim a slot that is to be had already; zero means now.
+// Where the provider is in demand a slot wakes every claimer at once, and
+// whoever has just won would be first again: all wait for their backoff.
+func (p *Planner) early(c ledger.Class, b ledger.Block, now ledger.Instant) ledger.Instant {
+	switch waited := p.waiting && p.alarmFor == c; {
+	case waited && now >= p.alarm:
+		return 0
+	case waited && b.From.Add(-c.Lead()) < p.opens: // sooner than it seemed
+		p.opens = b.From.Add(-c.Lead())
+		p.alarm = min(p.alarm, now.Add(p.backoff()))
+	case waited:
+	case c == ledger.Light || b.From <= now && !b.Paced:
+		return 0
+	default:
+		p.await(c, max(b.From, now.Add(c.Lead())))
+	}
+	if p.alarm <= now {
+		return 0
+	}
+	return p.alarm
+}
+
+// spread is how far the fleet's claimers spread.
+func (p *Planner) spread() time.Duration { return max(p.reg.Spread, leastSpread) }
+
+func (p *Planner) backoff() time.Duration { return time.Duration(p.share * float64(p.spread())) }
+
+// respread is the spread that a winner tells the fleet: more if it met others
+// on its way, less if not, and much less if more could be had at once: then
+// permits go by unclaimed.
+func (p *Planner) respread(r *ledger.Register, c ledger.Class, now ledger.Instant) time.Duration {
+	spread := p.spread()
+	switch {
+	case r.Next(p.shapes, ledger.Order{Class: c, Patience: Patience}, now) <= now:
+		spread /= 2
+	case p.conflicts > 0:
+		spread *= 2
+	default:
+		spread = spread * 7 / 8
+	}
+	return min(max(spread, leastSpread), mostSpread)
+}
