@@ -8,6 +8,8 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/wait"
+
+	"github.com/nats-io/nats.go"
 )
 
 // delivery is one message that this worker holds, from the moment it comes
@@ -27,11 +29,7 @@ type delivery struct {
 	held    *wait.Heart[*delivery]
 }
 
-func newDelivery(msg message, from *shard, held *wait.Heart[*delivery]) (*delivery, error) {
-	meta, err := msg.Metadata()
-	if err != nil {
-		return nil, fmt.Errorf("delivery: %w", err)
-	}
+func newDelivery(msg message, meta *nats.MsgMetadata, from *shard, held *wait.Heart[*delivery]) (*delivery, error) {
 	address, err := fetchworker.ParseSubject(msg.Subject())
 	if err != nil {
 		return nil, fmt.Errorf("delivery: %w", err)
@@ -52,18 +50,18 @@ func (d *delivery) stream() string {
 
 // start says that the message waits no longer, so that its shard may look one
 // further ahead. It may be called again.
-func (d *delivery) start() { d.started.Do(func() { d.shard.freed(1) }) }
+func (d *delivery) start() { d.started.Do(d.shard.start) }
 
 // leave says that the message is out of this worker's hands.
 func (d *delivery) leave() {
 	d.start()
-	d.shard.hold(-1)
+	d.shard.end()
 	d.held.Remove(d)
 }
 
 // alone reports whether nothing else of the same agents is at hand: the
 // request then counts as light, and goes before those of a heavy agent.
-func (d *delivery) alone() bool { return d.behind == 0 && d.shard.hold(0) == 1 }
+func (d *delivery) alone() bool { return d.behind == 0 && d.shard.held() == 1 }
 
 // ack tells the server that the request has its end. It is not waited for:
 // should it be lost, the next holder finds the stored answer and acks.

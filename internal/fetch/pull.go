@@ -6,135 +6,256 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/wait"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// lookAhead is how many messages of one shard a worker may hold that wait for
-// their turn. It bounds what a heavy agent can put before a neighbour, and
-// leaves room for a neighbour's cached answer to pass. The replay consumer is
-// one for all agents, so it gets a little more.
+// A worker looks ahead: it holds some messages of a shard that wait for their
+// turn, so that none has to be asked for in the moment it could start. How
+// many is what a heavy agent can put before a neighbour of its shard, so it
+// follows the pace at which requests really start: as many as have started in
+// the last tenth of a second, and never more than the provider's limits let
+// start in one. Where permits are scarce that is two. (A fixed two held one
+// agent without a limit at two messages a round trip, a sixth of what a bare
+// loop does.)
 const (
 	lookAhead       = 2
-	lookAheadReplay = 4
+	lookAheadReplay = 4 // the replay consumer is one for all agents
+	lookAheadMost   = 128
+	paceOver        = 100 * time.Millisecond
 )
 
-// shard is one consumer that this worker pulls from: of a provider, a lane
-// and a shard of agents, or of a provider's replayed letters.
+// shard is one consumer that this worker takes messages from: of a provider,
+// a lane and a shard of agents, or of a provider's replayed letters.
 type shard struct {
-	nc       *nats.Conn
-	consumer jetstream.Consumer
-	heal     func(context.Context) error // makes consumers that were deleted again
-	lane     fetchworker.Lane            // empty for replay
-	index    int                         // -1 for replay
+	stream, consumer string
+	heal             func(context.Context) error // makes consumers that were deleted again
+	lane             fetchworker.Lane            // empty for replay
+	index            int                         // -1 for replay
+	least            int                         // look-ahead
+	rate             func() float64              // calls a second that the limits allow
+	ask              func(n int) error           // asks the server for n more messages
 
 	mu      sync.Mutex
-	room    int           // messages it may still take
-	holding int           // messages taken and not yet ended
-	more    chan struct{} // room has come
+	open    bool  // messages may be asked for
+	asks    []ask // what the server has not sent yet, the oldest first
+	asked   int   // the sum of asks
+	waiting int   // messages that came and have not started
+	holding int   // messages that came and have not ended
+	ahead   int   // the look-ahead of the moment
+	pace    pace
 
-	fails    int       // pulls that failed in a row
+	heard    time.Time // from the server, about this shard
+	retry    time.Time // after a failure, not before; zero: nothing is to be tried again
+	pause    time.Duration
+	fails    int       // that came in a row
 	failedAt time.Time // the last of them
 	failure  error
 }
 
-func newShard(nc *nats.Conn, c jetstream.Consumer, lane fetchworker.Lane, index, room int) *shard {
-	return &shard{nc: nc, consumer: c, lane: lane, index: index, room: room, more: make(chan struct{}, 1)}
+// ask is an open pull request. The server forgets it when it ends.
+type ask struct {
+	left int
+	ends time.Time
 }
 
-// freed gives room back.
-func (s *shard) freed(n int) {
-	s.mu.Lock()
-	s.room += n
-	s.mu.Unlock()
-	select {
-	case s.more <- struct{}{}:
-	default:
+// pace counts starts in the present tenth of a second.
+type pace struct {
+	since  time.Time
+	starts int
+}
+
+func newShard(c jetstream.Consumer, lane fetchworker.Lane, index, least int, rate func() float64) *shard {
+	info := c.CachedInfo()
+	return &shard{
+		stream: info.Stream, consumer: info.Name, lane: lane, index: index,
+		least: least, ahead: least, rate: rate, pause: shortestPause,
 	}
 }
 
-// take takes all the room there is, and waits until there is some.
-func (s *shard) take(ctx context.Context) (int, error) {
-	for {
-		s.mu.Lock()
-		n := s.room
-		s.room = 0
-		s.mu.Unlock()
-		if n > 0 {
-			return n, nil
-		}
-		select {
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		case <-s.more:
-		}
-	}
-}
-
-// hold counts the messages in this worker's hands, and tells how many there
-// are.
-func (s *shard) hold(n int) int {
+// start says that a message waits no longer.
+func (s *shard) start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.holding += n
+	s.waiting--
+	s.quicken(time.Now())
+	s.topUp()
+}
+
+// quicken makes the look-ahead follow the pace of the starts, this one
+// included: up at once, down when a tenth of a second is over.
+func (s *shard) quicken(now time.Time) {
+	p := &s.pace
+	if over := now.Sub(p.since); over >= paceOver {
+		if s.ahead = s.least; over < 2*paceOver {
+			s.ahead = s.bound(p.starts)
+		}
+		*p = pace{since: now}
+	}
+	if p.starts++; p.starts > s.ahead {
+		s.ahead = s.bound(p.starts)
+	}
+}
+
+func (s *shard) bound(starts int) int {
+	most := int(min(s.rate()*paceOver.Seconds(), lookAheadMost))
+	return max(s.least, min(starts, most))
+}
+
+// topUp asks for as many messages as there is room for, if it is worth a
+// message: all of a short look-ahead, half of a long one.
+func (s *shard) topUp() {
+	room := s.ahead - s.asked - s.waiting
+	if !s.open || room < (s.ahead+1)/2 || !s.retry.IsZero() {
+		return
+	}
+	if err := s.ask(room); err != nil {
+		s.failed(err)
+		return
+	}
+	now := time.Now()
+	if s.asked == 0 {
+		s.heard = now // from now on there is something to be heard
+	}
+	s.asks = append(s.asks, ask{room, now.Add(pullLasts)})
+	s.asked += room
+}
+
+// came notes a message that the server sent.
+func (s *shard) came() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.word()
+	s.answered(1)
+	s.waiting++
+	s.holding++
+}
+
+// over notes that the server has ended a pull request, and what it had not
+// sent of it.
+func (s *shard) over(left int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.word()
+	s.answered(left)
+	s.topUp()
+}
+
+// beats notes that the server still knows of our requests.
+func (s *shard) beats() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.word()
+}
+
+func (s *shard) word() {
+	s.heard = time.Now()
+	s.fails, s.pause = 0, shortestPause
+}
+
+func (s *shard) answered(n int) {
+	for n > 0 && len(s.asks) > 0 {
+		took := min(n, s.asks[0].left)
+		n, s.asked, s.asks[0].left = n-took, s.asked-took, s.asks[0].left-took
+		if s.asks[0].left == 0 {
+			s.asks = append(s.asks[:0], s.asks[1:]...)
+		}
+	}
+}
+
+// end says that a message is out of this worker's hands.
+func (s *shard) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holding--
+}
+
+// held is how many messages are in this worker's hands.
+func (s *shard) held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.holding
 }
 
-// pull takes messages from the shard and hands each to deliver, never more
-// than the look-ahead that wait. It returns when ctx ends. The connection's
-// epoch ends when it reconnects: a restarted server has forgotten the pull.
-func (s *shard) pull(ctx context.Context, epoch func() context.Context, deliver func(message), complain func(error)) {
-	pause := newPause()
-	for {
-		n, err := s.take(ctx)
-		if err != nil {
-			return
-		}
-		got, err := s.fetch(ctx, epoch(), n, deliver)
-		s.freed(n - got)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			s.fail(err)
-			complain(err)
-			if s.heal != nil && s.down() != nil {
-				if err := s.heal(ctx); err != nil {
-					complain(err)
-				}
-			}
-			if pause.wait(ctx) != nil {
-				return
-			}
-		default:
-			s.fail(nil)
-			pause.reset()
-		}
-	}
-}
-
-const (
-	// failsUntilDown pulls in a row make a shard count as cut off: one alone
-	// is what a moved leader looks like.
-	failsUntilDown = 3
-	// downFor after the last of them: a pull that works says so only when it
-	// ends, half a minute later on an idle shard.
-	downFor = 15 * time.Second
-)
-
-// fail notes how a pull ended.
+// fail notes that the server refused a request, or that none reached it. All
+// that was asked for is void, and asked for anew after a pause.
 func (s *shard) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err == nil {
-		s.fails = 0
-		return
-	}
-	s.fails++
-	s.failedAt, s.failure = time.Now(), err
+	s.failed(err)
 }
+
+func (s *shard) failed(err error) {
+	s.forget()
+	if !s.retry.IsZero() {
+		return // of the same failure
+	}
+	now := time.Now()
+	s.fails++
+	s.failedAt, s.failure = now, err
+	s.retry = now.Add(s.pause)
+	s.pause = min(2*s.pause, longestPause)
+}
+
+func (s *shard) forget() { s.asks, s.asked = s.asks[:0], 0 }
+
+// begin asks for messages, for the first time or because the server has
+// forgotten what was asked for.
+func (s *shard) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget()
+	s.open, s.retry = true, time.Time{}
+	s.topUp()
+}
+
+// close asks for nothing more.
+func (s *shard) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open = false
+}
+
+// look does what time alone brings: it drops requests that the server must
+// have ended, tries again after a failure, and finds that the server is
+// silent. It tells when to look again at the latest, and whether the consumer
+// may be gone.
+func (s *shard) look(now time.Time) (again time.Time, heal bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	again = now.Add(time.Second)
+	if !s.open {
+		return again, false
+	}
+	for len(s.asks) > 0 && now.After(s.asks[0].ends.Add(pullBeats)) {
+		s.answered(s.asks[0].left)
+	}
+	if s.asked > 0 && now.Sub(s.heard) > 2*pullBeats {
+		s.failed(errSilent)
+	}
+	switch {
+	case s.retry.IsZero():
+	case now.Before(s.retry):
+		again = s.retry
+	default:
+		s.retry = time.Time{}
+		heal = s.fails >= failsUntilDown
+	}
+	s.topUp()
+	return again, heal
+}
+
+const (
+	// failsUntilDown failures in a row make a shard count as cut off: one alone
+	// is what a moved leader looks like.
+	failsUntilDown = 3
+	// downFor after the last of them: a request that was taken says so only
+	// with its first heartbeat.
+	downFor = 15 * time.Second
+
+	shortestPause = 100 * time.Millisecond
+	longestPause  = 2 * time.Second
+)
 
 // down is why the shard gives no work, nil if it does.
 func (s *shard) down() error {
@@ -144,22 +265,4 @@ func (s *shard) down() error {
 		return nil
 	}
 	return s.failure
-}
-
-// pause is a wait that grows while things go wrong.
-type pause struct{ next time.Duration }
-
-const (
-	shortestPause = 100 * time.Millisecond
-	longestPause  = 2 * time.Second
-)
-
-func newPause() *pause { return &pause{next: shortestPause} }
-
-func (p *pause) reset() { p.next = shortestPause }
-
-func (p *pause) wait(ctx context.Context) error {
-	d := p.next
-	p.next = min(2*p.next, longestPause)
-	return wait.For(ctx, d)
 }

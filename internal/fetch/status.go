@@ -39,9 +39,9 @@ func StatusOf(serve []Served) []Status {
 
 // Ready says why this worker can take no work at the moment, nil if it can.
 func (w *Worker) Ready() error {
-	for _, s := range w.pulls {
+	for _, s := range w.intake.shards {
 		if err := s.down(); err != nil {
-			return fmt.Errorf("consumer %s: %w", s.consumer.CachedInfo().Name, err)
+			return fmt.Errorf("consumer %s: %w", s.consumer, err)
 		}
 	}
 	return nil

@@ -78,12 +78,11 @@ type Worker struct {
 	maxLife   time.Duration
 	drain     time.Duration
 
-	pulls   []*shard // all that it takes work from
+	intake  *intake // where work comes from
 	held    *wait.Heart[*delivery]
 	cache   *cache
 	flights *flights
 	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
-	epoch   *epoch
 
 	// Two contexts, because stopping is not killing: stopping ends when no
 	// more work may be taken or waited with, working when work in flight must
@@ -106,12 +105,14 @@ func New(c Config) (*Worker, error) {
 		held:   wait.NewHeart[*delivery](),
 		inside: semaphore.NewWeighted(everyone),
 		cache:  bodies, flights: newFlights(),
-		epoch: newEpoch(),
 	}
 	for i := range c.Serve {
 		w.served[c.Serve[i].Provider.Name] = &c.Serve[i]
 	}
-	w.pulls = w.shards()
+	w.intake = newIntake(c.JS.Conn(), w.shards())
+	w.intake.complain = func(s *shard, err error) {
+		w.logger.Debug("pull", zap.String("lane", string(s.lane)), zap.Int("shard", s.index), zap.Error(err))
+	}
 	return w, nil
 }
 
@@ -123,34 +124,24 @@ func (w *Worker) Run(stop context.Context) error {
 	defer kill(nil)
 	w.stopping, w.working, w.pulled = stop, working, make(chan struct{})
 
-	var background, pulling, requests sync.WaitGroup
+	var background, requests sync.WaitGroup
 	background.Go(func() { w.held.Run(working) })
 	background.Go(func() { w.cache.run(working) })
-	background.Go(func() { w.epoch.follow(working, w.js.Conn()) })
 
-	for _, s := range w.pulls {
-		deliver := func(msg message) {
-			d, err := newDelivery(msg, s, w.held)
-			if err != nil {
-				// No answer could be stored under what it names.
-				w.logger.Warn("dropped a message on a subject that is none", zap.Error(err))
-				_ = msg.Term() // it comes again, if the connection is gone
-				s.freed(1)
-				return
-			}
-			s.hold(1)
-			w.held.Add(d)
-			requests.Go(func() { w.handle(d) })
+	w.intake.deliver = func(s *shard, msg message, meta *nats.MsgMetadata) {
+		d, err := newDelivery(msg, meta, s, w.held)
+		if err != nil {
+			// No answer could be stored under what it names.
+			w.logger.Warn("dropped a message on a subject that is none", zap.Error(err))
+			_ = msg.Term() // it comes again, if the connection is gone
+			s.start()
+			s.end()
+			return
 		}
-		complain := func(err error) {
-			w.logger.Debug("pull", zap.String("lane", string(s.lane)), zap.Int("shard", s.index), zap.Error(err))
-		}
-		pulling.Go(func() { s.pull(stop, w.epoch.current, deliver, complain) })
+		w.held.Add(d)
+		requests.Go(func() { w.handle(d) })
 	}
-
-	<-stop.Done()
-	pulling.Wait()
-	w.forgetPulls(working)
+	err := w.intake.run(stop)
 	close(w.pulled)
 	deadline := time.AfterFunc(w.drain, func() { kill(errDrained) })
 	requests.Wait()
@@ -158,15 +149,7 @@ func (w *Worker) Run(stop context.Context) error {
 	kill(nil)
 	background.Wait()
 	w.cache.close()
-	return nil
-}
-
-// forgetPulls waits until the server knows that the pulls are over.
-func (w *Worker) forgetPulls(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	// Without a connection it has forgotten them already.
-	_ = w.js.Conn().FlushWithContext(ctx)
+	return err
 }
 
 // errDrained is why work was broken off: the drain time was over.
@@ -175,15 +158,14 @@ var errDrained = errors.New("the drain time is over")
 // shards are all that this worker pulls from.
 func (w *Worker) shards() []*shard {
 	var all []*shard
-	nc := w.js.Conn()
 	for _, sv := range w.served {
 		heal := sv.healing()
 		for lane, consumers := range sv.Requests {
 			for index, consumer := range consumers {
-				all = append(all, newShard(nc, consumer, lane, index, lookAhead))
+				all = append(all, newShard(consumer, lane, index, lookAhead, sv.Gate.Pace))
 			}
 		}
-		all = append(all, newShard(nc, sv.Replay, "", -1, lookAheadReplay))
+		all = append(all, newShard(sv.Replay, "", -1, lookAheadReplay, sv.Gate.Pace))
 		for _, s := range all {
 			if s.heal == nil {
 				s.heal = heal
@@ -239,51 +221,6 @@ func (w *Worker) handle(d *delivery) {
 
 // handBackAfter keeps a message that meets a fault of ours from spinning.
 const handBackAfter = 2 * time.Second
-
-// epoch is a context that ends whenever the connection comes back, with the
-// server perhaps another one that knows nothing of open pulls.
-type epoch struct {
-	mu     sync.Mutex
-	ctx    context.Context //nolint:containedctx // that it ends is what it is for
-	cancel context.CancelFunc
-}
-
-func newEpoch() *epoch {
-	e := &epoch{}
-	e.next()
-	return e
-}
-
-func (e *epoch) next() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.cancel != nil {
-		e.cancel()
-	}
-	e.ctx, e.cancel = context.WithCancel(context.Background())
-}
-
-func (e *epoch) current() context.Context {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.ctx
-}
-
-func (e *epoch) follow(ctx context.Context, nc *nats.Conn) {
-	changes := nc.StatusChanged(nats.CONNECTED)
-	defer nc.RemoveStatusListener(changes)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case _, open := <-changes:
-			if !open {
-				return
-			}
-			e.next()
-		}
-	}
-}
 
 // Open finds a provider's consumers, which must exist.
 func Open(ctx context.Context, js jetstream.JetStream, p *providers.Provider, g *budget.Gate, consumer func(fetchworker.Lane, int) string, replay string) (Served, error) {

@@ -1,0 +1,191 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// intake is where all messages of a worker come in: one subscription for as
+// long as it runs, on which all of its shards ask for more. (An inbox, a
+// subscription, a channel, a timer and a goroutine for each pull of one or two
+// messages were a third of a worker's CPU.)
+type intake struct {
+	nc       *nats.Conn
+	shards   []*shard
+	of       map[consumerName]int // index in shards
+	deliver  func(*shard, message, *nats.MsgMetadata)
+	complain func(*shard, error)
+
+	inbox string
+	sub   *nats.Subscription
+	// round is part of the inbox of a request. It is raised when everything is
+	// asked for anew: what the server says of older requests is not heard.
+	round atomic.Int64
+
+	mu     sync.Mutex // held while a message is taken in
+	closed bool
+}
+
+type consumerName struct{ stream, consumer string }
+
+const (
+	// pullLasts is how long one pull request stays open at the server. It is
+	// answered as soon as there is work, so an idle shard costs one request in
+	// this time.
+	pullLasts = 29 * time.Second
+	// pullBeats is how often the server says that the request is still open;
+	// two that are missing mean that it is not.
+	pullBeats = 5 * time.Second
+)
+
+var (
+	errPull   = errors.New("pull")
+	errSilent = fmt.Errorf("%w: the server is silent", errPull)
+)
+
+func newIntake(nc *nats.Conn, shards []*shard) *intake {
+	in := &intake{nc: nc, shards: shards, of: make(map[consumerName]int, len(shards))}
+	ending := fmt.Sprintf(`,"expires":%d,"idle_heartbeat":%d}`, pullLasts, pullBeats)
+	for i, s := range shards {
+		in.of[consumerName{s.stream, s.consumer}] = i
+		next := "$JS.API.CONSUMER.MSG.NEXT." + s.stream + "." + s.consumer
+		s.ask = func(n int) error {
+			request := make([]byte, 0, 80)
+			request = strconv.AppendInt(append(request, `{"batch":`...), int64(n), 10)
+			request = append(request, ending...)
+			reply := in.inbox + "." + strconv.Itoa(i) + "." + strconv.FormatInt(in.round.Load(), 10)
+			if err := nc.PublishRequest(next, reply, request); err != nil {
+				return fmt.Errorf("%w: %w", errPull, err)
+			}
+			return nil
+		}
+	}
+	return in
+}
+
+// run takes messages in until ctx ends. Then it asks for no more and returns
+// when the last that the server sent has been delivered, and the server knows
+// that nothing is asked for.
+func (in *intake) run(ctx context.Context) error {
+	in.inbox = in.nc.NewInbox()
+	sub, err := in.nc.Subscribe(in.inbox+".>", in.take)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errPull, err)
+	}
+	in.sub = sub
+	if err := sub.SetPendingLimits(-1, -1); err != nil { // bounded by what is asked for
+		return fmt.Errorf("%w: %w", errPull, err)
+	}
+	// With a new connection the server, perhaps another one, knows nothing of
+	// what was asked for.
+	connected := in.nc.StatusChanged(nats.CONNECTED)
+	defer in.nc.RemoveStatusListener(connected)
+	in.begin()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			in.stop()
+			return nil
+		case <-connected:
+			in.begin()
+		case <-timer.C:
+			timer.Reset(time.Until(in.look(ctx)))
+		}
+	}
+}
+
+// begin asks for messages for all shards anew.
+func (in *intake) begin() {
+	in.round.Add(1)
+	for _, s := range in.shards {
+		s.begin()
+	}
+}
+
+// look has every shard do what is due, and tells when to look again.
+func (in *intake) look(ctx context.Context) time.Time {
+	now := time.Now()
+	next := now.Add(time.Second)
+	for _, s := range in.shards {
+		again, heal := s.look(now)
+		if again.Before(next) {
+			next = again
+		}
+		if heal && s.heal != nil {
+			if err := s.heal(ctx); err != nil {
+				in.complain(s, err)
+			}
+		}
+	}
+	return next
+}
+
+// stop withdraws what is asked for: without interest in its inbox the server
+// forgets a request. What it had sent by then is delivered all the same.
+func (in *intake) stop() {
+	for _, s := range in.shards {
+		s.close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if in.nc.FlushWithContext(ctx) == nil {
+		for n, _, err := in.sub.Pending(); err == nil && n > 0 && ctx.Err() == nil; n, _, err = in.sub.Pending() {
+			time.Sleep(time.Millisecond) //nolint:forbidigo // bounded by ctx
+		}
+	}
+	// Without a connection the server has forgotten the requests already.
+	_ = in.sub.Unsubscribe()
+	_ = in.nc.FlushWithContext(ctx)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.closed = true
+}
+
+// take takes one message in, or the server's word about a request.
+func (in *intake) take(m *nats.Msg) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.closed {
+		return // too late: it is delivered again
+	}
+	if strings.HasPrefix(m.Reply, ackPrefix) {
+		meta, err := m.Metadata()
+		if err != nil {
+			return
+		}
+		i, ok := in.of[consumerName{meta.Stream, meta.Consumer}]
+		if !ok {
+			return
+		}
+		in.shards[i].came()
+		in.deliver(in.shards[i], message{in.nc, m}, meta)
+		return
+	}
+	index, round, _ := strings.Cut(strings.TrimPrefix(m.Subject, in.inbox+"."), ".")
+	i, err := strconv.Atoi(index)
+	if err != nil || i < 0 || i >= len(in.shards) || round != strconv.FormatInt(in.round.Load(), 10) {
+		return
+	}
+	s := in.shards[i]
+	switch status := m.Header.Get("Status"); status {
+	case "100":
+		s.beats()
+	case "404", "408": // over, with nothing more
+		left, _ := strconv.Atoi(m.Header.Get("Nats-Pending-Messages"))
+		s.over(left)
+	default:
+		err := fmt.Errorf("%w: the server says %s %s", errPull, status, m.Header.Get("Description"))
+		s.fail(err)
+		in.complain(s, err)
+	}
+}
