@@ -3,6 +3,7 @@ package budget
 import (
 	"context"
 	"sync"
+	"time"
 
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
@@ -83,10 +84,15 @@ func (g *Gate) announceThrottle(before, after *ledger.Register, mine bool) {
 	switch {
 	case before == nil:
 	case after.Hold > before.Hold:
-		g.events.tell(Event{
+		e := Event{
 			Kind: KindThrottle, Severity: SeverityWarning, Mine: mine,
 			Until: after.Hold.Time(), Strikes: after.Strikes, Why: "the provider asked to wait",
-		})
+			Wait: after.Hold.Sub(g.clock.now().at).Round(100 * time.Millisecond).String(),
+		}
+		if mine {
+			e.Sent = g.asked // by the answer that this worker met last
+		}
+		g.events.tell(e)
 	case before.Strikes > 0 && after.Strikes == 0:
 		g.events.tell(Event{Kind: KindThrottle, Severity: SeverityInfo, Mine: mine, Why: "the provider answers again"})
 	}

@@ -46,8 +46,10 @@ type Report struct {
 	Request    string        // its identity: one that fails again counts once
 	RetryAfter time.Duration // throttled: what the provider asked for, 0 if nothing
 	MinHold    time.Duration // throttled: at least this long
+	Sent       string        // throttled: the headers that asked for it, word for word
 	Remaining  int           // calls left by the provider's own count, -1 if it does not say
 	Reset      time.Duration // when that count starts anew, 0 if it does not say
+	Window     time.Duration // the length of the window it is about; 0: the shortest that can be
 }
 
 // Event is something an operator wants to know. Every worker of the fleet
@@ -65,6 +67,8 @@ type Event struct {
 	Why     string        `json:"why,omitempty"`
 	Until   time.Time     `json:"until,omitzero"`       // circuit, throttle, pause: when it ends
 	Strikes int           `json:"strikes,omitempty"`    // throttle: 429s in a row
+	Sent    string        `json:"sent,omitempty"`       // throttle: the headers that asked for it, word for word
+	Wait    string        `json:"wait,omitempty"`       // throttle: what was made of them, a Go duration
 	Percent int           `json:"percent,omitempty"`    // budget: the threshold passed
 	Used    int64         `json:"used_bytes,omitempty"` // budget
 	Limit   int64         `json:"limit_bytes,omitempty"`

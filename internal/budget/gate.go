@@ -79,6 +79,7 @@ type Gate struct {
 	shut    bool
 
 	lastSuccess time.Time // of a call of this worker's
+	asked       string    // what the last throttled answer asked for, in its own words
 }
 
 // Open starts a provider's gate: it reads what the fleet shares, and watches

@@ -120,6 +120,7 @@ func (g *Gate) reportThrottle(p *Permit, r Report, now ledger.Instant) {
 	switch {
 	case r.Outcome == Throttled:
 		jitter, prober := g.s.Rand.Float64(), ""
+		g.asked = r.Sent
 		if p.turn.Trial {
 			prober = g.s.Worker
 		}
@@ -132,7 +133,7 @@ func (g *Gate) reportThrottle(p *Permit, r Report, now ledger.Instant) {
 		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Release(g.s.Worker) })
 	}
 	if p.started && r.Remaining >= 0 && r.Outcome != Throttled {
-		g.planner.Told(ledger.Told{At: now, Left: r.Remaining, Reset: r.Reset}, now)
+		g.planner.Told(ledger.Told{At: now, Left: r.Remaining, Reset: r.Reset, Per: r.Window}, now)
 	}
 }
 

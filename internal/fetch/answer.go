@@ -12,7 +12,7 @@ func okAnswer(l dlq.Letter, result *providers.Result) *fetchworker.Answer {
 	a := l.Answer(fetchworker.StatusOK)
 	a.Final = true
 	a.Source = fetchworker.SourceOrigin
-	a.FetchedAt, a.Latency = result.FetchedAt, result.Latency
+	a.FetchedAt, a.Age, a.Latency = result.FetchedAt, result.Age, result.Latency
 	a.ContentType, a.Body = result.ContentType, result.Body
 	a.Redacted, a.Next = result.Redacted, result.Next
 	return &a

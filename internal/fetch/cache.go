@@ -37,7 +37,8 @@ const (
 
 // entry is a body that a provider sent, and when.
 type entry struct {
-	FetchedAt    time.Time       `json:"fetched_at"`
+	FetchedAt    time.Time       `json:"fetched_at"`       // when the origin made it
+	CameAt       time.Time       `json:"came_at,omitzero"` // when it came; zero in what older versions kept
 	HTTPStatus   int             `json:"http_status"`
 	ContentType  string          `json:"content_type,omitempty"`
 	ETag         string          `json:"etag,omitempty"`
@@ -54,7 +55,7 @@ type entry struct {
 
 func entryOf(result *providers.Result) *entry {
 	return &entry{
-		FetchedAt: result.FetchedAt, HTTPStatus: result.HTTPStatus, ContentType: result.ContentType,
+		FetchedAt: result.FetchedAt, CameAt: result.FetchedAt.Add(result.Age), HTTPStatus: result.HTTPStatus, ContentType: result.ContentType,
 		ETag: result.ETag, LastModified: result.LastModified, Next: result.Next, Redacted: result.Redacted,
 		LatencyMS: result.Latency.Milliseconds(), body: result.Body, passing: !result.Cacheable,
 	}
@@ -78,13 +79,21 @@ func (e *entry) revive(result *providers.Result) {
 	}
 }
 
+// came is when the body came, however old it was by then.
+func (e *entry) came() time.Time {
+	if e.CameAt.IsZero() {
+		return e.FetchedAt
+	}
+	return e.CameAt
+}
+
 // fresh reports whether the body answers a request stored then: it came after
 // the request did, or it is young enough.
 func (e *entry) fresh(stored, now time.Time, maxAge time.Duration) bool {
 	if e == nil {
 		return false
 	}
-	if !e.FetchedAt.Before(stored) {
+	if !e.came().Before(stored) {
 		return true
 	}
 	return !e.passing && now.Sub(e.FetchedAt) <= maxAge
@@ -168,7 +177,7 @@ func (c *cache) get(ctx context.Context, key string) *entry {
 		c.logger.Debug("cache value", zap.String("key", key), zap.Error(err))
 		return c.atHand(key)
 	}
-	if mine := c.atHand(key); mine != nil && mine.FetchedAt.After(e.FetchedAt) {
+	if mine := c.atHand(key); mine != nil && mine.came().After(e.came()) {
 		return mine // its write is still under way
 	}
 	c.keep(key, e)

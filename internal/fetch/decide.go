@@ -203,7 +203,7 @@ const stoodStill = 2 * time.Second
 func report(r *request, result *providers.Result) budget.Report {
 	rep := budget.Report{
 		Request: r.Identity.String(), RetryAfter: result.RetryAfter, MinHold: result.MinHold,
-		Remaining: result.Remaining, Reset: max(result.Reset, 0),
+		Sent: result.HoldSent, Remaining: result.Remaining, Reset: max(result.Reset, 0), Window: result.Window,
 	}
 	switch {
 	case lapsed(result):
@@ -212,8 +212,10 @@ func report(r *request, result *providers.Result) budget.Report {
 		rep.Outcome = budget.Throttled
 	case result.Class == fetchworker.ClassTransient && result.Latency > r.served.Provider.Timeout+stoodStill:
 		rep.Outcome = budget.Neutral // the fault is ours: no circuit opens for it
-	case result.Class == fetchworker.ClassTransient || result.Class == fetchworker.ClassUnauthorized:
+	case result.Hard():
 		rep.Outcome = budget.Failure
+	case result.Class == fetchworker.ClassTransient:
+		rep.Outcome = budget.Neutral // it says little about the provider
 	default:
 		rep.Outcome = budget.Success
 	}

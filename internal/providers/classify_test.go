@@ -44,8 +44,10 @@ var (
 func TestEveryStatus(t *testing.T) {
 	common := func(status int) outcome {
 		switch status {
-		case 206, 408:
+		case 202, 204, 206, 408, 421, 423, 425:
 			return transient
+		case 529:
+			return throttled
 		case 401:
 			return unauthorized
 		case 402, 403:
@@ -64,6 +66,11 @@ func TestEveryStatus(t *testing.T) {
 		return transient
 	}
 	exceptions := map[string]map[int]outcome{"newsapi": {426: notEntitled}}
+	own := map[string]string{
+		"fmp": `{"Error Message":"x"}`, "polygon": `{"status":"ERROR","request_id":"x"}`,
+		"fred": `{"error_code":1,"error_message":"x"}`, "newsapi": `{"status":"error","code":"x","message":"x"}`,
+	}
+	const page = "<html><body>Bad Gateway</body></html>"
 	for _, generation := range all {
 		p := provider(t, generation)
 		for status := 100; status <= 599; status++ {
@@ -71,18 +78,38 @@ func TestEveryStatus(t *testing.T) {
 			if exception, is := exceptions[p.Name][status]; is {
 				want = exception
 			}
-			for _, body := range []string{`{"x":1}`, `[{"x":1}]`} {
-				checkVerdict(t, p, sheet.FormatJSON, status, "application/json", body, nil, want)
+			if status/100 == 2 {
+				for _, body := range []string{`{"x":1}`, `[{"x":1}]`} {
+					checkVerdict(t, p, sheet.FormatJSON, status, "application/json", body, nil, want)
+				}
+				for _, body := range []string{"", page, `{"x":`, "oops"} { // without a readable body there is no success
+					checkVerdict(t, p, sheet.FormatJSON, status, "", body, nil, transient)
+				}
+				checkVerdict(t, p, sheet.FormatJSON, status, "application/json", `{"x":1}`, io.ErrUnexpectedEOF, transient)
+				continue
 			}
-			// Whatever the body is, an error stays one, and a success
-			// without a readable body is transient.
-			if want == ok {
+			if status == 407 {
+				want = transient // it is between us and a proxy
+			}
+			// In its own words an error is what its status says, whatever
+			// became of the body.
+			checkVerdict(t, p, sheet.FormatJSON, status, "application/json", own[p.Name], nil, want)
+			checkVerdict(t, p, sheet.FormatJSON, status, "application/json", own[p.Name], io.ErrUnexpectedEOF, want)
+			// In other words it is an outage, unless it is one of those that
+			// everybody means in the same way.
+			if status/100 == 4 && want != throttled && want != unauthorized {
 				want = transient
 			}
-			for _, body := range []string{"", "<html><body>Bad Gateway</body></html>", `{"x":`, "oops"} {
+			for _, body := range []string{`{"x":1}`, `[{"x":1}]`, "", `{"x":`, "oops"} {
 				checkVerdict(t, p, sheet.FormatJSON, status, "", body, nil, want)
 			}
-			checkVerdict(t, p, sheet.FormatJSON, status, "application/json", `{"x":1}`, io.ErrUnexpectedEOF, want)
+			if want == unauthorized {
+				want = transient
+			}
+			r := checkVerdict(t, p, sheet.FormatJSON, status, "", page, nil, want)
+			if isForeign := r.ErrorType == "foreign"; isForeign != (want == transient && status/100 != 3) || isForeign != strings.HasPrefix(r.Detail, "not in the provider's own words") {
+				t.Errorf("%v %d with a page: %s, %s", p, status, r.ErrorType, r.Detail)
+			}
 		}
 	}
 }
@@ -117,7 +144,7 @@ func TestRecordedErrors(t *testing.T) {
 		"fmp/error_rate_limited":           {outcome: throttled, detail: "Limit Reach ."},
 		"fmp/error_rate_limited_200":       {outcome: throttled, detail: "Limit Reach ."},
 		"fmp/error_bandwidth":              {outcome: throttled, detail: "Bandwidth Limit Reach ", hold: time.Hour},
-		"fmp/error_unknown_path":           {outcome: notFound, detail: "status 404 Not Found"},
+		"fmp/error_unknown_path":           {outcome: transient, detail: "not in the provider's own words: status 404"},
 		"fmp/error_truncated":              {outcome: transient, detail: "not a JSON object or array"},
 		"polygon/error_bad_key":            {outcome: unauthorized, detail: "Unknown API Key"},
 		"polygon/error_no_key":             {outcome: unauthorized, detail: "API Key was not provided"},
@@ -128,7 +155,7 @@ func TestRecordedErrors(t *testing.T) {
 		"polygon/error_bad_ticker":         {outcome: rejected, detail: "Ticker was incorrectly formatted"},
 		"polygon/error_bad_cursor":         {outcome: rejected, detail: "Failed to parse query"},
 		"polygon/error_rate_limited":       {outcome: throttled, detail: "exceeded the maximum requests"},
-		"polygon/error_gateway":            {outcome: transient, detail: "status 504 Gateway Timeout"},
+		"polygon/error_gateway":            {outcome: transient, detail: "not in the provider's own words: status 504: an HTML page"},
 		"polygon/error_nan":                {outcome: transient, detail: "not a JSON object or array"},
 		"fred/error_bad_key":               {outcome: unauthorized, detail: "api_key is not registered"},
 		"fred/error_no_key":                {outcome: unauthorized, detail: "api_key is not set"},
@@ -204,7 +231,7 @@ func TestExceptions(t *testing.T) {
 		{"polygon", 200, `{"status":"ERROR","error":"no"}`, rejected},
 		{"polygon", 200, `{"a":[1,{"status":"ERROR"}],"b":"\"status\":\"ERROR\"","status":"OK"}`, ok},
 		{"fred", 404, `{"error_code":404,"error_message":"Not Found.  The series does not exist."}`, notFound},
-		{"fred", 423, `{"error_code":423,"error_message":"Locked"}`, rejected},
+		{"fred", 423, `{"error_code":423,"error_message":"Locked"}`, transient},
 		{"fred", 200, `{"error_code":429,"error_message":"Too Many Requests."}`, throttled},
 		{"fred", 200, `{"seriess":[{"notes":"variable api_key does not exist"}]}`, ok},
 		{"newsapi", 422, `{"status":"error","code":"parametersIncompatible","message":"no"}`, rejected},

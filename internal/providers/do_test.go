@@ -94,16 +94,16 @@ func TestBrokenBodies(t *testing.T) {
 		step      providertest.Step
 		errorType string
 	}{
-		"empty":            {providertest.Step{Status: 200}, "transient"},
-		"no content":       {providertest.Step{Status: 204}, "transient"},
+		"empty":            {providertest.Step{Status: 200}, "odd"},
+		"no content":       {providertest.Step{Status: 204}, "odd"},
 		"shorter":          {providertest.Step{Status: 200, Header: http.Header{"Content-Length": {"100"}}, Body: []byte(`[1]`)}, "network"},
 		"cut":              {providertest.Step{Status: 200, Body: bytes.Repeat([]byte(`[1]`), 4000), Cut: 3}, "network"},
 		"cut at the start": {providertest.Step{Cut: -1}, "network"},
-		"gzip cut":         {gzipped(packed[:len(packed)-9]), "transient"},
-		"gzip corrupt":     {gzipped(corrupt), "transient"},
-		"no gzip":          {gzipped([]byte(`[1]`)), "transient"},
-		"gzip of nothing":  {gzipped(nil), "transient"},
-		"brotli":           {providertest.Step{Status: 200, Header: http.Header{"Content-Encoding": {"br"}}, Body: []byte(`[1]`)}, "transient"},
+		"gzip cut":         {gzipped(packed[:len(packed)-9]), "odd"},
+		"gzip corrupt":     {gzipped(corrupt), "odd"},
+		"no gzip":          {gzipped([]byte(`[1]`)), "odd"},
+		"gzip of nothing":  {gzipped(nil), "odd"},
+		"brotli":           {providertest.Step{Status: 200, Header: http.Header{"Content-Encoding": {"br"}}, Body: []byte(`[1]`)}, "odd"},
 	} {
 		server.Script(test.step)
 		r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
@@ -265,22 +265,13 @@ func TestWaits(t *testing.T) {
 		}{
 			{http.Header{}, 0, -1, -1},
 			{http.Header{"Retry-After": {"120"}}, 2 * time.Minute, -1, -1},
-			{http.Header{"Retry-After": {" 5 "}}, 5 * time.Second, -1, -1},
-			{http.Header{"Retry-After": {"0"}}, 0, -1, -1},
-			{http.Header{"Retry-After": {"-5"}}, 0, -1, -1},
-			{http.Header{"Retry-After": {"soon"}}, 0, -1, -1},
-			{http.Header{"Retry-After": {"1.5"}}, 0, -1, -1},
-			{http.Header{"Retry-After": {"99999999999"}}, 24 * time.Hour, -1, -1},
-			{http.Header{"Retry-After": {"99999999999999999999"}}, 0, -1, -1},
 			{http.Header{"Retry-After": {at(90 * time.Second)}}, 90 * time.Second, -1, -1},
-			{http.Header{"Retry-After": {at(-time.Hour)}}, 0, -1, -1},
-			{http.Header{"Retry-After": {at(48 * time.Hour)}}, 24 * time.Hour, -1, -1},
-			// A server with a wrong clock means a span all the same.
-			{http.Header{"Retry-After": {at(time.Hour + time.Minute)}, "Date": {at(time.Hour)}}, time.Minute, -1, -1},
-			{http.Header{"X-Ratelimit-Remaining": {"3"}, "X-Ratelimit-Reset": {"30"}}, 0, 3, 30 * time.Second},
-			{http.Header{"Ratelimit-Remaining": {"0"}, "Ratelimit-Reset": {strconv.FormatInt(time.Now().Unix()+45, 10)}}, 0, 0, 45 * time.Second},
-			{http.Header{"X-Ratelimit-Remaining": {"-1"}, "X-Ratelimit-Reset": {"x"}}, 0, -1, -1},
-			{http.Header{"X-Ratelimit-Remaining": {"99999999999"}, "X-Ratelimit-Reset": {"999999"}}, 0, 1 << 30, 24 * time.Hour},
+			{http.Header{"Retry-After": {"9999999999"}}, 15 * time.Minute, -1, -1},
+			// A count is believed for the window that it is about: fmp's is 120/min.
+			{http.Header{"X-Ratelimit-Limit": {"120"}, "X-Ratelimit-Remaining": {"3"}, "X-Ratelimit-Reset": {"30"}}, 30 * time.Second, 3, 30 * time.Second},
+			{http.Header{"X-Ratelimit-Limit": {"5000"}, "X-Ratelimit-Remaining": {"3"}, "X-Ratelimit-Reset": {"30"}}, 30 * time.Second, -1, -1},
+			{http.Header{"X-Ratelimit-Limit": {"120"}, "X-Ratelimit-Remaining": {"3"}, "X-Ratelimit-Reset": {"3000"}}, 15 * time.Minute, -1, -1},
+			{http.Header{"X-Ratelimit-Remaining": {"3"}, "X-Ratelimit-Reset": {"30"}}, 30 * time.Second, -1, -1},
 		} {
 			server.Script(providertest.Step{Status: 429, Header: test.header, Body: []byte(`{}`)})
 			r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})

@@ -49,7 +49,7 @@ func TestCatalogueManual(t *testing.T) {
 		switch {
 		case strings.HasPrefix(text, "agents:"):
 			variable = "FETCH_RIGHTS"
-		case strings.HasPrefix(text, "errors:"):
+		case strings.HasPrefix(text, "errors:"), strings.HasPrefix(text, "own:"):
 			text = "providers:\n  fmp:\n    " + strings.ReplaceAll(text, "\n", "\n    ")
 		}
 		load(t, map[string]string{variable: write(t, text)})

@@ -41,7 +41,16 @@ func fmp(baseURL string) sheet.Spec {
 			{Prefix: "/api/v3/", FromRoot: true, Auth: sheet.Auth{Kind: sheet.AuthQuery, Name: "apikey"}},
 			{Prefix: "/api/v4/", FromRoot: true, Auth: sheet.Auth{Kind: sheet.AuthQuery, Name: "apikey"}},
 		},
-		ErrorText:  []string{"/Error Message", "/error", "/message"},
+		ErrorText: []string{"/Error Message", "/error", "/message"},
+		// A refusal is JSON with one of these members, or a bare text that
+		// begins like this. A path that does not exist gets a page.
+		Own: []sheet.Rule{
+			{At: []string{"/Error Message", "/error"}},
+			{At: []string{""}, Prefix: []string{
+				"Restricted Endpoint", "Premium Query Parameter", "Exclusive Endpoint", "Special Endpoint", "Special Parameters",
+				"Legacy Endpoint", "Invalid API KEY", "Limit Reach", "Bandwidth Limit Reach",
+			}},
+		},
 		ErrorRules: fmpRules(),
 		Operations: fmpV3(),
 	}

@@ -32,6 +32,11 @@ func fred(string) sheet.Spec {
 			{Prefix: "/geofred/", FromRoot: true, Auth: sheet.Auth{Kind: sheet.AuthQuery, Name: "api_key"}}, // maps
 		},
 		ErrorText: []string{"/error_message", "/message"},
+		Own: []sheet.Rule{
+			{At: []string{"/error_code"}},
+			{At: []string{"/code"}}, // version 2
+			{At: []string{""}, Contains: []string{"<error code="}},
+		},
 		// Everything wrong is a 400, as JSON or XML whatever was asked for
 		// and whatever the Content-Type says.
 		ErrorRules: []sheet.Rule{

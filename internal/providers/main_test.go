@@ -2,6 +2,7 @@ package providers_test
 
 import (
 	"maps"
+	"net/http"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -79,6 +80,8 @@ func plan(t *testing.T, p *providers.Provider, operation, params string) *provid
 
 // verdict is the classification of an answer, for tables.
 func verdict(p *providers.Provider, format sheet.Format, status int, contentType string, body []byte, readErr error) *providers.Result {
-	v := classify.Answer(&p.Spec, format, status, contentType, body, readErr)
-	return &providers.Result{Class: v.Class, Code: v.Code, Detail: v.Detail, MinHold: v.MinHold, Cacheable: !v.NoCache}
+	v := classify.Answer(&p.Spec, classify.Input{
+		Format: format, Status: status, Header: http.Header{"Content-Type": {contentType}}, Body: body, ReadErr: readErr,
+	})
+	return &providers.Result{Class: v.Class, Code: v.Code, ErrorType: v.ErrorType, Detail: v.Detail, MinHold: v.MinHold, Cacheable: !v.NoCache}
 }

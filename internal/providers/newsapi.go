@@ -35,6 +35,7 @@ func newsapi(string) sheet.Spec {
 		Stale:   2 * day,
 
 		ErrorText: []string{"/message", "/code"},
+		Own:       []sheet.Rule{{At: []string{"/status"}, Equals: []string{"error"}}},
 		// The codes are an open set: those that are known have a meaning of
 		// their own, and any "status":"error" is an error.
 		ErrorRules: []sheet.Rule{

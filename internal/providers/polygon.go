@@ -28,6 +28,10 @@ func polygon(string) sheet.Spec {
 
 		GetPaging: polygonPaging,
 		ErrorText: []string{"/error", "/message"}, // ERROR says it in the first, NOT_FOUND and NOT_AUTHORIZED in the second
+		Own: []sheet.Rule{
+			{At: []string{"/request_id"}},
+			{At: []string{"/status"}, Equals: []string{"ERROR", "NOT_FOUND", "NOT_AUTHORIZED"}},
+		},
 		ErrorRules: []sheet.Rule{
 			{At: []string{"/error", "/message"}, Contains: []string{"exceeded the maximum requests"}, Class: fetchworker.ClassThrottled},
 			{At: []string{"/error", "/message"}, Prefix: []string{"Unknown API Key", "API Key was not provided"}, Class: fetchworker.ClassUnauthorized},

@@ -171,7 +171,11 @@ func ofSpec(s *sheet.Spec) *fields {
 	out.add("rights", s.Rights)
 	out.add("notice", s.Notice)
 	out.add("error_text", s.ErrorText)
-	var rules []*fields
+	var own, rules []*fields
+	for i := range s.Own {
+		own = append(own, ofRule(&s.Own[i]))
+	}
+	out.add("own", own)
 	for i := range s.ErrorRules {
 		rules = append(rules, ofRule(&s.ErrorRules[i]))
 	}

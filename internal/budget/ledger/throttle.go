@@ -15,15 +15,17 @@ type Told struct {
 	At    Instant       // when
 	Left  int           // calls
 	Reset time.Duration // until that count starts anew; 0: it did not say
+	Per   time.Duration // of the window it is about; 0: the shortest that can be
 }
 
 // Foreign books what a provider counts that we do not: it said that only
-// told.Left calls remain of the window that resets in told.Reset (the shortest,
-// if it did not say). This can only slow the fleet down.
+// told.Left calls remain of the window of told.Per, or of the one that resets in
+// told.Reset (the shortest, if it did not say). A window that we do not keep is
+// none of ours. This can only slow the fleet down.
 func (r *Register) Foreign(shapes []Shape, told Told, now Instant) (booked int) {
 	for i := range r.windows {
 		w := &r.windows[i]
-		if w.per < told.Reset && i < len(r.windows)-1 {
+		if told.Per > 0 && w.per != told.Per || told.Per == 0 && w.per < told.Reset && i < len(r.windows)-1 {
 			continue
 		}
 		v := view{window: w, Shape: shapeOf(shapes, w)}

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -18,6 +17,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers/classify"
+	"fetchworker/internal/providers/headers"
 	"fetchworker/internal/providers/redact"
 	"fetchworker/internal/providers/sheet"
 )
@@ -39,7 +39,7 @@ type Options struct {
 type Result struct {
 	Class     fetchworker.Class // ok, transient, throttled, unauthorized or permanent
 	Code      fetchworker.Code  // for permanent: not_found, not_entitled, rejected or response_too_large
-	ErrorType string            // for metrics: the class, or "timeout" or "network"; "" for ok
+	ErrorType string            // for metrics: the class, or "timeout", "network", "foreign" or "odd"; "" for ok
 	Detail    string            // what went wrong in one line, mostly in the API's words
 	Err       error             // what broke the connection or the body; nil when the API answered
 	Sent      bool              // false: nothing reached the wire, nothing counts against a limit
@@ -54,13 +54,16 @@ type Result struct {
 	Next               json.RawMessage // parameters of the next page, nil if there is none
 
 	WireBytes int64         // of the body as it came over the connection, compressed if it was
-	FetchedAt time.Time     // when the last byte was read, or the attempt ended
+	FetchedAt time.Time     // when the origin made the body: as long before the end of the call as Age says
+	Age       time.Duration // how old the body was when it came, by RFC 9111
 	Latency   time.Duration // of the whole call
 
-	RetryAfter time.Duration // what the API asks to wait, at most 24 h; 0 if nothing
+	RetryAfter time.Duration // what the API asks to wait, as far as it is believed; 0 if nothing
+	HoldSent   string        // the headers that asked for it, word for word; "" if none did
 	MinHold    time.Duration // what this kind of answer is known to need at least; 0 if nothing
-	Remaining  int           // calls left by the API's own count; -1 if it does not say
+	Remaining  int           // calls left by the API's own count of one of our windows; -1 if it does not say
 	Reset      time.Duration // until that count starts anew; -1 if it does not say
+	Window     time.Duration // the length of the window the count is about
 
 	header http.Header // redacted, for Record
 }
@@ -70,6 +73,26 @@ const (
 	errorTimeout = "timeout"
 	errorNetwork = "network"
 )
+
+// Hard reports whether the call failed in a way that speaks against the
+// provider, or what stands before it, rather than against the request: no
+// connection, a time-out, a 5xx, somebody else's words, a key that is refused.
+func (r *Result) Hard() bool {
+	switch r.Class { //nolint:exhaustive // the others are no failure of the provider
+	case fetchworker.ClassUnauthorized:
+		return true
+	case fetchworker.ClassTransient:
+	default:
+		return false
+	}
+	switch r.ErrorType {
+	case errorTimeout, errorNetwork, classify.Foreign:
+		return true
+	case classify.Odd:
+		return false
+	}
+	return r.HTTPStatus == 0 || r.HTTPStatus >= http.StatusInternalServerError
+}
 
 // Do makes the call: one request on the wire at most, no redirect followed.
 // It never fails: whatever happens is in the result.
@@ -93,8 +116,12 @@ func (p *Caller) Do(ctx context.Context, call *sheet.Call, o Options) *Result {
 		p.answered(r, call, res, o)
 	}
 	r.Sent = w.sent.Load()
-	r.FetchedAt = time.Now()
-	r.Latency = r.FetchedAt.Sub(start)
+	end := time.Now()
+	r.Latency = end.Sub(start)
+	if r.HTTPStatus > 0 {
+		r.Age = headers.Age(r.header, start, end)
+	}
+	r.FetchedAt = end.Add(-r.Age)
 	return r
 }
 
@@ -166,29 +193,27 @@ func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Opt
 	r.HTTPStatus, r.WireBytes, r.header = res.StatusCode, wire, p.redactHeader(header)
 	r.ContentType = kept(r.header.Get("Content-Type"), maxContentType)
 	r.ETag, r.LastModified = kept(r.header.Get("ETag"), maxValidator), kept(r.header.Get("Last-Modified"), maxValidator)
-	r.RetryAfter = retryAfter(header, time.Now())
-	r.Remaining, r.Reset = rateLimit(header, time.Now())
+	p.told(r, res.StatusCode, time.Now())
 	if res.StatusCode == http.StatusNotModified && (o.ETag != "" || o.LastModified != "") {
 		r.Class, r.NotModified, r.Cacheable = fetchworker.ClassOK, true, true
 		return
 	}
 
-	v := classify.Answer(&p.api.Spec, call.Operation.Format, res.StatusCode, r.ContentType, body, readErr)
+	in := classify.Input{Format: call.Operation.Format, Status: res.StatusCode, Header: r.header, Body: body, ReadErr: readErr}
+	v := classify.Answer(&p.api.Spec, in)
 	r.Body, r.Redacted = p.redact.Body(body)
 	if r.Redacted {
 		// A detail is made of a part of the body, and a cut through the key
 		// would leave a half that nobody recognises: so it is made of the body
 		// without the key.
-		v.Detail = classify.Answer(&p.api.Spec, call.Operation.Format, res.StatusCode, r.ContentType, r.Body, readErr).Detail
+		in.Body = r.Body
+		v.Detail = classify.Answer(&p.api.Spec, in).Detail
 	}
 	if location := header.Get("Location"); location != "" && res.StatusCode/100 == 3 {
 		v.Detail = fmt.Sprintf("status %d: redirected to %s, which is not followed", res.StatusCode, hostOf(location))
 	}
-	r.Class, r.Code, r.MinHold = v.Class, v.Code, v.MinHold
+	r.Class, r.Code, r.ErrorType, r.MinHold = v.Class, v.Code, v.ErrorType, v.MinHold
 	r.Detail = redact.Shorten(p.redact.Text(v.Detail), redact.MaxDetail)
-	if r.Class != fetchworker.ClassOK {
-		r.ErrorType = string(r.Class)
-	}
 	if readErr != nil {
 		r.Err = p.redact.Error(readErr)
 		if v.Class == fetchworker.ClassTransient && res.StatusCode < 300 && !errors.Is(readErr, errEncoding) {
@@ -199,6 +224,36 @@ func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Opt
 		r.Cacheable = !v.NoCache && !strings.Contains(strings.ToLower(header.Get("Cache-Control")), "no-store")
 		r.Next = p.next(call, r.Body)
 	}
+}
+
+// told fills in what the headers say of waiting and of calls left. A count is
+// believed for the window that it is about, and for no other.
+func (p *Caller) told(r *Result, status int, now time.Time) {
+	longest := time.Duration(0)
+	for _, w := range p.api.Limits {
+		longest = max(longest, w.Per)
+	}
+	hold := headers.HoldOf(r.header, status, longest, now)
+	r.RetryAfter, r.HoldSent = hold.Wait, hold.Sent
+	for _, count := range headers.Counts(r.header, now) {
+		window, ok := p.about(count)
+		if ok && count.Remaining >= 0 && (r.Remaining < 0 || count.Remaining < r.Remaining) {
+			r.Remaining, r.Reset, r.Window = count.Remaining, count.Reset, window
+		}
+	}
+}
+
+// about is the length of the window that a count is about: the one whose
+// calls are as many as the limit told, and which is not shorter than the time
+// until it starts anew.
+func (p *Caller) about(count headers.Count) (window time.Duration, ok bool) {
+	for _, w := range p.api.Limits {
+		fits := w.N == count.Limit && w.Per >= count.Reset && (count.Window == 0 || count.Window == w.Per)
+		if fits && (!ok || w.Per < window) {
+			window, ok = w.Per, true
+		}
+	}
+	return window, ok
 }
 
 // next are the parameters of the next page, the key redacted.
@@ -289,47 +344,4 @@ func (w *writeGate) cause(err error) error {
 		return fmt.Errorf("not sent: %w", *refused)
 	}
 	return err
-}
-
-const maxWait = 24 * time.Hour
-
-// retryAfter reads both forms of Retry-After. Garbage is no wish; a date is
-// taken relative to the server's own clock where it tells it.
-func retryAfter(header http.Header, now time.Time) time.Duration {
-	text := strings.TrimSpace(header.Get("Retry-After"))
-	if seconds, err := strconv.ParseInt(text, 10, 64); err == nil {
-		return clampSeconds(seconds)
-	}
-	at, err := http.ParseTime(text)
-	if err != nil {
-		return 0
-	}
-	if served, err := http.ParseTime(header.Get("Date")); err == nil {
-		now = served
-	}
-	return min(max(at.Sub(now), 0), maxWait)
-}
-
-// rateLimit reads X-RateLimit-Remaining and -Reset (or RateLimit-*); Reset is
-// seconds from now, or a Unix time.
-func rateLimit(header http.Header, now time.Time) (remaining int, reset time.Duration) {
-	number := func(name string) int64 {
-		for _, prefix := range []string{"X-RateLimit-", "RateLimit-"} {
-			if n, err := strconv.ParseInt(strings.TrimSpace(header.Get(prefix+name)), 10, 64); err == nil && n >= 0 {
-				return n
-			}
-		}
-		return -1
-	}
-	remaining, reset = int(min(number("Remaining"), 1<<30)), -1
-	if seconds := number("Reset"); seconds >= 1e8 {
-		reset = clampSeconds(seconds - now.Unix())
-	} else if seconds >= 0 {
-		reset = clampSeconds(seconds)
-	}
-	return remaining, reset
-}
-
-func clampSeconds(seconds int64) time.Duration {
-	return time.Duration(min(max(seconds, 0), int64(maxWait/time.Second))) * time.Second
 }

@@ -116,7 +116,8 @@ func (d *document) spec(n *yaml.Node, name string, spec *sheet.Spec) {
 		"rights":          d.list(at("rights"), &spec.Rights),
 		"notice":          d.text(at("notice"), &spec.Notice),
 		"error_text":      d.list(at("error_text"), &spec.ErrorText),
-		"errors":          func(n *yaml.Node) { d.rules(n, at("errors"), spec) },
+		"own":             func(n *yaml.Node) { d.rules(n, at("own"), &spec.Own, (*sheet.Rule).ValidateOwn) },
+		"errors":          func(n *yaml.Node) { d.rules(n, at("errors"), &spec.ErrorRules, (*sheet.Rule).Validate) },
 		"get_paths":       func(n *yaml.Node) { d.getPaths(n, at("get_paths"), spec) },
 		"get_paging":      func(n *yaml.Node) { d.paging(n, at("get_paging"), &spec.GetPaging) },
 		"operations": func(n *yaml.Node) {
@@ -171,8 +172,8 @@ func (d *document) tiers(n *yaml.Node, where string, spec *sheet.Spec) {
 	spec.Tiers = tiers
 }
 
-// rules reads error rules; they are tried before those a provider has.
-func (d *document) rules(n *yaml.Node, where string, spec *sheet.Spec) {
+// rules reads rules; they are tried before those a provider has.
+func (d *document) rules(n *yaml.Node, where string, to *[]sheet.Rule, validate func(*sheet.Rule) error) {
 	var rules []sheet.Rule
 	d.sequence(n, where, func(item *yaml.Node) {
 		var rule sheet.Rule
@@ -197,11 +198,11 @@ func (d *document) rules(n *yaml.Node, where string, spec *sheet.Spec) {
 		}
 		rule.Class, rule.Code = fetchworker.Class(class), fetchworker.Code(code)
 		if len(d.errs) == mistakes {
-			d.check(item, where, rule.Validate())
+			d.check(item, where, validate(&rule))
 		}
 		rules = append(rules, rule)
 	})
-	spec.ErrorRules = append(rules, spec.ErrorRules...)
+	*to = append(rules, *to...)
 }
 
 // statuses reads 400 or 4xx, one or a list.

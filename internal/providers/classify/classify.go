@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/providers/headers"
 	"fetchworker/internal/providers/scan"
 	"fetchworker/internal/providers/sheet"
 )
@@ -27,33 +28,75 @@ const (
 // ErrTooLarge is why a body was not read to its end: it is longer than 64 MiB.
 var ErrTooLarge = errors.New("the body is longer than 64 MiB")
 
-// Verdict is what an answer is.
-type Verdict struct {
-	Class   fetchworker.Class
-	Code    fetchworker.Code
-	Detail  string // not yet redacted or shortened
-	MinHold time.Duration
-	NoCache bool
+// Types of errors that a class does not tell, for metrics and for judging
+// what a failure says about the provider.
+const (
+	// Foreign: something between us and the API answered in its place, a
+	// firewall, a proxy, a load balancer.
+	Foreign = "foreign"
+	// Odd: the API answered, but not with what was asked for.
+	Odd = "odd"
+)
+
+// foreignDetail begins the detail of every foreign answer.
+const foreignDetail = "not in the provider's own words"
+
+// Input is an answer as it came.
+type Input struct {
+	Format  sheet.Format // what the operation's body must be
+	Status  int
+	Header  http.Header
+	Body    []byte
+	ReadErr error // what ended the reading of the body, if it did not end by itself
 }
 
-// Answer decides what an answer is. readErr is what ended the reading of
-// the body, if it did not end by itself.
-func Answer(s *sheet.Spec, format sheet.Format, status int, contentType string, body []byte, readErr error) Verdict {
-	v := ofStatus(status)
-	if v.Class == fetchworker.ClassOK && readErr != nil {
-		if errors.Is(readErr, ErrTooLarge) {
+// Verdict is what an answer is.
+type Verdict struct {
+	Class     fetchworker.Class
+	Code      fetchworker.Code // for permanent
+	ErrorType string           // the class, or foreign or odd; "" for ok
+	Detail    string           // not yet redacted or shortened
+	MinHold   time.Duration
+	NoCache   bool
+}
+
+// Answer decides what an answer is.
+//
+// A page that somebody put in the API's place says nothing of the API, so it
+// is looked for first; then the sheet's rules are asked; then whether a
+// refusal is in the API's own words; and only then the status decides.
+func Answer(s *sheet.Spec, in Input) Verdict {
+	v := answer(s, in)
+	if v.ErrorType == "" && v.Class != fetchworker.ClassOK {
+		v.ErrorType = string(v.Class)
+	}
+	return v
+}
+
+func answer(s *sheet.Spec, in Input) Verdict {
+	v := ofStatus(in.Status, in.Header)
+	success := in.Status/100 == 2
+	if success && in.ReadErr != nil {
+		if errors.Is(in.ReadErr, ErrTooLarge) {
 			return Verdict{Class: fetchworker.ClassPermanent, Code: fetchworker.CodeResponseTooLarge, Detail: ErrTooLarge.Error()}
 		}
-		return Verdict{Class: fetchworker.ClassTransient, Detail: "the body cannot be read: " + readErr.Error()}
+		return odd("the body cannot be read: " + in.ReadErr.Error())
+	}
+	isJSON := json.Valid(in.Body)
+	at := scan.Finds(in.Body, isJSON)
+	said := errorText(s, in.Body, at)
+	isPage := page(in.Header.Get("Content-Type"), in.Body, isJSON)
+	if isForeign(s, in, v, isPage, at) {
+		return foreign(in.Status, said, isPage)
 	}
 
-	isJSON := json.Valid(body)
-	at := scan.Finds(body, isJSON)
-	said := errorText(s, body, at)
-	for _, rule := range s.ErrorRules {
-		if !matches(&rule, status, body, at) {
+	ruled := false
+	for i := range s.ErrorRules {
+		rule := &s.ErrorRules[i]
+		if !matches(rule, in.Status, in.Body, at) {
 			continue
 		}
+		ruled = true
 		v = Verdict{Class: rule.Class, Code: rule.Code, MinHold: rule.MinHold, NoCache: rule.NoCache}
 		if rule.Hint != "" {
 			said = strings.TrimSpace(said + " (" + rule.Hint + ")")
@@ -61,45 +104,97 @@ func Answer(s *sheet.Spec, format sheet.Format, status int, contentType string, 
 		break
 	}
 	if v.Class != fetchworker.ClassOK {
-		v.Detail = fmt.Sprintf("status %d: %s", status, said)
+		v.Detail = fmt.Sprintf("status %d: %s", in.Status, said)
 		if said == "" {
-			v.Detail = strings.TrimSpace(fmt.Sprintf("status %d %s", status, http.StatusText(status)))
+			v.Detail = strings.TrimSpace(fmt.Sprintf("status %d %s", in.Status, http.StatusText(in.Status)))
 		}
 		return v
 	}
-	if wrong := unreadable(format, contentType, body, isJSON); wrong != "" {
-		return Verdict{Class: fetchworker.ClassTransient, Detail: fmt.Sprintf("status %d, but the body is %s", status, wrong)}
+	if ruled && in.Status == http.StatusNoContent {
+		return v // the sheet says that nothing is an answer
 	}
+	if wrong := unreadable(in.Format, in.Header.Get("Content-Type"), in.Body, isJSON); wrong != "" {
+		return odd(fmt.Sprintf("status %d, but the body is %s", in.Status, wrong))
+	}
+	v.NoCache = v.NoCache || in.Status == http.StatusAccepted
 	return v
 }
 
-// ofStatus is what a status means where no rule knows better. Every
-// status has a meaning; one that nobody foresaw is transient, which is
-// bounded, except for a 4xx, where the API says that asking was wrong.
-func ofStatus(status int) Verdict {
+func odd(detail string) Verdict {
+	return Verdict{Class: fetchworker.ClassTransient, ErrorType: Odd, Detail: detail}
+}
+
+// isForeign reports whether somebody between us and the API said it. Whoever
+// asks us to come back later is believed, whoever it is.
+func isForeign(s *sheet.Spec, in Input, v Verdict, isPage bool, at scan.Finder) bool {
+	switch {
+	case in.Status == http.StatusProxyAuthRequired:
+		return true
+	case v.Class == fetchworker.ClassThrottled, in.Status/100 == 3:
+		return false
+	case isPage:
+		return true
+	case in.Status/100 != 4, in.Status == http.StatusUnauthorized, in.Status == http.StatusRequestTimeout:
+		return false
+	}
+	return len(s.Own) > 0 && !slices.ContainsFunc(s.Own, func(own sheet.Rule) bool {
+		return matches(&own, in.Status, in.Body, at)
+	})
+}
+
+func foreign(status int, said string, isPage bool) Verdict {
+	switch {
+	case isPage:
+		said = "an HTML page"
+	case said == "":
+		said = http.StatusText(status)
+	}
+	return Verdict{
+		Class: fetchworker.ClassTransient, ErrorType: Foreign,
+		Detail: strings.TrimSuffix(fmt.Sprintf("%s: status %d: %s", foreignDetail, status, said), ": "),
+	}
+}
+
+// ofStatus is what a status means where no rule knows better. Every status
+// has a meaning; one that nobody foresaw is transient, which is bounded,
+// except for a 4xx, where the API says that asking was wrong.
+func ofStatus(status int, header http.Header) Verdict {
 	permanent := func(code fetchworker.Code) Verdict {
 		return Verdict{Class: fetchworker.ClassPermanent, Code: code}
 	}
-	switch {
-	case status == http.StatusUnauthorized:
+	switch status {
+	case http.StatusUnauthorized:
 		return Verdict{Class: fetchworker.ClassUnauthorized}
-	case status == http.StatusPaymentRequired, status == http.StatusForbidden:
+	case http.StatusPaymentRequired, http.StatusForbidden:
 		return permanent(fetchworker.CodeNotEntitled)
-	case status == http.StatusNotFound:
+	case http.StatusNotFound:
 		return permanent(fetchworker.CodeNotFound)
-	case status == http.StatusRequestTimeout:
-		return Verdict{Class: fetchworker.ClassTransient}
-	case status == http.StatusTooManyRequests:
+	case http.StatusTooManyRequests, statusOverloaded:
 		return Verdict{Class: fetchworker.ClassThrottled}
-	case status >= 400 && status < 500:
-		return permanent(fetchworker.CodeRejected)
-	case status == http.StatusPartialContent: // a part that nobody asked for
+	case http.StatusServiceUnavailable:
+		if _, asked := headers.RetryAfter(header, time.Time{}); asked {
+			return Verdict{Class: fetchworker.ClassThrottled}
+		}
 		return Verdict{Class: fetchworker.ClassTransient}
-	case status >= 200 && status < 300:
+	case http.StatusRequestTimeout, http.StatusMisdirectedRequest, http.StatusLocked, http.StatusTooEarly:
+		return Verdict{Class: fetchworker.ClassTransient}
+	// A job that is not done yet, nothing, and a part: none was asked for.
+	case http.StatusAccepted, http.StatusNoContent, http.StatusPartialContent:
+		return Verdict{Class: fetchworker.ClassTransient, ErrorType: Odd}
+	}
+	switch status / 100 {
+	case 2:
 		return Verdict{Class: fetchworker.ClassOK}
+	case 3: // redirects are not followed, and nothing else was asked for
+		return Verdict{Class: fetchworker.ClassTransient, ErrorType: Odd}
+	case 4:
+		return permanent(fetchworker.CodeRejected)
 	}
 	return Verdict{Class: fetchworker.ClassTransient}
 }
+
+// statusOverloaded is "site is overloaded", which some APIs send.
+const statusOverloaded = 529
 
 // matches reports whether the answer is of the rule's kind.
 func matches(r *sheet.Rule, status int, body []byte, at scan.Finder) bool {
@@ -153,7 +248,27 @@ func errorText(s *sheet.Spec, body []byte, at scan.Finder) string {
 	return text
 }
 
-var htmlStart = regexp.MustCompile(`(?i)^(<!doctype html|<html|<head|<body)`)
+var (
+	htmlStart = regexp.MustCompile(`(?i)^<(!doctype\s+html|html|head|body|title|center|h1)[\s>/]`)
+	// What may stand before the first tag: an XML declaration, comments, and
+	// instructions for style sheets.
+	prolog = regexp.MustCompile(`^(\s|\x{FEFF}|(?s:<\?.*?\?>)|(?s:<!--.*?-->))+`)
+)
+
+// page reports whether a body is an HTML or XHTML page, whatever its type
+// says. An API sends none; what stands in its way does.
+func page(contentType string, body []byte, isJSON bool) bool {
+	if isJSON {
+		return false
+	}
+	start := body[:min(len(body), maxRuleText)]
+	start = start[len(prolog.Find(start)):]
+	if htmlStart.Match(start) {
+		return true
+	}
+	media, _, _ := mime.ParseMediaType(contentType) // "" for one that cannot be parsed
+	return (media == "text/html" || media == "application/xhtml+xml") && bytes.HasPrefix(start, []byte("<"))
+}
 
 // unreadable says why the body of a success is not an answer; "" if it is.
 func unreadable(format sheet.Format, contentType string, body []byte, isJSON bool) string {
@@ -163,8 +278,6 @@ func unreadable(format sheet.Format, contentType string, body []byte, isJSON boo
 	switch {
 	case text == "":
 		return "empty"
-	case htmlStart.MatchString(text), media == "text/html" && !isJSON:
-		return "an HTML page"
 	case isJSON && (bytes.HasPrefix(scan.TrimSpace(body), []byte("{")) || bytes.HasPrefix(scan.TrimSpace(body), []byte("["))):
 		if format == sheet.FormatCSV {
 			return "JSON where a table was expected"

@@ -111,6 +111,11 @@ func (s *Spec) Validate() error {
 			errs = append(errs, fmt.Errorf("operation %s: %w", name, err))
 		}
 	}
+	for i := range s.Own {
+		if err := s.Own[i].ValidateOwn(); err != nil {
+			errs = append(errs, fmt.Errorf("own rule %d: %w", i+1, err))
+		}
+	}
 	for i := range s.ErrorRules {
 		if err := s.ErrorRules[i].Validate(); err != nil {
 			errs = append(errs, fmt.Errorf("error rule %d: %w", i+1, err))

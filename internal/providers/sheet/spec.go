@@ -34,6 +34,10 @@ type Spec struct {
 	GetPaths   []GetPath // where get differs from the rest of the API
 	GetPaging  *Paging   // how get finds the next page; nil when it cannot know
 
+	// Own are the rules by which the API's own errors are known, without a
+	// class: a 4xx that none of them matches was said by something in between.
+	// None means that every 4xx that is no HTML page is its own.
+	Own        []Rule
 	ErrorRules []Rule   // tried in order before the status decides
 	ErrorText  []string // JSON pointers to the text of an error, the first that exists counts
 	Notice     string   // a notice that the API's terms want shown

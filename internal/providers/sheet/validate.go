@@ -137,6 +137,20 @@ func (r *Rule) Validate() error {
 		return errors.New("code: expected only with class permanent")
 	case r.Class != fetchworker.ClassThrottled && r.MinHold != 0:
 		return errors.New("min_hold: expected only with class throttled")
+	}
+	return r.validateMatch()
+}
+
+// ValidateOwn checks a rule by which the API's own errors are known.
+func (r *Rule) ValidateOwn() error {
+	if r.Class != "" || r.Code != "" || r.MinHold != 0 || r.NoCache || r.Hint != "" {
+		return errors.New("expected status, at, equals, prefix and contains only: a rule of own says whose words an error is in, not what it is")
+	}
+	return r.validateMatch()
+}
+
+func (r *Rule) validateMatch() error {
+	switch {
 	case len(r.At) == 0 && len(r.Equals)+len(r.Prefix)+len(r.Contains) > 0:
 		return errors.New("equals, prefix and contains: expected with at, which says where to look")
 	case len(r.At) == 0 && len(r.Status) == 0:
