@@ -87,7 +87,7 @@ func (g *Gate) announceThrottle(before, after *ledger.Register, mine bool) {
 		e := Event{
 			Kind: KindThrottle, Severity: SeverityWarning, Mine: mine,
 			Until: after.Hold.Time(), Strikes: after.Strikes, Why: "the provider asked to wait",
-			Wait: after.Hold.Sub(g.clock.now().at).Round(100 * time.Millisecond).String(),
+			Wait: after.Hold.Sub(g.clock.Read().At).Round(100 * time.Millisecond).String(),
 		}
 		if mine {
 			e.Sent = g.asked // by the answer that this worker met last
