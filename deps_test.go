@@ -36,8 +36,8 @@ func TestImportsPointDown(t *testing.T) {
 		but  []string // exceptions to deny
 	}{
 		{pkg: module, deny: []string{internal, natsServer}},
-		{pkg: layer("record"), deny: []string{internal, natsServer}},
-		{pkg: layer("answer"), deny: []string{internal, natsServer}, but: []string{layer("record")}},
+		{pkg: layer("record"), deny: []string{internal, natsServer}, but: []string{layer("wait")}},
+		{pkg: layer("answer"), deny: []string{internal, natsServer}, but: []string{layer("record"), layer("wait")}},
 		{pkg: layer("budget"), deny: []string{internal, natsServer}, but: []string{layer("budget"), layer("wait")}},
 		{pkg: layer("budget/ledger"), deny: []string{module, "github.com/nats-io"}},
 		{pkg: layer("budget/turns"), deny: []string{module, "github.com/nats-io"}, but: []string{layer("budget/ledger"), layer("budget/turns")}},

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
@@ -69,25 +68,16 @@ func (o *Operator) ReplayNow(ctx context.Context, f browse.Found, now time.Time)
 	}
 	letter := f.Letter
 	letter.NotBefore = now
-	err := o.log.Point("replay-now", func() error {
-		_, err := o.js.PublishMsg(ctx, letter.DeadLetter(),
-			jetstream.WithExpectStream(fetchworker.StreamDLQ),
-			jetstream.WithExpectLastSequencePerSubject(f.Sequence))
-		return err
-	})
-	if moved(err) {
+	slot := letter.DeadLetterSlot()
+	slot.Point = "replay-now"
+	err := o.log.Swap(ctx, slot, f.Sequence, letter.DeadLetter())
+	if errors.Is(err, record.ErrMoved) {
 		return FateTaken, nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("replay %s: %w", f.Identity, err)
 	}
 	return FateDone, nil
-}
-
-// moved says that the subject's last message is another one, or gone.
-func moved(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
 }
 
 // audit records an act on a message; with may add to it.

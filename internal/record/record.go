@@ -12,7 +12,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+
+	"fetchworker/internal/wait"
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/nats-io/nats.go"
@@ -104,7 +107,7 @@ func (l *Log) Replace(ctx context.Context, slot Slot, seen Seen, m *nats.Msg) (O
 func (l *Log) put(ctx context.Context, slot Slot, last uint64, m *nats.Msg) (Outcome, error) {
 	var out Outcome
 	write := func() error {
-		for {
+		for conflicts := 0; ; conflicts++ {
 			seq, err := l.publish(ctx, slot.Stream, m, last)
 			if err == nil {
 				out = Outcome{Stored: true, Sequence: seq}
@@ -113,10 +116,14 @@ func (l *Log) put(ctx context.Context, slot Slot, last uint64, m *nats.Msg) (Out
 			if !isConflict(err) {
 				return worthRetry(err)
 			}
+			// Writers that met once would meet again.
+			if err := step(ctx, conflicts, isBusy(err)); err != nil {
+				return backoff.Permanent(err)
+			}
 			stands, err := l.Get(ctx, slot)
 			switch {
 			case errors.Is(err, jetstream.ErrMsgNotFound):
-				last = 0 // it was taken away meanwhile
+				last = 0 // it was taken away meanwhile, or is not stored yet
 				continue
 			case err != nil:
 				return worthRetry(err)
@@ -130,12 +137,64 @@ func (l *Log) put(ctx context.Context, slot Slot, last uint64, m *nats.Msg) (Out
 	return out, backoff.Retry(write, l.policy(ctx))
 }
 
+// step aside for a moment: not at all after a first conflict, whose winner is
+// stored already; longer after each further one.
+func step(ctx context.Context, conflicts int, busy bool) error {
+	if conflicts == 0 && !busy {
+		return nil
+	}
+	const longest = 7 // 256 ms
+	return wait.Between(ctx, 0, 2*time.Millisecond<<min(conflicts, longest))
+}
+
+// ErrMoved says that the message which was to be replaced is no longer the
+// one that was seen.
+var ErrMoved = errors.New("the stored message is another one by now")
+
+// Swap replaces the message that was seen at a sequence, and no other:
+// ErrMoved if another stands there, or none. Any other error leaves open
+// whether it was stored.
+func (l *Log) Swap(ctx context.Context, slot Slot, seen uint64, m *nats.Msg) error {
+	err := l.Point(slot.Point, func() error {
+		for conflicts := 0; ; conflicts++ {
+			_, err := l.publish(ctx, slot.Stream, m, seen)
+			switch {
+			case err == nil:
+				return nil
+			case !isConflict(err):
+				return err
+			case !isBusy(err) || conflicts == mostBusy:
+				return ErrMoved
+			}
+			if err := step(ctx, conflicts, true); err != nil {
+				return err
+			}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("replace %s: %w", slot.Subject, err)
+	}
+	return nil
+}
+
+// mostBusy is how often a swap meets another's write before it believes that
+// the message is no longer what was seen.
+const mostBusy = 10
+
+// publish writes once, over the subject's last sequence.
 func (l *Log) publish(ctx context.Context, stream string, m *nats.Msg, last uint64) (uint64, error) {
+	return l.publishAny(ctx, stream, m, jetstream.WithExpectLastSequencePerSubject(last))
+}
+
+// publishAny writes once, whatever stands.
+func (l *Log) publishAny(ctx context.Context, stream string, m *nats.Msg, options ...jetstream.PublishOpt) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	ack, err := l.js.PublishMsg(ctx, m,
-		jetstream.WithExpectStream(stream), jetstream.WithExpectLastSequencePerSubject(last))
-	if err != nil {
+	ack, err := l.js.PublishMsg(ctx, m, append(options, jetstream.WithExpectStream(stream))...)
+	switch {
+	case hasCode(err, accountFull, serverFull, storageFull, storeFailed):
+		return 0, &NoRoomError{stream, err}
+	case err != nil:
 		return 0, err
 	}
 	return ack.Sequence, nil
@@ -150,23 +209,59 @@ func (l *Log) Get(ctx context.Context, slot Slot) (Seen, error) {
 	return Seen{Message{raw.Header, raw.Data}, raw.Sequence}, nil
 }
 
-// isConflict says that the subject's last sequence is another one.
+// isConflict says that the subject's last sequence is another one, or is about
+// to be.
 func isConflict(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+	return hasCode(err, jetstream.JSErrCodeStreamWrongLastSequence) || isBusy(err)
 }
 
-// worthRetry stops the retries where trying again cannot help: the request
-// itself is refused. A full stream, a timeout, an election pass.
+// isBusy says that another write which expects a sequence of the same subject
+// is in process at the leader: it may be stored or not.
+func isBusy(err error) bool { return hasCode(err, sequenceInProcess) }
+
+const (
+	sequenceInProcess jetstream.ErrorCode = 10164
+	accountFull       jetstream.ErrorCode = 10002
+	serverFull        jetstream.ErrorCode = 10023
+	storageFull       jetstream.ErrorCode = 10047
+	storeFailed       jetstream.ErrorCode = 10077 // a limit of the stream, or its disk
+)
+
+func hasCode(err error, codes ...jetstream.ErrorCode) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && slices.Contains(codes, api.ErrorCode)
+}
+
+// NoRoomError says that a stream takes nothing more: it is at its limit, or
+// what lies under it is. Nothing was stored; there may be room again later.
+type NoRoomError struct {
+	Stream string
+	Err    error
+}
+
+func (e *NoRoomError) Error() string { return e.Stream + " has no room: " + e.Err.Error() }
+func (e *NoRoomError) Unwrap() error { return e.Err }
+
+// worthRetry stops the retries where trying again at once cannot help: the
+// request itself is refused, or the stream is full. A timeout, an election
+// pass.
 func worthRetry(err error) error {
 	if err == nil {
 		return nil
 	}
-	var api *jetstream.APIError
-	if errors.As(err, &api) && api.Code >= 400 && api.Code < 500 || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrConnectionClosed) {
+	var full *NoRoomError
+	if errors.As(err, &full) || Refused(err) {
 		return backoff.Permanent(err)
 	}
 	return err
+}
+
+// Refused reports whether a write will be refused however often it is tried.
+func Refused(err error) bool {
+	var api *jetstream.APIError
+	var full *NoRoomError
+	return errors.As(err, &api) && api.Code >= 400 && api.Code < 500 && !errors.As(err, &full) ||
+		errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrConnectionClosed)
 }
 
 // Append stores one more message, with nothing to compare it to, and tries
@@ -174,9 +269,7 @@ func worthRetry(err error) error {
 func (l *Log) Append(ctx context.Context, point, stream string, m *nats.Msg) error {
 	err := l.Point(point, func() error {
 		return backoff.Retry(func() error {
-			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-			defer cancel()
-			_, err := l.js.PublishMsg(ctx, m, jetstream.WithExpectStream(stream))
+			_, err := l.publishAny(ctx, stream, m)
 			return worthRetry(err)
 		}, l.policy(ctx))
 	})

@@ -21,6 +21,10 @@ type Cell interface {
 
 var ErrStale = errors.New("replaced by another")
 
+// writeInProcess is the server's word that another compare-and-set of the same
+// key is on its way through the replicas: ours was not stored.
+const writeInProcess jetstream.ErrorCode = 10164
+
 // kvCell is a cell in a bucket.
 type kvCell struct {
 	kv  jetstream.KeyValue
@@ -50,8 +54,10 @@ func (c kvCell) Put(ctx context.Context, value []byte, rev uint64) (uint64, erro
 	} else {
 		next, err = c.kv.Update(ctx, c.key, value, rev)
 	}
+	var api *jetstream.APIError
 	switch {
-	case errors.Is(err, jetstream.ErrKeyExists), errors.Is(err, jetstream.ErrKeyRevisionMismatch):
+	case errors.Is(err, jetstream.ErrKeyExists), errors.Is(err, jetstream.ErrKeyRevisionMismatch),
+		errors.As(err, &api) && api.ErrorCode == writeInProcess:
 		return 0, fmt.Errorf("put %s: %w", c.key, ErrStale)
 	case err != nil:
 		return 0, fmt.Errorf("put %s: %w", c.key, err)
