@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fetchworker/internal/operate"
+	"fetchworker/internal/terminal"
 
 	"github.com/spf13/cobra"
 )
@@ -106,7 +107,7 @@ func (c *cli) audit(cmd *cobra.Command, f operate.ActFilter, limit int) error {
 	}
 	defer done()
 	buffered := bufio.NewWriterSize(c.out, 64<<10)
-	t := newTable(buffered, "WHEN", "WHO", "ACTION", "WHAT", "WHY")
+	t := terminal.NewTable(buffered, "WHEN", "WHO", "ACTION", "WHAT", "WHY")
 	count, more := 0, false
 	for a, walkErr := range operate.Acts(ctx, l.Browser, f) {
 		if err = walkErr; err != nil {
@@ -119,13 +120,13 @@ func (c *cli) audit(cmd *cobra.Command, f operate.ActFilter, limit int) error {
 		if c.json {
 			err = encode(buffered, a)
 		} else {
-			err = t.row(a.At.Format("2006-01-02 15:04:05Z"), actor(a), a.Action, subjectOf(a), safe(a.Reason))
+			err = t.Row(a.At.Format("2006-01-02 15:04:05Z"), actor(a), a.Action, subjectOf(a), a.Reason)
 		}
 		if err != nil {
 			break
 		}
 	}
-	if err := errors.Join(err, t.flush(), buffered.Flush()); err != nil {
+	if err := errors.Join(err, t.Flush(), buffered.Flush()); err != nil {
 		return err
 	}
 	if more {
@@ -139,9 +140,9 @@ func (c *cli) audit(cmd *cobra.Command, f operate.ActFilter, limit int) error {
 
 func actor(a operate.Act) string {
 	if a.NATSUser == "" || a.NATSUser == a.By {
-		return safe(a.By)
+		return a.By
 	}
-	return safe(a.By) + " as " + safe(a.NATSUser)
+	return a.By + " as " + a.NATSUser
 }
 
 // subjectOf is what an act was done to.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fetchworker/internal/operate"
+	"fetchworker/internal/terminal"
 
 	"github.com/spf13/cobra"
 )
@@ -128,9 +129,9 @@ func (b *bulk) run(ctx context.Context) error {
 }
 
 func (b *bulk) plan(ctx context.Context) (operate.Plan, error) {
-	p := b.c.progress("reading", 0)
-	defer p.close()
-	return b.task.Plan(ctx, operate.Watch{Did: p.add, Note: p.note})
+	p := terminal.NewProgress(b.c.errs, "reading", 0)
+	defer p.Close()
+	return b.task.Plan(ctx, operate.Watch{Did: p.Add, Note: p.Note})
 }
 
 func (b *bulk) nothingToDo(plan operate.Plan) error {
@@ -177,10 +178,10 @@ func (b *bulk) warn(ctx context.Context, plan operate.Plan) error {
 // execute does it, tells how far it is, and reports, also when it stopped
 // early.
 func (b *bulk) execute(ctx context.Context, plan operate.Plan) error {
-	p := b.c.progress(b.verb, plan.Count)
-	defer p.close()
-	result, err := b.task.Do(ctx, plan, operate.Watch{Did: p.add, Note: p.note})
-	p.close()
+	p := terminal.NewProgress(b.c.errs, b.verb, plan.Count)
+	defer p.Close()
+	result, err := b.task.Do(ctx, plan, operate.Watch{Did: p.Add, Note: p.Note})
+	p.Close()
 	err = b.explain(err)
 	return errors.Join(b.report(plan, result, err), err)
 }
@@ -222,7 +223,7 @@ func (b *bulk) report(plan operate.Plan, result operate.Result, stopped error) e
 		}
 		return b.c.object(b.result(plan, result, why))
 	}
-	text := fmt.Sprintf("%s %d of %d in %s", b.past, result.Fates[operate.FateDone], plan.Count, short(result.Took))
+	text := fmt.Sprintf("%s %d of %d in %s", b.past, result.Fates[operate.FateDone], plan.Count, terminal.Short(result.Took))
 	for _, other := range []struct {
 		fate operate.Fate
 		text string

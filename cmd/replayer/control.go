@@ -9,6 +9,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/terminal"
 
 	"github.com/spf13/cobra"
 )
@@ -30,7 +31,7 @@ go by themselves when the pause ends.`,
 			}
 			return c.control(cmd, args[0], s, func(l *link, o *operate.Order) string {
 				o.Action, o.Until = operate.ActPause, l.Now().Add(d).UTC()
-				return fmt.Sprintf("%s is paused until %s (for %s)", o.Provider, clock(o.Until), short(d))
+				return fmt.Sprintf("%s is paused until %s (for %s)", o.Provider, terminal.Clock(o.Until, l.Now()), terminal.Short(d))
 			})
 		},
 	}
@@ -91,7 +92,7 @@ LIMITS are windows such as 60/min,2/s or 100/24h; "unlimited" takes them off,
 				text := o.Provider + " is limited to " + o.Act.Limits
 				if d > 0 {
 					o.Until = l.Now().Add(d).UTC()
-					text += " until " + clock(o.Until)
+					text += " until " + terminal.Clock(o.Until, l.Now())
 				}
 				return text
 			})

@@ -7,6 +7,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/terminal"
 )
 
 // held says what holds a provider's letters up and until when; empty if
@@ -20,7 +21,7 @@ func held(f *operate.Fleet, provider string, now time.Time) string {
 
 // wordsOf is a hold as a person reads it.
 func wordsOf(h operate.Hold, now time.Time) string {
-	until := clock(h.Until) + " (" + ago(h.Until, now) + ")"
+	until := terminal.Clock(h.Until, now) + " (" + terminal.Ago(h.Until, now) + ")"
 	switch h.Reason { //nolint:exhaustive // the others are no holds
 	case fetchworker.ReasonPaused:
 		return h.Provider + " is paused by " + h.By + " until " + until +
@@ -39,8 +40,6 @@ func wordsOf(h operate.Hold, now time.Time) string {
 		return "the quota of " + h.Provider + " is used up until " + until
 	}
 }
-
-func clock(t time.Time) string { return t.UTC().Format("15:04:05Z") }
 
 func workerNames(workers []budget.Worker) string {
 	names := make([]string, len(workers))

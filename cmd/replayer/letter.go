@@ -11,6 +11,7 @@ import (
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/terminal"
 )
 
 // The streams as a person calls them.
@@ -101,7 +102,7 @@ func traceID(traceparent string) string {
 func (l letterLine) row(now time.Time) []string {
 	when := l.State
 	if l.State == "waiting" {
-		when = "in " + short(l.NotBefore.Sub(now))
+		when = "in " + terminal.Short(l.NotBefore.Sub(now))
 	}
 	problem := l.Error
 	if l.HTTPStatus != 0 {
@@ -112,67 +113,8 @@ func (l letterLine) row(now time.Time) []string {
 	}
 	return []string{
 		l.Agent + "/" + l.ID, l.Provider, l.Operation, string(l.Lane), l.Class,
-		strconv.Itoa(l.Failures) + "/" + strconv.Itoa(l.Calls), ago(l.FailedAt, now), when, clip(problem, 60),
+		strconv.Itoa(l.Failures) + "/" + strconv.Itoa(l.Calls), terminal.Ago(l.FailedAt, now), when, terminal.Clip(problem, 60),
 	}
 }
 
 var letterColumns = []string{"AGENT/ID", "PROVIDER", "OPERATION", "LANE", "CLASS", "FAILED/CALLS", "FAILED", "DUE", "ERROR"}
-
-// clip cuts a text to n characters and makes it safe for a terminal.
-func clip(s string, n int) string {
-	s = safe(s)
-	if utf8.RuneCountInString(s) <= n {
-		return s
-	}
-	return string([]rune(s)[:n-1]) + "…"
-}
-
-// safe takes control characters out of what agents and providers wrote, so
-// that nothing of it can command the terminal.
-func safe(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 {
-			return '·'
-		}
-		return r
-	}, s)
-}
-
-// ago is how long a moment is past, in words.
-func ago(t, now time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	if d := now.Sub(t); d >= 0 {
-		return short(d) + " ago"
-	}
-	return "in " + short(t.Sub(now))
-}
-
-// short writes a duration in its two largest units.
-func short(d time.Duration) string {
-	switch {
-	case d < 10*time.Second:
-		return d.Round(100 * time.Millisecond).String()
-	case d < time.Minute:
-		return d.Round(time.Second).String()
-	case d < 48*time.Hour:
-		unit := time.Second
-		if d >= time.Hour {
-			unit = time.Minute
-		}
-		text := d.Round(unit).String()
-		text = strings.Replace(text, "m0s", "m", 1)
-		return strings.Replace(text, "h0m", "h", 1)
-	default:
-		return strconv.Itoa(int(d/(24*time.Hour))) + "d" + strconv.Itoa(int(d%(24*time.Hour)/time.Hour)) + "h"
-	}
-}
-
-// stamp is a moment as a person reads it.
-func stamp(t, now time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return t.UTC().Format("2006-01-02 15:04:05Z") + " (" + ago(t, now) + ")"
-}

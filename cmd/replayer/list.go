@@ -8,6 +8,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/browse"
+	"fetchworker/internal/terminal"
 
 	"github.com/spf13/cobra"
 )
@@ -33,8 +34,8 @@ func (c *cli) list(cmd *cobra.Command, s *selection, stream string) error {
 		if c.json {
 			return jsonSink(out, func(l letterLine, _ browse.Found) any { return l })
 		}
-		t := newTable(out, letterColumns...)
-		return sink{func(l letterLine, _ browse.Found, now time.Time) error { return t.row(l.row(now)...) }, t.flush}
+		t := terminal.NewTable(out, letterColumns...)
+		return sink{func(l letterLine, _ browse.Found, now time.Time) error { return t.Row(l.row(now)...) }, t.Flush}
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"fetchworker/internal/operate"
+	"fetchworker/internal/terminal"
 )
 
 // planLine is the first --json line of an act on more than one message, and
@@ -48,29 +49,29 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 		text.WriteString(" (--limit leaves more out)")
 	}
 	text.WriteByte('\n')
-	t := newTable(&text, "COUNT", "PROVIDER", "CLASS", "ERROR")
+	t := terminal.NewTable(&text, "COUNT", "PROVIDER", "CLASS", "ERROR")
 	for _, g := range plan.Bars() {
-		if err := t.row(strconv.Itoa(g.Count), g.Provider, string(g.Class), safe(g.Error)); err != nil {
+		if err := t.Row(strconv.Itoa(g.Count), g.Provider, string(g.Class), g.Error); err != nil {
 			return err
 		}
 	}
-	if err := t.flush(); err != nil {
+	if err := t.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(&text, "failed between %s and %s\n", stamp(plan.Oldest, now), stamp(plan.Newest, now))
+	fmt.Fprintf(&text, "failed between %s and %s\n", terminal.Stamp(plan.Oldest, now), terminal.Stamp(plan.Newest, now))
 	if plan.Due > 0 {
 		fmt.Fprintf(&text, "%d more are due already, and go by themselves\n", plan.Due)
 	}
 	switch {
 	case atRate > 0:
-		fmt.Fprintf(&text, "takes %s at %s/s", short(atRate), strconv.FormatFloat(b.task.PerSecond, 'g', -1, 64))
+		fmt.Fprintf(&text, "takes %s at %s/s", terminal.Short(atRate), strconv.FormatFloat(b.task.PerSecond, 'g', -1, 64))
 	default:
 		text.WriteString("takes as long as the server needs")
 	}
 	if b.task.Works() {
 		switch {
 		case inPermits > 0:
-			fmt.Fprintf(&text, "; the calls take at least %s within the permits", short(inPermits))
+			fmt.Fprintf(&text, "; the calls take at least %s within the permits", terminal.Short(inPermits))
 		default:
 			text.WriteString("; no limits are known that the calls must keep to")
 		}
@@ -78,7 +79,7 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 	if b.pace.dryRun {
 		text.WriteString("\ndry run: nothing was changed")
 	}
-	return b.c.printf("%s\n", text.String())
+	return b.c.printf("%s\n", terminal.Ours(text.String()))
 }
 
 // parseRate reads 5/s, 300/min or a plain number a second; 0 is no limit.

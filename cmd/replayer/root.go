@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -8,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -17,11 +17,11 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/terminal"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 )
 
 // cli is one run of the program.
@@ -196,34 +196,29 @@ func userOf(nc *nats.Conn) string {
 
 // sayf tells the person something that is not the command's output.
 func (c *cli) sayf(format string, args ...any) {
-	_, _ = fmt.Fprintf(c.errs, format+"\n", args...) // nobody is left to tell if stderr is gone
+	_ = terminal.Printf(c.errs, format+"\n", args...) // nobody is left to tell if stderr is gone
 }
 
 // printf writes the command's output.
 func (c *cli) printf(format string, args ...any) error {
-	if _, err := fmt.Fprintf(c.out, format, args...); err != nil {
-		return fmt.Errorf("write: %w", err)
-	}
-	return nil
+	return terminal.Printf(c.out, format, args...)
 }
 
 // object writes one JSON object on a line of its own.
 func (c *cli) object(v any) error { return encode(c.out, v) }
 
 func encode(w io.Writer, v any) error {
-	encoder := json.NewEncoder(w)
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(v); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	if _, err := w.Write(terminal.JSON(text.Bytes())); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
 	return nil
 }
 
-// terminal reports whether a stream is one; size is its width.
-func terminal(stream any) bool {
-	f, ok := stream.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
-}
-
 // person reports whether somebody can be asked: both ways are a terminal.
-func (c *cli) person() bool { return terminal(c.in) && terminal(c.errs) }
+func (c *cli) person() bool { return terminal.Is(c.in) && terminal.Is(c.errs) }

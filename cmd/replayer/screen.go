@@ -8,6 +8,7 @@ import (
 
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/terminal"
 )
 
 // bytesVariable is where a worker of the provider reads its month's budget.
@@ -38,7 +39,7 @@ const (
 
 // paint colours a text, if the output is a terminal that wants it.
 func (c *cli) paint(colour, text string) string {
-	if c.noColor || c.getenv("NO_COLOR") != "" || c.getenv("TERM") == "dumb" || !terminal(c.out) {
+	if c.noColor || c.getenv("NO_COLOR") != "" || c.getenv("TERM") == "dumb" || !terminal.Is(c.out) {
 		return text
 	}
 	return "\x1b[" + colour + "m" + text + "\x1b[0m"
@@ -61,27 +62,27 @@ func (c *cli) screen(lines []operate.Status, replayers bool, now time.Time) stri
 
 func (c *cli) provider(b *strings.Builder, s operate.Status, now time.Time) {
 	row := func(name, text string) { fmt.Fprintf(b, "  %-9s %s\n", name, text) }
-	fmt.Fprintf(b, "\n%s\n", c.paint(bold, s.Provider))
+	fmt.Fprintf(b, "\n%s\n", c.paint(bold, terminal.Visible(s.Provider)))
 	if len(s.Workers) > 0 {
-		row("workers", strings.Join(s.Workers, ", "))
+		row("workers", terminal.Visible(strings.Join(s.Workers, ", ")))
 	} else {
 		row("workers", c.paint(red, "none serves it"))
 	}
 	row("circuit", c.circuit(s, now))
 	if !s.PausedUntil.IsZero() {
-		row("paused", c.paint(yellow, fmt.Sprintf("until %s (%s) by %s: %s", clock(s.PausedUntil), ago(s.PausedUntil, now), safe(s.PausedBy), safe(s.PausedWhy))))
+		row("paused", c.paint(yellow, fmt.Sprintf("until %s (%s) by %s: %s", terminal.Clock(s.PausedUntil, now), terminal.Ago(s.PausedUntil, now), terminal.Visible(s.PausedBy), terminal.Visible(s.PausedWhy))))
 	}
 	if !s.HoldUntil.IsZero() {
-		row("hold", c.paint(yellow, fmt.Sprintf("asked for by the provider until %s (%s)", clock(s.HoldUntil), ago(s.HoldUntil, now))))
+		row("hold", c.paint(yellow, fmt.Sprintf("asked for by the provider until %s (%s)", terminal.Clock(s.HoldUntil, now), terminal.Ago(s.HoldUntil, now))))
 	}
 	for _, lane := range s.Lanes {
 		text := fmt.Sprintf("%d waiting, %d in flight", lane.Waiting, lane.InFlight)
 		if !lane.Oldest.IsZero() {
-			text += ", oldest " + ago(lane.Oldest, now)
+			text += ", oldest " + terminal.Ago(lane.Oldest, now)
 		}
 		row(lane.Lane, text)
 	}
-	row("permits", permitsText(s))
+	row("permits", permitsText(s, now))
 	row("bytes", bytesText(s, now))
 	letters := fmt.Sprintf("%d: %d waiting, %d due, %d held", s.Letters, s.Waiting, s.Due, s.HeldLetters)
 	if s.Held != "" {
@@ -101,17 +102,17 @@ func (c *cli) circuit(s operate.Status, now time.Time) string {
 	}
 	text := s.Circuit
 	if s.CircuitUntil.After(now) {
-		text += ", next probe at " + clock(s.CircuitUntil) + " (" + ago(s.CircuitUntil, now) + ")"
+		text += ", next probe at " + terminal.Clock(s.CircuitUntil, now) + " (" + terminal.Ago(s.CircuitUntil, now) + ")"
 	} else {
 		text += ", a probe is due"
 	}
 	if s.CircuitWhy != "" {
-		text += ": " + safe(s.CircuitWhy)
+		text += ": " + terminal.Visible(s.CircuitWhy)
 	}
 	return c.paint(red, text)
 }
 
-func permitsText(s operate.Status) string {
+func permitsText(s operate.Status, now time.Time) string {
 	var parts []string
 	for _, p := range s.Permits {
 		parts = append(parts, fmt.Sprintf("%d left of %s, %d used in the last minute", p.Left, p.Limit, p.LastMinute))
@@ -120,9 +121,9 @@ func permitsText(s operate.Status) string {
 		parts = []string{"no limit was used yet"}
 	}
 	if s.LimitsChanged != "" {
-		text := "changed by an operator to " + s.LimitsChanged
+		text := "changed by an operator to " + terminal.Visible(s.LimitsChanged)
 		if !s.LimitsUntil.IsZero() {
-			text += " until " + clock(s.LimitsUntil)
+			text += " until " + terminal.Clock(s.LimitsUntil, now)
 		}
 		parts = append(parts, text)
 	}

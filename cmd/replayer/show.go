@@ -11,6 +11,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/terminal"
 
 	"github.com/spf13/cobra"
 )
@@ -208,7 +209,7 @@ func join(parts ...string) string {
 func (c *cli) printDossier(d dossier, now time.Time) error {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "%-12s %s\n", name, safe(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(&b, "%-12s %s\n", name, terminal.Sprintf(format, args...))
 	}
 	line("request", "%s/%s  %s %s", d.Agent, d.ID, d.Provider, d.Operation)
 	for _, r := range d.Records {
@@ -220,30 +221,30 @@ func (c *cli) printDossier(d dossier, now time.Time) error {
 		line("class", "%s", strings.TrimSpace(r.Class+" "+r.Code))
 		line("error", "%s", r.Error)
 		line("calls", "%d, of them %d failures", r.Calls, r.Failures)
-		line("requested", "%s", stamp(r.RequestedAt, now))
-		line("failed", "%s, first %s", stamp(r.FailedAt, now), stamp(r.FirstFailedAt, now))
+		line("requested", "%s", terminal.Stamp(r.RequestedAt, now))
+		line("failed", "%s, first %s", terminal.Stamp(r.FailedAt, now), terminal.Stamp(r.FirstFailedAt, now))
 		if !r.Deadline.IsZero() {
-			line("deadline", "%s", stamp(r.Deadline, now))
+			line("deadline", "%s", terminal.Stamp(r.Deadline, now))
 		}
 		if r.Where == "dlq" {
-			line("due", "%s", stamp(r.NotBefore, now))
+			line("due", "%s", terminal.Stamp(r.NotBefore, now))
 		}
 		line("worker", "%s", r.Worker)
 		line("trace", "%s", r.TraceID)
 		for i, a := range r.History {
-			line(fmt.Sprintf("attempt %d", i+1), "%s  %s  HTTP %d  %d ms  %s", stamp(a.At, now), a.Class, a.HTTPStatus, a.LatencyMS, a.Error)
+			line(fmt.Sprintf("attempt %d", i+1), "%s  %s  HTTP %d  %d ms  %s", terminal.Stamp(a.At, now), a.Class, a.HTTPStatus, a.LatencyMS, a.Error)
 		}
-		line("body", "%s", r.Request)
+		line("body", "%s", string(r.Request))
 	}
 	fmt.Fprintf(&b, "\n")
 	if a := d.Answer; a == nil {
 		line("answer", "none yet")
 	} else {
-		line("answer", "%s, final %v, generation %d, %d bytes, %s", a.Status, a.Final, a.Generation, a.Bytes, stamp(a.At, now))
+		line("answer", "%s, final %v, generation %d, %d bytes, %s", a.Status, a.Final, a.Generation, a.Bytes, terminal.Stamp(a.At, now))
 		if a.Problem != nil {
-			line("", "%s", a.Problem)
+			line("", "%s", string(a.Problem))
 		}
 	}
 	line("on replay", "%s", d.OnReplay)
-	return c.printf("%s", b.String())
+	return c.printf("%s", terminal.Ours(b.String()))
 }

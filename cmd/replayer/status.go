@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fetchworker/internal/operate"
+	"fetchworker/internal/terminal"
 	"fetchworker/internal/wait"
 
 	"github.com/spf13/cobra"
@@ -56,7 +57,7 @@ It reads the streams and the shared state, so it works with every worker down.`,
 func (c *cli) watchStatus(ctx context.Context, l *link, f *operate.Fleet, provider string, every time.Duration) error {
 	const home = "\x1b[H\x1b[2J"
 	before := ""
-	if terminal(c.out) && !c.json {
+	if terminal.Is(c.out) && !c.json {
 		before = home
 	}
 	for {
@@ -118,5 +119,5 @@ func (c *cli) status(ctx context.Context, l *link, f *operate.Fleet, provider, b
 		}
 		return nil
 	}
-	return c.printf("%s%s", before, c.screen(lines, replayers, l.Now()))
+	return c.printf("%s%s", terminal.Ours(before), terminal.Ours(c.screen(lines, replayers, l.Now())))
 }

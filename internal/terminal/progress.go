@@ -1,19 +1,17 @@
-package main
+package terminal
 
 import (
 	"fmt"
-	"os"
+	"io"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/term"
 )
 
-// progress tells how far long work is: a bar on a terminal, a plain line
+// Progress tells how far long work is: a bar on a terminal, a plain line
 // every ten seconds elsewhere, nothing where it is over sooner.
-type progress struct {
-	c     *cli
+type Progress struct {
+	out   io.Writer
 	what  string
 	total int // 0: not known
 	bar   bool
@@ -32,8 +30,9 @@ const (
 	plainEach = 10 * time.Second
 )
 
-func (c *cli) progress(what string, total int) *progress {
-	p := &progress{c: c, what: what, total: total, bar: terminal(c.errs), began: time.Now(), stop: make(chan struct{})}
+// NewProgress begins to tell on out; total is 0 where nobody knows it.
+func NewProgress(out io.Writer, what string, total int) *Progress {
+	p := &Progress{out: out, what: what, total: total, bar: Is(out), began: time.Now(), stop: make(chan struct{})}
 	each := plainEach
 	if p.bar {
 		each = barEach
@@ -53,47 +52,45 @@ func (c *cli) progress(what string, total int) *progress {
 	return p
 }
 
-// add counts one more.
-func (p *progress) add() {
+// Add counts one more.
+func (p *Progress) Add() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done++
 }
 
-// note is told beside the count.
-func (p *progress) note(text string) {
+// Note is told beside the count.
+func (p *Progress) Note(text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.remark = text
 }
 
-// close ends it; a bar that was shown stays as it was last.
-func (p *progress) close() {
+// Close ends it; a bar that was shown stays as it was last.
+func (p *Progress) Close() {
 	p.once.Do(func() {
 		close(p.stop)
 		p.ended.Wait()
 		if p.bar && (p.total > 1 || time.Since(p.began) > barEach) {
 			p.show()
-			_, _ = fmt.Fprint(p.c.errs, "\n") // nobody is left to tell if stderr is gone
+			_, _ = fmt.Fprint(p.out, "\n") // nobody is left to tell if stderr is gone
 		}
 	})
 }
 
-func (p *progress) show() {
+func (p *Progress) show() {
 	p.mu.Lock()
 	done, remark := p.done, p.remark
 	p.mu.Unlock()
 	text := line(p.what, done, p.total, time.Since(p.began), remark)
 	if !p.bar {
-		p.c.sayf("%s", text)
+		_, _ = fmt.Fprintln(p.out, text)
 		return
 	}
-	if f, ok := p.c.errs.(*os.File); ok {
-		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 40 {
-			text = clip(barOf(done, p.total)+text, width-1)
-		}
+	if width := Width(p.out); width > 40 {
+		text = Clip(barOf(done, p.total)+text, width-1)
 	}
-	_, _ = fmt.Fprint(p.c.errs, "\r"+text+"\x1b[K")
+	_, _ = fmt.Fprint(p.out, "\r"+text+"\x1b[K")
 }
 
 // line is the state of the work in words.
@@ -105,10 +102,10 @@ func line(what string, done, total int, took time.Duration, remark string) strin
 	}
 	text += fmt.Sprintf(", %.1f/s", perSecond)
 	if total > done && done > 0 {
-		text += ", " + short(time.Duration(float64(total-done)/perSecond*float64(time.Second))) + " left"
+		text += ", " + Short(time.Duration(float64(total-done)/perSecond*float64(time.Second))) + " left"
 	}
 	if remark != "" {
-		text += ", " + remark
+		text += ", " + Visible(remark)
 	}
 	return text
 }
