@@ -8,10 +8,11 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"fetchworker/internal/terminal"
 )
 
 func main() {
@@ -22,10 +23,10 @@ func main() {
 	case err == nil:
 		return
 	case errors.Is(err, errUsage):
-		fmt.Fprintln(os.Stderr, "fetch:", err)
+		_ = terminal.Printf(os.Stderr, "fetch: %v\n", err)
 		os.Exit(2)
 	case !errors.Is(err, errFailed): // a failed answer has been told already
-		fmt.Fprintln(os.Stderr, "fetch:", err)
+		_ = terminal.Printf(os.Stderr, "fetch: %v\n", err)
 	}
 	os.Exit(1)
 }

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"fetchworker"
+	"fetchworker/internal/terminal"
 )
 
 // shown is what --json prints: of body and body_base64 the one that can hold
@@ -24,20 +25,32 @@ func show(a fetchworker.Answer, asJSON bool, stdout, stderr io.Writer) error {
 	var err error
 	switch {
 	case asJSON:
-		err = json.NewEncoder(stdout).Encode(asShown(a))
-	case a.Status != fetchworker.StatusFailed:
+		err = encode(stdout, asShown(a))
+	case a.Status == fetchworker.StatusFailed:
+	case terminal.Is(stdout): // which must not obey what a provider sent
+		_, err = io.WriteString(stdout, terminal.Printable(string(a.Body)))
+	default:
 		_, err = stdout.Write(a.Body)
 	}
 	if err != nil {
 		return fmt.Errorf("write the answer: %w", err)
 	}
-	if _, err := fmt.Fprintln(stderr, statusLine(a)); err != nil {
+	if err := terminal.Printf(stderr, "%s\n", statusLine(a)); err != nil {
 		return fmt.Errorf("write the status: %w", err)
 	}
 	if a.Status == fetchworker.StatusFailed {
 		return errFailed
 	}
 	return nil
+}
+
+func encode(out io.Writer, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(append(terminal.JSON(text), '\n'))
+	return err
 }
 
 func asShown(a fetchworker.Answer) shown {

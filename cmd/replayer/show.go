@@ -124,7 +124,11 @@ func (c *cli) ambiguous(found map[fetchworker.Identity][]browse.Found) error {
 		lines = append(lines, "  "+i.Agent+"/"+i.ID+" --provider "+i.Provider+" --operation "+i.Operation)
 	}
 	slices.Sort(lines)
-	return misused("name one of them", "%d requests have this id:\n%s", len(lines), strings.Join(lines, "\n"))
+	c.sayf("%d requests have this id:", len(lines))
+	for _, line := range lines {
+		c.sayf("%s", line)
+	}
+	return misused("name one of them", "%d requests have this id", len(lines))
 }
 
 func (c *cli) showOne(ctx context.Context, l *link, i fetchworker.Identity, records []browse.Found) error {
