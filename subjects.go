@@ -1,6 +1,7 @@
 package fetchworker
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -83,15 +84,29 @@ type Address struct {
 
 // longestSubject is far more than any that keeps to the rules. What is longer
 // could not be answered: the subject of its answer might not fit into what a
-// NATS server takes.
-const longestSubject = 512
+// NATS server takes. A request's own leaves room for the id that its answer
+// and its dead letter add.
+const (
+	longestSubject = 512
+	longestRequest = longestSubject - 80
+)
+
+// errSubject says that a subject is none that could be answered, or shown.
+var errSubject = errors.New("the subject is none of ours")
 
 // ParseSubject reads the stored subject of a request, a letter, a replayed
-// letter, a review item or an answer. It does not judge the tokens.
+// letter, a review item or an answer. It is the one judge of names from
+// outside: each token is printable ASCII, so that it can be a filter, a metric's
+// label and a line on a terminal, and the whole is short enough to be
+// answered. Whether a name is a valid one is for ValidToken.
 func ParseSubject(subject string) (Address, error) {
 	t := strings.Split(subject, ".")
-	if len(t) < 2 || t[0] != "fetch" || len(subject) > longestSubject {
-		return Address{}, fmt.Errorf("subject %q is none of ours", subject)
+	longest := longestSubject
+	if len(t) > 1 && t[1] == "request" {
+		longest = longestRequest
+	}
+	if len(t) < 2 || t[0] != "fetch" || len(subject) > longest || !printable(subject) {
+		return Address{}, fmt.Errorf("subject %.100q: %w", subject, errSubject)
 	}
 	switch {
 	case t[1] == "request" && len(t) == 7:
@@ -105,5 +120,15 @@ func ParseSubject(subject string) (Address, error) {
 	case (t[1] == "review" || t[1] == "result" || t[1] == "put") && len(t) == 6:
 		return Address{Identity{t[2], t[3], t[4], t[5]}, "", -1}, nil
 	}
-	return Address{}, fmt.Errorf("subject %q is none of ours", subject)
+	return Address{}, fmt.Errorf("subject %.100q: %w", subject, errSubject)
+}
+
+// printable reports whether all of a subject is ASCII that can be seen.
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
 }

@@ -148,11 +148,22 @@ func (b *Browser) Count(ctx context.Context, stream, subject string) (int, recor
 // Messages yields the stored messages of a subject filter from a time on (zero:
 // from the first) up to the edge.
 func (b *Browser) Messages(ctx context.Context, stream, subject string, from time.Time, edge Edge) iter.Seq2[record.Raw, error] {
+	request := pageRequest{Subject: subject}
+	if !from.IsZero() {
+		request.From = &from
+	}
+	return b.pages(ctx, stream, request, edge)
+}
+
+// MessagesFrom is Messages from a sequence on.
+func (b *Browser) MessagesFrom(ctx context.Context, stream, subject string, sequence uint64, edge Edge) iter.Seq2[record.Raw, error] {
+	return b.pages(ctx, stream, pageRequest{Subject: subject, Sequence: sequence}, edge)
+}
+
+func (b *Browser) pages(ctx context.Context, stream string, request pageRequest, edge Edge) iter.Seq2[record.Raw, error] {
 	return func(yield func(record.Raw, error) bool) {
-		request := pageRequest{Subject: subject, Batch: pageMessages, MaxBytes: pageBytes}
-		if !from.IsZero() {
-			request.From = &from
-		}
+		request := request // the walk may be done again
+		request.Batch, request.MaxBytes = pageMessages, pageBytes
 		for {
 			page, err := b.page(ctx, stream, request)
 			if err != nil {

@@ -30,7 +30,13 @@ func (l *Log) Last(ctx context.Context, stream, subject string) (Raw, error) {
 // Next reads the first message of a subject filter at or after a sequence.
 // ErrMsgNotFound: none.
 func (l *Log) Next(ctx context.Context, stream, filter string, sequence uint64) (Raw, error) {
-	request := fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q}`, sequence, filter)
+	request, err := json.Marshal(struct {
+		Sequence uint64 `json:"seq"`
+		Filter   string `json:"next_by_subj"`
+	}{sequence, filter})
+	if err != nil {
+		return Raw{}, fmt.Errorf("direct get: %w", err)
+	}
 	return l.direct(ctx, "$JS.API.DIRECT.GET."+stream, request)
 }
 

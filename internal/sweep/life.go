@@ -37,6 +37,7 @@ func (s *Sweeper) expireReplayed(ctx context.Context, state jetstream.StreamStat
 	if !s.nextEnd.IsZero() && !time.Now().Before(s.nextEnd) {
 		next, s.nextEnd = state.FirstSeq, time.Time{}
 	}
+	crew := newCrew(ctx)
 	for next <= state.LastSeq {
 		raw, err := s.log.Next(ctx, fetchworker.StreamReplay, "fetch.replay.>", next)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -45,22 +46,26 @@ func (s *Sweeper) expireReplayed(ctx context.Context, state jetstream.StreamStat
 		if err != nil {
 			return err
 		}
+		next = raw.Sequence + 1
 		l, err := queued(raw)
 		if err != nil {
-			return err
+			continue // no letter: it is dropped elsewhere
 		}
 		end := l.EndOfLife(raw.Time, s.config.MaxLife)
 		if time.Now().Before(end) {
 			if s.nextEnd.IsZero() || end.Before(s.nextEnd) {
 				s.nextEnd = end
 			}
-		} else if err := s.bury(ctx, raw); err != nil {
-			return err
+		} else {
+			crew.do(raw, s.bury)
 		}
-		next = raw.Sequence + 1
 	}
 	s.seen = max(s.seen, state.LastSeq)
-	return nil
+	err := crew.wait()
+	if err != nil {
+		s.nextEnd = time.Now() // look at all of them again
+	}
+	return err
 }
 
 // bury makes a dead letter of a message that is past its life; the replayer
@@ -70,7 +75,10 @@ func (s *Sweeper) expireReplayed(ctx context.Context, state jetstream.StreamStat
 func (s *Sweeper) bury(ctx context.Context, raw record.Raw) error {
 	l, err := queued(raw)
 	if err != nil {
-		return s.drop(ctx, raw)
+		return s.drop(ctx, streamOf(raw), raw)
+	}
+	if !l.Lane.Valid() { // no retry and no person can help it
+		return s.refuse(ctx, raw, fetchworker.CodeInvalidRequest, badLane)
 	}
 	now := time.Now()
 	l.Class, l.Code = fetchworker.ClassExpired, ""

@@ -9,7 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"strings"
 	"time"
 
 	"fetchworker"
@@ -20,6 +20,7 @@ import (
 	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
@@ -32,6 +33,8 @@ type Config struct {
 	Known   func(provider string) bool
 	MaxLife time.Duration // of a request
 	Logger  *zap.Logger
+
+	Registerer prometheus.Registerer // nil: no metrics
 }
 
 // Sweeper finds what no consumer ever delivers or nobody is there to take,
@@ -44,12 +47,15 @@ type Sweeper struct {
 	board   *budget.Board
 	config  Config
 
-	clean   snapshot          // of the request stream when nothing in it was unserved
-	strays  uint64            // up to which sequence of it strays were looked for
-	told    map[string]uint64 // by stream and provider: up to which sequence agents know that nobody works
-	seen    uint64            // up to which sequence of the replay stream lives were looked at
-	nextEnd time.Time         // when the first life ends of those seen
-	more    bool              // this pass has left something to the next
+	clean    snapshot          // of the request stream when nothing in it was unserved
+	strays   map[string]uint64 // by filter: from which sequence of it strays are looked for
+	scanned  uint64            // up to which sequence of it all were looked at for what no list tells
+	unlisted bool              // it held more than its list of subjects accounts for
+	told     map[string]uint64 // by stream and provider: up to which sequence agents know that nobody works
+	seen     uint64            // up to which sequence of the replay stream lives were looked at
+	nextEnd  time.Time         // when the first life ends of those seen
+	more     bool              // this pass has left something to the next
+	dropped  prometheus.Counter
 }
 
 // snapshot tells whether a stream has changed.
@@ -68,7 +74,17 @@ const (
 
 // New makes a sweeper; Run starts it.
 func New(js jetstream.JetStream, log *record.Log, board *budget.Board, c Config) *Sweeper {
-	return &Sweeper{js: js, log: log, answers: answer.New(log), board: board, config: c, told: map[string]uint64{}}
+	s := &Sweeper{
+		js: js, log: log, answers: answer.New(log), board: board, config: c,
+		strays: map[string]uint64{}, told: map[string]uint64{},
+		dropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sweeper_dropped_total", Help: "Messages deleted because no answer could be stored under what their subject names.",
+		}),
+	}
+	if c.Registerer != nil {
+		c.Registerer.MustRegister(s.dropped)
+	}
+	return s
 }
 
 // Run sweeps until ctx ends. A request that nobody serves is found within two
@@ -148,18 +164,9 @@ func (s *Sweeper) served(ctx context.Context, requests jetstream.Stream) (map[st
 
 // each reads the messages of a subject filter from a sequence on, as long as
 // they are wanted and this pass may, and does something to each, several at a
-// time. One that fails stops no other. It returns the last sequence that it
-// has read.
+// time. It returns the last sequence that it has read.
 func (s *Sweeper) each(ctx context.Context, stream, filter string, from uint64, want func(record.Raw) bool, do func(context.Context, record.Raw) error) (last uint64, err error) {
-	var group sync.WaitGroup
-	var mu sync.Mutex // guards failed
-	var failed []error
-	fail := func(err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		failed = append(failed, err)
-	}
-	turns := make(chan struct{}, sweepsAtOnce)
+	crew := newCrew(ctx)
 	last = from - 1
 	for n := 0; ; n++ {
 		raw, err := s.log.Next(ctx, stream, filter, last+1)
@@ -171,20 +178,13 @@ func (s *Sweeper) each(ctx context.Context, stream, filter string, from uint64, 
 			break
 		}
 		if err != nil {
-			fail(err)
+			crew.failed(err)
 			break
 		}
-		turns <- struct{}{}
-		group.Go(func() {
-			defer func() { <-turns }()
-			if err := do(ctx, raw); err != nil {
-				fail(err)
-			}
-		})
+		crew.do(raw, do)
 		last = raw.Sequence
 	}
-	group.Wait()
-	return last, errors.Join(failed...)
+	return last, crew.wait()
 }
 
 func everything(record.Raw) bool { return true }
@@ -212,7 +212,7 @@ func queued(raw record.Raw) (dlq.Letter, error) {
 
 // streamOf is the queue that a message was read from.
 func streamOf(raw record.Raw) string {
-	if address, err := fetchworker.ParseSubject(raw.Subject); err == nil && address.Shard < 0 {
+	if strings.HasPrefix(raw.Subject, "fetch.replay.") {
 		return fetchworker.StreamReplay
 	}
 	return fetchworker.StreamRequests

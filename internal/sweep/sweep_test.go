@@ -9,12 +9,14 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // A request that no consumer takes is answered within two seconds, under the
@@ -193,4 +195,98 @@ func TestAnIdleSweepIsCheap(t *testing.T) {
 		}
 		f.Accepted = nil
 	})
+}
+
+// Any byte but a space and a dot can be in a subject's tokens. What cannot be
+// answered is dropped, and keeps nobody's answer from coming in time.
+func TestAnyByteInASubject(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		registry := prometheus.NewRegistry()
+		f.Start(nil, func(js jetstream.JetStream, log *record.Log) dlqtest.Daemon {
+			return sweep.New(js, log, f.Board, sweep.Config{
+				Served: broker.ServedProvider, Known: func(string) bool { return false }, MaxLife: f.MaxLife, Logger: f.Logger(), Registerer: registry,
+			}).Run
+		})
+		odd := []string{
+			"\x1bx", "\x07", "\x7f", "\x01\x02", `a"b`, `a\b`, "\xff\xfe", "a\xc3", "\u009b31m", "\u202eevil", "\u2028", "é", "\U0001f600",
+			strings.Repeat("x", 400),
+		}
+		var dropped float64
+		for i := range 70 {
+			o := odd[i%len(odd)]
+			for place, subject := range []string{
+				"fetch.request." + o + ".interactive.quote.alice",
+				"fetch.request.nobody." + o + ".quote.alice",
+				"fetch.request.nobody.interactive." + o + ".alice",
+				"fetch.request.fmp.urgent.quote." + o,
+			} {
+				if _, err := f.JS.Publish(f.Ctx, subject, fmt.Appendf(nil, `{"id":"odd-%d-%d"}`, i, place)); err != nil {
+					t.Fatal(err)
+				}
+				if o != `a"b` && o != `a\b` { // printable: answered under it
+					dropped++
+				}
+			}
+		}
+		var good []fetchworker.Identity
+		for i := range 21 {
+			good = append(good, f.Request("nobody", "batch", fmt.Sprintf(`{"id":"good-%d"}`, i)))
+		}
+		f.Eventually(2*time.Second, "all that can be are answered", func() bool {
+			for _, id := range good {
+				if a, ok := f.Answer(id); !ok || !a.Final {
+					return false
+				}
+			}
+			return true
+		})
+		f.Eventually(6*time.Second, "nothing is left", func() bool { return f.Count(fetchworker.StreamRequests, ">") == 0 })
+		if n := counted(t, registry, "sweeper_dropped_total"); n != dropped {
+			t.Errorf("%v dropped, want %v", n, dropped)
+		}
+		f.Accepted = nil
+	})
+}
+
+func counted(t *testing.T, registry *prometheus.Registry, name string) float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0.0
+	for _, family := range families {
+		if family.GetName() == name {
+			for _, m := range family.GetMetric() {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// An agent that asks ten thousand providers that do not exist delays nobody
+// else's answer.
+func TestAFloodOfNamesDelaysOnlyItself(t *testing.T) {
+	b := brokertest.StartIn(t, t.TempDir(), "127.0.0.1:0")
+	f, stop := dlqtest.Start(t, b)
+	defer stop()
+	n := 10_000
+	if testing.Short() {
+		n = 2_000
+	}
+	for i := range n {
+		if _, err := f.JS.PublishAsync(fetchworker.RequestSubject(fmt.Sprintf("nobody-%d", i), "batch", "quote", "mallory"), []byte(`{"id":"a"}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-f.JS.PublishAsyncComplete()
+	f.Sweeper(nil)
+	time.Sleep(500 * time.Millisecond)
+	for i := range 3 {
+		id := f.Request("nobody", "batch", fmt.Sprintf(`{"id":"good-%d"}`, i))
+		t.Log(f.Eventually(4*time.Second, "the neighbour is answered", func() bool { a, _ := f.Answer(id); return a.Final }))
+	}
+	f.Accepted = nil
 }

@@ -2,10 +2,13 @@ package sweep
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 
@@ -29,36 +32,17 @@ func (s *Sweeper) unserved(ctx context.Context, requests jetstream.Stream, serve
 	if err != nil {
 		return fmt.Errorf("subjects of %s: %w", fetchworker.StreamRequests, err)
 	}
-	clean, stray := true, false
-	for subject := range listed.State.Subjects {
-		address, err := fetchworker.ParseSubject(subject)
-		if err != nil {
-			clean, stray = false, true
-			continue
-		}
-		code, detail := s.refusal(address, served)
-		if code == "" {
-			continue
-		}
-		clean = false
-		_, err = s.each(ctx, fetchworker.StreamRequests, subject, 1, everything, func(ctx context.Context, raw record.Raw) error {
-			return s.refuse(ctx, raw, code, detail)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	if stray {
-		last, err := s.each(ctx, fetchworker.StreamRequests, "fetch.request.>", s.strays+1, everything, s.dropStray)
-		if err != nil {
-			return err
-		}
-		s.strays = last
-	}
-	if clean {
+	found := s.sort(listed.State.Subjects, served)
+	hidden := s.hidden(listed.State) || found.wild
+	if found.none() && !hidden {
 		s.clean = now
+		return nil
 	}
-	return nil
+	errs := []error{s.refuseAll(ctx, fetchworker.StreamRequests, found.refused), s.dropAll(ctx, fetchworker.StreamRequests, found.strays)}
+	if hidden {
+		errs = append(errs, s.dropHidden(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 // unservedReplay answers the released letters of a provider that was retired
@@ -73,41 +57,181 @@ func (s *Sweeper) unservedReplay(ctx context.Context, replayed jetstream.Stream,
 	if err != nil {
 		return fmt.Errorf("subjects of %s: %w", fetchworker.StreamReplay, err)
 	}
-	for subject := range listed.State.Subjects {
-		address, err := fetchworker.ParseSubject(subject)
-		if err != nil {
-			continue
-		}
-		code, detail := s.refusal(address, served)
-		if code == "" {
-			continue
-		}
-		if _, err := s.each(ctx, fetchworker.StreamReplay, subject, 1, everything, func(ctx context.Context, raw record.Raw) error {
-			return s.refuse(ctx, raw, code, detail)
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
+	found := s.sort(listed.State.Subjects, served)
+	return errors.Join(s.refuseAll(ctx, fetchworker.StreamReplay, found.refused), s.dropAll(ctx, fetchworker.StreamReplay, found.strays))
 }
 
-// dropStray deletes a message that the stream took but did not transform:
-// somebody published to a subject with a wildcard in it, which the server
-// takes by the letter. Such a message has no identity, so no answer could be
-// stored for it. It is found by reading them all, once: its own subject must
-// not be used as a filter, for that would match the requests of others.
-func (s *Sweeper) dropStray(ctx context.Context, raw record.Raw) error {
-	if _, err := fetchworker.ParseSubject(raw.Subject); err == nil {
-		return nil
+// unwanted are subjects of a stream that no consumer takes.
+type unwanted struct {
+	refused []*refused
+	strays  map[string]uint64 // by a filter that finds them: how many messages
+	wild    bool              // a wildcard was taken by the letter: no filter finds it
+}
+
+// refused is a subject whose requests are answered.
+type refused struct {
+	subject string
+	agent   string
+	code    fetchworker.Code
+	detail  string
+	left    uint64 // messages
+	next    uint64 // sequence to go on from
+}
+
+func (u unwanted) none() bool { return len(u.refused) == 0 && len(u.strays) == 0 }
+
+// sort tells the subjects that no consumer takes from those that one does. The
+// agents of the refused take turns: one that floods the queue with invented
+// names does not keep another's from being answered.
+func (s *Sweeper) sort(subjects map[string]uint64, served map[string]bool) unwanted {
+	u := unwanted{strays: map[string]uint64{}}
+	agents := map[string][]*refused{}
+	for subject, messages := range subjects {
+		address, err := fetchworker.ParseSubject(subject)
+		switch {
+		case err == nil:
+		case strings.ContainsAny(subject, "*>"):
+			u.wild = true
+			continue
+		default:
+			u.strays[around(subject)] += messages
+			continue
+		}
+		if code, detail := s.refusal(address, served); code != "" {
+			agents[address.Agent] = append(agents[address.Agent], &refused{subject: subject, agent: address.Agent, code: code, detail: detail, left: messages, next: 1})
+		}
 	}
-	return s.drop(ctx, raw)
+	for turn := 0; len(agents) > 0; turn++ {
+		for agent, subjects := range agents {
+			if turn == len(subjects) {
+				delete(agents, agent)
+				continue
+			}
+			u.refused = append(u.refused, subjects[turn])
+		}
+	}
+	return u
+}
+
+// around is a filter that finds a stray. Its own subject would not do: what is
+// no UTF-8 comes out of the server's list as something else.
+func around(subject string) string {
+	tokens := strings.Split(subject, ".")
+	for i, token := range tokens {
+		if i > 1 && (len(token) > 64 || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f })) {
+			tokens[i] = "*"
+		}
+	}
+	return strings.Join(tokens, ".")
+}
+
+// hidden reports whether the stream holds more than its list of subjects
+// accounts for, twice in a row: a message that is taken meanwhile looks so
+// too. The server lists no subject with a DEL in it.
+func (s *Sweeper) hidden(state jetstream.StreamState) bool {
+	var listed uint64
+	for _, messages := range state.Subjects {
+		listed += messages
+	}
+	before := s.unlisted
+	s.unlisted = listed < state.Msgs
+	return before && s.unlisted
+}
+
+// dropHidden deletes the strays that no list and no filter tells. Each message
+// of the stream is read once for it, a page at a time.
+func (s *Sweeper) dropHidden(ctx context.Context) error {
+	browser := browse.New(s.js.Conn())
+	edge, err := browser.Edge(ctx, fetchworker.StreamRequests)
+	if err != nil {
+		return err
+	}
+	crew := newCrew(ctx)
+	for raw, err := range browser.MessagesFrom(ctx, fetchworker.StreamRequests, ">", s.scanned+1, edge) {
+		if err != nil {
+			crew.failed(err)
+			break
+		}
+		s.scanned = raw.Sequence
+		if _, err := fetchworker.ParseSubject(raw.Subject); err != nil {
+			crew.do(raw, func(ctx context.Context, raw record.Raw) error { return s.drop(ctx, fetchworker.StreamRequests, raw) })
+		}
+	}
+	return crew.wait()
+}
+
+// refuseAll answers the requests of the subjects, in turns.
+func (s *Sweeper) refuseAll(ctx context.Context, stream string, subjects []*refused) error {
+	crew := newCrew(ctx)
+	for n := 0; len(subjects) > 0; {
+		var left []*refused
+		for _, r := range subjects {
+			if n++; n > sweepsAPass {
+				s.more = true
+				return crew.wait()
+			}
+			raw, err := s.log.Next(ctx, stream, r.subject, r.next)
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				continue
+			}
+			if err != nil {
+				crew.failed(err)
+				continue
+			}
+			crew.do(raw, func(ctx context.Context, raw record.Raw) error { return s.refuse(ctx, raw, r.code, r.detail) })
+			if r.next, r.left = raw.Sequence+1, r.left-1; r.left > 0 {
+				left = append(left, r)
+			}
+		}
+		subjects = left
+	}
+	return crew.wait()
+}
+
+// dropAll deletes messages on subjects that are none: somebody published what
+// the stream takes but nobody could answer. They are found by their sequence,
+// among all that their filter finds.
+func (s *Sweeper) dropAll(ctx context.Context, stream string, strays map[string]uint64) error {
+	crew := newCrew(ctx)
+	n := 0
+	for filter, messages := range strays {
+		from := max(s.strays[filter], 1)
+		for messages > 0 {
+			if n++; n > sweepsAPass {
+				s.more = true
+				return crew.wait()
+			}
+			raw, err := s.log.Next(ctx, stream, filter, from)
+			if err != nil {
+				if !errors.Is(err, jetstream.ErrMsgNotFound) {
+					crew.failed(err)
+				}
+				delete(s.strays, filter)
+				break
+			}
+			from = raw.Sequence + 1
+			s.strays[filter] = from
+			if _, err := fetchworker.ParseSubject(raw.Subject); err != nil {
+				messages--
+				crew.do(raw, func(ctx context.Context, raw record.Raw) error { return s.drop(ctx, stream, raw) })
+			}
+		}
+		if messages == 0 {
+			delete(s.strays, filter)
+		}
+	}
+	return crew.wait()
 }
 
 // drop deletes a message that is no request.
-func (s *Sweeper) drop(ctx context.Context, raw record.Raw) error {
+func (s *Sweeper) drop(ctx context.Context, stream string, raw record.Raw) error {
+	s.dropped.Inc()
 	s.config.Logger.Warn("dropped a message on a subject that is none", zap.String("subject", raw.Subject), zap.Uint64("sequence", raw.Sequence))
-	return s.log.Delete(ctx, "drop", fetchworker.StreamRequests, raw.Sequence)
+	return s.log.Delete(ctx, "drop", stream, raw.Sequence)
 }
+
+// badLane is the detail of a request in a lane that is none.
+const badLane = "lane: interactive or batch in the subject"
 
 // refusal is the code and the detail that the requests of a subject are
 // answered with; none if a consumer takes it.
@@ -121,7 +245,7 @@ func (s *Sweeper) refusal(address fetchworker.Address, served map[string]bool) (
 	case !served[address.Provider]:
 		return fetchworker.CodeUnknownProvider, "no provider named " + address.Provider + " is known"
 	case !address.Lane.Valid():
-		return fetchworker.CodeInvalidRequest, "lane: interactive or batch in the subject"
+		return fetchworker.CodeInvalidRequest, badLane
 	default:
 		return "", ""
 	}
@@ -132,7 +256,7 @@ func (s *Sweeper) refusal(address fetchworker.Address, served map[string]bool) (
 func (s *Sweeper) refuse(ctx context.Context, raw record.Raw, code fetchworker.Code, detail string) error {
 	l, err := queued(raw)
 	if err != nil {
-		return err
+		return s.drop(ctx, streamOf(raw), raw)
 	}
 	if _, _, err := s.answers.Put(ctx, l.Failed(code, detail), l.ReplyTo()); err != nil {
 		return err
