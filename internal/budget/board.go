@@ -185,6 +185,14 @@ func (b *Board) Providers() []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
+// Knows reports whether a provider is or was served, or an operator has named
+// it.
+func (b *Board) Knows(provider string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.providers[provider] != nil || b.served()[provider]
+}
+
 // Workers are those that live.
 func (b *Board) Workers() []Worker {
 	b.mu.Lock()

@@ -32,6 +32,7 @@ type facts struct {
 
 // gate is what the fleet knows about a letter's provider.
 type gate struct {
+	known     bool               // it is a provider that is or was served, or that an operator has named
 	held      fetchworker.Reason // why nothing of the provider is released; empty: it may be
 	until     time.Time          // when that may end; zero: nobody knows
 	absent    time.Time          // held because of no_worker: since when

@@ -56,7 +56,7 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 	if err := Emit(ctx, r.log, reviewEvent(l.Letter, code)); err != nil {
 		return 0, err
 	}
-	r.metrics.did(didReview, l.Provider)
+	r.did(didReview, l.Provider)
 	r.logger.Info("to review", zap.Stringer("request", l.Identity), zap.Int("generation", l.Generation),
 		zap.String("class", string(l.Class)), zap.String("code", string(code)), zap.Int("calls", l.Calls), zap.String("error", l.Error))
 	return 0, l.ack(ctx, r.log)

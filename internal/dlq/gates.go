@@ -73,7 +73,7 @@ func (g *gates) providers() []string {
 // look reads a provider's gate off the board.
 func look(board *budget.Board, provider string, now time.Time) gate {
 	view := board.View(provider, now)
-	g := gate{succeeded: view.Circuit.LastSuccess}
+	g := gate{known: board.Knows(provider), succeeded: view.Circuit.LastSuccess}
 	g.held, g.until = board.Held(provider, now)
 	if g.held == "" && view.HoldUntil.After(now) {
 		// A hold too short to be worth parking for is waited for here, not in

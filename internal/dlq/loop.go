@@ -146,11 +146,13 @@ func (r *Replayer) pull(stop context.Context, consumer jetstream.Consumer, meet 
 		}
 		l, err := newHeld(msg)
 		if err != nil {
-			// Not a JetStream message: there is nothing to acknowledge.
-			r.logger.Error("a dead letter without metadata", zap.String("subject", msg.Subject()), zap.Error(err))
+			// No answer could be stored under what it names.
+			r.metrics.dropped.Inc()
+			r.logger.Error("dropped a message that is no dead letter", zap.String("subject", msg.Subject()), zap.Error(err))
+			_ = msg.Term()
 			continue
 		}
-		meet(l)
+		r.guard(l, func() { meet(l) })
 	}
 	if err := batch.Error(); err != nil && ctx.Err() == nil {
 		return err
@@ -195,20 +197,42 @@ func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) 
 	acts.Go(func() {
 		defer func() { <-turns }()
 		defer r.holding.Remove(l)
-		ctx, ended := r.trace(working, l, v.act)
-		wait, err := do(ctx, l)
-		ended(err)
-		if err != nil {
-			// Whatever was done is in the log, and done again it changes
-			// nothing; the letter is met anew.
-			r.logger.Warn("letter put off", zap.String("subject", l.msg.Subject()), zap.Uint64("sequence", l.sequence), zap.Error(err))
-			wait = r.waiters.delay(time.Second, 2*time.Second)
-		}
-		if wait > 0 {
-			l.back(wait)
-		}
+		r.guard(l, func() { r.do(working, l, v.act, do) })
 	})
 }
+
+// do does one thing with a letter, and hands it back if that did not end it.
+func (r *Replayer) do(working context.Context, l *held, a act, do func(context.Context, *held) (time.Duration, error)) {
+	ctx, ended := r.trace(working, l, a)
+	wait, err := do(ctx, l)
+	ended(err)
+	if err != nil {
+		// Whatever was done is in the log, and done again it changes nothing;
+		// the letter is met anew.
+		r.logger.Warn("letter put off", zap.String("subject", l.msg.Subject()), zap.Uint64("sequence", l.sequence), zap.Error(err))
+		wait = r.waiters.delay(time.Second, 2*time.Second)
+	}
+	if wait > 0 {
+		l.back(wait)
+	}
+}
+
+// guard lets no letter take the replayer along: what panics on one is told and
+// counted, and the letter set aside for a while.
+func (r *Replayer) guard(l *held, do func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.metrics.panics.Inc()
+			r.logger.Error("a letter was set aside: it makes the replayer panic", zap.String("subject", l.msg.Subject()),
+				zap.Uint64("sequence", l.sequence), zap.Any("panic", p), zap.Stack("stack"))
+			l.back(setAside)
+		}
+	}()
+	do()
+}
+
+// setAside is for how long a letter rests that made the replayer panic.
+const setAside = 15 * time.Minute
 
 // facts gathers what a letter's fate depends on.
 func (r *Replayer) facts(l *held, now time.Time) facts {
@@ -245,6 +269,9 @@ type held struct {
 func newHeld(msg jetstream.Msg) (*held, error) {
 	meta, err := msg.Metadata()
 	if err != nil {
+		return nil, err
+	}
+	if _, err := fetchworker.ParseSubject(msg.Subject()); err != nil {
 		return nil, err
 	}
 	return &held{

@@ -3,6 +3,7 @@ package dlq_test
 import (
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -507,5 +508,33 @@ func TestARestartOfTheServerReleasesNothingEarly(t *testing.T) {
 				return len(letters) == 0
 			})
 		})
+	})
+}
+
+// What panics on one letter takes neither the replayer nor another letter
+// along, and does not come at every turn.
+func TestALetterThatPanicsIsSetAside(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Worker("fmp", f.Succeed)
+		var panics atomic.Int32
+		f.Replayer(func(*nats.Conn) record.Hook {
+			return func(point string, persisted bool) error {
+				if point == "replay" && !persisted && panics.CompareAndSwap(0, 1) {
+					panic("this letter is the one")
+				}
+				return nil
+			}
+		})
+		for i := range 10 {
+			f.Put(dlqtest.FailedOnce(i))
+		}
+		f.Eventually(5*time.Second, "all others have their answers", func() bool { return f.Count(fetchworker.StreamResults, ">") == 9 })
+		time.Sleep(10 * time.Minute)
+		if n := f.Count(fetchworker.StreamDLQ, ">"); n != 1 {
+			t.Errorf("%d letters wait, want the one set aside", n)
+		}
+		f.Eventually(6*time.Minute, "it has its turn again", func() bool { return f.Count(fetchworker.StreamResults, ">") == 10 })
+		f.Check(dlqtest.Check{Empty: true})
 	})
 }

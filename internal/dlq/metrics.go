@@ -1,6 +1,8 @@
 package dlq
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -18,19 +20,38 @@ const (
 // metrics count what one replayer does.
 type metrics struct {
 	letters *prometheus.CounterVec
+	panics  prometheus.Counter
+	dropped prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
-	m := &metrics{letters: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "replayer_letters_total",
-		Help: "Dead letters by what this replayer did with them.",
-	}, []string{"provider", "action"})}
+	m := &metrics{
+		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "replayer_letters_total",
+			Help: "Dead letters by what this replayer did with them.",
+		}, []string{"provider", "action"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "replayer_panics_total",
+			Help: "Dead letters set aside because they made this replayer panic.",
+		}),
+		dropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "replayer_dropped_total",
+			Help: "Messages deleted from the DLQ because no answer could be stored under what their subject names.",
+		}),
+	}
 	if r != nil {
-		r.MustRegister(m.letters)
+		r.MustRegister(m.letters, m.panics, m.dropped)
 	}
 	return m
 }
 
-func (m *metrics) did(action, provider string) {
-	m.letters.WithLabelValues(provider, action).Inc()
+// otherProviders is the label of names that nobody serves: anybody can make
+// one up, and as many as they like.
+const otherProviders = "(other)"
+
+func (r *Replayer) did(action, provider string) {
+	if !r.gates.of(provider, time.Now()).known {
+		provider = otherProviders
+	}
+	r.metrics.letters.WithLabelValues(provider, action).Inc()
 }

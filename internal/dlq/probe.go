@@ -56,7 +56,7 @@ func (r *Replayer) probe(ctx context.Context, provider string) error {
 	if _, err := r.log.Put(ctx, l.ReplaySlot(), l.Replayed()); err != nil {
 		return err
 	}
-	r.metrics.did(didProbe, l.Provider)
+	r.did(didProbe, l.Provider)
 	r.logger.Info("released as a probe", zap.Stringer("request", l.Identity), zap.Int("failures", l.Failures))
 	// It was not pulled but read, so it is deleted, not acked. If a replayer
 	// holds it at this moment, its acknowledgement finds nothing.

@@ -30,7 +30,7 @@ func (r *Replayer) release(ctx context.Context, l *held) (time.Duration, error) 
 	if _, err := r.log.Put(ctx, l.ReplaySlot(), l.Replayed()); err != nil {
 		return 0, err
 	}
-	r.metrics.did(didRelease, l.Provider)
+	r.did(didRelease, l.Provider)
 	r.logger.Debug("released", zap.Stringer("request", l.Identity), zap.String("class", string(l.Class)), zap.Int("failures", l.Failures))
 	return 0, l.ack(ctx, r.log)
 }
@@ -43,7 +43,7 @@ func (r *Replayer) expire(ctx context.Context, l *held) (time.Duration, error) {
 	if _, _, err := r.answers.Put(ctx, a, l.ReplyTo()); err != nil {
 		return 0, err
 	}
-	r.metrics.did(didExpire, l.Provider)
+	r.did(didExpire, l.Provider)
 	return 0, l.ack(ctx, r.log)
 }
 
@@ -60,7 +60,7 @@ func (r *Replayer) refuse(ctx context.Context, l *held) (time.Duration, error) {
 	if _, _, err := r.answers.Put(ctx, a, l.ReplyTo()); err != nil {
 		return 0, err
 	}
-	r.metrics.did(didRefuse, l.Provider)
+	r.did(didRefuse, l.Provider)
 	return 0, l.ack(ctx, r.log)
 }
 
@@ -89,7 +89,7 @@ func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
 			return 0, err
 		}
 		if stored {
-			r.metrics.did(didTell, l.Provider)
+			r.did(didTell, l.Provider)
 		}
 		r.waiters.tell(l.sequence, v.reason, v.retryAt, now)
 	}
@@ -104,7 +104,7 @@ func (r *Replayer) finish(ctx context.Context, l *held, stands answer.Standing) 
 			return err
 		}
 	}
-	r.metrics.did(didFinish, l.Provider)
+	r.did(didFinish, l.Provider)
 	return l.ack(ctx, r.log)
 }
 
