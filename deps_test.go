@@ -42,6 +42,8 @@ func TestImportsPointDown(t *testing.T) {
 		{pkg: layer("budget/ledger"), deny: []string{module, "github.com/nats-io"}},
 		{pkg: layer("budget/turns"), deny: []string{module, "github.com/nats-io"}, but: []string{layer("budget/ledger"), layer("budget/turns")}},
 		{pkg: layer("budget/store"), deny: []string{module, natsServer}, but: []string{layer("budget/ledger"), layer("budget/store"), layer("wait")}},
+		{pkg: layer("budget/meter"), deny: []string{module, "github.com/nats-io"}, but: []string{layer("budget/meter"), layer("wait")}},
+		{pkg: layer("budget/fleet"), deny: []string{layer("budget"), natsServer}, but: []string{layer("budget/fleet"), layer("budget/ledger"), layer("budget/turns"), layer("budget/circuit"), layer("budget/store")}},
 		{pkg: layer("budget/circuit"), deny: []string{internal, "github.com/nats-io"}},
 		{pkg: layer("broker"), deny: []string{internal}},
 		{pkg: layer("providers"), deny: []string{internal, natsServer}, but: []string{layer("budget/ledger"), layer("providers")}},

@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
@@ -165,7 +166,7 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		board, err := budget.Watch(ctx, js, kv)
+		board, err := fleet.Watch(ctx, js, kv)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +236,7 @@ func serve(t *testing.T, s *server.Server, upstream *providertest.Server) {
 	if err := broker.ServeProvider(ctx, js, fred.Name, broker.Held(60)); err != nil {
 		t.Fatal(err)
 	}
-	if err := budget.Beat(ctx, js, budget.Worker{Name: "w", Providers: []string{fred.Name}}); err != nil {
+	if err := fleet.Beat(ctx, js, fleet.Worker{Name: "w", Providers: []string{fred.Name}}); err != nil {
 		t.Fatal(err)
 	}
 	gate, err := budget.Open(ctx, js, kv, budget.Settings{Provider: fred.Name, Worker: "w", Limits: fred.Limits, Bytes: 1 << 30, CircuitFailures: 3}, nil)

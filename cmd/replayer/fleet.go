@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/terminal"
 )
@@ -41,7 +41,7 @@ func wordsOf(h operate.Hold, now time.Time) string {
 	}
 }
 
-func workerNames(workers []budget.Worker) string {
+func workerNames(workers []fleet.Worker) string {
 	names := make([]string, len(workers))
 	for i, w := range workers {
 		names[i] = w.Name

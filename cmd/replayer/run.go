@@ -11,7 +11,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
@@ -86,7 +86,7 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", fetchworker.BucketProviders, err)
 	}
-	board, err := budget.Watch(ctx, js, kv)
+	board, err := fleet.Watch(ctx, js, kv)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/dlq"
@@ -206,7 +207,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	},
 	// worker NAME PROVIDER …: a live worker, for 15 s.
 	"worker": func(ts *testscript.TestScript, _ bool, args []string) {
-		ts.Check(budget.Beat(context.Background(), stageOf(ts).JS, budget.Worker{Name: args[0], Version: "test", Providers: args[1:]}))
+		ts.Check(fleet.Beat(context.Background(), stageOf(ts).JS, fleet.Worker{Name: args[0], Version: "test", Providers: args[1:]}))
 	},
 	// serve PROVIDER: its consumers and its empty register.
 	"serve": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -318,13 +319,13 @@ func startFleet(ts *testscript.TestScript, _ bool, args []string) {
 
 func (s *stage) fleet(provider, fails string) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	live := budget.Worker{Name: "w-1", Providers: []string{provider}}
-	err = errors.Join(broker.ServeProvider(ctx, s.JS, provider, broker.Held(120)), budget.Beat(ctx, s.JS, live))
+	live := fleet.Worker{Name: "w-1", Providers: []string{provider}}
+	err = errors.Join(broker.ServeProvider(ctx, s.JS, provider, broker.Held(120)), fleet.Beat(ctx, s.JS, live))
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	board, err := budget.Watch(ctx, s.JS, s.KV)
+	board, err := fleet.Watch(ctx, s.JS, s.KV)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -334,7 +335,7 @@ func (s *stage) fleet(provider, fails string) (stop func(), err error) {
 		Retries: 3, MaxLife: 72 * time.Hour, Logger: zap.NewNop(),
 	})
 	var running sync.WaitGroup
-	running.Go(func() { budget.Present(ctx, s.JS, s.KV, live, nil) })
+	running.Go(func() { fleet.Present(ctx, s.JS, s.KV, live, nil) })
 	running.Go(func() { _ = replayer.Run(ctx) })
 	running.Go(func() { s.work(ctx, provider, fails) })
 	return sync.OnceFunc(func() { cancel(); running.Wait(); board.Close() }), nil

@@ -196,7 +196,7 @@ func outlook(f *operate.Fleet, records []browse.Found, answer *fetchworker.Answe
 	if h, is := f.Hold(r.Provider); is && h.Stops {
 		return "refused: " + wordsOf(h, now)
 	}
-	return join("a replayer releases it at once to "+orNobody(workerNames(f.View(r.Provider, now).Workers)), held(f, r.Provider, now))
+	return join("a replayer releases it at once to "+orNobody(workerNames(f.Provider(r.Provider, now).Workers)), held(f, r.Provider, now))
 }
 
 func orNobody(names string) string {

@@ -259,7 +259,7 @@ func sceneDown(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	s.say("   After %s the circuit opens: %s.\n", seconds(time.Since(s.down)), s.board.View("polygon", time.Now()).Circuit.Why)
+	s.say("   After %s the circuit opens: %s.\n", seconds(time.Since(s.down)), s.board.Provider("polygon", time.Now()).Circuit.Why)
 	s.say("   From now on polygon is not called, but for a probe every %s.\n", seconds(demoCircuitOpen))
 	err = s.until(ctx, 15*time.Second, "all are told why they wait", func() (bool, error) {
 		return !slices.ContainsFunc(s.parked, func(id fetchworker.Identity) bool { return !s.told(id, fetchworker.ReasonCircuitOpen) }), nil
@@ -297,7 +297,7 @@ func sceneUp(ctx context.Context, s *stage) error {
 }
 
 func (s *stage) circuit(provider string) circuit.State {
-	return s.board.View(provider, time.Now()).Circuit.State
+	return s.board.Provider(provider, time.Now()).Circuit.State
 }
 
 // told reports whether a request was told to wait for this reason.

@@ -18,7 +18,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/providers/providertest"
 
 	"github.com/nats-io/nats.go"
@@ -53,7 +53,7 @@ type stage struct {
 	recorded map[string]*call.Exchange // by "<provider>/<name>"
 	agents   map[string]*fetchworker.Client
 	js       jetstream.JetStream
-	board    *budget.Board
+	board    *fleet.View
 	seen     *witness
 	log      *lastLines
 	served   chan error // closed after serve's error is in it
@@ -179,7 +179,7 @@ func (s *stage) watch(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", fetchworker.BucketProviders, err)
 	}
-	if s.board, err = budget.Watch(ctx, s.js, kv); err != nil {
+	if s.board, err = fleet.Watch(ctx, s.js, kv); err != nil {
 		return err
 	}
 	s.closing.Push("board", func() error { s.board.Close(); return nil })

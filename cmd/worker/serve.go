@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/dlq"
@@ -120,7 +121,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	}
 	logStart(logger, config, set, embedded)
 
-	board, err := budget.Watch(ctx, js, kv)
+	board, err := fleet.Watch(ctx, js, kv)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", fetchworker.BucketProviders, err)
 	}
@@ -163,8 +164,8 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	group.Go(func() error { return worker.Run(running) })
 	group.Go(func() error { return sweeper.Run(running) })
 	group.Go(func() error {
-		presence := budget.Worker{Name: name, Version: version, Providers: names(serving)}
-		budget.Present(running, js, kv, presence, func(err error) { logger.Warn("presence", zap.Error(err)) })
+		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving)}
+		fleet.Present(running, js, kv, presence, func(err error) { logger.Warn("presence", zap.Error(err)) })
 		return nil
 	})
 	if config.Replay == "on" || config.Replay == "auto" && embedded != nil {
@@ -244,7 +245,7 @@ func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.Key
 	if err := broker.ServeProvider(ctx, js, p.Name, broker.Held(perMinute(p.Limits))); err != nil {
 		return fetch.Served{}, err
 	}
-	if err := budget.Reinstate(ctx, kv, p.Name); err != nil {
+	if err := fleet.Reinstate(ctx, kv, p.Name); err != nil {
 		return fetch.Served{}, err
 	}
 	gate, err := budget.Open(ctx, js, kv, settings, on)

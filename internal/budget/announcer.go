@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/meter"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/wait"
 )
@@ -99,7 +101,7 @@ func (g *Gate) announceThrottle(before, after *ledger.Register, mine bool) {
 }
 
 // seeControl takes an operator's orders.
-func (g *Gate) seeControl(c Control) {
+func (g *Gate) seeControl(c fleet.Control) {
 	now := g.clock.Now()
 	before := g.control
 	g.control = c
@@ -110,8 +112,8 @@ func (g *Gate) seeControl(c Control) {
 		}
 		g.events.tell(e)
 	}
-	was, _ := before.limits(g.s.Limits, now)
-	is, until := c.limits(g.s.Limits, now)
+	was, _ := before.InForce(g.s.Limits, now)
+	is, until := c.InForce(g.s.Limits, now)
 	if was.String() != is.String() {
 		e := Event{Kind: KindControl, Severity: SeverityInfo, Limits: is.String(), Until: until, Why: "limits reset"}
 		if c.Limits != nil {
@@ -119,4 +121,19 @@ func (g *Gate) seeControl(c Control) {
 		}
 		g.events.tell(e)
 	}
+}
+
+// budgetPassed tells of a threshold of the month's bytes.
+func (g *Gate) budgetPassed(p meter.Passed) {
+	severity := SeverityInfo
+	switch {
+	case p.Percent >= 95:
+		severity = SeverityError
+	case p.Percent >= 85:
+		severity = SeverityWarning
+	}
+	g.events.tell(Event{
+		Kind: KindBudget, Severity: severity, Mine: p.First,
+		Percent: p.Percent, Used: p.Used, Limit: p.Limit, Month: p.Month, Until: p.Until,
+	})
 }

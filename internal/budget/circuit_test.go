@@ -8,6 +8,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/turns"
 )
 
@@ -275,7 +276,7 @@ func TestPauseAndResume(t *testing.T) {
 		}()
 		synctest.Wait()
 		until := time.Now().Add(time.Hour)
-		if err := Pause(t.Context(), b.kv, "fmp", until, "alice", "maintenance"); err != nil {
+		if err := fleet.Pause(t.Context(), b.kv, "fmp", until, "alice", "maintenance"); err != nil {
 			t.Fatal(err)
 		}
 		var closed *ClosedError
@@ -286,20 +287,20 @@ func TestPauseAndResume(t *testing.T) {
 		b.refused(g, fetchworker.ReasonPaused)
 		time.Sleep(time.Minute)
 		b.refused(g, fetchworker.ReasonPaused) // no probes
-		if err := Resume(t.Context(), b.kv, "fmp"); err != nil {
+		if err := fleet.Resume(t.Context(), b.kv, "fmp"); err != nil {
 			t.Fatal(err)
 		}
 		settle()
 		b.call(g, Success, "")
 
 		b.outage(g)
-		if err := Resume(t.Context(), b.kv, "fmp"); err != nil {
+		if err := fleet.Resume(t.Context(), b.kv, "fmp"); err != nil {
 			t.Fatal(err)
 		}
 		settle()
 		b.call(g, Success, "")
 
-		if err := Pause(t.Context(), b.kv, "fmp", time.Now().Add(time.Minute), "alice", "short"); err != nil {
+		if err := fleet.Pause(t.Context(), b.kv, "fmp", time.Now().Add(time.Minute), "alice", "short"); err != nil {
 			t.Fatal(err)
 		}
 		settle()

@@ -11,7 +11,8 @@
 //
 // What it decides with is pure, and has rooms of its own: how permits are
 // counted (ledger), who waits and when to claim (turns), when a provider that
-// fails is left alone (circuit). What is shared is kept by store. Here is what
-// joins them: the Gate and its Permits, the probe of an open circuit, and who
+// fails is left alone (circuit), and how a month's bytes add up (meter). What
+// is shared is kept by store, and orders come from fleet. Here is what joins
+// them: the Gate and its Permits, the probe of an open circuit, and who
 // writes registers (registerwriter.go) and circuits (circuitsync.go).
 package budget

@@ -11,7 +11,9 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/meter"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/wait"
@@ -61,7 +63,7 @@ type Gate struct {
 	cell  store.Cell // of the permits
 
 	circuit *circuitSync // of the circuit
-	bytes   *meter
+	bytes   *meter.Meter
 	events  *announcer
 
 	cancel context.CancelFunc
@@ -72,7 +74,7 @@ type Gate struct {
 	mu      sync.Mutex // guards all below; never held while waiting
 	planner *turns.Planner
 	breaker *circuit.Breaker
-	control Control
+	control fleet.Control
 	wakes   int            // of the clock
 	alarm   ledger.Instant // when the run loop looks next
 	probing bool           // one of ours is, or waits to become, the probe
@@ -101,7 +103,7 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 	g.breaker = circuit.NewBreaker(s.CircuitFailures)
 	g.events = newAnnouncer(s, g.clock, on)
 	g.circuit = newCircuitSync(store.At(kv, store.CircuitKey(s.Provider)), s.Worker, g.circuitChanged, g.look)
-	g.bytes = newMeter(js, kv, s, g.clock, g.events)
+	g.bytes = g.newMeter(js, kv)
 
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	g.cancel = cancel
@@ -112,7 +114,7 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 	ready := make(chan struct{})
 	for _, task := range []func(context.Context){
 		func(ctx context.Context) { w.Run(ctx, ready) },
-		g.run, g.writeRegister, g.circuit.run, g.bytes.run, g.events.run,
+		g.run, g.writeRegister, g.circuit.run, g.bytes.Run, g.events.run,
 	} {
 		g.tasks.Go(func() { task(run) })
 	}
@@ -354,7 +356,7 @@ func (g *Gate) look() {
 // tick applies what time alone changes, and what has been learnt, and goes on.
 func (g *Gate) tick() {
 	now := g.clock.Read()
-	limits, _ := g.control.limits(g.s.Limits, now.Time())
+	limits, _ := g.control.InForce(g.s.Limits, now.Time())
 	g.planner.Limit(limits)
 	g.follow(now.Time())
 	g.pump(now)

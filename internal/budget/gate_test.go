@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/budget/turns"
@@ -309,7 +310,7 @@ func TestLimitsLive(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", nil)
 		now := time.Now()
-		if err := SetLimits(t.Context(), b.kv, "fmp", ledger.Limits{{N: 2, Per: time.Minute}}, now.Add(5*time.Minute), "alice", "they asked"); err != nil {
+		if err := fleet.SetLimits(t.Context(), b.kv, "fmp", ledger.Limits{{N: 2, Per: time.Minute}}, now.Add(5*time.Minute), "alice", "they asked"); err != nil {
 			t.Fatal(err)
 		}
 		settle()

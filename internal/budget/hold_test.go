@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/turns"
 )
 
@@ -110,7 +111,7 @@ func TestLongHoldSendsAway(t *testing.T) {
 		}
 		settle()
 		b.about(b.refused(other, fetchworker.ReasonThrottled), now.Add(10*time.Minute))
-		if err := Resume(t.Context(), b.kv, "fmp"); err != nil {
+		if err := fleet.Resume(t.Context(), b.kv, "fmp"); err != nil {
 			t.Fatal(err)
 		}
 		settle()

@@ -123,7 +123,7 @@ func topology(t testing.TB, js jetstream.JetStream) jetstream.KeyValue {
 		t.Fatal(err)
 	}
 	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: BytesStream, Subjects: []string{"fetch.budget.>"}, AllowMsgCounter: true, AllowDirect: true, MaxMsgsPerSubject: 1,
+		Name: store.CounterStream, Subjects: []string{"fetch.budget.>"}, AllowMsgCounter: true, AllowDirect: true, MaxMsgsPerSubject: 1,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -7,7 +7,7 @@ import "math"
 func (g *Gate) Pace() float64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	limits, _ := g.control.limits(g.s.Limits, g.clock.Now())
+	limits, _ := g.control.InForce(g.s.Limits, g.clock.Now())
 	pace := math.Inf(1)
 	for _, w := range limits {
 		pace = min(pace, float64(w.N)/w.Per.Seconds())

@@ -3,9 +3,13 @@ package budget
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/budget/turns"
@@ -73,7 +77,7 @@ func (g *Gate) see(e store.Entry) {
 		}
 		g.circuit.learn(c, e.Rev)
 	case store.ControlKey(g.s.Provider):
-		c, err := decodeControl(e.Value)
+		c, err := fleet.DecodeControl(e.Value)
 		if err == nil {
 			g.seeControl(c)
 		}
@@ -117,3 +121,14 @@ func (g *Gate) disconnected() {
 
 // follow puts the local breaker into the state of the record.
 func (g *Gate) follow(now time.Time) { g.breaker.Follow(g.circuit.record(), g.s.Worker, now) }
+
+// CreateRegister creates a provider's empty register. Call it when the
+// provider's consumers are first created, and only then: a register that is
+// missing while they exist has been lost and counts as full.
+func CreateRegister(ctx context.Context, kv jetstream.KeyValue, provider string) error {
+	_, err := kv.Create(ctx, store.PermitsKey(provider), ledger.New(newEpoch()).Encode())
+	if err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
+		return fmt.Errorf("create the permits register of %s: %w", provider, err)
+	}
+	return nil
+}

@@ -5,6 +5,7 @@ import (
 
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/meter"
 )
 
 // State is a gate as it is now, without a round trip.
@@ -40,11 +41,11 @@ func (g *Gate) State() State {
 	c := g.circuit.record()
 	s := State{
 		Now: at, Circuit: c.State, PausedUntil: g.control.PausedUntil(at),
-		BytesUsed: used, BytesLimit: limit, MonthEnds: nextMonth(at),
+		BytesUsed: used, BytesLimit: limit, MonthEnds: meter.NextMonth(at),
 		Left: g.planner.Left(now), InHand: g.planner.InHand(), InFlight: g.planner.UnderWay(), Waiting: g.planner.Queued(),
 	}
 	s.Writes, s.Conflicts = g.planner.Traffic()
-	s.Limits, _ = g.control.limits(g.s.Limits, at)
+	s.Limits, _ = g.control.InForce(g.s.Limits, at)
 	if c.Held() {
 		s.OpenUntil = c.Until()
 	}

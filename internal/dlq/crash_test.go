@@ -10,8 +10,8 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
-	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
@@ -136,7 +136,7 @@ func stories() []story {
 			l := dlqtest.Fresh(1, fetchworker.ClassPaused)
 			l.RequestedAt = l.RequestedAt.Add(5*time.Second - f.MaxLife)
 			l.NotBefore = l.NotBefore.Add(time.Hour)
-			if err := budget.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
+			if err := fleet.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
 				f.T.Fatal(err)
 			}
 			f.Put(l)

@@ -5,13 +5,13 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 )
 
 // gates tells of each provider whether its letters may go back to work. The
 // board's answer is kept for a moment: a crowd of letters asks for it.
 type gates struct {
-	board *budget.Board
+	board *fleet.View
 
 	mu  sync.Mutex
 	all map[string]*knownGate
@@ -36,7 +36,7 @@ func (k *knownGate) lasts() time.Time {
 	return lasts
 }
 
-func newGates(board *budget.Board) *gates {
+func newGates(board *fleet.View) *gates {
 	return &gates{board: board, all: map[string]*knownGate{}}
 }
 
@@ -71,8 +71,8 @@ func (g *gates) providers() []string {
 }
 
 // look reads a provider's gate off the board.
-func look(board *budget.Board, provider string, now time.Time) gate {
-	view := board.View(provider, now)
+func look(board *fleet.View, provider string, now time.Time) gate {
+	view := board.Provider(provider, now)
 	g := gate{known: board.Knows(provider), succeeded: view.Circuit.LastSuccess}
 	g.held, g.until = board.Held(provider, now)
 	if g.held == "" && view.HoldUntil.After(now) {
@@ -95,8 +95,8 @@ func look(board *budget.Board, provider string, now time.Time) gate {
 
 // limitsOf are the limits that an operator has put in force, as a text to
 // compare.
-func limitsOf(board *budget.Board, provider string, now time.Time) string {
-	c := board.View(provider, now).Control.Limits
+func limitsOf(board *fleet.View, provider string, now time.Time) string {
+	c := board.Provider(provider, now).Control.Limits
 	if c == nil || !c.Until.IsZero() && !now.Before(c.Until) {
 		return ""
 	}

@@ -9,7 +9,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
 
@@ -78,7 +78,7 @@ const (
 )
 
 // NewReplayer makes a replayer; Run starts it.
-func NewReplayer(js jetstream.JetStream, log *record.Log, board *budget.Board, c Config) *Replayer {
+func NewReplayer(js jetstream.JetStream, log *record.Log, board *fleet.View, c Config) *Replayer {
 	return &Replayer{
 		js: js, log: log, answers: answer.New(log), gates: newGates(board), config: c,
 		logger:  c.Logger,

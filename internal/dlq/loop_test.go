@@ -12,8 +12,8 @@ import (
 	"fetchworker/internal/answer"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
-	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
@@ -177,20 +177,20 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 		}},
 		{"pause", fetchworker.ClassPaused, func(f *dlqtest.Fleet, put func()) {
 			until := time.Now().Add(time.Hour).Truncate(time.Millisecond).UTC()
-			if err := budget.Pause(f.Ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
+			if err := fleet.Pause(f.Ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
 				t.Fatal(err)
 			}
 			put()
 			told(f, 5*time.Second, n, fetchworker.ReasonPaused, until)
 			time.Sleep(30 * time.Second)
 			released(f, 0, 0)
-			if err := budget.Resume(f.Ctx, f.KV, "fmp"); err != nil {
+			if err := fleet.Resume(f.Ctx, f.KV, "fmp"); err != nil {
 				t.Fatal(err)
 			}
 		}},
 		{"pause that ends", fetchworker.ClassPaused, func(f *dlqtest.Fleet, put func()) {
 			until := time.Now().Add(40 * time.Second)
-			if err := budget.Pause(f.Ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
+			if err := fleet.Pause(f.Ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
 				t.Fatal(err)
 			}
 			put()
@@ -223,7 +223,7 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := budget.SetLimits(f.Ctx, f.KV, "fmp", limits, time.Time{}, "ann", "a larger plan"); err != nil {
+			if err := fleet.SetLimits(f.Ctx, f.KV, "fmp", limits, time.Time{}, "ann", "a larger plan"); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -254,7 +254,7 @@ func TestAGateOpensAtItsTime(t *testing.T) {
 		f.Serve("fmp")
 		f.Replayer(nil)
 		until := time.Now().Add(5 * time.Second)
-		if err := budget.Pause(f.Ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
+		if err := fleet.Pause(f.Ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
 			t.Fatal(err)
 		}
 		// Each is looked at again after a second, in the last moments of the pause.
@@ -316,14 +316,14 @@ func TestLettersOfARetiredProviderAreAnswered(t *testing.T) {
 			}
 			return n
 		}
-		if err := budget.Retire(f.Ctx, f.KV, "fmp", "ann", "contract ended"); err != nil {
+		if err := fleet.Retire(f.Ctx, f.KV, "fmp", "ann", "contract ended"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
 		if n := final(); n != 0 {
 			t.Errorf("%d were answered while the provider had consumers", n)
 		}
-		if err := budget.Reinstate(f.Ctx, f.KV, "fmp"); err != nil {
+		if err := fleet.Reinstate(f.Ctx, f.KV, "fmp"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second) // until the replayer knows
@@ -334,7 +334,7 @@ func TestLettersOfARetiredProviderAreAnswered(t *testing.T) {
 		if n := final(); n != 0 {
 			t.Errorf("%d were answered though nobody had retired the provider", n)
 		}
-		if err := budget.Retire(f.Ctx, f.KV, "fmp", "ann", "contract ended"); err != nil {
+		if err := fleet.Retire(f.Ctx, f.KV, "fmp", "ann", "contract ended"); err != nil {
 			t.Fatal(err)
 		}
 		took := f.Eventually(10*time.Second, "all are answered", func() bool { return final() == len(all) })

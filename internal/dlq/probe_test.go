@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 )
@@ -103,7 +103,7 @@ func TestNoProbeBehindAnotherGate(t *testing.T) {
 		leave := f.Serve("fmp")
 		f.Replayer(nil)
 		f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now()})
-		if err := budget.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
+		if err := fleet.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
 			t.Fatal(err)
 		}
 		f.Put(dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))

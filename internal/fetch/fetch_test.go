@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/providers/providertest"
 )
 
@@ -85,7 +85,7 @@ func TestASecondRequestUnderAnIDOnItsWayIsTold(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer r.whole(1, 1)()
-		if err := budget.Pause(t.Context(), r.b.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
+		if err := fleet.Pause(t.Context(), r.b.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -24,7 +24,7 @@ import (
 // hold.
 type Fleet struct {
 	js     jetstream.JetStream
-	board  *budget.Board
+	board  *fleet.View
 	serve  []Served
 	logger *zap.Logger
 	failed prometheus.Counter
@@ -105,7 +105,7 @@ var observedStreams = []string{
 }
 
 // NewFleet makes the collector. It is registered once a process.
-func NewFleet(js jetstream.JetStream, board *budget.Board, serve []Served, logger *zap.Logger) *Fleet {
+func NewFleet(js jetstream.JetStream, board *fleet.View, serve []Served, logger *zap.Logger) *Fleet {
 	return &Fleet{
 		js: js, board: board, serve: serve, logger: logger,
 		failed: prometheus.NewCounter(prometheus.CounterOpts{
@@ -186,7 +186,7 @@ func threshold(used, limit int64) float64 {
 // collectView tells what the fleet shares about a provider, served by this
 // worker or not.
 func (f *Fleet) collectView(tell tell, provider string, now time.Time) {
-	v := f.board.View(provider, now)
+	v := f.board.Provider(provider, now)
 	tell(circuitState, circuitNumber(v.Circuit.State), provider)
 	tell(providerPause, secondsUntil(v.PausedUntil, now), provider)
 	tell(providerHold, secondsUntil(v.HoldUntil, now), provider)

@@ -17,6 +17,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers/providertest"
 
@@ -211,7 +212,7 @@ func TestAScrapeIsCheapWithAHundredThousandLetters(t *testing.T) {
 		}
 	}
 	<-b.JS.PublishAsyncComplete()
-	board, err := budget.Watch(t.Context(), b.JS, b.KV)
+	board, err := fleet.Watch(t.Context(), b.JS, b.KV)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,14 +242,14 @@ func TestAScrapeIsCheapWithAHundredThousandLetters(t *testing.T) {
 }
 
 // watched is a collector with the board that it reads.
-type watched struct{ board *budget.Board }
+type watched struct{ board *fleet.View }
 
 func (w watched) close() { w.board.Close() }
 
 // observe adds the fleet's view to the registry of the worker started last.
 func (r *rig) observe() watched {
 	r.t.Helper()
-	board, err := budget.Watch(context.Background(), r.b.JS, r.b.KV)
+	board, err := fleet.Watch(context.Background(), r.b.JS, r.b.KV)
 	if err != nil {
 		r.t.Fatal(err)
 	}

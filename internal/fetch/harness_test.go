@@ -15,6 +15,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
@@ -156,7 +157,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		for _, s := range serving {
 			names = append(names, s.Provider.Name)
 		}
-		budget.Present(ctx, js, kv, budget.Worker{Name: name, Providers: names}, nil)
+		fleet.Present(ctx, js, kv, fleet.Worker{Name: name, Providers: names}, nil)
 	})
 	var once sync.Once
 	return nc, func() {
@@ -190,7 +191,7 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	board, err := budget.Watch(ctx, js, kv)
+	board, err := fleet.Watch(ctx, js, kv)
 	if err != nil {
 		t.Fatal(err)
 	}

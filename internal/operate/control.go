@@ -8,6 +8,7 @@ import (
 
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/dlq"
 )
@@ -22,7 +23,7 @@ type Order struct {
 // ServedError says that a provider cannot be retired, for workers serve it.
 type ServedError struct {
 	Provider string
-	Workers  []budget.Worker
+	Workers  []fleet.Worker
 }
 
 func (e *ServedError) Error() string {
@@ -55,16 +56,16 @@ func (d *Desk) Control(ctx context.Context, s Signature, o Order, lost func(erro
 func (d *Desk) obey(ctx context.Context, s Signature, o Order) error {
 	switch {
 	case o.Action == ActPause:
-		return budget.Pause(ctx, d.KV, o.Provider, o.Until, s.By, s.Reason)
+		return fleet.Pause(ctx, d.KV, o.Provider, o.Until, s.By, s.Reason)
 	case o.Action == ActResume:
-		return budget.Resume(ctx, d.KV, o.Provider)
+		return fleet.Resume(ctx, d.KV, o.Provider)
 	case o.Action == ActLimit && o.Reset:
-		return budget.ResetLimits(ctx, d.KV, o.Provider)
+		return fleet.ResetLimits(ctx, d.KV, o.Provider)
 	case o.Action == ActLimit:
-		return budget.SetLimits(ctx, d.KV, o.Provider, o.Limits, o.Until, s.By, s.Reason)
+		return fleet.SetLimits(ctx, d.KV, o.Provider, o.Limits, o.Until, s.By, s.Reason)
 	}
 	// The note alone does nothing while there are consumers.
-	if err := budget.Retire(ctx, d.KV, o.Provider, s.By, s.Reason); err != nil {
+	if err := fleet.Retire(ctx, d.KV, o.Provider, s.By, s.Reason); err != nil {
 		return err
 	}
 	return broker.RetireProvider(ctx, d.JS, o.Provider)
@@ -74,7 +75,7 @@ func (d *Desk) obey(ctx context.Context, s Signature, o Order) error {
 // one that nobody has served yet: any act but retire may come before the first
 // worker, though it is more likely a typing error.
 func (f *Fleet) May(ctx context.Context, o Order) error {
-	view := f.View(o.Provider, f.desk.Now())
+	view := f.Provider(o.Provider, f.desk.Now())
 	if o.Action == ActRetire && len(view.Workers) > 0 {
 		return &ServedError{o.Provider, view.Workers}
 	}

@@ -10,7 +10,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/browse"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
@@ -91,17 +91,17 @@ func (d *Desk) Replayers(ctx context.Context) (bool, error) {
 
 // Fleet is what the workers share, watched until it is closed.
 type Fleet struct {
-	*budget.Board
+	*fleet.View
 	desk *Desk
 }
 
 // Fleet begins to watch.
 func (d *Desk) Fleet(ctx context.Context) (*Fleet, error) {
-	board, err := budget.Watch(ctx, d.JS, d.KV)
+	board, err := fleet.Watch(ctx, d.JS, d.KV)
 	if err != nil {
 		return nil, err
 	}
-	return &Fleet{Board: board, desk: d}, nil
+	return &Fleet{View: board, desk: d}, nil
 }
 
 // Hold is what keeps a provider's letters from going back to work, or from
@@ -120,7 +120,7 @@ type Hold struct {
 // Hold is what holds a provider up now, if anything does.
 func (f *Fleet) Hold(provider string) (Hold, bool) {
 	now := f.desk.Now()
-	view := f.View(provider, now)
+	view := f.Provider(provider, now)
 	h := Hold{Provider: provider}
 	h.Reason, h.Until = f.Held(provider, now)
 	switch h.Reason { //nolint:exhaustive // the others are looked at below
@@ -144,7 +144,7 @@ func (f *Fleet) Hold(provider string) (Hold, bool) {
 // Limits are a provider's windows as the fleet last claimed under them.
 func (f *Fleet) Limits(provider string) ledger.Limits {
 	var limits ledger.Limits
-	for _, w := range f.View(provider, f.desk.Now()).Windows {
+	for _, w := range f.Provider(provider, f.desk.Now()).Windows {
 		limits = append(limits, w.Window)
 	}
 	slices.SortFunc(limits, func(a, b ledger.Window) int { return int(a.Per - b.Per) })

@@ -93,7 +93,7 @@ const replayLane = "replay"
 // Status gathers one provider.
 func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int) (Status, error) {
 	now := f.desk.Now()
-	view := f.View(p, now)
+	view := f.Provider(p, now)
 	s := Status{
 		Provider: p, At: now.UTC(), Workers: []string{}, NoWorkerSince: view.NoneSince,
 		Circuit: string(view.Circuit.State), PausedUntil: view.PausedUntil, HoldUntil: view.HoldUntil, Permits: []PermitStatus{},

@@ -14,7 +14,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
@@ -44,7 +44,7 @@ type Sweeper struct {
 	js      jetstream.JetStream
 	log     *record.Log
 	answers *answer.Store
-	board   *budget.Board
+	board   *fleet.View
 	config  Config
 
 	clean    snapshot          // of the request stream when nothing in it was unserved
@@ -73,7 +73,7 @@ const (
 )
 
 // New makes a sweeper; Run starts it.
-func New(js jetstream.JetStream, log *record.Log, board *budget.Board, c Config) *Sweeper {
+func New(js jetstream.JetStream, log *record.Log, board *fleet.View, c Config) *Sweeper {
 	s := &Sweeper{
 		js: js, log: log, answers: answer.New(log), board: board, config: c,
 		strays: map[string]uint64{}, told: map[string]uint64{},

@@ -236,7 +236,7 @@ const badLane = "lane: interactive or batch in the subject"
 // refusal is the code and the detail that the requests of a subject are
 // answered with; none if a consumer takes it.
 func (s *Sweeper) refusal(address fetchworker.Address, served map[string]bool) (fetchworker.Code, string) {
-	view := s.board.View(address.Provider, time.Now())
+	view := s.board.Provider(address.Provider, time.Now())
 	switch {
 	case !served[address.Provider] && len(view.Workers) > 0:
 		return "", "" // somebody deleted its consumers; its worker makes them again
@@ -271,7 +271,7 @@ func (s *Sweeper) absent(ctx context.Context, stream, prefix string, state jetst
 	now := time.Now()
 	for provider := range served {
 		key := prefix + provider + ".>"
-		view := s.board.View(provider, now)
+		view := s.board.Provider(provider, now)
 		if len(view.Workers) > 0 {
 			delete(s.told, key)
 			continue

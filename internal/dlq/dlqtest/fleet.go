@@ -15,8 +15,8 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/browse"
-	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
@@ -40,7 +40,7 @@ type Fleet struct {
 	T        *testing.T
 	Ctx      context.Context // ends with the fleet
 	Log      *record.Log
-	Board    *budget.Board
+	Board    *fleet.View
 	Recorder *Recorder
 	Leave    func()                 // a test's own: the worker that served fmp goes
 	Running  sync.WaitGroup         // all that is waited for at the end
@@ -70,7 +70,7 @@ func Start(t *testing.T, b *brokertest.Broker) (f *Fleet, stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	f = &Fleet{Broker: b, T: t, Ctx: ctx, Log: record.New(b.JS, nil), MaxLife: 72 * time.Hour}
 	var err error
-	if f.Board, err = budget.Watch(ctx, b.JS, b.KV); err != nil {
+	if f.Board, err = fleet.Watch(ctx, b.JS, b.KV); err != nil {
 		t.Fatal(err)
 	}
 	return f, func() {
@@ -157,7 +157,7 @@ func (f *Fleet) Serve(provider string) (leave func()) {
 	}
 	ctx, cancel := context.WithCancel(f.Ctx)
 	f.Running.Go(func() {
-		budget.Present(ctx, f.JS, f.KV, budget.Worker{Name: "w-" + provider, Providers: []string{provider}}, func(err error) { f.T.Log(err) })
+		fleet.Present(ctx, f.JS, f.KV, fleet.Worker{Name: "w-" + provider, Providers: []string{provider}}, func(err error) { f.T.Log(err) })
 	})
 	f.Lives(provider, true)
 	return func() { cancel(); f.Lives(provider, false) }
@@ -167,7 +167,7 @@ func (f *Fleet) Serve(provider string) (leave func()) {
 func (f *Fleet) Lives(provider string, want bool) {
 	f.T.Helper()
 	f.Eventually(time.Second, "the board knows of the worker", func() bool {
-		return (len(f.Board.View(provider, time.Now()).Workers) > 0) == want
+		return (len(f.Board.Provider(provider, time.Now()).Workers) > 0) == want
 	})
 }
 

@@ -1,4 +1,4 @@
-package budget
+package fleet
 
 import (
 	"context"
@@ -20,29 +20,30 @@ import (
 	"fetchworker/internal/wait"
 )
 
-// Board is a read-only view over all that the fleet shares, for those who
+// View is a read-only view over all that the fleet shares, for those who
 // call no provider: the replayer, the status. It is safe for concurrent use.
-type Board struct {
+type View struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	change chan struct{}
 
 	mu        sync.Mutex // guards all below
-	providers map[string]*boardEntry
+	providers map[string]*shared
 	workers   map[string]Worker
 	lost      map[string]time.Time // since when a provider has no worker
-	since     time.Time            // since when the board looks
+	since     time.Time            // since when the view looks
 	told      map[string]bool      // keys that the watch has told of since it began
 }
 
-type boardEntry struct {
+// shared is what the bucket says of a provider.
+type shared struct {
 	circuit  circuit.Record
 	control  Control
 	register *ledger.Register
 }
 
-// View is what the board knows of one provider.
-type View struct {
+// Provider is what the view knows of one provider.
+type Provider struct {
 	Provider    string
 	Circuit     circuit.Record
 	ProbeLeased bool // somebody probes
@@ -54,119 +55,119 @@ type View struct {
 	NoneSince   time.Time // since when there are none; zero while there are some
 }
 
-// Watch opens a board and returns once it has seen everything. It watches
+// Watch opens a view and returns once it has seen everything. It watches
 // until Close.
-func Watch(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue) (*Board, error) {
+func Watch(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue) (*View, error) {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	b := &Board{
+	v := &View{
 		cancel: cancel, done: make(chan struct{}), change: make(chan struct{}, 1),
-		providers: map[string]*boardEntry{}, workers: map[string]Worker{}, lost: map[string]time.Time{},
+		providers: map[string]*shared{}, workers: map[string]Worker{}, lost: map[string]time.Time{},
 		since: time.Now(), told: map[string]bool{},
 	}
-	w := &store.Watch{Conn: js.Conn(), KV: kv, See: b.see, Lost: b.restart, All: b.whole}
+	w := &store.Watch{Conn: js.Conn(), KV: kv, See: v.see, Lost: v.restart, All: v.whole}
 	ready := make(chan struct{})
 	go func() {
-		defer close(b.done)
+		defer close(v.done)
 		w.Run(run, ready)
 	}()
 	select {
 	case <-ready:
-		return b, nil
+		return v, nil
 	case <-ctx.Done():
-		b.Close()
+		v.Close()
 		return nil, fmt.Errorf("watch %s: %w", store.Bucket, context.Cause(ctx))
 	}
 }
 
 // Close stops watching and waits for it.
-func (b *Board) Close() {
-	b.cancel()
-	<-b.done
+func (v *View) Close() {
+	v.cancel()
+	<-v.done
 }
 
 // Changed gets a value after something changed; several changes may be one.
-func (b *Board) Changed() <-chan struct{} { return b.change }
+func (v *View) Changed() <-chan struct{} { return v.change }
 
 // see takes an entry of the watch. Values that cannot be read count as none.
-func (b *Board) see(e store.Entry) {
+func (v *View) see(e store.Entry) {
 	kind, name, found := strings.Cut(e.Key, ".")
 	if !found {
 		return
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.told[e.Key] = true
-	b.take(kind, name, e)
-	wait.Signal(b.change)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.told[e.Key] = true
+	v.take(kind, name, e)
+	wait.Signal(v.change)
 }
 
-func (b *Board) take(kind, name string, e store.Entry) {
+func (v *View) take(kind, name string, e store.Entry) {
 	switch kind {
 	case "permits":
-		b.entry(name).register, _ = ledger.Decode(e.Value)
+		v.entry(name).register, _ = ledger.Decode(e.Value)
 	case "circuit":
-		b.entry(name).circuit, _ = circuit.Decode(e.Value)
+		v.entry(name).circuit, _ = circuit.Decode(e.Value)
 	case "control":
-		b.entry(name).control, _ = decodeControl(e.Value)
+		v.entry(name).control, _ = DecodeControl(e.Value)
 	case "worker":
-		before := b.served()
+		before := v.served()
 		var w Worker
 		if e.Value == nil || json.Unmarshal(e.Value, &w) != nil {
-			delete(b.workers, name)
+			delete(v.workers, name)
 		} else {
-			b.workers[name] = w
+			v.workers[name] = w
 		}
-		after := b.served()
+		after := v.served()
 		at := e.At
 		if at.IsZero() {
 			at = time.Now()
 		}
 		for p := range before {
 			if !after[p] {
-				b.lost[p] = at
+				v.lost[p] = at
 			}
 		}
 	}
 }
 
 // restart forgets which keys there are: after a reconnect all are told anew.
-func (b *Board) restart() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	clear(b.told)
+func (v *View) restart() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.told)
 }
 
 // whole drops what has gone while nobody watched.
-func (b *Board) whole() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for name := range b.workers {
-		if !b.told[store.WorkerKey(name)] {
-			b.take("worker", name, store.Entry{})
+func (v *View) whole() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for name := range v.workers {
+		if !v.told[store.WorkerKey(name)] {
+			v.take("worker", name, store.Entry{})
 		}
 	}
-	for provider := range b.providers {
+	for provider := range v.providers {
 		for kind, key := range map[string]string{"permits": store.PermitsKey(provider), "circuit": store.CircuitKey(provider), "control": store.ControlKey(provider)} {
-			if !b.told[key] {
-				b.take(kind, provider, store.Entry{})
+			if !v.told[key] {
+				v.take(kind, provider, store.Entry{})
 			}
 		}
 	}
-	wait.Signal(b.change)
+	wait.Signal(v.change)
 }
 
-func (b *Board) entry(provider string) *boardEntry {
-	p := b.providers[provider]
+func (v *View) entry(provider string) *shared {
+	p := v.providers[provider]
 	if p == nil {
-		p = &boardEntry{circuit: circuit.Record{State: circuit.Closed}}
-		b.providers[provider] = p
+		p = &shared{circuit: circuit.Record{State: circuit.Closed}}
+		v.providers[provider] = p
 	}
 	return p
 }
 
-func (b *Board) served() map[string]bool {
+func (v *View) served() map[string]bool {
 	served := map[string]bool{}
-	for _, w := range b.workers {
+	for _, w := range v.workers {
 		for _, p := range w.Providers {
 			served[p] = true
 		}
@@ -175,11 +176,11 @@ func (b *Board) served() map[string]bool {
 }
 
 // Providers are all that have a key or a worker.
-func (b *Board) Providers() []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	names := b.served()
-	for p := range b.providers {
+func (v *View) Providers() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	names := v.served()
+	for p := range v.providers {
 		names[p] = true
 	}
 	return slices.Sorted(maps.Keys(names))
@@ -187,60 +188,60 @@ func (b *Board) Providers() []string {
 
 // Knows reports whether a provider is or was served, or an operator has named
 // it.
-func (b *Board) Knows(provider string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.providers[provider] != nil || b.served()[provider]
+func (v *View) Knows(provider string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.providers[provider] != nil || v.served()[provider]
 }
 
 // Workers are those that live.
-func (b *Board) Workers() []Worker {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.SortedFunc(maps.Values(b.workers), func(x, y Worker) int { return strings.Compare(x.Name, y.Name) })
+func (v *View) Workers() []Worker {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.SortedFunc(maps.Values(v.workers), func(x, y Worker) int { return strings.Compare(x.Name, y.Name) })
 }
 
-// View is one provider at a moment of the server's time.
-func (b *Board) View(provider string, now time.Time) View {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	p := b.providers[provider]
+// Provider is one provider at a moment of the server's time.
+func (v *View) Provider(provider string, now time.Time) Provider {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p := v.providers[provider]
 	if p == nil {
-		p = &boardEntry{circuit: circuit.Record{State: circuit.Closed}}
+		p = &shared{circuit: circuit.Record{State: circuit.Closed}}
 	}
-	v := View{
+	out := Provider{
 		Provider: provider, Circuit: p.circuit, Control: p.control,
 		ProbeLeased: p.circuit.ProbeLeased(now), PausedUntil: p.control.PausedUntil(now),
 	}
 	if p.register != nil {
 		if at := p.register.Hold.Time(); at.After(now) {
-			v.HoldUntil = at
+			out.HoldUntil = at
 		}
-		v.Windows = p.register.Usage(p.shapes(now), ledger.InstantOf(now))
+		out.Windows = p.register.Usage(p.shapes(now), ledger.InstantOf(now))
 	}
-	for _, w := range b.workers {
+	for _, w := range v.workers {
 		if slices.Contains(w.Providers, provider) {
-			v.Workers = append(v.Workers, w)
+			out.Workers = append(out.Workers, w)
 		}
 	}
-	slices.SortFunc(v.Workers, func(x, y Worker) int { return strings.Compare(x.Name, y.Name) })
-	if len(v.Workers) == 0 {
-		v.NoneSince = b.since
-		if lost, ok := b.lost[provider]; ok {
-			v.NoneSince = lost
+	slices.SortFunc(out.Workers, func(x, y Worker) int { return strings.Compare(x.Name, y.Name) })
+	if len(out.Workers) == 0 {
+		out.NoneSince = v.since
+		if lost, ok := v.lost[provider]; ok {
+			out.NoneSince = lost
 		}
 	}
-	return v
+	return out
 }
 
 // Held says why no letter of a provider should be released now, and until
 // when: the circuit is open, it is paused, or a hold or a quota lets nothing
 // through for more than 90 s. The reason is empty if nothing holds it. A
 // circuit whose probe is due is still held: release one letter then.
-func (b *Board) Held(provider string, now time.Time) (fetchworker.Reason, time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	p := b.providers[provider]
+func (v *View) Held(provider string, now time.Time) (fetchworker.Reason, time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p := v.providers[provider]
 	if p == nil {
 		return "", time.Time{}
 	}
@@ -264,16 +265,16 @@ func (b *Board) Held(provider string, now time.Time) (fetchworker.Reason, time.T
 
 // ProbeDue reports whether a provider's circuit waits for a probe: its open
 // time has passed, nobody probes, and no pause forbids it.
-func (b *Board) ProbeDue(provider string, now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	p := b.providers[provider]
+func (v *View) ProbeDue(provider string, now time.Time) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p := v.providers[provider]
 	return p != nil && p.circuit.Due(now) && p.control.PausedUntil(now).IsZero()
 }
 
 // shapes are the limits in force: an operator's, or those that the fleet last
 // claimed under.
-func (p *boardEntry) shapes(now time.Time) []ledger.Shape {
-	limits, _ := p.control.limits(p.register.Limits(), now)
+func (p *shared) shapes(now time.Time) []ledger.Shape {
+	limits, _ := p.control.InForce(p.register.Limits(), now)
 	return ledger.NewShapes(limits)
 }

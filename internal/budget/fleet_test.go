@@ -8,22 +8,23 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/turns"
 )
 
-func TestBoard(t *testing.T) {
+func TestView(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.CallTimeout = 10 * time.Second })
-		board, err := Watch(t.Context(), b.js, b.kv)
+		view, err := fleet.Watch(t.Context(), b.js, b.kv)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer board.Close()
+		defer view.Close()
 		held := func(want fetchworker.Reason) time.Time {
 			t.Helper()
 			settle()
-			reason, until := board.Held("fmp", time.Now())
+			reason, until := view.Held("fmp", time.Now())
 			if reason != want {
 				t.Errorf("held by %q, want %q", reason, want)
 			}
@@ -34,110 +35,110 @@ func TestBoard(t *testing.T) {
 			b.call(g, Success, "")
 		}
 		settle()
-		v := board.View("fmp", time.Now())
+		v := view.Provider("fmp", time.Now())
 		if len(v.Windows) != 1 || v.Windows[0].N != 120 || v.Windows[0].Left != 115 || v.Windows[0].LastMinute != 5 {
 			t.Errorf("%+v", v.Windows)
 		}
 
-		if err := Pause(t.Context(), b.kv, "fmp", time.Now().Add(time.Hour), "alice", "x"); err != nil {
+		if err := fleet.Pause(t.Context(), b.kv, "fmp", time.Now().Add(time.Hour), "alice", "x"); err != nil {
 			t.Fatal(err)
 		}
 		b.about(held(fetchworker.ReasonPaused), time.Now().Add(time.Hour))
-		if err := Resume(t.Context(), b.kv, "fmp"); err != nil {
+		if err := fleet.Resume(t.Context(), b.kv, "fmp"); err != nil {
 			t.Fatal(err)
 		}
 		held("")
 
 		b.outage(g)
 		until := held(fetchworker.ReasonCircuitOpen)
-		if board.ProbeDue("fmp", time.Now()) {
+		if view.ProbeDue("fmp", time.Now()) {
 			t.Error("a probe is due at once")
 		}
 		time.Sleep(time.Until(until))
-		if !board.ProbeDue("fmp", time.Now()) {
+		if !view.ProbeDue("fmp", time.Now()) {
 			t.Error("no probe is due")
 		}
 		p := b.begin(g, turns.Ask{Lane: turns.Replay})
 		settle()
-		if board.ProbeDue("fmp", time.Now()) || !board.View("fmp", time.Now()).ProbeLeased {
+		if view.ProbeDue("fmp", time.Now()) || !view.Provider("fmp", time.Now()).ProbeLeased {
 			t.Error("a probe is due while one is out")
 		}
-		<-board.Changed()
+		<-view.Changed()
 		p.Done(throttled(10 * time.Minute))
 		b.about(held(fetchworker.ReasonThrottled), time.Now().Add(10*time.Minute))
-		if err := Resume(t.Context(), b.kv, "fmp"); err != nil {
+		if err := fleet.Resume(t.Context(), b.kv, "fmp"); err != nil {
 			t.Fatal(err)
 		}
 		held("")
-		if v := board.View("fmp", time.Now()); v.Circuit.State != circuit.Closed || !v.HoldUntil.IsZero() {
+		if v := view.Provider("fmp", time.Now()); v.Circuit.State != circuit.Closed || !v.HoldUntil.IsZero() {
 			t.Errorf("%+v", v)
 		}
 	})
 }
 
-func TestBoardSeesAQuota(t *testing.T) {
+func TestViewSeesAQuota(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Limits = ledger.Limits{{N: 4, Per: 24 * time.Hour}} })
-		board, err := Watch(t.Context(), b.js, b.kv)
+		view, err := fleet.Watch(t.Context(), b.js, b.kv)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer board.Close()
+		defer view.Close()
 		for range 4 {
 			b.call(g, Success, "")
 		}
 		settle()
-		reason, until := board.Held("fmp", time.Now())
+		reason, until := view.Held("fmp", time.Now())
 		if reason != fetchworker.ReasonQuota || time.Until(until) < time.Hour {
 			t.Errorf("held by %q until %v", reason, until)
 		}
 	})
 }
 
-func TestBoardForgetsAnOldLimit(t *testing.T) {
+func TestViewForgetsAnOldLimit(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Limits = ledger.Limits{{N: 4, Per: 24 * time.Hour}} })
-		board, err := Watch(t.Context(), b.js, b.kv)
+		view, err := fleet.Watch(t.Context(), b.js, b.kv)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer board.Close()
+		defer view.Close()
 		for range 3 {
 			b.call(g, Success, "")
 		}
-		if err := SetLimits(t.Context(), b.kv, "fmp", nil, time.Time{}, "alice", "a new plan"); err != nil {
+		if err := fleet.SetLimits(t.Context(), b.kv, "fmp", nil, time.Time{}, "alice", "a new plan"); err != nil {
 			t.Fatal(err)
 		}
 		settle()
-		if reason, until := board.Held("fmp", time.Now()); reason != "" {
+		if reason, until := view.Held("fmp", time.Now()); reason != "" {
 			t.Errorf("held by %q until %v, but there is no limit any more", reason, until)
 		}
 		b.call(g, Success, "")
 	})
 }
 
-func TestBoardAfterARestart(t *testing.T) {
+func TestViewAfterARestart(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		board, err := Watch(t.Context(), b.js, b.kv)
+		view, err := fleet.Watch(t.Context(), b.js, b.kv)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer board.Close()
-		if err := Beat(t.Context(), b.js, Worker{Name: "w1", Providers: []string{"fmp"}}); err != nil {
+		defer view.Close()
+		if err := fleet.Beat(t.Context(), b.js, fleet.Worker{Name: "w1", Providers: []string{"fmp"}}); err != nil {
 			t.Fatal(err)
 		}
 		settle()
-		if len(board.Workers()) != 1 {
+		if len(view.Workers()) != 1 {
 			t.Fatal("not seen")
 		}
 		b.stop()
 		time.Sleep(2 * time.Minute) // nobody beats, and no marker is ever told
 		b.start()
 		time.Sleep(10 * time.Second)
-		if w := board.Workers(); len(w) != 0 {
+		if w := view.Workers(); len(w) != 0 {
 			t.Errorf("%+v", w)
 		}
-		if v := board.View("fmp", time.Now()); v.NoneSince.IsZero() {
+		if v := view.Provider("fmp", time.Now()); v.NoneSince.IsZero() {
 			t.Error("a provider without a worker")
 		}
 	})
@@ -145,47 +146,47 @@ func TestBoardAfterARestart(t *testing.T) {
 
 func TestPresence(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		board, err := Watch(t.Context(), b.js, b.kv)
+		view, err := fleet.Watch(t.Context(), b.js, b.kv)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer board.Close()
+		defer view.Close()
 		var all sync.WaitGroup
 		live := func(name string, providers ...string) context.CancelFunc {
 			ctx, cancel := context.WithCancel(t.Context())
 			all.Go(func() {
-				Present(ctx, b.js, b.kv, Worker{Name: name, Version: "v1", Providers: providers}, func(err error) { t.Error(err) })
+				fleet.Present(ctx, b.js, b.kv, fleet.Worker{Name: name, Version: "v1", Providers: providers}, func(err error) { t.Error(err) })
 			})
 			settle()
 			return cancel
 		}
 		leave := live("w1", "fmp", "fred")
-		if err := Beat(t.Context(), b.js, Worker{Name: "dying", Providers: []string{"polygon"}}); err != nil {
+		if err := fleet.Beat(t.Context(), b.js, fleet.Worker{Name: "dying", Providers: []string{"polygon"}}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
-		if w := board.Workers(); len(w) != 2 || w[1].Name != "w1" || w[1].Version != "v1" {
+		if w := view.Workers(); len(w) != 2 || w[1].Name != "w1" || w[1].Version != "v1" {
 			t.Errorf("%+v", w)
 		}
-		if v := board.View("polygon", time.Now()); len(v.Workers) != 1 || !v.NoneSince.IsZero() {
+		if v := view.Provider("polygon", time.Now()); len(v.Workers) != 1 || !v.NoneSince.IsZero() {
 			t.Errorf("%+v", v)
 		}
 		time.Sleep(time.Minute) // one keeps beating, one is dead
-		if w := board.Workers(); len(w) != 1 {
+		if w := view.Workers(); len(w) != 1 {
 			t.Errorf("%+v", w)
 		}
-		if d := time.Since(board.View("polygon", time.Now()).NoneSince); d < 50*time.Second || d > time.Minute {
+		if d := time.Since(view.Provider("polygon", time.Now()).NoneSince); d < 50*time.Second || d > time.Minute {
 			t.Errorf("without a worker for %v, want about 55 s", d)
 		}
 		gone := time.Now()
 		leave()
 		all.Wait()
 		settle()
-		if v := board.View("fred", time.Now()); len(v.Workers) != 0 || v.NoneSince.Sub(gone) > time.Second {
+		if v := view.Provider("fred", time.Now()); len(v.Workers) != 0 || v.NoneSince.Sub(gone) > time.Second {
 			t.Errorf("%+v", v)
 		}
 		stop := live("w2", "fred")
-		if v := board.View("fred", time.Now()); len(v.Workers) != 1 {
+		if v := view.Provider("fred", time.Now()); len(v.Workers) != 1 {
 			t.Errorf("%+v", v)
 		}
 		stop()

@@ -1,9 +1,8 @@
-package budget
+package fleet
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -47,7 +46,9 @@ type RetireOrder struct {
 	Reason string    `json:"reason"`
 }
 
-func decodeControl(value []byte) (Control, error) {
+// DecodeControl reads a value of control.<provider>; of none there are no
+// orders.
+func DecodeControl(value []byte) (Control, error) {
 	var c Control
 	if len(value) == 0 {
 		return c, nil
@@ -66,8 +67,8 @@ func (c Control) PausedUntil(now time.Time) time.Time {
 	return c.Pause.Until
 }
 
-// limits are those in force now, and when that changes (zero: not by itself).
-func (c Control) limits(own ledger.Limits, now time.Time) (ledger.Limits, time.Time) {
+// InForce are the limits in force now, and when that changes (zero: not by itself).
+func (c Control) InForce(own ledger.Limits, now time.Time) (ledger.Limits, time.Time) {
 	if c.Limits == nil || (!c.Limits.Until.IsZero() && !now.Before(c.Limits.Until)) {
 		return own, time.Time{}
 	}
@@ -109,7 +110,7 @@ func Retire(ctx context.Context, kv jetstream.KeyValue, provider, by, reason str
 // Reinstate ends a Retire. A worker calls it when it begins to serve.
 func Reinstate(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 	return store.Change(ctx, kv, store.ControlKey(provider), func(value []byte) ([]byte, error) {
-		c, err := decodeControl(value)
+		c, err := DecodeControl(value)
 		if err != nil || c.Retired == nil {
 			return nil, err
 		}
@@ -120,7 +121,7 @@ func Reinstate(ctx context.Context, kv jetstream.KeyValue, provider string) erro
 
 func changeControl(ctx context.Context, kv jetstream.KeyValue, provider string, edit func(*Control)) error {
 	return store.Change(ctx, kv, store.ControlKey(provider), func(value []byte) ([]byte, error) {
-		c, err := decodeControl(value)
+		c, err := DecodeControl(value)
 		if err != nil {
 			return nil, err
 		}
@@ -133,7 +134,7 @@ func changeControl(ctx context.Context, kv jetstream.KeyValue, provider string, 
 // between the three leaves what is not yet lifted; to repeat it is harmless.
 func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 	err := store.Change(ctx, kv, store.ControlKey(provider), func(value []byte) ([]byte, error) {
-		c, err := decodeControl(value)
+		c, err := DecodeControl(value)
 		if err != nil || c.Pause == nil {
 			return nil, err
 		}
@@ -165,15 +166,4 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 		r.Settled()
 		return r.Encode(), nil
 	})
-}
-
-// CreateRegister creates a provider's empty register. Call it when the
-// provider's consumers are first created, and only then: a register that is
-// missing while they exist has been lost and counts as full.
-func CreateRegister(ctx context.Context, kv jetstream.KeyValue, provider string) error {
-	_, err := kv.Create(ctx, store.PermitsKey(provider), ledger.New(newEpoch()).Encode())
-	if err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
-		return fmt.Errorf("create the permits register of %s: %w", provider, err)
-	}
-	return nil
 }
