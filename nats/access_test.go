@@ -222,7 +222,7 @@ func serve(t *testing.T, s *server.Server, upstream *providertest.Server) {
 	ctx, cancel := context.WithCancel(t.Context())
 	nc := user(t, s, "worker")
 	js := stream(t, nc)
-	if err := broker.Apply(ctx, js, broker.Streams(broker.Options{ResultAge: 168 * time.Hour})); err != nil {
+	if err := broker.Apply(ctx, js, broker.Options{ResultAge: 168 * time.Hour}, nil); err != nil {
 		t.Fatalf("the worker looks the topology up: %v", err)
 	}
 	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)

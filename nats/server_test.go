@@ -13,12 +13,16 @@ import (
 	"testing"
 	"time"
 
+	"fetchworker"
+	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // development sets the passwords of development.env for this test, and so
@@ -92,7 +96,7 @@ func applied(t *testing.T, s *server.Server, replicas int) jetstream.JetStream {
 	js := stream(t, user(t, s, "admin"))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := broker.Apply(ctx, js, broker.Streams(broker.Options{Replicas: replicas, ResultAge: 168 * time.Hour})); err != nil {
+	if err := broker.Apply(ctx, js, broker.Options{Replicas: replicas, ResultAge: 168 * time.Hour}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := broker.ServeDLQ(ctx, js); err != nil {
@@ -155,6 +159,100 @@ func TestThreeServersCarryTheTopologyThreeTimes(t *testing.T) {
 		}
 		return list.Err() == nil && count == len(broker.Streams(broker.Options{}))
 	})
+
+	// Whoever says nothing of copies keeps three, and one who wants fewer has to
+	// say so twice.
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	copies := func() int {
+		s, err := js.Stream(ctx, fetchworker.StreamAudit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.CachedInfo().Config.Replicas
+	}
+	if _, err := stream(t, user(t, servers[0], "operator")).Publish(ctx, "fetch.audit.replay.fmp", nil); err != nil {
+		t.Fatal(err)
+	}
+	losing := map[string][]string{}
+	for _, o := range []broker.Options{{}, {Replicas: 1}} {
+		if err := broker.Apply(ctx, js, o, func(a broker.Applied) { losing[a.Stream] = a.Losing }); err != nil {
+			t.Fatal(err)
+		}
+		if n := copies(); n != 3 {
+			t.Fatalf("%+v leaves %d copies", o, n)
+		}
+	}
+	if lost := losing[fetchworker.StreamAudit]; len(lost) != 1 || !strings.Contains(lost[0], "num_replicas from 3 to 1") {
+		t.Errorf("it is not told: %v", lost)
+	}
+}
+
+// Workers may not update streams: what an operator widened, or the next
+// version changed, is no reason not to start, and what is missing is.
+func TestWhoMayNotUpdateStartsUnlessAGuaranteeIsMissing(t *testing.T) {
+	development(t)
+	s := start(t, options(t, "server.conf"))
+	admin := applied(t, s, 1)
+	change := func(by func(*jetstream.StreamConfig)) {
+		t.Helper()
+		for _, name := range []string{fetchworker.StreamResults, fetchworker.StreamBodies} {
+			found, err := admin.Stream(t.Context(), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := found.CachedInfo().Config
+			by(&c)
+			if _, err := admin.UpdateStream(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	begin := func(pairs ...string) (*observer.ObservedLogs, error) {
+		core, logs := observer.New(zap.InfoLevel)
+		config, err := app.Load(func(name string) string {
+			for i := 0; i < len(pairs); i += 2 {
+				if pairs[i] == name {
+					return pairs[i+1]
+				}
+			}
+			return ""
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return logs, app.Topology(t.Context(), stream(t, user(t, s, "worker")), config, zap.New(core))
+	}
+	if logs, err := begin(); err != nil || logs.Len() != 0 {
+		t.Errorf("as wanted: %v %v", err, logs.All())
+	}
+	change(func(c *jetstream.StreamConfig) {
+		c.MaxBytes, c.Description, c.MaxAge, c.Duplicates = 4500<<20, "ours", 300*time.Hour, time.Minute
+		c.Metadata["fetchworker.topology"] = "1"
+	})
+	for _, env := range [][]string{{}, {"FETCH_RESULT_AGE", "200h"}, {"FETCH_RESULT_AGE", "300h"}} {
+		logs, err := begin(env...)
+		if err != nil || logs.Len() == 0 {
+			t.Errorf("%v: %v %v", env, err, logs.All())
+		}
+	}
+	for what, env := range map[string][]string{
+		"a longer age":         {"FETCH_RESULT_AGE", "400h"},
+		"more copies":          {"FETCH_REPLICAS", "3"},
+		"requests live longer": {"FETCH_RESULT_AGE", "", "FETCH_MAX_LIFE", "100h"},
+	} {
+		if what == "requests live longer" {
+			change(func(c *jetstream.StreamConfig) { c.MaxAge = 110 * time.Hour })
+		}
+		if _, err := begin(env...); err == nil || !strings.Contains(err.Error(), fetchworker.StreamResults) {
+			t.Errorf("%s: %v", what, err)
+		}
+		change(func(c *jetstream.StreamConfig) { c.MaxAge = 300 * time.Hour })
+	}
+	change(func(c *jetstream.StreamConfig) { c.RePublish = nil })
+	if _, err := begin(); err == nil || !strings.Contains(err.Error(), "republish") {
+		t.Errorf("nobody would see an answer: %v", err)
+	}
 }
 
 // Who joins as a route may do anything in every account.

@@ -93,7 +93,7 @@ func (g *guarded) replayer(user string, args ...string) (string, int) {
 func TestRightsAsDeployed(t *testing.T) {
 	g := newGuarded(t)
 	admin := g.as("admin")
-	if err := broker.Apply(t.Context(), admin, broker.Streams(broker.Options{ResultAge: 168 * time.Hour})); err != nil {
+	if err := broker.Apply(t.Context(), admin, broker.Options{ResultAge: 168 * time.Hour}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := broker.ServeDLQ(t.Context(), admin); err != nil {

@@ -76,8 +76,8 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := broker.Apply(ctx, js, broker.Streams(broker.Options{Replicas: config.Replicas, ResultAge: config.ResultAge})); err != nil {
-		return fmt.Errorf("topology: %w", err)
+	if err := app.Topology(ctx, js, config, logger); err != nil {
+		return err
 	}
 	if err := broker.ServeDLQ(ctx, js); err != nil {
 		return err

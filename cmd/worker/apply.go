@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"strings"
 
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
@@ -12,12 +14,18 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
+// errLoss says that something was left undone, since it would lose something.
+var errLoss = errors.New("not done without --accept-loss")
+
 // apply brings the streams and buckets of a server to the form that this
 // version needs, and exits. It is for a server where the workers' own
 // credentials may not create them; the administrator's may.
 func apply(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
-	if len(args) > 0 {
-		return fmt.Errorf("%w: apply takes no arguments; NATS_URL or NATS_CONTEXT names the server", errUsage)
+	flags := flag.NewFlagSet("apply", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // the error says it
+	acceptLoss := flags.Bool("accept-loss", false, "make streams smaller, younger or with fewer copies, as they are set")
+	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
+		return errors.Join(fmt.Errorf("%w: worker apply [--accept-loss]; NATS_URL or NATS_CONTEXT names the server", errUsage), err)
 	}
 	config, err := app.Load(getenv)
 	if err != nil {
@@ -27,24 +35,13 @@ func apply(ctx context.Context, args []string, getenv func(string) string, stdou
 		return fmt.Errorf("%w: apply needs NATS_URL or NATS_CONTEXT; an embedded server is brought up to date by its worker", errUsage)
 	}
 	config.NATS.Name = "fetchworker apply"
-	// The server tells a refused permission beside the request, which would
-	// wait for its answer in vain, stream after stream.
-	ctx, refuse := context.WithCancelCause(ctx)
-	defer refuse(nil)
-	nc, err := broker.Connect(ctx, config.NATS, func(err error) {
-		if errors.Is(err, nats.ErrPermissionViolation) {
-			refuse(err)
-		}
-	})
+	config.Topology.AcceptLoss = *acceptLoss
+	nc, err := broker.Connect(ctx, config.NATS, func(error) {}) // what is refused comes back as an error too
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	err = applyTo(ctx, nc, config, stdout)
-	if cause := context.Cause(ctx); errors.Is(cause, nats.ErrPermissionViolation) {
-		return fmt.Errorf("something is missing or differs, and these credentials may not change it: %w", cause)
-	}
-	return err
+	return applyTo(ctx, nc, config, stdout)
 }
 
 func applyTo(ctx context.Context, nc *nats.Conn, config app.Config, stdout io.Writer) error {
@@ -52,17 +49,20 @@ func applyTo(ctx context.Context, nc *nats.Conn, config app.Config, stdout io.Wr
 	if err != nil {
 		return err
 	}
-	streams := broker.Streams(broker.Options{Replicas: config.Replicas, ResultAge: config.ResultAge})
-	if err := broker.Apply(ctx, js, streams); err != nil {
-		return err
-	}
-	if err := broker.ServeDLQ(ctx, js); err != nil {
-		return err
-	}
-	for _, s := range streams {
-		if _, err := fmt.Fprintln(stdout, s.Name, "is as wanted"); err != nil {
-			return fmt.Errorf("apply: %w", err)
+	var lines strings.Builder
+	var undone []error
+	err = broker.Apply(ctx, js, config.Topology, func(a broker.Applied) {
+		_, _ = fmt.Fprintln(&lines, a.Stream, a.Did)
+		for _, what := range append(a.Kept, a.Undone...) {
+			_, _ = fmt.Fprintln(&lines, "  ", what)
 		}
+		for _, what := range a.Losing {
+			undone = append(undone, fmt.Errorf("stream %s: %s: %w", a.Stream, what, errLoss))
+		}
+	})
+	_, writeErr := io.WriteString(stdout, lines.String())
+	if err := errors.Join(append(undone, err, writeErr)...); err != nil {
+		return err
 	}
-	return nil
+	return broker.ServeDLQ(ctx, js)
 }

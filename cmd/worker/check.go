@@ -80,7 +80,11 @@ func (r *report) daemon(c app.Config) {
 	r.line("  retries", fmt.Sprintf("%d, the first after %s", c.Retries, plain(c.RetryBase)))
 	r.line("  circuit", circuit)
 	r.line("  a request lives", plain(c.MaxLife)+" at most")
-	r.line("  answers are kept", fmt.Sprintf("%s, %d copies", plain(c.ResultAge), c.Replicas))
+	copies := "in as many copies as stand (1 where there are none)"
+	if c.Topology.Replicas > 0 {
+		copies = fmt.Sprintf("in %d copies", c.Topology.Replicas)
+	}
+	r.line("  answers are kept", plain(c.ResultAge)+", "+copies)
 }
 
 func (r *report) rights(rights *providers.Rights) {

@@ -54,7 +54,7 @@ const usage = `worker fetches for agents, inside every provider's limits.
 
   worker                        serve until SIGTERM; configured by the environment (README.md)
   worker demo                   the whole story on recorded responses: no key, no network, ends by itself
-  worker apply                  create or update the streams of NATS_URL with the credentials given, and exit
+  worker apply [--accept-loss]  create or update the streams of NATS_URL with the credentials given, and exit
   worker health                 ask the worker on FETCH_HTTP_ADDR whether it is ready
   worker check [--catalog FILE] validate the configuration and print what is in force, keys redacted
   worker record PROVIDER OPERATION [name=value ...]

@@ -86,8 +86,8 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	if err != nil {
 		return err
 	}
-	if err := broker.Apply(ctx, js, broker.Streams(broker.Options{Replicas: config.Replicas, ResultAge: config.ResultAge})); err != nil {
-		return fmt.Errorf("topology: %w", err)
+	if err := app.Topology(ctx, js, config, logger); err != nil {
+		return err
 	}
 	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
 	if err != nil {

@@ -169,7 +169,7 @@ func BenchmarkProviders(b *testing.B) {
 		b.Run(fmt.Sprintf("R%d", copies), func(b *testing.B) {
 			const providers = 10
 			js := servers(b, copies)
-			if err := broker.Apply(b.Context(), js, broker.Streams(broker.Options{Replicas: copies, ResultAge: 168 * time.Hour})); err != nil {
+			if err := broker.Apply(b.Context(), js, broker.Options{Replicas: copies, ResultAge: 168 * time.Hour}, nil); err != nil {
 				b.Fatal(err)
 			}
 			idle := cpu(5 * time.Second)
@@ -222,7 +222,7 @@ func BenchmarkSubjects(b *testing.B) {
 	}
 	for b.Loop() {
 		e, js := open()
-		if err := broker.Apply(b.Context(), js, broker.Streams(broker.Options{ResultAge: 168 * time.Hour})); err != nil {
+		if err := broker.Apply(b.Context(), js, broker.Options{ResultAge: 168 * time.Hour}, nil); err != nil {
 			b.Fatal(err)
 		}
 		before, body := heap(), make([]byte, 1024)
@@ -370,7 +370,7 @@ func permits(b *testing.B, concurrency int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := broker.Apply(b.Context(), js, broker.Streams(broker.Options{ResultAge: 168 * time.Hour})); err != nil {
+	if err := broker.Apply(b.Context(), js, broker.Options{ResultAge: 168 * time.Hour}, nil); err != nil {
 		b.Fatal(err)
 	}
 	kv, err := js.KeyValue(b.Context(), fetchworker.BucketProviders)

@@ -6,9 +6,11 @@ package app
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,7 +31,8 @@ type Config struct {
 	HTTPAddr    string // FETCH_HTTP_ADDR: metrics and health
 	Pprof       bool   // FETCH_PPROF: profiles on the same listener
 	Concurrency int    // FETCH_CONCURRENCY: calls in flight per provider
-	Replicas    int    // FETCH_REPLICAS of every stream
+
+	Topology broker.Options // FETCH_REPLICAS, FETCH_RESULT_AGE, FETCH_STREAM_BYTES, FETCH_STREAM_AGE, as far as they are set
 
 	ResultAge       time.Duration // FETCH_RESULT_AGE: how long answers are kept
 	MaxLife         time.Duration // FETCH_MAX_LIFE: how long a request may live
@@ -55,8 +58,7 @@ func Load(getenv func(string) string) (Config, error) {
 		HTTPAddr:        r.text("FETCH_HTTP_ADDR", "127.0.0.1:8080"),
 		Pprof:           r.oneOf("FETCH_PPROF", "off", "on") == "on",
 		Concurrency:     r.whole("FETCH_CONCURRENCY", 16, 1, 10_000),
-		Replicas:        r.whole("FETCH_REPLICAS", 1, 1, 5),
-		ResultAge:       r.duration("FETCH_RESULT_AGE", 168*time.Hour),
+		ResultAge:       r.duration("FETCH_RESULT_AGE", broker.StandardResultAge),
 		MaxLife:         r.duration("FETCH_MAX_LIFE", 72*time.Hour),
 		CircuitOpen:     r.seconds("FETCH_CIRCUIT_OPEN_SECONDS", 60),
 		CircuitFailures: r.whole("FETCH_CIRCUIT_FAILURES", 3, 0, 1000),
@@ -69,6 +71,10 @@ func Load(getenv func(string) string) (Config, error) {
 	}
 	if len(r.errs) == 0 && c.MaxLife > c.ResultAge-24*time.Hour {
 		r.fail("FETCH_MAX_LIFE", fmt.Sprintf("must be at least a day shorter than FETCH_RESULT_AGE (%v), or a request could outlive its answer; it is %v", c.ResultAge, c.MaxLife))
+	}
+	c.Topology = broker.Options{Replicas: r.whole("FETCH_REPLICAS", 0, 1, 5), MaxLife: c.MaxLife, Bytes: r.streamBytes("FETCH_STREAM_BYTES"), Ages: r.streamAges("FETCH_STREAM_AGE")}
+	if getenv("FETCH_RESULT_AGE") != "" {
+		c.Topology.ResultAge = c.ResultAge
 	}
 	r.addresses(c)
 	return c, errors.Join(r.errs...)
@@ -103,6 +109,82 @@ func (r *reader) addresses(c Config) {
 			r.fail("NATS_CREDS", "must be a file of credentials: "+err.Error())
 		}
 	}
+}
+
+// streamBytes reads results=8GiB,bodies=unlimited.
+func (r *reader) streamBytes(name string) map[string]int64 {
+	return perStream(r, name, "results=8GiB,bodies=unlimited", func(stream, text string) (int64, error) {
+		if text == "unlimited" {
+			return -1, nil
+		}
+		for _, unit := range []struct {
+			name string
+			size int64
+		}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"", 1}} {
+			number, is := strings.CutSuffix(text, unit.name)
+			if !is {
+				continue
+			}
+			n, err := strconv.ParseFloat(number, 64)
+			if err != nil || !(n >= 1) || n*float64(unit.size) > 1<<60 {
+				break
+			}
+			return int64(n * float64(unit.size)), nil
+		}
+		return 0, fmt.Errorf("%s=%s is no size", stream, text)
+	})
+}
+
+// streamAges reads events=30d,audit=forever.
+func (r *reader) streamAges(name string) map[string]time.Duration {
+	return perStream(r, name, "events=30d,audit=forever", func(stream, text string) (time.Duration, error) {
+		switch stream {
+		case "events", "audit", "cache":
+		case "results", "bodies":
+			return 0, fmt.Errorf("the age of %s is FETCH_RESULT_AGE", stream)
+		default:
+			return 0, fmt.Errorf("%s keeps what it holds: with an age it would lose it", stream)
+		}
+		if text == "forever" {
+			return 0, nil
+		}
+		if days, is := strings.CutSuffix(text, "d"); is {
+			text = days + "h"
+			d, err := time.ParseDuration(text)
+			if err == nil && d > 0 && d < 100*365*time.Hour {
+				return 24 * d, nil
+			}
+		}
+		d, err := time.ParseDuration(text)
+		if err != nil || d < time.Hour {
+			return 0, fmt.Errorf("%s=%s is no age", stream, text)
+		}
+		return d, nil
+	})
+}
+
+// perStream reads a list of stream=value, under the streams' own names.
+func perStream[T any](r *reader, name, example string, read func(stream, text string) (T, error)) map[string]T {
+	set := map[string]T{}
+	names := broker.StreamNames()
+	for pair := range strings.SplitSeq(r.getenv(name), ",") {
+		if pair = strings.TrimSpace(pair); pair == "" {
+			continue
+		}
+		short, text, _ := strings.Cut(pair, "=")
+		stream, known := names[short]
+		if !known {
+			r.fail(name, fmt.Sprintf("must be such as %s; there is no stream %q among %s", example, short, strings.Join(slices.Sorted(maps.Keys(names)), ", ")))
+			continue
+		}
+		value, err := read(short, text)
+		if err != nil {
+			r.fail(name, fmt.Sprintf("must be such as %s: %v", example, err))
+			continue
+		}
+		set[stream] = value
+	}
+	return set
 }
 
 type reader struct {

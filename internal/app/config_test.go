@@ -23,7 +23,7 @@ func TestDefaultsAreTheContracts(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.NATS.Remote() || c.NATSAddr != "127.0.0.1:4222" || c.DataDir != "./data" || c.Sync != 0 || c.Replay != "auto" ||
-		c.HTTPAddr != "127.0.0.1:8080" || c.Concurrency != 16 || c.Replicas != 1 || c.ResultAge != 168*time.Hour || c.MaxLife != 72*time.Hour ||
+		c.HTTPAddr != "127.0.0.1:8080" || c.Concurrency != 16 || c.Topology.Replicas != 0 || c.Topology.ResultAge != 0 || c.ResultAge != 168*time.Hour || c.MaxLife != 72*time.Hour ||
 		c.CircuitOpen != time.Minute || c.CircuitFailures != 3 || c.RetryBase != time.Second || c.Retries != 3 || c.LogLevel != "info" {
 		t.Errorf("%+v", c)
 	}
@@ -90,5 +90,28 @@ func TestARequestMayNotOutliveItsAnswer(t *testing.T) {
 	}
 	if _, err := app.Load(env("FETCH_RESULT_AGE", "48h", "FETCH_MAX_LIFE", "24h")); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestEveryStreamsSizeAndAge(t *testing.T) {
+	c, err := app.Load(env("FETCH_STREAM_BYTES", "results=8GiB, bodies=unlimited,cache=500MB,dlq=1.5GiB", "FETCH_STREAM_AGE", "events=30d,audit=forever,cache=36h"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := c.Topology.Bytes; b["FETCH_RESULTS"] != 8<<30 || b["FETCH_BODIES"] != -1 || b["KV_fetch_cache"] != 500e6 || b["FETCH_DLQ"] != 3<<29 || len(b) != 4 {
+		t.Error(b)
+	}
+	if a := c.Topology.Ages; a["FETCH_EVENTS"] != 30*24*time.Hour || a["FETCH_AUDIT"] != 0 || a["KV_fetch_cache"] != 36*time.Hour || len(a) != 3 {
+		t.Error(a)
+	}
+	for name, values := range map[string][]string{
+		"FETCH_STREAM_BYTES": {"results", "results=", "results=-1", "results=8XB", "nothing=1GiB", "results=0", "results=NaNGiB", "results=1e30"},
+		"FETCH_STREAM_AGE":   {"events=", "events=soon", "results=24h", "requests=24h", "events=-5d", "events=1s", "events=1e9d"},
+	} {
+		for _, value := range values {
+			if _, err := app.Load(env(name, value)); err == nil || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s=%s: %v", name, value, err)
+			}
+		}
 	}
 }

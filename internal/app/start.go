@@ -7,7 +7,7 @@ import "go.uber.org/zap"
 func (c Config) Fields() []zap.Field {
 	fields := []zap.Field{
 		zap.String("http_addr", c.HTTPAddr), zap.Bool("pprof", c.Pprof), zap.String("log_level", c.LogLevel),
-		zap.Int("concurrency", c.Concurrency), zap.Int("replicas", c.Replicas),
+		zap.Int("concurrency", c.Concurrency), zap.Int("replicas", c.Topology.Replicas),
 		zap.Duration("result_age", c.ResultAge), zap.Duration("max_life", c.MaxLife),
 		zap.Duration("circuit_open", c.CircuitOpen), zap.Int("circuit_failures", c.CircuitFailures),
 		zap.Duration("retry_base", c.RetryBase), zap.Int("retries", c.Retries), zap.String("replay", c.Replay),

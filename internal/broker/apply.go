@@ -2,12 +2,8 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"reflect"
-	"slices"
 	"strings"
 	"time"
 
@@ -15,26 +11,52 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// Applied is what Apply has done to one stream.
+type Applied struct {
+	Stream string
+	Did    string   // created, updated, as wanted, left as a newer version made it
+	Kept   []string // an operator's decisions that stand
+	Undone []string // differences that were left: no permission, and no guarantee stands on them
+	Losing []string // decided, and left undone since it would lose something; see Options.AcceptLoss
+}
+
 // Apply brings every stream and bucket to its wanted form: looked up first,
 // so that credentials without the right to create are enough where all is in
-// place; then created, or updated where it differs. A difference that the
-// server refuses is an error that names the stream, the field and both
-// values. Nothing is ever deleted.
-func Apply(ctx context.Context, js jetstream.JetStream, want []jetstream.StreamConfig) error {
+// place; then created, or updated where it differs. Who may not update can go
+// on where nothing is missing that a guarantee stands on. Any other difference
+// that remains is an error that names the stream, the field and both values.
+// Nothing is ever deleted, and nothing lost, unless o.AcceptLoss says so. tell
+// hears of each stream; nil hears nothing.
+func Apply(ctx context.Context, js jetstream.JetStream, o Options, tell func(Applied)) error {
+	want := Streams(o)
+	if err := room(ctx, js, want); err != nil {
+		return err
+	}
 	var failed []error
 	for _, config := range want {
-		if err := applyStream(ctx, js, config); err != nil {
-			failed = append(failed, err)
+		applied, err := applyStream(ctx, js, config, o)
+		if err != nil {
+			if failed = append(failed, err); errors.Is(err, errLookUp) {
+				break // the others would fail as it did, each after its time
+			}
+			continue
+		}
+		if tell != nil {
+			tell(applied)
 		}
 	}
 	return errors.Join(failed...)
 }
 
-func applyStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) error {
+// ErrMissing says that a stream is not there, and that these credentials may
+// not make it: somebody else will, or has to be told.
+var ErrMissing = errors.New("is missing, and these credentials may not create it")
+
+func applyStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, o Options) (Applied, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	for range 3 { // another process may be applying the same
-		stream, err := js.Stream(ctx, want.Name)
+		stream, err := lookUp(ctx, js, want.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			err = refusable(ctx, js, func(ctx context.Context) error {
 				_, err := js.CreateStream(ctx, want)
@@ -44,30 +66,63 @@ func applyStream(ctx context.Context, js jetstream.JetStream, want jetstream.Str
 			case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
 				continue
 			case denied(err):
-				return fmt.Errorf("stream %s is missing, and these credentials may not create it: %w", want.Name, err)
+				return Applied{}, fmt.Errorf("stream %s %w: %w", want.Name, ErrMissing, err)
 			case err != nil:
-				return fmt.Errorf("create stream %s: %w", want.Name, err)
+				return Applied{}, fmt.Errorf("create stream %s: %w", want.Name, err)
 			}
-			return nil
+			return Applied{Stream: want.Name, Did: "created"}, nil
 		}
 		if err != nil {
-			return fmt.Errorf("look up stream %s: %w", want.Name, err)
+			return Applied{}, err
 		}
-		have := stream.CachedInfo().Config
-		differences := Differences(have, want)
-		if len(differences) == 0 {
-			return nil
+		d, err := compare(ctx, stream, want, o)
+		if err != nil {
+			return Applied{}, fmt.Errorf("stream %s: %w", want.Name, err)
 		}
-		err = refusable(ctx, js, func(ctx context.Context) error {
-			_, err := js.UpdateStream(ctx, want)
+		return bring(ctx, js, d)
+	}
+	return Applied{}, fmt.Errorf("stream %s: created and deleted by others meanwhile", want.Name)
+}
+
+// bring does what a difference asks for.
+func bring(ctx context.Context, js jetstream.JetStream, d difference) (Applied, error) {
+	a := Applied{Stream: d.config.Name, Did: "as wanted", Kept: d.kept, Losing: d.losing}
+	lacking, why := d.unmet, errors.New("cannot be applied")
+	switch {
+	case d.newer:
+		a.Did, a.Undone, a.Losing = "left as a newer version made it", d.other, nil
+		lacking, why = append(d.needed, d.unmet...), errors.New("a newer version made it so")
+	case len(d.needed)+len(d.other) > 0:
+		a.Did = "updated"
+		err := refusable(ctx, js, func(ctx context.Context) error {
+			_, err := js.UpdateStream(ctx, d.config)
 			return err
 		})
-		if err == nil {
-			return nil
+		switch {
+		case denied(err):
+			a.Did, a.Undone = "as it must be", d.other
+			lacking, why = append(d.needed, d.unmet...), fmt.Errorf("cannot be applied: %w", err)
+		case err != nil:
+			lacking, why = append(d.needed, d.other...), fmt.Errorf("cannot be applied: %w", err)
 		}
-		return fmt.Errorf("stream %s: %s: cannot be applied: %w", want.Name, strings.Join(differences, "; "), err)
 	}
-	return fmt.Errorf("stream %s: created and deleted by others meanwhile", want.Name)
+	if len(lacking) > 0 {
+		return Applied{}, fmt.Errorf("stream %s: %s: %w", a.Stream, strings.Join(lacking, "; "), why)
+	}
+	return a, nil
+}
+
+var errLookUp = errors.New("look up stream")
+
+func lookUp(ctx context.Context, js jetstream.JetStream, name string) (stream jetstream.Stream, err error) {
+	err = refusable(ctx, js, func(ctx context.Context) error {
+		stream, err = js.Stream(ctx, name)
+		return err
+	})
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, fmt.Errorf("%w %s: %w", errLookUp, name, err)
+	}
+	return stream, err
 }
 
 // refusable makes a request that the credentials may not allow. NATS reports
@@ -104,37 +159,3 @@ func refusable(ctx context.Context, js jetstream.JetStream, request func(context
 
 // denied reports whether the credentials do not allow a request.
 func denied(err error) bool { return errors.Is(err, nats.ErrPermissionViolation) }
-
-// Differences lists, one line each, the fields in which a stream is not as
-// wanted: the field, what it is, what is wanted. What the server adds of its
-// own (metadata, consumer limits) is none of them.
-func Differences(have, want jetstream.StreamConfig) []string {
-	h, w := fields(have), fields(want)
-	var lines []string
-	for _, key := range slices.Sorted(maps.Keys(w)) {
-		if key == "metadata" || key == "consumer_limits" {
-			continue
-		}
-		if !reflect.DeepEqual(h[key], w[key]) {
-			lines = append(lines, fmt.Sprintf("%s is %v, want %v", key, text(h[key]), text(w[key])))
-		}
-	}
-	for _, key := range slices.Sorted(maps.Keys(h)) {
-		if _, known := w[key]; !known && key != "metadata" && key != "consumer_limits" {
-			lines = append(lines, fmt.Sprintf("%s is %v, want none", key, text(h[key])))
-		}
-	}
-	return lines
-}
-
-func fields(c jetstream.StreamConfig) map[string]any {
-	b, _ := json.Marshal(c)
-	m := map[string]any{}
-	_ = json.Unmarshal(b, &m)
-	return m
-}
-
-func text(v any) string {
-	b, _ := json.Marshal(v)
-	return string(b)
-}

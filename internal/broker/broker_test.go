@@ -109,47 +109,6 @@ func TestGoldenStreamsCanBeAddedAsTheyAre(t *testing.T) {
 	}
 }
 
-func TestApplyIsRepeatableUpdatesAndRefusesWithBothValues(t *testing.T) {
-	b := brokertest.Start(t)
-	ctx := t.Context()
-	if err := broker.Apply(ctx, b.JS, topology()); err != nil {
-		t.Fatalf("second apply: %v", err)
-	}
-	longer := broker.Streams(broker.Options{Replicas: 1, ResultAge: 200 * time.Hour})
-	if err := broker.Apply(ctx, b.JS, longer); err != nil {
-		t.Fatalf("longer age: %v", err)
-	}
-	stream, err := b.JS.Stream(ctx, fetchworker.StreamResults)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if age := stream.CachedInfo().Config.MaxAge; age != 200*time.Hour {
-		t.Errorf("age after update is %v", age)
-	}
-	bad := topology()
-	for i := range bad {
-		if bad[i].Name == fetchworker.StreamDLQ {
-			bad[i].Storage = jetstream.MemoryStorage
-		}
-	}
-	if _, err := b.JS.Publish(ctx, "fetch.dlq.a.batch.b.c.d", nil); err != nil {
-		t.Fatal(err)
-	}
-	err = broker.Apply(ctx, b.JS, bad)
-	if err == nil {
-		t.Fatal("a change of storage was applied")
-	}
-	for _, part := range []string{"FETCH_DLQ", "storage", `"file"`, `"memory"`} {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("error does not name %s: %v", part, err)
-		}
-	}
-	stream, err = b.JS.Stream(ctx, fetchworker.StreamDLQ)
-	if err != nil || stream.CachedInfo().State.Msgs != 1 {
-		t.Errorf("the stream's message is gone: %v", err)
-	}
-}
-
 func TestRequestsAreShardedByAgentAndAnswersRepublished(t *testing.T) {
 	b := brokertest.Start(t)
 	ctx := t.Context()

@@ -129,7 +129,11 @@ func ServeDLQ(ctx context.Context, js jetstream.JetStream) error {
 // applyConsumer looks first: credentials that may not create are enough where
 // the consumer is as wanted.
 func applyConsumer(ctx context.Context, js jetstream.JetStream, stream string, want jetstream.ConsumerConfig) error {
-	c, err := js.Consumer(ctx, stream, want.Durable)
+	var c jetstream.Consumer
+	err := refusable(ctx, js, func(ctx context.Context) (err error) {
+		c, err = js.Consumer(ctx, stream, want.Durable)
+		return err
+	})
 	if err == nil {
 		have := c.CachedInfo().Config
 		if have.MaxAckPending == want.MaxAckPending && have.AckWait == want.AckWait && have.FilterSubject == want.FilterSubject && have.MaxDeliver == want.MaxDeliver {

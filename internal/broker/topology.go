@@ -5,6 +5,9 @@
 package broker
 
 import (
+	"cmp"
+	"strconv"
+	"strings"
 	"time"
 
 	"fetchworker"
@@ -12,11 +15,27 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Options are what of the topology an operator decides.
+// Options are what of the topology an operator decides. What is undecided
+// (zero, not there) gets the standard where a stream is made, and is left as it
+// is where one stands.
 type Options struct {
-	Replicas  int           // of every stream: 1, or 3 in a cluster
-	ResultAge time.Duration // how long answers and large bodies are kept
+	Replicas  int                      // of every stream: 1, or 3 in a cluster
+	ResultAge time.Duration            // how long answers and large bodies are kept
+	Ages      map[string]time.Duration // how long another stream keeps what it holds
+	Bytes     map[string]int64         // how much a stream may hold; -1 is any amount
+
+	MaxLife    time.Duration // how long a request may live: its answer must not go before it
+	AcceptLoss bool          // do also what loses messages or copies
 }
+
+// Revision counts what changes in the topology. A stream carries that of the
+// version that made it, so that an older one leaves it as it is.
+const Revision = 2
+
+const revisionKey = "fetchworker.topology"
+
+// StandardResultAge is how long answers are kept unless an operator decides.
+const StandardResultAge = 7 * 24 * time.Hour
 
 // CacheAge is how long a cached body is kept at the most: longer than the
 // longest stale age of any operation is of no use.
@@ -29,7 +48,8 @@ func Streams(o Options) []jetstream.StreamConfig {
 	base := func(name, description string, subjects ...string) jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Name: name, Description: description, Subjects: subjects,
-			Storage: jetstream.FileStorage, Replicas: max(o.Replicas, 1),
+			Storage: jetstream.FileStorage, Replicas: cmp.Or(o.Replicas, 1),
+			Metadata:  map[string]string{revisionKey: strconv.Itoa(Revision)},
 			Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
 			MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1,
 			// A thousand is the server's default, and 30 providers would pass it.
@@ -59,7 +79,7 @@ func Streams(o Options) []jetstream.StreamConfig {
 	results.MaxMsgsPerSubject = 1
 	results.Discard = jetstream.DiscardNew // a full store holds work back; it never drops an answer
 	results.MaxBytes = 4 * gib
-	results.MaxAge = o.ResultAge
+	results.MaxAge = cmp.Or(o.ResultAge, StandardResultAge)
 	results.SubjectTransform = &jetstream.SubjectTransformConfig{
 		Source:      "fetch.put.*.*.*.*",
 		Destination: "fetch.result.{{wildcard(1)}}.{{wildcard(2)}}.{{wildcard(3)}}.{{wildcard(4)}}",
@@ -89,7 +109,7 @@ func Streams(o Options) []jetstream.StreamConfig {
 	bodies.MaxMsgsPerSubject = 1
 	bodies.Discard = jetstream.DiscardNew
 	bodies.MaxBytes = 4 * gib
-	bodies.MaxAge = o.ResultAge
+	bodies.MaxAge = cmp.Or(o.ResultAge, StandardResultAge)
 
 	bucket := func(name, description string) jetstream.StreamConfig {
 		c := base("KV_"+name, description, "$KV."+name+".>")
@@ -109,5 +129,28 @@ func Streams(o Options) []jetstream.StreamConfig {
 	cache.MaxBytes = 1 * gib
 	cache.MaxAge = CacheAge
 
-	return []jetstream.StreamConfig{requests, replay, results, dlq, review, events, audit, budget, bodies, providers, cache}
+	streams := []jetstream.StreamConfig{requests, replay, results, dlq, review, events, audit, budget, bodies, providers, cache}
+	for i := range streams {
+		if age, decided := o.Ages[streams[i].Name]; decided {
+			streams[i].MaxAge = age
+		}
+		if n, decided := o.Bytes[streams[i].Name]; decided {
+			streams[i].MaxBytes = n
+		}
+	}
+	return streams
+}
+
+// StreamNames are all streams by the name that an operator gives them:
+// results is FETCH_RESULTS, cache is KV_fetch_cache.
+func StreamNames() map[string]string {
+	names := map[string]string{}
+	for _, config := range Streams(Options{}) {
+		short := strings.ToLower(config.Name)
+		for _, prefix := range []string{"kv_", "fetch_"} {
+			short = strings.TrimPrefix(short, prefix)
+		}
+		names[short] = config.Name
+	}
+	return names
 }

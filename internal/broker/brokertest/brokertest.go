@@ -65,7 +65,7 @@ func (b *Broker) start(t testing.TB) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) //nolint:usetesting // a restart may come in a cleanup
 	defer cancel()
-	if err := broker.Apply(ctx, b.JS, broker.Streams(broker.Options{ResultAge: 168 * time.Hour})); err != nil {
+	if err := broker.Apply(ctx, b.JS, broker.Options{ResultAge: 168 * time.Hour}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := broker.ServeDLQ(ctx, b.JS); err != nil {
