@@ -55,6 +55,9 @@ func (p *Caller) URL(c *sheet.Call) *url.URL {
 	return shown
 }
 
+// mostIdle is more than any concurrency that can be set.
+const mostIdle = 10_000
+
 // newTransport is one provider's connections. A nil dial means the network.
 func newTransport(dial DialFunc) *http.Transport {
 	proxy := http.ProxyFromEnvironment
@@ -69,7 +72,9 @@ func newTransport(dial DialFunc) *http.Transport {
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: 10 * time.Second,
 		ForceAttemptHTTP2:   true,
-		MaxIdleConnsPerHost: 16,
+		// As many as were in use together, which FETCH_CONCURRENCY bounds: with
+		// fewer, each call beyond them dials anew, with TLS a handshake a call.
+		MaxIdleConnsPerHost: mostIdle,
 		// Below the 60 s and more after which common servers close an idle
 		// connection: one that closes while we write costs an attempt.
 		IdleConnTimeout:        30 * time.Second,

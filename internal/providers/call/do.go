@@ -265,11 +265,19 @@ func (p *Caller) next(call *sheet.Call, body []byte) json.RawMessage {
 	return json.RawMessage(p.redact.Text(string(next)))
 }
 
+// redactHeader takes the key out of a header, which hardly ever holds it.
 func (p *Caller) redactHeader(header http.Header) http.Header {
-	clean := http.Header{}
+	clean := header
 	for name, values := range header {
-		for _, value := range values {
-			clean.Add(name, p.redact.Text(value))
+		for i, value := range values {
+			without := p.redact.Text(value)
+			if without == value {
+				continue
+			}
+			if &clean[name][0] == &values[0] { // not yet a copy
+				clean = clean.Clone()
+			}
+			clean[name][i] = without
 		}
 	}
 	return clean

@@ -88,7 +88,9 @@ func escapes(c rune) string {
 // Text redacts an error text or header. It must come before any shortening,
 // since half a key is no longer recognised.
 func (r *Redactor) Text(s string) string {
-	if r.length < minKeyInText {
+	// The pattern is slow, and most texts can have neither the key nor any of
+	// its forms in them.
+	if r.length < minKeyInText || !strings.ContainsAny(s, `\%&`) && !strings.Contains(s, string(r.hint())) {
 		return s
 	}
 	return r.pattern().ReplaceAllLiteralString(s, redacted)

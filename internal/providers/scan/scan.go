@@ -32,11 +32,14 @@ type Finder func(pointer string) (value []byte, ok bool)
 // Finds goes through a large document once for each pointer, however often
 // it is asked. In what is not JSON it finds nothing.
 func Finds(doc []byte, isJSON bool) Finder {
-	found := map[string][]byte{}
+	var found map[string][]byte // made when it is needed
 	return func(pointer string) ([]byte, bool) {
 		value, known := found[pointer]
 		if !known && isJSON {
 			value, _ = Lookup(doc, pointer)
+			if found == nil {
+				found = map[string][]byte{}
+			}
 			found[pointer] = value
 		}
 		return value, value != nil
