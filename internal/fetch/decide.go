@@ -28,7 +28,7 @@ type facts struct {
 	stale     time.Duration // up to which the operation's body may be shown meanwhile
 	retries   int           // allowed after the first call
 	retryWait func(failures int) time.Duration
-	hold      time.Time                        // until when the provider is held, for the whole fleet
+	hold      func() time.Time                 // until when the provider is held, for the whole fleet
 	outage    func(firstFailed time.Time) bool // no success of the provider since then
 }
 
@@ -90,7 +90,7 @@ func decide(f facts) ending {
 		if f.cache.within(f.maxStale, f.now) {
 			return ending{answer: staleAnswer(l, f.cache, f.now, true)}
 		}
-		l.NotBefore = latest(f.hold, f.now.Add(f.result.RetryAfter), f.now.Add(f.result.MinHold))
+		l.NotBefore = latest(f.hold(), f.now.Add(f.result.RetryAfter), f.now.Add(f.result.MinHold))
 		if l.NotBefore.Sub(f.now) > shortHold {
 			if f.cache.within(f.stale, f.now) {
 				return ending{letter: &l, answer: staleAnswer(l, f.cache, f.now, false)}

@@ -281,7 +281,7 @@ func (w *Worker) conclude(ctx context.Context, r *request, result *providers.Res
 		letter: r.Letter, result: result, made: how, now: time.Now(), retries: w.retries,
 		cache: r.cache, maxStale: r.acceptsStale(), stale: r.call.Operation.Stale,
 		retryWait: func(failures int) time.Duration { return dlq.Wait(w.retryBase, longestRetry, failures) },
-		hold:      gate.State().HoldUntil,
+		hold:      func() time.Time { return gate.State().HoldUntil },
 		outage:    gate.Outage,
 	})
 	if e.trip {

@@ -134,7 +134,7 @@ func (l *Log) put(ctx context.Context, slot Slot, last uint64, m *nats.Msg) (Out
 			last = stands.Sequence
 		}
 	}
-	return out, backoff.Retry(write, l.policy(ctx))
+	return out, l.repeat(ctx, write)
 }
 
 // step aside for a moment: not at all after a first conflict, whose winner is
@@ -268,15 +268,34 @@ func Refused(err error) bool {
 // again while the outcome is unknown: it may then be stored twice.
 func (l *Log) Append(ctx context.Context, point, stream string, m *nats.Msg) error {
 	err := l.Point(point, func() error {
-		return backoff.Retry(func() error {
+		return l.repeat(ctx, func() error {
 			_, err := l.publishAny(ctx, stream, m)
 			return worthRetry(err)
-		}, l.policy(ctx))
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("append %s: %w", m.Subject, err)
 	}
 	return nil
+}
+
+// repeat makes a step again while that can help. Nearly all succeed at once,
+// and these are spared the policy's timer and random numbers.
+func (l *Log) repeat(ctx context.Context, step func() error) error {
+	err := step()
+	var final *backoff.PermanentError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &final):
+		return final.Err
+	}
+	policy := l.policy(ctx)
+	_ = wait.For(ctx, policy.NextBackOff())
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return backoff.Retry(step, policy)
 }
 
 // policy tries again, ever more slowly, until patience ends or ctx does.

@@ -21,17 +21,17 @@ const Beat = 3 * time.Second
 // consumer's AckWait it gives to another. It is safe for concurrent use.
 type Heart[T Held] struct {
 	mu   sync.Mutex
-	held map[T]struct{}
+	held map[T]time.Time // when its next beat is due
 }
 
 // NewHeart makes a heart that holds nothing; Run makes it beat.
-func NewHeart[T Held]() *Heart[T] { return &Heart[T]{held: map[T]struct{}{}} }
+func NewHeart[T Held]() *Heart[T] { return &Heart[T]{held: map[T]time.Time{}} }
 
 // Add begins to keep a message alive.
 func (h *Heart[T]) Add(m T) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.held[m] = struct{}{}
+	h.held[m] = time.Now().Add(Beat)
 }
 
 // Remove ends it; the message has its end, or goes back.
@@ -41,16 +41,21 @@ func (h *Heart[T]) Remove(m T) {
 	delete(h.held, m)
 }
 
+// look is how often the heart looks for who is due, so that beats are spread
+// and not sent in one burst. What is held for a shorter time than a beat,
+// which is nearly all, costs none.
+const look = Beat / 6
+
 // Run keeps all that is held alive until ctx ends.
 func (h *Heart[T]) Run(ctx context.Context) {
-	tick := time.NewTicker(Beat)
+	tick := time.NewTicker(look)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
-			for _, m := range h.snapshot() {
+		case now := <-tick.C:
+			for _, m := range h.due(now) {
 				// Acknowledged meanwhile, or disconnected: neither needs it.
 				_ = m.InProgress()
 			}
@@ -58,12 +63,15 @@ func (h *Heart[T]) Run(ctx context.Context) {
 	}
 }
 
-func (h *Heart[T]) snapshot() []T {
+func (h *Heart[T]) due(now time.Time) []T {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	all := make([]T, 0, len(h.held))
-	for m := range h.held {
-		all = append(all, m)
+	var all []T
+	for m, at := range h.held {
+		if !now.Before(at) {
+			all = append(all, m)
+			h.held[m] = at.Add(Beat)
+		}
 	}
 	return all
 }
