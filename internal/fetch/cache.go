@@ -11,12 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/providers"
-	"fetchworker/internal/record"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
@@ -32,7 +29,7 @@ const (
 	queuedLimit = 64 << 20
 	// writesWaiting bounds the cache writes that nobody waits for; more are
 	// dropped, for a cache may forget.
-	writesWaiting = 256
+	writesWaiting = 1024
 )
 
 // entry is a body that a provider sent, and when.
@@ -108,13 +105,13 @@ func (e *entry) within(limit time.Duration, now time.Time) bool {
 // cache keeps bodies for the fleet in a bucket, and the ones this worker met
 // last at hand. It is safe for concurrent use.
 type cache struct {
-	log    *record.Log
-	js     jetstream.JetStream
-	logger *zap.Logger
-	zip    *zstd.Encoder
-	unzip  *zstd.Decoder
-	writes chan write
-	queued atomic.Int64 // bytes in writes
+	bucket  *bucket
+	logger  *zap.Logger
+	dropped func() // counts a write that could not be kept up with
+	zip     *zstd.Encoder
+	unzip   *zstd.Decoder
+	writes  chan write
+	queued  atomic.Int64 // bytes in writes
 
 	mu    sync.Mutex
 	local map[string]*list.Element // of *kept
@@ -132,7 +129,11 @@ type write struct {
 	*entry
 }
 
-func newCache(js jetstream.JetStream, log *record.Log, logger *zap.Logger) (*cache, error) {
+func newCache(js jetstream.JetStream, logger *zap.Logger, dropped func()) (*cache, error) {
+	shared, err := newBucket(js)
+	if err != nil {
+		return nil, err
+	}
 	zip, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
@@ -142,12 +143,10 @@ func newCache(js jetstream.JetStream, log *record.Log, logger *zap.Logger) (*cac
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	return &cache{
-		log: log, js: js, logger: logger, zip: zip, unzip: unzip,
+		bucket: shared, logger: logger, dropped: dropped, zip: zip, unzip: unzip,
 		writes: make(chan write, writesWaiting), local: map[string]*list.Element{}, order: list.New(),
 	}, nil
 }
-
-func cacheSubject(key string) string { return "$KV." + fetchworker.BucketCache + "." + key }
 
 // atHand is the entry this worker met last, if it still has it: no round trip.
 func (c *cache) atHand(key string) *entry {
@@ -165,14 +164,14 @@ func (c *cache) atHand(key string) *entry {
 // get reads the fleet's entry, nil if there is none. What cannot be read is
 // as good as absent: a cache must not fail a request.
 func (c *cache) get(ctx context.Context, key string) *entry {
-	raw, err := c.log.Last(ctx, "KV_"+fetchworker.BucketCache, cacheSubject(key))
+	value, err := c.bucket.read(ctx, key)
 	if err != nil {
-		if !errors.Is(err, jetstream.ErrMsgNotFound) {
-			c.logger.Debug("cache read", zap.String("key", key), zap.Error(err))
-		}
+		c.logger.Debug("cache read", zap.String("key", key), zap.Error(err))
+	}
+	if value == nil {
 		return c.atHand(key)
 	}
-	e, err := c.decode(raw.Data)
+	e, err := c.decode(value)
 	if err != nil {
 		c.logger.Debug("cache value", zap.String("key", key), zap.Error(err))
 		return c.atHand(key)
@@ -193,12 +192,14 @@ func (c *cache) put(key string, e *entry) {
 	size := int64(e.size(key))
 	if c.queued.Add(size) > queuedLimit {
 		c.queued.Add(-size)
-		return // the bucket is slower than the providers: forget this one
+		c.dropped() // the bucket is slower than the providers: forget this one
+		return
 	}
 	select {
 	case c.writes <- write{key, e}:
 	default:
 		c.queued.Add(-size)
+		c.dropped()
 	}
 }
 
@@ -249,7 +250,7 @@ func (c *cache) store(ctx context.Context, w write) {
 	// A stop does not lose what was queued.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if _, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: cacheSubject(w.key), Data: value}); err != nil {
+	if err := c.bucket.write(ctx, w.key, value); err != nil {
 		c.logger.Debug("cache write", zap.String("key", w.key), zap.Error(err))
 	}
 }
@@ -283,6 +284,7 @@ func (c *cache) decode(value []byte) (*entry, error) {
 
 // close releases what the compressors hold.
 func (c *cache) close() {
+	c.bucket.close()
 	_ = c.zip.Close()
 	c.unzip.Close()
 }

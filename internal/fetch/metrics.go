@@ -25,6 +25,8 @@ type metrics struct {
 	letters    *prometheus.CounterVec
 	replays    *prometheus.CounterVec
 	lookups    *prometheus.CounterVec
+
+	cacheDropped prometheus.Counter
 }
 
 // laneReplay is what the lane of a replayed request is called in metrics.
@@ -64,6 +66,10 @@ func newMetrics(r prometheus.Registerer, serve []Served) *metrics {
 		replays:    counter("fetch_replays_total", "Dead letters that came back to work.", "provider"),
 		lookups:    counter("fetch_cache_lookups_total", "Looks for a body young enough: hit or miss.", "provider", "result"),
 	}
+	m.cacheDropped = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "fetch_cache_writes_dropped_total", Help: "Bodies not written to the shared cache, because it was slower than the providers.",
+	})
+	r.MustRegister(m.cacheDropped)
 	for _, s := range serve {
 		// A counter that is not there until its first event hides that event
 		// from rate().

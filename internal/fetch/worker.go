@@ -93,14 +93,15 @@ type Worker struct {
 
 // New makes a worker; Run starts it.
 func New(c Config) (*Worker, error) {
-	bodies, err := newCache(c.JS, c.Log, c.Logger)
+	counts := newMetrics(c.Metrics, c.Serve)
+	bodies, err := newCache(c.JS, c.Logger, counts.cacheDropped.Inc)
 	if err != nil {
 		return nil, err
 	}
 	w := &Worker{
 		name: c.Name, js: c.JS, kv: c.KV, log: c.Log, answers: answer.New(c.Log), rights: c.Rights, logger: c.Logger,
 		served:  make(map[string]*Served, len(c.Serve)),
-		metrics: newMetrics(c.Metrics, c.Serve), tracer: newTracer(c.Tracer),
+		metrics: counts, tracer: newTracer(c.Tracer),
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
 		held:   wait.NewHeart[*delivery](),
 		inside: semaphore.NewWeighted(everyone),
