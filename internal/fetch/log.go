@@ -42,6 +42,9 @@ func (w *Worker) logTurn(r *request, e ending, result *providers.Result) {
 	fields = append(fields, zap.Int("calls", calls), zap.Int("failures", failures))
 	if result != nil {
 		fields = append(fields, zap.Int("http_status", result.HTTPStatus), zap.Duration("latency", result.Latency))
+		if result.Err != nil { // with the addresses that agents are not told
+			fields = append(fields, zap.NamedError("cause", result.Err))
+		}
 	}
 	if id := traceID(r.Traceparent); id != "" {
 		fields = append(fields, zap.String("trace_id", id))

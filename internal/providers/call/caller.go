@@ -58,6 +58,10 @@ func (p *Caller) URL(c *sheet.Call) *url.URL {
 // mostIdle is more than any concurrency that can be set.
 const mostIdle = 10_000
 
+// silence is how long an HTTP/2 connection may bring nothing before it is
+// asked for a sign of life, and then how long that may take.
+const silence = 5 * time.Second
+
 // newTransport is one provider's connections. A nil dial means the network.
 func newTransport(dial DialFunc) *http.Transport {
 	proxy := http.ProxyFromEnvironment
@@ -68,7 +72,7 @@ func newTransport(dial DialFunc) *http.Transport {
 	}
 	return &http.Transport{
 		Proxy:               proxy,
-		DialContext:         dial,
+		DialContext:         hearing(dial),
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: 10 * time.Second,
 		ForceAttemptHTTP2:   true,
@@ -81,5 +85,7 @@ func newTransport(dial DialFunc) *http.Transport {
 		MaxResponseHeaderBytes: 256 << 10,
 		// We ask for gzip ourselves: the wire's bytes must be counted.
 		DisableCompression: true,
+		// HTTP/2 makes all calls over one connection: a dead one is found out.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: silence, PingTimeout: silence, WriteByteTimeout: 2 * silence},
 	}
 }

@@ -115,6 +115,9 @@ func (p *Caller) Do(ctx context.Context, call *sheet.Call, o Options) *Result {
 	} else {
 		p.answered(r, call, res, o)
 	}
+	if r.ErrorType == errorTimeout {
+		w.shared.Load().retire()
+	}
 	r.Sent = w.sent.Load()
 	end := time.Now()
 	r.Latency = end.Sub(start)
@@ -181,7 +184,7 @@ func (p *Caller) request(ctx context.Context, call *sheet.Call, o Options) *http
 func (p *Caller) broken(r *Result, err error) {
 	r.Class, r.ErrorType = fetchworker.ClassTransient, connectionErrorType(err)
 	r.Err = p.redact.Error(err)
-	r.Detail = r.Err.Error()
+	r.Detail = redact.Shorten(p.redact.Text(told(err, p.api.Base().Host).Error()), redact.MaxDetail)
 }
 
 // answered fills in a result from an answer.
@@ -199,6 +202,9 @@ func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Opt
 		return
 	}
 
+	if readErr != nil && !errors.Is(readErr, classify.ErrTooLarge) {
+		readErr = told(readErr, p.api.Base().Host)
+	}
 	in := classify.Input{Format: call.Operation.Format, Status: res.StatusCode, Header: r.header, Body: body, ReadErr: readErr}
 	v := classify.Answer(&p.api.Spec, in)
 	r.Body, r.Redacted = p.redact.Body(body)
@@ -215,7 +221,7 @@ func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Opt
 	r.Class, r.Code, r.ErrorType, r.MinHold = v.Class, v.Code, v.ErrorType, v.MinHold
 	r.Detail = redact.Shorten(p.redact.Text(v.Detail), redact.MaxDetail)
 	if readErr != nil {
-		r.Err = p.redact.Error(readErr)
+		r.Err = p.redact.Error(errors.Join(readErr, errors.Unwrap(readErr)))
 		if v.Class == fetchworker.ClassTransient && res.StatusCode < 300 && !errors.Is(readErr, errEncoding) {
 			r.ErrorType = connectionErrorType(readErr)
 		}
@@ -312,6 +318,7 @@ type writeGate struct {
 	refused atomic.Pointer[error]
 	sent    atomic.Bool // the request may have reached the wire
 	written atomic.Bool // its header was handed to the connection
+	shared  atomic.Pointer[shared]
 }
 
 func (w *writeGate) trace(ctx context.Context) context.Context {
@@ -330,6 +337,7 @@ func (w *writeGate) gotConn(info httptrace.GotConnInfo) {
 		err = w.before()
 	}
 	if err == nil {
+		w.shared.Store(sharedConn(info))
 		w.sent.Store(true)
 		return
 	}

@@ -22,8 +22,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // caller is one of an API with one operation, and a call of it.
 func caller(t *testing.T, baseURL string) (*call.Caller, *sheet.Call) {
 	t.Helper()
+	return callerBy(t, baseURL, nil, 5*time.Second)
+}
+
+// callerBy is caller with a dialer and a time-out.
+func callerBy(t *testing.T, baseURL string, dial call.DialFunc, timeout time.Duration) (*call.Caller, *sheet.Call) {
+	t.Helper()
 	api, err := sheet.New(sheet.Spec{
-		Name: "tides", BaseURL: baseURL, EnvPrefix: "TIDES", Timeout: 5 * time.Second,
+		Name: "tides", BaseURL: baseURL, EnvPrefix: "TIDES", Timeout: timeout,
 		Auth:       sheet.Auth{Kind: sheet.AuthBearer},
 		Operations: map[string]*sheet.Operation{"heights": {Name: "heights", Path: "/heights"}},
 	})
@@ -34,7 +40,7 @@ func caller(t *testing.T, baseURL string) (*call.Caller, *sheet.Call) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := call.New(api, "secret-key", nil)
+	c := call.New(api, "secret-key", dial)
 	t.Cleanup(c.Close)
 	return c, planned
 }
