@@ -2,6 +2,7 @@ package budget
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/meter"
 	"fetchworker/internal/budget/store"
+	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/wait"
 )
 
@@ -98,6 +100,25 @@ func (g *Gate) announceThrottle(before, after *ledger.Register, mine bool) {
 	case before.Strikes > 0 && after.Strikes == 0:
 		g.events.tell(Event{Kind: KindThrottle, Severity: SeverityInfo, Mine: mine, Why: "the provider answers again"})
 	}
+}
+
+// announceForeign tells that the provider has counted calls that are not ours,
+// and not more often than once a minute.
+func (g *Gate) announceForeign(w *turns.Write) {
+	if w.Foreign == 0 {
+		return
+	}
+	g.foreign += int64(w.Foreign)
+	now := g.clock.Now()
+	if now.Sub(g.toldForeign) < time.Minute {
+		return
+	}
+	g.toldForeign = now
+	f := w.Reg.ForeignCalls(ledger.InstantOf(now))
+	g.events.tell(Event{
+		Kind: KindPermits, Severity: SeverityWarning, Mine: true, Until: f.Until.Time(), Calls: f.N,
+		Why: fmt.Sprintf("the provider has counted %d calls that this fleet did not make: somebody else uses the key", f.N),
+	})
 }
 
 // seeControl takes an operator's orders.

@@ -79,9 +79,12 @@ type Gate struct {
 	alarm   ledger.Instant // when the run loop looks next
 	probing bool           // one of ours is, or waits to become, the probe
 	shut    bool
+	unable  unable
 
 	lastSuccess time.Time // of a call of this worker's
-	asked       string    // what the last throttled answer asked for, in its own words
+	foreign     int64     // calls that a provider counted beyond ours, booked here since Open
+	toldForeign time.Time
+	asked       string // what the last throttled answer asked for, in its own words
 }
 
 // Open starts a provider's gate: it reads what the fleet shares, and watches
@@ -225,6 +228,9 @@ func (g *Gate) refused(now store.Reading) error {
 	if g.shut {
 		return ErrShut
 	}
+	if g.unable != (unable{}) {
+		return g.unable.err()
+	}
 	if g.control.Pause != nil {
 		if until := g.control.PausedUntil(now.Time()); !until.IsZero() {
 			return &ClosedError{Reason: fetchworker.ReasonPaused, Until: until}
@@ -265,11 +271,12 @@ func (g *Gate) pump(now store.Reading) {
 			})
 		}
 	}
-	if !now.Ok {
+	if !now.OK {
 		g.alarm = 0
 		return // nothing can be decided without the time; run looks again soon
 	}
 	grants, wake := g.planner.Serve(now.At, now.U)
+	g.reach()
 	for _, gr := range grants {
 		gr.Waiter.Turn = gr.Turn
 		gr.Waiter.Turn.Wakes = now.Wakes
@@ -338,7 +345,7 @@ func (g *Gate) run(ctx context.Context) {
 		}
 		g.mu.Lock()
 		d := time.Second
-		if now := g.clock.Read(); now.Ok && g.alarm > 0 {
+		if now := g.clock.Read(); now.OK && g.alarm > 0 {
 			d = min(d, max(g.alarm.Sub(now.At), 0))
 		}
 		g.mu.Unlock()

@@ -37,7 +37,7 @@ func (p *Permit) Start() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.clock.Read()
-	if g.shut || !now.Ok || now.Wakes != p.turn.Wakes || now.At > p.turn.Block.Until.Add(-now.U) {
+	if g.shut || !now.OK || now.Wakes != p.turn.Wakes || now.At > p.turn.Block.Until.Add(-now.U) {
 		return ErrLapsed
 	}
 	if g.control.Pause != nil && !g.control.PausedUntil(now.Time()).IsZero() {
@@ -128,7 +128,7 @@ func (g *Gate) reportThrottle(p *Permit, r Report, now ledger.Instant) {
 			reg.Throttled(now, prober, r.RetryAfter, r.MinHold, jitter)
 		})
 	case p.turn.Trial && r.Outcome == Success:
-		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Settled() })
+		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Settled(g.s.Worker) })
 	case p.turn.Trial && p.started: // it learnt nothing about the limits
 		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Release(g.s.Worker) })
 	}

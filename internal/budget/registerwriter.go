@@ -17,47 +17,95 @@ import (
 )
 
 // writeRegister stores what the planner asks for: one write at a time, its
-// outcome booked before the next is planned.
+// outcome booked before the next is planned. When the gate closes it stores
+// what this worker has still to say.
 func (g *Gate) writeRegister(ctx context.Context) {
 	for {
 		var w *turns.Write
 		select {
 		case w = <-g.writes:
 		case <-ctx.Done():
+			g.lastWrite(context.WithoutCancel(ctx))
 			return
 		}
-		g.store(ctx, w)
+		if !g.store(ctx, w) {
+			g.reread(ctx)
+		}
 	}
 }
 
-// store writes the register once. A crash before the write leaves nothing; a
-// crash after it leaves permits that nobody uses, which only slows.
-func (g *Gate) store(ctx context.Context, w *turns.Write) {
+// lastWrites bounds the tries of the last write: a worker that stops does not
+// wait for a server that is away.
+const lastWrites = 5
+
+// lastWrite hands in what a worker that stops would take with it: the last
+// 429's hold, permits it has not used.
+func (g *Gate) lastWrite(ctx context.Context) {
+	select {
+	case <-g.writes: // planned, and not begun
+		g.mu.Lock()
+		g.planner.GiveUp()
+		g.mu.Unlock()
+	default:
+	}
+	ctx, cancel := context.WithTimeout(ctx, store.WriteTimeout)
+	defer cancel()
+	for range lastWrites {
+		g.mu.Lock()
+		w := g.planner.Last(g.clock.Read().At)
+		g.mu.Unlock()
+		if w == nil || g.store(ctx, w) || ctx.Err() != nil {
+			return
+		}
+		if value, rev, err := store.Get(ctx, g.cell); err == nil {
+			g.mu.Lock()
+			g.seePermits(value, rev)
+			g.mu.Unlock()
+		}
+	}
+}
+
+// store writes the register once, and reports whether it was stored. A crash
+// before the write leaves nothing; a crash after it leaves permits that nobody
+// uses, which only slows.
+func (g *Gate) store(ctx context.Context, w *turns.Write) bool {
 	sent := time.Now()
-	rev, err := store.Put(ctx, g.cell, w.Reg.Encode(), w.Rev)
+	// A write that has begun is not broken off: its outcome would be unknown.
+	rev, err := store.Put(context.WithoutCancel(ctx), g.cell, w.Reg.Encode(), w.Rev)
 	took := time.Since(sent)
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	now := g.clock.Read()
 	switch {
 	case err == nil:
 		g.planner.Stored(took)
 		g.planner.Won(w, rev, now.At)
 		g.announceThrottle(w.Before, w.Reg, true)
-		g.pump(now)
+		g.announceForeign(w)
+		if !g.shut {
+			g.pump(now)
+		}
 	case errors.Is(err, store.ErrStale):
 		g.planner.Conflict(now.At)
 	default:
 		g.planner.Unknown(w, now.At)
 	}
-	g.mu.Unlock()
-	for try := 0; err != nil; try++ {
-		var value []byte
-		if value, rev, err = store.Get(ctx, g.cell); err == nil {
+	return err == nil
+}
+
+// reread reads the register after a write that was refused, or that nobody
+// knows the outcome of.
+func (g *Gate) reread(ctx context.Context) {
+	for try := 0; ; try++ {
+		value, rev, err := store.Get(ctx, g.cell)
+		if err == nil {
 			g.mu.Lock()
 			g.seePermits(value, rev)
 			g.pump(g.clock.Read())
 			g.mu.Unlock()
-		} else if wait.For(ctx, 10*time.Millisecond<<min(try, 6)) != nil {
+			return
+		}
+		if wait.For(ctx, 10*time.Millisecond<<min(try, 6)) != nil {
 			return
 		}
 	}
@@ -86,28 +134,34 @@ func (g *Gate) see(e store.Entry) {
 }
 
 // seePermits takes a register. One that is gone, or that nobody can read, is
-// lost: it counts as full, and is written anew so for the fleet.
+// lost: it counts as full, and is written anew so for the fleet. One that only
+// newer workers can read is theirs: there are no permits here, and it is left
+// alone.
 func (g *Gate) seePermits(value []byte, rev uint64) {
 	now := g.clock.Read()
 	r, err := ledger.Decode(value)
-	if err != nil {
+	g.newer(err)
+	switch {
+	case errors.Is(err, ledger.ErrNewer):
+		g.planner.Forget()
+	case err != nil:
 		if known, at := g.planner.Known(); known != nil && rev <= at && rev > 0 {
 			return
 		}
-		if !now.Ok {
+		if !now.OK {
 			g.planner.Forget()
 			return
 		}
 		if value == nil {
 			rev = 0
 		}
-		g.planner.Lost(newEpoch(), rev, now.At)
-		return
-	}
-	before, _ := g.planner.Known()
-	g.planner.Learn(r, rev)
-	if before != nil && r.Hold > before.Hold && r.Hold > g.planner.Effective(now.At).Hold {
-		g.announceThrottle(before, r, false)
+		g.planner.Lost(rev, now.At)
+	default:
+		before, _ := g.planner.Known()
+		g.planner.Learn(r, rev)
+		if before != nil && r.Hold > before.Hold && r.Hold > g.planner.Effective(now.At).Hold {
+			g.announceThrottle(before, r, false)
+		}
 	}
 }
 

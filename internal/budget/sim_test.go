@@ -318,7 +318,7 @@ func (w *simWorker) call(g turns.Grant) {
 
 // store is who writes the register, the register's server and the watch of everyone.
 func (w *simWorker) store(write *turns.Write) {
-	heard := w.rng.Float64() >= w.unknown
+	heard, sent := w.rng.Float64() >= w.unknown, w.now
 	w.after(w.hop()+w.exp(w.work), func() {
 		if w.now.Sub(simStart) >= w.warm {
 			w.cas++
@@ -341,6 +341,7 @@ func (w *simWorker) store(write *turns.Write) {
 			w.after(w.hop(), func() {
 				w.soon(func() {
 					now, _, _ := w.clock()
+					w.planner.Stored(w.now.Sub(sent))
 					w.planner.Won(write, rev, now)
 					w.pump()
 				})

@@ -29,6 +29,11 @@ type State struct {
 
 	Writes    int64 // of the permits register since Open
 	Conflicts int64 // those of them that were not, or perhaps not, stored
+	Lapsed    int64 // permits claimed since Open that lapsed before they could be used
+	Foreign   int64 // calls that the provider counted and nobody here made, as far as this worker booked them
+
+	Unsure time.Duration // how wrong the server's time may be, as it is known here
+	Unable string        // why this worker cannot call the provider; empty: it can
 }
 
 // State is a snapshot.
@@ -44,7 +49,11 @@ func (g *Gate) State() State {
 		BytesUsed: used, BytesLimit: limit, MonthEnds: meter.NextMonth(at),
 		Left: g.planner.Left(now), InHand: g.planner.InHand(), InFlight: g.planner.UnderWay(), Waiting: g.planner.Queued(),
 	}
-	s.Writes, s.Conflicts = g.planner.Traffic()
+	s.Writes, s.Conflicts, s.Lapsed = g.planner.Traffic()
+	s.Foreign, s.Unsure = g.foreign, g.planner.Unsure()
+	if err := g.unable.err(); err != nil {
+		s.Unable = err.Error()
+	}
 	s.Limits, _ = g.control.InForce(g.s.Limits, at)
 	if c.Held() {
 		s.OpenUntil = c.Until()

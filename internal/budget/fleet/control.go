@@ -162,8 +162,7 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 		if err != nil || (r.Hold == 0 && r.Strikes == 0) {
 			return nil, err
 		}
-		r.Hold = 0
-		r.Settled()
+		r.Lift()
 		return r.Encode(), nil
 	})
 }

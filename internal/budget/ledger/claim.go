@@ -21,14 +21,20 @@ type Order struct {
 	TrialTime time.Duration // how long after the permit's end a trial is believed to be under way
 	Took      time.Duration // how long a write takes: what ends sooner is not claimed
 	Patience  time.Duration // how long anybody waits for a permit
+	Unsure    time.Duration // how wrong the claimer's time may be
 }
+
+// Lead is how long before its slot the claimer may claim the first permit. It
+// is counted where claims arrive, so that who may claim further ahead goes
+// first however far away it is, and whoever is far away has its permit in time.
+func (o Order) Lead() time.Duration { return o.Class.Lead() + o.Took/2 }
 
 // Claim books up to o.want permits and returns the register after it, what it
 // booked, and the moment of the first slot for the rest (zero if there is no
 // rest). The register given is not changed.
 func (r *Register) Claim(shapes []Shape, now Instant, o Order) (*Register, []Block, Instant) {
 	next := r.Clone()
-	views := next.views(shapes, now)
+	views := next.views(shapes, now, o.Unsure)
 	at := max(now, r.Hold)
 	if r.Strikes > 0 {
 		// A hold is followed by one trial, which is in the register.
@@ -37,11 +43,8 @@ func (r *Register) Claim(shapes []Shape, now Instant, o Order) (*Register, []Blo
 		}
 		o.Want = min(o.Want, 1)
 	}
-	horizon := o.Class.horizon()
-	limit := now.Add(horizon)
-	if o.Class != Light {
-		limit = now.Add(o.Class.Lead()) // for the first; then it fills up to its horizon
-	}
+	horizon := o.Class.horizon() + o.Took/2
+	limit := now.Add(o.Lead()) // for the first; then it fills up to its horizon
 	var blocks []Block
 	for o.Want > 0 {
 		from, until, n, paced := next.slot(views, o, at, now)
@@ -49,7 +52,7 @@ func (r *Register) Claim(shapes []Shape, now Instant, o Order) (*Register, []Blo
 			return next, blocks, from
 		}
 		n = min(n, o.Want)
-		next.book(views, from, n, now)
+		next.book(views, from, n, now, o.Unsure)
 		if o.Class <= Heavy {
 			o.Shards = next.charge(shapes, o.Shards, n, now)
 		}
@@ -80,7 +83,7 @@ func (r *Register) slot(views []view, o Order, at, now Instant) (from, until Ins
 			v := &views[i]
 			tick := v.at(at)
 			from = max(from, v.start(tick))
-			until = min(until, v.end(tick).Add(v.grace))
+			until = min(until, v.end(tick).Add(v.Shape.grace))
 			if !v.mine {
 				continue
 			}
@@ -91,7 +94,7 @@ func (r *Register) slot(views []view, o Order, at, now Instant) (from, until Ins
 			n = min(n, v.allow(o, tick, now))
 			paced = paced || v.free(tick) <= o.leaves(v.Shape)
 		}
-		if next == at && until < now.Add(o.Took) {
+		if next == at && until < now.Add(o.Took+o.Unsure) {
 			next = boundary(views, at) // it would lapse before the claim is stored
 		}
 		if next == at {
@@ -113,7 +116,7 @@ func boundary(views []view, at Instant) Instant {
 // Next is the first moment at which a claimer can have a permit.
 func (r *Register) Next(shapes []Shape, o Order, now Instant) Instant {
 	next := r.Clone()
-	from, _, _, _ := next.slot(next.views(shapes, now), o, max(now, r.Hold), now)
+	from, _, _, _ := next.slot(next.views(shapes, now, o.Unsure), o, max(now, r.Hold), now)
 	return max(from, now)
 }
 
@@ -121,7 +124,7 @@ func (r *Register) Next(shapes []Shape, o Order, now Instant) Instant {
 func (r *Register) Left(shapes []Shape, now Instant) int {
 	next := r.Clone()
 	left := -1
-	for _, v := range next.views(shapes, now) {
+	for _, v := range next.views(shapes, now, 0) {
 		if free := max(v.free(v.at(now)), 0); v.mine && (left < 0 || free < left) {
 			left = free
 		}
@@ -129,9 +132,9 @@ func (r *Register) Left(shapes []Shape, now Instant) int {
 	return left
 }
 
-// leaves is what a claimer leaves to those above it in a window. Where the pacer's spacing is
-// longer than anybody waits, an interactive request is not delayed by it but
-// sent away for hours, so there it may have all that is free.
+// leaves is what a claimer leaves to those above it in a window. Where the
+// pacer's spacing is longer than anybody waits, an interactive request is not
+// delayed by it but sent away for hours, so there it may have all that is free.
 func (o Order) leaves(s Shape) int {
 	if s.Gap > o.Patience && o.Class <= Replay {
 		return 0

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -19,13 +20,28 @@ func (r *Register) origin() Instant {
 	return origin
 }
 
-const codecVersion = 1
+// The versions of the codec. A register is written in the first that can say
+// what is in it, so that workers of before read it as long as they can.
+const (
+	codecFirst  = 1
+	codecNewest = 2  // what was lost, what others called, and windows that were stretched
+	codecBeyond = 32 // what begins with this or more is no register of any version, but text
+)
+
+// needs is the first version that can say what is in the register.
+func (r *Register) needs() byte {
+	if r.lost > 0 || r.foreign != (Foreign{}) || slices.ContainsFunc(r.windows, func(w window) bool { return w.grace > 0 }) {
+		return codecNewest
+	}
+	return codecFirst
+}
 
 // Encode writes the register: varints, some 300 bytes a window.
 func (r *Register) Encode() []byte {
 	b := make([]byte, 0, 512)
 	put := func(n int64) { b = binary.AppendVarint(b, n) }
-	b = append(b, codecVersion)
+	version := r.needs()
+	b = append(b, version)
 	put(r.Epoch)
 	put(int64(r.Hold))
 	put(int64(r.Strikes))
@@ -49,17 +65,35 @@ func (r *Register) Encode() []byte {
 		for _, n := range w.counts {
 			put(int64(n))
 		}
+		if version >= 2 {
+			put(int64(w.grace / time.Millisecond))
+			put(int64(w.graceAt) / int64(time.Second))
+		}
+	}
+	if version >= 2 {
+		put(int64(r.lost))
+		put(int64(r.foreign.N))
+		put(int64(r.foreign.Until) / int64(time.Second))
 	}
 	return b
 }
 
 var errRegister = errors.New("not a permits register")
 
-// Decode reads what encode wrote.
+// ErrNewer says that a register was written by a newer fetchworker, in a way
+// that this one cannot read. It must not be replaced: those who can read it
+// count on it.
+var ErrNewer = errors.New("the permits register was written by a newer version")
+
+// Decode reads what Encode wrote.
 func Decode(b []byte) (*Register, error) {
-	if len(b) == 0 || b[0] != codecVersion {
+	if len(b) > 0 && b[0] > codecNewest && b[0] < codecBeyond {
+		return nil, fmt.Errorf("%w: %d, this one reads up to %d", ErrNewer, b[0], codecNewest)
+	}
+	if len(b) == 0 || b[0] < codecFirst || b[0] >= codecBeyond {
 		return nil, fmt.Errorf("%w: unknown version", errRegister)
 	}
+	version := b[0]
 	d := decoder{b: b[1:]}
 	r := &Register{
 		Epoch:   d.int(),
@@ -90,7 +124,17 @@ func Decode(b []byte) (*Register, error) {
 		for i := range w.counts {
 			w.counts[i] = d.count()
 		}
+		if version >= 2 {
+			w.grace = time.Duration(d.count()) * time.Millisecond
+			w.graceAt = Instant(d.int()) * Instant(time.Second)
+			d.failed = d.failed || w.grace > w.per
+		}
 		r.windows = append(r.windows, w)
+	}
+	if version >= 2 {
+		r.lost = Instant(d.int())
+		r.foreign.N = d.count()
+		r.foreign.Until = Instant(d.int()) * Instant(time.Second)
 	}
 	if d.failed || len(d.b) > 0 {
 		return nil, fmt.Errorf("%w: cut short or garbled", errRegister)

@@ -11,12 +11,19 @@ import (
 // Window is one rate limit: in no span of length Per may more than N calls
 // arrive at the provider. A provider may have any number of windows.
 type Window struct {
-	N   int           // calls, at least 1
-	Per time.Duration // length of the window, at least a second
+	N   int           // calls, 1 to 1,000,000,000
+	Per time.Duration // length of the window, a second to 366 days
 }
 
 // Limits are all windows of a provider. No windows at all means unlimited.
 type Limits []Window
+
+// What a register can hold. People type limits: what is beyond is told.
+const (
+	mostCalls   = 1_000_000_000
+	longest     = 366 * 24 * time.Hour
+	mostWindows = 8
+)
 
 var errLimit = errors.New(`a limit is written "60/min,2/s": calls, a slash, and s, min, h, d or a Go duration`)
 
@@ -31,6 +38,9 @@ func ParseLimits(text string) (Limits, error) {
 	for part := range strings.SplitSeq(text, ",") {
 		count, unit, found := strings.Cut(strings.TrimSpace(part), "/")
 		n, err := strconv.Atoi(count)
+		if errors.Is(err, strconv.ErrRange) || err == nil && n > mostCalls {
+			return nil, fmt.Errorf("limit %q: more than %d calls is no limit: write unlimited", part, mostCalls)
+		}
 		if !found || err != nil || n < 1 {
 			return nil, fmt.Errorf("limit %q: %w", part, errLimit)
 		}
@@ -38,7 +48,13 @@ func ParseLimits(text string) (Limits, error) {
 		if err != nil || per < time.Second {
 			return nil, fmt.Errorf("limit %q: %w", part, errLimit)
 		}
+		if per > longest {
+			return nil, fmt.Errorf("limit %q: no window is longer than 366 days", part)
+		}
 		limits = append(limits, Window{N: n, Per: per})
+	}
+	if len(limits) > mostWindows {
+		return nil, fmt.Errorf("limit %q: more than %d windows", text, mostWindows)
 	}
 	return limits, nil
 }

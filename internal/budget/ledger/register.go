@@ -24,23 +24,49 @@ type Register struct {
 	windows []window        // by length
 	Spread  time.Duration   // over which claimers that contend spread; whole milliseconds
 	busy    [Shards]Instant // leaky counters, as the time when each has run dry; whole milliseconds
+	lost    Instant         // all that was claimed up to this moment is not known; 0: nothing was lost
+	foreign Foreign         // what the provider counted beyond us, for people to see
+}
+
+// Foreign is calls that a provider counted and we did not: somebody else calls
+// with our key.
+type Foreign struct {
+	N     int
+	Until Instant // when the provider counts anew, as far as it said
 }
 
 // New is the register of a provider that nobody has ever called.
 func New(epoch int64) *Register { return &Register{Epoch: epoch} }
 
-// Lost stands in for one that is gone although the provider has been
-// called: every window counts as full, at the furthest a claim may have been.
+// Lost stands in for one that is gone although the provider has been called.
+// It remembers when: any window that reaches back beyond that moment counts as
+// full, whoever has it as a limit and whenever that is told.
 func Lost(epoch int64, shapes []Shape, now Instant) *Register {
 	r := New(epoch)
-	end := now.Add(Light.horizon())
-	for _, s := range shapes {
-		w := window{per: s.Per, n: s.N, seen: now, base: s.at(now) - s.k + 1, tat: end.Add(s.span)}
-		w.add(s.at(end), s.N)
-		r.windows = append(r.windows, w)
-	}
-	r.sort()
+	r.lost = now.Add(Light.horizon()) // the furthest a claim may have been
+	r.views(shapes, now, 0)
 	return r
+}
+
+// How far ahead of now anything in a register can be.
+const (
+	mostAhead = time.Minute         // of what was claimed or seen; clocks that are not quite right
+	mostHeld  = 32 * 24 * time.Hour // of a hold, or a trial
+)
+
+// Possible reports whether the register can be what a fleet wrote by the
+// server's time. A clock that was ahead leaves claims that nobody can make, in
+// ticks that are not to come for long: such a register is lost.
+func (r *Register) Possible(now Instant) bool {
+	if r.Hold > now.Add(mostHeld) || r.trial.until > now.Add(mostHeld) || r.lost > now.Add(mostAhead) {
+		return false
+	}
+	return !slices.ContainsFunc(r.windows, func(w window) bool {
+		s := newShape(Window{N: w.n, Per: w.per}).stretched(w.grace)
+		// The last tick counts, too: in a base of long ago there may be claims
+		// that are far ahead.
+		return max(w.seen, w.graceAt) > now.Add(mostAhead) || max(s.start(w.base), s.start(w.last())) > now.Add(mostAhead)
+	})
 }
 
 func (r *Register) sort() {
@@ -62,16 +88,17 @@ func (r *Register) Clone() *Register {
 // views prepares the windows for a claim: the claimer's own, those that only
 // others have (permits are recorded there too, for limits may differ during a
 // roll-out), and new ones.
-func (r *Register) views(shapes []Shape, now Instant) []view {
-	// A window that nobody has had as a limit for its whole length counts no more.
+// A claimer who knows the time to within unsure only needs longer validities
+// where that is much.
+func (r *Register) views(shapes []Shape, now Instant, unsure time.Duration) []view {
 	r.windows = slices.DeleteFunc(r.windows, func(w window) bool {
-		return !slices.ContainsFunc(shapes, func(s Shape) bool { return s.Per == w.per }) &&
-			now.Sub(w.seen) > newShape(Window{N: w.n, Per: w.per}).span
+		return !slices.ContainsFunc(shapes, func(s Shape) bool { return s.Per == w.per }) && w.forgotten(now, len(shapes) > 0)
 	})
+	r.foreign = r.ForeignCalls(now)
 	known := len(r.windows)
 	for _, s := range shapes {
 		if !slices.ContainsFunc(r.windows, func(w window) bool { return w.per == s.Per }) {
-			r.windows = append(r.windows, r.seed(r.windows[:known], s, now))
+			r.windows = append(r.windows, r.seed(r.windows[:known], s.stretched(s.needs(unsure)), now))
 		}
 	}
 	r.sort()
@@ -85,11 +112,49 @@ func (r *Register) views(shapes []Shape, now Instant) []view {
 		} else {
 			v.Shape = newShape(Window{N: w.n, Per: w.per})
 		}
+		v.Shape = v.stretched(max(w.stretch(v.Shape, now), v.needs(unsure)))
+		if r.lost > 0 {
+			v.full = v.at(r.lost) + v.k
+		}
 		w.prune(v.Shape, now)
 		v.index()
 		views[i] = v
 	}
 	return views
+}
+
+// forgotten reports whether nobody has had a window as a limit for so long that
+// it need not be kept. One in which nothing is left is kept by those without
+// limits: whoever has it may have been idle, and says so again when it sees
+// their calls in it (see Stale).
+func (w *window) forgotten(now Instant, limited bool) bool {
+	s := newShape(Window{N: w.n, Per: w.per})
+	return now.Sub(w.seen) > s.span+kept && (limited || w.last() > s.at(now)-s.k)
+}
+
+// kept is how much longer than its length a window is kept.
+const kept = time.Minute
+
+// Stale reports whether a limit of the claimer's is not in the register, or
+// will be forgotten before long. Whoever has a limit sees to it that calls are
+// counted for it, also before it makes one itself.
+func (r *Register) Stale(shapes []Shape, now Instant) bool {
+	return slices.ContainsFunc(shapes, func(s Shape) bool {
+		i := slices.IndexFunc(r.windows, func(w window) bool { return w.per == s.Per })
+		return i < 0 || now.Sub(r.windows[i].seen) > s.span/2+kept/2
+	})
+}
+
+// Touch says that the limits are somebody's.
+func (r *Register) Touch(shapes []Shape, now Instant) { r.views(shapes, now, 0) }
+
+// Counts reports whether calls without a limit must be recorded: somebody has
+// limits.
+func (r *Register) Counts() bool { return len(r.windows) > 0 }
+
+// Record counts n calls of somebody who has no limit, for those who have one.
+func (r *Register) Record(at Instant, n int, now Instant) {
+	r.book(r.views(nil, now, 0), at, n, now, 0)
 }
 
 // seed starts the window of a limit that is new. It knows what the others
@@ -106,7 +171,7 @@ func (r *Register) seed(known []window, s Shape, now Instant) window {
 			from = k
 		}
 	}
-	old := newShape(Window{N: from.n, Per: from.per})
+	old := newShape(Window{N: from.n, Per: from.per}).stretched(from.grace)
 	for i, n := range from.counts {
 		if n == 0 {
 			continue
@@ -124,10 +189,13 @@ func (r *Register) seed(known []window, s Shape, now Instant) window {
 
 // book records n permits at a moment in every window. Everybody pushes the
 // pacer, all but light obey it.
-func (r *Register) book(views []view, at Instant, n int, now Instant) {
+func (r *Register) book(views []view, at Instant, n int, now Instant, unsure time.Duration) {
 	for i := range views {
 		v := &views[i]
 		v.add(v.at(at), n)
+		if newShape(v.Window).needs(unsure) > 0 {
+			v.window.grace, v.graceAt = v.Shape.grace, now-now%Instant(time.Second)
+		}
 		v.tat = max(v.tat, now.Add(-slack)).Add(time.Duration(n) * v.Gap)
 		v.index()
 	}

@@ -22,13 +22,46 @@ type Shape struct {
 func newShape(w Window) Shape {
 	s := Shape{Window: w}
 	s.Tick = max(w.Per/256, 20*time.Millisecond)
-	late := min(250*time.Millisecond, w.Per/20)
 	s.grace = min(max(w.Per/200, 20*time.Millisecond), 200*time.Millisecond)
-	s.k = int64((w.Per+late+s.grace+s.Tick-1)/s.Tick) + 1
+	return s.stretched(0)
+}
+
+// stretched is the shape with at least a grace: the ledger counts a longer
+// window for it.
+func (s Shape) stretched(grace time.Duration) Shape {
+	s.grace = max(s.grace, grace)
+	s.k = int64((s.Per+s.late()+s.grace+s.Tick-1)/s.Tick) + 1
 	s.span = time.Duration(s.k) * s.Tick
-	s.Gap = max(s.span/time.Duration(w.N), 1)
+	s.Gap = max(s.span/time.Duration(s.N), 1)
 	return s
 }
+
+// late is how long a call may take from its start to the provider.
+func (s Shape) late() time.Duration { return min(250*time.Millisecond, s.Per/20) }
+
+const (
+	// use is how much of a permit's validity must be left to whoever holds it,
+	// beyond what not knowing the time takes off at both ends.
+	use = 30 * time.Millisecond
+	// graceStep is what a longer grace is rounded to, so that a clock that is
+	// now a little surer and now a little less does not change it each time.
+	graceStep = 20 * time.Millisecond
+)
+
+// needs is the grace under which a permit is of use to a claimer who knows the
+// time to within unsure; 0 if the shape's own will do.
+func (s Shape) needs(unsure time.Duration) time.Duration {
+	need := (2*unsure + use - s.Tick + graceStep - 1) / graceStep * graceStep
+	if need <= s.grace {
+		return 0
+	}
+	return need
+}
+
+// Reachable reports whether a claimer who knows the time to within unsure can
+// use permits of a window at all. Half of the window is the most that is spent
+// on it.
+func (w Window) Reachable(unsure time.Duration) bool { return newShape(w).needs(unsure) <= w.Per/2 }
 
 // NewShapes are the shapes of all windows; of two as long, the stricter one.
 func NewShapes(l Limits) []Shape {

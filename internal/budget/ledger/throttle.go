@@ -19,23 +19,39 @@ type Told struct {
 }
 
 // Foreign books what a provider counts that we do not: it said that only
-// told.Left calls remain of the window of told.Per, or of the one that resets in
-// told.Reset (the shortest, if it did not say). A window that we do not keep is
-// none of ours. This can only slow the fleet down.
+// told.Left calls remain of the window that resets in told.Reset (the shortest,
+// if it did not say). They are booked so that they fall out of the window when
+// the provider counts anew. This can only slow the fleet down.
 func (r *Register) Foreign(shapes []Shape, told Told, now Instant) (booked int) {
 	for i := range r.windows {
 		w := &r.windows[i]
-		if told.Per > 0 && w.per != told.Per || told.Per == 0 && w.per < told.Reset && i < len(r.windows)-1 {
+		if w.per < told.Reset && i < len(r.windows)-1 {
 			continue
 		}
-		v := view{window: w, Shape: shapeOf(shapes, w)}
-		v.index()
-		n := max(v.free(v.at(told.At))-told.Left, 0)
-		w.add(v.at(told.At), n)
-		w.tat = max(w.tat, now.Add(-slack)).Add(time.Duration(n) * v.Gap)
-		return n
+		s := shapeOf(shapes, w)
+		at, reset := s.at(told.At), told.At.Add(s.span)
+		if told.Reset > 0 && told.Reset < s.span {
+			reset = told.At.Add(told.Reset)
+			at = max(min(at, s.at(reset)-s.k+1), w.base) // the last tick that no longer counts after reset
+		}
+		booked = max(s.N-told.Left-w.sum(at, at+s.k-1), 0)
+		if booked > 0 {
+			w.add(at, booked)
+			w.tat = max(w.tat, s.start(at).Add(time.Duration(booked)*s.Gap))
+			r.foreign = Foreign{N: r.ForeignCalls(now).N + booked, Until: reset - reset%Instant(time.Second)}
+		}
+		return booked
 	}
 	return 0
+}
+
+// ForeignCalls is what the provider last counted beyond us, and zero once it
+// counts anew.
+func (r *Register) ForeignCalls(now Instant) Foreign {
+	if now >= r.foreign.Until {
+		return Foreign{}
+	}
+	return r.foreign
 }
 
 // Throttled books a 429. The first, and that of the trial which is owner's, is
@@ -58,8 +74,17 @@ func (r *Register) Throttled(now Instant, owner string, after, least time.Durati
 	}
 }
 
-// Settled ends a throttle: its trial was answered.
-func (r *Register) Settled() { r.Strikes, r.trial = 0, trial{} }
+// Settled ends a throttle: the trial that owner began was answered. It
+// changes nothing if another 429 came meanwhile: that one asks for a trial of
+// its own.
+func (r *Register) Settled(owner string) {
+	if r.trial.owner == owner {
+		r.Strikes, r.trial = 0, trial{}
+	}
+}
+
+// Lift ends a hold and a throttle: a person says so.
+func (r *Register) Lift() { r.Hold, r.Strikes, r.trial = 0, 0, trial{} }
 
 // Release gives a trial that learnt nothing to the next.
 func (r *Register) Release(owner string) {

@@ -26,7 +26,7 @@ type Usage struct {
 
 // Usage is how full each window is.
 func (r *Register) Usage(shapes []Shape, now Instant) (usage []Usage) {
-	for _, v := range r.Clone().views(shapes, now) {
+	for _, v := range r.Clone().views(shapes, now, 0) {
 		if tick := v.at(now); v.mine {
 			usage = append(usage, Usage{
 				Window:     v.Window,

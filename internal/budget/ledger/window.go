@@ -21,6 +21,10 @@ type window struct {
 	base   int64   // counts[0] is this tick; what lies before is forgotten
 	tat    Instant // the pacer: when the next permit is due. At or before now, fewer than N are out
 	counts []int   // permits of each tick
+
+	// Claimers far from the server stretch the window for everybody.
+	grace   time.Duration // at least this one counts, whole milliseconds; 0: the shape's own
+	graceAt Instant       // when somebody last claimed who needs it, whole seconds
 }
 
 func (w *window) last() int64 { return w.base + int64(len(w.counts)) - 1 }
@@ -57,6 +61,16 @@ func (w *window) sum(from, to int64) int {
 	return total
 }
 
+// stretch is the grace that a window has for those who claimed not long ago.
+// Nobody needs a longer one any more once all permits that were claimed with
+// it are out of the window.
+func (w *window) stretch(s Shape, now Instant) time.Duration {
+	if w.grace > 0 && now.Sub(w.graceAt) > s.stretched(w.grace).span+keep+Light.horizon() {
+		w.grace, w.graceAt = 0, 0
+	}
+	return w.grace
+}
+
 // prune forgets ticks that no longer count at now, and trims empty ends.
 func (w *window) prune(s Shape, now Instant) {
 	oldest := s.at(now.Add(-keep)) - s.k + 1
@@ -74,7 +88,8 @@ func (w *window) prune(s Shape, now Instant) {
 type view struct {
 	*window
 	Shape
-	mine   bool // the claimer has this limit; others' are only recorded
+	mine   bool  // the claimer has this limit; others' are only recorded
+	full   int64 // before this tick nothing is free, whatever the counts say: they were lost
 	prefix []int
 }
 
@@ -93,6 +108,9 @@ func (v *view) upto(tick int64) int { // permits before tick
 // free is how many permits a tick can still take: N less the largest sum of
 // any k consecutive ticks that contain it, claims ahead of it included.
 func (v *view) free(tick int64) int {
+	if tick < v.full {
+		return 0
+	}
 	first := tick - v.k + 1
 	// Windows that start later than this hold no more than those before them.
 	end := max(first, min(tick, v.last()-v.k+1))
@@ -123,7 +141,7 @@ func (v *view) allow(o Order, tick int64, now Instant) int {
 func (v *view) first(o Order, tick int64, now Instant) int64 {
 	// A clock that was set back further than prune keeps must not claim where
 	// the past is forgotten.
-	tick = max(tick, v.base+v.k-1)
+	tick = max(tick, v.base+v.k-1, v.full)
 	for v.allow(o, tick, now) < 1 {
 		tick++
 	}

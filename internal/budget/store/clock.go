@@ -163,7 +163,7 @@ type Reading struct {
 	At    ledger.Instant
 	U     time.Duration // how wrong it may be
 	Wakes int           // how often the machine slept: permits of before are void
-	Ok    bool          // false while nothing is known
+	OK    bool          // false while nothing is known
 }
 
 func (r Reading) Time() time.Time { return r.At.Time() }
@@ -176,7 +176,7 @@ func (c *Clock) Read() Reading {
 	defer c.mu.Unlock()
 	c.slept(now)
 	r := Reading{Wakes: c.wakes}
-	if r.At, r.U, r.Ok = c.est.Read(now); !r.Ok {
+	if r.At, r.U, r.OK = c.est.Read(now); !r.OK {
 		r.At = ledger.InstantOf(now)
 	}
 	return r

@@ -58,24 +58,24 @@ func TestEstimateFollowsANewLeader(t *testing.T) {
 func TestClockOfAMachineThatSlept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := NewClock(func(context.Context) (time.Time, error) { return time.Now().Add(time.Hour), nil })
-		if c.Read().Ok {
+		if c.Read().OK {
 			t.Error("a time before the first sample")
 		}
 		if err := c.Sample(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		now := c.Read()
-		if !now.Ok || time.Until(now.Time()) != time.Hour {
+		if !now.OK || time.Until(now.Time()) != time.Hour {
 			t.Fatalf("%+v", now)
 		}
 		c.wall -= int64(time.Minute) // the wall clock went on while monotonic time stood still
-		if after := c.Read(); after.Ok || after.Wakes == now.Wakes {
+		if after := c.Read(); after.OK || after.Wakes == now.Wakes {
 			t.Error("the estimate outlived the machine's sleep")
 		}
 		if err := c.Sample(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if !c.Read().Ok {
+		if !c.Read().OK {
 			t.Error("not learnt again")
 		}
 	})

@@ -19,6 +19,8 @@ type Write struct {
 	ops     int              // how many of what is on its way it takes with it
 	refunds int
 	told    int
+	calls   int
+	Foreign int // how many calls of others it books
 }
 
 // Plan decides whether to write now, and if not, when to look again (zero:
@@ -27,44 +29,82 @@ func (p *Planner) Plan(now ledger.Instant) (*Write, ledger.Instant) {
 	if p.writing || p.reg == nil {
 		return nil, 0
 	}
+	if !p.reg.Possible(now) {
+		p.Lost(p.rev, now)
+	}
 	o, ok := p.order(now)
 	p.waiting = p.waiting && ok
-	if !ok && len(p.ops) == 0 {
-		return nil, 0
+	tidy, wake := p.tidy(now)
+	if !ok && !tidy {
+		return nil, wake
 	}
 	if now < p.retry {
 		return nil, p.retry
 	}
-	base := p.reg.Clone()
-	for _, op := range p.ops {
-		op(base, now)
-	}
-	w := &Write{Reg: base, Before: p.reg, Rev: p.rev, ops: len(p.ops), refunds: len(p.refunds), told: len(p.told)}
-	if base.GiveBack(p.refunds, p.shapes); len(p.shapes) > 0 {
-		for _, h := range p.told {
-			base.Foreign(p.shapes, h, now)
-		}
-	}
-	var wake ledger.Instant
+	w := p.write(now)
 	if ok {
-		var next ledger.Instant
-		w.trial = base.Strikes > 0
-		w.Reg, w.Blocks, next = base.Claim(p.shapes, now, o)
-		if len(w.Blocks) == 0 {
-			wake = p.denied(o.Class, next, now)
-		} else if wake = p.early(o.Class, w.Blocks[0], now); wake > 0 {
-			w.Reg, w.Blocks = base, nil
-		}
+		next := p.claim(w, o, now)
+		wake = earliest(wake, next)
 	}
-	if len(w.Blocks) == 0 && w.ops == 0 {
+	if len(w.Blocks) == 0 && !tidy {
 		return nil, wake
 	}
 	if len(w.Blocks) > 0 {
 		w.Reg.Spread = p.respread(w.Reg, o.Class, now)
 	}
+	p.begin()
+	return w, wake
+}
+
+// Last is what a worker that stops has still to say: holds, permits it did not
+// use, calls it made. It is nil if there is nothing, or nothing is known.
+func (p *Planner) Last(now ledger.Instant) *Write {
+	p.Void()
+	if p.writing || p.reg == nil || len(p.ops)+len(p.refunds)+len(p.calls) == 0 {
+		return nil
+	}
+	p.begin()
+	return p.write(now)
+}
+
+func (p *Planner) begin() {
 	p.writing = true
 	p.writes++
-	return w, wake
+}
+
+// write is the register with all in it that is on its way.
+func (p *Planner) write(now ledger.Instant) *Write {
+	w := &Write{
+		Reg: p.reg.Clone(), Before: p.reg, Rev: p.rev,
+		ops: len(p.ops), refunds: len(p.refunds), told: len(p.told), calls: len(p.calls),
+	}
+	for _, op := range p.ops {
+		op(w.Reg, now)
+	}
+	for _, c := range p.calls {
+		w.Reg.Record(c.at, c.n, now)
+	}
+	w.Reg.GiveBack(p.refunds, p.shapes)
+	if len(p.shapes) > 0 {
+		w.Reg.Touch(p.shapes, now)
+		for _, t := range p.told {
+			w.Foreign += w.Reg.Foreign(p.shapes, t, now)
+		}
+	}
+	return w
+}
+
+// claim adds a claim to a write, or says when to try again.
+func (p *Planner) claim(w *Write, o ledger.Order, now ledger.Instant) (wake ledger.Instant) {
+	w.trial = w.Reg.Strikes > 0
+	reg, blocks, next := w.Reg.Claim(p.shapes, now, o)
+	if len(blocks) == 0 {
+		return p.denied(o.Class, next, now)
+	}
+	if wake = p.early(o.Class, blocks[0], now); wake == 0 {
+		w.Reg, w.Blocks = reg, blocks
+	}
+	return wake
 }
 
 // order says what to claim: for the highest class with work that no permit in
@@ -75,8 +115,12 @@ func (p *Planner) order(now ledger.Instant) (ledger.Order, bool) {
 	if p.queue.total() <= held || spare <= held || p.unlimited(p.Effective(now)) {
 		return ledger.Order{}, false
 	}
+	if _, far := p.TooFar(); far {
+		return ledger.Order{}, false
+	}
 	n, lightOf, heavyOf := p.queue.demand(func(shard int) bool { return p.modest(shard, now) })
-	o := ledger.Order{Want: min(p.queue.total(), spare) - held, Owner: p.name, TrialTime: p.trialTime, Took: p.took, Patience: Patience, Trying: p.trials > 0}
+	o := p.sample(ledger.Light)
+	o.Want, o.Owner, o.TrialTime, o.Trying = min(p.queue.total(), spare)-held, p.name, p.trialTime, p.trials > 0
 	for c := range ledger.Classes {
 		if n[c] <= held {
 			held -= n[c]
@@ -99,6 +143,11 @@ func (p *Planner) order(now ledger.Instant) (ledger.Order, bool) {
 	return ledger.Order{}, false
 }
 
+// sample is an order of a class, as far as it decides when a permit is to be had.
+func (p *Planner) sample(c ledger.Class) ledger.Order {
+	return ledger.Order{Class: c, Took: p.took, Patience: Patience, Unsure: p.unsure}
+}
+
 // Won books a write that was stored.
 func (p *Planner) Won(w *Write, rev uint64, now ledger.Instant) {
 	p.writing = false
@@ -109,13 +158,14 @@ func (p *Planner) Won(w *Write, rev uint64, now ledger.Instant) {
 	// Another's newer register may have been seen first; it has our claim in it.
 	p.Learn(w.Reg, rev)
 	for _, b := range w.Blocks {
-		if r := p.Effective(now); r == nil || r.Epoch != b.Epoch || r.Hold > b.From {
-			continue // void: a hold came while we wrote
-		}
-		p.held = append(p.held, p.inHandBlock(b, w.trial))
 		if w.trial {
 			p.trials++
 		}
+		if r := p.Effective(now); r == nil || r.Epoch != b.Epoch || r.Hold > b.From {
+			p.giveBack(b, w.trial) // void: a hold came while we wrote
+			continue
+		}
+		p.held = append(p.held, p.inHandBlock(b, w.trial))
 	}
 	slices.SortStableFunc(p.held, func(a, b held) int { return int(a.From - b.From) })
 }
@@ -145,16 +195,16 @@ func (p *Planner) inHandBlock(b ledger.Block, trial bool) held {
 
 // Stored notes how long a write took.
 func (p *Planner) Stored(took time.Duration) {
-	p.took = (7*p.took + min(took, 100*time.Millisecond)) / 8
+	p.took = (7*p.took + min(took, time.Second)) / 8
 }
 
 // Writing reports whether a write is on its way: whoever is told of another's
 // may see ours in it before its answer comes.
 func (p *Planner) Writing() bool { return p.writing }
 
-// Traffic is how many writes were tried, and how many of them were not, or
-// perhaps not, stored.
-func (p *Planner) Traffic() (writes, failed int64) { return p.writes, p.failed }
+// Traffic is how many writes were tried, how many of them were not, or perhaps
+// not, stored, and how many permits lapsed in hand or on their way to a call.
+func (p *Planner) Traffic() (writes, failed, lapsed int64) { return p.writes, p.failed, p.lapsed }
 
 // Conflict backs off from a write that lost against another's.
 func (p *Planner) Conflict(now ledger.Instant) {
@@ -175,9 +225,17 @@ func (p *Planner) Unknown(w *Write, now ledger.Instant) {
 	p.Forget()
 }
 
+// GiveUp is a write that was planned and never sent.
+func (p *Planner) GiveUp() {
+	p.writing = false
+	p.writes--
+}
+
 // handedIn forgets what a write took with it. A register of another epoch may
 // have made some of it void meanwhile.
 func (p *Planner) handedIn(w *Write) {
 	p.refunds = slices.Delete(p.refunds, 0, min(w.refunds, len(p.refunds)))
 	p.told = slices.Delete(p.told, 0, min(w.told, len(p.told)))
+	p.calls = slices.Delete(p.calls, 0, min(w.calls, len(p.calls)))
+	p.due = due{limits: p.due.limits}
 }

@@ -29,13 +29,16 @@ type Planner struct {
 	out     int             // calls under way, or about to be
 	held    []held          // permits claimed and not yet handed out, by time
 	trials  int             // permits in hand or out that are trials
-	refunds []ledger.Refund // to be given back with the next claim
-	told    []ledger.Told   // foreign calls to be booked with the next claim
+	refunds []ledger.Refund // to be given back with the next write
+	calls   []call          // made without a limit, to be recorded with the next write
+	told    []ledger.Told   // foreign calls to be booked with the next write
+	due     due
 
 	reg *ledger.Register // the last one seen; nil while it must be read before the next claim
 	rev uint64
 	ops []func(*ledger.Register, ledger.Instant) // changes that are on their way into the register: holds and their ends
 
+	unsure    time.Duration // how wrong the time may be
 	writing   bool
 	took      time.Duration  // how long a write takes
 	share     float64        // which part of the fleet's spread this one waits
@@ -46,6 +49,7 @@ type Planner struct {
 	conflicts int
 	writes    int64          // of the register, tried
 	failed    int64          // those of them that were not, or perhaps not, stored
+	lapsed    int64          // permits that nobody could use in time
 	retry     ledger.Instant // after a conflict, not before
 }
 
@@ -72,6 +76,12 @@ type Grant struct {
 	Turn
 }
 
+// call is calls that were made without a limit.
+type call struct {
+	at ledger.Instant
+	n  int
+}
+
 // Effective is the register as it will be when what is on its way has arrived.
 func (p *Planner) Effective(now ledger.Instant) *ledger.Register {
 	if p.reg == nil || len(p.ops) == 0 {
@@ -91,12 +101,14 @@ func (p *Planner) unlimited(r *ledger.Register) bool {
 
 // Serve hands out what can start now, and says when to look again.
 func (p *Planner) Serve(now ledger.Instant, u time.Duration) (grants []Grant, wake ledger.Instant) {
+	p.unsure = u
 	p.expire(now, u)
 	r := p.Effective(now)
 	for p.queue.total() > 0 && p.out < p.slots {
 		var g Grant
 		if p.unlimited(r) {
-			g.Block = ledger.Block{From: now, Until: now.Add(ledger.Unpaced), Epoch: r.Epoch}
+			g.Block = ledger.Block{From: now, Until: now.Add(ledger.Unpaced), N: 1, Epoch: r.Epoch}
+			p.record(now, r)
 		} else {
 			i, at := p.usable(now, u)
 			if i < 0 {
@@ -142,6 +154,7 @@ func (p *Planner) expire(now ledger.Instant, u time.Duration) {
 		if h.Until.Add(-u) > now {
 			return false
 		}
+		p.lapsed += int64(h.N)
 		p.giveBack(h.Block, h.trial)
 		return true
 	})
@@ -150,8 +163,8 @@ func (p *Planner) expire(now ledger.Instant, u time.Duration) {
 // giveBack keeps permits that were certainly not used for the next claim, and
 // lets another have the trial at once.
 func (p *Planner) giveBack(b ledger.Block, trial bool) {
-	if len(p.shapes) > 0 && b.N > 0 {
-		p.refunds = append(p.refunds, ledger.Refund{At: b.From, N: b.N, Epoch: b.Epoch})
+	if b.N > 0 && (len(p.shapes) > 0 || p.reg != nil && p.reg.Counts()) {
+		p.refund(ledger.Refund{At: b.From, N: b.N, Epoch: b.Epoch})
 	}
 	if trial {
 		p.trials--
@@ -187,6 +200,7 @@ func (p *Planner) End(t Turn, called bool) {
 // Again lets one whose turn lapsed wait for another, before those who came
 // later.
 func (p *Planner) Again(w *Waiter, t Turn, called bool) {
+	p.lapsed++
 	if called {
 		t.Block.N = 0 // a call may have gone: it counts as used
 	}
@@ -223,8 +237,9 @@ func (p *Planner) Learn(r *ledger.Register, rev uint64) {
 	}
 	if p.reg != nil && r.Epoch != p.reg.Epoch {
 		p.Void()
-		p.refunds = p.refunds[:0]
+		p.refunds, p.calls = p.refunds[:0], p.calls[:0]
 	}
+	p.due.limits = true
 	if p.reg == nil || r.Hold > p.reg.Hold {
 		p.obey(r)
 	}
@@ -241,9 +256,15 @@ func (p *Planner) obey(r *ledger.Register) {
 // Forget makes the planner read the register again before it claims.
 func (p *Planner) Forget() { p.reg, p.rev = nil, 0 }
 
+// mostOps bounds the changes that wait while the register cannot be written.
+// There is one for each call that was under way, and none while nothing starts.
+const mostOps = 1024
+
 // Post puts a change on its way into the register. It holds here at once.
 func (p *Planner) Post(now ledger.Instant, op func(*ledger.Register, ledger.Instant)) {
-	p.ops = append(p.ops, op)
+	if len(p.ops) < mostOps {
+		p.ops = append(p.ops, op)
+	}
 	if r := p.Effective(now); r != nil {
 		p.obey(r)
 	}
@@ -276,11 +297,27 @@ func (p *Planner) Left(now ledger.Instant) int {
 
 // Lost takes note that the register is gone, or cannot be read: one that
 // counts as full takes its place, at revision rev.
-func (p *Planner) Lost(epoch int64, rev uint64, now ledger.Instant) {
+func (p *Planner) Lost(rev uint64, now ledger.Instant) {
+	p.Void()
 	p.Forget()
-	p.Learn(ledger.Lost(epoch, p.shapes, now), rev)
+	p.refunds, p.calls = p.refunds[:0], p.calls[:0] // of what is gone
+	p.Learn(ledger.Lost(p.rng.Int64(), p.shapes, now), rev)
 	p.Post(now, func(*ledger.Register, ledger.Instant) {})
 }
+
+// TooFar is the first of the limits whose permits would lapse before they could
+// be used, so little is the time known here.
+func (p *Planner) TooFar() (ledger.Window, bool) {
+	for _, s := range p.shapes {
+		if !s.Reachable(p.unsure) {
+			return s.Window, true
+		}
+	}
+	return ledger.Window{}, false
+}
+
+// Unsure is how wrong the time may be, as Serve was last told.
+func (p *Planner) Unsure() time.Duration { return p.unsure }
 
 // Prospect is the register as the next claim will find it, and nil if it is
 // not known.
@@ -304,7 +341,7 @@ func (p *Planner) Soonest(c ledger.Class, now ledger.Instant) ledger.Instant {
 	if len(p.shapes) == 0 {
 		return max(r.Hold, now)
 	}
-	return r.Next(p.shapes, ledger.Order{Class: c, Patience: Patience}, now)
+	return r.Next(p.shapes, p.sample(c), now)
 }
 
 // ClassOf is what a waiting request would be claimed as.
@@ -330,4 +367,5 @@ func (p *Planner) Limit(l ledger.Limits) {
 	}
 	p.Void()
 	p.shapes = shapes
+	p.due.limits = true
 }

@@ -28,10 +28,10 @@ func (p *Planner) denied(c ledger.Class, slot, now ledger.Instant) ledger.Instan
 // await sets the alarm for a slot, which is open to claimers a while before.
 func (p *Planner) await(c ledger.Class, slot ledger.Instant) {
 	p.waiting, p.alarmFor = true, c
-	p.opens = slot.Add(-c.Lead())
+	p.opens = slot.Add(-p.lead(c))
 	p.alarm = p.opens.Add(p.backoff())
 	if c == ledger.Light {
-		p.alarm = p.opens.Add(time.Duration(p.share * float64(c.Lead()/2)))
+		p.alarm = p.opens.Add(time.Duration(p.share * float64(p.lead(c)/2)))
 	}
 }
 
@@ -42,19 +42,24 @@ func (p *Planner) early(c ledger.Class, b ledger.Block, now ledger.Instant) ledg
 	switch waited := p.waiting && p.alarmFor == c; {
 	case waited && now >= p.alarm:
 		return 0
-	case waited && b.From.Add(-c.Lead()) < p.opens: // sooner than it seemed
-		p.opens = b.From.Add(-c.Lead())
+	case waited && b.From.Add(-p.lead(c)) < p.opens: // sooner than it seemed
+		p.opens = b.From.Add(-p.lead(c))
 		p.alarm = min(p.alarm, now.Add(p.backoff()))
 	case waited:
 	case c == ledger.Light || b.From <= now && !b.Paced:
 		return 0
 	default:
-		p.await(c, max(b.From, now.Add(c.Lead())))
+		p.await(c, max(b.From, now.Add(p.lead(c))))
 	}
 	if p.alarm <= now {
 		return 0
 	}
 	return p.alarm
+}
+
+// lead is how long before a slot a claim for it may be sent.
+func (p *Planner) lead(c ledger.Class) time.Duration {
+	return ledger.Order{Class: c, Took: p.took}.Lead()
 }
 
 // spread is how far the fleet's claimers spread.
@@ -68,7 +73,7 @@ func (p *Planner) backoff() time.Duration { return time.Duration(p.share * float
 func (p *Planner) respread(r *ledger.Register, c ledger.Class, now ledger.Instant) time.Duration {
 	spread := p.spread()
 	switch {
-	case r.Next(p.shapes, ledger.Order{Class: c, Patience: Patience}, now) <= now:
+	case r.Next(p.shapes, p.sample(c), now) <= now:
 		spread /= 2
 	case p.conflicts > 0:
 		spread *= 2

@@ -1,0 +1,236 @@
+package ledger
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+var perMinuteAndDay = Limits{{60, time.Minute}, {100, 24 * time.Hour}}
+
+// TestLostForEverybody: a lost register counts as full for every limit, also
+// for those that whoever saw the loss does not have.
+func TestLostForEverybody(t *testing.T) {
+	for name, seenBy := range map[string]Limits{
+		"nobody's limits": nil, "one of two": {{60, time.Minute}}, "a smaller one": {{5, time.Minute}}, "both": perMinuteAndDay,
+	} {
+		r := Lost(1, NewShapes(seenBy), start)
+		for _, l := range []Limits{perMinuteAndDay, {{100, 24 * time.Hour}}, {{60, time.Minute}}, {{2, time.Second}}} {
+			shapes := NewShapes(l)
+			d, err := Decode(r.Encode())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range []*Register{r, d} {
+				longest := shapes[len(shapes)-1]
+				at := r.Next(shapes, Order{Class: Light, Patience: patient}, start)
+				if d := at.Sub(start); d < longest.Per || d > longest.span+2*time.Second+2*longest.Tick {
+					t.Errorf("%s: the next permit under %v in %v", name, l, d)
+				}
+				if left := r.Left(shapes, start.Add(longest.Per/2)); left != 0 {
+					t.Errorf("%s: %d left of %v", name, left, l)
+				}
+				later := start.Add(longest.span + 2*time.Second + 2*longest.Tick)
+				if _, blocks, _ := r.Claim(shapes, later, Order{Class: Light, Want: 1, Patience: patient}); len(blocks) != 1 {
+					t.Errorf("%s: nothing under %v after its whole length", name, l)
+				}
+			}
+		}
+	}
+}
+
+// TestCallsWithoutALimit: who has no limit counts for those who have.
+func TestCallsWithoutALimit(t *testing.T) {
+	shapes := NewShapes(Limits{{100, 24 * time.Hour}})
+	r, now := New(1), start
+	for range 10 {
+		r, _, _ = r.Claim(shapes, now, Order{Class: Light, Want: 1, Patience: patient})
+		now = now.Add(time.Second)
+	}
+	for range 500 {
+		if !r.Counts() {
+			t.Fatal("nobody counts")
+		}
+		r.Record(now, 1, now)
+		now = now.Add(time.Second)
+	}
+	if left := r.Left(shapes, now); left != 0 {
+		t.Errorf("%d left of 100 after 510 calls", left)
+	}
+	if d := r.Next(shapes, Order{Class: Light, Patience: patient}, now).Sub(now); d < 23*time.Hour {
+		t.Errorf("the next permit in %v", d)
+	}
+}
+
+// TestAnIdleLimitIsKept: calls without a limit count for one whose holder has
+// been idle for longer than its window.
+func TestAnIdleLimitIsKept(t *testing.T) {
+	shapes := NewShapes(Limits{{100, 24 * time.Hour}})
+	r := New(1)
+	if !r.Stale(shapes, start) {
+		t.Error("a limit that is not in the register is not missed")
+	}
+	r.Touch(shapes, start)
+	if r.Stale(shapes, start.Add(time.Hour)) {
+		t.Error("touched, and stale after an hour")
+	}
+	now := start.Add(72 * time.Hour)
+	r.Record(now, 7, now)
+	if !r.Stale(shapes, now) {
+		t.Error("nobody has to say that it still has the limit")
+	}
+	r.Touch(shapes, now.Add(time.Second))
+	r.Record(now.Add(2*time.Second), 1, now.Add(2*time.Second))
+	if left := r.Left(shapes, now.Add(time.Minute)); left != 92 {
+		t.Errorf("%d left of 100 after 8 calls", left)
+	}
+	// If nobody says so, it is forgotten in the end.
+	now = now.Add(72 * time.Hour)
+	r.Record(now, 1, now)
+	r.Record(now.Add(time.Second), 1, now.Add(time.Second))
+	if r.Counts() {
+		t.Error("a limit that nobody has is kept for ever")
+	}
+}
+
+func TestNewerCodec(t *testing.T) {
+	newer := New(1).Encode()
+	newer[0] = codecNewest + 1
+	if _, err := Decode(newer); !errors.Is(err, ErrNewer) {
+		t.Errorf("a newer version: %v", err)
+	}
+	for _, garbage := range [][]byte{nil, {}, {0}, []byte("{}"), []byte("hello"), {255, 1, 2}} {
+		if _, err := Decode(garbage); err == nil || errors.Is(err, ErrNewer) {
+			t.Errorf("%q: %v", garbage, err)
+		}
+	}
+	// What needs nothing newer is written as before.
+	if b := New(1).Encode(); b[0] != codecFirst {
+		t.Errorf("an ordinary register has version %d", b[0])
+	}
+}
+
+// TestForeignCallsFallOut: what the provider counts beyond us counts for as
+// long as it does there.
+func TestForeignCallsFallOut(t *testing.T) {
+	shapes := NewShapes(perMinuteAndDay)
+	r, _, _ := New(1).Claim(shapes, start, Order{Class: Light, Want: 10, Patience: patient})
+	if n := r.Foreign(shapes, Told{At: start, Left: 0, Reset: time.Hour}, start); n != 90 {
+		t.Fatalf("%d booked, want 90", n)
+	}
+	if left := r.Left(shapes, start.Add(time.Minute)); left != 0 {
+		t.Errorf("%d left", left)
+	}
+	for _, c := range []Class{Light, Heavy, Replay} {
+		d := r.Next(shapes, Order{Class: c, Patience: patient}, start.Add(time.Minute)).Sub(start)
+		if d < time.Hour || d > time.Hour+6*time.Minute {
+			t.Errorf("class %d: the next permit in %v, want in an hour", c, d)
+		}
+	}
+	if f := r.ForeignCalls(start.Add(time.Minute)); f.N != 90 || f.Until.Sub(start) > time.Hour || f.Until.Sub(start) < time.Hour-time.Second {
+		t.Errorf("%+v", f)
+	}
+	if n := r.Foreign(shapes, Told{At: start.Add(time.Second), Left: 0, Reset: time.Hour}, start.Add(time.Second)); n != 0 {
+		t.Errorf("%d booked twice", n)
+	}
+	after := start.Add(time.Hour + 6*time.Minute)
+	if left := r.Left(shapes, after); left != 60 {
+		t.Errorf("%d left after the reset, want the minute's 60", left)
+	}
+	if f := r.ForeignCalls(after); f.N != 0 {
+		t.Errorf("%+v after the reset", f)
+	}
+}
+
+// TestImpossible: claims that a clock which was ahead has left are no register.
+func TestImpossible(t *testing.T) {
+	shapes := NewShapes(perMinuteAndDay)
+	for _, ahead := range []time.Duration{5 * time.Minute, time.Hour, 24 * time.Hour, 365 * 24 * time.Hour} {
+		r, _, _ := New(1).Claim(shapes, start, Order{Class: Light, Want: 1, Patience: patient})
+		if !r.Possible(start) {
+			t.Fatal("an ordinary register is impossible")
+		}
+		r, _, _ = r.Claim(shapes, start.Add(ahead), Order{Class: Heavy, Want: 1, Patience: patient})
+		if r.Possible(start) {
+			t.Errorf("claimed %v ahead, and possible", ahead)
+		}
+		if l := Lost(1, shapes, start.Add(ahead)); l.Possible(start) {
+			t.Errorf("lost %v ahead, and possible", ahead)
+		}
+	}
+	r, _, _ := New(1).Claim(shapes, start, Order{Class: Light, Want: 1, Patience: patient})
+	r.Throttled(start, "", 24*time.Hour, 0, 0)
+	if !r.Possible(start) || !r.Possible(start.Add(48*time.Hour)) || !Lost(1, shapes, start).Possible(start) {
+		t.Error("a hold, an old register or a lost one is impossible")
+	}
+}
+
+// TestSettledTwice: the end of a throttle that is booked again, because nobody
+// knew whether it was stored, does not end the next one.
+func TestSettledTwice(t *testing.T) {
+	shapes := NewShapes(Limits{{60, time.Minute}})
+	r := New(1)
+	r.Throttled(start, "", time.Second, 0, 0)
+	now := start.Add(2 * time.Second)
+	r, blocks, _ := r.Claim(shapes, now, Order{Class: Light, Want: 5, Owner: "a", TrialTime: time.Minute, Patience: patient})
+	if len(blocks) != 1 || blocks[0].N != 1 {
+		t.Fatalf("%+v for a trial", blocks)
+	}
+	r.Settled("a")
+	r.Throttled(now, "", 10*time.Second, 0, 0) // another's 429
+	r.Settled("a")
+	if r.Strikes != 1 {
+		t.Error("an old success wiped another's strike")
+	}
+}
+
+func TestBoundsOfLimits(t *testing.T) {
+	for _, text := range []string{
+		"2000000000000/min", "1000000001/s", "99999999999999999999/min", "1/8785h", "1/min,1/s,1/h,1/d,2/2s,2/3s,2/4s,2/5s,2/6s",
+		"0/s", "-1/s", "1/1ms", "1/-1s", "x/s", "1", "1/", "/s", "", "1/min,", "1e3/min",
+	} {
+		if l, err := ParseLimits(text); err == nil {
+			t.Errorf("%q: %v", text, l)
+		}
+	}
+	l, err := ParseLimits("1000000000/8784h,1000000000/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shapes := NewShapes(l)
+	r, _, _ := New(1).Claim(shapes, start, Order{Class: Light, Want: 1 << 30, Patience: patient})
+	r.Record(start, 1<<30, start)
+	if _, err := Decode(r.Encode()); err != nil {
+		t.Errorf("the largest limit makes a register that nobody can read: %v", err)
+	}
+}
+
+// TestFarAway: a claimer that knows the time badly gets permits that are of use
+// to it, and everybody counts them for as long as they may arrive.
+func TestFarAway(t *testing.T) {
+	shapes := NewShapes(Limits{{2, time.Second}})
+	far := Order{Class: Light, Want: 2, Patience: patient, Unsure: 50 * time.Millisecond}
+	r, blocks, _ := New(1).Claim(shapes, start, far)
+	if usable := blocks[0].Until.Sub(blocks[0].From) - 2*far.Unsure; usable < use {
+		t.Errorf("usable for %v", usable)
+	}
+	near := Order{Class: Light, Patience: patient}
+	d := r.Next(shapes, near, start).Sub(start)
+	if most := shapes[0].stretched(shapes[0].needs(far.Unsure)).span; d < most-shapes[0].Tick || d > most+shapes[0].Tick {
+		t.Errorf("the next permit in %v, want %v", d, most)
+	}
+	// Some time after it has gone, the window is as long as before.
+	now := start.Add(time.Minute)
+	r, _, _ = r.Claim(shapes, now, Order{Class: Light, Want: 2, Patience: patient})
+	if d := r.Next(shapes, near, now).Sub(now); d > shapes[0].span {
+		t.Errorf("the next permit in %v, want %v", d, shapes[0].span)
+	}
+	if r.Encode()[0] != codecFirst {
+		t.Error("still written in the newer way")
+	}
+	for unsure, want := range map[time.Duration]bool{0: true, 100 * time.Millisecond: true, 240 * time.Millisecond: true, 400 * time.Millisecond: false} {
+		if got := (Window{2, time.Second}).Reachable(unsure); got != want {
+			t.Errorf("unsure by %v: reachable %v", unsure, got)
+		}
+	}
+}

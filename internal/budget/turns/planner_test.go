@@ -1,0 +1,148 @@
+package turns
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"fetchworker/internal/budget/ledger"
+)
+
+const start = ledger.Instant(1_800_000_000_123_456_789)
+
+// planner is one that knows an empty register, and has work.
+func planner(l ledger.Limits, waiting int) *Planner {
+	p := NewPlanner("w", l, 100, time.Minute, rand.New(rand.NewPCG(1, 2)))
+	p.Learn(ledger.New(7), 1)
+	for range waiting {
+		p.Push(NewWaiter(Ask{}, false))
+	}
+	return p
+}
+
+// plan is the next write, and when.
+func plan(t *testing.T, p *Planner, now ledger.Instant) (*Write, ledger.Instant) {
+	t.Helper()
+	for range 1000 {
+		w, wake := p.Plan(now)
+		if w != nil {
+			return w, now
+		}
+		if wake <= now {
+			t.Fatalf("nothing to write, and never will be: %v", wake)
+		}
+		now = wake
+	}
+	t.Fatal("never")
+	return nil, 0
+}
+
+// TestHoldWhileAClaimIsWritten: a hold that comes while a claim is on its way
+// makes it void, and what it bought goes back.
+func TestHoldWhileAClaimIsWritten(t *testing.T) {
+	day := ledger.Limits{{N: 100, Per: 24 * time.Hour}}
+	p := planner(day, 10)
+	w, now := plan(t, p, start)
+	if len(w.Blocks) != 1 || w.Blocks[0].N != 10 {
+		t.Fatalf("%+v", w.Blocks)
+	}
+	held := w.Reg.Clone()
+	held.Throttled(now, "", 10*time.Second, 0, 0)
+	p.Learn(held, 3) // another's 429, seen before our write's answer
+	p.Won(w, 2, now)
+	if grants, _ := p.Serve(now, 0); len(grants) > 0 {
+		t.Error("a call during a hold")
+	}
+	now = now.Add(time.Second)
+	w, now = plan(t, p, now)
+	p.Won(w, 4, now)
+	if left := p.Left(now.Add(10 * time.Second)); left != 100 {
+		t.Errorf("%d left of 100, and nobody has called", left)
+	}
+}
+
+// TestNobodyWaitsAnyMore: permits in hand go back once nobody waits for them.
+func TestNobodyWaitsAnyMore(t *testing.T) {
+	p := planner(ledger.Limits{{N: 100, Per: 24 * time.Hour}}, 10)
+	w, now := plan(t, p, start)
+	p.Won(w, 2, now)
+	p.Drop(func(*Waiter) bool { return true })
+	began := now
+	w, now = plan(t, p, now)
+	if d := now.Sub(began); d > time.Second {
+		t.Errorf("given back after %v", d)
+	}
+	p.Won(w, 3, now)
+	if left := p.Left(now); left != 100 || p.InHand() != 0 {
+		t.Errorf("%d left, %d in hand", left, p.InHand())
+	}
+}
+
+// TestLapsedPermitsGoBack: what has lapsed is told within a second.
+func TestLapsedPermitsGoBack(t *testing.T) {
+	p := planner(ledger.Limits{{N: 2, Per: 24 * time.Hour}}, 1)
+	w, now := plan(t, p, start)
+	p.Won(w, 2, now)
+	grants, _ := p.Serve(now, 0)
+	if len(grants) != 1 {
+		t.Fatalf("%d turns", len(grants))
+	}
+	p.End(grants[0].Turn, false)
+	began := now
+	w, now = plan(t, p, now)
+	if d := now.Sub(began); d > time.Second {
+		t.Errorf("given back after %v", d)
+	}
+	p.Won(w, 3, now)
+	if left := p.Left(now); left != 2 {
+		t.Errorf("%d left of 2", left)
+	}
+	if w, wake := p.Plan(now); w != nil || wake != 0 {
+		t.Errorf("and then %+v, %v", w, wake)
+	}
+}
+
+// TestUnknownWriteOfAnEnd: the end of a throttle that may have been stored is
+// booked again, and does not end the next one.
+func TestUnknownWriteOfAnEnd(t *testing.T) {
+	p := planner(ledger.Limits{{N: 60, Per: time.Minute}}, 1)
+	r := ledger.New(7)
+	r.Throttled(start.Add(-2*time.Second), "", time.Second, 0, 0)
+	p.Learn(r, 2)
+	w, now := plan(t, p, start)
+	p.Won(w, 3, now)
+	p.Post(now, func(r *ledger.Register, _ ledger.Instant) { r.Settled("w") })
+	w, now = plan(t, p, now)
+	stored := w.Reg.Clone()
+	p.Unknown(w, now) // it was stored
+	stored.Throttled(now, "", 5*time.Second, 0, 0)
+	p.Learn(stored, 5)
+	w, now = plan(t, p, now.Add(10*time.Millisecond))
+	if w.Reg.Strikes != 1 {
+		t.Errorf("%d strikes, another's 429 is wiped", w.Reg.Strikes)
+	}
+	_ = now
+}
+
+// TestTooFar: who is too far away for a limit writes nothing, and says so.
+func TestTooFar(t *testing.T) {
+	p := planner(ledger.Limits{{N: 2, Per: time.Second}, {N: 60, Per: time.Minute}}, 3)
+	p.Serve(start, 400*time.Millisecond)
+	w, wake := p.Plan(start)
+	for ; w != nil || wake > 0; w, wake = p.Plan(wake) { // it says that it has limits, no more
+		if w != nil {
+			if len(w.Blocks) > 0 {
+				t.Fatalf("claimed %+v", w.Blocks)
+			}
+			p.Won(w, 2, start)
+			break
+		}
+	}
+	if far, ok := p.TooFar(); !ok || far.Per != time.Second {
+		t.Errorf("%+v %v", far, ok)
+	}
+	p.Serve(start, 50*time.Millisecond)
+	if _, ok := p.TooFar(); ok {
+		t.Error("still too far")
+	}
+}
