@@ -68,6 +68,9 @@ func (c *cli) provider(b *strings.Builder, s operate.Status, now time.Time) {
 	} else {
 		row("workers", c.paint(red, "none serves it"))
 	}
+	for _, why := range s.Unable {
+		row("unable", c.paint(red, terminal.Visible(why)))
+	}
 	row("circuit", c.circuit(s, now))
 	if !s.PausedUntil.IsZero() {
 		row("paused", c.paint(yellow, fmt.Sprintf("until %s (%s) by %s: %s", terminal.Clock(s.PausedUntil, now), terminal.Ago(s.PausedUntil, now), terminal.Visible(s.PausedBy), terminal.Visible(s.PausedWhy))))
@@ -83,6 +86,9 @@ func (c *cli) provider(b *strings.Builder, s operate.Status, now time.Time) {
 		row(lane.Lane, text)
 	}
 	row("permits", permitsText(s, now))
+	if s.Foreign > 0 {
+		row("foreign", c.paint(yellow, fmt.Sprintf("%d calls that the provider counts are not ours, until %s (%s)", s.Foreign, terminal.Clock(s.ForeignUntil, now), terminal.Ago(s.ForeignUntil, now))))
+	}
 	row("bytes", bytesText(s, now))
 	letters := fmt.Sprintf("%d: %d waiting, %d due, %d held", s.Letters, s.Waiting, s.Due, s.HeldLetters)
 	if s.Held != "" {

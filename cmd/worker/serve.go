@@ -164,7 +164,9 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	group.Go(func() error { return worker.Run(running) })
 	group.Go(func() error { return sweeper.Run(running) })
 	group.Go(func() error {
-		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving)}
+		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving), Look: func(w *fleet.Worker) {
+			w.Unable = unable(serving)
+		}}
 		fleet.Present(running, js, kv, presence, func(err error) { logger.Warn("presence", zap.Error(err)) })
 		return nil
 	})
@@ -289,6 +291,17 @@ func workerName() string {
 		return '-'
 	}, strings.ToLower(host))
 	return fmt.Sprintf("%.32s-%d-%s", host, os.Getpid(), strings.ToLower(rand.Text()[:6]))
+}
+
+// unable is why this worker cannot call some of its providers.
+func unable(serving []fetch.Served) map[string]string {
+	why := map[string]string{}
+	for _, s := range serving {
+		if state := s.Gate.State(); state.Unable != "" {
+			why[s.Provider.Name] = state.Unable
+		}
+	}
+	return why
 }
 
 func names(serving []fetch.Served) []string {

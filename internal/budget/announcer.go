@@ -116,7 +116,7 @@ func (g *Gate) announceForeign(w *turns.Write) {
 	g.toldForeign = now
 	f := w.Reg.ForeignCalls(ledger.InstantOf(now))
 	g.events.tell(Event{
-		Kind: KindPermits, Severity: SeverityWarning, Mine: true, Until: f.Until.Time(), Calls: f.N,
+		Kind: KindThrottle, Severity: SeverityWarning, Mine: true, Until: f.Until.Time(), Calls: f.N,
 		Why: fmt.Sprintf("the provider has counted %d calls that this fleet did not make: somebody else uses the key", f.N),
 	})
 }

@@ -114,7 +114,7 @@ func TestNewerRegister(t *testing.T) {
 		if e, err := b.kv.Get(t.Context(), store.PermitsKey("fmp")); err != nil || !bytes.Equal(e.Value(), newer) {
 			t.Errorf("it was replaced: %v %v", e, err)
 		}
-		if n := b.told(KindPermits, func(e Event) bool { return e.Severity == SeverityError }); n != 2 {
+		if n := b.told(KindThrottle, func(e Event) bool { return e.Severity == SeverityError }); n != 2 {
 			t.Errorf("told %d times", n)
 		}
 		// Once there is one that it can read, it goes on.
@@ -199,7 +199,7 @@ func TestForeignCallsAreTold(t *testing.T) {
 		if d := time.Until(b.refused(g, fetchworker.ReasonQuota)); d < 59*time.Minute || d > 70*time.Minute {
 			t.Errorf("the next permit in %v, the provider counts anew in an hour", d)
 		}
-		if n := b.told(KindPermits, func(e Event) bool { return e.Calls == 99 }); n != 1 {
+		if n := b.told(KindThrottle, func(e Event) bool { return e.Calls == 99 }); n != 1 {
 			t.Errorf("told %d times", n)
 		}
 		if s := g.State(); s.Foreign != 99 {

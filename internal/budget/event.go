@@ -75,7 +75,7 @@ type Event struct {
 	Month   string        `json:"month,omitempty"`
 	Limits  string        `json:"limits,omitempty"` // control: the limits in force
 	By      string        `json:"by,omitempty"`     // control: who
-	Calls   int           `json:"calls,omitempty"`  // permits: that are not ours
+	Calls   int           `json:"calls,omitempty"`  // throttle: that are not ours
 }
 
 // The kinds and severities of events.
@@ -84,7 +84,6 @@ const (
 	KindThrottle = "throttle"
 	KindBudget   = "budget"
 	KindControl  = "control"
-	KindPermits  = "permits" // a worker can or cannot call; calls that are not ours
 
 	SeverityInfo    = "info"
 	SeverityWarning = "warning"

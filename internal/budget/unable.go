@@ -56,7 +56,7 @@ func (g *Gate) cannot(next unable) {
 	if before.newer == next.newer && (before.far == "") == (next.far == "") {
 		return
 	}
-	e := Event{Kind: KindPermits, Severity: SeverityInfo, Mine: true, Why: "this worker can call the provider again"}
+	e := Event{Kind: KindThrottle, Severity: SeverityInfo, Mine: true, Why: "this worker can call the provider again"}
 	if err := next.err(); err != nil {
 		e.Severity, e.Why = SeverityError, err.Error()
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
@@ -72,6 +73,7 @@ var (
 
 	permitLimit   = desc("fetch_permits_limit", "Calls that a limit allows in its window.", "provider", "window")
 	permitUsed    = desc("fetch_permits_used", "Calls that a window has no room for any more: made in it, or claimed.", "provider", "window")
+	permitForeign = desc("fetch_permits_foreign", "Calls that a provider has counted and this fleet did not make, until it counts anew.", "provider")
 	providerPause = desc("fetch_provider_paused_seconds", "Seconds until a pause ends; 0 when not paused.", "provider")
 	providerHold  = desc("fetch_provider_hold_seconds", "Seconds until a hold after a 429 ends.", "provider")
 	workers       = desc("fetch_provider_workers", "Live workers that serve a provider.", "provider")
@@ -82,14 +84,17 @@ var (
 	streamLimit    = desc("fetch_stream_limit_bytes", "Bytes that a stream may hold; 0 without a limit.", "stream")
 
 	// Of this worker alone, and so to be summed.
-	inFlight = desc("fetch_calls_in_flight", "Calls that this worker is making.", "provider")
-	waiting  = desc("fetch_permit_waiters", "Requests that wait for a permit in this worker.", "provider")
+	inFlight      = desc("fetch_calls_in_flight", "Calls that this worker is making.", "provider")
+	waiting       = desc("fetch_permit_waiters", "Requests that wait for a permit in this worker.", "provider")
+	permitsLapsed = desc("fetch_permits_lapsed_total", "Permits that this worker claimed and could not use in time.", "provider")
+	unable        = desc("fetch_provider_unable", "1 if this worker cannot call a provider: too far from the server for a limit, or older than who wrote its permits.", "provider")
+	unsure        = desc("fetch_clock_unsure_seconds", "How wrong the NATS server's time may be, as this worker knows it.")
 
 	fleetDescs = []*prometheus.Desc{
 		circuitState, dlqSize, bytesUsed, bytesLeft, bytesLimit, bytesThreshold, monthSeconds,
 		queueDepth, queueOldest, dlqOldest, reviewSize, reviewAge,
-		permitLimit, permitUsed, providerPause, providerHold, workers, fleetWorkers,
-		streamMessages, streamBytes, streamLimit, inFlight, waiting,
+		permitLimit, permitUsed, providerPause, providerHold, permitForeign, workers, fleetWorkers,
+		streamMessages, streamBytes, streamLimit, inFlight, waiting, permitsLapsed, unable, unsure,
 	}
 )
 
@@ -128,10 +133,13 @@ func (f *Fleet) Collect(ch chan<- prometheus.Metric) {
 	tell := func(d *prometheus.Desc, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
-	now := time.Now()
+	now, sure := time.Now(), time.Duration(0)
 	for _, s := range f.serve {
-		now = s.collect(tell) // the server's
+		state := s.collect(tell)
+		now, sure = state.Now, state.Unsure // the server's
+		ch <- prometheus.MustNewConstMetric(permitsLapsed, prometheus.CounterValue, float64(state.Lapsed), s.Provider.Name)
 	}
+	tell(unsure, sure.Seconds())
 	providers := f.providers()
 	for _, p := range providers {
 		f.collectView(tell, p, now)
@@ -154,8 +162,8 @@ func (f *Fleet) providers() []string {
 	return slices.Compact(all)
 }
 
-// collect tells what a gate knows, and the server's time.
-func (s *Served) collect(tell tell) time.Time {
+// collect tells what a gate knows.
+func (s *Served) collect(tell tell) budget.State {
 	state, provider := s.Gate.State(), s.Provider.Name
 	tell(bytesUsed, float64(state.BytesUsed), provider)
 	tell(bytesLimit, float64(state.BytesLimit), provider)
@@ -163,7 +171,15 @@ func (s *Served) collect(tell tell) time.Time {
 	tell(bytesThreshold, threshold(state.BytesUsed, state.BytesLimit), provider)
 	tell(inFlight, float64(state.InFlight), provider)
 	tell(waiting, float64(state.Waiting), provider)
-	return state.Now
+	tell(unable, boolean(state.Unable != ""), provider)
+	return state
+}
+
+func boolean(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // remaining is never below 0: what is over the limit is told by bytesUsed.
@@ -190,6 +206,7 @@ func (f *Fleet) collectView(tell tell, provider string, now time.Time) {
 	tell(circuitState, circuitNumber(v.Circuit.State), provider)
 	tell(providerPause, secondsUntil(v.PausedUntil, now), provider)
 	tell(providerHold, secondsUntil(v.HoldUntil, now), provider)
+	tell(permitForeign, float64(v.Foreign.N), provider)
 	tell(workers, float64(len(v.Workers)), provider)
 	windows := v.Windows
 	if len(windows) == 0 { // nobody has claimed yet

@@ -15,11 +15,13 @@ type Status struct {
 	PausedUntil time.Time     `json:"paused_until,omitzero"`
 	HoldUntil   time.Time     `json:"hold_until,omitzero"`
 	Limits      string        `json:"limits"`
-	PermitsLeft int           `json:"permits_left"` // -1: unlimited, or not known
-	InFlight    int           `json:"in_flight"`    // calls of this worker
-	Waiting     int           `json:"waiting"`      // requests of this worker that wait for a permit
-	BytesUsed   int64         `json:"bytes_used"`   // of the month, by the fleet
-	BytesLimit  int64         `json:"bytes_limit"`  // 0: none
+	PermitsLeft int           `json:"permits_left"`     // -1: unlimited, or not known
+	InFlight    int           `json:"in_flight"`        // calls of this worker
+	Waiting     int           `json:"waiting"`          // requests of this worker that wait for a permit
+	Unable      string        `json:"unable,omitempty"` // why this worker cannot call the provider at all
+	Lapsed      int64         `json:"permits_lapsed"`   // claimed by this worker, and too late to be used
+	BytesUsed   int64         `json:"bytes_used"`       // of the month, by the fleet
+	BytesLimit  int64         `json:"bytes_limit"`      // 0: none
 }
 
 // StatusOf is all that a worker serves, without a round trip.
@@ -31,6 +33,7 @@ func StatusOf(serve []Served) []Status {
 			Provider: sv.Provider.Name, Circuit: s.Circuit,
 			OpenUntil: s.OpenUntil, PausedUntil: s.PausedUntil, HoldUntil: s.HoldUntil,
 			Limits: s.Limits.String(), PermitsLeft: s.Left, InFlight: s.InFlight, Waiting: s.Waiting,
+			Unable: s.Unable, Lapsed: s.Lapsed,
 			BytesUsed: s.BytesUsed, BytesLimit: s.BytesLimit,
 		}
 	}

@@ -35,6 +35,9 @@ type Status struct {
 	HoldUntil     time.Time      `json:"hold_until,omitzero"`
 	Held          string         `json:"held,omitempty"` // why letters do not go: paused, circuit_open, throttled, quota
 	Permits       []PermitStatus `json:"permits"`
+	Foreign       int            `json:"foreign_calls,omitempty"` // that the provider counted and this fleet did not make
+	ForeignUntil  time.Time      `json:"foreign_until,omitzero"`
+	Unable        []string       `json:"unable,omitempty"`         // workers that cannot call it, and why
 	LimitsChanged string         `json:"limits_changed,omitempty"` // by an operator
 	LimitsUntil   time.Time      `json:"limits_until,omitzero"`
 	BytesUsed     int64          `json:"bytes_used"` // this UTC month
@@ -100,6 +103,9 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	}
 	for _, w := range view.Workers {
 		s.Workers = append(s.Workers, w.Name)
+		if why := w.Unable[p]; why != "" {
+			s.Unable = append(s.Unable, w.Name+": "+why)
+		}
 	}
 	reason, until := f.Held(p, now)
 	s.Held = string(reason)
@@ -114,6 +120,9 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	}
 	for _, w := range view.Windows {
 		s.Permits = append(s.Permits, PermitStatus{ledger.Limits{w.Window}.String(), w.Left, w.LastMinute})
+	}
+	if view.Foreign.N > 0 {
+		s.Foreign, s.ForeignUntil = view.Foreign.N, view.Foreign.Until.Time()
 	}
 	if order := view.Control.Limits; order != nil && (order.Until.IsZero() || now.Before(order.Until)) {
 		s.LimitsChanged, s.LimitsUntil = order.Limits, order.Until

@@ -19,6 +19,11 @@ type Worker struct {
 	Name      string   `json:"name"`
 	Version   string   `json:"version"`
 	Providers []string `json:"providers"`
+
+	// Unable is why it cannot call some of them, by provider.
+	Unable map[string]string `json:"unable,omitempty"`
+	// Look brings what changes up to date before each beat; nil: nothing does.
+	Look func(*Worker) `json:"-"`
 }
 
 const (
@@ -46,6 +51,9 @@ func Beat(ctx context.Context, js jetstream.JetStream, w Worker) error {
 // failed; the next one tries again.
 func Present(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, w Worker, onError func(error)) {
 	for {
+		if w.Look != nil {
+			w.Look(&w)
+		}
 		beat, cancel := context.WithTimeout(ctx, presenceEach)
 		if err := Beat(beat, js, w); err != nil && ctx.Err() == nil && onError != nil {
 			onError(err)

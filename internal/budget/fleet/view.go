@@ -51,8 +51,9 @@ type Provider struct {
 	HoldUntil   time.Time // a 429's hold
 	Control     Control
 	Windows     []ledger.Usage
-	Workers     []Worker  // that live and serve it
-	NoneSince   time.Time // since when there are none; zero while there are some
+	Foreign     ledger.Foreign // calls that the provider counted and the fleet did not make
+	Workers     []Worker       // that live and serve it
+	NoneSince   time.Time      // since when there are none; zero while there are some
 }
 
 // Watch opens a view and returns once it has seen everything. It watches
@@ -217,6 +218,7 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 		if at := p.register.Hold.Time(); at.After(now) {
 			out.HoldUntil = at
 		}
+		out.Foreign = p.register.ForeignCalls(ledger.InstantOf(now))
 		out.Windows = p.register.Usage(p.shapes(now), ledger.InstantOf(now))
 	}
 	for _, w := range v.workers {
