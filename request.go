@@ -113,15 +113,18 @@ func DecodeRequest(body []byte) (Request, error) {
 			first = err
 		}
 	}
-	if first == nil && !r.Deadline.IsZero() && seen["ttl"] {
+	if first == nil && !r.Deadline.IsZero() && r.TTL > 0 {
 		first = &RequestError{"ttl", "give ttl or deadline, not both"}
 	}
 	return r, first
 }
 
+// requestFields are the fields that a request can have.
+var requestFields = []string{"id", "params", "reply_to", "deadline", "ttl", "max_age", "max_stale", "use"}
+
 func (r *Request) decodeField(field string, value json.RawMessage) error {
-	if string(value) == "null" {
-		return &RequestError{field, "null is no value; leave the field out"}
+	if string(value) == "null" && slices.Contains(requestFields, field) {
+		return nil // the same as leaving it out: language models send it for what they don't use
 	}
 	var err error
 	switch field {
@@ -170,7 +173,7 @@ func (r *Request) decodeField(field string, value json.RawMessage) error {
 			return &RequestError{"use", `a list of words such as ["export"]`}
 		}
 	default:
-		return &RequestError{field, "no such field; known are id, params, reply_to, deadline, ttl, max_age, max_stale, use"}
+		return &RequestError{field, "no such field; known are " + strings.Join(requestFields, ", ")}
 	}
 	return nil
 }

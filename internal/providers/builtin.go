@@ -25,7 +25,7 @@ var (
 	fundamentals = []string{"fundamentals"}
 
 	symbol = sheet.Param{
-		Name: "symbol", Type: sheet.TypeString, Required: true, Pattern: `[\^A-Za-z0-9][A-Za-z0-9.\-=^]{0,29}`,
+		Name: "symbol", Type: sheet.TypeString, Required: true, Pattern: `[\^A-Za-z0-9][A-Za-z0-9.\-=^&]{0,29}`,
 		Expected: "a symbol such as AAPL, BRK-B or ^GSPC",
 	}
 	from = sheet.Param{Name: "from", Type: sheet.TypeDate}

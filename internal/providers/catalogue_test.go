@@ -121,42 +121,66 @@ func TestCatalogueMistakes(t *testing.T) {
 		"no duration":       {"providers:\n  fmp:\n    timeout: 0s\n", ":3: fmp.timeout: expected a duration"},
 		"limits":            {"providers:\n  fmp:\n    limits: fast\n", ":3: fmp.limits: expected windows of calls such as 60/min,2/s, or unlimited, got \"fast\""},
 		"bytes":             {"providers:\n  fmp:\n    bytes_per_month: 5 apples\n", ":3: fmp.bytes_per_month: expected a size"},
-		"name":              {"providers:\n  FMP:\n    base_url: https://x.test\n", ":2: provider \"FMP\": expected a name of 1 to 32 characters"},
-		"no base":           {"providers:\n  x:\n    auth: none\n", ":2: x: base_url: expected http://host/path or https://host/path"},
-		"key in base":       {"providers:\n  x:\n    auth: none\n    base_url: https://x.test/?key=1\n", ":2: x: base_url: expected a URL without user, query and fragment"},
-		"no auth":           {"providers:\n  x:\n    base_url: https://x.test\n", ":2: x: auth: expected none, bearer, {query: NAME} or {header: NAME}"},
+		"name":              {"providers:\n  FMP:\n    base_url: https://x.test\n", ":2: FMP: provider \"FMP\": expected a name of 1 to 32 characters a-"},
+		"no base":           {"providers:\n  x:\n    auth: none\n", ":2: x.base_url: expected http://host/path or https://hos"},
+		"key in base":       {"providers:\n  x:\n    auth: none\n    base_url: https://x.test/?key=1\n", ":4: x.base_url: expected a URL without user, query and f"},
+		"no auth":           {"providers:\n  x:\n    base_url: https://x.test\n", ":2: x.auth: expected none, bearer, {query: NAME} or "},
 		"auth":              {"providers:\n  x:\n    base_url: https://x.test\n    auth: cookie\n", ":4: x.auth: expected one of none, bearer, got \"cookie\""},
 		"two kinds of auth": {"providers:\n  x:\n    base_url: https://x.test\n    auth: {query: a, header: b}\n", ":4: x.auth: expected one of query and header"},
 		"auth kind":         {"providers:\n  x:\n    base_url: https://x.test\n    auth: {cookie: a}\n", ":4: x.auth: unknown field \"cookie\", expected one of header, query"},
 		"variables":         {"providers:\n  news:\n    base_url: https://x.test\n    auth: bearer\n", ":2: news: its variables would be those of newsapi"},
-		"tier":              {"providers:\n  newsapi:\n    tier: gold\n", ":2: newsapi: tier \"gold\": expected one of tiers: business, developer"},
-		"path":              {op("path: quote"), ":6: x y: path \"quote\": expected a path such as /quote/{symbol}"},
-		"slot":              {op("path: /a/{b}"), ":6: x y: path: {b} expected a parameter of that name that is required or has a default"},
-		"optional slot":     {op("path: /a/{b}\n        params: {b: {type: int}}"), ":6: x y: path: {b} expected a parameter"},
-		"op name":           {"providers:\n  fmp:\n    operations:\n      Get It: {path: /x}\n", ":4: fmp Get It: name \"Get It\": expected a name"},
-		"get":               {"providers:\n  fmp:\n    operations:\n      get: {path: /x}\n", ":4: fmp get: name \"get\""},
-		"op field":          {op("path: /a\n        verb: POST"), ":8: x y: unknown field \"verb\", expected one of any_of, auth, exclusive, format"},
-		"param type":        {op("path: /a\n        params:\n          b: {type: integer}"), ":9: x y parameter b: type: expected one of string, int, number"},
-		"param field":       {op("path: /a\n        params:\n          b: {typ: int}"), ":9: x y parameter b: unknown field \"typ\""},
-		"bound":             {op("path: /a\n        params:\n          b: {type: int, min: x}"), ":9: x y parameter b: min: expected a whole number, got \"x\""},
-		"bounds":            {op("path: /a\n        params:\n          b: {type: int, min: 5, max: 2}"), ":9: x y: parameter b: expected min and max from 0"},
-		"default":           {op("path: /a\n        params:\n          b: {type: int, max: 9, default: 10}"), ":9: x y: parameter b: default \"10\": expected a whole number from 0 to 9"},
-		"enum":              {op("path: /a\n        params:\n          b: {type: enum}"), ":9: x y: parameter b: expected the values of the enum"},
-		"pattern":           {op("path: /a\n        params:\n          b: {pattern: '('}"), ":9: x y: parameter b: pattern: expected a regular expression (RE2)"},
-		"format":            {op("path: /a\n        format: xml"), ":8: x y format: expected one of json, csv, any, got \"xml\""},
-		"any_of":            {op("path: /a\n        any_of: [b]"), ":6: x y: any_of and exclusive: expected names of parameters, got \"b\""},
-		"paging kind":       {op("path: /a\n        paging: {kind: scroll}"), ":8: x y paging kind: expected one of page, offset, next_url"},
-		"paging":            {op("path: /a\n        paging: {kind: page}"), ":6: x y: paging: expected param"},
+		"tier":              {"providers:\n  newsapi:\n    tier: gold\n", ":3: newsapi.tier: \"gold\": expected one of tiers: business, develop"},
+		"path":              {op("path: quote"), ":7: x.operations.y.path: \"quote\": expected a path such as /quote/{symbol},"},
+		"slot":              {op("path: /a/{b}"), ":7: x.operations.y.path: {b} expected a parameter of that name that i"},
+		"optional slot":     {op("path: /a/{b}\n        params: {b: {type: int}}"), ":7: x.operations.y.path: {b} expected a parameter of that name that i"},
+		"op name":           {"providers:\n  fmp:\n    operations:\n      Get It: {path: /x}\n", ":4: fmp.operations.Get It: name \"Get It\": expected a name of 1 to 32 characters a-"},
+		"get":               {"providers:\n  fmp:\n    operations:\n      get: {path: /x}\n", ":4: fmp.operations.get: name \"get\": expected a name of 1 to 32 characters a-"},
+		"op field":          {op("path: /a\n        verb: POST"), ":8: x.operations.y: unknown field \"verb\", expected one of any_of, auth, exclusive,"},
+		"param type":        {op("path: /a\n        params:\n          b: {type: integer}"), ":9: x.operations.y.params.b.type: expected one of string, int, number, boo"},
+		"param field":       {op("path: /a\n        params:\n          b: {typ: int}"), ":9: x.operations.y.params.b: unknown field \"typ\", expected one of default, enum, expected,"},
+		"bound":             {op("path: /a\n        params:\n          b: {type: int, min: x}"), ":9: x.operations.y.params.b.min: expected a whole number, got \"x\""},
+		"bounds":            {op("path: /a\n        params:\n          b: {type: int, min: 5, max: 2}"), ":9: x.operations.y.params.b: expected min and max from 0, and max not"},
+		"default":           {op("path: /a\n        params:\n          b: {type: int, max: 9, default: 10}"), ":9: x.operations.y.params.b.default: \"10\": expected a whole number from 0 to 9"},
+		"enum":              {op("path: /a\n        params:\n          b: {type: enum}"), ":9: x.operations.y.params.b.enum: expected the values of the enum"},
+		"pattern":           {op("path: /a\n        params:\n          b: {pattern: '('}"), ":9: x.operations.y.params.b.pattern: expected a regular expression (RE2): err"},
+		"format":            {op("path: /a\n        format: xml"), ":8: x.operations.y.format: expected one of json, csv, any, got \"xml"},
+		"any_of":            {op("path: /a\n        any_of: [b]"), ":8: x.operations.y.any_of: expected names of parameters, got \"b\""},
+		"paging kind":       {op("path: /a\n        paging: {kind: scroll}"), ":8: x.operations.y.paging.kind: expected one of page, offset, next_url, "},
+		"paging":            {op("path: /a\n        paging: {kind: page}"), ":8: x.operations.y.paging.param: expected the parameter that asks for a p"},
 		"rules":             {"providers:\n  fmp:\n    errors: {}\n", ":3: fmp.errors: expected a list, got fields"},
-		"rule class":        {"providers:\n  fmp:\n    errors:\n      - {status: 418, class: teapot}\n", ":4: fmp.errors: class \"teapot\": expected one of ok, transient, throttled, unauthorized, permanent"},
-		"rule code":         {"providers:\n  fmp:\n    errors:\n      - {status: 418, class: permanent}\n", ":4: fmp.errors: code \"\": expected one of not_found, not_entitled, rejected"},
-		"rule status":       {"providers:\n  fmp:\n    errors:\n      - {status: 9xx, class: transient}\n", ":4: fmp.errors: status 9: expected 100 to 599"},
-		"rule status text":  {"providers:\n  fmp:\n    errors:\n      - {status: [teapot], class: transient}\n", ":4: fmp.errors.status: expected statuses such as 400 or 2xx, got \"teapot\""},
-		"rule pointer":      {"providers:\n  fmp:\n    errors:\n      - {at: error, class: transient}\n", ":4: fmp.errors: at \"error\": expected a JSON pointer"},
-		"rule without at":   {"providers:\n  fmp:\n    errors:\n      - {status: 4xx, prefix: no, class: transient}\n", ":4: fmp.errors: equals, prefix and contains: expected with at"},
-		"rule of all":       {"providers:\n  fmp:\n    errors:\n      - {class: transient}\n", ":4: fmp.errors: expected at least status or at"},
-		"hold of a failure": {"providers:\n  fmp:\n    errors:\n      - {status: 418, class: transient, min_hold: 1h}\n", ":4: fmp.errors: min_hold: expected only with class throttled"},
-		"get path":          {"providers:\n  fmp:\n    get_paths: [{prefix: v2}]\n", ":3: fmp.get_paths.prefix: expected a path such as /v2/"},
+		"rule class":        {"providers:\n  fmp:\n    errors:\n      - {status: 418, class: teapot}\n", ":4: fmp.errors.0.class: \"teapot\": expected one of ok, transient, throttled"},
+		"rule code":         {"providers:\n  fmp:\n    errors:\n      - {status: 418, class: permanent}\n", ":4: fmp.errors.0.code: \"\": expected one of not_found, not_entitled,"},
+		"rule status":       {"providers:\n  fmp:\n    errors:\n      - {status: 9xx, class: transient}\n", ":4: fmp.errors.0.status: 9: expected 100 to 599, or a class such as "},
+		"rule status text":  {"providers:\n  fmp:\n    errors:\n      - {status: [teapot], class: transient}\n", ":4: fmp.errors.0.status: expected statuses such as 400 or 2xx, go"},
+		"rule pointer":      {"providers:\n  fmp:\n    errors:\n      - {at: error, class: transient}\n", ":4: fmp.errors.0.at: \"error\": expected a JSON pointer such as /error, "},
+		"rule without at":   {"providers:\n  fmp:\n    errors:\n      - {status: 4xx, prefix: no, class: transient}\n", ":4: fmp.errors.0: equals, prefix and contains: expected with at, which says where to lo"},
+		"rule of all":       {"providers:\n  fmp:\n    errors:\n      - {class: transient}\n", ":4: fmp.errors.0: expected at least status or at"},
+		"hold of a failure": {"providers:\n  fmp:\n    errors:\n      - {status: 418, class: transient, min_hold: 1h}\n", ":4: fmp.errors.0.min_hold: expected only with class throttled"},
+		"get path":          {"providers:\n  fmp:\n    get_paths: [{prefix: v2}]\n", ":3: fmp.get_paths.0.prefix: expected a path such as /v2/, got \"v2\""},
+		// Faults that hid on a level nobody looked at.
+		"header name":         {more("headers: {'X Y': a}"), ":5: x.headers.X Y: expected the name of a header"},
+		"header of ours":      {more("headers: {Accept-Encoding: br}"), ":5: x.headers.Accept-Encoding: Accept-Encoding is set by every call itself"},
+		"header of the key":   {"providers:\n  x:\n    base_url: https://x.test\n    auth: bearer\n    headers:\n      authorization: a\n", ":6: x.headers.authorization: Authorization carries the key"},
+		"header value":        {more(`headers: {X-A: "a\nb"}`), ":5: x.headers.X-A: expected a value without line breaks"},
+		"auth header":         {"providers:\n  x:\n    base_url: https://x.test\n    auth: {header: 'X Y'}\n", ":4: x.auth: header \"X Y\": expected the name of a header"},
+		"ignored min":         {op("path: /a\n        params:\n          b: {type: string, min: 5}"), ":9: x.operations.y.params.b.min: expected only with type int"},
+		"ignored max":         {op("path: /a\n        params:\n          b: {type: date, max: 5}"), ":9: x.operations.y.params.b.max: expected only with type int or string or csv"},
+		"ignored enum":        {op("path: /a\n        params:\n          b: {type: int, enum: [1, 2]}"), ":9: x.operations.y.params.b.enum: expected only with type enum or string or csv"},
+		"ignored pattern":     {op("path: /a\n        params:\n          b: {type: enum, enum: [a], pattern: a}"), ":9: x.operations.y.params.b.pattern: expected only with type string or csv"},
+		"ignored default":     {op("path: /a\n        params:\n          b: {required: true, default: a}"), ":9: x.operations.y.params.b.default: expected only with a parameter that is not required"},
+		"nothing in an enum":  {op("path: /a\n        params:\n          b: {type: enum, enum: [a, ~]}"), ":9: x.operations.y.params.b.enum.1: expected a text, got nothing"},
+		"nothing":             {more("limits:"), ":5: x.limits: expected windows of calls"},
+		"two under a name":    {op("path: /a\n        params:\n          b: {}\n          c: {wire: b}"), ":10: x.operations.y.params.c: another parameter has its name"},
+		"key as a parameter":  {"providers:\n  x:\n    base_url: https://x.test\n    auth: {query: key}\n    operations:\n      y:\n        path: /a\n        params: {Key: {}}\n", ":8: x.operations.y.params.Key: it is sent as Key, which carries the key"},
+		"paging of get":       {more("get_paging: {kind: page, param: page}"), ":5: x.get_paging: expected size (a parameter) or each"},
+		"ignored in paging":   {op("path: /a\n        params: {p: {type: int}}\n        paging: {kind: page, param: p, each: 5, next: /next}"), ":9: x.operations.y.paging.next: expected only with kind next_url"},
+		"auth of a get path":  {more("get_paths:\n      - {prefix: /v2/, auth: {header: ''}}"), ":6: x.get_paths.0.auth: expected none, bearer"},
+		"right of a tier":     {more("tier: a\n    tiers:\n      a: {forbids: [Export]}"), ":7: x.tiers.a.forbids.0: \"Export\": expected a name"},
+		"error text":          {more("error_text: message"), ":5: x.error_text.0: \"message\": expected a JSON pointer"},
+		"own with a class":    {more("own:\n      - {at: /e, class: transient}"), ":6: x.own.0: expected status, at, equals, prefix and contains only"},
+		"path that climbs":    {op("path: /a/../b"), ":7: x.operations.y.path: \"/a/../b\": expected no . or .. in it"},
+		"prefix of variables": {more("env_prefix: a b"), ":5: x.env_prefix: \"a b\": expected the start of a variable's name"},
+		"long timeout":        {more("timeout: 2h"), ":5: x.timeout: expected more than nothing and at most 1h"},
 	} {
 		file := write(t, test.yaml)
 		_, err := providers.Load(env(map[string]string{"FETCH_CATALOG": file}))
@@ -184,6 +208,11 @@ func TestCatalogueMistakes(t *testing.T) {
 	if _, err := providers.Load(env(map[string]string{"FETCH_CATALOG": write(t, "")})); err != nil {
 		t.Errorf("an empty catalogue changes nothing: %v", err)
 	}
+}
+
+// more is a provider with more fields, from line 5.
+func more(fields string) string {
+	return "providers:\n  x:\n    base_url: https://x.test\n    auth: none\n    " + fields + "\n"
 }
 
 func op(fields string) string {
@@ -214,5 +243,84 @@ func TestLimitsKeepTheirWindows(t *testing.T) {
 		if !slices.Equal(p.Limits, want) {
 			t.Errorf("%s at %q a minute, tier %q: %s, want %s", test.provider, test.perMinute, test.tier, p.Limits, test.want)
 		}
+	}
+}
+
+// What a catalogue says holds wherever in the file it stands, and however YAML
+// lets it be written.
+func TestCatalogueReadsWhatIsWritten(t *testing.T) {
+	server := providertest.Pipe("x.test")
+	defer server.Close()
+	set := load(t, map[string]string{"X_API_KEY": "k1", "FETCH_CATALOG": write(t, `
+providers:
+  x:
+    base_url: &base http://x.test
+    get_paths:
+      - {prefix: /v2/, from_root: true}
+    get_paging: {kind: page, param: page, first: 1, each: 2, items: /data/0/rows}
+    operations:
+      country:
+        path: /länder/{code}
+        params:
+          code: {type: enum, required: true, enum: [ON, NO, NA, yes, 007, 1e3]}
+    auth: {header: X-Key}
+  fmp:
+    base_url: &stable http://x.test/stable
+  fred:
+    base_url: *base
+`)}, providers.WithDial(server.DialContext))
+	p, _ := set.Provider("x")
+
+	// get_paths before auth sends the key all the same, and get can be paged.
+	server.Script(providertest.JSON(200, `{"data":[{"rows":[1,2]}]}`), providertest.JSON(200, `{"data":[{"rows":[3]}]}`))
+	r := p.Do(t.Context(), plan(t, p, "get", `{"path":"/v2/list","query":{"q":"a"}}`), providers.Options{})
+	if got := server.Calls()[0].Header.Get("X-Key"); got != "k1" {
+		t.Errorf("the key sent is %q", got)
+	}
+	if string(r.Next) != `{"path":"/v2/list","query":{"page":"2","q":"a"}}` {
+		t.Errorf("next page: %s", r.Next)
+	}
+	if r = p.Do(t.Context(), plan(t, p, "get", string(r.Next)), providers.Options{}); r.Next != nil {
+		t.Errorf("after a page that is not full: %s", r.Next)
+	}
+
+	// YAML's words for yes and no stay what they are, and so do numbers.
+	for _, code := range []string{"ON", "NO", "NA", "yes", "007", "1e3"} {
+		if got, want := plan(t, p, "country", `{"code":"`+code+`"}`).Target(), "/l%C3%A4nder/"+code; got != want {
+			t.Errorf("%s is asked as %s, want %s", code, got, want)
+		}
+	}
+	// An alias is what it stands for.
+	fred, _ := set.Provider("fred")
+	if fred.BaseURL != "http://x.test" {
+		t.Errorf("base URL of an alias: %s", fred.BaseURL)
+	}
+}
+
+// The generation of FMP follows a base URL that is an alias.
+func TestAliasSelectsGeneration(t *testing.T) {
+	set := load(t, map[string]string{"FETCH_CATALOG": write(t, `
+providers:
+  x: {base_url: &stable http://x.test/stable, auth: none}
+  fmp: {base_url: *stable}
+`)})
+	p, _ := set.Provider("fmp")
+	if got := plan(t, p, "quote", `{"symbol":"AAPL"}`).Target(); got != "/stable/quote?symbol=AAPL" {
+		t.Error(got)
+	}
+}
+
+// A value stays one segment of the path, whatever its pattern allows and
+// whatever the path has beside it.
+func TestAPathParameterStaysInItsSegment(t *testing.T) {
+	set := load(t, map[string]string{"FETCH_CATALOG": write(t, "providers:\n  x:\n    base_url: http://x.test\n    auth: none\n    operations:\n      y: {path: '/é/{a}', params: {a: {required: true}}}\n")})
+	p, _ := set.Provider("x")
+	for _, bad := range []string{"x/../../y", `x\\y`, "a%2Fb", "a?b", "a#b", ".", "..", "..."} {
+		if call, err := p.Plan("y", []byte(`{"a":"`+bad+`"}`)); err == nil {
+			t.Errorf("%s is asked as %s", bad, call.Target())
+		}
+	}
+	if got := plan(t, p, "y", `{"a":"ä b;c&d=e+f"}`).Target(); got != "/%C3%A9/%C3%A4%20b%3Bc&d=e+f" {
+		t.Error(got)
 	}
 }

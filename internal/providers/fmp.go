@@ -37,9 +37,9 @@ func fmp(baseURL string) sheet.Spec {
 		Stale:         7 * day,
 
 		GetPaths: []sheet.GetPath{
-			{Prefix: "/stable/", FromRoot: true, Auth: sheet.Auth{Kind: sheet.AuthHeader, Name: "apikey"}},
-			{Prefix: "/api/v3/", FromRoot: true, Auth: sheet.Auth{Kind: sheet.AuthQuery, Name: "apikey"}},
-			{Prefix: "/api/v4/", FromRoot: true, Auth: sheet.Auth{Kind: sheet.AuthQuery, Name: "apikey"}},
+			{Prefix: "/stable/", FromRoot: true, Auth: &sheet.Auth{Kind: sheet.AuthHeader, Name: "apikey"}},
+			{Prefix: "/api/v3/", FromRoot: true, Auth: &sheet.Auth{Kind: sheet.AuthQuery, Name: "apikey"}},
+			{Prefix: "/api/v4/", FromRoot: true, Auth: &sheet.Auth{Kind: sheet.AuthQuery, Name: "apikey"}},
 		},
 		ErrorText: []string{"/Error Message", "/error", "/message"},
 		// A refusal is JSON with one of these members, or a bare text that

@@ -28,8 +28,8 @@ func fred(string) sheet.Spec {
 		Stale:   30 * day,
 
 		GetPaths: []sheet.GetPath{
-			{Prefix: "/v2/", Auth: sheet.Auth{Kind: sheet.AuthBearer}},
-			{Prefix: "/geofred/", FromRoot: true, Auth: sheet.Auth{Kind: sheet.AuthQuery, Name: "api_key"}}, // maps
+			{Prefix: "/v2/", Auth: &sheet.Auth{Kind: sheet.AuthBearer}},
+			{Prefix: "/geofred/", FromRoot: true, Auth: &sheet.Auth{Kind: sheet.AuthQuery, Name: "api_key"}}, // maps
 		},
 		ErrorText: []string{"/error_message", "/message"},
 		Own: []sheet.Rule{

@@ -55,9 +55,11 @@ func polygonOperations() map[string]*sheet.Operation {
 	// Option tickers (O:…) need a right of their own and so have their own
 	// operations; no other takes them.
 	ticker := sheet.Param{
-		Name: "symbol", Type: sheet.TypeString, Required: true, Pattern: `([A-NP-Z]:)?[A-Za-z0-9][A-Za-z0-9.\-/]{0,29}`,
+		Name: "symbol", Type: sheet.TypeString, Required: true, Pattern: `([A-NP-Z]:)?[A-Za-z0-9][A-Za-z0-9.\-]{0,29}`,
 		Expected: "a ticker such as AAPL, X:BTCUSD or I:SPX (option tickers, O:…, go to options_flow)",
 	}
+	stock := ticker
+	stock.Pattern, stock.Expected = `[A-Za-z0-9][A-Za-z0-9.\-]{0,29}`, "the ticker of a stock, such as AAPL (X:, C: and I: tickers go to snapshots)"
 	option := sheet.Param{
 		Name: "symbol", Type: sheet.TypeString, Required: true, Pattern: `O:[A-Z0-9]{1,8}\d{6}[CP]\d{8}`,
 		Expected: "an option ticker such as O:AAPL261218C00250000",
@@ -77,7 +79,7 @@ func polygonOperations() map[string]*sheet.Operation {
 	order := sheet.Param{Name: "order", Type: sheet.TypeEnum, Enum: []string{"asc", "desc"}}
 	sort := sheet.Param{Name: "sort", Type: sheet.TypeEnum, Enum: []string{"asc", "desc"}}
 	sortBy := sheet.Param{Name: "sort", Type: sheet.TypeString, Pattern: `[a-z_.]{1,40}`}
-	cursor := sheet.Param{Name: "cursor", Type: sheet.TypeString, Max: 4096, Pattern: `[A-Za-z0-9+/=_\-]+`}
+	cursor := sheet.Param{Name: "cursor", Type: sheet.TypeString, Max: 4096} // whatever Polygon makes them of
 
 	return named(
 		sheet.Operation{
@@ -129,7 +131,7 @@ func polygonOperations() map[string]*sheet.Operation {
 		},
 		sheet.Operation{
 			Name: "snapshot", Path: "/v2/snapshot/locale/us/markets/stocks/tickers/{symbol}",
-			Params: []sheet.Param{ticker}, Fresh: 15 * time.Second, Stale: day,
+			Params: []sheet.Param{stock}, Fresh: 15 * time.Second, Stale: day,
 		},
 		sheet.Operation{
 			Name: "snapshots", Path: "/v3/snapshot",

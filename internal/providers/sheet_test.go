@@ -185,7 +185,9 @@ func ofSpec(s *sheet.Spec) *fields {
 		p := &fields{flow: true}
 		p.add("prefix", path.Prefix)
 		p.add("from_root", path.FromRoot)
-		addAuth(path.Auth, p)
+		if path.Auth != nil {
+			addAuth(*path.Auth, p)
+		}
 		paths = append(paths, p)
 	}
 	out.add("get_paths", paths)

@@ -52,6 +52,7 @@ type Result struct {
 	Cacheable          bool            // false for an answer that must not be kept, or may be another in a minute
 	Redacted           bool            // Body contained the key, which is no longer in it
 	Next               json.RawMessage // parameters of the next page, nil if there is none
+	NextLoop           bool            // the page names itself as the next: Next is left out
 
 	WireBytes int64         // of the body as it came over the connection, compressed if it was
 	FetchedAt time.Time     // when the origin made the body: as long before the end of the call as Age says
@@ -228,7 +229,7 @@ func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Opt
 	}
 	if r.Class == fetchworker.ClassOK {
 		r.Cacheable = !v.NoCache && !strings.Contains(strings.ToLower(header.Get("Cache-Control")), "no-store")
-		r.Next = p.next(call, r.Body)
+		r.Next, r.NextLoop = p.next(call, r.Body)
 	}
 }
 
@@ -263,12 +264,12 @@ func (p *Caller) about(count headers.Count) (window time.Duration, ok bool) {
 }
 
 // next are the parameters of the next page, the key redacted.
-func (p *Caller) next(call *sheet.Call, body []byte) json.RawMessage {
-	next := p.api.Next(call, body)
-	if next == nil {
-		return nil
+func (p *Caller) next(call *sheet.Call, body []byte) (next json.RawMessage, loop bool) {
+	next, loop = p.api.Next(call, body)
+	if next != nil {
+		next = json.RawMessage(p.redact.Text(string(next)))
 	}
-	return json.RawMessage(p.redact.Text(string(next)))
+	return next, loop
 }
 
 // redactHeader takes the key out of a header, which hardly ever holds it.

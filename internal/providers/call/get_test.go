@@ -19,8 +19,8 @@ func TestGetStaysInside(t *testing.T) {
 		Name: "fred", BaseURL: "https://api.stlouisfed.org/fred", EnvPrefix: "FRED", Timeout: time.Second,
 		Auth: sheet.Auth{Kind: sheet.AuthQuery, Name: "api_key"},
 		GetPaths: []sheet.GetPath{
-			{Prefix: "/v2/", Auth: sheet.Auth{Kind: sheet.AuthBearer}},
-			{Prefix: "/geofred/", FromRoot: true, Auth: sheet.Auth{Kind: sheet.AuthQuery, Name: "api_key"}},
+			{Prefix: "/v2/", Auth: &sheet.Auth{Kind: sheet.AuthBearer}},
+			{Prefix: "/geofred/", FromRoot: true, Auth: &sheet.Auth{Kind: sheet.AuthQuery, Name: "api_key"}},
 		},
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package catalogue
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -20,8 +21,14 @@ import (
 // mistake can be reported, all of them at once, with its line and with what
 // was expected there.
 type document struct {
-	file string
-	errs []error
+	file  string
+	top   string // what the whole of it is called
+	errs  []error
+	lines map[string]int // of the fields that were read, by their paths
+}
+
+func newDocument(file, top string) *document {
+	return &document{file: file, top: top, lines: map[string]int{}}
 }
 
 // parse reads YAML text and returns its top node, nil when it is empty.
@@ -39,52 +46,63 @@ func (d *document) parse(content []byte) *yaml.Node {
 
 func (d *document) err() error { return errors.Join(d.errs...) }
 
-func (d *document) fail(n *yaml.Node, format string, args ...any) {
-	d.errs = append(d.errs, fmt.Errorf("%s:%d: "+format, append([]any{d.file, n.Line}, args...)...))
+func (d *document) fail(n *yaml.Node, format string, args ...any) { d.failAt(n.Line, format, args...) }
+
+func (d *document) failAt(line int, format string, args ...any) {
+	d.errs = append(d.errs, fmt.Errorf("%s:%d: "+format, append([]any{d.file, line}, args...)...))
 }
 
-// check reports an error of several lines as so many mistakes at one node.
-func (d *document) check(n *yaml.Node, where string, err error) {
-	if err == nil {
-		return
-	}
-	for _, line := range strings.Split(err.Error(), "\n") {
-		d.fail(n, "%s: %s", where, line)
-	}
-}
-
-// each calls use for every member of a mapping, in the file's order.
-func (d *document) each(n *yaml.Node, where string, use func(key, value *yaml.Node)) {
+// each calls use for every member of a mapping, in the file's order, and
+// remembers where each stands.
+func (d *document) each(n *yaml.Node, path string, use func(key, value *yaml.Node)) {
 	if n = follow(n); n.Kind != yaml.MappingNode {
-		d.fail(n, "%s: expected fields (name: value), got %s", where, kindOf(n))
+		d.fail(n, "%s: expected fields (name: value), got %s", d.named(path), kindOf(n))
 		return
 	}
 	seen := map[string]bool{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
 		if seen[key.Value] {
-			d.fail(key, "%s: %q is here twice", where, key.Value)
+			d.fail(key, "%s: %q is here twice", d.named(path), key.Value)
 			continue
 		}
 		seen[key.Value] = true
+		d.lines[strings.TrimPrefix(path+"."+key.Value, ".")] = key.Line
 		use(key, follow(n.Content[i+1]))
 	}
 }
 
 // fields reads a mapping whose names are known.
-func (d *document) fields(n *yaml.Node, where string, known map[string]func(*yaml.Node)) {
-	d.each(n, where, func(key, value *yaml.Node) {
+func (d *document) fields(n *yaml.Node, path string, known map[string]func(*yaml.Node)) {
+	d.each(n, path, func(key, value *yaml.Node) {
 		if read, ok := known[key.Value]; ok {
 			read(value)
 			return
 		}
-		names := make([]string, 0, len(known))
-		for name := range known {
-			names = append(names, name)
-		}
-		slices.Sort(names)
-		d.fail(key, "%s: unknown field %q, expected one of %s", where, key.Value, strings.Join(names, ", "))
+		d.fail(key, "%s: unknown field %q, expected one of %s", d.named(path), key.Value, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 	})
+}
+
+// named is a path, or what the file's top is called.
+func (d *document) named(path string) string {
+	if path == "" {
+		return d.top
+	}
+	return path
+}
+
+// sequence reads a list, and remembers where each item stands.
+func (d *document) sequence(n *yaml.Node, path string, use func(at string, item *yaml.Node)) {
+	if n.Kind != yaml.SequenceNode {
+		d.fail(n, "%s: expected a list, got %s", path, kindOf(n))
+		return
+	}
+	for i, item := range n.Content {
+		at := path + "." + strconv.Itoa(i)
+		item = follow(item)
+		d.lines[at] = item.Line
+		use(at, item)
+	}
 }
 
 // follow leads from an alias to what it stands for.
@@ -101,7 +119,11 @@ func kindOf(n *yaml.Node) string {
 		return "fields"
 	case yaml.SequenceNode:
 		return "a list"
-	case yaml.ScalarNode, yaml.DocumentNode, yaml.AliasNode:
+	case yaml.ScalarNode:
+		if n.Tag == "!!null" {
+			return "nothing"
+		}
+	case yaml.DocumentNode, yaml.AliasNode:
 	}
 	return strconv.Quote(redact.Shorten(n.Value, 40))
 }
@@ -111,7 +133,7 @@ func kindOf(n *yaml.Node) string {
 func read[T any](d *document, where, expected string, to *T, parse func(text string) (T, error)) func(*yaml.Node) {
 	return func(n *yaml.Node) {
 		value, err := *to, errors.New("not a scalar")
-		if n.Kind == yaml.ScalarNode {
+		if n.Kind == yaml.ScalarNode && n.Tag != "!!null" { // nothing is rather a line that was not finished
 			value, err = parse(n.Value)
 		}
 		if err != nil {
@@ -173,7 +195,12 @@ func (d *document) list(where string, to *[]string) func(*yaml.Node) {
 		}
 		texts := make([]string, len(items))
 		for i, item := range items {
-			d.text(where, &texts[i])(follow(item))
+			at := where
+			if n.Kind == yaml.SequenceNode {
+				at += "." + strconv.Itoa(i)
+				d.lines[at] = item.Line
+			}
+			d.text(at, &texts[i])(follow(item))
 		}
 		*to = texts
 	}

@@ -16,10 +16,10 @@ import (
 //
 // Mistakes are reported together, each with its line.
 func Rights(file string, content []byte) (agents map[string][]string, others []string, err error) {
-	d := &document{file: file}
+	d := newDocument(file, "rights")
 	agents = map[string][]string{}
 	if root := d.parse(content); root != nil {
-		d.fields(root, "rights", map[string]func(*yaml.Node){
+		d.fields(root, "", map[string]func(*yaml.Node){
 			"default": d.rights("default", &others),
 			"agents": func(n *yaml.Node) {
 				d.each(n, "agents", func(key, value *yaml.Node) {

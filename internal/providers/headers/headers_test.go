@@ -48,8 +48,8 @@ func TestHoldOf(t *testing.T) {
 		{header("Retry-After", date(90*time.Second)), 429, 0, 90 * time.Second},
 		{header("Retry-After", date(-time.Hour)), 429, 0, 0},
 		{header("Retry-After", "2026-02-13T12:01:00Z"), 429, 0, time.Minute},
-		{header("Retry-After", unix(30 * time.Second)), 429, 0, 30 * time.Second},
-		{header("Retry-After", millis(30 * time.Second)), 429, 0, 30 * time.Second},
+		{header("Retry-After", unix(30*time.Second)), 429, 0, 30 * time.Second},
+		{header("Retry-After", millis(30*time.Second)), 429, 0, 30 * time.Second},
 		// The server's clock is what its date is relative to.
 		{header("Retry-After", date(time.Hour+time.Minute), "Date", date(time.Hour)), 429, 0, time.Minute},
 		// Of several values the longest that makes sense.
@@ -59,8 +59,8 @@ func TestHoldOf(t *testing.T) {
 		{header("Retry-After", "4", "Retry-After", date(time.Minute)), 429, 0, time.Minute},
 		// Without one, on a 429, when the count starts anew.
 		{header("X-RateLimit-Reset", "20"), 429, 0, 20 * time.Second},
-		{header("X-RateLimit-Reset", unix(20 * time.Second)), 429, 0, 20 * time.Second},
-		{header("X-RateLimit-Reset", millis(20 * time.Second)), 429, 0, 20 * time.Second},
+		{header("X-RateLimit-Reset", unix(20*time.Second)), 429, 0, 20 * time.Second},
+		{header("X-RateLimit-Reset", millis(20*time.Second)), 429, 0, 20 * time.Second},
 		{header("X-RateLimit-Reset", "2026-02-13T12:00:20Z"), 429, 0, 20 * time.Second},
 		{header("RateLimit-Reset", "20", "X-RateLimit-Reset", "10"), 429, 0, 20 * time.Second},
 		{header("RateLimit", `"default";r=0;t=20`), 429, 0, 20 * time.Second},

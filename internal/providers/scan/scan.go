@@ -3,13 +3,13 @@ package scan
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 )
 
-// Lookup finds the value a JSON pointer (RFC 6901, object members only)
-// leads to, as a part of doc. Bodies can be large, so nothing is copied and
+// Lookup finds the value a JSON pointer (RFC 6901) leads to, as a part of doc. Bodies can be large, so nothing is copied and
 // nothing decoded but the keys on the way. doc must be valid JSON.
 func Lookup(doc []byte, pointer string) (value []byte, ok bool) {
 	value = TrimSpace(doc)
@@ -18,7 +18,11 @@ func Lookup(doc []byte, pointer string) (value []byte, ok bool) {
 	}
 	for _, token := range strings.Split(pointer, "/")[1:] {
 		token = strings.ReplaceAll(strings.ReplaceAll(token, "~1", "/"), "~0", "~")
-		value, ok = member(value, token)
+		if len(value) > 0 && value[0] == '[' {
+			value, ok = element(value, token)
+		} else {
+			value, ok = member(value, token)
+		}
 		if !ok {
 			return nil, false
 		}
@@ -58,6 +62,27 @@ func member(doc []byte, name string) ([]byte, bool) {
 		if isName(quoted, name) {
 			return value, true
 		}
+		rest = TrimSpace(next)
+		if len(rest) > 0 && rest[0] == ',' {
+			rest = TrimSpace(rest[1:])
+		}
+	}
+	return nil, false
+}
+
+// element finds an element of the array at the start of doc by its index.
+func element(doc []byte, token string) ([]byte, bool) {
+	index, err := strconv.ParseUint(token, 10, 31)
+	if err != nil || len(token) > 1 && token[0] == '0' {
+		return nil, false
+	}
+	rest := TrimSpace(doc[1:])
+	for len(rest) > 0 && rest[0] != ']' {
+		value, next := splitValue(rest)
+		if index == 0 {
+			return value, true
+		}
+		index--
 		rest = TrimSpace(next)
 		if len(rest) > 0 && rest[0] == ',' {
 			rest = TrimSpace(rest[1:])

@@ -3,6 +3,7 @@ package scan
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -84,6 +85,16 @@ func compare(t *rapid.T, text []byte, pointer string, want any) {
 	if object, is := want.(map[string]any); is {
 		for name, member := range object {
 			compare(t, text, pointer+"/"+strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1"), member)
+		}
+	}
+	if list, is := want.([]any); is {
+		for i, element := range list {
+			compare(t, text, pointer+"/"+strconv.Itoa(i), element)
+		}
+		for _, none := range []string{strconv.Itoa(len(list)), "-", "-1", "00", "x", ""} {
+			if _, ok := Lookup(text, pointer+"/"+none); ok {
+				t.Fatalf("%s at %q has no element %q", text, pointer, none)
+			}
 		}
 	}
 }

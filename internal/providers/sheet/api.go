@@ -2,8 +2,6 @@ package sheet
 
 import (
 	"errors"
-	"fmt"
-	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -22,11 +20,11 @@ type API struct {
 // New checks a spec whole and makes it ready to plan calls. The error names
 // what is wrong, never a line or a variable: the caller knows those.
 func New(spec Spec) (*API, error) {
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
 	base, err := ParseBase(spec.BaseURL)
 	if err != nil {
-		return nil, fmt.Errorf("base URL: %w", err)
-	}
-	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
 	p := &API{Spec: spec, base: base, patterns: map[string]*regexp.Regexp{}}
@@ -101,28 +99,4 @@ func ParseBase(text string) (*url.URL, error) {
 		return nil, errors.New("expected a URL without user, query and fragment")
 	}
 	return base, nil
-}
-
-// Validate finds what would make every call of the provider fail.
-func (s *Spec) Validate() error {
-	errs := []error{s.Auth.validate()}
-	for _, name := range slices.Sorted(maps.Keys(s.Operations)) {
-		if err := s.Operations[name].Validate(); err != nil {
-			errs = append(errs, fmt.Errorf("operation %s: %w", name, err))
-		}
-	}
-	for i := range s.Own {
-		if err := s.Own[i].ValidateOwn(); err != nil {
-			errs = append(errs, fmt.Errorf("own rule %d: %w", i+1, err))
-		}
-	}
-	for i := range s.ErrorRules {
-		if err := s.ErrorRules[i].Validate(); err != nil {
-			errs = append(errs, fmt.Errorf("error rule %d: %w", i+1, err))
-		}
-	}
-	if s.Timeout <= 0 {
-		errs = append(errs, errors.New("timeout: expected more than nothing"))
-	}
-	return errors.Join(errs...)
 }

@@ -3,6 +3,7 @@ package sheet
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -19,6 +20,11 @@ var hiddenPath = regexp.MustCompile(`(?i)%(2e|2f|5c|25|[01][0-9a-f]|7f)`)
 // planGet plans the operation get: {"path":"/…","query":{…}}. The agent says
 // path and query only; host, scheme and key stay the provider's.
 func (p *API) planGet(op *Operation, given map[string]json.RawMessage) (*Call, error) {
+	for name, raw := range given {
+		if string(raw) == "null" {
+			delete(given, name)
+		}
+	}
 	var path string
 	if err := json.Unmarshal(given["path"], &path); err != nil {
 		return nil, &ParamError{Param: "path", Expected: `a path such as "/quote/AAPL" (it is required)`, Got: string(given["path"])}
@@ -37,7 +43,7 @@ func (p *API) planGet(op *Operation, given map[string]json.RawMessage) (*Call, e
 		}
 	}
 
-	call := &Call{Operation: op, Query: query, Auth: p.Auth, Path: p.base.EscapedPath() + escaped}
+	call := &Call{Operation: op, get: &getCall{path, maps.Clone(query)}, Query: query, Auth: p.Auth, Path: p.base.EscapedPath() + escaped}
 	if strings.HasPrefix(escaped, p.base.EscapedPath()+"/") { // written with the base's path, as the API's manual does
 		call.Path = escaped
 	}
@@ -45,7 +51,9 @@ func (p *API) planGet(op *Operation, given map[string]json.RawMessage) (*Call, e
 		if !strings.HasPrefix(path, special.Prefix) {
 			continue
 		}
-		call.Auth = special.Auth
+		if special.Auth != nil {
+			call.Auth = *special.Auth
+		}
 		if special.FromRoot {
 			call.Path = escaped
 		}
@@ -80,7 +88,7 @@ func checkPath(path string) (escaped, expected string) {
 // getQuery reads the query of get: texts, numbers and booleans by name.
 func (p *API) getQuery(raw json.RawMessage) (url.Values, error) {
 	query := url.Values{}
-	if len(raw) == 0 {
+	if len(raw) == 0 || string(raw) == "null" {
 		return query, nil
 	}
 	var values map[string]any
@@ -90,18 +98,39 @@ func (p *API) getQuery(raw json.RawMessage) (url.Values, error) {
 		return nil, &ParamError{Param: "query", Expected: "a JSON object of texts, numbers and booleans", Got: string(raw)}
 	}
 	for name, value := range values {
-		text, ok := scalar(value)
+		if value == nil {
+			continue // the same as leaving it out
+		}
+		texts, ok := scalars(value)
+		text := strings.Join(texts, "")
 		switch {
 		case !ok:
-			return nil, &ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "a text, a number or a boolean"}
+			return nil, &ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "a text, a number or a boolean, or a list of these"}
 		case name == "" || strings.ContainsFunc(name+text, unicode.IsControl):
 			return nil, &ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "a name, and no control characters"}
 		case p.isKeyParam(name):
 			return nil, &ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "no key: the worker sends its own"}
 		}
-		query.Set(name, text)
+		query[name] = texts
 	}
 	return query, nil
+}
+
+// scalars are the texts of one value or of a list of them.
+func scalars(value any) ([]string, bool) {
+	list, isList := value.([]any)
+	if !isList {
+		list = []any{value}
+	}
+	texts := make([]string, len(list))
+	for i, item := range list {
+		text, ok := scalar(item)
+		if !ok {
+			return nil, false
+		}
+		texts[i] = text
+	}
+	return texts, len(texts) > 0
 }
 
 // isKeyParam reports whether the API takes a key in this query parameter.

@@ -16,35 +16,41 @@ import (
 const maxNext = 8 << 10
 
 // Next returns the parameters that ask for the page after this one, nil when
-// there is none or the body does not tell.
-func (p *API) Next(call *Call, body []byte) json.RawMessage {
+// there is none or the body does not tell. They can be asked as they are: what
+// Plan would refuse is left out. A page that names itself as the next is a
+// loop, and has no next either.
+func (p *API) Next(call *Call, body []byte) (next json.RawMessage, loop bool) {
 	paging := call.Operation.Paging
 	if paging == nil {
-		return nil
+		return nil, false
 	}
-	var params any
+	var candidates []any
 	switch paging.Kind {
 	case PageNext:
-		params = p.nextByURL(call, paging, body)
+		candidates = p.nextByURL(call, paging, body)
 	case PageNumber, PageOffset:
-		params = nextByNumber(call, paging, body)
+		candidates = nextByNumber(call, paging, body)
 	}
-	if params == nil {
-		return nil
+	for _, params := range candidates {
+		next, err := json.Marshal(params)
+		if err != nil || len(next) > maxNext {
+			continue
+		}
+		planned, err := p.Plan(call.Operation.Name, next)
+		switch {
+		case err != nil:
+		case planned.Key == call.Key:
+			return nil, true
+		default:
+			return next, false
+		}
 	}
-	next, err := json.Marshal(params)
-	if err != nil {
-		return nil
-	}
-	if len(next) > maxNext {
-		return nil
-	}
-	return next
+	return nil, false
 }
 
-func nextByNumber(call *Call, paging *Paging, body []byte) any {
+func nextByNumber(call *Call, paging *Paging, body []byte) []any {
 	number := func(param string, otherwise int64) int64 {
-		if n, err := strconv.ParseInt(call.values[param], 10, 64); err == nil {
+		if n, err := strconv.ParseInt(call.value(param), 10, 64); err == nil {
 			return n
 		}
 		return otherwise
@@ -68,17 +74,47 @@ func nextByNumber(call *Call, paging *Paging, body []byte) any {
 			return nil
 		}
 	}
-	values := maps.Clone(call.values)
-	values[paging.Param] = strconv.FormatInt(at+step, 10)
+	return []any{call.with(paging.Param, strconv.FormatInt(at+step, 10))}
+}
+
+// value is a parameter of the call, or of get's query.
+func (c *Call) value(name string) string {
+	if c.get != nil {
+		return c.get.query.Get(name)
+	}
+	return c.values[name]
+}
+
+// with are the parameters of the call but for one.
+func (c *Call) with(name, value string) any {
+	if c.get != nil {
+		query := maps.Clone(c.get.query)
+		query[name] = []string{value}
+		return getParams(c.get.path, query)
+	}
+	values := maps.Clone(c.values)
+	values[name] = value
 	return values
 }
 
-var schemeAndHost = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*`)
+// getParams are parameters of get: a name that is there twice keeps both.
+func getParams(path string, query url.Values) any {
+	texts := map[string]any{}
+	for name, values := range query {
+		texts[name] = values
+		if len(values) == 1 {
+			texts[name] = values[0]
+		}
+	}
+	return map[string]any{"path": path, "query": texts}
+}
+
+var schemeAndHost = regexp.MustCompile(`^([a-zA-Z][a-zA-Z0-9+.-]*:)?//[^/?#]*`)
 
 // nextByURL takes path and query of the URL in the body and nothing else: its
 // host is whatever the body says (one API has written ":443:443"), and the
 // key goes to our base URL only.
-func (p *API) nextByURL(call *Call, paging *Paging, body []byte) any {
+func (p *API) nextByURL(call *Call, paging *Paging, body []byte) []any {
 	value, ok := scan.Lookup(body, paging.Next)
 	if len(value) > 2*maxNext { // not worth taking apart
 		return nil
@@ -87,55 +123,63 @@ func (p *API) nextByURL(call *Call, paging *Paging, body []byte) any {
 	if !ok || link == "" || link == "null" {
 		return nil
 	}
-	path, rawQuery, _ := strings.Cut(schemeAndHost.ReplaceAllString(link, ""), "?")
+	link, _, _ = strings.Cut(schemeAndHost.ReplaceAllString(link, ""), "#")
+	path, rawQuery, _ := strings.Cut(link, "?")
 	query, err := url.ParseQuery(rawQuery)
 	if err != nil {
 		return nil
 	}
-	path = strings.TrimPrefix(path, p.base.EscapedPath())
-
-	params := map[string]string{}
 	for name := range query {
-		if !p.isKeyParam(name) {
-			params[name] = query.Get(name)
+		if p.isKeyParam(name) {
+			delete(query, name)
 		}
 	}
-	if call.values == nil {
-		return map[string]any{"path": path, "query": params}
+	if call.get != nil {
+		if path == "" { // the same path, another query
+			path = call.get.path
+		}
+		return []any{getParams(path, query)}
 	}
-	return p.nextParams(call, paging, path, params)
+	if base := p.base.EscapedPath(); strings.HasPrefix(path, base+"/") {
+		path = strings.TrimPrefix(path, base)
+	}
+	return p.nextParams(call, paging, path, query)
 }
 
 // nextParams turns path and query of the next page into parameters of the
 // operation. Where they do not fit its template, only the cursor is taken.
-func (p *API) nextParams(call *Call, paging *Paging, path string, query map[string]string) any {
+func (p *API) nextParams(call *Call, paging *Paging, path string, query url.Values) []any {
 	op := call.Operation
+	var candidates []any
 	values, fits := matchTemplate(op.Path, path)
-	for name, value := range query {
+	for name, given := range query {
 		param := op.byWire(name)
 		switch {
+		case len(given) > 1:
+			fits = false
 		case param != nil:
-			values[param.Name] = value
+			values[param.Name] = given[0]
 		case op.Query[name] == "" && p.Query[name] == "":
 			fits = false
 		}
 	}
 	if fits {
-		return values
+		candidates = append(candidates, values)
 	}
-	cursor := query[paging.Param]
-	if cursor == "" {
-		return nil
+	name := paging.Param
+	if param := op.Param(name); param != nil {
+		name = param.wire()
 	}
-	values = maps.Clone(call.values)
-	values[paging.Param] = cursor
-	return values
+	if cursor := query.Get(name); cursor != "" {
+		candidates = append(candidates, call.with(paging.Param, cursor))
+	}
+	return candidates
 }
 
 // byWire is the parameter of that name in the query.
 func (op *Operation) byWire(name string) *Param {
 	for i := range op.Params {
-		if op.Params[i].wire() == name && !strings.Contains(op.Path, "{"+op.Params[i].Name+"}") {
+		if op.Params[i].wire() == name && !op.inPath(op.Params[i].Name) {
 			return &op.Params[i]
 		}
 	}
@@ -153,7 +197,7 @@ func matchTemplate(template, path string) (map[string]string, bool) {
 		name, isSlot := strings.CutPrefix(slot, "{")
 		value, err := url.PathUnescape(parts[i])
 		if !isSlot {
-			if parts[i] != slot {
+			if parts[i] != slot && parts[i] != escapeLiteral(slot) {
 				return values, false
 			}
 			continue

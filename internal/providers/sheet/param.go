@@ -19,8 +19,14 @@ const (
 
 var numberPattern = regexp.MustCompile(`^-?\d{1,15}(\.\d{1,12})?$`)
 
-// check turns the JSON value of a parameter into its one text on the wire.
-func (p *Param) check(raw json.RawMessage, pattern *regexp.Regexp) (string, error) {
+// value turns the JSON value of a parameter into its one text on the wire.
+func (p *Param) value(raw json.RawMessage, pattern *regexp.Regexp) (string, error) {
+	if p.isText() && isBare(raw) {
+		// A number has lost the zeros of 005930 already, and what it is sent as
+		// would be a guess.
+		quoted, _ := json.Marshal(string(raw)) // a string always marshals
+		return "", &ParamError{Param: p.Name, Expected: p.expected() + ", as a text: write " + string(quoted), Got: string(raw)}
+	}
 	text, ok := p.text(raw)
 	if ok {
 		text, ok = p.canonical(text, pattern)
@@ -29,6 +35,26 @@ func (p *Param) check(raw json.RawMessage, pattern *regexp.Regexp) (string, erro
 		return "", &ParamError{Param: p.Name, Expected: p.expected(), Got: string(raw)}
 	}
 	return text, nil
+}
+
+// isText reports whether a value is a text, and no number or truth written as
+// one.
+func (p *Param) isText() bool { return p.Type == TypeString || p.Type == TypeCSV }
+
+// isBare reports whether a JSON value, or the first of a list that is one, is
+// a number or a boolean.
+func isBare(raw json.RawMessage) bool {
+	var one any
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	if dec.Decode(&one) != nil {
+		return false
+	}
+	switch one.(type) {
+	case json.Number, bool:
+		return true
+	}
+	return false
 }
 
 // text is the value as it was written, without JSON's quotes; a list is
@@ -43,7 +69,7 @@ func (p *Param) text(raw json.RawMessage) (string, bool) {
 	if list, ok := value.([]any); ok && p.Type == TypeCSV {
 		items := make([]string, len(list))
 		for i, item := range list {
-			text, ok := scalar(item)
+			text, ok := item.(string)
 			if !ok || strings.Contains(text, ",") {
 				return "", false
 			}
@@ -87,7 +113,7 @@ func (p *Param) canonical(text string, pattern *regexp.Regexp) (string, bool) {
 		return text, isTime(text, time.DateOnly)
 	case TypeDateOrMS:
 		ms, err := strconv.ParseInt(text, 10, 64)
-		return text, isTime(text, time.DateOnly) || err == nil && ms >= 1e9 && ms < 1e14
+		return text, isTime(text, time.DateOnly) || err == nil && ms >= 1e11 && ms < 1e14
 	case TypeTime:
 		return text, isTime(text, time.DateOnly, "2006-01-02T15:04:05", time.RFC3339)
 	case TypeCSV:
@@ -142,11 +168,11 @@ func (p *Param) expected() string {
 	case TypeDate:
 		return "a date YYYY-MM-DD"
 	case TypeDateOrMS:
-		return "a date YYYY-MM-DD or Unix milliseconds"
+		return "a date YYYY-MM-DD or Unix milliseconds (13 digits)"
 	case TypeTime:
 		return "a time YYYY-MM-DD, YYYY-MM-DDTHH:MM:SS or RFC 3339"
 	case TypeCSV:
-		return fmt.Sprintf("1 to %d items, as a list or joined by commas%s", orDefault(p.Max, maxItems), p.items())
+		return fmt.Sprintf("1 to %d texts, as a list or joined by commas%s", orDefault(p.Max, maxItems), p.items())
 	case TypeString:
 	}
 	return fmt.Sprintf("a text of 1 to %d characters%s", orDefault(p.Max, maxParamLen), p.items())

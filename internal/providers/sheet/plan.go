@@ -33,6 +33,13 @@ type Call struct {
 	Auth  Auth       // how the key is to be sent
 
 	values map[string]string // parameters by name, defaults included; nil for get
+	get    *getCall          // what get was asked for; nil for any other operation
+}
+
+// getCall is what an agent gave to get.
+type getCall struct {
+	path  string
+	query url.Values
 }
 
 // Target is the path and query the call asks for, without the key.
@@ -69,38 +76,62 @@ func (p *API) Plan(operation string, params json.RawMessage) (*Call, error) {
 	if op.Auth != nil {
 		call.Auth = *op.Auth
 	}
-	path := op.Path
 	for _, param := range op.Params {
-		value, ok := values[param.Name]
-		if !ok {
-			continue
-		}
-		if slot := "{" + param.Name + "}"; strings.Contains(op.Path, slot) {
-			path = strings.ReplaceAll(path, slot, escapeSegment(value))
-		} else {
+		if value, ok := values[param.Name]; ok && !op.inPath(param.Name) {
 			call.Query.Set(param.wire(), value)
 		}
 	}
-	call.Path = p.base.EscapedPath() + path
+	call.Path = p.base.EscapedPath() + op.fill(values)
 	p.finish(call)
 	return call, nil
+}
+
+// fill puts values into the path's slots. The rest of the path is escaped as
+// well, or one character beyond ASCII would make net/url escape the whole path
+// anew, and a value's %2F would become a slash.
+func (op *Operation) fill(values map[string]string) string {
+	var path strings.Builder
+	rest := op.Path
+	for _, slot := range slotPattern.FindAllStringSubmatchIndex(op.Path, -1) {
+		literal := rest[:slot[0]-(len(op.Path)-len(rest))]
+		path.WriteString(escapeLiteral(literal))
+		path.WriteString(escapeSegment(values[op.Path[slot[2]:slot[3]]]))
+		rest = op.Path[slot[1]:]
+	}
+	path.WriteString(escapeLiteral(rest))
+	return path.String()
+}
+
+// escapeLiteral escapes what is written in a path and is not escaped yet.
+func escapeLiteral(literal string) string {
+	decoded, err := url.PathUnescape(literal)
+	if err != nil {
+		decoded = literal
+	}
+	u := url.URL{Path: decoded, RawPath: literal}
+	return u.EscapedPath()
 }
 
 // values are the parameters of a request by name, checked and canonical, with
 // the defaults of those it does not give.
 func (p *API) values(op *Operation, given map[string]json.RawMessage) (map[string]string, error) {
 	values := map[string]string{}
+	for name, raw := range given {
+		if string(raw) == "null" { // the same as leaving it out
+			delete(given, name)
+		}
+	}
 	for _, param := range op.Params {
 		raw, ok := given[param.Name]
 		delete(given, param.Name)
 		switch {
 		case ok:
-			text, err := param.check(raw, p.patterns[param.Pattern])
+			text, err := param.value(raw, p.patterns[param.Pattern])
 			if err != nil {
 				return nil, err
 			}
-			if strings.Contains(op.Path, "{"+param.Name+"}") && strings.Trim(text, ".") == "" {
-				return nil, &ParamError{Param: param.Name, Expected: "more than dots", Got: text}
+			if op.inPath(param.Name) && climbs(text) {
+				return nil, &ParamError{Param: param.Name, Expected: `a value without "/", "\", "%", "?" and "#", and more than dots: it is a part of the path`, Got: text}
 			}
 			values[param.Name] = text
 		case param.Required:
@@ -125,7 +156,13 @@ func (p *API) values(op *Operation, given map[string]json.RawMessage) (map[strin
 			return nil, &ParamError{Param: all[1], Expected: fmt.Sprintf("nothing when %s is given", all[0])}
 		}
 	}
-	return values, nil
+	return values, op.inOrder(values)
+}
+
+// climbs reports whether a value could be more than one segment of a path, or
+// none.
+func climbs(text string) bool {
+	return strings.ContainsAny(text, `/\%?#`) || strings.Trim(text, ".") == ""
 }
 
 // finish adds what every call of the operation carries, and the key.

@@ -156,7 +156,7 @@ type Paging struct {
 type GetPath struct {
 	Prefix   string // "/stable/"
 	FromRoot bool   // the path starts at the host's root, not below the base URL's path
-	Auth     Auth
+	Auth     *Auth  // if another than the provider's
 }
 
 // Rule recognises one kind of answer by status and body. All parts that are

@@ -1,123 +1,196 @@
 package sheet
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
+	"maps"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"fetchworker"
 )
 
+// The names of what a sheet has.
 var (
-	NamePattern  = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
-	paramPattern = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
-	slotPattern  = regexp.MustCompile(`\{([^{}]*)\}`)
+	NamePattern   = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
+	prefixPattern = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,63}$`)
+	tokenPattern  = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$") // of a header, RFC 9110
 )
 
+// ExpectedName is what NamePattern matches, in words.
 const ExpectedName = "a name of 1 to 32 characters a-z, 0-9, _ and -"
 
-// validate finds what would make an operation fail for every request.
-func (op *Operation) Validate() error {
-	var errs []error
-	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-
-	if !NamePattern.MatchString(op.Name) || op.Name == opGet {
-		wrong("name %q: expected %s, and not get, which every provider has", op.Name, ExpectedName)
-	}
-	if !strings.HasPrefix(op.Path, "/") || strings.ContainsAny(op.Path, "?# ") {
-		wrong("path %q: expected a path such as /quote/{symbol}, without a query", op.Path)
-	}
-	for _, slot := range slotPattern.FindAllStringSubmatch(op.Path, -1) {
-		if param := op.Param(slot[1]); param == nil || !param.Required && param.Default == "" {
-			wrong("path: {%s} expected a parameter of that name that is required or has a default", slot[1])
-		}
-	}
-	if rest := slotPattern.ReplaceAllString(op.Path, ""); strings.ContainsAny(rest, "{}") {
-		wrong("path %q: expected every { closed by a }", op.Path)
-	}
-	for i := range op.Params {
-		if err := op.Params[i].Validate(); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	for _, name := range slices.Concat(append(slices.Clone(op.Exclusive), op.AnyOf)...) {
-		if op.Param(name) == nil {
-			wrong("any_of and exclusive: expected names of parameters, got %q", name)
-		}
-	}
-	if op.Paging != nil {
-		if err := op.Paging.validate(op); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+// ourHeaders are set by the call itself or by net/http: another value would
+// break every call.
+var ourHeaders = []string{
+	"Accept-Encoding", "Connection", "Content-Length", "Content-Type", "Expect", "Host", "If-Modified-Since", "If-None-Match",
+	"Keep-Alive", "Range", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-func (op *Operation) Param(name string) *Param {
-	for i := range op.Params {
-		if op.Params[i].Name == name {
-			return &op.Params[i]
+// Validate finds everything that cannot be right, on every level of the
+// sheet: what would make a call fail, and what would be ignored without a
+// word. The error is Mistakes.
+func (s *Spec) Validate() error {
+	var found Mistakes
+	s.check(check{found: &found})
+	if len(found) == 0 {
+		return nil
+	}
+	return found
+}
+
+func (s *Spec) check(c check) {
+	if !NamePattern.MatchString(s.Name) {
+		c.wrong("provider %q: expected %s", s.Name, ExpectedName)
+	}
+	if _, err := ParseBase(s.BaseURL); err != nil {
+		c.at("base_url").wrong("%v", err)
+	}
+	if !prefixPattern.MatchString(s.EnvPrefix) {
+		c.at("env_prefix").wrong("%q: expected the start of a variable's name, such as TIDES", s.EnvPrefix)
+	}
+	if s.KeyEnv != "" && !prefixPattern.MatchString(s.KeyEnv) {
+		c.at("key_env").wrong("%q: expected a variable's name, such as TIDES_TOKEN", s.KeyEnv)
+	}
+	s.Auth.check(c.at("auth"))
+	for i, name := range s.KeyParams {
+		if name == "" {
+			c.at("key_params").item(i).wrong("expected the name of a query parameter")
 		}
 	}
-	return nil
-}
-
-var ParamTypes = []ParamType{TypeString, TypeInt, TypeNumber, TypeBool, TypeEnum, TypeDate, TypeDateOrMS, TypeTime, TypeCSV}
-
-func (p *Param) Validate() error {
-	var errs []error
-	wrong := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("parameter %s: "+format, append([]any{p.Name}, args...)...))
+	checkQuery(c.at("query"), s.Query)
+	checkHeaders(c.at("headers"), s.Header, s.Auth)
+	s.checkLimits(c)
+	if s.Timeout <= 0 || s.Timeout > time.Hour {
+		c.at("timeout").wrong("expected more than nothing and at most 1h")
 	}
-	if !paramPattern.MatchString(p.Name) {
-		wrong("expected a name of 1 to 64 letters, digits, _, . and -")
+	checkNames(c.at("rights"), s.Rights)
+	for i, pointer := range s.ErrorText {
+		checkPointer(c.at("error_text").item(i), pointer)
 	}
-	if !slices.Contains(ParamTypes, p.Type) {
-		wrong("type %q: expected one of %s", p.Type, Join(ParamTypes))
+	for i := range s.Own {
+		s.Own[i].checkOwn(c.at("own").item(i))
 	}
-	if p.Type == TypeEnum && len(p.Enum) == 0 {
-		wrong("expected the values of the enum")
+	for i := range s.ErrorRules {
+		s.ErrorRules[i].check(c.at("errors").item(i))
 	}
-	if p.Max < 0 || p.Min < 0 || p.Max != 0 && p.Max < p.Min {
-		wrong("expected min and max from 0, and max not below min")
+	for i := range s.GetPaths {
+		s.GetPaths[i].check(c.at("get_paths").item(i))
 	}
-	pattern, err := p.compile()
-	if err != nil {
-		wrong("pattern: expected a regular expression (RE2): %w", err)
-	} else if p.Default != "" {
-		raw, _ := json.Marshal(p.Default) // a string always marshals
-		if text, err := p.check(raw, pattern); err != nil || text != p.Default {
-			wrong("default %q: expected %s", p.Default, p.expected())
+	if s.GetPaging != nil {
+		s.GetPaging.check(c.at("get_paging"), nil)
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Operations)) {
+		op := s.Operations[name]
+		op.check(c.at("operations").at(name), s)
+		if op.Name != name {
+			c.at("operations").at(name).wrong("the operation is called %q", op.Name)
 		}
 	}
-	return errors.Join(errs...)
 }
 
-// compile is the pattern as it must match: the whole value.
-func (p *Param) compile() (*regexp.Regexp, error) {
-	if p.Pattern == "" {
-		return nil, nil //nolint:nilnil // no pattern is no error
+func (s *Spec) checkLimits(c check) {
+	for i, w := range s.Limits {
+		if w.N < 1 || w.Per < time.Second {
+			c.at("limits").wrong("window %d: expected at least one call in at least a second", i+1)
+		}
 	}
-	return regexp.Compile(`^(?:` + p.Pattern + `)$`)
-}
-
-func (p *Paging) validate(op *Operation) error {
-	has := func(name string) bool { return op.Param(name) != nil }
-	switch {
-	case p.Kind == PageNext && has(p.Param) && strings.HasPrefix(p.Next, "/"):
-	case (p.Kind == PageNumber || p.Kind == PageOffset) && has(p.Param) && (has(p.Size) || p.Each > 0):
-	case !slices.Contains(PagingKinds, p.Kind):
-		return fmt.Errorf("paging: kind %q: expected one of %s", p.Kind, Join(PagingKinds))
-	default:
-		return errors.New("paging: expected param (a parameter), and for next_url next (a JSON pointer), else size (a parameter) or each (a number)")
+	if s.BytesPerMonth < 0 {
+		c.at("bytes_per_month").wrong("expected no less than nothing")
 	}
-	return nil
+	if _, ok := s.Tiers[s.Tier]; !ok && (s.Tier != "" || len(s.Tiers) > 0) {
+		c.at("tier").wrong("%q: expected one of tiers: %s", s.Tier, strings.Join(slices.Sorted(maps.Keys(s.Tiers)), ", "))
+	}
+	for name, tier := range s.Tiers {
+		if !NamePattern.MatchString(name) {
+			c.at("tiers").at(name).wrong("%q: expected %s", name, ExpectedName)
+		}
+		checkNames(c.at("tiers").at(name).at("forbids"), tier.Forbids)
+	}
 }
 
-var PagingKinds = []PagingKind{PageNumber, PageOffset, PageNext}
+// checkNames notes rights that no profile could hold.
+func checkNames(c check, names []string) {
+	for i, name := range names {
+		if !NamePattern.MatchString(name) {
+			c.item(i).wrong("%q: expected %s", name, ExpectedName)
+		}
+	}
+}
+
+func checkQuery(c check, query map[string]string) {
+	if _, ok := query[""]; ok {
+		c.wrong("expected every parameter to have a name")
+	}
+}
+
+// checkHeaders notes headers that HTTP does not know, that are not the
+// sheet's to set, or that the key needs.
+func checkHeaders(c check, headers map[string]string, auth Auth) {
+	seen := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		canonical := http.CanonicalHeaderKey(name)
+		switch {
+		case !tokenPattern.MatchString(name):
+			c.at(name).wrong("expected the name of a header: letters, digits and -")
+		case slices.Contains(ourHeaders, canonical):
+			c.at(name).wrong("%s is set by every call itself", canonical)
+		case auth.header() == canonical:
+			c.at(name).wrong("%s carries the key (auth)", canonical)
+		case seen[canonical] != "":
+			c.at(name).wrong("%s is here twice", canonical)
+		case strings.ContainsFunc(headers[name], func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }):
+			c.at(name).wrong("expected a value without line breaks and control characters")
+		}
+		seen[canonical] = name
+	}
+}
+
+func (a Auth) check(c check) {
+	switch a.Kind {
+	case AuthNone, AuthBearer:
+		return
+	case AuthQuery:
+		if a.Name != "" {
+			return
+		}
+	case AuthHeader:
+		switch {
+		case a.Name == "":
+		case !tokenPattern.MatchString(a.Name):
+			c.wrong("header %q: expected the name of a header: letters, digits and -", a.Name)
+			return
+		case slices.Contains(ourHeaders, http.CanonicalHeaderKey(a.Name)):
+			c.wrong("header %s: it is set by every call itself", a.Name)
+			return
+		default:
+			return
+		}
+	}
+	c.wrong("expected none, bearer, {query: NAME} or {header: NAME}")
+}
+
+// header is the header that carries the key, "" if none does.
+func (a Auth) header() string {
+	switch a.Kind {
+	case AuthHeader:
+		return http.CanonicalHeaderKey(a.Name)
+	case AuthBearer:
+		return "Authorization"
+	case AuthNone, AuthQuery:
+	}
+	return ""
+}
+
+func (g *GetPath) check(c check) {
+	if !strings.HasPrefix(g.Prefix, "/") {
+		c.at("prefix").wrong("expected a path such as /v2/, got %q", g.Prefix)
+	}
+	if g.Auth != nil {
+		g.Auth.check(c.at("auth"))
+	}
+}
 
 // Classes and codes that a rule may give.
 var (
@@ -127,62 +200,59 @@ var (
 	ruleCodes = []fetchworker.Code{fetchworker.CodeNotFound, fetchworker.CodeNotEntitled, fetchworker.CodeRejected}
 )
 
-func (r *Rule) Validate() error {
+func (r *Rule) check(c check) {
 	switch {
 	case !slices.Contains(ruleClasses, r.Class):
-		return fmt.Errorf("class %q: expected one of %s", r.Class, Join(ruleClasses))
+		c.at("class").wrong("%q: expected one of %s", r.Class, Join(ruleClasses))
 	case r.Class == fetchworker.ClassPermanent && !slices.Contains(ruleCodes, r.Code):
-		return fmt.Errorf("code %q: expected one of %s", r.Code, Join(ruleCodes))
-	case r.Class != fetchworker.ClassPermanent && r.Code != "":
-		return errors.New("code: expected only with class permanent")
-	case r.Class != fetchworker.ClassThrottled && r.MinHold != 0:
-		return errors.New("min_hold: expected only with class throttled")
+		c.at("code").wrong("%q: expected one of %s", r.Code, Join(ruleCodes))
 	}
-	return r.validateMatch()
+	c.only("code", r.Class != fetchworker.ClassPermanent && r.Code != "", "class permanent")
+	c.only("min_hold", r.Class != fetchworker.ClassThrottled && r.MinHold != 0, "class throttled")
+	c.only("no_cache", r.Class != fetchworker.ClassOK && r.NoCache, "class ok")
+	c.only("hint", r.Class == fetchworker.ClassOK && r.Hint != "", "a class that is an error")
+	r.checkMatch(c)
 }
 
-// ValidateOwn checks a rule by which the API's own errors are known.
-func (r *Rule) ValidateOwn() error {
+// checkOwn checks a rule by which the API's own errors are known.
+func (r *Rule) checkOwn(c check) {
 	if r.Class != "" || r.Code != "" || r.MinHold != 0 || r.NoCache || r.Hint != "" {
-		return errors.New("expected status, at, equals, prefix and contains only: a rule of own says whose words an error is in, not what it is")
+		c.wrong("expected status, at, equals, prefix and contains only: own says whose words an error is in, not what it is")
 	}
-	return r.validateMatch()
+	r.checkMatch(c)
 }
 
-func (r *Rule) validateMatch() error {
+func (r *Rule) checkMatch(c check) {
 	switch {
 	case len(r.At) == 0 && len(r.Equals)+len(r.Prefix)+len(r.Contains) > 0:
-		return errors.New("equals, prefix and contains: expected with at, which says where to look")
+		c.wrong("equals, prefix and contains: expected with at, which says where to look")
 	case len(r.At) == 0 && len(r.Status) == 0:
-		return errors.New("expected at least status or at")
+		c.wrong("expected at least status or at")
 	}
 	for _, pointer := range r.At {
-		if pointer != "" && !strings.HasPrefix(pointer, "/") {
-			return fmt.Errorf("at %q: expected a JSON pointer such as /error, or body for the whole body as text", pointer)
+		if pointer != "" && !isPointer(pointer) {
+			c.at("at").wrong("%q: expected a JSON pointer such as /error, or body for the whole body as text", pointer)
 		}
 	}
 	for _, status := range r.Status {
 		if (status < 1 || status > 5) && (status < 100 || status > 599) {
-			return fmt.Errorf("status %d: expected 100 to 599, or a class such as 2xx", status)
+			c.at("status").wrong("%d: expected 100 to 599, or a class such as 2xx", status)
 		}
 	}
-	return nil
 }
 
-func (a Auth) validate() error {
-	switch a.Kind {
-	case AuthNone, AuthBearer:
-		return nil
-	case AuthQuery, AuthHeader:
-		if a.Name != "" {
-			return nil
-		}
+func checkPointer(c check, pointer string) {
+	if !isPointer(pointer) {
+		c.wrong("%q: expected a JSON pointer such as /error", pointer)
 	}
-	return errors.New("auth: expected none, bearer, {query: NAME} or {header: NAME}")
 }
 
-// Formats are all formats.
-var Formats = []Format{FormatJSON, FormatCSV, FormatAny}
+var badEscape = regexp.MustCompile(`~([^01]|$)`)
+
+// isPointer reports whether a text is a JSON pointer below the whole.
+func isPointer(text string) bool {
+	return strings.HasPrefix(text, "/") && !badEscape.MatchString(text)
+}
 
 // Join writes words as a list.
 func Join[T ~string](values []T) string {
