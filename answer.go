@@ -30,6 +30,7 @@ type Answer struct {
 	Latency    time.Duration   // of the provider call
 	Redacted   bool            // the body contained the provider's key
 	Next       json.RawMessage // parameters of the next page
+	NextLoop   bool            // the page names itself as the next one: there is no Next
 	Time       time.Time       // when the answer was made
 	Digest     string          // of the request: see RequestDigest
 	Reason     Reason          // why it is not final
@@ -125,6 +126,7 @@ func (a Answer) Encode() *nats.Msg {
 		setIf(h, !retryAt.IsZero(), HeaderRetryAt, retryAt.UTC().Format(time.RFC3339Nano))
 	}
 	setIf(h, len(a.Next) > 0, HeaderNext, string(a.Next))
+	setIf(h, a.NextLoop, HeaderNextLoop, "true")
 
 	contentType := a.ContentType
 	if contentType == "" && a.Problem == nil {
@@ -225,6 +227,7 @@ func DecodeAnswer(subject string, h nats.Header, body []byte) (Answer, error) {
 		SHA256:      cmp.Or(h.Get(HeaderSHA256), h.Get(headerBodySHA256)),
 		ContentType: h.Get(HeaderContentType),
 	}
+	a.NextLoop = h.Get(HeaderNextLoop) == "true"
 	if next := h.Get(HeaderNext); next != "" {
 		a.Next = json.RawMessage(next)
 	}

@@ -17,6 +17,7 @@ const (
 	HeaderLatency     = "Fetch-Latency-Ms"
 	HeaderRedacted    = "Fetch-Redacted"
 	HeaderNext        = "Fetch-Next"
+	HeaderNextLoop    = "Fetch-Next-Loop"
 	HeaderBodyPrefix  = "Fetch-Body-Prefix"
 	HeaderBodyParts   = "Fetch-Body-Parts"
 	HeaderBodyBytes   = "Fetch-Body-Bytes"

@@ -52,6 +52,7 @@ var reasonTitles = map[Reason]string{
 	ReasonQuota:        "Waiting: the quota is used up until the time given",
 	ReasonUnauthorized: "Waiting: the provider refuses the service's key",
 	ReasonNoWorker:     "Waiting: no live worker serves the provider",
+	ReasonPending:      "Waiting: the provider is still computing the answer",
 }
 
 // Failure is the problem of a failed answer. Without a detail the title is it.

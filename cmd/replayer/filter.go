@@ -48,7 +48,7 @@ func knownClass(name string) (fetchworker.Class, error) {
 func classes() []string {
 	return []string{
 		string(fetchworker.ClassTransient), string(fetchworker.ClassThrottled), string(fetchworker.ClassUnauthorized),
-		string(fetchworker.ClassPermanent), string(fetchworker.ClassCircuitOpen), string(fetchworker.ClassPaused),
+		string(fetchworker.ClassPermanent), string(fetchworker.ClassPending), string(fetchworker.ClassCircuitOpen), string(fetchworker.ClassPaused),
 		string(fetchworker.ClassQuota), string(fetchworker.ClassPoison), string(fetchworker.ClassExpired),
 	}
 }

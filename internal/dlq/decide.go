@@ -95,6 +95,8 @@ func decide(l Letter, f facts) verdict {
 		v.watch, v.reason, v.retryAt = true, fetchworker.ReasonQuota, l.NotBefore
 	case fetchworker.ClassUnauthorized:
 		v.watch, v.reason, v.retryAt = true, fetchworker.ReasonUnauthorized, l.NotBefore
+	case fetchworker.ClassPending:
+		v.reason, v.retryAt = fetchworker.ReasonPending, l.NotBefore
 	}
 	return v
 }

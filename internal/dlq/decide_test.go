@@ -57,6 +57,8 @@ func TestDecide(t *testing.T) {
 		want   verdict
 	}{
 		// Retries.
+		{name: "an answer that is being computed", letter: letter("pending", notBefore(time.Minute)), want: verdict{act: actHold, wake: in(time.Minute), reason: "pending", retryAt: in(time.Minute)}},
+		{name: "an answer that may be there", letter: letter("pending"), want: release},
 		{name: "a retry that is due", letter: letter("transient"), want: release},
 		{name: "a retry due right now", letter: letter("transient", notBefore(0)), want: release},
 		{name: "a retry to come", letter: letter("transient", notBefore(time.Second)), want: wait(in(time.Second))},

@@ -55,6 +55,10 @@ type Attempt struct {
 	HTTPStatus int               `json:"http_status"` // 0: no answer came
 	LatencyMS  int64             `json:"latency_ms"`
 	Error      string            `json:"error"` // redacted
+
+	// Conditional: it asked whether the cached body is still right. The next
+	// one asks for a whole one, for validators are a courtesy.
+	Conditional bool `json:"conditional,omitempty"`
 }
 
 const (

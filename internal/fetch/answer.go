@@ -14,7 +14,7 @@ func okAnswer(l dlq.Letter, result *providers.Result) *fetchworker.Answer {
 	a.Source = fetchworker.SourceOrigin
 	a.FetchedAt, a.Age, a.Latency = result.FetchedAt, result.Age, result.Latency
 	a.ContentType, a.Body = result.ContentType, result.Body
-	a.Redacted, a.Next = result.Redacted, result.Next
+	a.Redacted, a.Next, a.NextLoop = result.Redacted, result.Next, result.NextLoop
 	return &a
 }
 
@@ -34,13 +34,21 @@ func staleAnswer(l dlq.Letter, e *entry, now time.Time, final bool) *fetchworker
 	return &a
 }
 
+// meanwhile is a stale body shown while the request waits, with why it waits
+// and until when, if that is known.
+func meanwhile(l dlq.Letter, e *entry, now time.Time, reason fetchworker.Reason, until time.Time) *fetchworker.Answer {
+	a := staleAnswer(l, e, now, false)
+	a.Reason, a.RetryAt = reason, until
+	return a
+}
+
 func fill(a *fetchworker.Answer, e *entry, now time.Time) {
 	a.Source = fetchworker.SourceCache
 	a.HTTPStatus = e.HTTPStatus
 	a.FetchedAt, a.Age = e.FetchedAt, now.Sub(e.FetchedAt)
 	a.Latency = time.Duration(e.LatencyMS) * time.Millisecond
 	a.ContentType, a.Body = e.ContentType, e.body
-	a.Next, a.Redacted = e.Next, e.Redacted
+	a.Next, a.NextLoop, a.Redacted = e.Next, e.NextLoop, e.Redacted
 }
 
 func failedAnswer(l dlq.Letter, code fetchworker.Code, detail string) *fetchworker.Answer {

@@ -41,6 +41,7 @@ type entry struct {
 	ETag         string          `json:"etag,omitempty"`
 	LastModified string          `json:"last_modified,omitempty"`
 	Next         json.RawMessage `json:"next,omitempty"`
+	NextLoop     bool            `json:"next_loop,omitempty"`
 	Redacted     bool            `json:"redacted,omitempty"`
 	LatencyMS    int64           `json:"latency_ms,omitempty"`
 
@@ -48,12 +49,30 @@ type entry struct {
 	// passing: the provider's answer may be another in a minute. It answers
 	// those who had asked when it came, and nobody later.
 	passing bool
+	// under is the last body that could be kept, which one that passes by must
+	// not hide.
+	under *entry
+	// refused: a call with its validators has failed, so the next go without.
+	refused bool
+}
+
+// inherits reports whether the same validators have failed before.
+func (e *entry) inherits(before *entry) bool {
+	return before != nil && before.refused && before.ETag == e.ETag && before.LastModified == e.LastModified
+}
+
+// lasting is the body that may be shown later, nil if there is none.
+func (e *entry) lasting() *entry {
+	if e != nil && e.passing {
+		return e.under
+	}
+	return e
 }
 
 func entryOf(result *providers.Result) *entry {
 	return &entry{
 		FetchedAt: result.FetchedAt, CameAt: result.FetchedAt.Add(result.Age), HTTPStatus: result.HTTPStatus, ContentType: result.ContentType,
-		ETag: result.ETag, LastModified: result.LastModified, Next: result.Next, Redacted: result.Redacted,
+		ETag: result.ETag, LastModified: result.LastModified, Next: result.Next, NextLoop: result.NextLoop, Redacted: result.Redacted,
 		LatencyMS: result.Latency.Milliseconds(), body: result.Body, passing: !result.Cacheable,
 	}
 }
@@ -61,13 +80,16 @@ func entryOf(result *providers.Result) *entry {
 // size is about what an entry takes in memory, in bytes.
 func (e *entry) size(key string) int {
 	const overhead = 512
+	if e.under != nil {
+		return overhead + len(e.body) + e.under.size(key)
+	}
 	return overhead + 2*len(key) + len(e.body) + len(e.ContentType) + len(e.ETag) + len(e.LastModified) + len(e.Next)
 }
 
 // revive makes a whole answer of a 304: the body that was kept is still right.
 func (e *entry) revive(result *providers.Result) {
 	result.HTTPStatus, result.ContentType, result.Body = e.HTTPStatus, e.ContentType, e.body
-	result.Next, result.Redacted, result.Cacheable = e.Next, e.Redacted, true
+	result.Next, result.NextLoop, result.Redacted, result.Cacheable = e.Next, e.NextLoop, e.Redacted, true
 	if result.ETag == "" {
 		result.ETag = e.ETag
 	}
@@ -176,8 +198,18 @@ func (c *cache) get(ctx context.Context, key string) *entry {
 		c.logger.Debug("cache value", zap.String("key", key), zap.Error(err))
 		return c.atHand(key)
 	}
-	if mine := c.atHand(key); mine != nil && mine.came().After(e.came()) {
-		return mine // its write is still under way
+	if mine := c.atHand(key); mine != nil {
+		e.refused = e.inherits(mine.lasting())
+		switch {
+		case !mine.came().After(e.came()):
+		case mine.passing:
+			passing := *mine
+			passing.under = e
+			c.keep(key, &passing)
+			return &passing
+		default:
+			return mine // its write is still under way
+		}
 	}
 	c.keep(key, e)
 	return e
@@ -185,10 +217,14 @@ func (c *cache) get(ctx context.Context, key string) *entry {
 
 // put keeps an entry at hand at once, and in the bucket soon: nobody waits.
 func (c *cache) put(key string, e *entry) {
-	c.keep(key, e)
+	before := c.atHand(key).lasting()
 	if e.passing {
+		e.under = before
+		c.keep(key, e)
 		return
 	}
+	e.refused = e.inherits(before)
+	c.keep(key, e)
 	size := int64(e.size(key))
 	if c.queued.Add(size) > queuedLimit {
 		c.queued.Add(-size)
@@ -201,6 +237,13 @@ func (c *cache) put(key string, e *entry) {
 		c.queued.Add(-size)
 		c.dropped()
 	}
+}
+
+// refuse remembers that a call with the validators of a body has failed.
+func (c *cache) refuse(key string, e *entry) {
+	refused := *e
+	refused.refused = true
+	c.keep(key, &refused)
 }
 
 func (c *cache) keep(key string, e *entry) {

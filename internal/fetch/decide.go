@@ -70,7 +70,7 @@ func decide(f facts) ending {
 	l.FailedAt = f.now
 	l.Record(dlq.Attempt{
 		At: f.now, Class: l.Class, HTTPStatus: l.HTTPStatus,
-		LatencyMS: f.result.Latency.Milliseconds(), Error: l.Error,
+		LatencyMS: f.result.Latency.Milliseconds(), Error: l.Error, Conditional: failedConditional(f.result),
 	})
 
 	switch f.result.Class { //nolint:exhaustive // a provider's result is one of these
@@ -93,11 +93,18 @@ func decide(f facts) ending {
 		l.NotBefore = latest(f.hold(), f.now.Add(f.result.RetryAfter), f.now.Add(f.result.MinHold))
 		if l.NotBefore.Sub(f.now) > shortHold {
 			if f.cache.within(f.stale, f.now) {
-				return ending{letter: &l, answer: staleAnswer(l, f.cache, f.now, false)}
+				return ending{letter: &l, answer: meanwhile(l, f.cache, f.now, fetchworker.ReasonThrottled, l.NotBefore)}
 			}
 			return ending{letter: &l, answer: waitingAnswer(l, fetchworker.ReasonThrottled, l.Error, l.NotBefore)}
 		}
 		return ending{letter: &l}
+
+	case fetchworker.ClassPending:
+		l.NotBefore = f.now.Add(pendingWait(f.result.RetryAfter, l.History))
+		if f.cache.within(f.stale, f.now) {
+			return ending{letter: &l, answer: meanwhile(l, f.cache, f.now, fetchworker.ReasonPending, l.NotBefore)}
+		}
+		return ending{letter: &l, answer: waitingAnswer(l, fetchworker.ReasonPending, l.Error, l.NotBefore)}
 
 	case fetchworker.ClassUnauthorized:
 		l.NotBefore = f.now.Add(unauthorizedWait(l.History))
@@ -182,6 +189,23 @@ func unauthorizedWait(history []dlq.Attempt) time.Duration {
 		wait *= 2
 	}
 	return min(wait, longestRetry)
+}
+
+// longestPending bounds the wait between two questions after an answer that is
+// being computed.
+const longestPending = time.Minute
+
+// pendingWait is what the provider asks for, else 1 s, doubling to 60 s, by how
+// often in a row it said that it was not done.
+func pendingWait(asked time.Duration, history []dlq.Attempt) time.Duration {
+	if asked > 0 {
+		return asked
+	}
+	wait := time.Second
+	for i := len(history) - 2; i >= 0 && history[i].Class == fetchworker.ClassPending && wait < longestPending; i-- {
+		wait *= 2
+	}
+	return min(wait, longestPending)
 }
 
 func latest(times ...time.Time) time.Time {

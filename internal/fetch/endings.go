@@ -77,7 +77,7 @@ func parked(r *request, reason fetchworker.Reason, until, now time.Time) ending 
 	l.Class, l.Error = parkedAs(reason), ""
 	l.FailedAt, l.NotBefore = now, latest(now, until)
 	if r.cache.within(r.call.Operation.Stale, now) {
-		return ending{letter: &l, answer: staleAnswer(l, r.cache, now, false)}
+		return ending{letter: &l, answer: meanwhile(l, r.cache, now, reason, until)}
 	}
 	return ending{letter: &l, answer: waitingAnswer(l, reason, "", until)}
 }
@@ -92,6 +92,8 @@ func parkedAs(reason fetchworker.Reason) fetchworker.Class {
 		return fetchworker.ClassQuota
 	case fetchworker.ReasonUnauthorized:
 		return fetchworker.ClassUnauthorized
+	case fetchworker.ReasonPending:
+		return fetchworker.ClassPending
 	case fetchworker.ReasonCircuitOpen, fetchworker.ReasonNoWorker:
 		return fetchworker.ClassCircuitOpen
 	}

@@ -155,6 +155,7 @@ func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) 
 	hit := r.cache.fresh(r.stored, time.Now(), maxAge)
 	w.metrics.lookup(r, hit)
 	if !hit {
+		r.cache = r.cache.lasting()
 		return false, nil
 	}
 	return true, w.finish(ctx, r, ending{answer: cachedAnswer(r.Letter, r.cache, time.Now())}, nil)
@@ -221,7 +222,7 @@ func (w *Worker) without(ctx context.Context, r *request, err error) error {
 // went. Once begun it is not broken off by a stop: its own timeout ends it.
 func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *providers.Result {
 	options := providers.Options{BeforeWrite: func() error { return w.startCall(ctx, r, permit) }}
-	if r.cache != nil && !r.cache.passing {
+	if r.mayAskWhetherChanged() {
 		options.ETag, options.LastModified = r.cache.ETag, r.cache.LastModified
 	}
 	calling, span := w.tracer.call(ctx, w.working, r)
@@ -233,6 +234,9 @@ func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *p
 		return result
 	}
 	w.metrics.called(r, result)
+	if failedConditional(result) {
+		w.cache.refuse(r.call.Key, r.cache)
+	}
 	if result.NotModified {
 		r.cache.revive(result)
 	}
@@ -240,6 +244,23 @@ func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *p
 		w.cache.put(r.call.Key, entryOf(result))
 	}
 	return result
+}
+
+// failedConditional reports whether a call may have failed because it asked
+// whether the body at hand is still right.
+func failedConditional(result *providers.Result) bool {
+	return result.Conditional && (result.Class == fetchworker.ClassTransient || result.Class == fetchworker.ClassPermanent)
+}
+
+// mayAskWhetherChanged reports whether the call may carry the validators of
+// the body at hand. They are a courtesy: where a call with them has failed, in
+// whatever way, the next goes without.
+func (r *request) mayAskWhetherChanged() bool {
+	if r.cache == nil || r.cache.refused {
+		return false
+	}
+	tries := r.Letter.History
+	return len(tries) == 0 || !tries[len(tries)-1].Conditional
 }
 
 // startCall is the last look before a request is written. Dialling may have

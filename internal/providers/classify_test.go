@@ -44,7 +44,7 @@ var (
 func TestEveryStatus(t *testing.T) {
 	common := func(status int) outcome {
 		switch status {
-		case 202, 204, 206, 408, 421, 423, 425:
+		case 202, 204, 206, 408, 412, 421, 423, 425:
 			return transient
 		case 529:
 			return throttled

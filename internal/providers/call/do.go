@@ -48,6 +48,7 @@ type Result struct {
 	Body               []byte
 	ContentType        string
 	ETag, LastModified string
+	Conditional        bool            // the call carried a validator
 	NotModified        bool            // the cached body is still right: 304 to ETag or LastModified
 	Cacheable          bool            // false for an answer that must not be kept, or may be another in a minute
 	Redacted           bool            // Body contained the key, which is no longer in it
@@ -102,7 +103,7 @@ func (p *Caller) Do(ctx context.Context, call *sheet.Call, o Options) *Result {
 	ctx, cancel := context.WithTimeout(ctx, p.api.Timeout)
 	defer cancel()
 
-	r := &Result{Remaining: -1, Reset: -1}
+	r := &Result{Remaining: -1, Reset: -1, Conditional: o.ETag != "" || o.LastModified != ""}
 	w := &writeGate{before: o.BeforeWrite, cancel: cancel}
 	res, err := p.transport.RoundTrip(p.request(w.trace(ctx), call, o))
 	if err == nil && !plausible(res.StatusCode) {
@@ -198,7 +199,7 @@ func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Opt
 	r.ContentType = kept(r.header.Get("Content-Type"), maxContentType)
 	r.ETag, r.LastModified = kept(r.header.Get("ETag"), maxValidator), kept(r.header.Get("Last-Modified"), maxValidator)
 	p.told(r, res.StatusCode, time.Now())
-	if res.StatusCode == http.StatusNotModified && (o.ETag != "" || o.LastModified != "") {
+	if res.StatusCode == http.StatusNotModified && r.Conditional {
 		r.Class, r.NotModified, r.Cacheable = fetchworker.ClassOK, true, true
 		return
 	}
@@ -215,6 +216,11 @@ func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Opt
 		// without the key.
 		in.Body = r.Body
 		v.Detail = classify.Answer(&p.api.Spec, in).Detail
+	}
+	if r.Conditional && v.Code == fetchworker.CodeRejected {
+		// Perhaps only our question whether the body has changed is refused.
+		v.Class, v.Code, v.ErrorType = fetchworker.ClassTransient, "", classify.Odd
+		v.Detail += " (asked with validators; the next try goes without)"
 	}
 	if location := header.Get("Location"); location != "" && res.StatusCode/100 == 3 {
 		v.Detail = fmt.Sprintf("status %d: redirected to %s, which is not followed", res.StatusCode, hostOf(location))

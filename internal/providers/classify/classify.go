@@ -136,7 +136,7 @@ func isForeign(s *sheet.Spec, in Input, v Verdict, isPage bool, at scan.Finder) 
 		return false
 	case isPage:
 		return true
-	case in.Status/100 != 4, in.Status == http.StatusUnauthorized, in.Status == http.StatusRequestTimeout:
+	case in.Status/100 != 4, in.Status == http.StatusUnauthorized, in.Status == http.StatusRequestTimeout, in.Status == http.StatusPreconditionFailed:
 		return false
 	}
 	return len(s.Own) > 0 && !slices.ContainsFunc(s.Own, func(own sheet.Rule) bool {
@@ -180,8 +180,9 @@ func ofStatus(status int, header http.Header) Verdict {
 		return Verdict{Class: fetchworker.ClassTransient}
 	case http.StatusRequestTimeout, http.StatusMisdirectedRequest, http.StatusLocked, http.StatusTooEarly:
 		return Verdict{Class: fetchworker.ClassTransient}
-	// A job that is not done yet, nothing, and a part: none was asked for.
-	case http.StatusAccepted, http.StatusNoContent, http.StatusPartialContent:
+	// A job that is not done yet, nothing, a part, and the refusal of a
+	// condition: none was asked for.
+	case http.StatusAccepted, http.StatusNoContent, http.StatusPartialContent, http.StatusPreconditionFailed:
 		return Verdict{Class: fetchworker.ClassTransient, ErrorType: Odd}
 	}
 	switch status / 100 {

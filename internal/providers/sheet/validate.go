@@ -195,7 +195,8 @@ func (g *GetPath) check(c check) {
 // Classes and codes that a rule may give.
 var (
 	ruleClasses = []fetchworker.Class{
-		fetchworker.ClassOK, fetchworker.ClassTransient, fetchworker.ClassThrottled, fetchworker.ClassUnauthorized, fetchworker.ClassPermanent,
+		fetchworker.ClassOK, fetchworker.ClassTransient, fetchworker.ClassThrottled, fetchworker.ClassUnauthorized,
+		fetchworker.ClassPending, fetchworker.ClassPermanent,
 	}
 	ruleCodes = []fetchworker.Code{fetchworker.CodeNotFound, fetchworker.CodeNotEntitled, fetchworker.CodeRejected}
 )
