@@ -178,6 +178,33 @@ func ExampleClient_Submit() {
 	}
 }
 
+// Cancel two requests by their ids.
+func ExampleClient_Cancel() {
+	client, err := fetchworker.Connect(nats.DefaultURL, "alice")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	quote := fetchworker.Identity{Provider: "fmp", Operation: "quote"}
+	first, second := quote, quote
+	first.ID, second.ID = "q-1", "q-2"
+	done, err := client.Cancel(context.Background(), first, second)
+	fmt.Println(done.Cancelled, "cancelled,", done.Final, "had their answer", err)
+}
+
+// Cancel everything that can wait, of one provider.
+func ExampleClient_CancelAll() {
+	client, err := fetchworker.Connect(nats.DefaultURL, "alice")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	before, err := client.CancelAll(context.Background(), fetchworker.CancelFilter{Provider: "fmp", Lane: fetchworker.LaneBatch})
+	fmt.Println("whatever was stored before", before, "is never called", err)
+}
+
 func ExampleIdentity() {
 	id := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "q-17"}
 	fmt.Println("request:     ", fetchworker.RequestSubject(id.Provider, fetchworker.LaneInteractive, id.Operation, id.Agent))

@@ -43,6 +43,7 @@ var codeTitles = map[Code]struct {
 	CodePoison:                {"The request stops the workers that run it", 500},
 	CodeResponseTooLarge:      {"The response is larger than the limit", 502},
 	CodeDiscarded:             {"A person discarded the request", 410},
+	CodeCancelled:             {"The request was cancelled", 410},
 }
 
 var reasonTitles = map[Reason]string{

@@ -50,6 +50,9 @@ func ReplaySubject(lane Lane, i Identity) string {
 	return "fetch.replay." + i.Provider + "." + string(lane) + "." + i.Operation + "." + i.Agent + "." + i.ID
 }
 
+// CancelSubject is where an agent's orders to cancel are taken, by request.
+func CancelSubject(provider, agent string) string { return "fetch.cancel." + provider + "." + agent }
+
 // ReviewSubject is where a request waits for a person.
 func ReviewSubject(i Identity) string { return "fetch.review." + i.String() }
 

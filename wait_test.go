@@ -107,10 +107,10 @@ func TestAFullQueueIsToldAtOnce(t *testing.T) {
 	}
 	// Many at a time wait for room.
 	config.MaxMsgs = 100
+	roomy := make(chan error, 1)
 	time.AfterFunc(300*time.Millisecond, func() {
-		if _, err := s.JS.UpdateStream(context.Background(), config); err != nil {
-			t.Error(err)
-		}
+		_, err := s.JS.UpdateStream(context.Background(), config)
+		roomy <- err
 	})
 	n := 0
 	for _, err := range alice.SubmitAll(soon(t), quotes(5)) {
@@ -118,8 +118,8 @@ func TestAFullQueueIsToldAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if n != 5 {
-		t.Errorf("%d receipts", n)
+	if err := <-roomy; err != nil || n != 5 {
+		t.Errorf("%d receipts, %v", n, err)
 	}
 }
 

@@ -53,6 +53,7 @@ const (
 	CodePoison                Code = "poison"                  // the request kills the workers that run it
 	CodeResponseTooLarge      Code = "response_too_large"      // the body is beyond the limit
 	CodeDiscarded             Code = "discarded"               // a person discarded it in review
+	CodeCancelled             Code = "cancelled"               // the agent or an operator cancelled it
 )
 
 // Reason names why a request waits: problem type "urn:fetch:waiting:<reason>".

@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/cancel"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
@@ -79,6 +80,39 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		operator := stream(t, user(t, s, "operator"))
 		holds(t, operator, fetchworker.StreamDLQ, 1)
 		holds(t, operator, fetchworker.StreamRequests, 0)
+	})
+
+	t.Run("alice cancels her own, and nobody else's", func(t *testing.T) {
+		named, err := alice.Cancel(ctx, fetchworker.Identity{Provider: "fred", Operation: "series", ID: "q-3"}, fetchworker.Identity{Provider: "fred", Operation: "series", ID: "q-1"})
+		if err != nil || named != (fetchworker.Cancelled{Cancelled: 1, Final: 1}) {
+			t.Errorf("%+v %v", named, err)
+		}
+		began := time.Now()
+		if before, err := alice.CancelAll(ctx, fetchworker.CancelFilter{Provider: "fred"}); err != nil || before.Before(began.Add(-time.Second)) {
+			t.Errorf("%v %v", before, err)
+		}
+		as, err := fetchworker.NewClient(user(t, s, "alice"), "bob")
+		if err != nil {
+			t.Fatal(err)
+		}
+		began = time.Now()
+		if _, err := as.CancelAll(ctx, fetchworker.CancelFilter{Provider: "fred"}); !errors.Is(err, fetchworker.ErrNotPermitted) || time.Since(began) > 2*time.Second {
+			t.Errorf("as bob: %v", err)
+		}
+		if _, err := as.Submit(ctx, fetchworker.Request{Provider: "fred", Operation: "series", Params: params(`{"series_id":"GDP"}`)}); !errors.Is(err, fetchworker.ErrNotPermitted) {
+			t.Errorf("as bob: %v", err)
+		}
+		if _, err := as.Result(ctx, fetchworker.Identity{Provider: "fred", Operation: "series", ID: "q-1"}); !errors.Is(err, fetchworker.ErrNotPermitted) {
+			t.Errorf("as bob: %v", err)
+		}
+		// The literal subject with a wildcard in it is hers to publish, and no order.
+		m, err := user(t, s, "alice").Request("fetch.cancel.*.alice", []byte(`{"all":true}`), 5*time.Second)
+		if err != nil || m.Header.Get("Nats-Service-Error-Code") != "400" {
+			t.Errorf("%v %v", m, err)
+		}
+		for _, name := range []string{"subscriber", "replayer"} {
+			refused(t, user(t, s, name), "fetch.cancel.fred.alice")
+		}
 	})
 
 	bobs := subscribe(t, user(t, s, "bob"), "fetch.>")
@@ -219,7 +253,7 @@ func serve(t *testing.T, s *server.Server, upstream *providertest.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, stop := context.WithCancel(t.Context())
 	nc := user(t, s, "worker")
 	js := stream(t, nc)
 	if err := broker.Apply(ctx, js, broker.Options{ResultAge: 168 * time.Hour}, nil); err != nil {
@@ -248,8 +282,21 @@ func serve(t *testing.T, s *server.Server, upstream *providertest.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cancels, err := cancel.Watch(ctx, js, kv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	desk := cancel.NewDesk(cancels, record.New(js, nil), set.Known, 72*time.Hour, zaptest.NewLogger(t))
+	leave, err := app.Announce(nc, app.Instance{
+		Service: "fetchworker", Version: "1.2.3", State: func() any { return nil },
+		Endpoints: []app.Endpoint{{Name: "cancel", Subject: cancel.Subject, Handle: desk.Handle}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	w, err := fetch.New(fetch.Config{
-		Name: "w", JS: js, KV: kv, Log: record.New(js, nil), Serve: []fetch.Served{served}, Rights: set.Rights,
+		Cancels: cancel.NewGuard(cancels, "w"),
+		Name:    "w", JS: js, KV: kv, Log: record.New(js, nil), Serve: []fetch.Served{served}, Rights: set.Rights,
 		Retries: 3, RetryBase: time.Second, MaxLife: 72 * time.Hour, Drain: 5 * time.Second,
 		Logger: zaptest.NewLogger(t), Metrics: prometheus.NewRegistry(),
 	})
@@ -259,11 +306,16 @@ func serve(t *testing.T, s *server.Server, upstream *providertest.Server) {
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
 	t.Cleanup(func() {
-		cancel()
+		stop()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 		gate.Close()
+		if err := leave(); err != nil {
+			t.Error(err)
+		}
+		desk.Close()
+		cancels.Close()
 		set.Close()
 	})
 }

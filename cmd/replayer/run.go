@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
@@ -92,6 +93,12 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	}
 	closing.Push("board", func() error { board.Close(); return nil })
 
+	cancels, err := cancel.Watch(ctx, js, kv)
+	if err != nil {
+		return fmt.Errorf("watch what is cancelled: %w", err)
+	}
+	closing.Push("cancels", func() error { cancels.Close(); return nil })
+
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	listener, err := c.listen(config, registry, ready(nc, js), logger)
@@ -104,6 +111,7 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 		Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 		Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
+		Cancels: cancels,
 		Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry, Tracer: tracer,
 	})
 	// Which names are known providers only a worker can say, so requests for

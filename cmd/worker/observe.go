@@ -45,11 +45,11 @@ func readiness(stop context.Context, js jetstream.JetStream, worker *fetch.Worke
 }
 
 // announce lists the worker as one of the fleet.
-func announce(nc *nats.Conn, name string, serving []fetch.Served) (leave func() error, err error) {
+func announce(nc *nats.Conn, name string, serving []fetch.Served, endpoints ...app.Endpoint) (leave func() error, err error) {
 	return app.Announce(nc, app.Instance{
 		Service: "fetchworker", Description: "Fetches for agents, inside every provider's limits", Version: version,
 		Metadata: map[string]string{"worker": name, "providers": strings.Join(names(serving), ",")},
-		State:    func() any { return fetch.StatusOf(serving) },
+		State:    func() any { return fetch.StatusOf(serving) }, Endpoints: endpoints,
 	})
 }
 

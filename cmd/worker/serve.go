@@ -17,6 +17,7 @@ import (
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
+	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
@@ -126,10 +127,15 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		return fmt.Errorf("watch %s: %w", fetchworker.BucketProviders, err)
 	}
 	closing.Push("board", func() error { board.Close(); return nil })
+	cancels, guard, err := watchCancels(ctx, js, kv, name, &closing)
+	if err != nil {
+		return err
+	}
 	worker, err := fetch.New(fetch.Config{
 		Name: name, JS: js, KV: kv, Log: log, Serve: serving, Rights: set.Rights,
 		Retries: config.Retries, RetryBase: config.RetryBase, MaxLife: config.MaxLife, Drain: drainTime,
 		Logger: logger, Metrics: registry, Tracer: tracer,
+		Cancels: guard,
 	})
 	if err != nil {
 		return err
@@ -144,7 +150,9 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		return err
 	}
 	closing.Push("http", listener.Close)
-	leave, err := announce(nc, name, serving)
+	desk := cancel.NewDesk(cancels, log, served(board, set), config.MaxLife, logger)
+	closing.Push("orders to cancel", func() error { desk.Close(); return nil })
+	leave, err := announce(nc, name, serving, app.Endpoint{Name: "cancel", Subject: cancel.Subject, Handle: desk.Handle})
 	if err != nil {
 		return err
 	}
@@ -177,6 +185,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 			Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 			Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
+			Cancels: cancels,
 			Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry, Tracer: tracer,
 		})
 		group.Go(func() error { return replayer.Run(running) })

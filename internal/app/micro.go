@@ -17,7 +17,18 @@ type Instance struct {
 	Version     string            // of the build
 	Metadata    map[string]string // shown by `nats micro info`
 	State       func() any        // told as JSON by `nats micro stats` and to a request on StateSubject
+	Endpoints   []Endpoint
 }
+
+// Endpoint is a subject where one instance of the fleet answers each request.
+// Its handler must return at once.
+type Endpoint struct {
+	Name, Subject string
+	Handle        func(micro.Request)
+}
+
+// queue is the group that shares an endpoint's requests.
+const queue = "q"
 
 // StateSubject asks every instance for its state: nats req --replies=0 fetch.state ”.
 const StateSubject = "fetch.state"
@@ -38,6 +49,12 @@ func Announce(nc *nats.Conn, i Instance) (stop func() error, err error) {
 	state := micro.HandlerFunc(func(r micro.Request) { _ = r.RespondJSON(i.State()) }) // whoever asked is gone then
 	if err := service.AddEndpoint("state", state, micro.WithEndpointSubject(StateSubject)); err != nil {
 		return nil, errors.Join(fmt.Errorf("announce %s: %w", i.Service, err), service.Stop())
+	}
+	for _, e := range i.Endpoints {
+		err := service.AddEndpoint(e.Name, micro.HandlerFunc(e.Handle), micro.WithEndpointSubject(e.Subject), micro.WithEndpointQueueGroup(queue))
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("announce %s: endpoint %s: %w", i.Service, e.Name, err), service.Stop())
+		}
 	}
 	return service.Stop, nil
 }

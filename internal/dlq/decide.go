@@ -22,12 +22,13 @@ const (
 
 // facts are all that a letter's fate depends on besides the letter.
 type facts struct {
-	now     time.Time
-	stored  time.Time       // when the letter was
-	stands  answer.Standing // as the answer; nothing where nobody has looked yet
-	gate    gate
-	retries int
-	maxLife time.Duration
+	now       time.Time
+	stored    time.Time       // when the letter was
+	stands    answer.Standing // as the answer; nothing where nobody has looked yet
+	gate      gate
+	cancelled bool // its agent has cancelled it
+	retries   int
+	maxLife   time.Duration
 }
 
 // gate is what the fleet knows about a letter's provider.
@@ -52,6 +53,7 @@ const (
 	actRefuse             // its provider is retired: nobody will ever call it
 	actReview             // retrying cannot help, or must end: to a person
 	actDone               // it has its answer: nothing is left to do
+	actCancel             // its agent has cancelled it
 )
 
 // verdict is an act with what it needs.
@@ -74,6 +76,8 @@ func decide(l Letter, f facts) verdict {
 	// What is spent was so before its deadline came, and a person is to see it.
 	case spent(l, f.retries):
 		return verdict{act: actReview}
+	case f.cancelled:
+		return verdict{act: actCancel}
 	case !l.Deadline.IsZero() && !f.now.Before(l.Deadline):
 		return verdict{act: actExpire}
 	case !f.now.Before(ends):

@@ -1,6 +1,7 @@
 package dlq
 
 import (
+	"encoding/json"
 	"time"
 
 	"fetchworker"
@@ -11,7 +12,20 @@ func (l Letter) Answer(status fetchworker.Status) fetchworker.Answer {
 	return fetchworker.Answer{
 		Identity: l.Identity, Status: status, Generation: l.Generation,
 		Calls: l.Calls, Failures: l.Failures, HTTPStatus: l.HTTPStatus, Time: time.Now(),
+		Digest: l.digest(),
 	}
+}
+
+// digest tells of the request that is answered; empty where its body is no
+// JSON object.
+func (l Letter) digest() string {
+	var asked struct {
+		Params json.RawMessage `json:"params"`
+	}
+	if json.Unmarshal(l.Body, &asked) != nil {
+		return ""
+	}
+	return fetchworker.RequestDigest(l.Operation, asked.Params)
 }
 
 // Failed is the final answer that ends the letter's generation.

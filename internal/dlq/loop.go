@@ -10,6 +10,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/cancel"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
 
@@ -27,6 +28,8 @@ type Config struct {
 
 	// Heal makes the consumer again if somebody deleted it; nil: never.
 	Heal func(context.Context) error
+
+	Cancels *cancel.View // what agents have cancelled; nil: nothing ever is
 
 	Retries int           // failures beyond the first that a request may have
 	MaxLife time.Duration // of a request
@@ -106,6 +109,7 @@ func (r *Replayer) Run(stop context.Context) error {
 	var background, acts sync.WaitGroup
 	background.Go(func() { r.holding.Run(working) })
 	background.Go(func() { r.probes(stop) })
+	background.Go(func() { r.cancels(stop) })
 	background.Go(func() { r.waiters.forget(stop) })
 
 	for stop.Err() == nil {
@@ -185,6 +189,8 @@ func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) 
 		do = r.refuse
 	case actReview:
 		do = r.exhaust
+	case actCancel:
+		do = r.end
 	case actRelease, actDone:
 	}
 	select {
@@ -237,7 +243,7 @@ const setAside = 15 * time.Minute
 // facts gathers what a letter's fate depends on.
 func (r *Replayer) facts(l *held, now time.Time) facts {
 	return facts{
-		now: now, stored: l.stored, gate: r.gates.of(l.Provider, now),
+		now: now, stored: l.stored, gate: r.gates.of(l.Provider, now), cancelled: r.cancelled(l.Letter, l.stored),
 		retries: r.config.Retries, maxLife: r.config.MaxLife,
 	}
 }

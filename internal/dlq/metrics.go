@@ -12,6 +12,7 @@ const (
 	didProbe   = "probe"
 	didExpire  = "deadline_exceeded"
 	didRefuse  = "provider_not_configured"
+	didCancel  = "cancelled"
 	didReview  = "review"
 	didTell    = "told_to_wait"
 	didFinish  = "already_answered"

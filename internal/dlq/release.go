@@ -80,7 +80,7 @@ func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
 	case actDone:
 		return 0, r.finish(ctx, l, stands)
 	case actHold:
-	case actRelease, actExpire, actRefuse, actReview:
+	case actRelease, actExpire, actRefuse, actReview, actCancel:
 		return time.Millisecond, nil // its time has come meanwhile
 	}
 	if v.reason != "" {

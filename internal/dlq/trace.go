@@ -110,6 +110,8 @@ func (a act) name() (name, stream string) {
 		return "refuse", fetchworker.StreamResults
 	case actHold:
 		return "wait", fetchworker.StreamResults
+	case actCancel:
+		return "cancel", fetchworker.StreamResults
 	case actDone:
 	}
 	return "finish", fetchworker.StreamDLQ

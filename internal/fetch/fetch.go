@@ -60,6 +60,9 @@ func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
 	}
 	defer land()
 	for {
+		if done, err := w.cancelled(ctx, r); done || err != nil {
+			return err
+		}
 		if done, err := w.overBudget(ctx, r); done || err != nil {
 			return err
 		}
@@ -124,6 +127,9 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 			return nil, true, err
 		}
 	}
+	if done, err := w.cancelled(ctx, r); done || err != nil {
+		return nil, true, err
+	}
 	if w.pastLife(r, time.Now()) {
 		return nil, true, w.expire(ctx, r)
 	}
@@ -186,7 +192,7 @@ func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error)
 }
 
 // untilOver ends when a request may wait no longer: its deadline, its maximum
-// life, or the worker's own stop.
+// life, its cancellation, or the worker's own stop.
 func (w *Worker) untilOver(ctx context.Context, r *request) (context.Context, context.CancelFunc) {
 	over := r.RequestedAt.Add(w.maxLife)
 	if d := r.Deadline; !d.IsZero() && d.Before(over) {
@@ -194,7 +200,9 @@ func (w *Worker) untilOver(ctx context.Context, r *request) (context.Context, co
 	}
 	ctx, cancel := context.WithDeadline(ctx, over)
 	release := context.AfterFunc(w.stopping, cancel)
+	whenCancelled := w.cancels.during(r, cancel)
 	return ctx, func() {
+		whenCancelled()
 		release()
 		cancel()
 	}
@@ -206,6 +214,9 @@ func (w *Worker) untilOver(ctx context.Context, r *request) (context.Context, co
 func (w *Worker) without(ctx context.Context, r *request, err error) error {
 	var closed *budget.ClosedError
 	now := time.Now()
+	if done, err := w.cancelled(ctx, r); done || err != nil {
+		return err
+	}
 	switch {
 	case errors.As(err, &closed):
 		return w.park(ctx, r, closed.Reason, closed.Until)
@@ -268,14 +279,17 @@ func (r *request) mayAskWhetherChanged() bool {
 // then the permit is renewed while the connection is kept, or a provider that
 // answers from far away would never be called.
 func (w *Worker) startCall(ctx context.Context, r *request, permit *budget.Permit) error {
-	err := permit.Start()
-	if !errors.Is(err, budget.ErrLapsed) {
-		return err
-	}
 	ctx, cancel := w.untilOver(ctx, r)
 	defer cancel()
 	ctx, cancelSoon := context.WithTimeout(ctx, renewWithin)
 	defer cancelSoon()
+	if err := w.cancels.mayCall(ctx, r); err != nil {
+		return err
+	}
+	err := permit.Start()
+	if !errors.Is(err, budget.ErrLapsed) {
+		return err
+	}
 	if renewal := permit.Renew(ctx); renewal != nil {
 		return fmt.Errorf("%w: %w", budget.ErrLapsed, renewal)
 	}

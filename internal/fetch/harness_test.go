@@ -16,6 +16,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
@@ -24,6 +25,7 @@ import (
 	"fetchworker/internal/sweep"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -97,7 +99,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, stopping := context.WithCancel(context.Background())
 	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
 	if err != nil {
 		t.Fatal(err)
@@ -141,10 +143,24 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		serving = append(serving, s)
 	}
 	r.registry, r.serving = prometheus.NewRegistry(), serving
+	cancels, err := cancel.Watch(ctx, js, kv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard := cancel.NewGuard(cancels, name)
+	desk := cancel.NewDesk(cancels, record.New(js, nil), set.Known, r.maxLife, r.logger())
+	orders, err := micro.AddService(nc, micro.Config{Name: "fetchworker", Version: "0.0.0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := orders.AddEndpoint("cancel", micro.HandlerFunc(desk.Handle), micro.WithEndpointSubject(cancel.Subject)); err != nil {
+		t.Fatal(err)
+	}
+	flush(nc) // orders may come from now on
 	w, err := fetch.New(fetch.Config{
 		Name: name, JS: js, KV: kv, Log: record.New(js, hook), Serve: serving, Rights: set.Rights,
 		Retries: 3, RetryBase: time.Second, MaxLife: r.maxLife, Drain: 30 * time.Second,
-		Logger: r.logger(), Metrics: r.registry,
+		Logger: r.logger(), Metrics: r.registry, Cancels: guard,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -162,11 +178,16 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	var once sync.Once
 	return nc, func() {
 		once.Do(func() {
-			cancel()
+			stopping()
+			desk.Close() // no order comes while a worker of these tests stops
 			if err := <-done; err != nil {
 				t.Errorf("worker: %v", err)
 			}
 			beside.Wait()
+			leaving, left := context.WithTimeout(context.Background(), time.Second)
+			_ = guard.Leave(leaving)
+			left()
+			cancels.Close()
 			for _, s := range serving {
 				s.Gate.Close()
 			}
@@ -186,7 +207,7 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, stopping := context.WithCancel(context.Background())
 	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
 	if err != nil {
 		t.Fatal(err)
@@ -195,11 +216,15 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cancels, err := cancel.Watch(ctx, js, kv)
+	if err != nil {
+		t.Fatal(err)
+	}
 	log := record.New(js, hook)
 	replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 		Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 		Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
-		Retries: 3, MaxLife: r.maxLife, Logger: r.logger(),
+		Retries: 3, MaxLife: r.maxLife, Logger: r.logger(), Cancels: cancels,
 	})
 	sweeper := sweep.New(js, log, board, sweep.Config{
 		Served: broker.ServedProvider, Known: func(p string) bool { return p == "polygon" }, MaxLife: r.maxLife, Logger: r.logger(),
@@ -215,9 +240,10 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 	var once sync.Once
 	return func() {
 		once.Do(func() {
-			cancel()
+			stopping()
 			running.Wait()
 			board.Close()
+			cancels.Close()
 			flush(nc)
 			nc.Close()
 		})

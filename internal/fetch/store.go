@@ -14,6 +14,7 @@ import (
 // before the answer, and the acknowledgement is last: a crash between any two
 // leaves a request that is delivered again, and finds what is stored.
 func (w *Worker) finish(ctx context.Context, r *request, e ending, result *providers.Result) error {
+	e = w.unlessCancelled(r, e)
 	if e.letter != nil {
 		r.Letter = *e.letter
 		if err := w.putLetter(ctx, r); err != nil {

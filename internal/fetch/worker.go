@@ -18,6 +18,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/cancel"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
@@ -46,7 +47,8 @@ type Config struct {
 
 	Logger  *zap.Logger
 	Metrics prometheus.Registerer
-	Tracer  trace.Tracer // nil: nothing is traced, at no cost
+	Tracer  trace.Tracer  // nil: nothing is traced, at no cost
+	Cancels *cancel.Guard // what agents have cancelled; nil: nothing ever is
 }
 
 // Served is a provider with the gate to it.
@@ -82,6 +84,7 @@ type Worker struct {
 	held    *wait.Heart[*delivery]
 	cache   *cache
 	flights *flights
+	cancels *cancels
 	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
 
 	// Two contexts, because stopping is not killing: stopping ends when no
@@ -105,7 +108,7 @@ func New(c Config) (*Worker, error) {
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
 		held:   wait.NewHeart[*delivery](),
 		inside: semaphore.NewWeighted(everyone),
-		cache:  bodies, flights: newFlights(),
+		cache:  bodies, flights: newFlights(), cancels: newCancels(c.Cancels),
 	}
 	for i := range c.Serve {
 		w.served[c.Serve[i].Provider.Name] = &c.Serve[i]

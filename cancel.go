@@ -1,0 +1,145 @@
+package fetchworker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Cancelled says what became of an order to cancel requests by their ids.
+type Cancelled struct {
+	Cancelled int // they have their final answer now: failed, code cancelled
+	Final     int // a final answer stood already
+}
+
+// mostCancelled is how many ids one order may name.
+const mostCancelled = 1000
+
+// cancelOrder is what is sent to fetch.cancel.<provider>.<agent>.
+type cancelOrder struct {
+	Operation string   `json:"operation,omitempty"`
+	IDs       []string `json:"ids,omitempty"`
+	All       bool     `json:"all,omitempty"`
+	Lane      Lane     `json:"lane,omitempty"`
+}
+
+// Cancel cancels requests of the client's agent, any number. When it returns
+// without an error no call begins for any of them; one that has begun ends,
+// and its answer is dropped. What is cancelled has its final answer at once:
+// failed, code cancelled. It may be repeated. ErrNobodyServes: no worker is
+// there to take the order.
+func (c *Client) Cancel(ctx context.Context, ids ...Identity) (Cancelled, error) {
+	var all Cancelled
+	orders := map[[2]string][]string{} // by provider and operation
+	for _, id := range ids {
+		id, err := c.own(id)
+		if err == nil && id.Agent != c.agent {
+			err = &RequestError{"agent", "this client cancels " + c.agent + "'s requests, not " + id.Agent + "'s"}
+		}
+		if err != nil {
+			return all, err
+		}
+		key := [2]string{id.Provider, id.Operation}
+		orders[key] = append(orders[key], id.ID)
+	}
+	for key, ids := range orders {
+		slices.Sort(ids)
+		for some := range slices.Chunk(slices.Compact(ids), mostCancelled) {
+			var reply struct{ Cancelled, Final int }
+			if err := c.order(ctx, key[0], cancelOrder{Operation: key[1], IDs: some}, &reply); err != nil {
+				return all, err
+			}
+			all.Cancelled += reply.Cancelled
+			all.Final += reply.Final
+		}
+	}
+	return all, nil
+}
+
+// CancelFilter selects what CancelAll cancels.
+type CancelFilter struct {
+	Provider  string
+	Operation string // empty: any
+	Lane      Lane   // empty: any
+}
+
+// CancelAll cancels everything that the client's agent has asked of a provider
+// and that has no final answer yet, queued, parked or waiting for its retry.
+// It returns before when it must have been stored to be cancelled. From then
+// on no call begins for any of it. Final answers follow, failed with code
+// cancelled: of what waits for a retry within ten seconds, of what is queued
+// at its turn.
+func (c *Client) CancelAll(ctx context.Context, f CancelFilter) (before time.Time, err error) {
+	switch {
+	case !ValidToken(f.Provider):
+		return before, &RequestError{"provider", "1 to 32 of a-z 0-9 _ -"}
+	case f.Operation != "" && !ValidToken(f.Operation):
+		return before, &RequestError{"operation", "1 to 32 of a-z 0-9 _ -"}
+	case f.Lane != "" && !f.Lane.Valid():
+		return before, &RequestError{"lane", "interactive or batch"}
+	}
+	var reply struct{ Before time.Time }
+	err = c.order(ctx, f.Provider, cancelOrder{All: true, Operation: f.Operation, Lane: f.Lane}, &reply)
+	return reply.Before, err
+}
+
+// serviceError and serviceErrorCode are what a NATS micro service says no in.
+const (
+	serviceError     = "Nats-Service-Error"
+	serviceErrorCode = "Nats-Service-Error-Code"
+	// orderTries is how often an order is given to nobody before that is told:
+	// a worker may just be starting.
+	orderTries = 3
+	orderLasts = 12 * time.Second // a little longer than a worker takes for it
+)
+
+// order gives an order and reads the reply. What is not sure is ordered
+// again, since that does no harm.
+func (c *Client) order(ctx context.Context, provider string, o cancelOrder, reply any) error {
+	body, err := json.Marshal(o)
+	if err != nil {
+		return fmt.Errorf("cancel: %w", err)
+	}
+	subject := CancelSubject(provider, c.agent)
+	for try := 1; ; try++ {
+		m, err := c.ask(ctx, subject, body)
+		switch {
+		case err == nil && m.Header.Get(serviceErrorCode) == "":
+			if err := json.Unmarshal(m.Data, reply); err != nil {
+				return fmt.Errorf("cancel: the reply: %w", err)
+			}
+			return nil
+		case err == nil:
+			status, _ := strconv.Atoi(m.Header.Get(serviceErrorCode))
+			err = errors.New(m.Header.Get(serviceError))
+			if status < 500 {
+				return fmt.Errorf("cancel: %w", &RequestError{"", err.Error()})
+			}
+		case errors.Is(err, ErrNotPermitted), errors.Is(err, ErrClosed):
+			return fmt.Errorf("cancel: %w", err)
+		case errors.Is(err, nats.ErrNoResponders) && try >= orderTries:
+			return fmt.Errorf("cancel: %w", ErrNobodyServes)
+		}
+		if ended := pause(ctx, min(time.Duration(try)*200*time.Millisecond, 2*time.Second)); ended != nil {
+			return fmt.Errorf("cancel: %w (last: %w)", ended, err)
+		}
+	}
+}
+
+func (c *Client) ask(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, orderLasts)
+	defer cancel()
+	ctx, release := c.untilRefused(ctx, subject)
+	defer release()
+	m, err := c.nc.RequestWithContext(ctx, subject, body)
+	if err != nil {
+		return nil, because(ctx, err)
+	}
+	return m, nil
+}

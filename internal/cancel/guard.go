@@ -1,0 +1,202 @@
+package cancel
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"fetchworker"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// leaseLasts is how long a worker may begin calls by what it last knew for
+	// certain. Whoever takes an order waits so long for a worker that does not
+	// say that it has seen it: one that is frozen, cut off or dead.
+	leaseLasts = 2 * time.Second
+	// skew is what the clocks of two servers that lead the bucket one after
+	// the other may differ by.
+	skew = 500 * time.Millisecond
+	// beatsLast is how long a worker's beat is stored.
+	beatsLast = 10 * time.Second
+)
+
+// ErrCancelled says that a call must not begin.
+var ErrCancelled = errors.New("the request is cancelled")
+
+// Guard is what a worker asks right before a call begins. It knows that what
+// it sees of the marks is no older than two seconds: it writes a beat, and
+// whatever was stored before that has been seen once the beat itself has. A
+// worker that calls writes a beat a second, an idle one none.
+type Guard struct {
+	*View
+	name string
+
+	mu      sync.Mutex
+	since   time.Time     // of the lease; zero: there is none
+	beating chan struct{} // closed when the beat under way has ended
+	failed  error         // how it ended
+}
+
+// NewGuard makes the guard of a worker with this name.
+func NewGuard(v *View, name string) *Guard {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.tell = func(subject string) {
+		_ = v.js.Conn().Publish(subject, []byte(name)) // unheard, the lease runs out
+	}
+	return &Guard{View: v, name: name}
+}
+
+// Warm renews the lease beside whatever comes before a call.
+func (g *Guard) Warm() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.left(time.Now()) < leaseLasts/2 {
+		g.beat()
+	}
+}
+
+// left is what is left of the lease. A machine that was suspended is told by
+// the wall clock, a clock that was set by the monotonic one.
+func (g *Guard) left(now time.Time) time.Duration {
+	if g.since.IsZero() {
+		return 0
+	}
+	passed := now.Sub(g.since)
+	wall := now.Round(0).Sub(g.since.Round(0))
+	if wall < 0 {
+		return 0
+	}
+	return leaseLasts - max(passed, wall)
+}
+
+// beat begins a beat if none is under way. The lock is held.
+func (g *Guard) beat() chan struct{} {
+	if g.beating == nil {
+		done := make(chan struct{})
+		g.beating = done
+		go func() {
+			from := time.Now()
+			ctx, cancel := context.WithTimeout(context.Background(), leaseLasts)
+			defer cancel()
+			err := g.beatOnce(ctx)
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if g.beating, g.failed = nil, err; err == nil {
+				g.since = from
+			}
+			close(done)
+		}()
+	}
+	return g.beating
+}
+
+func (g *Guard) beatOnce(ctx context.Context) error {
+	m := nats.NewMsg("$KV." + fetchworker.BucketProviders + "." + beatPrefix + g.name)
+	ack, err := g.js.PublishMsg(ctx, m, jetstream.WithMsgTTL(beatsLast))
+	if err != nil {
+		return fmt.Errorf("beat: %w", err)
+	}
+	return g.View.until(ctx, ack.Sequence)
+}
+
+// sure waits until what is seen of the marks is certain.
+func (g *Guard) sure(ctx context.Context) error {
+	for {
+		g.mu.Lock()
+		left, failed := g.left(time.Now()), g.failed
+		if left > 0 {
+			if left < leaseLasts/2 {
+				g.beat()
+			}
+			g.mu.Unlock()
+			return nil
+		}
+		done := g.beat()
+		g.mu.Unlock()
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), failed)
+		}
+		g.mu.Lock()
+		failed = g.failed
+		g.mu.Unlock()
+		if failed != nil {
+			return failed
+		}
+	}
+}
+
+// MayCall says whether a call of a request may begin now: nil, ErrCancelled,
+// or what keeps it from knowing.
+func (g *Guard) MayCall(ctx context.Context, r Request) error {
+	if err := g.sure(ctx); err != nil {
+		return err
+	}
+	switch g.Judge(r) {
+	case Cancelled:
+		return ErrCancelled
+	case Look:
+		ended, err := g.Ended(ctx, r.Identity)
+		if err == nil && ended {
+			err = ErrCancelled
+		}
+		return err
+	case Goes:
+	}
+	return nil
+}
+
+// Ended asks the stream's leader whether a final answer stands.
+func (v *View) Ended(ctx context.Context, i fetchworker.Identity) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	request := fmt.Appendf(nil, `{"last_by_subj":%q}`, fetchworker.ResultSubject(i))
+	m, err := v.js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+fetchworker.StreamResults, request)
+	if err != nil {
+		return false, fmt.Errorf("answer of %s: %w", i, err)
+	}
+	var reply struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Headers []byte `json:"hdrs"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(m.Data, &reply); err != nil {
+		return false, fmt.Errorf("answer of %s: %w", i, err)
+	}
+	if reply.Error != nil {
+		if reply.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return false, nil
+		}
+		return false, fmt.Errorf("answer of %s: %w", i, reply.Error)
+	}
+	h, err := nats.DecodeHeadersMsg(reply.Message.Headers)
+	if err != nil {
+		return false, fmt.Errorf("answer of %s: %w", i, err)
+	}
+	return h.Get(fetchworker.HeaderFinal) == "true", nil
+}
+
+// Leave says that this worker calls no more, so that nobody waits for it.
+func (g *Guard) Leave(ctx context.Context) error {
+	g.mu.Lock()
+	g.since = time.Time{}
+	beating := g.beating
+	g.mu.Unlock()
+	if beating != nil {
+		<-beating
+	}
+	err := g.kv.Purge(ctx, beatPrefix+g.name, jetstream.PurgeTTL(time.Minute))
+	if errors.Is(err, nats.ErrConnectionClosed) {
+		return nil
+	}
+	return err
+}
