@@ -38,19 +38,69 @@ type Guard struct {
 	name string
 
 	mu      sync.Mutex
-	since   time.Time     // of the lease; zero: there is none
-	beating chan struct{} // closed when the beat under way has ended
-	failed  error         // how it ended
+	begun   map[*Call]struct{} // judged, and perhaps not yet on the wire
+	since   time.Time          // of the lease; zero: there is none
+	beating chan struct{}      // closed when the beat under way has ended
+	failed  error              // how it ended
+	telling sync.WaitGroup
 }
 
 // NewGuard makes the guard of a worker with this name.
 func NewGuard(v *View, name string) *Guard {
+	g := &Guard{View: v, name: name, begun: map[*Call]struct{}{}}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.tell = func(subject string) {
-		_ = v.js.Conn().Publish(subject, []byte(name)) // unheard, the lease runs out
+	v.tell = g.tell
+	return g
+}
+
+// Call is a call that may begin.
+type Call struct {
+	request Request
+	once    sync.Once
+	written chan struct{}
+	guard   *Guard
+}
+
+// Written says that the call is on the wire, or will never be. It may be said
+// again.
+func (c *Call) Written() {
+	c.once.Do(func() {
+		close(c.written)
+		c.guard.mu.Lock()
+		defer c.guard.mu.Unlock()
+		delete(c.guard.begun, c)
+	})
+}
+
+// tell says that a mark was seen, once the calls of its agent that were judged
+// by the one before are on the wire.
+func (g *Guard) tell(provider, agent, subject string) {
+	g.mu.Lock()
+	var before []*Call
+	for c := range g.begun {
+		if c.request.Provider == provider && c.request.Agent == agent {
+			before = append(before, c)
+		}
 	}
-	return &Guard{View: v, name: name}
+	g.mu.Unlock()
+	say := func() { _ = g.js.Conn().Publish(subject, []byte(g.name)) } // unheard, the lease runs out
+	if len(before) == 0 {
+		say()
+		return
+	}
+	g.telling.Go(func() {
+		late := time.NewTimer(leaseLasts)
+		defer late.Stop()
+		for _, c := range before {
+			select {
+			case <-c.written:
+			case <-late.C:
+				return // the lease is over for whoever waits, too
+			}
+		}
+		say()
+	})
 }
 
 // Warm renews the lease beside whatever comes before a call.
@@ -134,24 +184,33 @@ func (g *Guard) sure(ctx context.Context) error {
 	}
 }
 
-// MayCall says whether a call of a request may begin now: nil, ErrCancelled,
-// or what keeps it from knowing.
-func (g *Guard) MayCall(ctx context.Context, r Request) error {
+// MayCall says whether a call of a request may begin now: the call, of which
+// it is to be told when it is written; or ErrCancelled, or what keeps it from
+// knowing.
+func (g *Guard) MayCall(ctx context.Context, r Request) (*Call, error) {
 	if err := g.sure(ctx); err != nil {
-		return err
+		return nil, err
 	}
+	c := &Call{request: r, written: make(chan struct{}), guard: g}
+	g.mu.Lock()
+	g.begun[c] = struct{}{} // before it is judged: a mark that comes now waits for it
+	g.mu.Unlock()
+	err := error(nil)
 	switch g.Judge(r) {
 	case Cancelled:
-		return ErrCancelled
+		err = ErrCancelled
 	case Look:
-		ended, err := g.Ended(ctx, r.Identity)
-		if err == nil && ended {
+		var ended bool
+		if ended, err = g.Ended(ctx, r.Identity); ended {
 			err = ErrCancelled
 		}
-		return err
 	case Goes:
 	}
-	return nil
+	if err != nil {
+		c.Written()
+		return nil, err
+	}
+	return c, nil
 }
 
 // Ended asks the stream's leader whether a final answer stands.
@@ -194,6 +253,7 @@ func (g *Guard) Leave(ctx context.Context) error {
 	if beating != nil {
 		<-beating
 	}
+	g.telling.Wait()
 	err := g.kv.Purge(ctx, beatPrefix+g.name, jetstream.PurgeTTL(time.Minute))
 	if errors.Is(err, nats.ErrConnectionClosed) {
 		return nil

@@ -39,7 +39,7 @@ type View struct {
 	seen    uint64        // revision up to which everything is in it
 	changed chan struct{} // closed and made anew with every entry
 	onMark  []func(provider, agent string)
-	tell    func(subject string) // says that a mark was seen; nil: nobody asks us
+	tell    func(provider, agent, subject string) // says that a mark was seen; nil: nobody asks us
 }
 
 type seenMark struct {
@@ -171,10 +171,10 @@ func (v *View) see(e jetstream.KeyValueEntry) {
 		return
 	}
 	// From here on nobody in this process judges by the mark before.
-	if tell != nil && mark.Tell != "" {
-		tell(mark.Tell)
-	}
 	provider, agent, _ := strings.Cut(key, ".")
+	if tell != nil && mark.Tell != "" {
+		tell(provider, agent, mark.Tell)
+	}
 	for _, do := range onMark {
 		do(provider, agent)
 	}

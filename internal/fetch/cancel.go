@@ -36,15 +36,26 @@ func (c *cancels) verdict(r *request) cancel.Verdict {
 }
 
 // mayCall says whether a call may begin now; an error means that the permit
-// goes back and the request is looked at anew.
+// goes back and the request is looked at anew. A call that may is to be told
+// to written once it is on the wire, or is not made.
 func (c *cancels) mayCall(ctx context.Context, r *request) error {
 	if c.guard == nil {
 		return nil
 	}
-	if err := c.guard.MayCall(ctx, cancel.Of(r.Identity, r.Lane, r.RequestedAt)); err != nil {
+	r.written() // of a connection that was replaced
+	call, err := c.guard.MayCall(ctx, cancel.Of(r.Identity, r.Lane, r.RequestedAt))
+	if err != nil {
 		return fmt.Errorf("%w: %w", budget.ErrLapsed, err)
 	}
+	r.begun.Store(call)
 	return nil
+}
+
+// written says that the call is on the wire, or will never be.
+func (r *request) written() {
+	if call := r.begun.Load(); call != nil {
+		call.Written()
+	}
 }
 
 // during has a wait ended when the request is cancelled.

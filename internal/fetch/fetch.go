@@ -232,7 +232,8 @@ func (w *Worker) without(ctx context.Context, r *request, err error) error {
 // call makes the one provider call of this turn and tells the gate how it
 // went. Once begun it is not broken off by a stop: its own timeout ends it.
 func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *providers.Result {
-	options := providers.Options{BeforeWrite: func() error { return w.startCall(ctx, r, permit) }}
+	options := providers.Options{BeforeWrite: func() error { return w.startCall(ctx, r, permit) }, Written: r.written}
+	defer r.written()
 	if r.mayAskWhetherChanged() {
 		options.ETag, options.LastModified = r.cache.ETag, r.cache.LastModified
 	}

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"sync/atomic"
 	"time"
 
 	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/budget/turns"
+	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
 
@@ -27,7 +29,8 @@ type request struct {
 
 	served *Served
 	call   *providers.Call
-	cache  *entry          // the body that was kept for the same call, if there is one
+	cache  *entry // the body that was kept for the same call, if there is one
+	begun  atomic.Pointer[cancel.Call]
 	stands answer.Standing // what was stored for it when that was looked at
 }
 

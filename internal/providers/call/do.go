@@ -33,6 +33,8 @@ type Options struct {
 	// answers errors.Is for it. It can be called twice: a connection that
 	// was found closed before anything was written is replaced by another.
 	BeforeWrite func() error
+	// Written is called once the request has been written, if it ever is.
+	Written func()
 }
 
 // Result is how a call ended. Nothing in it holds the key.
@@ -104,7 +106,7 @@ func (p *Caller) Do(ctx context.Context, call *sheet.Call, o Options) *Result {
 	defer cancel()
 
 	r := &Result{Remaining: -1, Reset: -1, Conditional: o.ETag != "" || o.LastModified != ""}
-	w := &writeGate{before: o.BeforeWrite, cancel: cancel}
+	w := &writeGate{before: o.BeforeWrite, after: o.Written, cancel: cancel}
 	res, err := p.transport.RoundTrip(p.request(w.trace(ctx), call, o))
 	if err == nil && !plausible(res.StatusCode) {
 		// After 101 the connection would be ours, and no context ends a read of
@@ -321,6 +323,7 @@ func connectionErrorType(err error) string {
 // it is written at most once.
 type writeGate struct {
 	before  func() error
+	after   func()
 	cancel  context.CancelFunc
 	refused atomic.Pointer[error]
 	sent    atomic.Bool // the request may have reached the wire
@@ -332,6 +335,11 @@ func (w *writeGate) trace(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:      w.gotConn,
 		WroteHeaders: func() { w.written.Store(true) },
+		WroteRequest: func(httptrace.WroteRequestInfo) {
+			if w.after != nil {
+				w.after()
+			}
+		},
 	})
 }
 
