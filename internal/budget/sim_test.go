@@ -42,12 +42,16 @@ type simConfig struct {
 	seed     uint64
 	skew     time.Duration // of the machines' clocks, either way
 	oneWay   time.Duration // of the network to the register, on average
-	work     time.Duration // a write takes the server
+	work     time.Duration // a write takes the server, on average
+	disk     time.Duration // and at least this long
 	dial     time.Duration // a connection takes, where one is needed, between a permit and the last look
 	call     time.Duration // the provider answers after
 	freeze   time.Duration // the longest freeze; 0: none
 	churn    time.Duration // a worker dies and another joins, about this often; 0: never
 	unknown  float64       // writes whose outcome the worker does not hear of
+	stops    bool          // half of the workers that go stop, and hand in what they have
+	loses    time.Duration // the register is lost, about this often; 0: never
+	others   ledger.Limits // what every third worker has for limits; nil: the same
 	warm     time.Duration
 	duration time.Duration
 
@@ -82,6 +86,9 @@ func newSim(c simConfig) *sim {
 	}
 	if s.churn > 0 {
 		s.after(s.exp(s.churn), s.replace)
+	}
+	if s.loses > 0 {
+		s.after(s.exp(s.loses), s.lose)
 	}
 	return s
 }
@@ -136,7 +143,11 @@ func (s *sim) join() *simWorker {
 	w := &simWorker{sim: s, id: len(s.workers), kinds: map[*turns.Waiter]simCall{}}
 	w.offset = time.Duration((2*s.rng.Float64() - 1) * float64(s.skew))
 	w.rate = (2*s.rng.Float64() - 1) * 100e-6
-	w.planner = turns.NewPlanner("w", s.limits, s.slots, 30*time.Second, rand.New(rand.NewPCG(s.seed, uint64(w.id)+99)))
+	limits := s.limits
+	if s.others != nil && w.id%3 == 2 {
+		limits = s.others
+	}
+	w.planner = turns.NewPlanner("w", limits, s.slots, 30*time.Second, rand.New(rand.NewPCG(s.seed, uint64(w.id)+99)))
 	s.workers = append(s.workers, w)
 	w.askTime()
 	s.after(s.hop(), func() { w.learn(s.reg, s.rev) })
@@ -146,7 +157,36 @@ func (s *sim) join() *simWorker {
 	return w
 }
 
-// replace kills one worker, with all that it has in hand, and starts another.
+// lose takes the register away. Whoever sees it first makes a new one.
+func (s *sim) lose() {
+	s.reg, s.rev = nil, s.rev+1
+	s.tell()
+	s.after(s.exp(s.loses), s.lose)
+}
+
+// tell is the watch of everyone.
+func (s *sim) tell() {
+	reg, rev := s.reg, s.rev
+	for _, w := range s.workers {
+		if !w.dead {
+			s.after(s.hop(), func() { w.learn(reg, rev) })
+		}
+	}
+}
+
+// stop is what a worker says last.
+func (w *simWorker) stop() {
+	now, _, ok := w.clock()
+	if !ok || w.thaw > w.now {
+		return
+	}
+	if last := w.planner.Last(now); last != nil && last.Rev == w.rev {
+		w.reg, w.rev = last.Reg, w.rev+1
+		w.tell()
+	}
+}
+
+// replace takes one worker away, with all that it has in hand, and starts another.
 func (s *sim) replace() {
 	var alive []*simWorker
 	for _, w := range s.workers {
@@ -155,6 +195,9 @@ func (s *sim) replace() {
 		}
 	}
 	dying := alive[s.rng.IntN(len(alive))]
+	if s.stops && s.rng.IntN(2) == 0 {
+		dying.stop()
+	}
 	dying.dead = true
 	fresh := s.join()
 	fresh.onDone = dying.onDone
@@ -218,7 +261,11 @@ func (w *simWorker) clock() (ledger.Instant, time.Duration, bool) {
 
 func (w *simWorker) learn(r *ledger.Register, rev uint64) {
 	w.soon(func() {
-		w.planner.Learn(r, rev)
+		if now, _, ok := w.clock(); r != nil {
+			w.planner.Learn(r, rev)
+		} else if _, known := w.planner.Known(); ok && known < rev {
+			w.planner.Lost(rev, now)
+		}
 		w.pump()
 	})
 }
@@ -319,19 +366,14 @@ func (w *simWorker) call(g turns.Grant) {
 // store is who writes the register, the register's server and the watch of everyone.
 func (w *simWorker) store(write *turns.Write) {
 	heard, sent := w.rng.Float64() >= w.unknown, w.now
-	w.after(w.hop()+w.exp(w.work), func() {
+	w.after(w.hop()+w.disk+w.exp(w.work), func() {
 		if w.now.Sub(simStart) >= w.warm {
 			w.cas++
 		}
 		stored := write.Rev == w.rev
 		if stored {
 			w.reg, w.rev = write.Reg, w.rev+1
-			for _, other := range w.workers {
-				if !other.dead {
-					reg, rev := w.reg, w.rev
-					w.after(w.hop(), func() { other.learn(reg, rev) })
-				}
-			}
+			w.tell()
 		}
 		rev := w.rev
 		switch {

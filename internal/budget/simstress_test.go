@@ -3,6 +3,7 @@ package budget
 import (
 	"flag"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -31,6 +32,28 @@ func stressed(seed uint64, edit func(*simConfig)) *sim {
 		dial: time.Duration(1+rng.IntN(60)) * time.Millisecond, freeze: 10 * time.Second, churn: time.Duration(2+rng.IntN(40)) * time.Second, unknown: 0.02,
 		duration: 4 * time.Minute,
 	}
+	// What stands above is what it was without these; their chance is their own.
+	extra := rand.New(rand.NewPCG(seed, 5))
+	switch extra.IntN(3) {
+	case 1:
+		c.oneWay = 15 * time.Millisecond
+	case 2:
+		c.oneWay = 50 * time.Millisecond
+	}
+	if extra.IntN(4) == 0 {
+		c.disk = 120 * time.Millisecond
+	}
+	if extra.IntN(3) == 0 {
+		c.loses = time.Minute
+	}
+	c.stops = extra.IntN(2) == 0
+	if extra.IntN(3) == 0 { // a roll-out of a smaller limit, or of one more
+		c.others = slices.Clone(c.limits)
+		c.others[0].N = max(c.others[0].N/2, 1)
+		if extra.IntN(2) == 0 {
+			c.others = append(c.others, ledger.Window{N: 40, Per: 30 * time.Second})
+		}
+	}
 	if edit != nil {
 		edit(&c)
 	}
@@ -57,7 +80,7 @@ func stressed(seed uint64, edit func(*simConfig)) *sim {
 // TestStress: whatever happens to the workers, no window holds more than its
 // limit, counted at the provider.
 func TestStress(t *testing.T) {
-	runs := 60
+	runs := 40
 	if testing.Short() {
 		runs = 10
 	}
