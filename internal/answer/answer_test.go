@@ -42,9 +42,9 @@ func TestEndsIsTheOrderOfAnswers(t *testing.T) {
 		"failed": func(g int) fetchworker.Answer { return failed(g, false) },
 		"review": func(g int) fetchworker.Answer { return failed(g, true) },
 	}
-	for name, make := range all {
+	for name, of := range all {
 		for stood := 1; stood <= 3; stood++ {
-			s := answer.Standing{Stands: true, Answer: make(stood)}
+			s := answer.Standing{Stands: true, Answer: of(stood)}
 			replaceable := record.AnswerReplaces(s.Answer, ok(2))
 			if s.Ends(2) == replaceable {
 				t.Errorf("%s of generation %d: ends generation 2: %t, but an ok of it replaces it: %t", name, stood, s.Ends(2), replaceable)

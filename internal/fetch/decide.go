@@ -226,7 +226,7 @@ const stoodStill = 2 * time.Second
 // report tells the gate how a call went.
 func report(r *request, result *providers.Result) budget.Report {
 	rep := budget.Report{
-		Request: r.Identity.String(), RetryAfter: result.RetryAfter, MinHold: result.MinHold,
+		Request: r.String(), RetryAfter: result.RetryAfter, MinHold: result.MinHold,
 		Sent: result.HoldSent, Remaining: result.Remaining, Reset: max(result.Reset, 0), Window: result.Window,
 	}
 	switch {

@@ -24,6 +24,10 @@ type delivery struct {
 	behind   uint64    // messages of its shard that wait behind it
 	replayed bool      // from the replay stream
 
+	again bool  // it has been in our own hands before, since it came
+	share int64 // of the process that it has at the moment
+	lone  bool  // a suspect on a run of its own, which has not come back
+
 	shard   *shard    // that it was taken from
 	started sync.Once // it no longer waits
 	held    *wait.Heart[*delivery]

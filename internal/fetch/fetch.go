@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"time"
 
+	"go.uber.org/zap"
+
 	"fetchworker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
-
-	"go.uber.org/zap"
 )
 
 // life is the life of a request in a worker, from top to bottom: every path
@@ -50,15 +50,15 @@ func (w *Worker) life(ctx context.Context, d *delivery) error {
 
 // lead makes the call that those who asked for the same thing wait for.
 func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
-	var result *providers.Result
 	landed := false
-	land := func() {
+	land := func(result *providers.Result) {
 		if !landed {
 			landed = true
 			w.flights.land(r.call.Key, flight, shareable(result))
 		}
 	}
-	defer land()
+	defer land(nil)
+	var result *providers.Result
 	for {
 		if done, err := w.cancelled(ctx, r); done || err != nil {
 			return err
@@ -71,25 +71,36 @@ func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
 			return w.without(ctx, r, err)
 		}
 		r.start()
-		err = w.guarded(ctx, r.delivery, func() error {
-			result = w.call(ctx, r, permit)
-			if lapsed(result) {
-				return nil
-			}
-			land()
-			made := ordinary
-			if permit.Probe() {
-				made = probe
-			}
-			return w.conclude(ctx, r, result, made)
-		})
-		if err != nil || !lapsed(result) {
+		if result, err = w.use(ctx, r, permit, land); err != nil || !lapsed(result) {
 			return err
 		}
 		// The permit's time was over before anything was on the wire: no call
 		// was made, and the request waits for its next permit.
 	}
 }
+
+// use makes the call that a permit allows, and gives the request its end. On
+// every path the permit has ended after it: one that was not needed is for
+// others. landed is told of the result before the end is stored.
+func (w *Worker) use(ctx context.Context, r *request, permit *budget.Permit, land func(*providers.Result)) (result *providers.Result, err error) {
+	defer permit.Done(unused)
+	err = w.guarded(ctx, r.delivery, func() error {
+		result = w.call(ctx, r, permit)
+		if lapsed(result) {
+			return nil
+		}
+		land(result)
+		made := ordinary
+		if permit.Probe() {
+			made = probe
+		}
+		return w.conclude(ctx, r, result, made)
+	})
+	return result, err
+}
+
+// unused says that a permit let no call go.
+var unused = budget.Report{Outcome: budget.Unused, Remaining: -1}
 
 // follow waits for the call that an identical request of this worker makes.
 // A nil result means that it came to nothing that could be shared.
@@ -122,7 +133,7 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 	}
 	// A redelivered or replayed request may have been answered already; a
 	// fresh one has not, and is spared the look.
-	if d.count > 1 || d.replayed {
+	if d.count > 1 || d.again || d.replayed {
 		if done, err := w.endedBefore(ctx, r); done || err != nil {
 			return nil, true, err
 		}
@@ -183,6 +194,10 @@ func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error)
 	ctx, cancel := w.untilOver(ctx, r)
 	defer cancel()
 	ctx, span := w.tracer.permit(ctx)
+	// What could not be stored is not called for.
+	if err := w.stores.room(ctx, r.Provider); err != nil {
+		return nil, err
+	}
 	started := time.Now()
 	permit, err := r.served.Gate.Acquire(ctx, turns.Ask{Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
 	closed := closedBy(err)

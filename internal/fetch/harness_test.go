@@ -53,6 +53,7 @@ type rig struct {
 	// Of the worker started last.
 	registry *prometheus.Registry
 	serving  []fetch.Served
+	worker   *fetch.Worker
 }
 
 // inBubble runs a test with a rig on a clock of its own.
@@ -165,6 +166,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.worker = w
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
 	var beside sync.WaitGroup

@@ -35,6 +35,7 @@ type shard struct {
 	least            int                         // look-ahead
 	rate             func() float64              // calls a second that the limits allow
 	ask              func(n int) error           // asks the server for n more messages
+	shut             func() bool                 // nothing may be taken now: it could not be stored
 
 	mu      sync.Mutex
 	open    bool  // messages may be asked for
@@ -106,7 +107,7 @@ func (s *shard) bound(starts int) int {
 // message: all of a short look-ahead, half of a long one.
 func (s *shard) topUp() {
 	room := s.ahead - s.asked - s.waiting
-	if !s.open || room < (s.ahead+1)/2 || !s.retry.IsZero() {
+	if !s.open || s.shut() || room < (s.ahead+1)/2 || !s.retry.IsZero() {
 		return
 	}
 	if err := s.ask(room); err != nil {

@@ -40,8 +40,12 @@ func StatusOf(serve []Served) []Status {
 	return list
 }
 
-// Ready says why this worker can take no work at the moment, nil if it can.
+// Ready says why this worker can take no work at the moment, or not all of it,
+// nil if it can.
 func (w *Worker) Ready() error {
+	if err := w.stores.err(); err != nil {
+		return err
+	}
 	for _, s := range w.intake.shards {
 		if err := s.down(); err != nil {
 			return fmt.Errorf("consumer %s: %w", s.consumer, err)

@@ -17,13 +17,13 @@ func (w *Worker) finish(ctx context.Context, r *request, e ending, result *provi
 	e = w.unlessCancelled(r, e)
 	if e.letter != nil {
 		r.Letter = *e.letter
-		if err := w.putLetter(ctx, r); err != nil {
+		if err := w.keep(ctx, r, func() error { return w.putLetter(ctx, r) }); err != nil {
 			return err
 		}
 		w.metrics.letter(r)
 	}
 	if e.answer != nil {
-		if err := w.putAnswer(ctx, r, *e.answer); err != nil {
+		if err := w.keep(ctx, r, func() error { return w.putAnswer(ctx, r, *e.answer) }); err != nil {
 			return err
 		}
 	}
@@ -36,11 +36,16 @@ func (w *Worker) finish(ctx context.Context, r *request, e ending, result *provi
 	})
 }
 
+// keep writes until it is written, out of everybody's way.
+func (w *Worker) keep(ctx context.Context, r *request, write func() error) error {
+	return w.stores.write(ctx, r.Provider, write, func(wait func() error) error { return w.aside(r.delivery, wait) })
+}
+
 // putLetter stores the dead letter of a request, which its replay will link to.
 func (w *Worker) putLetter(ctx context.Context, r *request) error {
 	ctx, span := w.tracer.store(ctx, "dead letter", fetchworker.StreamDLQ)
 	defer span.End()
-	r.Letter.Trace(span.SpanContext())
+	r.Trace(span.SpanContext())
 	if span.IsRecording() {
 		span.SetAttributes(attribute.String("fetch.error_class", string(r.Class)), attribute.Int("fetch.failures", r.Failures))
 	}

@@ -69,9 +69,9 @@ func (t *tracer) join(ctx context.Context, r *request) {
 		return
 	}
 	span := trace.SpanFromContext(ctx)
-	r.Letter.Describe(span)
+	r.Describe(span)
 	if r.Traceparent == "" {
-		r.Letter.Trace(span.SpanContext())
+		r.Trace(span.SpanContext())
 	}
 }
 

@@ -85,7 +85,10 @@ type Worker struct {
 	cache   *cache
 	flights *flights
 	cancels *cancels
+	stores  *stores
 	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
+	ends    chan string         // keys of suspicions that may be removed
+	owed    sync.WaitGroup      // what must still be written to the bucket
 
 	// Two contexts, because stopping is not killing: stopping ends when no
 	// more work may be taken or waited with, working when work in flight must
@@ -107,7 +110,9 @@ func New(c Config) (*Worker, error) {
 		metrics: counts, tracer: newTracer(c.Tracer),
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
 		held:   wait.NewHeart[*delivery](),
+		stores: newStores(c.JS, c.Logger),
 		inside: semaphore.NewWeighted(everyone),
+		ends:   make(chan string, endsWaiting),
 		cache:  bodies, flights: newFlights(), cancels: newCancels(c.Cancels),
 	}
 	for i := range c.Serve {
@@ -131,6 +136,8 @@ func (w *Worker) Run(stop context.Context) error {
 	var background, requests sync.WaitGroup
 	background.Go(func() { w.held.Run(working) })
 	background.Go(func() { w.cache.run(working) })
+	background.Go(func() { w.stores.run(working) })
+	background.Go(func() { w.clearSuspects(working) })
 
 	w.intake.deliver = func(s *shard, msg message, meta *nats.MsgMetadata) {
 		d, err := newDelivery(msg, meta, s, w.held)
@@ -149,6 +156,7 @@ func (w *Worker) Run(stop context.Context) error {
 	close(w.pulled)
 	deadline := time.AfterFunc(w.drain, func() { kill(errDrained) })
 	requests.Wait()
+	w.owed.Wait()
 	deadline.Stop()
 	kill(nil)
 	background.Wait()
@@ -173,6 +181,7 @@ func (w *Worker) shards() []*shard {
 		for _, s := range all {
 			if s.heal == nil {
 				s.heal = heal
+				s.shut = func() bool { return w.stores.holds(sv.Provider.Name) != "" }
 			}
 		}
 	}
@@ -205,26 +214,36 @@ func (s *Served) healing() func(context.Context) error {
 // handle brings one delivery to its end, or hands it back.
 func (w *Worker) handle(d *delivery) {
 	defer d.leave()
-	ctx, span := w.tracer.turn(w.working, d)
-	err := w.life(ctx, d)
-	ended(span, err)
-	switch {
-	case err == nil, errors.Is(err, errPoison):
-	case w.stopping.Err() != nil:
-		// Not before the last pull is gone: the server would give the message
-		// to one of our own, where nobody is left to take it.
-		<-w.pulled
-		d.handBack(0)
-	default:
-		// Ours is at fault, not the request: it is delivered again, to any
-		// worker, and nothing has been counted against it.
-		w.logger.Warn("request handed back", zap.String("subject", d.msg.Subject()), zap.Uint64("deliveries", d.count), zap.Error(err))
-		d.handBack(handBackAfter)
+	for {
+		ctx, span := w.tracer.turn(w.working, d)
+		err := w.life(ctx, d)
+		ended(span, err)
+		switch {
+		case err == nil, errors.Is(err, errPoison):
+			w.cleared(d)
+			return
+		case w.stopping.Err() != nil:
+			// Not before the last pull is gone: the server would give the message
+			// to one of our own, where nobody is left to take it.
+			<-w.pulled
+			w.handBack(d, 0)
+			return
+		case errors.Is(err, errElsewhere):
+			w.handBack(d, againAfter)
+			return
+		}
+		// Ours is at fault, not the request: it begins anew, and nothing has been
+		// counted against it. It stays in these hands: a delivery more would look
+		// like one that killed its worker, and if it is this process that is cut
+		// off, the server gives the message to another one by itself.
+		w.logger.Warn("request begins anew", zap.String("subject", d.msg.Subject()), zap.Uint64("deliveries", d.count), zap.Error(err))
+		d.again = true
+		_ = wait.For(w.stopping, againAfter) // ended by a stop it ends above
 	}
 }
 
-// handBackAfter keeps a message that meets a fault of ours from spinning.
-const handBackAfter = 2 * time.Second
+// againAfter keeps a message that meets a fault of ours from spinning.
+const againAfter = 2 * time.Second
 
 // Open finds a provider's consumers, which must exist.
 func Open(ctx context.Context, js jetstream.JetStream, p *providers.Provider, g *budget.Gate, consumer func(fetchworker.Lane, int) string, replay string) (Served, error) {

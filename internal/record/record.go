@@ -47,13 +47,21 @@ func (l *Log) Point(name string, step func() error) error {
 		return step()
 	}
 	if err := l.hook(name, false); err != nil {
-		return err
+		return hooked{err}
 	}
 	if err := step(); err != nil {
 		return err
 	}
-	return l.hook(name, true)
+	if err := l.hook(name, true); err != nil {
+		return hooked{err}
+	}
+	return nil
 }
+
+// hooked is the error of a hook: whoever was stopped must not go on.
+type hooked struct{ error }
+
+func (h hooked) Unwrap() error { return h.error }
 
 // Slot is where a record lives.
 type Slot struct {
@@ -260,7 +268,8 @@ func worthRetry(err error) error {
 func Refused(err error) bool {
 	var api *jetstream.APIError
 	var full *NoRoomError
-	return errors.As(err, &api) && api.Code >= 400 && api.Code < 500 && !errors.As(err, &full) ||
+	var hook hooked
+	return errors.As(err, &hook) || errors.As(err, &api) && api.Code >= 400 && api.Code < 500 && !errors.As(err, &full) ||
 		errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrConnectionClosed)
 }
 

@@ -46,6 +46,18 @@ func Beat(ctx context.Context, js jetstream.JetStream, w Worker) error {
 	return nil
 }
 
+// Lives reports whether a worker has said lately that it lives.
+func Lives(ctx context.Context, kv jetstream.KeyValue, name string) (bool, error) {
+	_, err := kv.Get(ctx, store.WorkerKey(name))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("presence of %s: %w", name, err)
+	}
+	return true, nil
+}
+
 // Present keeps a worker's key alive until ctx ends, then takes it away, so
 // that nobody waits for one that has gone. onError is told of each beat that
 // failed; the next one tries again.

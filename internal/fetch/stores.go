@@ -1,0 +1,240 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"fetchworker"
+	"fetchworker/internal/record"
+	"fetchworker/internal/wait"
+)
+
+// stores knows which streams take nothing more. What has to be written to one
+// waits in this worker's hands until there is room; meanwhile the work that
+// would end there is not pulled and not called for, so that nobody pays for an
+// answer that has nowhere to go. It is safe for concurrent use.
+//
+// A stream is full because a write was refused, or because it says itself
+// that its limit is close: the second is known before a call was made in vain.
+type stores struct {
+	js     jetstream.JetStream
+	logger *zap.Logger
+
+	mu      sync.Mutex
+	full    map[string]*fullness // by stream
+	changed chan struct{}        // closed when full changes, and replaced
+}
+
+// fullness is why a stream takes nothing more.
+type fullness struct {
+	refused   string          // what the server said to a write; empty once one has gone through
+	figures   string          // what the stream says of itself; empty where there is room
+	providers map[string]bool // whose writes were refused
+	waiting   int             // writes that wait for room
+}
+
+// boundedStreams are those that refuse what goes beyond their limit, and so
+// may hold up work.
+var boundedStreams = []string{
+	fetchworker.StreamRequests, fetchworker.StreamReplay, fetchworker.StreamResults,
+	fetchworker.StreamDLQ, fetchworker.StreamReview, fetchworker.StreamBodies,
+}
+
+const (
+	// storesEach is how often the streams are asked how full they are.
+	storesEach = 2500 * time.Millisecond
+	// roomKept is how close to its limit a stream counts as full, in bytes, but
+	// not more than a sixteenth of it: some answers are always on their way.
+	roomKept = 8 << 20
+	// retryEach is how often a write that found no room is tried again.
+	shortestStoreRetry = 300 * time.Millisecond
+	longestStoreRetry  = 700 * time.Millisecond
+)
+
+func newStores(js jetstream.JetStream, logger *zap.Logger) *stores {
+	return &stores{js: js, logger: logger, full: map[string]*fullness{}, changed: make(chan struct{})}
+}
+
+// run asks the streams how full they are until ctx ends.
+func (s *stores) run(ctx context.Context) {
+	for {
+		for _, name := range boundedStreams {
+			if figures, err := s.ask(ctx, name); err == nil { // else nothing new is known
+				s.change(name, func(f *fullness) {
+					f.figures = figures
+					if figures == "" && f.waiting == 0 {
+						f.refused = "" // nobody is left to find out by trying
+					}
+				})
+			}
+		}
+		if wait.For(ctx, storesEach) != nil {
+			return
+		}
+	}
+}
+
+// ask tells how full a stream is, if that is too full.
+func (s *stores) ask(ctx context.Context, name string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, storesEach)
+	defer cancel()
+	stream, err := s.js.Stream(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	info := stream.CachedInfo()
+	return figuresOf(info.Config, info.State), nil
+}
+
+func figuresOf(c jetstream.StreamConfig, state jetstream.StreamState) string {
+	if c.Discard != jetstream.DiscardNew {
+		return "" // it forgets instead
+	}
+	if limit := c.MaxBytes; limit > 0 && state.Bytes+uint64(min(roomKept, limit/16)) > uint64(limit) {
+		return fmt.Sprintf("%d of %d bytes", state.Bytes, limit)
+	}
+	if limit := c.MaxMsgs; limit > 0 && state.Msgs >= uint64(limit) {
+		return fmt.Sprintf("%d of %d messages", state.Msgs, limit)
+	}
+	return ""
+}
+
+// change edits what is known of a stream.
+func (s *stores) change(name string, edit func(*fullness)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, was := s.full[name]
+	if !was {
+		f = &fullness{providers: map[string]bool{}}
+	}
+	edit(f)
+	is := f.refused != "" || f.figures != ""
+	switch {
+	case is:
+		s.full[name] = f
+	case f.waiting == 0:
+		delete(s.full, name)
+	}
+	if is && !was {
+		s.logger.Error("a store is full: what needs it waits", zap.String("stream", name), zap.String("why", f.why()))
+	}
+	if was && !is {
+		clear(f.providers)
+		s.logger.Info("a store has room again", zap.String("stream", name))
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (f *fullness) why() string {
+	if f.refused != "" {
+		return f.refused
+	}
+	return f.figures
+}
+
+// holds is the store that the work of a provider waits for, empty if none: an
+// answer always needs the results; a letter or a large body only those
+// providers have had to write that met its limit.
+func (s *stores) holds(provider string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, f := range s.full {
+		if f.refused == "" && f.figures == "" {
+			continue
+		}
+		if name == fetchworker.StreamResults || f.providers[provider] {
+			return name
+		}
+	}
+	return ""
+}
+
+// room waits until the work of a provider can be stored, or ctx ends.
+func (s *stores) room(ctx context.Context, provider string) error {
+	for {
+		s.mu.Lock()
+		changed := s.changed
+		s.mu.Unlock()
+		if s.holds(provider) == "" {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// err names the stores that are full, nil if none is.
+func (s *stores) err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var full []string
+	for _, name := range slices.Sorted(maps.Keys(s.full)) {
+		if f := s.full[name]; f.refused != "" || f.figures != "" {
+			full = append(full, name+" is full: "+f.why())
+		}
+	}
+	if full == nil {
+		return nil
+	}
+	return errors.New(strings.Join(full, "; "))
+}
+
+// write stores something of a provider's work, and tries until it is stored:
+// what was paid for is not thrown away because there is no room for it just
+// now, nor because its store cannot be reached. An error means that the write
+// is refused for good, or that ctx has ended. aside is called around each
+// wait: whoever waits here must not keep others from working.
+func (s *stores) write(ctx context.Context, provider string, write func() error, aside func(wait func() error) error) error {
+	met := "" // the stream that this write waits for
+	meet := func(name string, note func(*fullness)) {
+		if met != "" && met != name {
+			s.change(met, func(f *fullness) { f.waiting-- })
+		}
+		if name != "" {
+			s.change(name, func(f *fullness) {
+				if met != name {
+					f.waiting++
+				}
+				note(f)
+			})
+		}
+		met = name
+	}
+	for {
+		err := write()
+		if err == nil {
+			if met != "" {
+				s.change(met, func(f *fullness) { f.refused = "" })
+			}
+			meet("", nil)
+			return nil
+		}
+		if ctx.Err() != nil || record.Refused(err) {
+			meet("", nil)
+			return err
+		}
+		var full *record.NoRoomError
+		if errors.As(err, &full) {
+			meet(full.Stream, func(f *fullness) { f.refused, f.providers[provider] = full.Err.Error(), true })
+		} else {
+			s.logger.Warn("a write is tried again", zap.String("provider", provider), zap.Error(err))
+		}
+		if aside(func() error { return wait.Between(ctx, shortestStoreRetry, longestStoreRetry) }) != nil {
+			meet("", nil)
+			return err
+		}
+	}
+}
