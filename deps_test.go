@@ -40,7 +40,7 @@ func TestImportsPointDown(t *testing.T) {
 		{pkg: layer("answer"), deny: []string{internal, natsServer}, but: []string{layer("record"), layer("wait")}},
 		{pkg: layer("budget"), deny: []string{internal, natsServer}, but: []string{layer("budget"), layer("wait")}},
 		{pkg: layer("budget/ledger"), deny: []string{module, "github.com/nats-io"}},
-		{pkg: layer("budget/turns"), deny: []string{module, "github.com/nats-io"}, but: []string{layer("budget/ledger"), layer("budget/turns")}},
+		{pkg: layer("budget/turns"), deny: []string{module, "github.com/nats-io"}, but: []string{layer("budget/ledger"), layer("budget/circuit"), layer("budget/turns")}},
 		{pkg: layer("budget/store"), deny: []string{module, natsServer}, but: []string{layer("budget/ledger"), layer("budget/store"), layer("wait")}},
 		{pkg: layer("budget/meter"), deny: []string{module, "github.com/nats-io"}, but: []string{layer("budget/meter"), layer("wait")}},
 		{pkg: layer("budget/fleet"), deny: []string{layer("budget"), natsServer}, but: []string{layer("budget/fleet"), layer("budget/ledger"), layer("budget/turns"), layer("budget/circuit"), layer("budget/store")}},

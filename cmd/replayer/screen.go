@@ -72,6 +72,9 @@ func (c *cli) provider(b *strings.Builder, s operate.Status, now time.Time) {
 		row("unable", c.paint(red, terminal.Visible(why)))
 	}
 	row("circuit", c.circuit(s, now))
+	for _, o := range s.Operations {
+		row("", c.paint(red, openText(o, now)))
+	}
 	if !s.PausedUntil.IsZero() {
 		row("paused", c.paint(yellow, fmt.Sprintf("until %s (%s) by %s: %s", terminal.Clock(s.PausedUntil, now), terminal.Ago(s.PausedUntil, now), terminal.Visible(s.PausedBy), terminal.Visible(s.PausedWhy))))
 	}
@@ -106,16 +109,35 @@ func (c *cli) circuit(s operate.Status, now time.Time) string {
 	if s.Circuit == string(circuit.Closed) {
 		return c.paint(green, "closed")
 	}
-	text := s.Circuit
-	if s.CircuitUntil.After(now) {
-		text += ", next probe at " + terminal.Clock(s.CircuitUntil, now) + " (" + terminal.Ago(s.CircuitUntil, now) + ")"
+	state := s.Circuit
+	switch {
+	case s.CircuitCall != "":
+		state += " for one call of " + s.CircuitAgent
+	case s.CircuitAgent != "":
+		state += " for " + s.CircuitAgent
+	}
+	return c.paint(red, probeText(state, s.CircuitUntil, now, s.CircuitWhy))
+}
+
+// openText is one operation whose circuit is not closed.
+func openText(o operate.OpenStatus, now time.Time) string {
+	text := terminal.Visible(o.Operation)
+	if o.Agent != "" {
+		text += " for " + o.Agent
+	}
+	return text + " " + probeText(o.Circuit, o.Until, now, o.Why)
+}
+
+func probeText(state string, until, now time.Time, why string) string {
+	if until.After(now) {
+		state += ", next probe at " + terminal.Clock(until, now) + " (" + terminal.Ago(until, now) + ")"
 	} else {
-		text += ", a probe is due"
+		state += ", a probe is due"
 	}
-	if s.CircuitWhy != "" {
-		text += ": " + terminal.Visible(s.CircuitWhy)
+	if why != "" {
+		state += ": " + terminal.Visible(why)
 	}
-	return c.paint(red, text)
+	return state
 }
 
 func permitsText(s operate.Status, now time.Time) string {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -237,9 +236,9 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"circuit": func(ts *testscript.TestScript, _ bool, args []string) {
 		d, err := time.ParseDuration(args[2])
 		ts.Check(err)
-		value, err := json.Marshal(circuit.Record{
+		value, err := circuit.Record{Circuit: circuit.Circuit{
 			State: circuit.State(args[1]), OpenedAt: time.Now(), OpenUntil: time.Now().Add(d), Why: "3 different requests failed in a row",
-		})
+		}}.Encode()
 		ts.Check(err)
 		_, err = stageOf(ts).KV.Put(context.Background(), "circuit."+args[0], value)
 		ts.Check(err)

@@ -45,6 +45,7 @@ func (e *events) see(ev budget.Event) {
 		level = zap.ErrorLevel
 	}
 	e.logger.Log(level, ev.Kind, zap.String("provider", ev.Provider), zap.String("state", string(ev.State)), zap.String("why", ev.Why),
+		zap.String("operation", ev.Operation), zap.String("agent", ev.Agent),
 		zap.Time("until", ev.Until), zap.Int("percent", ev.Percent), zap.Int64("used_bytes", ev.Used), zap.Int64("limit_bytes", ev.Limit))
 	select {
 	case e.queue <- ev:

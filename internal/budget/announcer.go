@@ -68,20 +68,42 @@ func (a *announcer) flush() {
 	}
 }
 
-// circuitChanged tells of a circuit that opened, is being probed or closed.
+// circuitChanged tells of circuits that opened, widened, are being probed or
+// closed, and of probes that cost much and find out nothing.
 func (g *Gate) circuitChanged(before, after circuit.Record, mine bool) {
-	e := Event{Kind: KindCircuit, Severity: SeverityInfo, Mine: mine, State: after.State, Why: after.Why}
-	if after.Held() {
-		e.Until = after.Until()
-	}
-	if after.State == circuit.Open {
-		e.Severity = SeverityError
-		if before.State == circuit.HalfOpen {
-			e.Severity = SeverityWarning
+	for _, change := range circuit.Changes(before, after) {
+		was, is := change.Before, change.After
+		if dear := is.Spent / dearProbes; dear > was.Spent/dearProbes {
+			g.events.tell(Event{
+				Kind: KindBudget, Severity: SeverityWarning, Mine: mine, Operation: change.Operation, Agent: is.Agent, Used: is.Spent,
+				Why: fmt.Sprintf("probes that failed have cost %d MiB of the month's bytes", is.Spent>>20),
+			})
 		}
+		if was.State == is.State && was.Agent == is.Agent && was.Call == is.Call {
+			continue
+		}
+		e := Event{
+			Kind: KindCircuit, Severity: SeverityInfo, Mine: mine,
+			State: is.State, Operation: change.Operation, Agent: is.Agent, Why: is.Why,
+		}
+		switch {
+		case !is.Held():
+			e.State, e.Agent = circuit.Closed, was.Agent
+		case is.State == circuit.Open && was.State == circuit.HalfOpen:
+			e.Severity = SeverityWarning
+		case is.State == circuit.Open:
+			e.Severity = SeverityError
+		}
+		if is.Held() {
+			e.Until = is.Until()
+		}
+		g.events.tell(e)
 	}
-	g.events.tell(e)
 }
+
+// dearProbes are so many bytes of probes that failed: each time that as many
+// more have been spent, an operator is told.
+const dearProbes = 16 << 20
 
 // announceThrottle tells of a hold that came, or that is over.
 func (g *Gate) announceThrottle(before, after *ledger.Register, mine bool) {

@@ -1,6 +1,7 @@
 package budget
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -9,6 +10,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/budget/store"
 	"fetchworker/internal/budget/turns"
 )
 
@@ -20,36 +22,39 @@ func (b *bench) opened() int {
 func (b *bench) outage(g *Gate) {
 	b.Helper()
 	for _, request := range []string{"a", "b", "c"} {
-		b.call(g, Failure, request)
+		b.call(g, Unreached, request)
 	}
 }
 
 func TestCircuitOpensForTheFleet(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g, other := b.open("w1", nil), b.open("w2", nil)
-		b.call(g, Failure, "a")
-		b.call(other, Failure, "a") // the same request: once
-		b.call(g, Failure, "b")
+		b.call(g, Unreached, "a")
+		b.call(other, Unreached, "a") // the same request: once
+		b.call(g, Unreached, "b")
 		b.call(other, Success, "c") // ends the row
-		b.call(g, Failure, "a")
-		b.call(other, Failure, "b")
+		b.call(g, Unreached, "a")
+		b.call(other, Unreached, "b")
 		b.call(g, Throttled, "c") // counts nothing
-		b.begin(g, turns.Ask{}).Done(Report{Outcome: Success, Remaining: -1})
+		b.begin(g, asks("z")).Done(Report{Outcome: Success, Remaining: -1})
 		settle()
 		if s := other.State(); s.Circuit != circuit.Closed || b.opened() != 0 {
 			t.Fatalf("circuit %s, opened %d", s.Circuit, b.opened())
 		}
-		b.call(g, Failure, "a")
-		b.call(other, Failure, "b")
-		waiting := b.begin(other, turns.Ask{})
-		b.call(g, Failure, "c")
+		b.call(g, Unreached, "a")
+		b.call(other, Unreached, "b")
+		waiting := b.begin(other, asks("z"))
+		b.call(g, Unreached, "c")
 		now := time.Now()
 		b.about(b.refused(g, fetchworker.ReasonCircuitOpen), now.Add(time.Minute))
 		b.about(b.refused(other, fetchworker.ReasonCircuitOpen), now.Add(time.Minute))
-		waiting.Done(Report{Outcome: Success, Remaining: -1}) // began before: changes nothing
+		if b.opened() != 1 {
+			t.Errorf("announced %d times", b.opened())
+		}
+		waiting.Done(Report{Outcome: Success, Remaining: -1}) // an answer is an answer
 		settle()
-		if s := g.State(); s.Circuit != circuit.Open || b.opened() != 1 {
-			t.Errorf("circuit %s, announced %d times", s.Circuit, b.opened())
+		if s := g.State(); s.Circuit != circuit.Closed {
+			t.Errorf("circuit %s after an answer", s.Circuit)
 		}
 	})
 }
@@ -58,7 +63,7 @@ func TestFailureHoldsAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", nil)
 		for _, request := range []string{"a", "b", "c"} {
-			b.begin(g, turns.Ask{}).Done(Report{Outcome: Failure, Request: request, Remaining: -1})
+			b.begin(g, asks(request)).Done(Report{Outcome: Unreached, Remaining: -1})
 		}
 		b.refused(g, fetchworker.ReasonCircuitOpen) // before any round trip
 	})
@@ -67,18 +72,18 @@ func TestFailureHoldsAtOnce(t *testing.T) {
 func TestWaitersAndPermitsOfAnOpenCircuit(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Concurrency = 2 })
-		failing := b.begin(g, turns.Ask{})
-		held, err := g.Acquire(t.Context(), turns.Ask{})
+		failing := b.begin(g, asks("z"))
+		held, err := g.Acquire(t.Context(), asks("z"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		waited := make(chan error, 1)
 		go func() {
-			_, err := g.Acquire(t.Context(), turns.Ask{})
+			_, err := g.Acquire(t.Context(), asks("z"))
 			waited <- err
 		}()
 		synctest.Wait()
-		if err := g.Trip(t.Context(), "outage"); err != nil {
+		if err := g.Spare(t.Context(), circuit.Call{Operation: "quote", Agent: "alice", Key: "z"}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		var closed *ClosedError
@@ -89,7 +94,7 @@ func TestWaitersAndPermitsOfAnOpenCircuit(t *testing.T) {
 			t.Errorf("a permit started into an open circuit: %v", err)
 		}
 		held.Done(Report{Remaining: -1})
-		failing.Done(Report{Outcome: Failure, Request: "z", Remaining: -1})
+		failing.Done(Report{Outcome: Unreached, Remaining: -1})
 	})
 }
 
@@ -98,7 +103,7 @@ func TestOneProbeInTheFleet(t *testing.T) {
 		gates := []*Gate{b.open("w1", nil), b.open("w2", nil), b.open("w3", nil)}
 		b.outage(gates[0])
 		for round := range 3 {
-			time.Sleep(time.Minute)
+			time.Sleep(time.Minute + 4*time.Second) // the same call again goes last
 			type result struct {
 				g *Gate
 				p *Permit
@@ -107,7 +112,7 @@ func TestOneProbeInTheFleet(t *testing.T) {
 			for _, g := range gates {
 				for range 3 {
 					go func() {
-						p, err := g.Acquire(t.Context(), turns.Ask{})
+						p, err := g.Acquire(t.Context(), asks("z"))
 						var closed *ClosedError
 						if err != nil && !errors.As(err, &closed) {
 							t.Error(err)
@@ -135,10 +140,10 @@ func TestOneProbeInTheFleet(t *testing.T) {
 			}
 			b.refused(gates[round], fetchworker.ReasonCircuitOpen)
 			if round < 2 { // it fails: open again
-				probe.Done(Report{Outcome: Failure, Request: "a", Remaining: -1})
+				probe.Done(Report{Outcome: Unreached, Remaining: -1})
 				settle()
-				for _, g := range gates {
-					b.about(b.refused(g, fetchworker.ReasonCircuitOpen), time.Now().Add(time.Minute))
+				for _, g := range gates { // another call of the prober's agent is not the first
+					b.about(b.refused(g, fetchworker.ReasonCircuitOpen), time.Now().Add(time.Minute+2*time.Second))
 				}
 				continue
 			}
@@ -160,12 +165,12 @@ func TestProberDies(t *testing.T) {
 		g := b.open("w2", nil)
 		b.outage(dying)
 		time.Sleep(time.Minute)
-		b.begin(dying, turns.Ask{})
+		b.begin(dying, asks("z"))
 		dying.Close()
 		settle()
 		until := b.refused(g, fetchworker.ReasonCircuitOpen)
 		time.Sleep(time.Until(until))
-		p := b.begin(g, turns.Ask{})
+		p := b.begin(g, asks("z"))
 		if !p.Probe() {
 			t.Error("not a probe")
 		}
@@ -180,13 +185,13 @@ func TestProbeWithoutACall(t *testing.T) {
 		g := b.open("w1", nil)
 		b.outage(g)
 		time.Sleep(time.Minute)
-		p, err := g.Acquire(t.Context(), turns.Ask{})
+		p, err := g.Acquire(t.Context(), asks("z"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		p.Done(Report{Remaining: -1}) // its request had ended
 		settle()
-		p = b.begin(g, turns.Ask{})
+		p = b.begin(g, asks("z"))
 		if !p.Probe() {
 			t.Error("not a probe")
 		}
@@ -204,7 +209,7 @@ func TestLapsedProbeIsRenewed(t *testing.T) {
 		g := b.open("w1", nil)
 		b.outage(g)
 		time.Sleep(time.Minute)
-		p, err := g.Acquire(t.Context(), turns.Ask{})
+		p, err := g.Acquire(t.Context(), asks("z"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,25 +229,244 @@ func TestLapsedProbeIsRenewed(t *testing.T) {
 	})
 }
 
+// ask is an agent's call of an operation.
+func ask(agent, operation, key string) turns.Ask {
+	return turns.Ask{Call: circuit.Call{Operation: operation, Agent: agent, Key: operation + "/" + key}}
+}
+
+func (b *bench) end(g *Gate, a turns.Ask, o Outcome) {
+	b.Helper()
+	b.begin(g, a).Done(Report{Outcome: o, Remaining: -1})
+	settle()
+}
+
+// TestOneAgentsFailuresAreItsOwn: what one agent's calls of an operation come
+// to holds that agent's calls of it, in every worker. Others go on, one at a
+// time, until one of them has shown whether it is the agent or the operation.
+func TestOneAgentsFailuresAreItsOwn(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g, other := b.open("w1", nil), b.open("w2", nil)
+		for _, key := range []string{"1", "2", "3"} {
+			b.end(g, ask("alice", "quote", key), Failure)
+		}
+		for _, gate := range []*Gate{g, other} {
+			var closed *ClosedError
+			if _, err := gate.Acquire(t.Context(), ask("alice", "quote", "4")); !errors.As(err, &closed) || closed.Operation != "quote" || closed.Agent != "alice" || closed.Detail == "" {
+				t.Errorf("alice's next: %v", err)
+			}
+			b.end(gate, ask("alice", "profile", "1"), Success)
+		}
+		if s := g.State(); s.Circuit != circuit.Closed || len(s.Operations) != 1 {
+			t.Errorf("the provider is %s, open are %v", s.Circuit, s.Operations)
+		}
+
+		first := b.begin(g, ask("bob", "quote", "1"))
+		second := make(chan *Permit, 1)
+		go func() { // waits for bob's
+			p, err := g.Acquire(t.Context(), ask("carol", "quote", "1"))
+			if err != nil {
+				t.Error(err)
+			}
+			second <- p
+		}()
+		synctest.Wait()
+		if len(second) != 0 {
+			t.Fatal("two of those who may widen a circuit are called at once")
+		}
+		first.Done(Report{Outcome: Odd, Remaining: -1}) // shows nothing
+		p := <-second
+		if err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+		p.Done(Report{Outcome: Success, Remaining: -1})
+		settle()
+		b.end(other, ask("alice", "quote", "4"), Success)
+		if n := b.opened(); n != 1 {
+			t.Errorf("announced %d times", n)
+		}
+	})
+}
+
+// TestTheNextFailureWidens: those who wait for their turn are turned away when
+// it shows that it is the operation.
+func TestTheNextFailureWidens(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", nil)
+		for _, key := range []string{"1", "2", "3"} {
+			b.end(g, ask("alice", "quote", key), Failure)
+		}
+		first := b.begin(g, ask("bob", "quote", "1"))
+		waited := make(chan error, 1)
+		go func() {
+			_, err := g.Acquire(t.Context(), ask("carol", "quote", "1"))
+			waited <- err
+		}()
+		synctest.Wait()
+		first.Done(Report{Outcome: Failure, Remaining: -1})
+		var closed *ClosedError
+		if err := <-waited; !errors.As(err, &closed) || closed.Agent != "" {
+			t.Errorf("carol: %v", err)
+		}
+		settle()
+		if n := b.opened(); n != 2 {
+			t.Errorf("announced %d times", n)
+		}
+		b.end(g, ask("carol", "profile", "1"), Success)
+	})
+}
+
+// TestInteractiveTakesTheTurn of one who waits for its permit in a slower lane.
+func TestInteractiveTakesTheTurn(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", func(s *Settings) { s.Concurrency = 1 })
+		for _, key := range []string{"1", "2", "3"} {
+			b.end(g, ask("alice", "quote", key), Failure)
+		}
+		busy := b.begin(g, ask("alice", "profile", "1"))
+		got := make(chan string, 2)
+		come := func(lane turns.Lane, who string) {
+			a := ask(who, "quote", "1")
+			a.Lane = lane
+			go func() {
+				p, err := g.Acquire(t.Context(), a)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				got <- who
+				p.Done(Report{Outcome: Odd, Remaining: -1})
+			}()
+			synctest.Wait()
+		}
+		come(turns.Batch, "bob")
+		come(turns.Interactive, "carol")
+		busy.Done(Report{Outcome: Odd, Remaining: -1})
+		if a, b := <-got, <-got; a != "carol" || b != "bob" {
+			t.Errorf("%s went before %s", a, b)
+		}
+		settle()
+		if len(g.alone) != 0 || len(g.probing) != 0 {
+			t.Errorf("left behind: %v, %v", g.alone, g.probing)
+		}
+	})
+}
+
+// TestEachCircuitIsProbedByItself: the probe of one takes nothing of another's.
+func TestEachCircuitIsProbedByItself(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g, other := b.open("w1", nil), b.open("w2", nil)
+		for _, operation := range []string{"ratios", "metrics"} {
+			for _, key := range []string{"1", "2", "3"} {
+				b.end(g, ask("alice", operation, key), Failure)
+				b.end(g, ask("bob", "quote", key), Success)
+			}
+		}
+		time.Sleep(time.Minute)
+		ratios, metrics := b.begin(g, ask("alice", "ratios", "4")), b.begin(other, ask("alice", "metrics", "4"))
+		if !ratios.Probe() || !metrics.Probe() {
+			t.Fatal("not both are probes")
+		}
+		if _, err := other.Acquire(t.Context(), ask("alice", "ratios", "5")); err == nil {
+			t.Error("two probes of one operation")
+		}
+		ratios.Done(Report{Outcome: Success, Remaining: -1})
+		metrics.Done(Report{Outcome: Failure, Bytes: 20 << 20, Remaining: -1})
+		settle()
+		b.end(other, ask("alice", "ratios", "5"), Success)
+		if _, err := g.Acquire(t.Context(), ask("alice", "metrics", "5")); err == nil {
+			t.Error("a failed probe closed its circuit")
+		}
+		if n := b.told(KindBudget, func(e Event) bool { return e.Operation == "metrics" && e.Used == 20<<20 }); n != 1 {
+			t.Errorf("a dear probe was told of %d times", n)
+		}
+	})
+}
+
+// TestAProbeThatWasNotMadeLeavesNothing: whatever ends it before its call.
+func TestAProbeThatWasNotMadeLeavesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", nil)
+		b.outage(g)
+		time.Sleep(time.Minute)
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := g.Acquire(gone, ask("bob", "quote", "1")); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		p, err := g.Acquire(t.Context(), ask("bob", "quote", "1"))
+		if err != nil || !p.Probe() {
+			t.Fatal(err)
+		}
+		p.Done(Report{Remaining: -1})
+		settle()
+		p = b.begin(g, ask("bob", "quote", "1"))
+		if !p.Probe() {
+			t.Error("not a probe")
+		}
+		p.Done(Report{Outcome: Success, Remaining: -1})
+		settle()
+		if len(g.alone) != 0 || len(g.probing) != 0 {
+			t.Errorf("left behind: %v, %v", g.alone, g.probing)
+		}
+	})
+}
+
+// TestANewerRecordIsLeftAlone: a worker that cannot read what a later version
+// wrote has circuits of its own, and writes nothing.
+func TestANewerRecordIsLeftAlone(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", nil)
+		newer := []byte(`{"version":99,"state":{"of":"things"}}`)
+		if _, err := b.kv.Put(t.Context(), store.CircuitKey("fmp"), newer); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		b.outage(g)
+		b.refused(g, fetchworker.ReasonCircuitOpen)
+		time.Sleep(time.Minute + 4*time.Second)
+		b.call(g, Success, "a")
+		b.call(g, Success, "b")
+		e, err := b.kv.Get(t.Context(), store.CircuitKey("fmp"))
+		if err != nil || string(e.Value()) != string(newer) {
+			t.Errorf("%s, %v", e.Value(), err)
+		}
+		if err := fleet.Resume(t.Context(), b.kv, "fmp"); !errors.Is(err, circuit.ErrNewer) {
+			t.Errorf("resume: %v", err)
+		}
+		if err := b.kv.Delete(t.Context(), store.CircuitKey("fmp")); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		b.outage(g)
+		if e, err = b.kv.Get(t.Context(), store.CircuitKey("fmp")); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := circuit.Decode(e.Value()); err != nil || !r.Held() {
+			t.Errorf("%s, %v", e.Value(), err)
+		}
+	})
+}
+
 func TestOutage(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g, other := b.open("w1", nil), b.open("w2", nil)
+		a := asks("a").Call
 		first := time.Now()
-		b.call(g, Failure, "a")
-		if !g.Outage(first) {
+		b.call(g, Unreached, "a")
+		if !g.Outage(a, first) {
 			t.Error("no success since: an outage")
 		}
 		b.call(other, Success, "b")
-		if g.Outage(first) || other.Outage(first) {
+		if g.Outage(a, first) || other.Outage(a, first) {
 			t.Error("another call has succeeded since: the request is to blame")
 		}
-		b.call(g, Failure, "a")
+		b.call(g, Unreached, "a")
 		second := time.Now()
-		b.call(g, Failure, "a")
-		if !g.Outage(second) {
+		b.call(g, Unreached, "a")
+		if !g.Outage(a, second) {
 			t.Error("no success since the second failure")
 		}
-		if err := g.Trip(t.Context(), "a would run out of retries"); err != nil {
+		if err := g.Spare(t.Context(), a, second); err != nil {
 			t.Fatal(err)
 		}
 		settle()
@@ -258,7 +482,7 @@ func TestCircuitsOff(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.CircuitFailures = 0 })
 		b.outage(g)
-		if g.Outage(time.Now().Add(-time.Hour)) {
+		if g.Outage(asks("a").Call, time.Now().Add(-time.Hour)) {
 			t.Error("circuits are off")
 		}
 		b.call(g, Success, "")
@@ -268,10 +492,10 @@ func TestCircuitsOff(t *testing.T) {
 func TestPauseAndResume(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Concurrency = 1 })
-		p := b.begin(g, turns.Ask{})
+		p := b.begin(g, asks("z"))
 		waited := make(chan error, 1)
 		go func() {
-			_, err := g.Acquire(t.Context(), turns.Ask{})
+			_, err := g.Acquire(t.Context(), asks("z"))
 			waited <- err
 		}()
 		synctest.Wait()

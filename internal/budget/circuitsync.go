@@ -2,7 +2,6 @@ package budget
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"sync"
 	"time"
@@ -22,10 +21,11 @@ type circuitSync struct {
 	moved  func()                                        // the record changed: the gate should look
 	poke   chan struct{}
 
-	mu   sync.Mutex     // guards all below
-	base circuit.Record // as last seen
-	rev  uint64
-	ops  []*circuitChange
+	mu    sync.Mutex     // guards all below
+	base  circuit.Record // as last seen
+	rev   uint64
+	newer bool // what is stored cannot be read, and must not be replaced: changes stay with us
+	ops   []*circuitChange
 }
 
 // circuitChange is a change on its way into the record. Changes are made to
@@ -36,21 +36,14 @@ type circuitChange struct {
 }
 
 func newCircuitSync(c store.Cell, worker string, told func(before, after circuit.Record, mine bool), moved func()) *circuitSync {
-	return &circuitSync{cell: c, worker: worker, told: told, moved: moved, poke: make(chan struct{}, 1), base: circuit.Record{State: circuit.Closed}}
+	return &circuitSync{cell: c, worker: worker, told: told, moved: moved, poke: make(chan struct{}, 1), base: circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}}}
 }
 
-// circuit is the record with our changes in it.
+// record is the record with our changes in it.
 func (s *circuitSync) record() circuit.Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.effective()
-}
-
-// inRow reports whether there are failures that a success would end.
-func (s *circuitSync) inRow() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.ops) > 0 || len(s.base.Row) > 0
 }
 
 func (s *circuitSync) effective() circuit.Record {
@@ -90,9 +83,19 @@ func (s *circuitSync) learn(c circuit.Record, rev uint64) {
 		return
 	}
 	before := s.base
-	s.base, s.rev = c, rev
-	if before.State != c.State && c.Writer != s.worker {
+	s.base, s.rev, s.newer = c, rev, false
+	if c.Writer != s.worker {
 		s.told(before, c, false)
+	}
+}
+
+// unreadable notes that what is stored is of a later version. Circuits are
+// this worker's own then, and nothing is written until it can be read again.
+func (s *circuitSync) unreadable(rev uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if rev > s.rev {
+		s.rev, s.newer = rev, true
 	}
 }
 
@@ -125,30 +128,30 @@ func (s *circuitSync) store(ctx context.Context) bool {
 	s.mu.Lock()
 	before, rev, ops := s.base, s.rev, s.ops
 	after := s.effective()
+	alone := s.newer
 	s.mu.Unlock()
 	if len(ops) == 0 {
 		return true
 	}
+	if alone {
+		s.finish(ops, after, rev)
+		s.told(before, after, true)
+		s.moved()
+		return false
+	}
 	if after.Equal(before) {
-		s.finish(ops)
+		s.finish(ops, before, rev)
 		return true
 	}
 	after.Writer = s.worker
-	value, err := json.Marshal(after)
+	value, err := after.Encode()
 	if err != nil { // cannot be: it is all strings and times
 		return true
 	}
 	next, err := store.Put(ctx, s.cell, value, rev)
 	if err == nil {
-		s.mu.Lock()
-		if next > s.rev {
-			s.base, s.rev = after, next
-		}
-		s.mu.Unlock()
-		s.finish(ops)
-		if before.State != after.State {
-			s.told(before, after, true)
-		}
+		s.finish(ops, after, next)
+		s.told(before, after, true)
 		s.moved()
 		return false // look again: more may have come
 	}
@@ -160,9 +163,10 @@ func (s *circuitSync) store(ctx context.Context) bool {
 	}
 	c, derr := circuit.Decode(seen)
 	if derr != nil {
-		c = circuit.Record{State: circuit.Closed}
+		s.unreadable(rev)
+		return false
 	}
-	if !errors.Is(err, store.ErrStale) && c.Equal(after) && c.Writer == s.worker && before.State != after.State {
+	if !errors.Is(err, store.ErrStale) && c.Equal(after) && c.Writer == s.worker {
 		s.told(before, after, true) // ours was stored after all
 	}
 	s.learn(c, rev)
@@ -170,9 +174,13 @@ func (s *circuitSync) store(ctx context.Context) bool {
 	return false
 }
 
-func (s *circuitSync) finish(ops []*circuitChange) {
+// finish takes changes off their way that are in a record now.
+func (s *circuitSync) finish(ops []*circuitChange, in circuit.Record, rev uint64) {
 	s.mu.Lock()
 	s.ops = s.ops[len(ops):]
+	if rev >= s.rev {
+		s.base, s.rev = in, rev
+	}
 	s.mu.Unlock()
 	for _, op := range ops {
 		close(op.done)

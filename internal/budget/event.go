@@ -13,6 +13,11 @@ import (
 type ClosedError struct {
 	Reason fetchworker.Reason // circuit_open, paused, throttled or quota
 	Until  time.Time          // the server's time; zero if nobody can know
+
+	// Of circuit_open: what the circuit is open for.
+	Operation string // empty: all of the provider's
+	Agent     string // empty: everybody's calls
+	Detail    string // in words, with the reason
 }
 
 func (e *ClosedError) Error() string {
@@ -33,17 +38,20 @@ type Outcome = circuit.Outcome
 
 // The outcomes.
 const (
-	Unused    = circuit.Unused
-	Success   = circuit.Success
-	Failure   = circuit.Failure
-	Throttled = circuit.Throttled
-	Neutral   = circuit.Neutral
+	Unused       = circuit.Unused
+	Success      = circuit.Success
+	Failure      = circuit.Failure
+	Unreached    = circuit.Unreached
+	Unauthorized = circuit.Unauthorized
+	Odd          = circuit.Odd
+	Throttled    = circuit.Throttled
+	Neutral      = circuit.Neutral
 )
 
 // Report is what became of a permit.
 type Report struct {
 	Outcome    Outcome
-	Request    string        // its identity: one that fails again counts once
+	Bytes      int64         // that the call cost on the wire
 	RetryAfter time.Duration // throttled: what the provider asked for, 0 if nothing
 	MinHold    time.Duration // throttled: at least this long
 	Sent       string        // throttled: the headers that asked for it, word for word
@@ -63,19 +71,21 @@ type Event struct {
 	Time     time.Time `json:"time"` // the server's
 	Mine     bool      `json:"-"`
 
-	State   circuit.State `json:"state,omitempty"` // circuit: what it is now
-	Why     string        `json:"why,omitempty"`
-	Until   time.Time     `json:"until,omitzero"`       // circuit, throttle, pause: when it ends
-	Strikes int           `json:"strikes,omitempty"`    // throttle: 429s in a row
-	Sent    string        `json:"sent,omitempty"`       // throttle: the headers that asked for it, word for word
-	Wait    string        `json:"wait,omitempty"`       // throttle: what was made of them, a Go duration
-	Percent int           `json:"percent,omitempty"`    // budget: the threshold passed
-	Used    int64         `json:"used_bytes,omitempty"` // budget
-	Limit   int64         `json:"limit_bytes,omitempty"`
-	Month   string        `json:"month,omitempty"`
-	Limits  string        `json:"limits,omitempty"` // control: the limits in force
-	By      string        `json:"by,omitempty"`     // control: who
-	Calls   int           `json:"calls,omitempty"`  // throttle: that are not ours
+	State     circuit.State `json:"state,omitempty"`     // circuit: what it is now
+	Operation string        `json:"operation,omitempty"` // circuit: whose it is; empty: the provider's
+	Agent     string        `json:"agent,omitempty"`     // circuit: open for this agent's calls only
+	Why       string        `json:"why,omitempty"`
+	Until     time.Time     `json:"until,omitzero"`       // circuit, throttle, pause: when it ends
+	Strikes   int           `json:"strikes,omitempty"`    // throttle: 429s in a row
+	Sent      string        `json:"sent,omitempty"`       // throttle: the headers that asked for it, word for word
+	Wait      string        `json:"wait,omitempty"`       // throttle: what was made of them, a Go duration
+	Percent   int           `json:"percent,omitempty"`    // budget: the threshold passed
+	Used      int64         `json:"used_bytes,omitempty"` // budget
+	Limit     int64         `json:"limit_bytes,omitempty"`
+	Month     string        `json:"month,omitempty"`
+	Limits    string        `json:"limits,omitempty"` // control: the limits in force
+	By        string        `json:"by,omitempty"`     // control: who
+	Calls     int           `json:"calls,omitempty"`  // throttle: that are not ours
 }
 
 // The kinds and severities of events.

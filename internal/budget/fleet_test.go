@@ -10,7 +10,6 @@ import (
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
-	"fetchworker/internal/budget/turns"
 )
 
 func TestView(t *testing.T) {
@@ -30,6 +29,7 @@ func TestView(t *testing.T) {
 			}
 			return until
 		}
+		due := func() bool { return view.Provider("fmp", time.Now()).Circuit.Due(time.Now()) }
 		held("")
 		for range 5 {
 			b.call(g, Success, "")
@@ -51,16 +51,16 @@ func TestView(t *testing.T) {
 
 		b.outage(g)
 		until := held(fetchworker.ReasonCircuitOpen)
-		if view.ProbeDue("fmp", time.Now()) {
+		if due() {
 			t.Error("a probe is due at once")
 		}
 		time.Sleep(time.Until(until))
-		if !view.ProbeDue("fmp", time.Now()) {
+		if !due() {
 			t.Error("no probe is due")
 		}
-		p := b.begin(g, turns.Ask{Lane: turns.Replay})
+		p := b.begin(g, asks("p"))
 		settle()
-		if view.ProbeDue("fmp", time.Now()) || !view.Provider("fmp", time.Now()).ProbeLeased {
+		if due() || !view.Provider("fmp", time.Now()).Circuit.ProbeLeased(time.Now()) {
 			t.Error("a probe is due while one is out")
 		}
 		<-view.Changed()

@@ -2,6 +2,7 @@ package budget
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -27,7 +28,7 @@ type Settings struct {
 	Bytes    int64         // of the month, on the wire; 0: no budget
 
 	Concurrency     int           // calls at once in this worker; default 16
-	CircuitFailures int           // different requests in a row that open the circuit; 0: never
+	CircuitFailures int           // different calls in a row that open a circuit; 0: never
 	CircuitOpen     time.Duration // how long until the probe; default 60 s
 	CallTimeout     time.Duration // the longest a call takes: a probe's lease outlives it; default 30 s
 
@@ -49,6 +50,10 @@ func (s Settings) withDefaults() Settings {
 		s.Rand = newRand()
 	}
 	return s
+}
+
+func (s Settings) policy() circuit.Policy {
+	return circuit.Policy{Failures: s.CircuitFailures, Open: s.CircuitOpen}
 }
 
 // lease is how long a probe may take.
@@ -77,12 +82,16 @@ type Gate struct {
 	control fleet.Control
 	wakes   int            // of the clock
 	alarm   ledger.Instant // when the run loop looks next
-	probing bool           // one of ours is, or waits to become, the probe
 	shut    bool
 	unable  unable
 
-	lastSuccess time.Time // of a call of this worker's
-	foreign     int64     // calls that a provider counted beyond ours, booked here since Open
+	record      circuit.Record           // as last followed
+	held        bool                     // a circuit of it is not closed
+	probing     map[string]*circuit.Part // by circuit: who of ours is, or waits to become, its probe
+	alone       map[string]*turns.Waiter // by circuit: who of ours may widen it
+	turn        chan struct{}            // closed when one of those has ended; nil while nobody waits for it
+	lastSuccess time.Time                // of a call of this worker's
+	foreign     int64                    // calls that a provider counted beyond ours, booked here since Open
 	toldForeign time.Time
 	asked       string // what the last throttled answer asked for, in its own words
 }
@@ -94,6 +103,7 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 	g := &Gate{
 		s: s, clock: s.Clock, cell: store.At(kv, store.PermitsKey(s.Provider)),
 		poke: make(chan struct{}, 1), writes: make(chan *turns.Write, 1),
+		probing: map[string]*circuit.Part{}, alone: map[string]*turns.Waiter{},
 		planner: turns.NewPlanner(s.Worker, s.Limits, s.Concurrency, s.lease(), s.Rand),
 	}
 	if g.clock == nil {
@@ -103,7 +113,7 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 		}
 		g.clock, g.ours = clock, true
 	}
-	g.breaker = circuit.NewBreaker(s.CircuitFailures)
+	g.breaker = circuit.NewBreaker()
 	g.events = newAnnouncer(s, g.clock, on)
 	g.circuit = newCircuitSync(store.At(kv, store.CircuitKey(s.Provider)), s.Worker, g.circuitChanged, g.look)
 	g.bytes = g.newMeter(js, kv)
@@ -153,17 +163,35 @@ func (g *Gate) Acquire(ctx context.Context, a turns.Ask) (*Permit, error) {
 	if a.Lane < 0 || a.Lane >= turns.Lanes {
 		a.Lane = turns.Batch
 	}
-	w := turns.NewWaiter(a, false)
-	g.mu.Lock()
-	probe, err := g.enter(w, g.clock.Read())
-	g.mu.Unlock()
-	if err != nil {
-		return nil, err
+	for {
+		w := turns.NewWaiter(a, nil)
+		g.mu.Lock()
+		turn, err := g.enter(w, g.clock.Read())
+		g.mu.Unlock()
+		if err == nil && turn != nil {
+			err = awaitTurn(ctx, turn)
+		} else if err == nil {
+			var p *Permit
+			if p, err = g.permitFor(ctx, w); err == nil {
+				return p, nil
+			}
+		}
+		if !errors.Is(err, errLookAgain) {
+			return nil, err
+		}
 	}
-	if probe {
+}
+
+// permitFor waits for the permit of one who has entered.
+func (g *Gate) permitFor(ctx context.Context, w *turns.Waiter) (*Permit, error) {
+	if w.Part != nil && w.Part.Probe {
 		return g.acquireProbe(ctx, w)
 	}
-	return g.permit(ctx, w)
+	p, err := g.permit(ctx, w)
+	if err != nil {
+		g.leave(w.Part)
+	}
+	return p, err
 }
 
 // permit waits for a request's turn.
@@ -172,32 +200,37 @@ func (g *Gate) permit(ctx context.Context, w *turns.Waiter) (*Permit, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Permit{g: g, ask: w.Ask, turn: t}, nil
+	return &Permit{g: g, ask: w.Ask, turn: t, part: w.Part}, nil
 }
 
 // again exchanges the turn of a permit that lapsed for another.
 func (g *Gate) again(ctx context.Context, p *Permit) (turns.Turn, error) {
-	w := turns.NewWaiter(p.ask, p.probe)
+	w := turns.NewWaiter(p.ask, p.part)
 	g.mu.Lock()
+	g.keepTurn(w)
 	g.planner.Again(w, p.turn, p.started)
 	g.pump(g.clock.Read())
 	g.mu.Unlock()
 	return g.await(ctx, w)
 }
 
-// enter lets a request wait, or says why not. The first that comes when a
-// probe is due is to be the probe.
-func (g *Gate) enter(w *turns.Waiter, now store.Reading) (probe bool, err error) {
+// enter lets a request wait, or says why not, or that it must wait for its
+// turn before it waits for a permit.
+func (g *Gate) enter(w *turns.Waiter, now store.Reading) (turn <-chan struct{}, err error) {
 	if err := g.refused(now); err != nil {
-		if g.shut || g.probing || g.breaker.Closed() || !g.probeDue(now.Time()) {
-			return false, err
+		return nil, err
+	}
+	if g.held {
+		if turn, err := g.takePart(w, now.Time()); turn != nil || err != nil {
+			return turn, err
 		}
-		g.probing, w.Probe = true, true
-		return true, nil
+	}
+	if w.Part != nil && w.Part.Probe {
+		return nil, nil // it waits a little before its permit
 	}
 	g.planner.Push(w)
 	g.pump(now)
-	return false, nil
+	return nil, nil
 }
 
 // await waits for what becomes of a request in the queue.
@@ -223,7 +256,8 @@ func (g *Gate) await(ctx context.Context, w *turns.Waiter) (turns.Turn, error) {
 	return turns.Turn{}, context.Cause(ctx)
 }
 
-// refused is why nobody may wait now, or nil. The circuit's probe may.
+// refused is why nobody may wait now, or nil. Circuits refuse one and not
+// another: they are asked by name.
 func (g *Gate) refused(now store.Reading) error {
 	if g.shut {
 		return ErrShut
@@ -235,9 +269,6 @@ func (g *Gate) refused(now store.Reading) error {
 		if until := g.control.PausedUntil(now.Time()); !until.IsZero() {
 			return &ClosedError{Reason: fetchworker.ReasonPaused, Until: until}
 		}
-	}
-	if !g.breaker.Closed() {
-		return &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: g.circuit.record().Until()}
 	}
 	return nil
 }
@@ -262,12 +293,13 @@ func (g *Gate) pump(now store.Reading) {
 	}
 	if g.planner.Queued() > 0 {
 		if err := g.refused(now); err != nil {
-			closed := g.breaker.Closed()
+			g.turnAway(func(*turns.Waiter) error { return err })
+		} else if g.held {
 			g.turnAway(func(w *turns.Waiter) error {
-				if w.Probe && !closed && g.probeStands(now.Time()) {
+				if g.stands(w.Call, w.Part, now.Time()) {
 					return nil
 				}
-				return err
+				return errLookAgain
 			})
 		}
 	}

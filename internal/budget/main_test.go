@@ -2,6 +2,7 @@ package budget
 
 import (
 	"errors"
+	"fetchworker/internal/budget/circuit"
 	"net"
 	"os"
 	"sync"
@@ -180,10 +181,15 @@ func (b *bench) begin(g *Gate, a turns.Ask) *Permit {
 	return p
 }
 
+// asks is alice's, for a quote.
+func asks(request string) turns.Ask {
+	return turns.Ask{Call: circuit.Call{Operation: "quote", Agent: "alice", Key: request}}
+}
+
 // call makes a whole call.
 func (b *bench) call(g *Gate, o Outcome, request string) {
 	b.Helper()
-	b.begin(g, turns.Ask{}).Done(Report{Outcome: o, Request: request, Remaining: -1})
+	b.begin(g, asks(request)).Done(Report{Outcome: o, Remaining: -1})
 	settle()
 }
 
@@ -196,7 +202,7 @@ func settle() {
 // refused asserts that a gate is closed for a reason, and returns until when.
 func (b *bench) refused(g *Gate, reason fetchworker.Reason) time.Time {
 	b.Helper()
-	p, err := g.Acquire(b.Context(), turns.Ask{})
+	p, err := g.Acquire(b.Context(), asks("a"))
 	var closed *ClosedError
 	if !errors.As(err, &closed) || closed.Reason != reason {
 		b.Fatalf("got permit %v, error %v; want closed, %s", p != nil, err, reason)

@@ -3,7 +3,6 @@ package budget
 import (
 	"context"
 	"sync"
-	"time"
 
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
@@ -13,19 +12,19 @@ import (
 // Permit is the right to make one call, once, soon. Every permit ends with
 // one Done, on every path.
 type Permit struct {
-	g     *Gate
-	ask   turns.Ask
-	turn  turns.Turn
-	probe bool // the circuit's probe
+	g    *Gate
+	ask  turns.Ask
+	turn turns.Turn
+	part *circuit.Part // in the circuits that are not closed; mostly nil
 
 	once    sync.Once
 	started bool
-	done    func(error) // the local breaker's, from Start on
+	done    func(Outcome) // the local breaker's, from Start on; nil for a call that is no probe
 }
 
 // Probe reports whether this call decides about the circuit. A probe that
 // fails counts no failure for its request.
-func (p *Permit) Probe() bool { return p.probe }
+func (p *Permit) Probe() bool { return p.part != nil && p.part.Probe }
 
 // Start is the last look, right before the request is written to a connection
 // that is already there. ErrLapsed says that the call must not be made: the
@@ -48,14 +47,20 @@ func (p *Permit) Start() error {
 			return ErrLapsed
 		}
 	}
+	if g.held && !g.stands(p.ask.Call, p.part, now.Time()) {
+		return ErrLapsed
+	}
 	if p.started { // a connection that turned out closed was replaced by another
 		return nil
 	}
-	done, ok := g.breaker.Allow()
-	if !ok {
-		return ErrLapsed
+	if p.Probe() {
+		done, ok := g.breaker.Allow(p.part.Of)
+		if !ok {
+			return ErrLapsed
+		}
+		p.done = done
 	}
-	p.done, p.started = done, true
+	p.started = true
 	return nil
 }
 
@@ -78,6 +83,7 @@ func (g *Gate) abandon(p *Permit) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.reportCircuit(p, Report{Outcome: Unused}, g.clock.Now())
+	g.left(p.part)
 	g.tick()
 }
 
@@ -95,7 +101,7 @@ func (g *Gate) finish(p *Permit, r Report) {
 	if !p.started {
 		// No call was made, so the permit is for others. That there was no
 		// connection to make it on is the provider's failure all the same.
-		if r.Outcome != Failure {
+		if r.Outcome != Failure && r.Outcome != Unreached {
 			r.Outcome = Unused
 		}
 	}
@@ -103,11 +109,9 @@ func (g *Gate) finish(p *Permit, r Report) {
 	g.reportThrottle(p, r, now.At)
 	changed := g.reportCircuit(p, r, now.Time())
 	if p.done != nil {
-		if changed {
-			g.breaker.Sees(g.circuit.record()) // then its failure trips
-		}
-		p.done(circuit.Verdict(r.Outcome))
+		p.done(r.Outcome)
 	}
+	g.left(p.part)
 	if changed {
 		g.follow(now.Time())
 	}
@@ -135,63 +139,4 @@ func (g *Gate) reportThrottle(p *Permit, r Report, now ledger.Instant) {
 	if p.started && r.Remaining >= 0 && r.Outcome != Throttled {
 		g.planner.Told(ledger.Told{At: now, Left: r.Remaining, Reset: r.Reset, Per: r.Window}, now)
 	}
-}
-
-// reportCircuit counts a failure, ends a row of them, or ends the probe, and
-// reports whether the circuit changed.
-func (g *Gate) reportCircuit(p *Permit, r Report, now time.Time) bool {
-	if r.Outcome == Success {
-		g.lastSuccess = now
-	}
-	if g.s.CircuitFailures <= 0 {
-		return false
-	}
-	switch {
-	case p.probe:
-		g.probing = false
-		g.circuit.post(func(c circuit.Record) circuit.Record { return c.Probed(g.s.Worker, r.Outcome, now, g.s.CircuitOpen) })
-	case r.Outcome == Failure:
-		g.circuit.post(func(c circuit.Record) circuit.Record {
-			return c.Failed(r.Request, now, g.s.CircuitFailures, g.s.CircuitOpen)
-		})
-	case r.Outcome == Success && g.circuit.inRow():
-		g.circuit.post(func(c circuit.Record) circuit.Record { return c.Succeeded(now) })
-	default:
-		return false
-	}
-	return true
-}
-
-// Outage reports whether no call to the provider has succeeded since a
-// request first failed: then the request is not to blame, and Trip is due
-// instead of its burial.
-func (g *Gate) Outage(firstFailed time.Time) bool {
-	if g.s.CircuitFailures <= 0 || firstFailed.IsZero() {
-		return false
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	last := g.circuit.record().LastSuccess
-	if g.lastSuccess.After(last) {
-		last = g.lastSuccess
-	}
-	return !last.After(firstFailed)
-}
-
-// Trip opens the circuit for the fleet, and returns once that is stored.
-func (g *Gate) Trip(ctx context.Context, why string) error {
-	if g.s.CircuitFailures <= 0 {
-		return nil
-	}
-	now := g.clock.Now()
-	err := g.circuit.do(ctx, func(c circuit.Record) circuit.Record {
-		if c.State != circuit.Closed {
-			return c // it is open already, or being probed
-		}
-		return c.Tripped(why, now, g.s.CircuitOpen)
-	})
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.tick()
-	return err
 }

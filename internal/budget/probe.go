@@ -4,29 +4,15 @@ import (
 	"context"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/wait"
 )
 
-// probeDue reports whether a probe of the circuit may be claimed.
-func (g *Gate) probeDue(now time.Time) bool {
-	return !g.shut && g.control.PausedUntil(now).IsZero() && g.circuit.record().Due(now)
-}
-
-// probeStands reports whether one who is to be the probe, or is it already,
-// may still wait for a permit.
-func (g *Gate) probeStands(now time.Time) bool {
-	c := g.circuit.record()
-	ours := c.ProbeLeased(now) && c.Prober == g.s.Worker
-	return ours && !g.shut && g.control.PausedUntil(now).IsZero() || g.probeDue(now)
-}
-
-// acquireProbe makes a request the fleet's one probe: a short wait of its
-// own, so that a fleet does not claim a permit each; then its permit; then
-// the probe by compare-and-set. Whoever loses gives its permit back. A crash
-// after the claim leaves a lease that ends by itself.
+// acquireProbe makes a request a circuit's one probe in the fleet: a short
+// wait of its own, so that a fleet does not claim a permit each; then its
+// permit; then the probe by compare-and-set. Whoever loses gives its permit
+// back. A crash after the claim leaves a lease that ends by itself.
 func (g *Gate) acquireProbe(ctx context.Context, w *turns.Waiter) (*Permit, error) {
 	p, err := g.permitForProbe(ctx, w)
 	if err == nil {
@@ -35,11 +21,10 @@ func (g *Gate) acquireProbe(ctx context.Context, w *turns.Waiter) (*Permit, erro
 	if err == nil {
 		return p, nil
 	}
-	g.mu.Lock()
-	g.probing = false
-	g.mu.Unlock()
 	if p != nil {
-		p.Done(Report{Remaining: -1})
+		p.Done(Report{Remaining: -1}) // a claim that is stored all the same is given back
+	} else {
+		g.leave(w.Part)
 	}
 	return nil, err
 }
@@ -62,25 +47,26 @@ func (g *Gate) permitForProbe(ctx context.Context, w *turns.Waiter) (*Permit, er
 const mostProbeWait = 200 * time.Millisecond
 
 // claimProbe makes the permit's call the probe, or says why it is not to be
-// made. If another's probe has just closed the circuit, there is no reason
-// any more: it stays an ordinary call.
+// made. If the circuit has just closed, there is no reason any more: it stays
+// an ordinary call.
 func (g *Gate) claimProbe(ctx context.Context, p *Permit) error {
 	now := g.clock.Now()
 	lease := now.Add(g.s.lease())
-	err := g.circuit.do(ctx, func(c circuit.Record) circuit.Record { return c.Claimed(g.s.Worker, now, lease) })
+	of, call := p.part.Of, p.ask.Call
+	err := g.circuit.do(ctx, func(r circuit.Record) circuit.Record { return r.Claimed(of, call, g.s.Worker, now, lease) })
 	if err != nil {
-		return err // a claim that is stored all the same ends with its lease
+		return err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.follow(now)
-	switch c := g.circuit.record(); {
-	case c.State == circuit.Closed:
-		g.probing = false
+	switch c := g.record.Of(of); {
+	case !c.Held():
+		delete(g.probing, of)
+		p.part.Probe = false
 	case c.State == circuit.HalfOpen && c.Prober == g.s.Worker && c.ProbeUntil.Equal(lease):
-		p.probe = true
 	default:
-		return &ClosedError{Reason: fetchworker.ReasonCircuitOpen, Until: c.Until()}
+		return closedBy(of, c, call)
 	}
 	return nil
 }

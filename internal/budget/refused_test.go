@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"fetchworker/internal/budget/circuit"
-	"fetchworker/internal/budget/turns"
 )
 
 // A provider that cannot even be dialled is down: that no byte was written
@@ -16,12 +15,12 @@ func TestConnectionsThatAreRefusedOpenTheCircuit(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", nil)
 		for i := range 3 {
-			p, err := g.Acquire(t.Context(), turns.Ask{Lane: turns.Interactive})
+			p, err := g.Acquire(t.Context(), asks(fmt.Sprint("r", i)))
 			if err != nil {
 				t.Fatal(err)
 			}
 			// providers.Do never called Start: there was no connection to write to.
-			p.Done(Report{Outcome: Failure, Request: fmt.Sprint("r", i), Remaining: -1})
+			p.Done(Report{Outcome: Unreached, Remaining: -1})
 		}
 		time.Sleep(100 * time.Millisecond)
 		synctest.Wait()
@@ -30,11 +29,11 @@ func TestConnectionsThatAreRefusedOpenTheCircuit(t *testing.T) {
 		}
 		// The same for a probe: it has failed, and the next one waits for its time.
 		time.Sleep(61 * time.Second)
-		p, err := g.Acquire(t.Context(), turns.Ask{Lane: turns.Interactive})
+		p, err := g.Acquire(t.Context(), asks("r9"))
 		if err != nil || !p.Probe() {
 			t.Fatal(p, err)
 		}
-		p.Done(Report{Outcome: Failure, Request: "r9", Remaining: -1})
+		p.Done(Report{Outcome: Unreached, Remaining: -1})
 		time.Sleep(100 * time.Millisecond)
 		if s := g.State(); s.Circuit != circuit.Open || s.OpenUntil.Sub(s.Now) < 50*time.Second {
 			t.Errorf("after a refused probe the circuit is %q, the next probe due in %v", s.Circuit, s.OpenUntil.Sub(s.Now))

@@ -119,11 +119,11 @@ func (g *Gate) see(e store.Entry) {
 	case store.PermitsKey(g.s.Provider):
 		g.seePermits(e.Value, e.Rev)
 	case store.CircuitKey(g.s.Provider):
-		c, err := circuit.Decode(e.Value)
-		if err != nil {
-			c = circuit.Record{State: circuit.Closed} // somebody wrote what nobody can read
+		if r, err := circuit.Decode(e.Value); err == nil {
+			g.circuit.learn(r, e.Rev)
+		} else {
+			g.circuit.unreadable(e.Rev)
 		}
-		g.circuit.learn(c, e.Rev)
 	case store.ControlKey(g.s.Provider):
 		c, err := fleet.DecodeControl(e.Value)
 		if err == nil {
@@ -173,9 +173,6 @@ func (g *Gate) disconnected() {
 	g.circuit.forget()
 }
 
-// follow puts the local breaker into the state of the record.
-func (g *Gate) follow(now time.Time) { g.breaker.Follow(g.circuit.record(), g.s.Worker, now) }
-
 // CreateRegister creates a provider's empty register. Call it when the
 // provider's consumers are first created, and only then: a register that is
 // missing while they exist has been lost and counts as full.
@@ -185,4 +182,13 @@ func CreateRegister(ctx context.Context, kv jetstream.KeyValue, provider string)
 		return fmt.Errorf("create the permits register of %s: %w", provider, err)
 	}
 	return nil
+}
+
+// follow takes the record's state, and lets those look again who wait for a
+// turn of theirs.
+func (g *Gate) follow(now time.Time) {
+	g.record = g.circuit.record()
+	g.held = g.s.CircuitFailures > 0 && g.record.AnyHeld()
+	g.breaker.Follow(g.record, g.s.Worker, now)
+	g.nextTurn()
 }

@@ -12,8 +12,9 @@ import (
 type State struct {
 	Now time.Time // the server's
 
-	Circuit     circuit.State
-	OpenUntil   time.Time // when a probe of an open circuit is due
+	Circuit     circuit.State       // the provider's
+	OpenUntil   time.Time           // when a probe of it is due
+	Operations  []circuit.Operation // whose own circuits are not closed
 	PausedUntil time.Time
 	HoldUntil   time.Time // a 429's hold
 
@@ -45,7 +46,7 @@ func (g *Gate) State() State {
 	now := ledger.InstantOf(at)
 	c := g.circuit.record()
 	s := State{
-		Now: at, Circuit: c.State, PausedUntil: g.control.PausedUntil(at),
+		Now: at, Circuit: c.State, Operations: c.OpenOperations(), PausedUntil: g.control.PausedUntil(at),
 		BytesUsed: used, BytesLimit: limit, MonthEnds: meter.NextMonth(at),
 		Left: g.planner.Left(now), InHand: g.planner.InHand(), InFlight: g.planner.UnderWay(), Waiting: g.planner.Queued(),
 	}

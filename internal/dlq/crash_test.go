@@ -101,17 +101,17 @@ func stories() []story {
 			f.Put(dlqtest.FailedOnce(1))
 		}},
 		{name: "a parked request", points: "answer replay ack", status: fetchworker.StatusOK, put: func(f *dlqtest.Fleet) {
-			f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)})
+			f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)}})
 			f.Put(dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
 			f.Running.Go(func() {
 				time.Sleep(20 * time.Second)
 				if f.Ctx.Err() == nil {
-					f.Circuit("fmp", circuit.Record{State: circuit.Closed})
+					f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}})
 				}
 			})
 		}},
 		{name: "a probe", points: "answer replay ack", status: fetchworker.StatusOK, put: func(f *dlqtest.Fleet) {
-			f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(5 * time.Second)})
+			f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now().Add(5 * time.Second)}})
 			f.Put(dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
 		}},
 		{name: "a deadline", points: "answer ack", status: fetchworker.StatusFailed, code: fetchworker.CodeDeadlineExceeded, put: func(f *dlqtest.Fleet) {

@@ -5,6 +5,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
+	"fetchworker/internal/budget/circuit"
 )
 
 const (
@@ -38,7 +39,9 @@ type gate struct {
 	until     time.Time          // when that may end; zero: nobody knows
 	absent    time.Time          // held because of no_worker: since when
 	retired   bool               // an operator has given the provider up, and no worker serves it
-	probe     bool               // the circuit is what holds it, its time has passed and nobody probes
+	what      string             // circuit_open: what the circuit is open for, in words
+	circuits  circuit.Record     // of the provider and its operations
+	probes    bool               // somebody could make a probe: a worker serves the provider, and nobody has paused it
 	succeeded time.Time          // the last success of a call that the fleet has written down
 	lifted    time.Time          // when the gate was last seen to open, or the limits to change
 }
@@ -65,6 +68,19 @@ type verdict struct {
 	watch   bool               // a gate may open before: look again every few seconds
 	reason  fetchworker.Reason // what the agent is to be told, if anything
 	retryAt time.Time          // and until when, if known
+	what    string             // and what is open
+}
+
+// detail is what the agent of a held letter is told beside the reason.
+func (v verdict) detail(last string) string {
+	switch {
+	case v.what == "":
+		return last
+	case last == "":
+		return v.what
+	default:
+		return v.what + "; the last attempt: " + last
+	}
 }
 
 // decide says what becomes of a letter.
@@ -113,7 +129,7 @@ func outdated(l Letter, f facts) bool {
 
 // holdFor is the verdict on a letter whose provider's gate is closed.
 func holdFor(f facts, last time.Time) verdict {
-	v := verdict{act: actHold, wake: last, watch: true, reason: f.gate.held, retryAt: f.gate.until}
+	v := verdict{act: actHold, wake: last, watch: true, reason: f.gate.held, retryAt: f.gate.until, what: f.gate.what}
 	if f.gate.held != fetchworker.ReasonCircuitOpen && f.gate.until.After(f.now) {
 		v.wake = earliest(last, f.gate.until)
 	}

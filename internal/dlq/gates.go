@@ -73,7 +73,7 @@ func (g *gates) providers() []string {
 // look reads a provider's gate off the board.
 func look(board *fleet.View, provider string, now time.Time) gate {
 	view := board.Provider(provider, now)
-	g := gate{known: board.Knows(provider), succeeded: view.Circuit.LastSuccess}
+	g := gate{known: board.Knows(provider), circuits: view.Circuit, succeeded: view.Circuit.LastSuccess}
 	g.held, g.until = board.Held(provider, now)
 	if g.held == "" && view.HoldUntil.After(now) {
 		// A hold too short to be worth parking for is waited for here, not in
@@ -81,7 +81,7 @@ func look(board *fleet.View, provider string, now time.Time) gate {
 		g.held, g.until = fetchworker.ReasonThrottled, view.HoldUntil
 	}
 	if len(view.Workers) > 0 {
-		g.probe = g.held == fetchworker.ReasonCircuitOpen && board.ProbeDue(provider, now)
+		g.probes = g.held != fetchworker.ReasonPaused
 		return g
 	}
 	g.retired = view.Control.Retired != nil
@@ -101,4 +101,35 @@ func limitsOf(board *fleet.View, provider string, now time.Time) string {
 		return ""
 	}
 	return c.Limits + " " + c.At.String()
+}
+
+// closedTo is the gate as one letter meets it: a circuit may be open for that
+// and for no other. A pause and missing workers are the better reasons.
+func (g gate) closedTo(l Letter) gate {
+	if g.held == fetchworker.ReasonPaused || g.held == fetchworker.ReasonNoWorker || !g.circuits.AnyHeld() {
+		return g
+	}
+	call := l.Call()
+	if operation, held := g.circuits.Covers(call); held {
+		c := g.circuits.Of(operation)
+		g.held, g.until, g.what = fetchworker.ReasonCircuitOpen, c.ProbeAt(call), c.What(operation)
+	}
+	return g
+}
+
+// due are the circuits that wait for a probe, by operation.
+func (g gate) due(now time.Time) []string {
+	var due []string
+	if !g.probes {
+		return nil
+	}
+	if g.circuits.Due(now) {
+		due = append(due, "")
+	}
+	for _, o := range g.circuits.OpenOperations() {
+		if o.Due(now) {
+			due = append(due, o.Name)
+		}
+	}
+	return due
 }

@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"fetchworker"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go"
@@ -92,6 +93,18 @@ func shorten(s string) string {
 		cut--
 	}
 	return s[:cut] + "…"
+}
+
+// Call is what circuits know the request by.
+func (l Letter) Call() circuit.Call {
+	var body struct {
+		Params json.RawMessage `json:"params"`
+	}
+	_ = json.Unmarshal(l.Body, &body) // one that cannot be read asks for nothing
+	return circuit.Call{
+		Operation: circuit.OperationOf(l.Operation, body.Params), Agent: l.Agent,
+		Key: fetchworker.RequestDigest(l.Operation, body.Params),
+	}
 }
 
 // DeadLetter is the message for the DLQ.

@@ -243,7 +243,7 @@ const setAside = 15 * time.Minute
 // facts gathers what a letter's fate depends on.
 func (r *Replayer) facts(l *held, now time.Time) facts {
 	return facts{
-		now: now, stored: l.stored, gate: r.gates.of(l.Provider, now), cancelled: r.cancelled(l.Letter, l.stored),
+		now: now, stored: l.stored, gate: r.gates.of(l.Provider, now).closedTo(l.Letter), cancelled: r.cancelled(l.Letter, l.stored),
 		retries: r.config.Retries, maxLife: r.config.MaxLife,
 	}
 }
@@ -252,16 +252,24 @@ func (r *Replayer) facts(l *held, now time.Time) facts {
 func (r *Replayer) wait(v verdict, now time.Time) time.Duration {
 	wait := v.wake.Sub(now)
 	if v.watch {
-		wait = min(wait, r.waiters.delay(shortestLook, longestLook))
+		shortest, longest := shortestLook, longestLook
+		if r.waiters.crowd() {
+			shortest, longest = shortestCrowdLook, longestCrowdLook
+		}
+		wait = min(wait, r.waiters.delay(shortest, longest))
 	}
 	return max(wait, time.Millisecond)
 }
 
 // A letter that waits for a gate is looked at this often, so that it is due
-// within ten seconds of the gate's opening.
+// within ten seconds of the gate's opening. Where only a few wait they are
+// looked at more often: it costs little.
 const (
-	shortestLook = 5 * time.Second
-	longestLook  = 8 * time.Second
+	shortestLook = 2 * time.Second
+	longestLook  = 4 * time.Second
+
+	shortestCrowdLook = 5 * time.Second
+	longestCrowdLook  = 8 * time.Second
 )
 
 // held is a letter in this replayer's hands.

@@ -95,7 +95,7 @@ func TestRetriesComeAtTheirTimesInACrowd(t *testing.T) {
 func TestADeadlineIsAnsweredOnTime(t *testing.T) {
 	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
 		f.Serve("fmp")
-		f.Circuit("polygon", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)})
+		f.Circuit("polygon", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)}})
 		f.Replayer(nil)
 		var copied sync.Map // of final answers, by id
 		sub, err := f.NC.Subscribe("fetch.reply.alice.x", func(m *nats.Msg) {
@@ -168,12 +168,12 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 	}{
 		{"circuit", fetchworker.ClassCircuitOpen, func(f *dlqtest.Fleet, put func()) {
 			until := time.Now().Add(time.Minute).Truncate(time.Millisecond).UTC()
-			f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: until})
+			f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: until}})
 			put()
 			told(f, 5*time.Second, n, fetchworker.ReasonCircuitOpen, until)
 			time.Sleep(30 * time.Second)
 			released(f, 0, 0)
-			f.Circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
+			f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, LastSuccess: time.Now()})
 		}},
 		{"pause", fetchworker.ClassPaused, func(f *dlqtest.Fleet, put func()) {
 			until := time.Now().Add(time.Hour).Truncate(time.Millisecond).UTC()
@@ -213,7 +213,7 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 			put()
 			time.Sleep(30 * time.Second)
 			released(f, 0, 0)
-			f.Circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
+			f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, LastSuccess: time.Now()})
 		}},
 		{"quota", fetchworker.ClassQuota, func(f *dlqtest.Fleet, put func()) {
 			put()
@@ -275,7 +275,7 @@ func TestTheWorkerThatParksTellsItsAgent(t *testing.T) {
 		f.Leave = f.Serve("fmp")
 		f.Replayer(nil)
 		until := time.Now().Add(time.Minute).Truncate(time.Millisecond).UTC()
-		f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: until})
+		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: until}})
 		f.Put(dlqtest.Fresh(0, fetchworker.ClassCircuitOpen), dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
 		time.Sleep(500 * time.Millisecond)
 		if _, _, err := answer.New(f.Log).Put(f.Ctx, fetchworker.Answer{
@@ -290,7 +290,7 @@ func TestTheWorkerThatParksTellsItsAgent(t *testing.T) {
 		if all := f.Recorder.Answers(dlqtest.Ident(1)); len(all) != 1 || all[0].Status != fetchworker.StatusWaiting {
 			t.Errorf("the agent of a worker that died was told %d times", len(all))
 		}
-		f.Circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
+		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, LastSuccess: time.Now()})
 		released(f, 10*time.Second, 2)
 	})
 }

@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
+	"strings"
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
 
@@ -14,114 +18,193 @@ import (
 	"go.uber.org/zap"
 )
 
-// probesLookedAt bounds how many letters are read to find the one to probe
-// with.
-const probesLookedAt = 256
+const (
+	// probesLookedAt bounds how many letters are read to find the one to probe
+	// with.
+	probesLookedAt = 2048
+	// probesAtWork bounds how many letters under way are read to see whether
+	// one of them is the probe.
+	probesAtWork = 64
+	// letQueueProbe is how long a due probe is left to a request that waits in
+	// the interactive queue.
+	letQueueProbe = 2 * time.Second
+	// probeIdle is how often a circuit is looked at for which there was no
+	// letter to probe with.
+	probeIdle = 2 * time.Second
+)
 
-// probes releases a letter as the probe of a provider whose circuit waits for
-// one while nothing else of the provider waits for work: on a quiet provider
-// nobody would ever find out that it has recovered.
+// probes releases a letter as the probe of each circuit that waits for one
+// while no other call of those that it is open for is at work: where nobody
+// asks for the same again nobody would ever find out that it is back.
 //
-// One probe goes at a time. While it is under way, its message is in the
-// replay stream or the circuit's lease is taken. When neither is so and the
-// circuit still waits, it ended without a call, and another may go. Replayers
-// that look at the same moment may release two: the lease lets one of them
-// call, and the other is parked again.
+// One probe of a circuit goes at a time. While it is under way, its message is
+// in the replay stream or the circuit's lease is taken. When neither is so and
+// the circuit still waits, it ended without a call, and another may go.
+// Replayers that look at the same moment may release two: the lease lets one
+// of them call, and the other is parked again.
 func (r *Replayer) probes(ctx context.Context) {
-	for wait.Between(ctx, 800*time.Millisecond, 1200*time.Millisecond) == nil {
+	type part struct{ provider, operation string }
+	rest := map[part]time.Time{} // until when there is no need to look
+	for wait.Between(ctx, 250*time.Millisecond, 400*time.Millisecond) == nil {
 		now := time.Now()
-		for _, provider := range r.gates.providers() {
-			if !r.gates.of(provider, now).probe {
-				continue
+		for of, until := range rest {
+			if !now.Before(until) {
+				delete(rest, of)
 			}
-			if err := r.probe(ctx, provider); err != nil && ctx.Err() == nil {
-				r.logger.Warn("probe", zap.String("provider", provider), zap.Error(err))
+		}
+		for _, provider := range r.gates.providers() {
+			g := r.gates.of(provider, now)
+			for _, operation := range g.due(now) {
+				of := part{provider, operation}
+				if !rest[of].IsZero() {
+					continue
+				}
+				released, err := r.probe(ctx, provider, operation, g.circuits.Of(operation))
+				if err != nil && ctx.Err() == nil {
+					r.logger.Warn("probe", zap.String("provider", provider), zap.String("operation", operation), zap.Error(err))
+				}
+				if !released && now.Sub(g.circuits.Of(operation).Until()) > 2*letQueueProbe {
+					rest[of] = now.Add(probeIdle)
+				}
 			}
 		}
 	}
 }
 
-// probe releases one letter of the provider, if nothing else of it is at work.
-func (r *Replayer) probe(ctx context.Context, provider string) error {
-	busy, err := r.busy(ctx, provider)
+// probe releases one letter of those that a circuit is open for, if nothing
+// else of them is at work.
+func (r *Replayer) probe(ctx context.Context, provider, operation string, c circuit.Circuit) (released bool, err error) {
+	busy, err := r.busy(ctx, provider, operation, c)
 	if busy || err != nil {
-		return err
+		return false, err
 	}
-	l, sequence, err := r.candidate(ctx, provider)
+	l, sequence, err := r.candidate(ctx, provider, operation, c)
 	if err != nil || sequence == 0 {
-		return err
+		return false, err
 	}
 	// A crash before this leaves the letter as it was. One after it leaves it
 	// in both places, as with any release.
 	if _, err := r.log.Put(ctx, l.ReplaySlot(), l.Replayed()); err != nil {
-		return err
+		return false, err
 	}
 	r.did(didProbe, l.Provider)
 	r.logger.Info("released as a probe", zap.Stringer("request", l.Identity), zap.Int("failures", l.Failures))
 	// It was not pulled but read, so it is deleted, not acked. If a replayer
 	// holds it at this moment, its acknowledgement finds nothing.
-	return r.log.Delete(ctx, "ack", fetchworker.StreamDLQ, sequence)
+	return true, r.log.Delete(ctx, "ack", fetchworker.StreamDLQ, sequence)
 }
 
-// busy reports whether anything of the provider waits for a worker, or is in
-// the hands of one.
-func (r *Replayer) busy(ctx context.Context, provider string) (bool, error) {
-	for _, queue := range []struct{ stream, filter string }{
-		{fetchworker.StreamReplay, "fetch.replay." + provider + ".>"},
-		{fetchworker.StreamRequests, "fetch.request." + provider + "." + string(fetchworker.LaneInteractive) + ".>"},
-		{fetchworker.StreamRequests, "fetch.request." + provider + "." + string(fetchworker.LaneBatch) + ".>"},
-	} {
-		_, err := r.log.Next(ctx, queue.stream, queue.filter, 1)
-		if err == nil {
-			return true, nil
-		}
-		if !errors.Is(err, jetstream.ErrMsgNotFound) {
+// busy reports whether a call that could be the probe waits for a worker, or
+// is in the hands of one.
+func (r *Replayer) busy(ctx context.Context, provider, operation string, c circuit.Circuit) (bool, error) {
+	for raw, err := range r.under(ctx, fetchworker.StreamReplay, "fetch.replay."+provider+".*"+under(operation, c)+".>", probesAtWork) {
+		if err != nil {
 			return false, fmt.Errorf("probe %s: %w", provider, err)
 		}
+		if l, err := Decode(raw.Subject, raw.Header, raw.Data); err == nil && c.Covers(l.Call()) && inCircuit(l, operation) {
+			return true, nil
+		}
+	}
+	if time.Since(c.Until()) > letQueueProbe {
+		return false, nil
+	}
+	queue := "fetch.request." + provider + "." + string(fetchworker.LaneInteractive) + ".*" + under(operation, c)
+	for _, err := range r.under(ctx, fetchworker.StreamRequests, queue, 1) {
+		if err != nil {
+			return false, fmt.Errorf("probe %s: %w", provider, err)
+		}
+		return true, nil
 	}
 	return false, nil
 }
 
-// candidate is the letter to probe with: the first that has not failed yet,
-// for the probe may be the end of its troubles, else the first of all. One
-// that comes back goes to the end of the stream, so all have their turn. The
-// sequence is 0 if there is none.
-func (r *Replayer) candidate(ctx context.Context, provider string) (Letter, uint64, error) {
-	var first Letter
-	var firstSequence, next uint64 = 0, 1
-	for range probesLookedAt {
-		raw, err := r.log.Next(ctx, fetchworker.StreamDLQ, "fetch.dlq."+provider+".>", next)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			break
+// under is what the subjects of requests have in common that a circuit may be
+// open for.
+func under(operation string, c circuit.Circuit) string {
+	name, agent := "*", "*"
+	if operation != "" {
+		name, _, _ = strings.Cut(operation, " ")
+	}
+	if c.Agent != "" && c.Call == "" {
+		agent = c.Agent
+	}
+	return "." + name + "." + agent
+}
+
+// inCircuit reports whether a letter is of a circuit's operation.
+func inCircuit(l Letter, operation string) bool {
+	return operation == "" || l.Call().Operation == operation
+}
+
+// under reads the messages of a filter one after the other, so many at most.
+func (r *Replayer) under(ctx context.Context, stream, filter string, most int) iter.Seq2[record.Raw, error] {
+	return func(yield func(record.Raw, error) bool) {
+		next := uint64(1)
+		for range most {
+			raw, err := r.log.Next(ctx, stream, filter, next)
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				return
+			}
+			if !yield(raw, err) || err != nil {
+				return
+			}
+			next = raw.Sequence + 1
 		}
+	}
+}
+
+// candidate is the letter to probe with: of the agent that has not probed for
+// longest, one that has not failed yet, for the probe may be the end of its
+// troubles; then the call that has not probed for longest, and interactive
+// before batch. The sequence is 0 if none may probe now.
+func (r *Replayer) candidate(ctx context.Context, provider, operation string, c circuit.Circuit) (Letter, uint64, error) {
+	var best Letter
+	var bestRank [4]int
+	var sequence uint64
+	for raw, err := range r.under(ctx, fetchworker.StreamDLQ, "fetch.dlq."+provider+".*"+under(operation, c)+".>", probesLookedAt) {
 		if err != nil {
 			return Letter{}, 0, fmt.Errorf("probe %s: %w", provider, err)
 		}
-		next = raw.Sequence + 1
-		l, ok := r.canProbe(raw)
-		switch {
-		case !ok:
-		case l.Failures == 0:
-			return l, raw.Sequence, nil
-		case firstSequence == 0:
-			first, firstSequence = l, raw.Sequence
+		l, ok := r.canProbe(raw, operation, c)
+		if !ok {
+			continue
+		}
+		rank := rankOf(l, c)
+		if sequence == 0 || slices.Compare(rank[:], bestRank[:]) < 0 {
+			best, bestRank, sequence = l, rank, raw.Sequence
+		}
+		if bestRank == ([4]int{}) {
+			break // there is no better one
 		}
 	}
-	return first, firstSequence, nil
+	return best, sequence, nil
 }
 
-// canProbe reports whether a letter waits for nothing but the circuit. That
-// its retry is not due yet does not matter: the circuit is slower.
-func (r *Replayer) canProbe(raw record.Raw) (Letter, bool) {
+// rankOf orders letters by whose turn it is to probe.
+func rankOf(l Letter, c circuit.Circuit) [4]int {
+	agent, same := c.Turns(l.Call())
+	failed, batch := 0, 0
+	if l.Failures > 0 || slices.ContainsFunc(l.History, func(a Attempt) bool { return a.Class == fetchworker.ClassTransient }) {
+		failed = 1
+	}
+	if l.Lane == fetchworker.LaneBatch {
+		batch = 1
+	}
+	return [4]int{agent, failed, same, batch}
+}
+
+// canProbe reports whether a letter waits for nothing but this circuit, and
+// its turn has come. That its retry is not due yet does not matter: the
+// circuit is slower.
+func (r *Replayer) canProbe(raw record.Raw, operation string, c circuit.Circuit) (Letter, bool) {
 	l, err := Decode(raw.Subject, raw.Header, raw.Data)
 	if err != nil {
 		return l, false
 	}
 	now := time.Now()
-	v := decide(l, facts{
-		now: now, stored: raw.Time, gate: r.gates.of(l.Provider, now),
-		retries: r.config.Retries, maxLife: r.config.MaxLife,
-	})
+	g := r.gates.of(l.Provider, now).closedTo(l)
+	v := decide(l, facts{now: now, stored: raw.Time, gate: g, cancelled: r.cancelled(l, raw.Time), retries: r.config.Retries, maxLife: r.config.MaxLife})
+	by, _ := g.circuits.Covers(l.Call())
 	quota := l.Class == fetchworker.ClassQuota && now.Before(l.NotBefore)
-	return l, v.act == actHold && v.reason == fetchworker.ReasonCircuitOpen && !quota
+	return l, v.act == actHold && v.reason == fetchworker.ReasonCircuitOpen && by == operation && c.MayProbe(l.Call(), now) && !quota
 }

@@ -23,7 +23,7 @@ func TestProbesGoOneAtATime(t *testing.T) {
 		}
 		const open = time.Minute
 		opened := time.Now()
-		f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: opened.Add(open)})
+		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: opened.Add(open)}})
 		for i := range 3 {
 			f.Put(dlqtest.FailedOnce(i))
 		}
@@ -47,13 +47,13 @@ func TestProbesGoOneAtATime(t *testing.T) {
 				time.Sleep(3 * time.Second)
 				return f.ParkedAgain(l, fetchworker.ClassCircuitOpen)
 			case 1, 2: // it calls, and fails
-				f.Circuit("fmp", circuit.Record{State: circuit.HalfOpen, Prober: "w", ProbeUntil: time.Now().Add(30 * time.Second)})
+				f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.HalfOpen, Prober: "w", ProbeUntil: time.Now().Add(30 * time.Second)}})
 				time.Sleep(5 * time.Second)
-				f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now().Add(open)})
+				f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now().Add(open)}})
 				l.Calls++
 				return f.ParkedAgain(l, fetchworker.ClassCircuitOpen)
 			case 3: // it calls, and succeeds
-				f.Circuit("fmp", circuit.Record{State: circuit.Closed, LastSuccess: time.Now()})
+				f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, LastSuccess: time.Now()})
 			}
 			return f.Succeed(l)
 		})
@@ -84,16 +84,18 @@ func TestProbesGoOneAtATime(t *testing.T) {
 	})
 }
 
-// While requests wait, one of them is the probe.
+// While a request waits in the interactive queue it is left the probe, for a
+// moment: who waits there may wait for others of its provider.
 func TestARequestIsTheBetterProbe(t *testing.T) {
 	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
 		f.Serve("fmp")
 		f.Replayer(nil)
-		f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now()})
-		f.Request("fmp", fetchworker.LaneBatch, `{"id":"q-9"}`)
+		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now()}})
+		f.Request("fmp", fetchworker.LaneInteractive, `{"id":"q-9"}`)
 		f.Put(dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
-		time.Sleep(30 * time.Second)
+		time.Sleep(1500 * time.Millisecond)
 		released(f, 0, 0)
+		released(f, 5*time.Second, 1)
 	})
 }
 
@@ -102,7 +104,7 @@ func TestNoProbeBehindAnotherGate(t *testing.T) {
 	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
 		leave := f.Serve("fmp")
 		f.Replayer(nil)
-		f.Circuit("fmp", circuit.Record{State: circuit.Open, OpenUntil: time.Now()})
+		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now()}})
 		if err := fleet.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
 			t.Fatal(err)
 		}

@@ -84,7 +84,7 @@ func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
 		return time.Millisecond, nil // its time has come meanwhile
 	}
 	if v.reason != "" {
-		_, stored, err := r.answers.Replace(ctx, stands, l.Waiting(v.reason, l.Error, v.retryAt), l.ReplyTo())
+		_, stored, err := r.answers.Replace(ctx, stands, l.Waiting(v.reason, v.detail(l.Error), v.retryAt), l.ReplyTo())
 		if err != nil {
 			return 0, err
 		}

@@ -76,6 +76,16 @@ func (w *waiters) tell(sequence uint64, reason fetchworker.Reason, retryAt, now 
 	w.told[sequence] = told{reason: reason, retryAt: retryAt.Unix(), at: now.Unix(), seen: now.Unix()}
 }
 
+// crowd reports whether too many wait to look at each every few seconds.
+func (w *waiters) crowd() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.told) > fewWait
+}
+
+// fewWait at the most are few.
+const fewWait = 2000
+
 // delay draws how long a letter goes back for: between shortest and longest,
 // more in a crowd.
 func (w *waiters) delay(shortest, longest time.Duration) time.Duration {

@@ -29,7 +29,8 @@ type facts struct {
 	retries   int           // allowed after the first call
 	retryWait func(failures int) time.Duration
 	hold      func() time.Time                 // until when the provider is held, for the whole fleet
-	outage    func(firstFailed time.Time) bool // no success of the provider since then
+	outage    func(firstFailed time.Time) bool // the failures since then are not the request's own fault
+	circuit   func() *budget.ClosedError       // that is open for the request; nil if none is
 }
 
 // made says how a result came to the request that it is decided for.
@@ -46,7 +47,7 @@ const (
 type ending struct {
 	letter *dlq.Letter
 	answer *fetchworker.Answer
-	trip   bool // the provider is down: open its circuit
+	spare  time.Time // since when its failures are not its fault: open the circuit that they are put down to
 }
 
 // decide turns the result of a call into the request's end.
@@ -125,14 +126,14 @@ func decide(f facts) ending {
 		// A failed probe says that the provider is still down, nothing about
 		// the request that happened to be it.
 		l.Class, l.NotBefore = fetchworker.ClassCircuitOpen, f.now
-		e.answer = waitingAnswer(l, fetchworker.ReasonCircuitOpen, l.Error, time.Time{})
+		e.answer = f.waitsForCircuit(l)
 	case l.Failures+1 > f.retries && f.outage(first):
-		// It would run out of retries, yet nothing of this provider has
-		// succeeded since its first failure: that is an outage, not a bad
-		// request, and costs it nothing.
+		// It would run out of retries, yet nothing that could tell a bad
+		// request from an outage has succeeded since its first failure: that
+		// costs it nothing.
 		l.Class, l.NotBefore = fetchworker.ClassCircuitOpen, f.now
-		e.answer = waitingAnswer(l, fetchworker.ReasonCircuitOpen, l.Error, time.Time{})
-		e.trip = true
+		e.answer = f.waitsForCircuit(l)
+		e.spare = first
 	default:
 		l.Failures++
 		l.FirstFailedAt, l.NotBefore = first, f.now
@@ -144,6 +145,16 @@ func decide(f facts) ending {
 		e.answer = staleAnswer(l, f.cache, f.now, false)
 	}
 	return e
+}
+
+// waitsForCircuit is what the agent of a request is told that failed while a
+// circuit is open for it, or opens it.
+func (f facts) waitsForCircuit(l dlq.Letter) *fetchworker.Answer {
+	c := f.circuit()
+	if c == nil {
+		return waitingAnswer(l, fetchworker.ReasonCircuitOpen, l.Error, time.Time{})
+	}
+	return waitingAnswer(l, fetchworker.ReasonCircuitOpen, c.Detail+"; the last attempt: "+l.Error, c.Until)
 }
 
 const (
@@ -226,22 +237,30 @@ const stoodStill = 2 * time.Second
 // report tells the gate how a call went.
 func report(r *request, result *providers.Result) budget.Report {
 	rep := budget.Report{
-		Request: r.String(), RetryAfter: result.RetryAfter, MinHold: result.MinHold,
+		Bytes: result.WireBytes, RetryAfter: result.RetryAfter, MinHold: result.MinHold,
 		Sent: result.HoldSent, Remaining: result.Remaining, Reset: max(result.Reset, 0), Window: result.Window,
 	}
+	rep.Outcome = outcome(r, result)
+	return rep
+}
+
+// outcome is what a call says about its provider.
+func outcome(r *request, result *providers.Result) budget.Outcome {
 	switch {
 	case lapsed(result):
-		rep.Outcome = budget.Unused
+		return budget.Unused
 	case result.Class == fetchworker.ClassThrottled:
-		rep.Outcome = budget.Throttled
-	case result.Class == fetchworker.ClassTransient && result.Latency > r.served.Provider.Timeout+stoodStill:
-		rep.Outcome = budget.Neutral // the fault is ours: no circuit opens for it
+		return budget.Throttled
+	case result.Class == fetchworker.ClassUnauthorized:
+		return budget.Unauthorized
+	case result.Class != fetchworker.ClassTransient:
+		return budget.Success
+	case result.Latency > r.served.Provider.Timeout+stoodStill:
+		return budget.Neutral // the fault is ours: no circuit opens for it
+	case result.Hard() && !result.Sent:
+		return budget.Unreached
 	case result.Hard():
-		rep.Outcome = budget.Failure
-	case result.Class == fetchworker.ClassTransient:
-		rep.Outcome = budget.Neutral // it says little about the provider
-	default:
-		rep.Outcome = budget.Success
+		return budget.Failure
 	}
-	return rep
+	return budget.Odd
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
 )
@@ -65,21 +66,21 @@ func (w *Worker) expire(ctx context.Context, r *request) error {
 // while. A body that the agent accepts as stale is its answer; else it becomes
 // a letter that counts no failure, with what is known meanwhile: a stale body,
 // or why it waits and until when.
-func (w *Worker) park(ctx context.Context, r *request, reason fetchworker.Reason, until time.Time) error {
-	return w.finish(ctx, r, parked(r, reason, until, time.Now()), nil)
+func (w *Worker) park(ctx context.Context, r *request, by *budget.ClosedError) error {
+	return w.finish(ctx, r, parked(r, by, time.Now()), nil)
 }
 
-func parked(r *request, reason fetchworker.Reason, until, now time.Time) ending {
+func parked(r *request, by *budget.ClosedError, now time.Time) ending {
 	if r.cache.within(r.acceptsStale(), now) {
 		return ending{answer: staleAnswer(r.Letter, r.cache, now, true)}
 	}
 	l := r.Letter
-	l.Class, l.Error = parkedAs(reason), ""
-	l.FailedAt, l.NotBefore = now, latest(now, until)
+	l.Class, l.Error = parkedAs(by.Reason), ""
+	l.FailedAt, l.NotBefore = now, latest(now, by.Until)
 	if r.cache.within(r.call.Operation.Stale, now) {
-		return ending{letter: &l, answer: meanwhile(l, r.cache, now, reason, until)}
+		return ending{letter: &l, answer: meanwhile(l, r.cache, now, by.Reason, by.Until)}
 	}
-	return ending{letter: &l, answer: waitingAnswer(l, reason, "", until)}
+	return ending{letter: &l, answer: waitingAnswer(l, by.Reason, by.Detail, by.Until)}
 }
 
 func parkedAs(reason fetchworker.Reason) fetchworker.Class {

@@ -199,7 +199,7 @@ func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error)
 		return nil, err
 	}
 	started := time.Now()
-	permit, err := r.served.Gate.Acquire(ctx, turns.Ask{Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
+	permit, err := r.served.Gate.Acquire(ctx, turns.Ask{Call: r.counts, Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
 	closed := closedBy(err)
 	span(closed)
 	w.metrics.waited(r, time.Since(started), closed)
@@ -234,7 +234,7 @@ func (w *Worker) without(ctx context.Context, r *request, err error) error {
 	}
 	switch {
 	case errors.As(err, &closed):
-		return w.park(ctx, r, closed.Reason, closed.Until)
+		return w.park(ctx, r, closed)
 	case w.pastLife(r, now):
 		return w.expire(ctx, r)
 	case late(r, now):
@@ -333,10 +333,11 @@ func (w *Worker) conclude(ctx context.Context, r *request, result *providers.Res
 		cache: r.cache, maxStale: r.acceptsStale(), stale: r.call.Operation.Stale,
 		retryWait: func(failures int) time.Duration { return dlq.Wait(w.retryBase, longestRetry, failures) },
 		hold:      func() time.Time { return gate.State().HoldUntil },
-		outage:    gate.Outage,
+		outage:    func(first time.Time) bool { return gate.Outage(r.counts, first) },
+		circuit:   func() *budget.ClosedError { return gate.Holds(r.counts) },
 	})
-	if e.trip {
-		if err := gate.Trip(ctx, "a request would run out of retries, and nothing has succeeded since its first failure"); err != nil {
+	if !e.spare.IsZero() {
+		if err := gate.Spare(ctx, r.counts, e.spare); err != nil {
 			w.logger.Warn("circuit not opened", zap.String("provider", r.Provider), zap.Error(err))
 		}
 	}

@@ -57,6 +57,7 @@ type storage struct {
 // What a fleet tells. Names without the prefix fetch_ are the contract's.
 var (
 	circuitState = desc("circuit_breaker_state", "Circuit of a provider: 0 closed, 1 half-open, 2 open.", "provider")
+	circuitsOpen = desc("circuit_open_operations", "Operations of a provider whose own circuits are not closed.", "provider")
 	dlqSize      = desc("dlq_size", "Dead letters that wait for their retry, review not included.", "provider")
 	bytesUsed    = desc("bandwidth_used_bytes", "Bytes on the wire in this UTC month, by the whole fleet.", "provider")
 	bytesLeft    = desc("bandwidth_remaining_pct", "What is left of the month's bytes, in percent; 100 without a limit.", "provider")
@@ -91,7 +92,7 @@ var (
 	unsure        = desc("fetch_clock_unsure_seconds", "How wrong the NATS server's time may be, as this worker knows it.")
 
 	fleetDescs = []*prometheus.Desc{
-		circuitState, dlqSize, bytesUsed, bytesLeft, bytesLimit, bytesThreshold, monthSeconds,
+		circuitState, circuitsOpen, dlqSize, bytesUsed, bytesLeft, bytesLimit, bytesThreshold, monthSeconds,
 		queueDepth, queueOldest, dlqOldest, reviewSize, reviewAge,
 		permitLimit, permitUsed, providerPause, providerHold, permitForeign, workers, fleetWorkers,
 		streamMessages, streamBytes, streamLimit, inFlight, waiting, permitsLapsed, unable, unsure,
@@ -204,6 +205,7 @@ func threshold(used, limit int64) float64 {
 func (f *Fleet) collectView(tell tell, provider string, now time.Time) {
 	v := f.board.Provider(provider, now)
 	tell(circuitState, circuitNumber(v.Circuit.State), provider)
+	tell(circuitsOpen, float64(len(v.Circuit.OpenOperations())), provider)
 	tell(providerPause, secondsUntil(v.PausedUntil, now), provider)
 	tell(providerHold, secondsUntil(v.HoldUntil, now), provider)
 	tell(permitForeign, float64(v.Foreign.N), provider)

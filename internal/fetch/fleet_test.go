@@ -176,13 +176,15 @@ func TestAProviderThatIsDownShowsFromEveryWorker(t *testing.T) {
 		defer other.close()
 		for i := range 3 {
 			r.quote("alice", fmt.Sprintf("q-%d", i), fmt.Sprintf("S%d", i), "")
+			r.ask("fetch.request.fmp.interactive.profile.bob", fmt.Sprintf("p-%d", i), fmt.Sprintf(`{"id":"p-%d","params":{"symbol":"S%d"}}`, i, i))
 		}
-		r.drained(fetchworker.StreamDLQ, 3, time.Minute)
+		r.drained(fetchworker.StreamDLQ, 6, time.Minute)
 		time.Sleep(10 * time.Second)
 		for name, registry := range map[string]*prometheus.Registry{"first": first, "second": r.registry} {
 			got := scrape(t, registry)
-			if got[`circuit_breaker_state{provider="fmp"}`] != 2 || got[`dlq_size{provider="fmp"}`] != 3 {
-				t.Errorf("%s: circuit %v, dlq %v", name, got[`circuit_breaker_state{provider="fmp"}`], got[`dlq_size{provider="fmp"}`])
+			if got[`circuit_breaker_state{provider="fmp"}`] != 2 || got[`circuit_open_operations{provider="fmp"}`] != 2 || got[`dlq_size{provider="fmp"}`] != 6 {
+				t.Errorf("%s: circuit %v, of operations %v, dlq %v", name, got[`circuit_breaker_state{provider="fmp"}`],
+					got[`circuit_open_operations{provider="fmp"}`], got[`dlq_size{provider="fmp"}`])
 			}
 			if age := got[`fetch_dlq_oldest_seconds{provider="fmp"}`]; age < 10 || age > 60 {
 				t.Errorf("%s: oldest letter %v s", name, age)

@@ -23,10 +23,10 @@ func TestWhatACallSaysAboutTheProvider(t *testing.T) {
 		"a timeout":                        {fetchworker.ClassTransient, 5*time.Second + 100*time.Millisecond, budget.Failure},
 		"a timeout of a frozen process":    {fetchworker.ClassTransient, 20 * time.Second, budget.Neutral},
 		"an answer to a frozen process":    {fetchworker.ClassOK, 20 * time.Second, budget.Success},
-		"a wrong key":                      {fetchworker.ClassUnauthorized, time.Second, budget.Failure},
+		"a wrong key":                      {fetchworker.ClassUnauthorized, time.Second, budget.Unauthorized},
 		"too many calls":                   {fetchworker.ClassThrottled, time.Second, budget.Throttled},
 		"too many, to a frozen process":    {fetchworker.ClassThrottled, 20 * time.Second, budget.Throttled},
-		"a wrong key, to a frozen process": {fetchworker.ClassUnauthorized, 20 * time.Second, budget.Failure},
+		"a wrong key, to a frozen process": {fetchworker.ClassUnauthorized, 20 * time.Second, budget.Unauthorized},
 	} {
 		if got := report(r, &providers.Result{Class: c.class, Latency: c.latency, Sent: true}).Outcome; got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)

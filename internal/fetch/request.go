@@ -9,6 +9,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
@@ -29,7 +30,8 @@ type request struct {
 
 	served *Served
 	call   *providers.Call
-	cache  *entry // the body that was kept for the same call, if there is one
+	counts circuit.Call // as which its failures count
+	cache  *entry       // the body that was kept for the same call, if there is one
 	begun  atomic.Pointer[cancel.Call]
 	stands answer.Standing // what was stored for it when that was looked at
 }
@@ -69,6 +71,7 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 	r.Worker = w.name
 	asked.Provider, asked.Operation, asked.Agent, asked.Lane, asked.ID = r.Provider, r.Operation, r.Agent, r.Lane, r.ID
 	r.asked, r.replyTo = asked, asked.Reply()
+	r.counts = r.Call()
 	if letterErr != nil {
 		return r, fmt.Errorf("%w: %w", errBrokenLetter, letterErr)
 	}

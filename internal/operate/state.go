@@ -5,13 +5,14 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/browse"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
 )
 
 // Seen is what a letter's state depends on besides the letter.
 type Seen struct {
 	Now  time.Time
-	held func(provider string) bool // its letters do not go now, whatever their time
+	held func(dlq.Letter) bool // it does not go now, whatever its time
 }
 
 // State is where a letter is on its way: due, waiting, held, released or
@@ -22,7 +23,7 @@ func (v Seen) State(f browse.Found) string {
 		return "review"
 	case f.Stream == fetchworker.StreamReplay:
 		return "released"
-	case v.held(f.Provider):
+	case v.held(f.Letter):
 		return "held"
 	case Waits(f.Letter, v.Now):
 		return "waiting"
@@ -41,14 +42,27 @@ func Waits(l dlq.Letter, now time.Time) bool {
 // Seen is how letters are seen now. The board is asked once a provider, not
 // once a letter.
 func (f *Fleet) Seen() Seen {
-	now, known := f.desk.Now(), map[string]bool{}
-	return Seen{now, func(provider string) bool {
-		held, ok := known[provider]
+	type gate struct {
+		held     bool
+		circuits circuit.Record
+	}
+	now, known := f.desk.Now(), map[string]gate{}
+	return Seen{now, func(l dlq.Letter) bool {
+		g, ok := known[l.Provider]
 		if !ok {
-			reason, _ := f.Held(provider, now)
-			held = reason != ""
-			known[provider] = held
+			reason, _ := f.Held(l.Provider, now)
+			g = gate{reason != "", f.Provider(l.Provider, now).Circuit}
+			known[l.Provider] = g
 		}
-		return held
+		return g.held || covered(g.circuits, l)
 	}}
+}
+
+// covered reports whether a circuit is open for a letter.
+func covered(circuits circuit.Record, l dlq.Letter) bool {
+	if !circuits.AnyHeld() {
+		return false
+	}
+	_, held := circuits.Covers(l.Call())
+	return held
 }

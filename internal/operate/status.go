@@ -29,6 +29,9 @@ type Status struct {
 	Circuit       string         `json:"circuit"` // closed, half_open, open
 	CircuitUntil  time.Time      `json:"circuit_until,omitzero"`
 	CircuitWhy    string         `json:"circuit_why,omitempty"`
+	CircuitAgent  string         `json:"circuit_agent,omitempty"` // open for this agent's calls only
+	CircuitCall   string         `json:"circuit_call,omitempty"`  // open for this one call only
+	Operations    []OpenStatus   `json:"open_operations"`         // whose own circuits are not closed
 	PausedUntil   time.Time      `json:"paused_until,omitzero"`
 	PausedBy      string         `json:"paused_by,omitempty"`
 	PausedWhy     string         `json:"paused_why,omitempty"`
@@ -48,6 +51,15 @@ type Status struct {
 	Due           int            `json:"due"`
 	HeldLetters   int            `json:"held_letters"` // by the circuit, a pause, a hold, a quota
 	Review        int            `json:"review"`
+}
+
+// OpenStatus is an operation whose circuit is not closed.
+type OpenStatus struct {
+	Operation string    `json:"operation"` // of get with its path
+	Circuit   string    `json:"circuit"`   // half_open, open
+	Agent     string    `json:"agent,omitempty"`
+	Until     time.Time `json:"until"` // when a probe is due
+	Why       string    `json:"why,omitempty"`
 }
 
 // LaneStatus is one lane of a provider.
@@ -100,6 +112,7 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	s := Status{
 		Provider: p, At: now.UTC(), Workers: []string{}, NoWorkerSince: view.NoneSince,
 		Circuit: string(view.Circuit.State), PausedUntil: view.PausedUntil, HoldUntil: view.HoldUntil, Permits: []PermitStatus{},
+		Operations: []OpenStatus{},
 	}
 	for _, w := range view.Workers {
 		s.Workers = append(s.Workers, w.Name)
@@ -111,9 +124,13 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	s.Held = string(reason)
 	if view.Circuit.Held() {
 		s.CircuitWhy, s.CircuitUntil = view.Circuit.Why, view.Circuit.OpenUntil
+		s.CircuitAgent, s.CircuitCall = view.Circuit.Agent, view.Circuit.Call
 		if reason == fetchworker.ReasonCircuitOpen {
 			s.CircuitUntil = until
 		}
+	}
+	for _, o := range view.Circuit.OpenOperations() {
+		s.Operations = append(s.Operations, OpenStatus{o.Name, string(o.State), o.Agent, o.Until(), o.Why})
 	}
 	if !view.PausedUntil.IsZero() {
 		s.PausedBy, s.PausedWhy = view.Control.Pause.By, view.Control.Pause.Reason
@@ -150,8 +167,8 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	return s, err
 }
 
-// letters counts a provider's dead letters. Only those of an open gate need
-// to be read: all others are held.
+// letters counts a provider's dead letters. Those of a provider whose gate is
+// closed to all need not be read: all are held.
 func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) error {
 	var err error
 	filter := browse.Filter{Provider: s.Provider}
@@ -167,14 +184,18 @@ func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) error {
 		return err
 	}
 	s.Letters = 0
+	circuits := f.Provider(s.Provider, now).Circuit
 	for found, err := range f.desk.Walk(ctx, fetchworker.StreamDLQ, filter, edge) {
 		if err != nil {
 			return err
 		}
 		s.Letters++
-		if Waits(found.Letter, now) {
+		switch {
+		case covered(circuits, found.Letter):
+			s.HeldLetters++
+		case Waits(found.Letter, now):
 			s.Waiting++
-		} else {
+		default:
 			s.Due++
 		}
 	}

@@ -1,138 +1,285 @@
 package circuit
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 )
 
-// State is the state of a provider's circuit, the same for the fleet.
+// State is the state of a circuit, the same for the fleet.
 type State string
 
-// The states of a circuit.
+// The states of a circuit. One that was never open has none, which is closed.
 const (
 	Closed   State = "closed"    // calls go
 	HalfOpen State = "half_open" // one probe is on its way
 	Open     State = "open"      // no calls; a probe once its time has passed
 )
 
+// What a record holds at the most.
+const (
+	mostOperations = 64 // with evidence, the newest
+	mostOpen       = 16 // operations; beyond, the provider
+	mostProbes     = 8  // failed probes of a circuit, the newest
+	mostOdd        = 4  // odd calls of an operation, the first
+)
+
+// version is that of the record's form. The first had none and knew the
+// provider's circuit only.
+const version = 2
+
+// ErrNewer is what Decode returns for a record of a later version, which
+// nobody here may replace.
+var ErrNewer = errors.New("written by a newer version")
+
 // Record is what the fleet shares about a provider's health: the value of
 // circuit.<provider>. It is written only on a failure, on the success that
-// ends a row of them, and by whoever probes, trips or resumes.
+// ends a row of them, and by whoever probes, opens or resumes.
+//
+// The circuit in it is the provider's own. It lies flat in the record, as the
+// first version had it: workers of both read each other's.
 type Record struct {
-	State       State     `json:"state"`
-	Row         []string  `json:"row,omitempty"`         // the different requests that failed since the last success
-	LastSuccess time.Time `json:"last_success,omitzero"` // as far as it was written
-	LastFailure time.Time `json:"last_failure,omitzero"` //
-	OpenedAt    time.Time `json:"opened_at,omitzero"`    // when it left closed
-	OpenUntil   time.Time `json:"open_until,omitzero"`   // when the next probe is due
-	Why         string    `json:"why,omitempty"`         // what opened it
-	Prober      string    `json:"prober,omitempty"`      // who holds the probe's lease
-	ProbeUntil  time.Time `json:"probe_until,omitzero"`  // the lease's end: a prober that died blocks no longer
-	Writer      string    `json:"writer,omitempty"`      // who wrote this
+	Version int `json:"version,omitempty"`
+	Circuit
+	LastSuccess time.Time   `json:"last_success,omitzero"` // of any call: the first after each failure
+	LastFailure time.Time   `json:"last_failure,omitzero"` //
+	Operations  []Operation `json:"operations,omitempty"`  // with evidence, the newest last
+	Writer      string      `json:"writer,omitempty"`      // who wrote this
 }
 
-// Decode reads a record; no value is a closed circuit.
+// Circuit is one thing that can be open: an operation, or the provider.
+type Circuit struct {
+	State      State     `json:"state,omitempty"`
+	Agent      string    `json:"agent,omitempty"`       // open for this agent's calls only
+	Call       string    `json:"call,omitempty"`        // open for this one call only
+	OpenedAt   time.Time `json:"opened_at,omitzero"`    // when it left closed
+	OpenUntil  time.Time `json:"open_until,omitzero"`   // when the next probe is due
+	Why        string    `json:"why,omitempty"`         // what opened it
+	Prober     string    `json:"prober,omitempty"`      // who holds the probe's lease
+	ProbeUntil time.Time `json:"probe_until,omitzero"`  // the lease's end: a prober that died blocks no longer
+	Probes     []Probe   `json:"probes,omitempty"`      // that failed, the newest last
+	Repeats    int       `json:"repeats,omitempty"`     // failed probes in a row that were the same call
+	Spent      int64     `json:"spent_bytes,omitempty"` // what failed probes cost on the wire
+}
+
+// Probe is one that failed.
+type Probe struct {
+	Agent string    `json:"agent"`
+	Call  string    `json:"call"`
+	At    time.Time `json:"at"`
+}
+
+// Operation is the evidence about one operation, and its circuit.
+type Operation struct {
+	Name string `json:"name"`
+	Circuit
+	Row         []Evidence `json:"row,omitempty"` // the different calls that failed since the last success
+	LastSuccess time.Time  `json:"last_success,omitzero"`
+}
+
+// Evidence is a call that failed.
+type Evidence struct {
+	Call  string    `json:"call"`
+	Agent string    `json:"agent,omitempty"` // empty if it failed for several
+	Kind  kind      `json:"kind,omitempty"`
+	At    time.Time `json:"at"` // the last time
+}
+
+// kind is how a call failed.
+type kind string
+
+const (
+	kindHard         kind = ""
+	kindUnreached    kind = "unreached"
+	kindUnauthorized kind = "unauthorized"
+	kindOdd          kind = "odd"
+)
+
+func kindOf(o Outcome) kind {
+	switch o { //nolint:exhaustive // the others are no failures
+	case Unreached:
+		return kindUnreached
+	case Unauthorized:
+		return kindUnauthorized
+	case Odd:
+		return kindOdd
+	}
+	return kindHard
+}
+
+// Decode reads a record; no value is a closed circuit, and so is what cannot
+// be read, beside the error.
 func Decode(value []byte) (Record, error) {
-	c := Record{State: Closed}
+	none := Record{Circuit: Circuit{State: Closed}}
 	if len(value) == 0 {
-		return c, nil
+		return none, nil
 	}
-	if err := json.Unmarshal(value, &c); err != nil {
-		return Record{State: Closed}, fmt.Errorf("circuit: %w", err)
+	var form struct {
+		Version int `json:"version"`
 	}
-	return c, nil
+	if err := json.Unmarshal(value, &form); err != nil {
+		return none, fmt.Errorf("circuit: %w", err)
+	}
+	if form.Version > version {
+		return none, fmt.Errorf("circuit: version %d: %w", form.Version, ErrNewer)
+	}
+	r := none
+	if err := json.Unmarshal(value, &r); err != nil {
+		return none, fmt.Errorf("circuit: %w", err)
+	}
+	return r, nil
 }
 
-// Held reports whether the circuit refuses ordinary calls.
-func (c Record) Held() bool { return c.State == Open || c.State == HalfOpen }
-
-// ProbeLeased reports whether somebody probes.
-func (c Record) ProbeLeased(now time.Time) bool {
-	return c.State == HalfOpen && now.Before(c.ProbeUntil)
+// Encode is the form that Decode reads.
+func (r Record) Encode() ([]byte, error) {
+	r.Version = version
+	if r.State == "" {
+		r.State = Closed
+	}
+	value, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("circuit: %w", err)
+	}
+	return value, nil
 }
 
-// Due reports whether a probe may be claimed.
-func (c Record) Due(now time.Time) bool { return c.Held() && !now.Before(c.Until()) }
-
-// Until is when a circuit that is not closed can next be probed.
-func (c Record) Until() time.Time {
-	if c.State == HalfOpen {
-		return c.ProbeUntil
-	}
-	return c.OpenUntil
+// Equal reports whether two records say the same, whoever wrote them.
+func (r Record) Equal(other Record) bool {
+	r.Writer, other.Writer = "", ""
+	a, errA := r.Encode()
+	b, errB := other.Encode()
+	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
-// Failed counts a failure. A request that fails again counts once, so one
-// that always fails cannot open a circuit by itself.
-func (c Record) Failed(request string, now time.Time, most int, open time.Duration) Record {
-	if most <= 0 || c.State != Closed || (request != "" && slices.Contains(c.Row, request)) {
-		return c
+// Held reports whether the circuit refuses the calls that it is open for.
+func (c Circuit) Held() bool { return c.State == Open || c.State == HalfOpen }
+
+// ForAll reports whether it refuses everybody's calls. Of an operation's
+// circuit that is all of its calls, of the provider's every call.
+func (c Circuit) ForAll() bool { return c.Held() && c.Agent == "" && c.Call == "" }
+
+// What tells people what a circuit is open for, and why.
+func (c Circuit) What(operation string) string {
+	name := operation
+	if name == "" {
+		name = "the provider"
 	}
-	c.Row = append(slices.Clip(c.Row), request)
-	c.LastFailure = now
-	if len(c.Row) < most {
-		return c
+	text := "the circuit of " + name + " is open"
+	switch {
+	case c.Call != "":
+		text += " for this call"
+	case c.Agent != "":
+		text += " for calls of " + c.Agent
 	}
-	return c.Tripped(fmt.Sprintf("%d different requests failed in a row", len(c.Row)), now, open)
+	if c.Why != "" {
+		text += ": " + c.Why
+	}
+	return text
 }
 
-// Succeeded ends a row of failures.
-func (c Record) Succeeded(now time.Time) Record {
-	if c.State != Closed || len(c.Row) == 0 {
-		return c
+// Of is a circuit by its operation's name; that of the provider has none.
+func (r Record) Of(operation string) Circuit {
+	if operation == "" {
+		return r.Circuit
 	}
-	c.Row, c.LastSuccess = nil, now
-	return c
+	if i := r.index(operation); i >= 0 {
+		return r.Operations[i].Circuit
+	}
+	return Circuit{}
 }
 
-// Tripped opens the circuit.
-func (c Record) Tripped(why string, now time.Time, open time.Duration) Record {
-	if c.State == Closed {
-		c.OpenedAt = now
+// OpenOperations are those whose circuits are not closed, the oldest first.
+func (r Record) OpenOperations() []Operation {
+	var open []Operation
+	for _, o := range r.Operations {
+		if o.Held() {
+			open = append(open, o)
+		}
 	}
-	c.State, c.OpenUntil, c.Why = Open, now.Add(open), why
-	c.Row, c.Prober, c.ProbeUntil = nil, "", time.Time{}
-	return c
+	slices.SortStableFunc(open, func(a, b Operation) int { return a.OpenedAt.Compare(b.OpenedAt) })
+	return open
 }
 
-// Claimed gives the probe to one, if nobody has it.
-func (c Record) Claimed(prober string, now, until time.Time) Record {
-	if !c.Due(now) {
-		return c
-	}
-	c.State, c.Prober, c.ProbeUntil = HalfOpen, prober, until
-	return c
+// AnyHeld reports whether any circuit is not closed.
+func (r Record) AnyHeld() bool {
+	return r.Held() || slices.ContainsFunc(r.Operations, func(o Operation) bool { return o.Held() })
 }
 
-// Probed ends a probe. A 429 is an answer: the circuit closes, and the hold
-// that follows does the waiting. A probe that learnt nothing frees its lease.
-func (c Record) Probed(prober string, o Outcome, now time.Time, open time.Duration) Record {
-	if c.State != HalfOpen || c.Prober != prober {
-		return c // the lease had ended and another has it
-	}
-	switch o {
-	case Success:
-		c.LastSuccess = now
-		return c.Reset()
-	case Throttled:
-		return c.Reset()
-	case Failure:
-		c.LastFailure = now
-		return c.Tripped(c.Why, now, open)
-	case Unused, Neutral:
-	}
-	c.State, c.Prober, c.ProbeUntil = Open, "", time.Time{}
-	return c
+func (r Record) index(operation string) int {
+	return slices.IndexFunc(r.Operations, func(o Operation) bool { return o.Name == operation })
 }
 
-// Reset is the circuit after a probe or an operator closed it.
-func (c Record) Reset() Record {
-	return Record{State: Closed, LastSuccess: c.LastSuccess, LastFailure: c.LastFailure}
+// circuit is one to be changed; nil if nothing is known of the operation.
+func (r *Record) circuit(operation string) *Circuit {
+	if operation == "" {
+		return &r.Circuit
+	}
+	if i := r.index(operation); i >= 0 {
+		return &r.Operations[i].Circuit
+	}
+	return nil
 }
 
-func (c Record) Equal(d Record) bool {
-	return c.State == d.State && slices.Equal(c.Row, d.Row) && c.LastSuccess.Equal(d.LastSuccess) &&
-		c.OpenUntil.Equal(d.OpenUntil) && c.Prober == d.Prober && c.ProbeUntil.Equal(d.ProbeUntil)
+// clone is a copy that can be changed.
+func (r Record) clone() Record {
+	r.Probes = slices.Clone(r.Probes)
+	r.Operations = slices.Clone(r.Operations)
+	for i := range r.Operations {
+		r.Operations[i].Row = slices.Clone(r.Operations[i].Row)
+		r.Operations[i].Probes = slices.Clone(r.Operations[i].Probes)
+	}
+	return r
+}
+
+// touch is an operation's entry, made the newest. The oldest that is not open
+// makes room.
+func (r *Record) touch(operation string) *Operation {
+	o := Operation{Name: operation}
+	if i := r.index(operation); i >= 0 {
+		o = r.Operations[i]
+		r.Operations = slices.Delete(r.Operations, i, i+1)
+	} else if len(r.Operations) >= mostOperations {
+		if i := slices.IndexFunc(r.Operations, func(o Operation) bool { return !o.Held() }); i >= 0 {
+			r.Operations = slices.Delete(r.Operations, i, i+1)
+		}
+	}
+	r.Operations = append(r.Operations, o)
+	return &r.Operations[len(r.Operations)-1]
+}
+
+// Reset is the record after an operator closed every circuit: what is known
+// of successes stays, evidence does not.
+func (r Record) Reset() Record {
+	return Record{Circuit: Circuit{State: Closed}, LastSuccess: r.LastSuccess, LastFailure: r.LastFailure}
+}
+
+// Change is a circuit that opened, closed, is being probed, or is open for
+// something else than before.
+type Change struct {
+	Operation     string // empty: the provider's
+	Before, After Circuit
+}
+
+// Changes are the circuits in which two records differ.
+func Changes(before, after Record) []Change {
+	var changes []Change
+	compare := func(operation string) {
+		b, a := before.Of(operation), after.Of(operation)
+		if b.Held() != a.Held() || a.Held() && (b.State != a.State || b.Agent != a.Agent || b.Call != a.Call || b.Spent != a.Spent) {
+			changes = append(changes, Change{operation, b, a})
+		}
+	}
+	compare("")
+	for _, o := range after.Operations {
+		compare(o.Name)
+	}
+	for _, o := range before.Operations {
+		if after.index(o.Name) < 0 {
+			compare(o.Name)
+		}
+	}
+	return changes
 }

@@ -18,7 +18,7 @@ func TestNeverTwoProbes(t *testing.T) {
 			rev int
 		}
 		names := []string{"w1", "w2", "w3"}
-		record, rev := Record{State: Closed}, 0
+		record, rev := Record{Circuit: Circuit{State: Closed}}, 0
 		views := map[string]view{}
 		for _, n := range names {
 			views[n] = view{c: record}
@@ -48,18 +48,24 @@ func TestNeverTwoProbes(t *testing.T) {
 			switch rapid.IntRange(0, 5).Draw(t, "what") {
 			case 0:
 				request := rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(t, "request")
-				write(n, func(c Record) Record { return c.Failed(request, now, 3, open) })
+				write(n, func(c Record) Record {
+					return c.Failed(Call{Agent: "a", Operation: "o", Key: request}, Failure, now, Policy{3, open})
+				})
 			case 1:
-				write(n, func(c Record) Record { return c.Succeeded(now) })
+				write(n, func(c Record) Record { return c.Succeeded(Call{Agent: "a", Operation: "o"}, now) })
 			case 2:
-				if write(n, func(c Record) Record { return c.Claimed(n, now, now.Add(lease)) }) {
+				if write(n, func(c Record) Record {
+					return c.Claimed("o", Call{Agent: "a", Operation: "o", Key: n}, n, now, now.Add(lease))
+				}) {
 					probes[n] = now.Add(lease)
 				}
 			case 3:
 				if _, probing := probes[n]; probing {
 					o := Outcome(rapid.IntRange(0, int(Neutral)).Draw(t, "outcome"))
 					for range 2 { // until it is stored
-						write(n, func(c Record) Record { return c.Probed(n, o, now, open) })
+						write(n, func(c Record) Record {
+							return c.Probed("o", Call{Agent: "a", Operation: "o", Key: n}, n, o, 0, now, Policy{3, open})
+						})
 					}
 					delete(probes, n)
 				}
@@ -77,7 +83,7 @@ func TestNeverTwoProbes(t *testing.T) {
 			if live > 1 {
 				t.Fatalf("%d probes at once: %v", live, probes)
 			}
-			if len(record.Row) >= 3 && record.State == Closed {
+			if o := record.Operations; len(o) > 0 && len(o[0].Row) >= 3 && !o[0].Held() {
 				t.Fatal("three failed and it is closed")
 			}
 		}

@@ -146,10 +146,10 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 	}
 	err = store.Change(ctx, kv, store.CircuitKey(provider), func(value []byte) ([]byte, error) {
 		c, err := circuit.Decode(value)
-		if err != nil || !c.Held() {
+		if err != nil || !c.AnyHeld() {
 			return nil, err
 		}
-		return json.Marshal(c.Reset())
+		return c.Reset().Encode()
 	})
 	if err != nil {
 		return err

@@ -46,7 +46,6 @@ type shared struct {
 type Provider struct {
 	Provider    string
 	Circuit     circuit.Record
-	ProbeLeased bool // somebody probes
 	PausedUntil time.Time
 	HoldUntil   time.Time // a 429's hold
 	Control     Control
@@ -160,7 +159,7 @@ func (v *View) whole() {
 func (v *View) entry(provider string) *shared {
 	p := v.providers[provider]
 	if p == nil {
-		p = &shared{circuit: circuit.Record{State: circuit.Closed}}
+		p = &shared{circuit: circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}}}
 		v.providers[provider] = p
 	}
 	return p
@@ -208,11 +207,11 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 	defer v.mu.Unlock()
 	p := v.providers[provider]
 	if p == nil {
-		p = &shared{circuit: circuit.Record{State: circuit.Closed}}
+		p = &shared{circuit: circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}}}
 	}
 	out := Provider{
 		Provider: provider, Circuit: p.circuit, Control: p.control,
-		ProbeLeased: p.circuit.ProbeLeased(now), PausedUntil: p.control.PausedUntil(now),
+		PausedUntil: p.control.PausedUntil(now),
 	}
 	if p.register != nil {
 		if at := p.register.Hold.Time(); at.After(now) {
@@ -250,7 +249,7 @@ func (v *View) Held(provider string, now time.Time) (fetchworker.Reason, time.Ti
 	if until := p.control.PausedUntil(now); !until.IsZero() {
 		return fetchworker.ReasonPaused, until
 	}
-	if p.circuit.Held() {
+	if p.circuit.ForAll() {
 		return fetchworker.ReasonCircuitOpen, p.circuit.Until()
 	}
 	if p.register == nil {
@@ -263,15 +262,6 @@ func (v *View) Held(provider string, now time.Time) (fetchworker.Reason, time.Ti
 		return fetchworker.ReasonQuota, next
 	}
 	return "", time.Time{}
-}
-
-// ProbeDue reports whether a provider's circuit waits for a probe: its open
-// time has passed, nobody probes, and no pause forbids it.
-func (v *View) ProbeDue(provider string, now time.Time) bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	p := v.providers[provider]
-	return p != nil && p.circuit.Due(now) && p.control.PausedUntil(now).IsZero()
 }
 
 // shapes are the limits in force: an operator's, or those that the fleet last

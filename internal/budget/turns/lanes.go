@@ -3,6 +3,7 @@ package turns
 import (
 	"math/rand/v2"
 
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
 )
 
@@ -34,6 +35,8 @@ func (l Lane) String() string {
 
 // Ask is what a request tells about itself when it asks for a permit.
 type Ask struct {
+	circuit.Call // who asks for what: circuits are open for some and not for others
+
 	Lane  Lane
 	Shard int  // of its agent, 0 to 15: permits go round the shards
 	Alone bool // nothing of its shard waits behind it, and no other of the shard is held by this worker
@@ -42,15 +45,15 @@ type Ask struct {
 // Waiter is a request that waits for a permit.
 type Waiter struct {
 	Ask
-	Probe bool          // it is to be the circuit's probe
+	Part  *circuit.Part // in the circuits that are not closed; mostly nil
 	Ready chan struct{} // closed by whoever ends the wait, when Turn or Err is set
 	Turn  Turn          // what it got
 	Err   error         // or why it got none
 }
 
 // NewWaiter is a request that is about to wait.
-func NewWaiter(a Ask, probe bool) *Waiter {
-	return &Waiter{Ask: a, Probe: probe, Ready: make(chan struct{})}
+func NewWaiter(a Ask, part *circuit.Part) *Waiter {
+	return &Waiter{Ask: a, Part: part, Ready: make(chan struct{})}
 }
 
 // Turn is a permit for one call.
