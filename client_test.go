@@ -284,7 +284,7 @@ func TestResultReadsTheLatestAnswer(t *testing.T) {
 func (s *service) storeLarge(id fetchworker.Identity, body []byte, edit func(*fetchworker.Claim)) {
 	s.t.Helper()
 	sum := sha256.Sum256(body)
-	claim := &fetchworker.Claim{Prefix: fetchworker.BodyPrefix(id, "n0nce"), Bytes: int64(len(body)), SHA256: hex.EncodeToString(sum[:])}
+	claim := &fetchworker.Claim{Prefix: fetchworker.BodyPrefix(id.Agent, hex.EncodeToString(sum[:])), Bytes: int64(len(body)), SHA256: hex.EncodeToString(sum[:])}
 	for rest := body; len(rest) > 0; {
 		n := min(len(rest), fetchworker.MaxInlineBody)
 		claim.Parts++

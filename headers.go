@@ -59,4 +59,4 @@ const MaxInlineBody = 512 << 10
 
 // MaxRequestBytes is the largest request in bytes, headers included, that the
 // queue takes.
-const MaxRequestBytes = 256 << 10
+const MaxRequestBytes = 64 << 10

@@ -67,11 +67,13 @@ func BytesSubject(provider string, t time.Time) string {
 	return "fetch.budget." + provider + ".bytes." + t.UTC().Format("2006-01")
 }
 
-// BodyPrefix is the claim check of a large body; its parts are stored under
-// BodyPrefix + "." + part, from 1.
-func BodyPrefix(i Identity, nonce string) string {
-	return "fetch.body." + i.Agent + "." + i.ID + "." + nonce
-}
+// BodyReuse is how long after it was stored a large body may be named by new
+// answers without being stored again.
+const BodyReuse = 12 * time.Hour
+
+// BodyPrefix is the claim check of a large body of an agent's, with its SHA-256
+// in hex; its parts are stored under BodyPrefix + "." + part, from 1.
+func BodyPrefix(agent, digest string) string { return "fetch.body." + agent + "." + digest }
 
 // ReplyPrefix is what every reply subject of an agent begins with.
 func ReplyPrefix(agent string) string { return "fetch.reply." + agent + "." }

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"fetchworker"
 	"fetchworker/internal/record"
@@ -98,7 +99,14 @@ func (s *Store) Replace(ctx context.Context, seen Standing, a fetchworker.Answer
 		a.Body = nil
 	}
 	m := a.Encode()
+	if kept := keptFor(a); kept > 0 {
+		m.Header.Set(jetstream.MsgTTLHeader, kept.String())
+	}
 	out, err := s.log.Replace(ctx, Slot(a.Identity), seen.seen, m)
+	if record.NoTTL(err) { // a stream of an earlier version: it keeps what it gets
+		m.Header.Del(jetstream.MsgTTLHeader)
+		out, err = s.log.Replace(ctx, Slot(a.Identity), seen.seen, m)
+	}
 	if err != nil {
 		return Standing{}, false, err
 	}
@@ -111,6 +119,17 @@ func (s *Store) Replace(ctx context.Context, seen Standing, a fetchworker.Answer
 		err = s.Copy(stands, replyTo)
 	}
 	return stands, false, err
+}
+
+// keptFor is how long an answer is kept, 0 for as long as the stream keeps its
+// own. What is refused before any call was made would let one agent fill the
+// store at no cost; what waits for a person, or has been decided by one, has
+// its end elsewhere.
+func keptFor(a fetchworker.Answer) time.Duration {
+	if a.Status == fetchworker.StatusFailed && a.Final && a.Calls == 0 && !a.Review && a.Generation <= 1 {
+		return time.Hour
+	}
+	return 0
 }
 
 // Copy sends what stands to a reply subject: same bytes, same headers but

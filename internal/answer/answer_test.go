@@ -2,6 +2,7 @@ package answer_test
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -132,5 +133,26 @@ func TestALargeBodyIsStoredBeforeItsAnswer(t *testing.T) {
 	}
 	if !bytes.Equal(whole, body) {
 		t.Errorf("%d bytes read, %d stored", len(whole), len(body))
+	}
+
+	// The same body under another id lies there already; another agent's does
+	// not: nobody reads what is not his.
+	held := func() uint64 {
+		s, err := b.JS.Stream(t.Context(), fetchworker.StreamBodies)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.CachedInfo().State.LastSeq
+	}
+	before := held()
+	a.Identity.ID = "q-2"
+	again, _, err := store.Put(t.Context(), a, "")
+	if err != nil || *again.Claim != *stands.Claim || held() != before {
+		t.Errorf("%+v %v, %d messages stored for it", again.Claim, err, held()-before)
+	}
+	a.Identity.Agent = "bob"
+	others, _, err := store.Put(t.Context(), a, "")
+	if err != nil || !strings.HasPrefix(others.Claim.Prefix, "fetch.body.bob.") || held() == before {
+		t.Errorf("%+v %v", others.Claim, err)
 	}
 }

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"fetchworker"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -19,21 +21,24 @@ import (
 // a server that syncs every write takes no more at a time than this.
 const partsInFlight = 16
 
-// nonce is the same for the same body of the same request, so that a retry
-// writes its parts over those of before.
-func nonce(id fetchworker.Identity, sum [sha256.Size]byte) string {
-	of := sha256.Sum256(append([]byte(id.String()+"."), sum[:]...))
-	return hex.EncodeToString(of[:16])
-}
-
-// storeBody stores a large body in parts and returns the claim check. A crash
-// leaves parts without a claim; they age out.
+// storeBody stores a large body in parts and returns the claim check. It lies
+// there once an agent and content, so that answers with the same body cost
+// their store one; a small message beside the parts, stored after them, says
+// since when. A crash leaves parts without a claim; they age out.
 func (s *Store) storeBody(parent context.Context, id fetchworker.Identity, body []byte) (*fetchworker.Claim, error) {
 	sum := sha256.Sum256(body)
+	digest := hex.EncodeToString(sum[:])
 	claim := &fetchworker.Claim{
-		Prefix: fetchworker.BodyPrefix(id, nonce(id, sum)),
+		Prefix: fetchworker.BodyPrefix(id.Agent, digest),
 		Parts:  (len(body) + fetchworker.MaxInlineBody - 1) / fetchworker.MaxInlineBody,
-		Bytes:  int64(len(body)), SHA256: hex.EncodeToString(sum[:]),
+		Bytes:  int64(len(body)), SHA256: digest,
+	}
+	whole, err := s.log.Last(parent, fetchworker.StreamBodies, claim.Prefix+wholeToken)
+	switch {
+	case err == nil && time.Since(whole.Time) < fetchworker.BodyReuse:
+		return claim, nil
+	case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound):
+		return nil, fmt.Errorf("look for the body of %s: %w", id, err)
 	}
 	group, ctx := errgroup.WithContext(parent)
 	for part := range claim.Parts {
@@ -48,8 +53,16 @@ func (s *Store) storeBody(parent context.Context, id fetchworker.Identity, body 
 			return s.log.Append(ctx, "body", fetchworker.StreamBodies, m)
 		})
 	}
-	if err := errors.Join(group.Wait(), parent.Err()); err != nil {
+	err = errors.Join(group.Wait(), parent.Err())
+	if err == nil {
+		err = s.log.Append(parent, "body", fetchworker.StreamBodies, nats.NewMsg(claim.Prefix+wholeToken))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("store body of %s: %w", id, err)
 	}
 	return claim, nil
 }
+
+// wholeToken ends the subject of the message that says that all parts are
+// there.
+const wholeToken = ".0"

@@ -105,7 +105,7 @@ func TestWhatLosesSomethingNeedsAWord(t *testing.T) {
 		t.Errorf("%+v %v, %v, %d bytes", a, err, c.MaxAge, c.MaxBytes)
 	}
 	// An empty stream loses nothing.
-	if c := stands(t, b, fetchworker.StreamBodies); c.MaxAge != 96*time.Hour {
+	if c := stands(t, b, fetchworker.StreamBodies); c.MaxAge != 96*time.Hour+2*fetchworker.BodyReuse {
 		t.Errorf("bodies are kept %v", c.MaxAge)
 	}
 	narrow.AcceptLoss = true

@@ -30,7 +30,7 @@ type Options struct {
 
 // Revision counts what changes in the topology. A stream carries that of the
 // version that made it, so that an older one leaves it as it is.
-const Revision = 2
+const Revision = 3
 
 const revisionKey = "fetchworker.topology"
 
@@ -80,6 +80,9 @@ func Streams(o Options) []jetstream.StreamConfig {
 	results.Discard = jetstream.DiscardNew // a full store holds work back; it never drops an answer
 	results.MaxBytes = 4 * gib
 	results.MaxAge = cmp.Or(o.ResultAge, StandardResultAge)
+	// What cost no call is kept for an hour only. No marker is left behind: it
+	// would be an answer.
+	results.AllowMsgTTL = true
 	results.SubjectTransform = &jetstream.SubjectTransformConfig{
 		Source:      "fetch.put.*.*.*.*",
 		Destination: "fetch.result.{{wildcard(1)}}.{{wildcard(2)}}.{{wildcard(3)}}.{{wildcard(4)}}",
@@ -105,11 +108,14 @@ func Streams(o Options) []jetstream.StreamConfig {
 	budget.MaxMsgsPerSubject = 1
 	budget.AllowMsgCounter = true
 
-	bodies := base(fetchworker.StreamBodies, "Large bodies in parts", "fetch.body.*.*.*.*")
+	// By agent and content; the second form is that of earlier workers.
+	bodies := base(fetchworker.StreamBodies, "Large bodies in parts", "fetch.body.*.*.*", "fetch.body.*.*.*.*")
 	bodies.MaxMsgsPerSubject = 1
 	bodies.Discard = jetstream.DiscardNew
 	bodies.MaxBytes = 4 * gib
-	bodies.MaxAge = cmp.Or(o.ResultAge, StandardResultAge)
+	// A body that lies there is named again for BodyReuse, by answers that then
+	// live for their whole age: its parts outlive all of them.
+	bodies.MaxAge = cmp.Or(o.ResultAge, StandardResultAge) + 2*fetchworker.BodyReuse
 
 	bucket := func(name, description string) jetstream.StreamConfig {
 		c := base("KV_"+name, description, "$KV."+name+".>")

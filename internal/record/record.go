@@ -227,7 +227,12 @@ func isConflict(err error) bool {
 // is in process at the leader: it may be stored or not.
 func isBusy(err error) bool { return hasCode(err, sequenceInProcess) }
 
+// NoTTL reports whether a stream refused a message because it keeps none for
+// a time of its own.
+func NoTTL(err error) bool { return hasCode(err, ttlDisabled) }
+
 const (
+	ttlDisabled       jetstream.ErrorCode = 10166
 	sequenceInProcess jetstream.ErrorCode = 10164
 	accountFull       jetstream.ErrorCode = 10002
 	serverFull        jetstream.ErrorCode = 10023
