@@ -11,6 +11,7 @@ import (
 	"fetchworker/internal/broker"
 
 	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -67,7 +68,7 @@ func withServers(t *testing.T, servers []*natsServer, replicas int) *fleet {
 		return p.ended(t, time.Minute) == 0
 	})
 	connect := func(user, inbox string) *nats.Conn {
-		nc, err := broker.Connect(t.Context(), broker.Address{URL: urls(t, servers, user), Name: "test " + user, Inbox: inbox}, func(error) {})
+		nc, err := broker.Connect(t.Context(), broker.Address{URL: urls(t, servers, user), Name: "test " + user, Inbox: inbox}, zap.NewNop(), func(error) {})
 		if err != nil {
 			t.Fatal(err)
 		}

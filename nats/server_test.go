@@ -82,7 +82,7 @@ func user(t *testing.T, s *server.Server, name string) *nats.Conn {
 	t.Helper()
 	u := url.URL{Scheme: "nats", Host: s.Addr().String(), User: url.UserPassword(name, os.Getenv("NATS_"+strings.ToUpper(name)+"_PASSWORD"))}
 	address := broker.Address{URL: u.String(), Name: "test " + name, Inbox: "_INBOX_" + name}
-	nc, err := broker.Connect(t.Context(), address, func(error) {})
+	nc, err := broker.Connect(t.Context(), address, zap.NewNop(), func(error) {})
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}

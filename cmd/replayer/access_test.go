@@ -19,6 +19,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 )
 
 const deployed = "../../nats/"
@@ -66,7 +67,7 @@ func (g *guarded) url(user string) string {
 
 func (g *guarded) as(user string) jetstream.JetStream {
 	g.t.Helper()
-	nc, err := broker.Connect(g.t.Context(), broker.Address{URL: g.url(user), Inbox: "_INBOX_" + user}, func(err error) { g.t.Errorf("%s: %v", user, err) })
+	nc, err := broker.Connect(g.t.Context(), broker.Address{URL: g.url(user), Inbox: "_INBOX_" + user}, zap.NewNop(), func(err error) { g.t.Errorf("%s: %v", user, err) })
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 )
 
 // cli is one run of the program.
@@ -96,7 +97,7 @@ func (c *cli) connect(ctx context.Context) (context.Context, *link, func(), erro
 	ctx, cancel := context.WithCancelCause(ctx)
 	waiting, done := context.WithTimeout(ctx, connectWait)
 	defer done()
-	nc, err := broker.Connect(waiting, address, c.onError(cancel))
+	nc, err := broker.Connect(waiting, address, zap.NewNop(), c.onError(cancel))
 	if err != nil {
 		cancel(nil)
 		return nil, nil, nil, connectError(address, err)

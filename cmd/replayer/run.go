@@ -47,7 +47,7 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	logger, err := app.NewLogger(config.LogLevel, c.errs)
+	logger, err := app.NewLogger(config, c.errs)
 	if err != nil {
 		return err
 	}
@@ -68,19 +68,33 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	nc, err := broker.Connect(ctx, address, func(err error) { logger.Warn("nats", zap.Error(err)) })
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	vitals := app.NewVitals(registry)
+	listener, err := c.listen(config, registry, vitals.Ready, logger)
+	if err != nil {
+		return err
+	}
+	closing.Push("http", listener.Close)
+	nc, err := broker.Connect(ctx, address, logger, nil)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // stopped while it waited
+	}
 	if err != nil {
 		return connectError(address, err)
 	}
 	closing.Push("nats", func() error { nc.Close(); return nil })
+	vitals.Joined(nc)
 	js, err := broker.JetStream(nc)
 	if err != nil {
 		return err
 	}
-	if err := app.Topology(ctx, js, config, logger); err != nil {
+	if err := app.Start(ctx, vitals, js, config, logger); ctx.Err() != nil {
+		return nil
+	} else if err != nil {
 		return err
 	}
-	if err := broker.ServeDLQ(ctx, js); err != nil {
+	if err := errors.Join(broker.ServeDLQ(ctx, js), broker.MayReplay(ctx, js)); err != nil {
 		return err
 	}
 	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
@@ -99,18 +113,10 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	}
 	closing.Push("cancels", func() error { cancels.Close(); return nil })
 
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	listener, err := c.listen(config, registry, ready(nc, js), logger)
-	if err != nil {
-		return err
-	}
-	closing.Push("http", listener.Close)
-
 	log := record.New(js, nil)
 	replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 		Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
-		Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
+		Heal:    func(ctx context.Context) error { return broker.HealDLQ(ctx, js, logger) },
 		Cancels: cancels,
 		Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry, Tracer: tracer,
 	})
@@ -119,6 +125,7 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	sweeper := sweep.New(js, log, board, sweep.Config{
 		Served: broker.ServedProvider, MaxLife: config.MaxLife, Logger: logger,
 	})
+	vitals.Serves(app.All(ready(js), func(context.Context) error { return replayer.Ready() }))
 	logger.Info("replayer runs", zap.String("nats", nc.ConnectedUrlRedacted()), zap.String("http", listener.Addr()))
 	group, running := errgroup.WithContext(ctx)
 	// A connection that was closed for good does not come back by itself.
@@ -150,11 +157,8 @@ func (c *cli) listen(config app.Config, metrics prometheus.Gatherer, health app.
 }
 
 // ready says whether the DLQ can be reached.
-func ready(nc *nats.Conn, js jetstream.JetStream) app.Health {
+func ready(js jetstream.JetStream) app.Health {
 	return func(ctx context.Context) error {
-		if !nc.IsConnected() {
-			return fmt.Errorf("%w: NATS is %s", errConnect, nc.Status())
-		}
 		if _, err := js.Consumer(ctx, fetchworker.StreamDLQ, broker.ReplayerConsumer); err != nil {
 			return fmt.Errorf("consumer %s: %w", broker.ReplayerConsumer, err)
 		}

@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/broker"
 
 	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
 )
 
 // errLoss says that something was left undone, since it would lose something.
@@ -20,7 +21,7 @@ var errLoss = errors.New("not done without --accept-loss")
 // apply brings the streams and buckets of a server to the form that this
 // version needs, and exits. It is for a server where the workers' own
 // credentials may not create them; the administrator's may.
-func apply(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
+func apply(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("apply", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // the error says it
 	acceptLoss := flags.Bool("accept-loss", false, "make streams smaller, younger or with fewer copies, as they are set")
@@ -36,22 +37,26 @@ func apply(ctx context.Context, args []string, getenv func(string) string, stdou
 	}
 	config.NATS.Name = "fetchworker apply"
 	config.Topology.AcceptLoss = *acceptLoss
-	nc, err := broker.Connect(ctx, config.NATS, func(error) {}) // what is refused comes back as an error too
+	logger, err := app.NewLogger(config, stderr)
+	if err != nil {
+		return err
+	}
+	nc, err := broker.Connect(ctx, config.NATS, logger, func(error) {}) // what is refused comes back as an error too
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	return applyTo(ctx, nc, config, stdout)
+	return applyTo(ctx, nc, config, stdout, logger)
 }
 
-func applyTo(ctx context.Context, nc *nats.Conn, config app.Config, stdout io.Writer) error {
+func applyTo(ctx context.Context, nc *nats.Conn, config app.Config, stdout io.Writer, logger *zap.Logger) error {
 	js, err := broker.JetStream(nc)
 	if err != nil {
 		return err
 	}
 	var lines strings.Builder
 	var undone []error
-	err = broker.Apply(ctx, js, config.Topology, func(a broker.Applied) {
+	told := func(a broker.Applied) {
 		_, _ = fmt.Fprintln(&lines, a.Stream, a.Did)
 		for _, what := range append(a.Kept, a.Undone...) {
 			_, _ = fmt.Fprintln(&lines, "  ", what)
@@ -59,10 +64,15 @@ func applyTo(ctx context.Context, nc *nats.Conn, config app.Config, stdout io.Wr
 		for _, what := range a.Losing {
 			undone = append(undone, fmt.Errorf("stream %s: %s: %w", a.Stream, what, errLoss))
 		}
+	}
+	err = app.Patiently(ctx, &app.Vitals{}, logger, "JetStream", func(ctx context.Context) error {
+		lines.Reset()
+		undone = nil
+		if err := broker.Apply(ctx, js, config.Topology, told); err != nil {
+			return err
+		}
+		return broker.ServeDLQ(ctx, js)
 	})
 	_, writeErr := io.WriteString(stdout, lines.String())
-	if err := errors.Join(append(undone, err, writeErr)...); err != nil {
-		return err
-	}
-	return broker.ServeDLQ(ctx, js)
+	return errors.Join(append(undone, err, writeErr)...)
 }

@@ -13,6 +13,9 @@ import (
 	"fetchworker/internal/app"
 )
 
+// healthTimeout is what a look at the worker may take, and a little more.
+const healthTimeout = 4 * time.Second
+
 var errNotReady = errors.New("not ready")
 
 // health asks the worker of this machine, or this container, whether it is
@@ -25,6 +28,10 @@ func health(ctx context.Context, args []string, getenv func(string) string, stdo
 	if err != nil {
 		return err
 	}
+	if config.HTTPAddr == "off" { // then nobody can ask, and a container is none the worse for it
+		_, err := fmt.Fprintln(stdout, "FETCH_HTTP_ADDR=off: not asked")
+		return err
+	}
 	host, port, err := net.SplitHostPort(config.HTTPAddr)
 	if err != nil {
 		return fmt.Errorf("%w: FETCH_HTTP_ADDR: %w", errUsage, err)
@@ -32,7 +39,7 @@ func health(ctx context.Context, args []string, getenv func(string) string, stdo
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout+time.Second)
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", nil)
 	if err != nil {

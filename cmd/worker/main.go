@@ -82,7 +82,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case "demo":
 		return demo(ctx, args, stdout)
 	case "apply":
-		return apply(ctx, args, getenv, stdout)
+		return apply(ctx, args, getenv, stdout, stderr)
 	case "health":
 		return health(ctx, args, getenv, stdout)
 	case "check":

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
 	"strings"
-	"time"
 
-	"fetchworker"
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/fetch"
@@ -20,22 +20,14 @@ import (
 	"go.uber.org/zap"
 )
 
-// readyTimeout bounds what an answer to /readyz may take.
-const readyTimeout = 2 * time.Second
-
-// readiness is what /readyz answers: connected, every queue there, every
-// consumer giving work, and not draining.
+// readiness is what /readyz answers: every stream there, every consumer giving
+// work, and not draining.
 func readiness(stop context.Context, js jetstream.JetStream, worker *fetch.Worker) app.Health {
 	return func(ctx context.Context) error {
 		if stop.Err() != nil {
 			return errors.New("draining")
 		}
-		if nc := js.Conn(); !nc.IsConnected() {
-			return fmt.Errorf("not connected to NATS: %s", nc.Status())
-		}
-		ctx, cancel := context.WithTimeout(ctx, readyTimeout)
-		defer cancel()
-		for _, name := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay, fetchworker.StreamResults, fetchworker.StreamDLQ} {
+		for _, name := range slices.Sorted(maps.Values(broker.StreamNames())) {
 			if _, err := js.Stream(ctx, name); err != nil {
 				return fmt.Errorf("stream %s: %w", name, err)
 			}

@@ -15,7 +15,6 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/fleet"
-	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
@@ -25,7 +24,6 @@ import (
 	"fetchworker/internal/sweep"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
@@ -52,7 +50,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	if err != nil {
 		return err
 	}
-	logger, err := app.NewLogger(config.LogLevel, stderr)
+	logger, err := app.NewLogger(config, stderr)
 	if err != nil {
 		return err
 	}
@@ -79,24 +77,54 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		return err
 	}
 	closing.Push("traces", stopTraces)
-	nc, embedded, err := connect(ctx, config, name, logger, &closing)
+	var folder *broker.Folder
+	if !config.NATS.Remote() {
+		if folder, err = broker.TakeFolder(config.DataDir); err != nil {
+			return err
+		}
+		closing.Push("data folder", func() error { folder.Leave(); return nil })
+	}
+
+	// Whoever watches the process sees it from here on.
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	vitals := app.NewVitals(registry)
+	listener, err := app.Listen(config.HTTPAddr, registry, vitals.Ready, config.Pprof)
 	if err != nil {
 		return err
 	}
+	closing.Push("http", listener.Close)
+
+	server, err := join(ctx, config, folder, name, logger, &closing)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // stopped while it waited
+	}
+	if err != nil {
+		return err
+	}
+	nc, embedded := server.nc, server.embedded
+	vitals.Joined(nc)
 	js, err := broker.JetStream(nc)
 	if err != nil {
 		return err
 	}
-	if err := app.Topology(ctx, js, config, logger); err != nil {
+	if err := app.Start(ctx, vitals, js, config, logger); ctx.Err() != nil {
+		return nil
+	} else if err != nil {
 		return err
 	}
+	replays := config.Replay == "on" || config.Replay == "auto" && embedded != nil
+	if replays {
+		if err := errors.Join(broker.ServeDLQ(ctx, js), broker.MayReplay(ctx, js)); err != nil {
+			return fmt.Errorf("FETCH_REPLAY=%s: %w", config.Replay, err)
+		}
+	}
+	vitals.WaitsFor("its providers' consumers and registers")
 	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", fetchworker.BucketProviders, err)
 	}
 
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	log := record.New(js, h.record)
 	events := newEvents(log, logger)
 	closing.Push("events", events.close)
@@ -113,7 +141,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		served, err := serveProvider(ctx, js, kv, p, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
 			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.Timeout, Clock: clock,
-		}, events.see)
+		}, events.see, logger)
 		if err != nil {
 			return fmt.Errorf("provider %s: %w", p.Name, err)
 		}
@@ -143,13 +171,8 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	sweeper := sweep.New(js, log, board, sweep.Config{
 		Known: set.Known, Served: broker.ServedProvider, MaxLife: config.MaxLife, Logger: logger,
 	})
-	registry.MustRegister(buildInfo(), fetch.NewFleet(js, board, serving, logger))
+	registry.MustRegister(fetch.NewFleet(js, board, serving, logger))
 
-	listener, err := app.Listen(config.HTTPAddr, registry, readiness(ctx, js, worker), config.Pprof)
-	if err != nil {
-		return err
-	}
-	closing.Push("http", listener.Close)
 	desk := cancel.NewDesk(cancels, log, served(board, set), config.MaxLife, logger)
 	closing.Push("orders to cancel", func() error { desk.Close(); return nil })
 	leave, err := announce(nc, name, serving, app.Endpoint{Name: "cancel", Subject: cancel.Subject, Handle: desk.Handle})
@@ -178,18 +201,18 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		fleet.Present(running, js, kv, presence, func(err error) { logger.Warn("presence", zap.Error(err)) })
 		return nil
 	})
-	if config.Replay == "on" || config.Replay == "auto" && embedded != nil {
-		if err := broker.ServeDLQ(ctx, js); err != nil {
-			return errors.Join(err, group.Wait())
-		}
+	checks := []app.Health{readiness(ctx, js, worker)}
+	if replays {
 		replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 			Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
-			Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
+			Heal:    func(ctx context.Context) error { return broker.HealDLQ(ctx, js, logger) },
 			Cancels: cancels,
 			Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry, Tracer: tracer,
 		})
+		checks = append(checks, func(context.Context) error { return replayer.Ready() })
 		group.Go(func() error { return replayer.Run(running) })
 	}
+	vitals.Serves(app.All(checks...))
 	logger.Info("serving", zap.Strings("providers", names(serving)), zap.String("http", listener.Addr()))
 	if h.ready != nil {
 		url := ""
@@ -201,90 +224,6 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	err = group.Wait()
 	logger.Info("stopped")
 	return err
-}
-
-// connect joins the server that the environment names, or embeds one.
-func connect(ctx context.Context, config app.Config, name string, logger *zap.Logger, closing *app.Stack) (*nats.Conn, *broker.Embedded, error) {
-	onError := func(err error) { logger.Warn("nats", zap.Error(err)) }
-	if config.NATS.Remote() {
-		config.NATS.Name = "fetchworker worker " + name
-		nc, err := broker.Connect(ctx, config.NATS, onError)
-		if err != nil {
-			return nil, nil, err
-		}
-		closing.Push("nats", func() error { return drain(ctx, nc) })
-		return nc, nil, nil
-	}
-	embedded, err := broker.Embed(broker.EmbedOptions{Listen: config.NATSAddr, DataDir: config.DataDir, Sync: config.Sync, Logger: logger})
-	if err != nil {
-		return nil, nil, err
-	}
-	closing.Push("embedded nats", func() error { embedded.Shutdown(); return nil })
-	nc, err := embedded.Connect(nats.Name("fetchworker worker "+name), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { onError(err) }))
-	if err != nil {
-		return nil, nil, err
-	}
-	closing.Push("nats", func() error { return drain(ctx, nc) })
-	return nc, embedded, nil
-}
-
-// drain sends what is still buffered, acknowledgements above all, and closes.
-func drain(ctx context.Context, nc *nats.Conn) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	err := nc.FlushWithContext(ctx)
-	nc.Close()
-	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, context.DeadlineExceeded) {
-		return nil // what was held is redelivered
-	}
-	return err
-}
-
-// serveProvider makes a provider's consumers, its register and its gate.
-func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, p *providers.Provider, settings budget.Settings, on budget.Observer) (fetch.Served, error) {
-	served, err := broker.IsServed(ctx, js, p.Name)
-	if err != nil {
-		return fetch.Served{}, err
-	}
-	// The register comes before the consumers: one that is missing while they
-	// exist has been lost, and counts as full.
-	if !served {
-		if err := budget.CreateRegister(ctx, kv, p.Name); err != nil {
-			return fetch.Served{}, err
-		}
-	}
-	if err := broker.ServeProvider(ctx, js, p.Name, broker.Held(perMinute(p.Limits))); err != nil {
-		return fetch.Served{}, err
-	}
-	if err := fleet.Reinstate(ctx, kv, p.Name); err != nil {
-		return fetch.Served{}, err
-	}
-	gate, err := budget.Open(ctx, js, kv, settings, on)
-	if err != nil {
-		return fetch.Served{}, err
-	}
-	provider, err := fetch.Open(ctx, js, p, gate,
-		func(lane fetchworker.Lane, shard int) string { return broker.ShardConsumer(p.Name, lane, shard) }, broker.ReplayConsumer(p.Name))
-	if err != nil {
-		gate.Close()
-		return fetch.Served{}, err
-	}
-	provider.Heal = func(ctx context.Context) error {
-		return broker.ServeProvider(ctx, js, p.Name, broker.Held(perMinute(p.Limits)))
-	}
-	return provider, nil
-}
-
-// perMinute is the rate of the tightest window, at least 1; 0 is unlimited.
-func perMinute(limits ledger.Limits) int {
-	rate := 0
-	for _, w := range limits {
-		n := max(1, int(float64(w.N)*float64(time.Minute)/float64(w.Per)))
-		if rate == 0 || n < rate {
-			rate = n
-		}
-	}
-	return rate
 }
 
 // workerName is unique in the fleet, and tells an operator which process it is.

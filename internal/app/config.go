@@ -29,7 +29,7 @@ type Config struct {
 	Replay string // FETCH_REPLAY: auto (with an embedded server), on, off
 
 	HTTPAddr    string // FETCH_HTTP_ADDR: metrics and health
-	Pprof       bool   // FETCH_PPROF: profiles on the same listener
+	Pprof       string // FETCH_PPROF: where profiles are, loopback only; "" for nowhere
 	Concurrency int    // FETCH_CONCURRENCY: calls in flight per provider
 
 	Topology broker.Options // FETCH_REPLICAS, FETCH_RESULT_AGE, FETCH_STREAM_BYTES, FETCH_STREAM_AGE, as far as they are set
@@ -41,7 +41,9 @@ type Config struct {
 	RetryBase       time.Duration // FETCH_RETRY_BASE_SECONDS: wait after the first failure
 	Retries         int           // FETCH_RETRIES after the first call
 
-	LogLevel string // FETCH_LOG_LEVEL: debug, info, warn, error
+	LogLevel  string // FETCH_LOG_LEVEL: debug, info, warn, error
+	LogFormat string // FETCH_LOG_FORMAT: json, console, or auto: console on a terminal
+	NoColor   bool   // NO_COLOR, as no-color.org has it
 }
 
 // ErrConfig is wrapped by every error about the environment.
@@ -56,7 +58,6 @@ func Load(getenv func(string) string) (Config, error) {
 		DataDir:         r.text("FETCH_DATA_DIR", "./data"),
 		Replay:          r.oneOf("FETCH_REPLAY", "auto", "on", "off"),
 		HTTPAddr:        r.text("FETCH_HTTP_ADDR", "127.0.0.1:8080"),
-		Pprof:           r.oneOf("FETCH_PPROF", "off", "on") == "on",
 		Concurrency:     r.whole("FETCH_CONCURRENCY", 16, 1, 10_000),
 		ResultAge:       r.duration("FETCH_RESULT_AGE", broker.StandardResultAge),
 		MaxLife:         r.duration("FETCH_MAX_LIFE", 72*time.Hour),
@@ -65,6 +66,8 @@ func Load(getenv func(string) string) (Config, error) {
 		RetryBase:       r.seconds("FETCH_RETRY_BASE_SECONDS", 1),
 		Retries:         r.whole("FETCH_RETRIES", 3, 0, 100),
 		LogLevel:        r.oneOf("FETCH_LOG_LEVEL", "info", "debug", "warn", "error"),
+		LogFormat:       r.oneOf("FETCH_LOG_FORMAT", "auto", "json", "console"),
+		NoColor:         getenv("NO_COLOR") != "",
 	}
 	if r.oneOf("FETCH_SYNC", "always", "interval") == "interval" {
 		c.Sync = 2 * time.Minute // the server's own default
@@ -76,6 +79,7 @@ func Load(getenv func(string) string) (Config, error) {
 	if getenv("FETCH_RESULT_AGE") != "" {
 		c.Topology.ResultAge = c.ResultAge
 	}
+	c.Pprof = r.profiles("FETCH_PPROF", c.HTTPAddr)
 	r.addresses(c)
 	return c, errors.Join(r.errs...)
 }
@@ -109,6 +113,23 @@ func (r *reader) addresses(c Config) {
 			r.fail("NATS_CREDS", "must be a file of credentials: "+err.Error())
 		}
 	}
+}
+
+// profiles is where profiles are to be: beside metrics and health, or on an
+// address of their own. A heap dump holds keys, so it stays on this machine.
+func (r *reader) profiles(name, httpAddr string) string {
+	addr := r.getenv(name)
+	switch addr {
+	case "", "off":
+		return ""
+	case "on":
+		addr = httpAddr
+	}
+	if _, _, err := broker.ListenAddress(addr); err != nil {
+		r.fail(name, fmt.Sprintf("must be off, on where FETCH_HTTP_ADDR is loopback, or a loopback host:port of its own: a profile may hold a key; it is %q with FETCH_HTTP_ADDR=%s", r.getenv(name), httpAddr))
+		return ""
+	}
+	return addr
 }
 
 // streamBytes reads results=8GiB,bodies=unlimited.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -13,34 +14,45 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Sampling of repeated log messages.
-const (
-	samplePeriod     = time.Second
-	sampleFirst      = 100
-	sampleThereafter = 100
-)
+// Listener serves metrics and health on one address, and profiles there or on
+// one of their own.
+type Listener struct{ addr, profiles *address }
 
-// Listener serves metrics and health on one address.
-type Listener struct {
+type address struct {
 	server *http.Server
 	addr   net.Addr
 	done   chan error
 }
 
-// Health says what /readyz answers; nil is ready.
-type Health func(context.Context) error
-
 // Listen starts to serve. Port 0 takes a free one; "off" serves nothing.
-func Listen(addr string, metrics prometheus.Gatherer, ready Health, profiles bool) (*Listener, error) {
-	if addr == "off" {
-		return &Listener{}, nil
+// profiles is "" for none, the same address, or another; a heap dump may hold
+// a key, so it is to be loopback.
+func Listen(addr string, metrics prometheus.Gatherer, ready Health, profiles string) (*Listener, error) {
+	l := &Listener{}
+	mux := pages(metrics, ready)
+	if profiles == addr {
+		profile(mux)
 	}
-	ln, err := net.Listen("tcp", addr) //nolint:noctx // at start, for the life of the process
-	if err != nil {
-		return nil, fmt.Errorf("%w: FETCH_HTTP_ADDR: %w (another worker on this machine? give each its own, or \"off\")", ErrConfig, err)
+	var err error
+	if addr != "off" {
+		if l.addr, err = serve(addr, mux); err != nil {
+			return nil, fmt.Errorf("%w: FETCH_HTTP_ADDR: %w (another worker on this machine? give each its own, or \"off\")", ErrConfig, err)
+		}
 	}
+	if profiles != "" && profiles != addr {
+		mux := http.NewServeMux()
+		profile(mux)
+		if l.profiles, err = serve(profiles, mux); err != nil {
+			return nil, errors.Join(fmt.Errorf("%w: FETCH_PPROF: %w", ErrConfig, err), l.Close())
+		}
+	}
+	return l, nil
+}
+
+func pages(metrics prometheus.Gatherer, ready Health) *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	// One provider whose figures cannot be told is no reason to tell none.
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{EnableOpenMetrics: true, ErrorHandling: promhttp.ContinueOnError}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		if err := ready(r.Context()); err != nil {
@@ -49,19 +61,43 @@ func Listen(addr string, metrics prometheus.Gatherer, ready Health, profiles boo
 		}
 		say(w, http.StatusOK, "ready")
 	})
-	if profiles {
-		mux.HandleFunc("/debug/pprof/", pprof.Index)
-		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, home) // the client is gone then
+	})
+	return mux
+}
+
+const home = `<!doctype html><title>fetchworker</title>
+<h1>fetchworker</h1>
+<p><a href="/metrics">/metrics</a> for Prometheus
+<p><a href="/readyz">/readyz</a> is it ready, or else why not
+<p><a href="/healthz">/healthz</a> does it live
+`
+
+func profile(mux *http.ServeMux) {
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+}
+
+func serve(addr string, mux http.Handler) (*address, error) {
+	ln, err := net.Listen("tcp", addr) //nolint:noctx // at start, for the life of the process
+	if err != nil {
+		return nil, err
 	}
-	l := &Listener{
-		server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second},
-		addr:   ln.Addr(), done: make(chan error, 1),
+	a := &address{
+		server: &http.Server{
+			Handler: mux, MaxHeaderBytes: 64 << 10,
+			// Nobody holds a connection for long; a profile takes half a minute.
+			ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 90 * time.Second, IdleTimeout: 2 * time.Minute,
+		},
+		addr: ln.Addr(), done: make(chan error, 1),
 	}
-	go func() { l.done <- l.server.Serve(ln) }()
-	return l, nil
+	go func() { a.done <- a.server.Serve(ln) }()
+	return a, nil
 }
 
 func say(w http.ResponseWriter, status int, text string) {
@@ -71,22 +107,29 @@ func say(w http.ResponseWriter, status int, text string) {
 }
 
 // Addr is where it listens, empty when it does not.
-func (l *Listener) Addr() string {
-	if l.addr == nil {
+func (l *Listener) Addr() string { return l.addr.text() }
+
+// Profiles is where profiles are, if that is an address of their own.
+func (l *Listener) Profiles() string { return l.profiles.text() }
+
+func (a *address) text() string {
+	if a == nil {
 		return ""
 	}
-	return l.addr.String()
+	return a.addr.String()
 }
 
 // Close stops serving; requests under way get two seconds.
-func (l *Listener) Close() error {
-	if l.server == nil {
+func (l *Listener) Close() error { return errors.Join(l.addr.close(), l.profiles.close()) }
+
+func (a *address) close() error {
+	if a == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	err := l.server.Shutdown(ctx)
-	if serveErr := <-l.done; !errors.Is(serveErr, http.ErrServerClosed) {
+	err := a.server.Shutdown(ctx)
+	if serveErr := <-a.done; !errors.Is(serveErr, http.ErrServerClosed) {
 		err = errors.Join(err, serveErr)
 	}
 	return err

@@ -3,23 +3,60 @@ package app
 import (
 	"fmt"
 	"io"
+	"os"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/term"
 )
 
-// NewLogger writes JSON lines with stable keys to w. Repeats of one message
-// within a second are sampled: the first hundred, then every hundredth.
-func NewLogger(level string, w io.Writer) (*zap.Logger, error) {
-	parsed, err := zapcore.ParseLevel(level)
+// Sampling of repeated log messages.
+const (
+	samplePeriod     = time.Second
+	sampleFirst      = 100
+	sampleThereafter = 100
+)
+
+// NewLogger writes to w: lines for people on a terminal, and JSON with stable
+// keys anywhere else, unless FETCH_LOG_FORMAT says otherwise. Times are UTC.
+// Repeats of one message within a second are sampled: the first hundred, then
+// every hundredth.
+func NewLogger(c Config, w io.Writer) (*zap.Logger, error) {
+	level, err := zapcore.ParseLevel(c.LogLevel)
 	if err != nil {
 		return nil, fmt.Errorf("%w: FETCH_LOG_LEVEL: %w", ErrConfig, err)
 	}
-	encoder := zap.NewProductionEncoderConfig()
-	encoder.TimeKey = "time"
-	encoder.MessageKey = "message"
-	encoder.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	encoder.EncodeDuration = zapcore.StringDurationEncoder
-	core := zapcore.NewCore(zapcore.NewJSONEncoder(encoder), zapcore.Lock(zapcore.AddSync(w)), parsed)
+	var encoder zapcore.Encoder
+	if c.LogFormat == "console" || c.LogFormat != "json" && isTerminal(w) {
+		encoder = zapcore.NewConsoleEncoder(forPeople(c.NoColor))
+	} else {
+		encoder = zapcore.NewJSONEncoder(forPrograms())
+	}
+	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)
 	return zap.New(zapcore.NewSamplerWithOptions(core, samplePeriod, sampleFirst, sampleThereafter)), nil
+}
+
+func forPrograms() zapcore.EncoderConfig {
+	c := zap.NewProductionEncoderConfig()
+	c.TimeKey, c.MessageKey = "time", "message"
+	c.EncodeTime = func(t time.Time, to zapcore.PrimitiveArrayEncoder) { to.AppendString(t.UTC().Format(time.RFC3339Nano)) }
+	c.EncodeDuration = zapcore.StringDurationEncoder
+	return c
+}
+
+func forPeople(noColor bool) zapcore.EncoderConfig {
+	c := forPrograms()
+	c.EncodeTime = func(t time.Time, to zapcore.PrimitiveArrayEncoder) { to.AppendString(t.UTC().Format("15:04:05.000Z")) }
+	c.EncodeLevel = zapcore.CapitalColorLevelEncoder
+	if noColor {
+		c.EncodeLevel = zapcore.CapitalLevelEncoder
+	}
+	c.ConsoleSeparator = " "
+	return c
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor is a small number
 }

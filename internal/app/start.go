@@ -6,7 +6,7 @@ import "go.uber.org/zap"
 // no password and no key.
 func (c Config) Fields() []zap.Field {
 	fields := []zap.Field{
-		zap.String("http_addr", c.HTTPAddr), zap.Bool("pprof", c.Pprof), zap.String("log_level", c.LogLevel),
+		zap.String("http_addr", c.HTTPAddr), zap.String("pprof", c.Pprof), zap.String("log_level", c.LogLevel),
 		zap.Int("concurrency", c.Concurrency), zap.Int("replicas", c.Topology.Replicas),
 		zap.Duration("result_age", c.ResultAge), zap.Duration("max_life", c.MaxLife),
 		zap.Duration("circuit_open", c.CircuitOpen), zap.Int("circuit_failures", c.CircuitFailures),

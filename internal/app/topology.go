@@ -10,6 +10,14 @@ import (
 	"go.uber.org/zap"
 )
 
+// Start joins the contract's streams: it waits for them if somebody else is to
+// make them or the server is still coming up.
+func Start(ctx context.Context, v *Vitals, js jetstream.JetStream, c Config, logger *zap.Logger) error {
+	return Patiently(ctx, v, logger, "the streams (JetStream, and worker apply where workers may not create them)", func(ctx context.Context) error {
+		return Topology(ctx, js, c, logger)
+	}, broker.ErrMissing)
+}
+
 // Topology makes sure, at a start, that the streams are as the contract needs
 // them. What an operator has decided otherwise is told in a line and stays.
 func Topology(ctx context.Context, js jetstream.JetStream, c Config, logger *zap.Logger) error {

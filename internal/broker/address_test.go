@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/zap"
+
 	"fetchworker/internal/broker"
 )
 
@@ -47,7 +49,7 @@ func TestAnAddressThatCannotBeReadIsToldWithoutItsSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, a := range []broker.Address{{URL: "nats://u:s3cret/s3cret@a:1"}, {URL: "u:s3cret/s3cret@a:1"}, {Context: "work"}} {
-		_, err := broker.Connect(t.Context(), a, func(error) {})
+		_, err := broker.Connect(t.Context(), a, zap.NewNop(), func(error) {})
 		if err == nil || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: %v", a, err)
 		}

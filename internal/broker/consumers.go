@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"fetchworker"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -100,25 +103,93 @@ func IsServed(ctx context.Context, js jetstream.JetStream, provider string) (boo
 // ServeProvider makes sure that a provider's consumers exist. The replay
 // consumer comes last: it says that the others are there.
 func ServeProvider(ctx context.Context, js jetstream.JetStream, provider string, held int) error {
+	_, err := serveProvider(ctx, js, provider, held)
+	return err
+}
+
+// HealProvider is ServeProvider for a provider whose consumers were there:
+// each that had to be made again is told.
+func HealProvider(ctx context.Context, js jetstream.JetStream, provider string, held int, log *zap.Logger) error {
+	made, err := serveProvider(ctx, js, provider, held)
+	tellMade(log, made)
+	return err
+}
+
+func tellMade(log *zap.Logger, made []string) {
+	if len(made) > 0 {
+		log.Warn("consumers were gone and are made again", zap.Strings("consumers", made))
+	}
+}
+
+// serveProvider returns the names of the consumers that it made.
+func serveProvider(ctx context.Context, js jetstream.JetStream, provider string, held int) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	consumers := ProviderConsumers(provider, held)
+	var mu sync.Mutex
+	var made []string
 	for _, stream := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay} {
 		var group errgroup.Group
 		group.SetLimit(8)
 		for _, config := range consumers[stream] {
-			group.Go(func() error { return applyConsumer(ctx, js, stream, config) })
+			group.Go(func() error {
+				created, err := applyConsumer(ctx, js, stream, config)
+				mu.Lock()
+				defer mu.Unlock()
+				if created {
+					made = append(made, config.Durable)
+				}
+				return err
+			})
 		}
 		if err := group.Wait(); err != nil {
-			return err
+			return made, err
 		}
 	}
-	return nil
+	slices.Sort(made)
+	if err := mayPull(ctx, js, fetchworker.StreamRequests, consumers[fetchworker.StreamRequests][0].Durable); err != nil {
+		return made, err
+	}
+	return made, mayPull(ctx, js, fetchworker.StreamReplay, ReplayConsumer(provider))
+}
+
+// mayPull asks a consumer for what it never gives, so that a right to pull
+// that is missing is found at once. A pull that is refused only brings nothing.
+func mayPull(ctx context.Context, js jetstream.JetStream, stream, consumer string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	err := refusable(ctx, js, func(ctx context.Context) error {
+		_, err := js.Conn().RequestWithContext(ctx, "$JS.API.CONSUMER.MSG.NEXT."+stream+"."+consumer, []byte(`{"batch":1,"expires":1,"idle_heartbeat":1000000000}`))
+		return err
+	})
+	if denied(err) {
+		return fmt.Errorf("these credentials may not pull from consumer %s on %s: %w", consumer, stream, err)
+	}
+	return nil // anything else is seen when it is pulled from
 }
 
 // ServeDLQ makes sure that the replayers' consumer exists. Its messages wait
 // with a delayed nak, so it must hold any number unacknowledged.
 func ServeDLQ(ctx context.Context, js jetstream.JetStream) error {
+	_, err := serveDLQ(ctx, js)
+	return err
+}
+
+// MayReplay is an error where these credentials cannot work on the DLQ.
+func MayReplay(ctx context.Context, js jetstream.JetStream) error {
+	return mayPull(ctx, js, fetchworker.StreamDLQ, ReplayerConsumer)
+}
+
+// HealDLQ is ServeDLQ for a consumer that was there.
+func HealDLQ(ctx context.Context, js jetstream.JetStream, log *zap.Logger) error {
+	made, err := serveDLQ(ctx, js)
+	if made {
+		tellMade(log, []string{ReplayerConsumer})
+	}
+	return err
+}
+
+func serveDLQ(ctx context.Context, js jetstream.JetStream) (made bool, err error) {
 	return applyConsumer(ctx, js, fetchworker.StreamDLQ, jetstream.ConsumerConfig{
 		Durable: ReplayerConsumer, FilterSubject: "fetch.dlq.>",
 		AckPolicy: jetstream.AckExplicitPolicy, AckWait: AckWait,
@@ -128,19 +199,20 @@ func ServeDLQ(ctx context.Context, js jetstream.JetStream) error {
 
 // applyConsumer looks first: credentials that may not create are enough where
 // the consumer is as wanted.
-func applyConsumer(ctx context.Context, js jetstream.JetStream, stream string, want jetstream.ConsumerConfig) error {
+func applyConsumer(ctx context.Context, js jetstream.JetStream, stream string, want jetstream.ConsumerConfig) (created bool, err error) {
 	var c jetstream.Consumer
-	err := refusable(ctx, js, func(ctx context.Context) (err error) {
+	err = refusable(ctx, js, func(ctx context.Context) (err error) {
 		c, err = js.Consumer(ctx, stream, want.Durable)
 		return err
 	})
+	missing := errors.Is(err, jetstream.ErrConsumerNotFound)
 	if err == nil {
 		have := c.CachedInfo().Config
 		if have.MaxAckPending == want.MaxAckPending && have.AckWait == want.AckWait && have.FilterSubject == want.FilterSubject && have.MaxDeliver == want.MaxDeliver {
-			return nil
+			return false, nil
 		}
-	} else if !errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return fmt.Errorf("look up consumer %s on %s: %w", want.Durable, stream, err)
+	} else if !missing {
+		return false, fmt.Errorf("look up consumer %s on %s: %w", want.Durable, stream, err)
 	}
 	err = refusable(ctx, js, func(ctx context.Context) error {
 		_, err := js.CreateOrUpdateConsumer(ctx, stream, want)
@@ -148,11 +220,11 @@ func applyConsumer(ctx context.Context, js jetstream.JetStream, stream string, w
 	})
 	if err != nil {
 		if denied(err) {
-			return fmt.Errorf("consumer %s on %s is missing, and these credentials may not create it: %w", want.Durable, stream, err)
+			return false, fmt.Errorf("consumer %s on %s is missing or differs, and these credentials may not change it: %w", want.Durable, stream, err)
 		}
-		return fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, err)
+		return false, fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, err)
 	}
-	return nil
+	return missing, nil
 }
 
 // RetireProvider deletes a provider's consumers, so that its requests are

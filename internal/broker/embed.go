@@ -17,6 +17,7 @@ type EmbedOptions struct {
 	Listen  string        // loopback host:port, port 0 for a free one; empty: reachable in-process only
 	DataDir string        // where JetStream keeps its files
 	Sync    time.Duration // 0: every write is synced before it is acknowledged; else the interval
+	Folder  *Folder       // DataDir, if it is taken already; Shutdown leaves it
 	Logger  *zap.Logger   // gets the server's warnings and errors; nil: nobody does
 }
 
@@ -24,20 +25,23 @@ type EmbedOptions struct {
 // it listens on loopback only.
 type Embedded struct {
 	server *server.Server
-	folder *folder
+	folder *Folder
 	words  *words
 }
 
 // Embed starts a server and waits until it takes connections. Its data folder
 // is locked for as long as it runs; ErrFolderInUse names who has it.
 func Embed(o EmbedOptions) (*Embedded, error) {
-	folder, err := takeFolder(o.DataDir)
-	if err != nil {
-		return nil, fmt.Errorf("embedded NATS: %w", err)
+	folder := o.Folder
+	if folder == nil {
+		var err error
+		if folder, err = TakeFolder(o.DataDir); err != nil {
+			return nil, fmt.Errorf("embedded NATS: %w", err)
+		}
 	}
 	e := &Embedded{folder: folder, words: newWords(o.Logger)}
 	if err := e.start(o); err != nil {
-		folder.leave()
+		folder.Leave()
 		return nil, fmt.Errorf("embedded NATS on the data folder %s: %w", o.DataDir, err)
 	}
 	return e, nil
@@ -118,7 +122,7 @@ func (e *Embedded) Connect(options ...nats.Option) (*nats.Conn, error) {
 func (e *Embedded) Shutdown() {
 	e.server.Shutdown()
 	e.server.WaitForShutdown()
-	e.folder.leave()
+	e.folder.Leave()
 }
 
 // ListenAddress reads where an embedded server is to listen.

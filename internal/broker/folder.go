@@ -14,13 +14,13 @@ import (
 // ErrFolderInUse says that another process runs a server on the data folder.
 var ErrFolderInUse = errors.New("the data folder is in use")
 
-// folder is a data directory that is ours alone.
-type folder struct{ lock *flock.Flock }
+// Folder is a data directory that is ours alone.
+type Folder struct{ lock *flock.Flock }
 
-// takeFolder makes the directory if need be and locks it. The kernel holds the
+// TakeFolder makes the directory if need be and locks it. The kernel holds the
 // lock and drops it with the process, so that a kill leaves none behind; the
 // file's content only says whom to look for.
-func takeFolder(dir string) (*folder, error) {
+func TakeFolder(dir string) (*Folder, error) {
 	if absolute, err := filepath.Abs(dir); err == nil {
 		dir = absolute
 	}
@@ -38,7 +38,7 @@ func takeFolder(dir string) (*folder, error) {
 	}
 	// Where a locked file cannot be written, its holder stays unnamed.
 	_ = os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
-	return &folder{lock: lock}, nil
+	return &Folder{lock: lock}, nil
 }
 
 // holder is what the lock's file says about the process that has it.
@@ -54,6 +54,6 @@ func holder(path string) string {
 	return fmt.Sprintf("process %d", pid)
 }
 
-// leave gives the folder back. The file stays: whoever deleted it could take
+// Leave gives the folder back; a second time it does nothing. The file stays: whoever deleted it could take
 // it away under a process that has just opened it.
-func (f *folder) leave() { _ = f.lock.Unlock() } // the end of the process does it too
+func (f *Folder) Leave() { _ = f.lock.Unlock() } // the end of the process does it too

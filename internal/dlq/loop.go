@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fetchworker"
@@ -60,7 +61,8 @@ type Replayer struct {
 	holding *wait.Heart[*held]
 	metrics *metrics
 
-	acting, telling chan struct{} // their capacity is how many may be in flight
+	pulling         atomic.Pointer[error] // how the last pull ended
+	acting, telling chan struct{}         // their capacity is how many may be in flight
 }
 
 const (
@@ -114,6 +116,7 @@ func (r *Replayer) Run(stop context.Context) error {
 
 	for stop.Err() == nil {
 		err := r.pull(stop, consumer, func(l *held) { r.meet(working, l, &acts) })
+		r.pulls(err)
 		if err != nil && stop.Err() == nil {
 			r.logger.Warn("pull", zap.Error(err))
 			if r.config.Heal != nil {
@@ -129,6 +132,19 @@ func (r *Replayer) Run(stop context.Context) error {
 	deadline.Stop()
 	kill(nil)
 	background.Wait()
+	return nil
+}
+
+// pulls notes how the last pull went.
+func (r *Replayer) pulls(err error) {
+	r.pulling.Store(&err)
+}
+
+// Ready is nil while letters can be pulled.
+func (r *Replayer) Ready() error {
+	if last := r.pulling.Load(); last != nil && *last != nil {
+		return fmt.Errorf("dead letters cannot be pulled: %w", *last)
+	}
 	return nil
 }
 

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"fetchworker/internal/app"
+	"fetchworker/internal/broker"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+)
+
+// joined is the server that a worker works with: another process, or one of
+// its own.
+type joined struct {
+	nc       *nats.Conn
+	embedded *broker.Embedded // nil with NATS_URL
+}
+
+// join joins the server that the environment names, or embeds one on a folder
+// that was taken for it.
+func join(ctx context.Context, config app.Config, folder *broker.Folder, name string, logger *zap.Logger, closing *app.Stack) (j joined, err error) {
+	if config.NATS.Remote() {
+		config.NATS.Name = "fetchworker worker " + name
+		j.nc, err = broker.Connect(ctx, config.NATS, logger, nil)
+	} else {
+		j.embedded, err = broker.Embed(broker.EmbedOptions{
+			Listen: config.NATSAddr, DataDir: config.DataDir, Sync: config.Sync, Folder: folder, Logger: logger,
+		})
+		if err != nil {
+			return j, err
+		}
+		closing.Push("embedded nats", func() error { j.embedded.Shutdown(); return nil })
+		j.nc, err = j.embedded.Connect(append(broker.Watched(logger, nil), nats.Name("fetchworker worker "+name))...)
+	}
+	if err != nil {
+		return j, err
+	}
+	closing.Push("nats", func() error { return drain(ctx, j.nc) })
+	return j, nil
+}
+
+// drain sends what is still buffered, acknowledgements above all, and closes.
+func drain(ctx context.Context, nc *nats.Conn) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err := nc.FlushWithContext(ctx)
+	nc.Close()
+	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, context.DeadlineExceeded) {
+		return nil // what was held is redelivered
+	}
+	return err
+}
