@@ -1,7 +1,6 @@
 package fetchworker
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -84,34 +83,21 @@ func (e *RequestError) Error() string {
 // The error is ErrNotObject or a *RequestError.
 func DecodeRequest(body []byte) (Request, error) {
 	var r Request
-	if len(bytes.TrimSpace(body)) == 0 || bytes.TrimSpace(body)[0] != '{' || !json.Valid(body) {
-		return r, ErrNotObject
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if _, err := dec.Token(); err != nil { // the opening brace
-		return r, ErrNotObject
-	}
 	var first error
-	seen := make(map[string]bool, 8)
-	for dec.More() {
-		token, err := dec.Token()
-		if err != nil {
-			return r, ErrNotObject
-		}
-		field, _ := token.(string)
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return r, ErrNotObject
-		}
-		err = r.decodeField(field, value)
-		if seen[field] {
+	seen := make([]string, 0, 8)
+	isObject := members(body, func(field string, value json.RawMessage) {
+		err := r.decodeField(field, value)
+		if slices.Contains(seen, field) {
 			err = &RequestError{field, "given more than once"}
 		}
-		seen[field] = true
+		seen = append(seen, field)
 		// Go on after a mistake: the id may still come.
 		if err != nil && first == nil {
 			first = err
 		}
+	})
+	if !isObject {
+		return Request{}, ErrNotObject
 	}
 	if first == nil && !r.Deadline.IsZero() && r.TTL > 0 {
 		first = &RequestError{"ttl", "give ttl or deadline, not both"}
@@ -129,8 +115,8 @@ func (r *Request) decodeField(field string, value json.RawMessage) error {
 	var err error
 	switch field {
 	case "id":
-		var id string
-		if json.Unmarshal(value, &id) != nil || !ValidID(id) {
+		id, ok := jsonText(value)
+		if !ok || !ValidID(id) {
 			return &RequestError{"id", "1 to 64 of A-Z a-z 0-9 _ -"}
 		}
 		r.ID = id
@@ -140,12 +126,13 @@ func (r *Request) decodeField(field string, value json.RawMessage) error {
 		}
 		r.Params = value
 	case "reply_to":
-		if json.Unmarshal(value, &r.ReplyTo) != nil || r.ReplyTo == "" {
+		var ok bool
+		if r.ReplyTo, ok = jsonText(value); !ok || r.ReplyTo == "" {
 			return &RequestError{"reply_to", "a subject"}
 		}
 	case "deadline":
-		var s string
-		if json.Unmarshal(value, &s) != nil {
+		s, ok := jsonText(value)
+		if !ok {
 			return &RequestError{"deadline", "an RFC 3339 time"}
 		}
 		if r.Deadline, err = time.Parse(time.RFC3339, s); err != nil || r.Deadline.IsZero() || r.Deadline.UTC().Year() > 9999 || r.Deadline.UTC().Year() < 1 {

@@ -97,6 +97,7 @@ func peers(ctx context.Context) error {
 	which := flags.String("cases", "", "cases, by name, with commas between them; all if empty")
 	out := flags.String("out", "", "folder for peers.md and peers.svg; none: only to the terminal")
 	probes := flags.Int("probes", 200, "requests at low load, for the latency")
+	requests := flags.Int("requests", 0, "requests a case and round, if others than the case's own")
 	profile := flags.String("profile", "", "folder for CPU and allocation profiles of our worker under load")
 	keep := flags.Bool("keep", false, "keep the working folder")
 	_ = flags.Parse(os.Args[2:])
@@ -117,6 +118,9 @@ func peers(ctx context.Context) error {
 	for _, c := range peerCases {
 		if *which != "" && !slices.Contains(strings.Split(*which, ","), c.name) {
 			continue
+		}
+		if *requests > 0 {
+			c.requests = *requests
 		}
 		all := map[string][]result{}
 		for round := range *rounds {

@@ -249,7 +249,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// profileOf writes what a worker with profiles does in the second from now,
+// profileOf writes what a worker with profiles does in the two seconds from now,
 // and what it has allocated, into a folder; the function returned waits.
 func profileOf(dir string, p *process, name string) (wait func()) {
 	if dir == "" || !strings.HasPrefix(p.address, "http://") {
@@ -268,7 +268,7 @@ func profileOf(dir string, p *process, name string) (wait func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		save("cpu", "/debug/pprof/profile?seconds=1")
+		save("cpu", "/debug/pprof/profile?seconds=2")
 	}()
 	return func() {
 		<-done

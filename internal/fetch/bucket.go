@@ -27,26 +27,35 @@ type bucket struct {
 	inbox string
 	sub   *nats.Subscription
 
-	mu      sync.Mutex
-	next    map[string][]*look // to be asked for with the next request
-	asked   map[string][]*look // with the one under way; nil if there is none
-	request uint64             // its number
-	patient *time.Timer        // ends it
+	mu    sync.Mutex
+	next  *look // to be made
+	asked *look // under way; nil if none is
+	made  uint64
 
 	unacked, unackedBytes int // writes since the last acknowledgement; of the one writer
 }
 
-// look waits for what stands under a key.
+// look is one request for many keys, and what is known of them when it is done.
 type look struct {
-	done  chan struct{}
-	value []byte // nil: nothing
-	err   error
+	number  string // in its inbox
+	keys    map[string]struct{}
+	values  map[string][]byte
+	partial bool // there is more than was sent
+	err     error
+	done    chan struct{}
+	patient *time.Timer // ends it
+}
+
+func newLook() *look {
+	return &look{keys: map[string]struct{}{}, values: map[string][]byte{}, done: make(chan struct{})}
 }
 
 const (
 	cacheStream = "KV_" + fetchworker.BucketCache
-	// keysAtOnce bounds a request: values can be half a megabyte.
-	keysAtOnce = 64
+	// keysAtOnce bounds a look. Whoever would be one more goes without.
+	keysAtOnce = 256
+	// bytesAtOnce is far less than a server lets wait for one connection.
+	bytesAtOnce = 8 << 20
 	// lookLasts is how long an answer is waited for: a cache must hold nobody up.
 	lookLasts = 2 * time.Second
 	// writesUnacked and bytesUnacked may be on their way to the server.
@@ -55,7 +64,7 @@ const (
 )
 
 func newBucket(js jetstream.JetStream) (*bucket, error) {
-	b := &bucket{js: js, inbox: js.Conn().NewInbox(), next: map[string][]*look{}}
+	b := &bucket{js: js, inbox: js.Conn().NewInbox(), next: newLook()}
 	var err error
 	if b.sub, err = js.Conn().Subscribe(b.inbox+".*", b.take); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
@@ -67,118 +76,96 @@ func cacheSubject(key string) string { return "$KV." + fetchworker.BucketCache +
 
 // read is what stands under a key, nil if nothing does.
 func (b *bucket) read(ctx context.Context, key string) ([]byte, error) {
-	l := &look{done: make(chan struct{})}
-	b.mu.Lock()
-	b.next[key] = append(b.next[key], l)
-	b.ask()
-	b.mu.Unlock()
-	select {
-	case <-l.done:
-		return l.value, l.err
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-}
-
-// ask sends the next request, if none is under way.
-func (b *bucket) ask() {
-	if b.asked != nil || len(b.next) == 0 {
-		return
-	}
-	b.request++
-	b.asked = b.next
-	b.next = map[string][]*look{}
-	subjects := make([]string, 0, len(b.asked))
-	for key, looks := range b.asked {
-		if len(subjects) == keysAtOnce {
-			b.next[key] = looks
-			delete(b.asked, key)
-			continue
-		}
-		subjects = append(subjects, cacheSubject(key))
-	}
-	request, err := json.Marshal(struct {
-		Last  []string `json:"multi_last"`
-		Batch int      `json:"batch"`
-	}{subjects, keysAtOnce})
-	if err == nil {
-		err = b.js.Conn().PublishRequest("$JS.API.DIRECT.GET."+cacheStream, b.inbox+"."+strconv.FormatUint(b.request, 10), request)
-	}
-	if err != nil {
-		b.over(fmt.Errorf("look into the cache: %w", err))
-		return
-	}
-	number := b.request
-	b.patient = time.AfterFunc(lookLasts, func() {
+	for {
 		b.mu.Lock()
-		defer b.mu.Unlock()
-		if b.request == number && b.asked != nil {
-			b.over(errLook)
+		l := b.next
+		if len(l.keys) == keysAtOnce {
+			b.mu.Unlock()
+			return nil, errLook // more than a cache can help with
 		}
-	})
+		l.keys[key] = struct{}{}
+		b.ask()
+		b.mu.Unlock()
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		if value := l.values[key]; value != nil || !l.partial {
+			return value, l.err
+		}
+	}
 }
 
 var errLook = errors.New("look into the cache: no answer")
+
+// ask makes the next look, if none is under way.
+func (b *bucket) ask() {
+	if b.asked != nil || len(b.next.keys) == 0 {
+		return
+	}
+	l := b.next
+	b.asked, b.next = l, newLook()
+	b.made++
+	l.number = strconv.FormatUint(b.made, 10)
+	subjects := make([]string, 0, len(l.keys))
+	for key := range l.keys {
+		subjects = append(subjects, cacheSubject(key))
+	}
+	request, err := json.Marshal(struct {
+		Last     []string `json:"multi_last"`
+		Batch    int      `json:"batch"`
+		MaxBytes int      `json:"max_bytes"`
+	}{subjects, keysAtOnce, bytesAtOnce})
+	if err == nil {
+		err = b.js.Conn().PublishRequest("$JS.API.DIRECT.GET."+cacheStream, b.inbox+"."+l.number, request)
+	}
+	if err != nil {
+		b.end(l, err)
+		return
+	}
+	l.patient = time.AfterFunc(lookLasts, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.end(l, errLook)
+	})
+}
 
 // take takes one value in, or the server's word that there are no more.
 func (b *bucket) take(m *nats.Msg) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.asked == nil || m.Subject[len(b.inbox)+1:] != strconv.FormatUint(b.request, 10) {
+	l := b.asked
+	if l == nil || m.Subject[len(b.inbox)+1:] != l.number {
 		return
 	}
 	if record.IsStored(m.Header) {
-		key := strings.TrimPrefix(record.Own(m.Header, jetstream.SubjectHeader), cacheSubject(""))
-		for _, l := range b.asked[key] {
-			l.value = m.Data
-			close(l.done)
-		}
-		delete(b.asked, key)
+		l.values[strings.TrimPrefix(record.Own(m.Header, jetstream.SubjectHeader), cacheSubject(""))] = m.Data
 		return
 	}
 	switch status := m.Header.Get("Status"); status {
-	case "404":
-		b.over(nil)
-	case "204":
-		if m.Header.Get("Nats-Num-Pending") == "0" {
-			b.over(nil)
-			return
-		}
-		// More bytes than the server sends at once: what is left is asked for
-		// again, before others.
-		for key, looks := range b.asked {
-			b.next[key] = append(looks, b.next[key]...)
-		}
-		b.asked = map[string][]*look{}
-		b.over(nil)
+	case "204": // that was all, or more than goes at once
+		l.partial = m.Header.Get("Nats-Num-Pending") != "0" && len(l.values) > 0
+		b.end(l, nil)
+	case "404": // there is nothing
+		b.end(l, nil)
 	default:
-		b.over(fmt.Errorf("look into the cache: the server says %s %s", status, m.Header.Get("Description")))
+		b.end(l, fmt.Errorf("look into the cache: the server says %s %s", status, m.Header.Get("Description")))
 	}
 }
 
-// over ends the request under way: who still waits has nothing to wait for.
-func (b *bucket) over(err error) {
-	if b.patient != nil {
-		b.patient.Stop()
-	}
-	for _, looks := range b.asked {
-		for _, l := range looks {
-			l.err = err
-			close(l.done)
-		}
-	}
-	b.asked = nil
-	if err == nil {
-		b.ask()
+// end ends the look under way and makes the next.
+func (b *bucket) end(l *look, err error) {
+	if b.asked != l {
 		return
 	}
-	for _, looks := range b.next { // the same would become of them
-		for _, l := range looks {
-			l.err = err
-			close(l.done)
-		}
+	if l.patient != nil {
+		l.patient.Stop()
 	}
-	clear(b.next)
+	l.err = err
+	close(l.done)
+	b.asked = nil
+	b.ask()
 }
 
 // write stores a value. Only every so many writes wait for their

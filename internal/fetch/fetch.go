@@ -191,15 +191,14 @@ func (w *Worker) overBudget(ctx context.Context, r *request) (done bool, err err
 // permit asks the gate whether the provider may be called now, and waits for
 // the permit while the message is kept alive.
 func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error) {
-	ctx, cancel := w.untilOver(ctx, r)
-	defer cancel()
 	ctx, span := w.tracer.permit(ctx)
 	// What could not be stored is not called for.
 	if err := w.stores.room(ctx, r.Provider); err != nil {
 		return nil, err
 	}
 	started := time.Now()
-	permit, err := r.served.Gate.Acquire(ctx, turns.Ask{Call: r.counts, Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
+	waiting := func() (context.Context, context.CancelFunc) { return w.untilOver(ctx, r) }
+	permit, err := r.served.Gate.AcquireWith(waiting, turns.Ask{Call: r.counts, Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
 	closed := closedBy(err)
 	span(closed)
 	w.metrics.waited(r, time.Since(started), closed)

@@ -199,7 +199,7 @@ func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Opt
 	header := res.Header
 	r.HTTPStatus, r.WireBytes, r.header = res.StatusCode, wire, p.redactHeader(header)
 	r.ContentType = kept(r.header.Get("Content-Type"), maxContentType)
-	r.ETag, r.LastModified = kept(r.header.Get("ETag"), maxValidator), kept(r.header.Get("Last-Modified"), maxValidator)
+	r.ETag, r.LastModified = kept(r.header.Get("Etag"), maxValidator), kept(r.header.Get("Last-Modified"), maxValidator)
 	p.told(r, res.StatusCode, time.Now())
 	if res.StatusCode == http.StatusNotModified && r.Conditional {
 		r.Class, r.NotModified, r.Cacheable = fetchworker.ClassOK, true, true

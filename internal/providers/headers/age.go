@@ -24,7 +24,11 @@ func Age(header http.Header, began, came time.Time) time.Duration {
 			age = min(time.Duration(min(seconds, int64(longestAge/time.Second)))*time.Second, longestAge) + came.Sub(began)
 		}
 	}
-	if date, err := http.ParseTime(header.Get("Date")); err == nil {
+	text := header.Get("Date")
+	if text == "" {
+		return age
+	}
+	if date, err := http.ParseTime(text); err == nil {
 		// A Date has whole seconds: less than two is no age.
 		if apparent := came.Sub(date); apparent >= 2*time.Second && apparent <= longestDate {
 			age = max(age, apparent)

@@ -19,8 +19,9 @@ type Count struct {
 type Names struct{ Limit, Remaining, Reset string }
 
 var usual = []Names{
-	{"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"},
-	{"RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"},
+	// In canonical form: any other is made canonical at each look.
+	{"X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset"},
+	{"Ratelimit-Limit", "Ratelimit-Remaining", "Ratelimit-Reset"},
 }
 
 // Counts are the counts an answer tells, under the names that are usual, and
@@ -32,7 +33,7 @@ func Counts(header http.Header, now time.Time) []Count {
 			counts = append(counts, count)
 		}
 	}
-	return append(counts, structured(header, served(header, now))...)
+	return append(counts, structured(header, now)...)
 }
 
 // CountUnder reads a count under certain names.
@@ -60,10 +61,11 @@ func CountUnder(header http.Header, names Names, now time.Time) (count Count, to
 // today ("default";r=50;t=30, with the limit in RateLimit-Policy) and of
 // before (limit=100, remaining=50, reset=30).
 func structured(header http.Header, now time.Time) []Count {
-	line := strings.Join(header.Values("RateLimit"), ",")
+	line := strings.Join(header.Values("Ratelimit"), ",")
 	if line == "" {
 		return nil
 	}
+	now = served(header, now)
 	if strings.Contains(line, "remaining=") {
 		flat := strings.ReplaceAll(line, ",", ";")
 		if count, ok := countOf(flat, "limit", "remaining", "reset", now); ok {
@@ -78,7 +80,7 @@ func structured(header http.Header, now time.Time) []Count {
 		if !ok {
 			continue
 		}
-		for policy := range strings.SplitSeq(strings.Join(header.Values("RateLimit-Policy"), ","), ",") {
+		for policy := range strings.SplitSeq(strings.Join(header.Values("Ratelimit-Policy"), ","), ",") {
 			of, params, _ := strings.Cut(policy, ";")
 			if strings.TrimSpace(of) != strings.TrimSpace(name) {
 				continue
@@ -128,6 +130,9 @@ func first(line string) string {
 
 // whole reads a count: digits only.
 func whole(text string) (int, bool) {
+	if text == "" {
+		return 0, false // nearly always, and an error costs memory
+	}
 	n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 64)
 	if err != nil {
 		return 0, false

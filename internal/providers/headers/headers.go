@@ -19,8 +19,10 @@ const (
 // RetryAfter reads both forms of Retry-After; of several values the longest
 // that makes sense. asked is false when there is none.
 func RetryAfter(header http.Header, now time.Time) (wait time.Duration, asked bool) {
-	now = served(header, now)
-	for _, text := range values(header, "Retry-After") {
+	for i, text := range values(header, "Retry-After") {
+		if i == 0 {
+			now = served(header, now)
+		}
 		if one, ok := span(text, now); ok {
 			wait, asked = max(wait, one), true
 		}
@@ -30,7 +32,11 @@ func RetryAfter(header http.Header, now time.Time) (wait time.Duration, asked bo
 
 // served is the moment of the answer by the server's own clock, where it tells.
 func served(header http.Header, now time.Time) time.Time {
-	if at, err := http.ParseTime(header.Get("Date")); err == nil {
+	date := header.Get("Date")
+	if date == "" {
+		return now
+	}
+	if at, err := http.ParseTime(date); err == nil {
 		return at
 	}
 	return now

@@ -1,0 +1,53 @@
+package fetchworker
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"testing"
+)
+
+// FuzzMembers: what members finds is what encoding/json finds.
+func FuzzMembers(f *testing.F) {
+	for _, seed := range []string{
+		``, `{`, `{}`, ` {} `, `[]`, `{"a":1}`, `{"a" : 1 , "b":[1,{"c":"}"}], "d":{"e":"\"]"}}`, `{"a":null,"a":true}`,
+		`{"\u0061":"x","é":"\ud83d\ude00"}`, "{\"\xff\":1}", `{"a":-1.5e3}x`, `{"a":"\\"}`, `{"a":"\\\"","b":false}`,
+		"{\n\t\"id\" :\r\n\"q-1\"\n}", `{"":""}`, `{"a":[]}`, `{"a":{} }`, `{"a":1 }`, "\u00a0{}", "\x0b{}",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		type member struct{ name, value string }
+		var got, want []member
+		ok := members(body, func(name string, value json.RawMessage) { got = append(got, member{name, string(value)}) })
+		dec := json.NewDecoder(bytes.NewReader(body))
+		isObject := json.Valid(body) && bytes.Trim(body, " \t\r\n")[0] == '{'
+		if ok != isObject {
+			t.Fatalf("%q is an object: %t, want %t", body, ok, isObject)
+		}
+		if !ok {
+			return
+		}
+		_, _ = dec.Token()
+		for dec.More() {
+			token, err := dec.Token()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var value json.RawMessage
+			if err := dec.Decode(&value); err != nil {
+				t.Fatal(err)
+			}
+			name, _ := token.(string)
+			want = append(want, member{name, string(value)})
+			text, isText := jsonText(value)
+			var decoded string
+			if is := value[0] == '"' && json.Unmarshal(value, &decoded) == nil; is != isText || text != decoded {
+				t.Fatalf("%s is the text %q, %t; want %q, %t", value, text, isText, decoded, is)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("%q: %q, want %q", body, got, want)
+		}
+	})
+}
