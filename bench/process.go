@@ -268,6 +268,7 @@ func profileOf(dir string, p *process, name string) (wait func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		time.AfterFunc(time.Second, func() { save("goroutines", "/debug/pprof/goroutine?debug=1") })
 		save("cpu", "/debug/pprof/profile?seconds=2")
 	}()
 	return func() {
