@@ -133,7 +133,8 @@ func (w *Worker) Run(stop context.Context) error {
 	defer kill(nil)
 	w.stopping, w.working, w.pulled = stop, working, make(chan struct{})
 
-	var background, requests sync.WaitGroup
+	var background sync.WaitGroup
+	turns := newHands(w.handle)
 	background.Go(func() { w.held.Run(working) })
 	background.Go(func() { w.cache.run(working) })
 	background.Go(func() { w.stores.run(working) })
@@ -150,12 +151,12 @@ func (w *Worker) Run(stop context.Context) error {
 			return
 		}
 		w.held.Add(d)
-		requests.Go(func() { w.handle(d) })
+		turns.give(d)
 	}
 	err := w.intake.run(stop)
 	close(w.pulled)
 	deadline := time.AfterFunc(w.drain, func() { kill(errDrained) })
-	requests.Wait()
+	turns.wait()
 	w.owed.Wait()
 	deadline.Stop()
 	kill(nil)
