@@ -192,12 +192,16 @@ func (w *Worker) overBudget(ctx context.Context, r *request) (done bool, err err
 // the permit while the message is kept alive.
 func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error) {
 	ctx, span := w.tracer.permit(ctx)
+	waiting := func() (context.Context, context.CancelFunc) { return w.untilOver(ctx, r) }
 	// What could not be stored is not called for.
-	if err := w.stores.room(ctx, r.Provider); err != nil {
-		return nil, err
+	if w.stores.holds(r.Provider) != "" {
+		ctx, cancel := waiting()
+		defer cancel()
+		if err := w.stores.room(ctx, r.Provider); err != nil {
+			return nil, err
+		}
 	}
 	started := time.Now()
-	waiting := func() (context.Context, context.CancelFunc) { return w.untilOver(ctx, r) }
 	permit, err := r.served.Gate.AcquireWith(waiting, turns.Ask{Call: r.counts, Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
 	closed := closedBy(err)
 	span(closed)
