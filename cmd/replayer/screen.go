@@ -105,6 +105,20 @@ func (c *cli) provider(b *strings.Builder, s operate.Status, now time.Time) {
 	}
 }
 
+// unservedLine tells of all the names that nobody serves.
+func unservedLine(u operate.Unserved) string {
+	if len(u.Names) == 0 {
+		return ""
+	}
+	const shown = 5
+	names := u.Names[:min(len(u.Names), shown)]
+	text := terminal.Visible(strings.Join(names, ", "))
+	if more := len(u.Names) - len(names); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return fmt.Sprintf("\nnobody serves %s: %d requests, %d released, %d letters, %d in review\n", text, u.Requests, u.Released, u.Letters, u.Review)
+}
+
 func (c *cli) circuit(s operate.Status, now time.Time) string {
 	if s.Circuit == string(circuit.Closed) {
 		return c.paint(green, "closed")

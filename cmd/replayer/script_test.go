@@ -252,6 +252,15 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 			ts.Check(err)
 		}
 	},
+	// invented N: requests for so many providers that nobody serves.
+	"invented": func(ts *testscript.TestScript, _ bool, args []string) {
+		n, err := strconv.Atoi(args[0])
+		ts.Check(err)
+		for i := range n {
+			_, err := stageOf(ts).JS.Publish(context.Background(), fetchworker.RequestSubject("invented-"+strconv.Itoa(i), "batch", "quote", "mallory"), []byte(`{}`))
+			ts.Check(err)
+		}
+	},
 	// bytes PROVIDER N: bytes on this month's counter.
 	"bytes": func(ts *testscript.TestScript, _ bool, args []string) {
 		m := nats.NewMsg(fetchworker.BytesSubject(args[0], time.Now()))

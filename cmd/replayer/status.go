@@ -80,14 +80,15 @@ func (c *cli) watchStatus(ctx context.Context, l *link, f *operate.Fleet, provid
 }
 
 func (c *cli) status(ctx context.Context, l *link, f *operate.Fleet, provider, before string) error {
-	providers, err := f.Known(ctx)
+	survey, err := f.Survey(ctx)
 	if err != nil {
 		return err
 	}
-	if provider != "" {
-		providers = slices.DeleteFunc(providers, func(p string) bool { return p != provider })
+	providers := survey.Providers
+	if provider != "" { // also one that nobody serves
+		providers, survey.Unserved = slices.DeleteFunc([]string{provider}, func(p string) bool { return !survey.Knows(p) }), operate.Unserved{}
 	}
-	if len(providers) == 0 {
+	if len(providers) == 0 && len(survey.Unserved.Names) == 0 {
 		return nothing("a worker with a provider's key set, or a request, makes it known", "no provider is known here")
 	}
 	inFlight, err := f.InFlight(ctx)
@@ -117,7 +118,12 @@ func (c *cli) status(ctx context.Context, l *link, f *operate.Fleet, provider, b
 				return err
 			}
 		}
+		if len(survey.Unserved.Names) > 0 {
+			return c.object(struct {
+				Unserved operate.Unserved `json:"unserved"`
+			}{survey.Unserved})
+		}
 		return nil
 	}
-	return c.printf("%s%s", terminal.Ours(before), terminal.Ours(c.screen(lines, replayers, l.Now())))
+	return c.printf("%s%s", terminal.Ours(before), terminal.Ours(c.screen(lines, replayers, l.Now())+unservedLine(survey.Unserved)))
 }

@@ -3,7 +3,6 @@ package operate
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"fetchworker/internal/broker"
@@ -79,11 +78,11 @@ func (f *Fleet) May(ctx context.Context, o Order) error {
 	if o.Action == ActRetire && len(view.Workers) > 0 {
 		return &ServedError{o.Provider, view.Workers}
 	}
-	known, err := f.Known(ctx)
+	survey, err := f.Survey(ctx)
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(known, o.Provider) {
+	if !survey.Knows(o.Provider) {
 		return &UnknownError{o.Provider}
 	}
 	return nil

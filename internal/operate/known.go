@@ -12,16 +12,36 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Known are all providers that a worker serves or served, or of which
-// anything is stored.
-func (f *Fleet) Known(ctx context.Context) ([]string, error) {
+// Survey is what the fleet and its streams name.
+type Survey struct {
+	Providers []string // that a worker serves or served, or that an operator has named
+	Unserved  Unserved
+}
+
+// Unserved is what is stored of names that nobody serves. Anybody can make one
+// up, and as many as they like.
+type Unserved struct {
+	Names    []string `json:"names"`
+	Requests int      `json:"requests"`
+	Released int      `json:"released"`
+	Letters  int      `json:"letters"`
+	Review   int      `json:"review"`
+}
+
+// Knows reports whether anything of a provider is known.
+func (s Survey) Knows(provider string) bool {
+	return slices.Contains(s.Providers, provider) || slices.Contains(s.Unserved.Names, provider)
+}
+
+// Survey looks at the shared state, the consumers and the streams.
+func (f *Fleet) Survey(ctx context.Context) (Survey, error) {
 	names := map[string]bool{}
 	for _, p := range f.Providers() {
 		names[p] = true
 	}
 	stream, err := f.desk.JS.Stream(ctx, fetchworker.StreamRequests)
 	if err != nil {
-		return nil, fmt.Errorf("look up the requests: %w", err)
+		return Survey{}, fmt.Errorf("look up the requests: %w", err)
 	}
 	consumers := stream.ConsumerNames(ctx)
 	for name := range consumers.Name() {
@@ -30,46 +50,61 @@ func (f *Fleet) Known(ctx context.Context) ([]string, error) {
 		}
 	}
 	if err := consumers.Err(); err != nil {
-		return nil, fmt.Errorf("list the consumers: %w", err)
+		return Survey{}, fmt.Errorf("list the consumers: %w", err)
 	}
-	for _, stream := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay, fetchworker.StreamDLQ, fetchworker.StreamReview} {
-		if err := f.desk.storedProviders(ctx, stream, names); err != nil {
-			return nil, err
+	survey := Survey{Providers: slices.Sorted(maps.Keys(names))}
+	others := map[string]bool{}
+	for stream, count := range map[string]*int{
+		fetchworker.StreamRequests: &survey.Unserved.Requests, fetchworker.StreamReplay: &survey.Unserved.Released,
+		fetchworker.StreamDLQ: &survey.Unserved.Letters, fetchworker.StreamReview: &survey.Unserved.Review,
+	} {
+		if *count, err = f.desk.others(ctx, stream, survey.Providers, others); err != nil {
+			return Survey{}, err
 		}
 	}
-	return slices.Sorted(maps.Keys(names)), nil
+	survey.Unserved.Names = slices.Sorted(maps.Keys(others))
+	return survey, nil
 }
 
-// storedProviders adds those of which a stream holds something. The subjects
-// are listed only if the known ones do not account for all: a list of a
-// hundred thousand is not for every refresh.
-func (d *Desk) storedProviders(ctx context.Context, stream string, names map[string]bool) error {
+// others counts what a stream holds of names that are none of the known, and
+// adds those names. The subjects are listed only if the known names do not
+// account for all: a list of a hundred thousand is not for every refresh.
+func (d *Desk) others(ctx context.Context, stream string, known []string, names map[string]bool) (int, error) {
 	s, err := d.JS.Stream(ctx, stream)
 	if err != nil {
-		return fmt.Errorf("look up %s: %w", stream, err)
+		return 0, fmt.Errorf("look up %s: %w", stream, err)
 	}
 	left := int(min(s.CachedInfo().State.Msgs, 1<<40))
-	for p := range names {
+	for _, p := range known {
+		if left <= 0 {
+			return 0, nil
+		}
 		count, _, err := d.Count(ctx, stream, prefixes[stream]+p+".>")
 		if err != nil {
-			return err
+			return 0, err
 		}
 		left -= count
 	}
 	if left <= 0 {
-		return nil
+		return 0, nil
 	}
 	info, err := s.Info(ctx, jetstream.WithSubjectFilter(prefixes[stream]+">"))
 	if err != nil {
-		return fmt.Errorf("list the subjects of %s: %w", stream, err)
+		return 0, fmt.Errorf("list the subjects of %s: %w", stream, err)
 	}
-	for subject := range info.State.Subjects {
-		// Anybody may publish to a name that is none, such as a wildcard.
-		if a, err := fetchworker.ParseSubject(subject); err == nil && fetchworker.ValidToken(a.Provider) {
+	count := 0
+	for subject, messages := range info.State.Subjects {
+		a, err := fetchworker.ParseSubject(subject)
+		switch {
+		case err != nil: // the sweep drops it
+		case slices.Contains(known, a.Provider):
+			continue
+		default:
 			names[a.Provider] = true
 		}
+		count += int(min(messages, 1<<40))
 	}
-	return nil
+	return count, nil
 }
 
 var prefixes = map[string]string{
