@@ -83,8 +83,6 @@ func (c *cli) judge(ctx context.Context, err error) *failure {
 		f.next = "the server has no fetchworker streams: is this the right server and account? A worker, or replayer run with an admin's credentials, makes them"
 	case errors.Is(err, store.ErrConflict):
 		f.next = "others write the same key all the time: run it again"
-	case errors.Is(err, operate.ErrUnreadable):
-		f.next = "look at it with replayer review show; remove it with nats stream rmmsg, it is none of fetchworker's making"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		f.next = "the server did not answer in time; run the same command again, nothing is done twice"
 	default:

@@ -74,11 +74,27 @@ type Found struct {
 // not allow, and without a list in memory: pages of direct gets, one after
 // the other. It changes nothing.
 type Browser struct {
-	nc *nats.Conn
+	nc  *nats.Conn
+	try func(context.Context, func() error) error
 }
 
 // New makes a browser on a connection.
-func New(nc *nats.Conn) *Browser { return &Browser{nc: nc} }
+func New(nc *nats.Conn) *Browser { return &Browser{nc: nc, try: fewTimes} }
+
+// Trying is a browser that tries each of its reads as it is told to: reading
+// twice changes nothing.
+func (b *Browser) Trying(try func(context.Context, func() error) error) *Browser {
+	return &Browser{nc: b.nc, try: try}
+}
+
+func fewTimes(ctx context.Context, try func() error) (err error) {
+	for range pageTries {
+		if err = try(); err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
+}
 
 const (
 	pageMessages = 1000
@@ -184,8 +200,15 @@ func (b *Browser) pages(ctx context.Context, stream string, request pageRequest,
 			}
 			// In a cluster any replica answers a direct get, and one that lags
 			// would end the walk early. Only the leader may say that it is over.
-			next, err := b.leaderNext(ctx, stream, request)
-			if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && next > edge.Sequence {
+			var next uint64
+			err = b.try(ctx, func() (err error) {
+				next, err = b.leaderNext(ctx, stream, request)
+				if errors.Is(err, jetstream.ErrMsgNotFound) {
+					next, err = 0, nil
+				}
+				return err
+			})
+			if err == nil && (next == 0 || next > edge.Sequence) {
 				return
 			}
 			if err == nil {
@@ -212,18 +235,13 @@ type page struct {
 	left     int // messages that match after these
 }
 
-// page reads one page. A page that does not arrive whole is asked for again:
-// reading twice changes nothing.
-func (b *Browser) page(ctx context.Context, stream string, request pageRequest) (page, error) {
-	var last error
-	for range pageTries {
-		p, err := b.pageOnce(ctx, stream, request)
-		if err == nil || ctx.Err() != nil {
-			return p, err
-		}
-		last = err
-	}
-	return page{}, last
+// page reads one page. A page that does not arrive whole is asked for again.
+func (b *Browser) page(ctx context.Context, stream string, request pageRequest) (p page, err error) {
+	err = b.try(ctx, func() (err error) {
+		p, err = b.pageOnce(ctx, stream, request)
+		return err
+	})
+	return p, err
 }
 
 func (b *Browser) pageOnce(ctx context.Context, stream string, request pageRequest) (page, error) {

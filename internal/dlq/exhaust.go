@@ -52,6 +52,18 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 		}
 		return 0, r.finish(ctx, l, stands)
 	}
+	// A replayer that was frozen for longer than its letter was its own stores
+	// an item again that a person has requeued meanwhile.
+	moved, err := Superseded(ctx, r.log, l.Letter)
+	if err != nil {
+		return 0, err
+	}
+	if moved != Nowhere {
+		if err := r.withdraw(ctx, l.Letter); err != nil {
+			return 0, err
+		}
+		return 0, l.ack(ctx, r.log)
+	}
 	// The event names the generation, so that one told again is stored once.
 	if err := Emit(ctx, r.log, reviewEvent(l.Letter, code)); err != nil {
 		return 0, err
@@ -73,6 +85,9 @@ func (r *Replayer) withdraw(ctx context.Context, l Letter) error {
 	}
 	if generation, _ := strconv.Atoi(item.Header.Get(fetchworker.HeaderGeneration)); generation > l.Generation {
 		return nil
+	}
+	if requested, err := time.Parse(time.RFC3339, item.Header.Get(fetchworker.HeaderRequestedAt)); err == nil && !requested.Equal(l.RequestedAt) {
+		return nil // of another request under the same id
 	}
 	return r.log.Delete(ctx, "withdraw", fetchworker.StreamReview, item.Sequence)
 }

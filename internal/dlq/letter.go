@@ -107,6 +107,9 @@ func (l Letter) Call() circuit.Call {
 	}
 }
 
+// OneLine keeps a text to one line of a bounded length, as a header must be.
+func OneLine(s string) string { return shorten(s) }
+
 // DeadLetter is the message for the DLQ.
 func (l Letter) DeadLetter() *nats.Msg { return l.message(fetchworker.DLQSubject(l.Lane, l.Identity)) }
 

@@ -2,6 +2,7 @@ package operate
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"iter"
@@ -58,6 +59,12 @@ type Act struct {
 	Original string `json:"original,omitempty"`
 	// Superseded: a later generation was at work or answered; the item was only deleted.
 	Superseded bool `json:"superseded,omitempty"`
+	// Outcome says that an act which an earlier line records was not done:
+	// taken, for somebody else was faster.
+	Outcome Fate `json:"outcome,omitempty"`
+
+	// Unreadable says of a stored line that it cannot be read, and why.
+	Unreadable string `json:"unreadable,omitempty"`
 
 	// of a provider
 	Until  time.Time `json:"until,omitzero"`   // pause, limit: when it ends
@@ -66,6 +73,11 @@ type Act struct {
 
 // RecordAct stores an act. Only after it returns nil may the act be done.
 func RecordAct(ctx context.Context, js jetstream.JetStream, s Signature, a Act) error {
+	return recordAct(ctx, js, s, a, rand.Text())
+}
+
+// recordAct stores an act once under an id, however often it is sent.
+func recordAct(ctx context.Context, js jetstream.JetStream, s Signature, a Act, id string) error {
 	a.At = time.Now().UTC()
 	a.By, a.NATSUser, a.Reason, a.Run = s.By, s.NATSUser, s.Reason, s.Run
 	body, err := json.Marshal(a)
@@ -74,6 +86,7 @@ func RecordAct(ctx context.Context, js jetstream.JetStream, s Signature, a Act) 
 	}
 	m := nats.NewMsg(fetchworker.AuditSubject(a.Action, a.Provider))
 	m.Header.Set(fetchworker.HeaderContentType, "application/json")
+	m.Header.Set(nats.MsgIdHdr, id)
 	m.Data = body
 	if _, err := js.PublishMsg(ctx, m, jetstream.WithExpectStream(fetchworker.StreamAudit)); err != nil {
 		return fmt.Errorf("audit %s: nothing was done, for the audit could not be stored: %w", a.Action, err)
@@ -117,10 +130,9 @@ func Acts(ctx context.Context, b *browse.Browser, f ActFilter) iter.Seq2[Act, er
 			}
 			var a Act
 			if err := json.Unmarshal(raw.Data, &a); err != nil {
-				yield(Act{}, fmt.Errorf("audit %s, sequence %d: %w", raw.Subject, raw.Sequence, err))
-				return
+				a = Act{At: raw.Time, Unreadable: fmt.Sprintf("sequence %d of %s: %v", raw.Sequence, fetchworker.StreamAudit, err)}
 			}
-			if f.matches(a) && !yield(a, nil) {
+			if (a.Unreadable != "" || f.matches(a)) && !yield(a, nil) {
 				return
 			}
 		}

@@ -6,15 +6,18 @@ package operate
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
 
+	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -27,6 +30,8 @@ const (
 	FateDue        Fate = "already_due" // a letter whose time has come: the replayers release it by themselves
 	FateTaken      Fate = "taken"       // somebody else was faster: it is no longer where it was seen
 	FateSuperseded Fate = "superseded"  // a review item whose request has moved on: only the item was deleted
+	FateFailed     Fate = "failed"      // the server refuses what it would need, for reasons of its own
+	FateUnreadable Fate = "unreadable"  // its headers cannot be read: nobody can act on it safely
 )
 
 // Operator does a person's acts on letters and review items. Each act is
@@ -37,6 +42,12 @@ type Operator struct {
 	log     *record.Log
 	answers *answer.Store
 	signed  Signature
+
+	// Now is the server's time; nil: the machine's own.
+	Now func() time.Time
+	// Waits is told for how long the server has not answered, and zero when it
+	// does again; nil: nobody is told.
+	Waits func(time.Duration)
 }
 
 // NewOperator makes an operator that acts in a person's name.
@@ -60,7 +71,10 @@ func NewOperator(js jetstream.JetStream, log *record.Log, s Signature) *Operator
 // has just opened) acks a sequence that is no longer there, and what it has
 // released is replaced by the same letter under the same subject.
 func (o *Operator) ReplayNow(ctx context.Context, f browse.Found, now time.Time) (Fate, error) {
-	if !f.NotBefore.After(now) {
+	switch {
+	case f.Fault != nil:
+		return FateUnreadable, nil
+	case !f.NotBefore.After(now):
 		return FateDue, nil
 	}
 	if err := o.audit(ctx, ActReplay, f.Letter, nil); err != nil {
@@ -70,14 +84,37 @@ func (o *Operator) ReplayNow(ctx context.Context, f browse.Found, now time.Time)
 	letter.NotBefore = now
 	slot := letter.DeadLetterSlot()
 	slot.Point = "replay-now"
-	err := o.log.Swap(ctx, slot, f.Sequence, letter.DeadLetter())
+	_, err := o.swap(ctx, slot, f.Sequence, letter.DeadLetter(), fetchworker.HeaderNotBefore)
 	if errors.Is(err, record.ErrMoved) {
-		return FateTaken, nil
+		return FateTaken, o.outcome(ctx, ActReplay, f.Letter, FateTaken)
 	}
 	if err != nil {
 		return "", fmt.Errorf("replay %s: %w", f.Identity, err)
 	}
 	return FateDone, nil
+}
+
+// swap replaces a message that was seen, and returns the new one's sequence.
+// Where an answer of the server's was lost, a header that only ours has tells
+// whether it was stored.
+func (o *Operator) swap(ctx context.Context, slot record.Slot, seen uint64, m *nats.Msg, header string) (sequence uint64, err error) {
+	unsure := false
+	err = o.patiently(ctx, func() (err error) {
+		sequence, err = o.log.Swap(ctx, slot, seen, m)
+		if errors.Is(err, record.ErrMoved) && unsure {
+			stands, look := o.log.Get(ctx, slot)
+			switch {
+			case look == nil && stands.Header.Get(header) == m.Header.Get(header):
+				sequence = stands.Sequence
+				return nil
+			case look != nil && !errors.Is(look, jetstream.ErrMsgNotFound):
+				return look
+			}
+		}
+		unsure = unsure || err != nil
+		return err
+	})
+	return sequence, err
 }
 
 // audit records an act on a message; with may add to it.
@@ -90,5 +127,20 @@ func (o *Operator) audit(ctx context.Context, action string, l dlq.Letter, with 
 	if with != nil {
 		with(&a)
 	}
-	return o.log.Point("audit", func() error { return RecordAct(ctx, o.js, o.signed, a) })
+	id := rand.Text() // stored once, however often it is sent
+	return o.log.Point("audit", func() error {
+		return o.patiently(ctx, func() error { return recordAct(ctx, o.js, o.signed, a, id) })
+	})
+}
+
+// outcome records that an act which was recorded was not done after all.
+func (o *Operator) outcome(ctx context.Context, action string, l dlq.Letter, fate Fate) error {
+	return o.audit(ctx, action, l, func(a *Act) { a.Outcome = fate })
+}
+
+func (o *Operator) now() time.Time {
+	if o.Now == nil {
+		return time.Now()
+	}
+	return o.Now()
 }

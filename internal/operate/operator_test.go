@@ -207,8 +207,8 @@ func TestWhatCannotBeReadIsShownAndNeverTouched(t *testing.T) {
 	if item.Fault == nil || item.ID != "q-1" {
 		t.Fatalf("fault %v of %s", item.Fault, item.ID)
 	}
-	if _, err := d.operator(nil).Requeue(t.Context(), item, operate.RequeueOptions{Now: time.Now()}); !errors.Is(err, operate.ErrUnreadable) {
-		t.Errorf("requeue: %v", err)
+	if fate, err := d.operator(nil).Requeue(t.Context(), item, operate.RequeueOptions{}); fate != operate.FateUnreadable || err != nil {
+		t.Errorf("requeue: %s, %v", fate, err)
 	}
 	if d.count(fetchworker.StreamReview) != 1 || len(d.acts()) != 0 {
 		t.Error("it was touched")
@@ -266,7 +266,7 @@ func TestRequeueStartsANewLife(t *testing.T) {
 	l.Record(dlq.Attempt{At: l.FailedAt, Class: l.Class, Error: l.Error})
 	d.bury(l)
 	before := time.Now()
-	fate, err := d.operator(nil).Requeue(t.Context(), d.only(fetchworker.StreamReview), operate.RequeueOptions{Now: time.Now()})
+	fate, err := d.operator(nil).Requeue(t.Context(), d.only(fetchworker.StreamReview), operate.RequeueOptions{})
 	if fate != operate.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
@@ -288,7 +288,7 @@ func TestRequeueKeepsWhatItIsTold(t *testing.T) {
 	d := newDesk(t)
 	l := letter("q-1")
 	d.bury(l)
-	options := operate.RequeueOptions{Now: time.Now(), KeepDeadline: true, Body: []byte(`{"params":{"symbol":"MSFT"}}`)}
+	options := operate.RequeueOptions{KeepDeadline: true, Body: []byte(`{"params":{"symbol":"MSFT"}}`)}
 	if fate, err := d.operator(nil).Requeue(t.Context(), d.only(fetchworker.StreamReview), options); fate != operate.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
@@ -349,7 +349,7 @@ func TestAnItemOfAnEarlierGenerationIsOnlyDeleted(t *testing.T) {
 				var fate operate.Fate
 				var err error
 				if act == "requeue" {
-					fate, err = d.operator(nil).Requeue(t.Context(), item, operate.RequeueOptions{Now: time.Now()})
+					fate, err = d.operator(nil).Requeue(t.Context(), item, operate.RequeueOptions{})
 				} else {
 					fate, err = d.operator(nil).Discard(t.Context(), item)
 				}
@@ -386,11 +386,11 @@ func TestACrashAtAnyPointLosesAndDoublesNothing(t *testing.T) {
 		points []string
 		run    func(*desk, *operate.Operator, browse.Found) error
 	}{
-		"requeue": {[]string{"audit", "letter", "delete-item"}, func(d *desk, o *operate.Operator, item browse.Found) error {
-			_, err := o.Requeue(d.t.Context(), item, operate.RequeueOptions{Now: time.Now()})
+		"requeue": {[]string{"audit", "claim", "letter", "delete-item"}, func(d *desk, o *operate.Operator, item browse.Found) error {
+			_, err := o.Requeue(d.t.Context(), item, operate.RequeueOptions{})
 			return err
 		}},
-		"discard": {[]string{"audit", "answer", "delete-item"}, func(d *desk, o *operate.Operator, item browse.Found) error {
+		"discard": {[]string{"audit", "claim", "answer", "delete-item"}, func(d *desk, o *operate.Operator, item browse.Found) error {
 			_, err := o.Discard(d.t.Context(), item)
 			return err
 		}},
@@ -415,6 +415,9 @@ func TestACrashAtAnyPointLosesAndDoublesNothing(t *testing.T) {
 						if releasedMeanwhile {
 							for _, l := range d.walk(fetchworker.StreamDLQ, browse.Filter{}) {
 								released++
+								if _, err := d.JS.PublishMsg(t.Context(), l.Replayed()); err != nil {
+									t.Fatal(err)
+								}
 								if err := d.log.Delete(t.Context(), "", fetchworker.StreamDLQ, l.Sequence); err != nil {
 									t.Fatal(err)
 								}
@@ -487,7 +490,7 @@ func TestTwoOperatorsRequeueOnce(t *testing.T) {
 		all.Go(func() {
 			o := d.operator(nil)
 			for _, item := range items {
-				if _, err := o.Requeue(t.Context(), item, operate.RequeueOptions{Now: time.Now()}); err != nil {
+				if _, err := o.Requeue(t.Context(), item, operate.RequeueOptions{}); err != nil {
 					t.Error(err)
 				}
 			}

@@ -21,7 +21,28 @@ type Histogram struct {
 	Unreadable     int            // they match nothing and are never touched
 	Providers      map[string]int // messages of each
 	Oldest, Newest time.Time      // by last failure
+	Agents         map[string]int // messages of each; nil where there are too many to name
+	Operations     map[string]int
+	Identities     []fetchworker.Identity // the first few
 	groups         map[Group]int
+}
+
+const (
+	namesKept      = 50 // agents, operations
+	identitiesKept = 20
+)
+
+// tally counts a name, as long as there are not too many.
+func tally(names *map[string]int, name string, first bool) {
+	if first {
+		*names = map[string]int{}
+	}
+	if *names == nil {
+		return
+	}
+	if (*names)[name]++; len(*names) > namesKept {
+		*names = nil
+	}
 }
 
 // Group is one bar of the histogram.
@@ -52,6 +73,11 @@ func (p *Histogram) Add(f browse.Found) {
 	}
 	if p.groups == nil {
 		p.groups, p.Providers = map[Group]int{}, map[string]int{}
+	}
+	tally(&p.Agents, f.Agent, p.Count == 0)
+	tally(&p.Operations, f.Operation, p.Count == 0)
+	if len(p.Identities) < identitiesKept {
+		p.Identities = append(p.Identities, f.Identity)
 	}
 	p.Count++
 	p.Providers[f.Provider]++

@@ -2,13 +2,13 @@ package operate
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/answer"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
@@ -19,138 +19,242 @@ import (
 
 // RequeueOptions are what a person may change in a requeue.
 type RequeueOptions struct {
-	Now          time.Time // the server's time: the new life starts then, due at once
-	KeepDeadline bool      // else the new generation has none
-	Body         []byte    // the request's edited bytes; nil: its own
+	KeepDeadline bool   // else the new generation has none
+	Body         []byte // the request's edited bytes; nil: its own
 }
 
-// ErrUnreadable says that an item's headers cannot be read, so that nobody
-// can act on it safely.
-var ErrUnreadable = errors.New("the stored headers cannot be read")
-
 // Requeue starts a new generation of a review item's request: the act is
-// audited, then the letter stored, then the item deleted.
-//
-// A crash after the audit leaves the item as it was. One after the letter
-// leaves both, and the next try finds the later generation, at work or
-// answered, and only deletes the item. Two operators at once write the same
-// letter: its message id lets the stream drop the second even if the first
-// has already been taken away and released.
+// audited, the item claimed, the letter stored, the item deleted.
 func (o *Operator) Requeue(ctx context.Context, item browse.Found, options RequeueOptions) (Fate, error) {
-	gone, err := o.passed(ctx, item, ActRequeue)
-	if gone != "" || err != nil {
+	return o.decide(ctx, item, ActRequeue, func(m *nats.Msg) {
+		if options.KeepDeadline {
+			m.Header.Set(headerKeepDeadline, "true")
+		}
+		if options.Body != nil {
+			m.Data = options.Body
+		}
+	}, options.Body != nil)
+}
+
+// Discard ends a review item's request: the act is audited, the item claimed,
+// the answer "failed discarded" stored, which is final for good, the item
+// deleted.
+func (o *Operator) Discard(ctx context.Context, item browse.Found) (Fate, error) {
+	return o.decide(ctx, item, ActDiscard, func(*nats.Msg) {}, false)
+}
+
+// A decided item carries the decision. Whoever comes next, after a crash
+// perhaps, does what was decided and nothing else.
+const (
+	headerDecided      = "Fetch-Decided"        // requeue or discard
+	headerDecidedAt    = "Fetch-Decided-At"     // when the new life begins
+	headerDecidedBy    = "Fetch-Decided-By"     // names the one claim
+	headerDecidedWhy   = "Fetch-Decided-Reason" // what the agent of a discarded request reads
+	headerKeepDeadline = "Fetch-Keep-Deadline"
+)
+
+// decide does an act on a review item. Which of two people's acts it is, is
+// decided by one compare-and-set on the item itself: it is rewritten with the
+// decision. A crash before that leaves the item as it was; one after it leaves
+// a decided item, and the next who acts on it completes what was decided.
+func (o *Operator) decide(ctx context.Context, item browse.Found, action string, with func(*nats.Msg), edited bool) (Fate, error) {
+	if item.Fault != nil {
+		return FateUnreadable, nil
+	}
+	var raw record.Raw
+	err := o.patiently(ctx, func() (err error) {
+		raw, err = o.log.Last(ctx, fetchworker.StreamReview, fetchworker.ReviewSubject(item.Identity))
+		return err
+	})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return FateTaken, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("look at %s: %w", item.Identity, err)
+	}
+	if decided := raw.Header.Get(headerDecided); decided != "" {
+		fate := FateTaken
+		if raw.Sequence == item.Sequence && decided == action {
+			fate = FateDone // this person's own, or the same as another's, half done
+		}
+		done, err := o.complete(ctx, raw, false)
+		if done == FateSuperseded && fate == FateDone {
+			fate = done
+		}
+		return fate, err
+	}
+	if raw.Sequence != item.Sequence {
+		return FateTaken, nil
+	}
+	if gone, err := o.passed(ctx, item, action); gone != "" || err != nil {
 		return gone, err
 	}
-	next := nextGeneration(item.Letter, options)
-	err = o.audit(ctx, ActRequeue, item.Letter, func(a *Act) {
-		if options.Body != nil {
+	err = o.audit(ctx, action, item.Letter, func(a *Act) {
+		if edited {
 			a.Original = string(item.Body)
 		}
 	})
 	if err != nil {
 		return "", err
 	}
-	m := next.DeadLetter()
-	m.Header.Set(nats.MsgIdHdr, "requeue."+next.String()+"."+strconv.Itoa(next.Generation))
-	out, err := o.log.Put(ctx, next.DeadLetterSlot(), m)
+	m := item.ReviewItem()
+	with(m)
+	m.Header.Set(headerDecided, action)
+	m.Header.Set(headerDecidedAt, o.now().UTC().Format(time.RFC3339Nano))
+	m.Header.Set(headerDecidedBy, o.signed.Run+"."+rand.Text())
+	m.Header.Set(headerDecidedWhy, dlq.OneLine(o.signed.Reason))
+	slot := item.ReviewSlot()
+	slot.Point = "claim"
+	sequence, err := o.swap(ctx, slot, item.Sequence, m, headerDecidedBy)
+	if errors.Is(err, record.ErrMoved) {
+		return FateTaken, o.outcome(ctx, action, item.Letter, FateTaken)
+	}
 	if err != nil {
-		return "", fmt.Errorf("requeue %s: %w", item.Identity, err)
+		return "", fmt.Errorf("%s %s: %w", action, item.Identity, err)
 	}
-	fate := FateDone
-	if !out.Stored {
-		fate = FateSuperseded
+	return o.complete(ctx, record.Raw{Subject: slot.Subject, Sequence: sequence, Header: m.Header, Data: m.Data}, true)
+}
+
+// complete does what was decided on an item, and deletes it. It may be done
+// again, and by several at once; fresh says that it was decided just now.
+func (o *Operator) complete(ctx context.Context, raw record.Raw, fresh bool) (fate Fate, err error) {
+	item, err := dlq.Decode(raw.Subject, raw.Header, raw.Data)
+	if err != nil {
+		return FateUnreadable, nil //nolint:nilerr // counted as what it is
 	}
-	return fate, o.log.Delete(ctx, "delete-item", fetchworker.StreamReview, item.Sequence)
+	switch raw.Header.Get(headerDecided) {
+	case ActRequeue:
+		fate = FateDone
+		if fresh || !o.begun(ctx, item, &err) {
+			fate, err = o.requeue(ctx, item, raw.Header)
+		}
+	case ActDiscard:
+		fate, err = o.discard(ctx, item, raw.Header)
+	default: // another request's item has come to the place
+		return FateTaken, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w", raw.Header.Get(headerDecided), item.Identity, err)
+	}
+	return fate, o.delete(ctx, raw.Sequence)
+}
+
+// begun reports whether a decided requeue has begun its new life already.
+func (o *Operator) begun(ctx context.Context, item dlq.Letter, failed *error) bool {
+	var moved dlq.Moved
+	*failed = o.patiently(ctx, func() (err error) {
+		moved, err = dlq.Superseded(ctx, o.log, item)
+		return err
+	})
+	return *failed != nil || moved != dlq.Nowhere
+}
+
+// requeue stores the letter of the new generation.
+func (o *Operator) requeue(ctx context.Context, item dlq.Letter, decided nats.Header) (Fate, error) {
+	next := nextGeneration(item, decided)
+	m := next.DeadLetter()
+	// Two who complete the same decision write the same letter: its message id
+	// lets the stream drop the second even if the first was released already.
+	m.Header.Set(nats.MsgIdHdr, "requeue."+next.String()+"."+strconv.Itoa(next.Generation))
+	var out record.Outcome
+	err := o.patiently(ctx, func() (err error) {
+		out, err = o.log.Put(ctx, next.DeadLetterSlot(), m)
+		if !errors.Is(err, record.ErrDuplicate) {
+			return err
+		}
+		// A duplicate is no success: the letter may be gone, by whatever way.
+		moved, err := dlq.Superseded(ctx, o.log, item)
+		if err != nil || moved != dlq.Nowhere {
+			out.Stored = true
+			return err
+		}
+		m.Header.Del(nats.MsgIdHdr)
+		out, err = o.log.Put(ctx, next.DeadLetterSlot(), m)
+		return err
+	})
+	if err == nil && !out.Stored {
+		return FateSuperseded, nil
+	}
+	return FateDone, err
 }
 
 // nextGeneration is the letter that a requeue stores: a new life with nothing
 // counted against it, due at once, of a class that is never buried. The error
 // and the history stay, for whoever looks at it next.
-func nextGeneration(item dlq.Letter, options RequeueOptions) dlq.Letter {
+func nextGeneration(item dlq.Letter, decided nats.Header) dlq.Letter {
 	next := item
 	next.Generation++
 	next.Failures, next.FirstFailedAt = 0, time.Time{}
 	next.Class, next.Code, next.HTTPStatus = fetchworker.ClassTransient, "", 0
-	next.RequestedAt, next.NotBefore = options.Now, options.Now
-	if !options.KeepDeadline {
+	begins, err := time.Parse(time.RFC3339, decided.Get(headerDecidedAt))
+	if err != nil {
+		begins = time.Now()
+	}
+	next.RequestedAt, next.NotBefore = begins, begins
+	if decided.Get(headerKeepDeadline) == "" {
 		next.Deadline = time.Time{}
 	}
-	if options.Body != nil {
-		next.Body = options.Body
+	if !next.Lane.Valid() { // it was published to one that is none
+		next.Lane = fetchworker.LaneInteractive
 	}
 	return next
 }
 
-// Discard ends a review item's request: the act is audited, then the answer
-// "failed discarded" stored, which is final for good, then the item deleted.
-// A crash in between is mended by doing it again.
-func (o *Operator) Discard(ctx context.Context, item browse.Found) (Fate, error) {
-	gone, err := o.passed(ctx, item, ActDiscard)
-	if gone != "" || err != nil {
-		return gone, err
-	}
-	if err := o.audit(ctx, ActDiscard, item.Letter, nil); err != nil {
-		return "", err
-	}
-	next := item.Letter
-	next.Generation++
-	_, stored, err := o.answers.Put(ctx, next.Failed(fetchworker.CodeDiscarded, o.signed.Reason), item.ReplyTo())
-	if err != nil {
-		return "", fmt.Errorf("discard %s: %w", item.Identity, err)
-	}
-	fate := FateDone
-	if !stored {
-		fate = FateSuperseded
-	}
-	return fate, o.log.Delete(ctx, "delete-item", fetchworker.StreamReview, item.Sequence)
-}
-
-// passed looks whether the item is still what it was when it was seen. One
-// whose request has moved on is deleted here, audited first.
-func (o *Operator) passed(ctx context.Context, item browse.Found, action string) (Fate, error) {
-	if item.Fault != nil {
-		return "", fmt.Errorf("%s: %w: %w", item.Identity, ErrUnreadable, item.Fault)
-	}
-	if !item.Lane.Valid() {
-		return "", fmt.Errorf("%s: %w: lane %q", item.Identity, ErrUnreadable, item.Lane)
-	}
-	now, err := o.log.Last(ctx, fetchworker.StreamReview, fetchworker.ReviewSubject(item.Identity))
-	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && now.Sequence != item.Sequence {
-		return FateTaken, nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("look at %s: %w", item.Identity, err)
-	}
-	moved, err := Superseded(ctx, o.log, item.Letter)
-	if err != nil || !moved {
-		return "", err
-	}
-	if err := o.audit(ctx, action, item.Letter, func(a *Act) { a.Superseded = true }); err != nil {
-		return "", err
-	}
-	return FateSuperseded, o.log.Delete(ctx, "delete-item", fetchworker.StreamReview, item.Sequence)
-}
-
-// Superseded reports whether a later generation of a review item's request is
-// at work or answered, or its answer can never change any more.
-//
-// A request at work is a letter, then a replayed letter, then an answer or a
-// letter again. The letter is looked at first and last, so that one that
-// moves while this looks is met all the same.
-func Superseded(ctx context.Context, log *record.Log, item dlq.Letter) (bool, error) {
-	for _, slot := range []record.Slot{item.DeadLetterSlot(), item.ReplaySlot(), answer.Slot(item.Identity), item.DeadLetterSlot()} {
-		m, err := log.Get(ctx, slot)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
-		}
+// discard stores the answer that ends the request for good. Where nothing
+// stands any more, the request's answer was kept for as long as answers are:
+// nobody is left to be told, and another may have its id by now.
+func (o *Operator) discard(ctx context.Context, item dlq.Letter, decided nats.Header) (fate Fate, err error) {
+	err = o.patiently(ctx, func() error {
+		stands, err := o.answers.Read(ctx, item.Identity)
 		if err != nil {
-			return false, fmt.Errorf("look at %s: %w", slot.Subject, err)
+			return err
 		}
-		generation, _ := strconv.Atoi(m.Header.Get(fetchworker.HeaderGeneration))
-		settled := m.Header.Get(fetchworker.HeaderFinal) == "true" && m.Header.Get(fetchworker.HeaderReview) != "true"
-		if generation > item.Generation || settled {
-			return true, nil
+		if !stands.Stands {
+			_, err := o.log.Get(ctx, item.DeadLetterSlot())
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				fate = FateDone
+				return nil
+			}
+			if err != nil {
+				return err
+			}
 		}
+		next := item
+		next.Generation++
+		ends, stored, err := o.answers.Replace(ctx, stands, next.Failed(fetchworker.CodeDiscarded, decided.Get(headerDecidedWhy)), item.ReplyTo())
+		fate = FateDone
+		if !stored && !(ends.Generation == next.Generation && ends.Problem != nil && ends.Problem.Code() == fetchworker.CodeDiscarded) {
+			fate = FateSuperseded
+		}
+		return err
+	})
+	return fate, err
+}
+
+func (o *Operator) delete(ctx context.Context, sequence uint64) error {
+	return o.patiently(ctx, func() error { return o.log.Delete(ctx, "delete-item", fetchworker.StreamReview, sequence) })
+}
+
+// passed looks whether the item's request has moved on. Then only the item is
+// deleted, audited first; the audit keeps the bytes of a request whose id
+// another has by now, for they are nowhere else.
+func (o *Operator) passed(ctx context.Context, item browse.Found, action string) (Fate, error) {
+	var moved dlq.Moved
+	err := o.patiently(ctx, func() (err error) {
+		moved, err = dlq.Superseded(ctx, o.log, item.Letter)
+		return err
+	})
+	if err != nil || moved == dlq.Nowhere {
+		return "", err
 	}
-	return false, nil
+	err = o.audit(ctx, action, item.Letter, func(a *Act) {
+		a.Superseded = true
+		if moved == dlq.OtherTenant {
+			a.Original = string(item.Body)
+		}
+	})
+	if err != nil {
+		return "", err
+	}
+	return FateSuperseded, o.delete(ctx, item.Sequence)
 }

@@ -9,6 +9,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/browse"
+	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
@@ -30,19 +31,26 @@ type Task struct {
 	CanaryWait time.Duration
 
 	KeepDeadline bool   // of a requeue
-	Body         []byte // of a requeue of one: its edited request
+	Body         []byte // of a requeue of Only: its edited request
+
+	// Only is the one message that the task is about, where a person has looked
+	// at it: nothing else is acted on, whatever matches by then.
+	Only *browse.Found
 
 	desk     *Desk
 	fleet    *Fleet
 	operator *Operator
+	reader   *browse.Browser
 	edge     browse.Edge
 }
 
 // Plan is what a task would touch.
 type Plan struct {
 	Histogram
-	Due  int  // letters that are due already, and go by themselves
-	More bool // the limit leaves some out
+	Due        int    // letters that are due already, and go by themselves
+	More       bool   // the limit leaves some out
+	Last       uint64 // the sequence of the last message that is part of it
+	PastEnding int    // those whose deadline, which is to be kept, has passed
 }
 
 // Watch is told of a task's progress. Its functions may be called by several
@@ -54,8 +62,9 @@ type Watch struct {
 
 // Result is what a task did.
 type Result struct {
-	Fates map[Fate]int
-	Took  time.Duration
+	Fates    map[Fate]int
+	Failures []error // the first few of FateFailed
+	Took     time.Duration
 }
 
 // HoldError says that a task was refused or stopped because of a hold.
@@ -73,6 +82,8 @@ const Parallel = 16
 func (t *Task) Begin(ctx context.Context, d *Desk, f *Fleet) error {
 	t.desk, t.fleet = d, f
 	t.operator = NewOperator(d.JS, d.Log, t.Signed)
+	t.operator.Now = d.Now
+	t.reader = d.Browser.Trying(t.operator.patiently)
 	var err error
 	t.edge, err = d.Edge(ctx, t.Stream())
 	return err
@@ -93,6 +104,7 @@ func (t *Task) Works() bool { return t.Action != ActDiscard }
 // Plan walks everything once and changes nothing.
 func (t *Task) Plan(ctx context.Context, w Watch) (Plan, error) {
 	var plan Plan
+	t.told(w)
 	for found, err := range t.matching(ctx) {
 		if err != nil {
 			return plan, err
@@ -106,18 +118,35 @@ func (t *Task) Plan(ctx context.Context, w Watch) (Plan, error) {
 			return plan, nil
 		default:
 			plan.Add(found)
+			plan.Last = found.Sequence
+			if t.KeepDeadline && found.Fault == nil && !found.Deadline.IsZero() && found.Deadline.Before(t.edge.At) {
+				plan.PastEnding++
+			}
 		}
 	}
 	return plan, nil
 }
 
-// One is the message of a task that matches a single one.
-func (t *Task) One(ctx context.Context) (browse.Found, error) {
+// told tells w when the server does not answer.
+func (t *Task) told(w Watch) {
+	t.operator.Waits = func(d time.Duration) {
+		if d == 0 {
+			w.Note("")
+			return
+		}
+		w.Note(fmt.Sprintf("the server does not answer: waiting for %v", d.Round(time.Second)))
+	}
+}
+
+// One is the message of a plan that is about a single one. The task is about
+// no other from now on.
+func (t *Task) One(ctx context.Context, plan Plan) (browse.Found, error) {
 	for found, err := range t.matching(ctx) {
 		if err != nil {
 			return browse.Found{}, err
 		}
-		if found.Fault == nil {
+		if found.Fault == nil && found.Sequence == plan.Last {
+			t.Only = &found
 			return found, nil
 		}
 	}
@@ -154,7 +183,18 @@ func (t *Task) Takes(plan Plan) (acts, calls time.Duration) {
 }
 
 func (t *Task) matching(ctx context.Context) func(func(browse.Found, error) bool) {
-	return t.desk.Walk(ctx, t.Stream(), t.Filter, t.edge)
+	return t.reader.Walk(ctx, t.Stream(), t.Filter, t.edge)
+}
+
+// planned yields what the plan has shown, as far as it is still there, and
+// nothing that has come since.
+func (t *Task) planned(ctx context.Context, plan Plan) func(func(browse.Found, error) bool) {
+	if t.Only != nil {
+		return func(yield func(browse.Found, error) bool) { yield(*t.Only, nil) }
+	}
+	edge := t.edge
+	edge.Sequence = min(edge.Sequence, plan.Last)
+	return t.reader.Walk(ctx, t.Stream(), t.Filter, edge)
 }
 
 // isDue reports whether there is nothing to do for a letter.
@@ -172,12 +212,12 @@ func (t *Task) Do(ctx context.Context, plan Plan, w Watch) (Result, error) {
 	if t.PerSecond == 0 {
 		limiter.SetLimit(rate.Inf)
 	}
-	counts := counter{fates: map[Fate]int{}}
+	counts := counter{fates: map[Fate]int{}, first: t.Canary}
+	t.told(w)
 	group, going := newGroup(ctx)
 	var stopped error
 	started := 0
-	var canary []browse.Found
-	for found, err := range t.matching(ctx) {
+	for found, err := range t.planned(ctx, plan) {
 		if err != nil {
 			stopped = err
 			break
@@ -186,34 +226,32 @@ func (t *Task) Do(ctx context.Context, plan Plan, w Watch) (Result, error) {
 			continue
 		}
 		if t.isDue(found) {
-			counts.add(FateDue)
+			counts.add(found, FateDue)
 			continue
 		}
 		if started == t.canaries(plan) {
 			if stopped = group.Wait(); stopped == nil {
-				stopped = t.watchCanary(ctx, canary, w)
+				stopped = t.watchCanary(ctx, counts.canary, w)
 			}
 			if stopped != nil {
 				break
 			}
 			group, going = newGroup(ctx)
 		}
-		if t.Limit > 0 && started == t.Limit {
-			break
-		}
 		if stopped = t.mayGo(going, found.Provider, limiter); stopped != nil {
 			break
 		}
 		started++
-		if len(canary) < t.Canary {
-			canary = append(canary, found)
-		}
 		group.Go(func() error {
 			fate, err := t.act(acting, found)
+			if record.Refused(err) { // its own fault: the others go on
+				counts.fail(err)
+				fate, err = FateFailed, nil
+			}
 			if err != nil {
 				return err
 			}
-			counts.add(fate)
+			counts.add(found, fate)
 			w.Did()
 			return nil
 		})
@@ -221,7 +259,7 @@ func (t *Task) Do(ctx context.Context, plan Plan, w Watch) (Result, error) {
 	if err := group.Wait(); err != nil {
 		stopped = err
 	}
-	return Result{Fates: counts.fates, Took: time.Since(began)}, stopped
+	return Result{Fates: counts.fates, Failures: counts.failures, Took: time.Since(began)}, stopped
 }
 
 func (t *Task) act(ctx context.Context, f browse.Found) (Fate, error) {
@@ -229,7 +267,7 @@ func (t *Task) act(ctx context.Context, f browse.Found) (Fate, error) {
 	case ActReplay:
 		return t.operator.ReplayNow(ctx, f, t.edge.At)
 	case ActRequeue:
-		return t.operator.Requeue(ctx, f, RequeueOptions{Now: t.edge.At, KeepDeadline: t.KeepDeadline, Body: t.Body})
+		return t.operator.Requeue(ctx, f, RequeueOptions{KeepDeadline: t.KeepDeadline, Body: t.Body})
 	default:
 		return t.operator.Discard(ctx, f)
 	}
@@ -273,12 +311,30 @@ func (t *Task) mayGo(ctx context.Context, provider string, limiter *rate.Limiter
 
 // counter counts fates.
 type counter struct {
-	mu    sync.Mutex
-	fates map[Fate]int
+	first int // how many of those done are kept as the canary
+
+	mu       sync.Mutex
+	fates    map[Fate]int
+	canary   []browse.Found
+	failures []error
 }
 
-func (c *counter) add(f Fate) {
+func (c *counter) add(f browse.Found, fate Fate) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.fates[f]++
+	c.fates[fate]++
+	if fate == FateDone && len(c.canary) < c.first {
+		c.canary = append(c.canary, f)
+	}
+}
+
+// failuresKept is how many failures are told in words.
+const failuresKept = 5
+
+func (c *counter) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.failures) < failuresKept {
+		c.failures = append(c.failures, err)
+	}
 }

@@ -97,10 +97,10 @@ func TestAWriteInProcessIsAConflict(t *testing.T) {
 	// A swap goes through once the other is done, and tells a message that is
 	// another one by now.
 	d.left.Store(3)
-	if err := log.Swap(ctx, slotOf(id), 1, ok(2).Encode()); !errors.Is(err, record.ErrMoved) {
+	if _, err := log.Swap(ctx, slotOf(id), 1, ok(2).Encode()); !errors.Is(err, record.ErrMoved) {
 		t.Errorf("swap of a sequence that is gone: %v", err)
 	}
-	if err := log.Swap(ctx, slotOf(id), out.Sequence, ok(2).Encode()); err != nil {
+	if _, err := log.Swap(ctx, slotOf(id), out.Sequence, ok(2).Encode()); err != nil {
 		t.Errorf("swap: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package record
 
 import (
 	"strconv"
+	"time"
 
 	"fetchworker"
 
@@ -53,22 +54,33 @@ func AnswerReplaces(stored, next fetchworker.Answer) bool {
 // Letters is the order of dead letters and replayed letters: (generation,
 // calls) must not fall. An equal one replaces too: a request that is parked
 // again has made no more calls than the letter that is still being acked, and
-// would otherwise be lost with that ack.
+// would otherwise be lost with that ack. Of two requests under one id the
+// first goes on.
 func Letters(stored, next Message) bool {
 	g0, g1 := number(stored, fetchworker.HeaderGeneration), number(next, fetchworker.HeaderGeneration)
 	if g0 != g1 {
 		return g1 > g0
 	}
-	c0, c1 := number(stored, fetchworker.HeaderCalls), number(next, fetchworker.HeaderCalls)
-	if c0 == c1 && stored.Header.Get(fetchworker.HeaderRequestedAt) != next.Header.Get(fetchworker.HeaderRequestedAt) {
-		return false // another request under the same id: the first one goes on
+	if stored.Header.Get(fetchworker.HeaderRequestedAt) != next.Header.Get(fetchworker.HeaderRequestedAt) {
+		return false
 	}
-	return c1 >= c0
+	return number(next, fetchworker.HeaderCalls) >= number(stored, fetchworker.HeaderCalls)
 }
 
-// Reviews is the order of review items: the generation must rise.
+// Reviews is the order of review items: the generation must rise. An item has
+// no age, and an id is a key only for as long as its answer is kept: a later
+// request under the same id takes the place of an item whose answer is gone.
 func Reviews(stored, next Message) bool {
+	t0, t1 := moment(stored, fetchworker.HeaderRequestedAt), moment(next, fetchworker.HeaderRequestedAt)
+	if !t0.IsZero() && !t1.IsZero() && !t0.Equal(t1) {
+		return t1.After(t0)
+	}
 	return number(next, fetchworker.HeaderGeneration) > number(stored, fetchworker.HeaderGeneration)
+}
+
+func moment(m Message, key string) time.Time {
+	t, _ := time.Parse(time.RFC3339, m.Header.Get(key))
+	return t
 }
 
 func number(m Message, key string) int {

@@ -123,3 +123,31 @@ func TestLettersAndReviewsOnlyGoUp(t *testing.T) {
 		})
 	}
 }
+
+// An id may be used again when its answer is gone, while its old item still
+// waits: what is asked then is another request.
+func TestWhenItWasRequestedIsPartOfWhatALetterIs(t *testing.T) {
+	at := func(m record.Message, minutes int) record.Message {
+		m.Header.Set(fetchworker.HeaderRequestedAt, noon.Add(time.Duration(minutes)*time.Minute).Format(time.RFC3339Nano))
+		return m
+	}
+	for _, c := range []struct {
+		name             string
+		stored, next     record.Message
+		letters, reviews bool
+	}{
+		{"a later request", at(letter(1, 1), 0), at(letter(1, 4), 5), false, true},
+		{"a later request over a later generation", at(letter(3, 1), 0), at(letter(1, 4), 5), false, true},
+		{"an earlier request", at(letter(1, 1), 5), at(letter(1, 4), 0), false, false},
+		{"an earlier request of a later generation", at(letter(1, 1), 5), at(letter(2, 4), 0), true, false},
+		{"the same", at(letter(1, 1), 5), at(letter(1, 2), 5), true, false},
+		{"the same in its next life", at(letter(1, 1), 5), at(letter(2, 1), 9), true, true},
+	} {
+		if got := record.Letters(c.stored, c.next); got != c.letters {
+			t.Errorf("%s: letters: %t", c.name, got)
+		}
+		if got := record.Reviews(c.stored, c.next); got != c.reviews {
+			t.Errorf("%s: reviews: %t", c.name, got)
+		}
+	}
+}

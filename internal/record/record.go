@@ -159,13 +159,13 @@ func step(ctx context.Context, conflicts int, busy bool) error {
 // one that was seen.
 var ErrMoved = errors.New("the stored message is another one by now")
 
-// Swap replaces the message that was seen at a sequence, and no other:
-// ErrMoved if another stands there, or none. Any other error leaves open
-// whether it was stored.
-func (l *Log) Swap(ctx context.Context, slot Slot, seen uint64, m *nats.Msg) error {
-	err := l.Point(slot.Point, func() error {
+// Swap replaces the message that was seen at a sequence, and no other, and
+// returns the new one's: ErrMoved if another stands there, or none. Any other
+// error leaves open whether it was stored.
+func (l *Log) Swap(ctx context.Context, slot Slot, seen uint64, m *nats.Msg) (sequence uint64, err error) {
+	err = l.Point(slot.Point, func() (err error) {
 		for conflicts := 0; ; conflicts++ {
-			_, err := l.publish(ctx, slot.Stream, m, seen)
+			sequence, err = l.publish(ctx, slot.Stream, m, seen)
 			switch {
 			case err == nil:
 				return nil
@@ -180,9 +180,9 @@ func (l *Log) Swap(ctx context.Context, slot Slot, seen uint64, m *nats.Msg) err
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("replace %s: %w", slot.Subject, err)
+		return 0, fmt.Errorf("replace %s: %w", slot.Subject, err)
 	}
-	return nil
+	return sequence, nil
 }
 
 // mostBusy is how often a swap meets another's write before it believes that
@@ -204,9 +204,16 @@ func (l *Log) publishAny(ctx context.Context, stream string, m *nats.Msg, option
 		return 0, &NoRoomError{stream, err}
 	case err != nil:
 		return 0, err
+	case ack.Duplicate && m.Header.Get(nats.ExpectedLastSubjSeqHdr) != "":
+		return 0, ErrDuplicate
 	}
 	return ack.Sequence, nil
 }
+
+// ErrDuplicate says that the stream dropped a record because its message id is
+// a recent one: whether what it named is still anywhere is for the caller to
+// find out.
+var ErrDuplicate = errors.New("dropped as a duplicate")
 
 // Get reads the record of a slot. ErrMsgNotFound: there is none.
 func (l *Log) Get(ctx context.Context, slot Slot) (Seen, error) {
@@ -275,7 +282,7 @@ func Refused(err error) bool {
 	var full *NoRoomError
 	var hook hooked
 	return errors.As(err, &hook) || errors.As(err, &api) && api.Code >= 400 && api.Code < 500 && !errors.As(err, &full) ||
-		errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrConnectionClosed)
+		errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, ErrDuplicate)
 }
 
 // Append stores one more message, with nothing to compare it to, and tries
