@@ -306,7 +306,9 @@ func TestLettersOfARetiredProviderAreAnswered(t *testing.T) {
 		parked := dlqtest.FailedOnce(1)
 		parked.NotBefore, parked.Class = time.Now().Add(time.Hour), fetchworker.ClassQuota
 		leave()
-		f.Put(retry, parked, dlqtest.Fresh(2, fetchworker.ClassPaused))
+		requeued := dlqtest.Fresh(3, fetchworker.ClassTransient) // by a person
+		requeued.Generation, requeued.NotBefore = 2, time.Now().Add(time.Hour)
+		f.Put(retry, parked, dlqtest.Fresh(2, fetchworker.ClassPaused), requeued)
 		all := []fetchworker.Identity{dlqtest.Ident(0), dlqtest.Ident(1), dlqtest.Ident(2)}
 		final := func() (n int) {
 			for _, id := range all {
@@ -339,7 +341,58 @@ func TestLettersOfARetiredProviderAreAnswered(t *testing.T) {
 		}
 		took := f.Eventually(10*time.Second, "all are answered", func() bool { return final() == len(all) })
 		t.Logf("answered after %v", took)
-		f.Eventually(time.Second, "no letter is left", func() bool { return f.Count(fetchworker.StreamDLQ, ">") == 0 })
+		f.Eventually(10*time.Second, "no letter is left", func() bool { return f.Count(fetchworker.StreamDLQ, ">") == 0 })
+		if a, ok := f.Answer(requeued.Identity); !ok || !a.Review || a.Problem.Code() != fetchworker.CodeProviderNotConfigured || f.Count(fetchworker.StreamReview, ">") != 1 {
+			t.Errorf("what a person has requeued did not come back to them: %s", dlqtest.Describe(a))
+		}
+	})
+}
+
+// A replayer that is frozen in the middle of a burial stores its item again
+// after a person has requeued it: it looks again, and takes it back.
+func TestAFrozenReplayerTakesItsItemBack(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		l := dlqtest.FailedOnce(1)
+		l.Calls, l.Failures, l.NotBefore = 4, 4, l.FailedAt
+		var frozen atomic.Bool
+		f.Replayer(func(*nats.Conn) record.Hook {
+			return func(point string, persisted bool) error {
+				if point == "review" && !persisted && frozen.CompareAndSwap(false, true) {
+					// What another replayer and a person do meanwhile.
+					if _, err := f.JS.PublishMsg(f.Ctx, l.ReviewItem()); err != nil {
+						t.Error(err)
+					}
+					problem := fetchworker.Failure(l.Identity, fetchworker.CodeRetriesExhausted, l.Error)
+					a := fetchworker.Answer{Identity: l.Identity, Status: fetchworker.StatusFailed, Final: true, Review: true, Generation: 1, Problem: &problem}
+					if _, err := f.JS.PublishMsg(f.Ctx, a.Encode()); err != nil {
+						t.Error(err)
+					}
+					next := l
+					next.Generation, next.Failures, next.RequestedAt, next.NotBefore = 2, 0, time.Now(), time.Now().Add(time.Hour)
+					if err := dlq.Put(f.Ctx, f.Log, next); err != nil {
+						t.Error(err)
+					}
+					item, err := f.Log.Last(f.Ctx, fetchworker.StreamReview, fetchworker.ReviewSubject(l.Identity))
+					if err != nil {
+						t.Error(err)
+					}
+					if err := f.Log.Delete(f.Ctx, "", fetchworker.StreamReview, item.Sequence); err != nil {
+						t.Error(err)
+					}
+				}
+				return nil
+			}
+		})
+		f.Put(l)
+		f.Eventually(time.Minute, "it was frozen", frozen.Load)
+		time.Sleep(10 * time.Second)
+		if n := f.Count(fetchworker.StreamReview, ">"); n != 0 {
+			t.Errorf("%d items of a request that lives on", n)
+		}
+		if n := f.Count(fetchworker.StreamDLQ, ">"); n != 1 {
+			t.Errorf("%d letters of its new life", n)
+		}
 	})
 }
 

@@ -56,12 +56,22 @@ func (r *Replayer) refuse(ctx context.Context, l *held) (time.Duration, error) {
 	if served { // a worker that brings it back is about to say so
 		return r.waiters.delay(time.Second, 2*time.Second), nil
 	}
-	a := l.Failed(fetchworker.CodeProviderNotConfigured, l.Provider+" was retired while the request waited")
+	if l.Generation > 1 {
+		// A person began this life: it does not end for good for a reason that
+		// passes, but comes back to them.
+		l.Class, l.Code, l.Error = fetchworker.ClassPermanent, fetchworker.CodeProviderNotConfigured, retiredMeanwhile(l.Provider)
+		return r.exhaust(ctx, l)
+	}
+	a := l.Failed(fetchworker.CodeProviderNotConfigured, retiredMeanwhile(l.Provider))
 	if _, _, err := r.answers.Put(ctx, a, l.ReplyTo()); err != nil {
 		return 0, err
 	}
 	r.did(didRefuse, l.Provider)
 	return 0, l.ack(ctx, r.log)
+}
+
+func retiredMeanwhile(provider string) string {
+	return provider + " was retired while the request waited"
 }
 
 // tell stores a waiting answer for a letter that is held, unless a higher

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers/providertest"
 )
 
@@ -194,6 +195,16 @@ func TestNearTheEndOfTheMonthsBytes(t *testing.T) {
 		}
 		if n := len(r.upstream.Calls()); n != calls {
 			t.Error("a call was made over the limit")
+		}
+		requeued := dlq.Letter{
+			Identity: fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "requeued"}, Lane: fetchworker.LaneBatch,
+			Generation: 2, Class: fetchworker.ClassTransient, RequestedAt: time.Now(), Body: []byte(`{"params":{"symbol":"NEW4"}}`),
+		}
+		if _, err := r.b.JS.PublishMsg(t.Context(), requeued.Replayed()); err != nil {
+			t.Fatal(err)
+		}
+		if a := r.final(requeued.Identity, 5*time.Second); a.Problem == nil || a.Problem.Code() != fetchworker.CodeBudgetExhausted || !a.Review {
+			t.Errorf("what a person has requeued does not come back to them: %+v", a)
 		}
 		thresholds := 0
 		for _, percent := range []int{70, 85, 95} {

@@ -181,6 +181,15 @@ func beyondBudget(r *request, used, limit int64, now time.Time) (e ending, over 
 	}
 	a := failedAnswer(r.Letter, fetchworker.CodeBudgetExhausted, "")
 	a.Problem.RetryAt = nextMonth(now)
+	if r.Generation > 1 {
+		// A person began this life: it does not end for good for a reason that
+		// passes, but comes back to them.
+		l := r.Letter
+		l.Class, l.Code, l.Error = fetchworker.ClassPermanent, fetchworker.CodeBudgetExhausted, "the month's bytes are used up"
+		l.FailedAt, l.NotBefore = now, now
+		a.Review = true
+		return ending{letter: &l, answer: a}, true
+	}
 	return ending{answer: a}, true
 }
 

@@ -80,14 +80,20 @@ func (s *Sweeper) bury(ctx context.Context, raw record.Raw) error {
 	if !l.Lane.Valid() { // no retry and no person can help it
 		return s.refuse(ctx, raw, fetchworker.CodeInvalidRequest, badLane)
 	}
+	why := fmt.Sprintf("the request reached its maximum life of %v", s.config.MaxLife)
+	return s.toReview(ctx, raw, l, fetchworker.ClassExpired, "", why)
+}
+
+// toReview makes a dead letter of a message that the replayer takes to a
+// person.
+func (s *Sweeper) toReview(ctx context.Context, raw record.Raw, l dlq.Letter, class fetchworker.Class, code fetchworker.Code, why string) error {
 	now := time.Now()
-	l.Class, l.Code = fetchworker.ClassExpired, ""
-	l.Error = fmt.Sprintf("the request reached its maximum life of %v", s.config.MaxLife)
+	l.Class, l.Code, l.Error = class, code, why
 	l.FailedAt, l.NotBefore = now, now
 	l.Record(dlq.Attempt{At: now, Class: l.Class, Error: l.Error})
 	if err := dlq.Put(ctx, s.log, l); err != nil {
 		return err
 	}
-	s.config.Logger.Info("past its maximum life", zap.Stringer("request", l.Identity), zap.Time("requested_at", l.RequestedAt))
+	s.config.Logger.Info("to review", zap.Stringer("request", l.Identity), zap.String("why", why), zap.Time("requested_at", l.RequestedAt))
 	return s.log.Delete(ctx, "ack", streamOf(raw), raw.Sequence)
 }

@@ -258,6 +258,11 @@ func (s *Sweeper) refuse(ctx context.Context, raw record.Raw, code fetchworker.C
 	if err != nil {
 		return s.drop(ctx, streamOf(raw), raw)
 	}
+	if l.Generation > 1 {
+		// A person began this life: it does not end for good for a reason that
+		// passes, but comes back to them.
+		return s.toReview(ctx, raw, l, fetchworker.ClassPermanent, code, detail)
+	}
 	if _, _, err := s.answers.Put(ctx, l.Failed(code, detail), l.ReplyTo()); err != nil {
 		return err
 	}
