@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"crypto/rand"
 	"errors"
 	"os/user"
@@ -30,7 +31,8 @@ func (s *signature) flags(c *cli, cmd *cobra.Command, reasonRequired bool) {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c.started = true
 		s.reason = strings.TrimSpace(s.reason)
-		if reasonRequired && s.reason == "" {
+		dry := cmd.Flags().Lookup("dry-run")
+		if reasonRequired && s.reason == "" && (dry == nil || dry.Value.String() != "true") {
 			return misused(`add --reason "…": colleagues will read it in replayer audit`, "%s needs a reason", cmd.CommandPath())
 		}
 		s.run = rand.Text()[:10]
@@ -71,13 +73,28 @@ command was killed may tell of an act that was not done.`,
 			if f.Class, err = knownClass(class); err != nil {
 				return err
 			}
-			if f.Since, err = moment("--since", since, time.Now()); err != nil {
+			if limit < 0 {
+				return misused("give a number from 1, or leave it out", "--limit %d is negative", limit)
+			}
+			within := func(now time.Time) error {
+				if f.Since, err = moment("--since", since, now); err != nil {
+					return err
+				}
+				f.Until, err = moment("--until", until, now)
 				return err
 			}
-			if f.Until, err = moment("--until", until, time.Now()); err != nil {
+			if err := within(time.Now()); err != nil {
 				return err
 			}
-			return c.audit(cmd, f, limit)
+			ctx, l, done, err := c.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer done()
+			if err := within(l.Now()); err != nil { // how long ago is by the server's clock
+				return err
+			}
+			return c.audit(ctx, l, f, limit)
 		}),
 	}
 	flags := cmd.Flags()
@@ -100,15 +117,11 @@ func actions() []string {
 	return []string{operate.ActReplay, operate.ActRequeue, operate.ActDiscard, operate.ActPause, operate.ActResume, operate.ActLimit, operate.ActRetire}
 }
 
-func (c *cli) audit(cmd *cobra.Command, f operate.ActFilter, limit int) error {
-	ctx, l, done, err := c.connect(cmd.Context())
-	if err != nil {
-		return err
-	}
-	defer done()
+func (c *cli) audit(ctx context.Context, l *link, f operate.ActFilter, limit int) error {
 	buffered := bufio.NewWriterSize(c.out, 64<<10)
 	t := terminal.NewTable(buffered, "WHEN", "WHO", "ACTION", "WHAT", "WHY")
 	count, more := 0, false
+	var err error
 	for a, walkErr := range operate.Acts(ctx, l.Browser, f) {
 		if err = walkErr; err != nil {
 			break
@@ -150,6 +163,12 @@ func subjectOf(a operate.Act) string {
 	text := a.Provider
 	if a.ID != "" {
 		text += " " + a.Operation + " " + a.Agent + "/" + a.ID + " generation " + strconv.Itoa(a.Generation)
+	}
+	if a.Unreadable != "" {
+		text = "cannot be read: " + a.Unreadable
+	}
+	if a.Outcome != "" {
+		text += " (not done: " + string(a.Outcome) + " by somebody who was faster)"
 	}
 	if a.Superseded {
 		text += " (item only: a later generation was there)"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"fetchworker"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/terminal"
 
@@ -23,6 +24,7 @@ type bulk struct {
 
 	verb, past string // replay, replayed
 	all        bool
+	named      bool // the one request is named by an argument
 	edit       bool // the one message is to be edited before the act
 }
 
@@ -75,13 +77,16 @@ func (c *cli) bulk(cmd *cobra.Command, s *selection, args []string, p *pace, sig
 		return err
 	}
 	defer done()
+	if err := s.resolve(args, l.Now()); err != nil { // how long ago is by the server's clock
+		return err
+	}
 	f, err := l.Fleet(ctx)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	b := &bulk{
-		c: c, l: l, fleet: f, pace: p, verb: action, past: past, all: s.all,
+		c: c, l: l, fleet: f, pace: p, verb: action, past: past, all: s.all, named: len(args) == 1,
 		task: &operate.Task{Action: action, Filter: s.filter, Limit: s.limit, Signed: sign.signed(l)},
 	}
 	set(b)
@@ -106,8 +111,13 @@ func (b *bulk) run(ctx context.Context) error {
 	if plan.Count == 0 {
 		return b.nothingToDo(plan)
 	}
-	// One message needs no plan, unless that is all that was asked for.
-	if plan.Count > 1 || b.pace.dryRun {
+	if b.named && len(plan.Identities) > 1 {
+		return b.c.ambiguous(plan.Identities)
+	}
+	// One message needs no plan and no question, unless that is all that was
+	// asked for, or nobody has named it and it would end for good.
+	ask := plan.Count > 1 || b.task.Action == operate.ActDiscard && !b.named
+	if ask || b.pace.dryRun {
 		if err := b.printPlan(plan); err != nil {
 			return err
 		}
@@ -120,7 +130,7 @@ func (b *bulk) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if plan.Count > 1 && !b.pace.yes {
+	if ask && !b.pace.yes {
 		if err := b.c.confirm(ctx, b.verb, plan.Count); err != nil {
 			return err
 		}
@@ -155,7 +165,14 @@ func (b *bulk) warn(ctx context.Context, plan operate.Plan) error {
 	if !b.task.Works() {
 		return nil
 	}
-	for _, h := range b.task.Holds(plan) {
+	if plan.PastEnding > 0 {
+		b.c.sayf("note: the deadlines of %d have passed: they are answered deadline_exceeded at once", plan.PastEnding)
+	}
+	holds, err := b.task.Holds(ctx, plan)
+	if err != nil {
+		return err
+	}
+	for _, h := range holds {
 		words := wordsOf(h, b.l.Now())
 		if h.Stops && b.task.Action == operate.ActReplay && !b.pace.dryRun {
 			return failed("wait for it; or choose others with --provider; replayer status shows what is open", "%s refused: %s", b.verb, words)
@@ -183,7 +200,21 @@ func (b *bulk) execute(ctx context.Context, plan operate.Plan) error {
 	result, err := b.task.Do(ctx, plan, operate.Watch{Did: p.Add, Note: p.Note})
 	p.Close()
 	err = b.explain(err)
-	return errors.Join(b.report(plan, result, err), err)
+	if err := b.report(plan, result, err); err != nil {
+		return err
+	}
+	for _, failure := range result.Failures {
+		b.c.sayf("failed: %v", failure)
+	}
+	switch {
+	case err != nil:
+		return err
+	case result.Fates[operate.FateFailed] > 0:
+		return failed("correct what the server refuses, and run it again", "%d could not be done", result.Fates[operate.FateFailed])
+	case result.Fates[operate.FateDone]+result.Fates[operate.FateSuperseded] == 0:
+		return nothing("replayer audit tells who was faster", "nothing was left to do")
+	}
+	return nil
 }
 
 // explain says what to do about what stopped a task.
@@ -204,7 +235,7 @@ func (b *bulk) revise(ctx context.Context, plan operate.Plan) error {
 	if plan.Count != 1 {
 		return misused("name one with AGENT/ID, --provider and --operation", "--edit takes one message, and %d match", plan.Count)
 	}
-	found, err := b.task.One(ctx)
+	found, err := b.task.One(ctx, plan)
 	if errors.Is(err, operate.ErrGone) {
 		return nothing("somebody was faster; replayer audit tells who", "%w", err)
 	}
@@ -231,12 +262,22 @@ func (b *bulk) report(plan operate.Plan, result operate.Result, stopped error) e
 		{operate.FateTaken, "%d were taken by somebody else meanwhile"},
 		{operate.FateSuperseded, "%d had moved on: only the item was deleted"},
 		{operate.FateDue, "%d were due already"},
+		{operate.FateUnreadable, "%d cannot be read"},
+		{operate.FateFailed, "%d failed"},
 	} {
 		if n := result.Fates[other.fate]; n > 0 {
 			text += "; " + fmt.Sprintf(other.text, n)
 		}
 	}
+	if plan.Count == 1 && len(plan.Identities) == 1 {
+		text += ": " + nameOf(plan.Identities[0])
+	}
 	return b.c.printf("%s\n", text)
+}
+
+// nameOf is how a person names one request.
+func nameOf(i fetchworker.Identity) string {
+	return i.Agent + "/" + i.ID + " --provider " + i.Provider + " --operation " + i.Operation
 }
 
 // resultLine is the last --json line of a bulk act.
@@ -249,6 +290,7 @@ type resultLine struct {
 	Superseded int     `json:"superseded"`
 	AlreadyDue int     `json:"already_due"`
 	Unreadable int     `json:"unreadable"`
+	Failed     int     `json:"failed"` // the server refuses what it would need
 	Seconds    float64 `json:"seconds"`
 	Stopped    string  `json:"stopped,omitempty"` // why, if before the end
 }
@@ -256,7 +298,7 @@ type resultLine struct {
 func (b *bulk) result(plan operate.Plan, r operate.Result, stopped string) resultLine {
 	return resultLine{
 		Kind: "result", Action: b.verb, Matched: plan.Count + plan.Due, Done: r.Fates[operate.FateDone],
-		Taken: r.Fates[operate.FateTaken], Superseded: r.Fates[operate.FateSuperseded], AlreadyDue: max(plan.Due, r.Fates[operate.FateDue]),
+		Taken: r.Fates[operate.FateTaken], Superseded: r.Fates[operate.FateSuperseded], Failed: r.Fates[operate.FateFailed], AlreadyDue: max(plan.Due, r.Fates[operate.FateDue]),
 		Unreadable: plan.Unreadable, Seconds: r.Took.Seconds(), Stopped: stopped,
 	}
 }

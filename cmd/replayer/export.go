@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -54,11 +55,10 @@ func moments(t time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
+// formula is what a sheet would calculate: at the beginning of a cell, or
+// after what a sheet of another country takes for the end of one.
+var formula = regexp.MustCompile(`(^|[;\t\r\n|])([ \t]*)([=+\-@])`)
+
 // harmless keeps a sheet from running as a formula what an agent or a
 // provider wrote.
-func harmless(s string) string {
-	if s != "" && (s[0] == '=' || s[0] == '+' || s[0] == '-' || s[0] == '@') {
-		return "'" + s
-	}
-	return s
-}
+func harmless(s string) string { return formula.ReplaceAllString(s, "$1$2'$3") }

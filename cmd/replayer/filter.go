@@ -1,7 +1,10 @@
 package main
 
 import (
+	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -114,11 +117,25 @@ func moment(flag, value string, now time.Time) (time.Time, error) {
 	return time.Time{}, misused("give how long ago, as 90m, 2h or 7d, or when, as 2026-11-24T10:00:00Z", "%s %q is no time", flag, value)
 }
 
-// span reads a duration as Go writes it, and whole days as 7d.
+// longestSpan is more than any stream keeps, and less than what overflows.
+const longestSpan = 100 * 365 * 24 * time.Hour
+
+// span reads a duration as Go writes it, and days as 7d or 1.5d.
 func span(value string) (time.Duration, error) {
+	d, err := time.ParseDuration(value)
 	if days, ok := strings.CutSuffix(value, "d"); ok {
-		d, err := time.ParseDuration(days + "h")
-		return 24 * d, err
+		var n float64
+		n, err = strconv.ParseFloat(days, 64)
+		if err == nil && !(math.Abs(n) <= longestSpan.Hours()/24) {
+			err = strconv.ErrRange
+		}
+		d = time.Duration(n * 24 * float64(time.Hour))
 	}
-	return time.ParseDuration(value)
+	if err == nil && d.Abs() > longestSpan {
+		err = strconv.ErrRange
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%q is no duration: %w", value, err)
+	}
+	return d, nil
 }

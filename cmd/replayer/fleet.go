@@ -22,6 +22,12 @@ func held(f *operate.Fleet, provider string, now time.Time) string {
 // wordsOf is a hold as a person reads it.
 func wordsOf(h operate.Hold, now time.Time) string {
 	until := terminal.Clock(h.Until, now) + " (" + terminal.Ago(h.Until, now) + ")"
+	switch {
+	case h.BytesUsed:
+		return "the month's bytes of " + h.Provider + " are used up: what is not answered from the cache comes back to review"
+	case h.Retired:
+		return h.Provider + " is retired: what is sent there comes back to review"
+	}
 	switch h.Reason { //nolint:exhaustive // the others are no holds
 	case fetchworker.ReasonPaused:
 		return h.Provider + " is paused by " + h.By + " until " + until +

@@ -14,7 +14,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
-	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/record"
@@ -51,7 +51,7 @@ type hostile struct {
 func newHostile(f *testing.F, b *brokertest.Broker) *hostile {
 	f.Helper()
 	ctx, stop := context.WithCancel(context.Background())
-	board, err := budget.Watch(ctx, b.JS, b.KV)
+	board, err := fleet.Watch(ctx, b.JS, b.KV)
 	if err != nil {
 		f.Fatal(err)
 	}

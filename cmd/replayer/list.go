@@ -64,6 +64,9 @@ func (c *cli) stream(cmd *cobra.Command, s *selection, stream string, open func(
 		return err
 	}
 	defer done()
+	if err := s.resolve(nil, l.Now()); err != nil { // how long ago is by the server's clock
+		return err
+	}
 	fleet, err := l.Fleet(ctx)
 	if err != nil {
 		return err

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -27,6 +29,9 @@ type planLine struct {
 	Unreadable     int                  `json:"unreadable"`
 	More           bool                 `json:"more"` // --limit leaves some out
 	Groups         []operate.GroupCount `json:"groups"`
+	Agents         map[string]int       `json:"agents,omitempty"`     // unless there are too many
+	Operations     map[string]int       `json:"operations,omitempty"` // the same
+	PastDeadline   int                  `json:"past_deadline"`        // with --keep-deadline
 	Oldest         time.Time            `json:"oldest,omitzero"`
 	Newest         time.Time            `json:"newest,omitzero"`
 	RateSeconds    float64              `json:"rate_seconds"`    // at --rate; 0: as fast as possible
@@ -38,7 +43,7 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 	if b.c.json {
 		return b.c.object(planLine{
 			Kind: "plan", Action: b.verb, DryRun: b.pace.dryRun, Count: plan.Count, AlreadyDue: plan.Due,
-			Unreadable: plan.Unreadable, More: plan.More, Groups: plan.Bars(), Oldest: plan.Oldest, Newest: plan.Newest,
+			Unreadable: plan.Unreadable, More: plan.More, Groups: plan.Bars(), Agents: plan.Agents, Operations: plan.Operations, PastDeadline: plan.PastEnding, Oldest: plan.Oldest, Newest: plan.Newest,
 			RateSeconds: atRate.Seconds(), PermitsSeconds: inPermits.Seconds(),
 		})
 	}
@@ -59,6 +64,19 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 		return err
 	}
 	fmt.Fprintf(&text, "failed between %s and %s\n", terminal.Stamp(plan.Oldest, now), terminal.Stamp(plan.Newest, now))
+	for _, names := range []struct {
+		what string
+		of   map[string]int
+	}{{"agents", plan.Agents}, {"operations", plan.Operations}} {
+		if n := len(names.of); n > 0 && n <= namesShown {
+			fmt.Fprintf(&text, "%s: %s\n", names.what, terminal.Visible(counted(names.of)))
+		}
+	}
+	if plan.Count <= len(plan.Identities) && plan.Count <= namesShown {
+		for _, i := range plan.Identities {
+			fmt.Fprintf(&text, "  %s\n", terminal.Visible(nameOf(i)))
+		}
+	}
 	if plan.Due > 0 {
 		fmt.Fprintf(&text, "%d more are due already, and go by themselves\n", plan.Due)
 	}
@@ -80,6 +98,19 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 		text.WriteString("\ndry run: nothing was changed")
 	}
 	return b.c.printf("%s\n", terminal.Ours(text.String()))
+}
+
+// namesShown is how many names a plan lists.
+const namesShown = 10
+
+// counted lists names with how many messages each has, the most first.
+func counted(names map[string]int) string {
+	order := slices.SortedFunc(maps.Keys(names), func(a, b string) int { return cmp.Or(cmp.Compare(names[b], names[a]), cmp.Compare(a, b)) })
+	parts := make([]string, len(order))
+	for i, name := range order {
+		parts[i] = name + " " + strconv.Itoa(names[name])
+	}
+	return strings.Join(parts, ", ")
 }
 
 // parseRate reads 5/s, 300/min or a plain number a second; 0 is no limit.

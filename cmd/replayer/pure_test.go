@@ -19,7 +19,7 @@ func TestSpan(t *testing.T) {
 			t.Errorf("%q: %v %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"", "d", "7", "soon", "1hd"} {
+	for _, text := range []string{"", "d", "7", "soon", "1hd", "1h30d", "213504d", "-213504d", "1e300d", "NaNd", "Infd", "2000000h", "0x10d"} {
 		if _, err := span(text); err == nil {
 			t.Errorf("%q is taken", text)
 		}
@@ -69,9 +69,12 @@ func TestRunsOut(t *testing.T) {
 
 // A sheet must not calculate what an agent or a provider wrote.
 func TestWhatOthersWroteIsHarmless(t *testing.T) {
-	for _, s := range []string{"=1+1", "+1", "-1", "@x"} {
-		if harmless(s)[0] != '\'' {
-			t.Error(s)
+	for text, want := range map[string]string{
+		"=1+1": "'=1+1", "+1": "'+1", "-1": "'-1", "@x": "'@x", "": "", "a-b=c": "a-b=c",
+		`x;=HYPERLINK("http://x")`: `x;'=HYPERLINK("http://x")`, "a\t=1": "a\t'=1", "a\n=1": "a\n'=1", "a; @b": "a; '@b", " =1": " '=1",
+	} {
+		if got := harmless(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -87,7 +88,7 @@ func (c *cli) show(cmd *cobra.Command, s *selection, args []string, streams ...s
 		return nothing("replayer list and replayer review list show what is there; a request that still waits in the queue has no record yet", "nothing is stored of %s", strings.Join(args, " "))
 	case 1:
 	default:
-		return c.ambiguous(found)
+		return c.ambiguous(slices.Collect(maps.Keys(found)))
 	}
 	for identity, records := range found {
 		return c.showOne(ctx, l, identity, records)
@@ -118,10 +119,11 @@ func (l *link) lookUp(ctx context.Context, f browse.Filter, streams []string) (m
 	return found, nil
 }
 
-func (c *cli) ambiguous(found map[fetchworker.Identity][]browse.Found) error {
+// ambiguous lists the requests that an argument could mean.
+func (c *cli) ambiguous(identities []fetchworker.Identity) error {
 	var lines []string
-	for i := range found {
-		lines = append(lines, "  "+i.Agent+"/"+i.ID+" --provider "+i.Provider+" --operation "+i.Operation)
+	for _, i := range identities {
+		lines = append(lines, "  "+nameOf(i))
 	}
 	slices.Sort(lines)
 	c.sayf("%d requests have this id:", len(lines))

@@ -115,6 +115,10 @@ type Hold struct {
 	// there is nothing to replay. A hold after a 429, a quota and missing
 	// workers only delay what is released.
 	Stops bool
+	// Retired says that an operator has given the provider up, and BytesUsed
+	// that its month's bytes are used up: what a person sends there comes back
+	// to review.
+	Retired, BytesUsed bool
 }
 
 // Hold is what holds a provider up now, if anything does.
@@ -132,7 +136,7 @@ func (f *Fleet) Hold(provider string) (Hold, bool) {
 		return h, true
 	}
 	if len(view.Workers) == 0 {
-		h.Reason, h.Until = fetchworker.ReasonNoWorker, time.Time{}
+		h.Reason, h.Until, h.Retired = fetchworker.ReasonNoWorker, time.Time{}, view.Control.Retired != nil
 	}
 	switch h.Reason { //nolint:exhaustive // only these delay
 	case fetchworker.ReasonNoWorker, fetchworker.ReasonThrottled, fetchworker.ReasonQuota:

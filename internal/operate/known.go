@@ -63,8 +63,16 @@ func (f *Fleet) Survey(ctx context.Context) (Survey, error) {
 		}
 	}
 	survey.Unserved.Names = slices.Sorted(maps.Keys(others))
+	// Letters and items are of requests that were accepted once. As long as
+	// their providers are few they are shown as the others are.
+	if u := survey.Unserved; u.Requests == 0 && len(u.Names) <= namesShown {
+		survey.Providers, survey.Unserved = slices.Sorted(slices.Values(append(survey.Providers, u.Names...))), Unserved{}
+	}
 	return survey, nil
 }
+
+// namesShown is how many names that nobody serves are shown one by one.
+const namesShown = 10
 
 // others counts what a stream holds of names that are none of the known, and
 // adds those names. The subjects are listed only if the known names do not

@@ -61,6 +61,7 @@ func (o *Operator) decide(ctx context.Context, item browse.Found, action string,
 	if item.Fault != nil {
 		return FateUnreadable, nil
 	}
+	item.Letter = inALane(item.Letter)
 	var raw record.Raw
 	err := o.patiently(ctx, func() (err error) {
 		raw, err = o.log.Last(ctx, fetchworker.StreamReview, fetchworker.ReviewSubject(item.Identity))
@@ -122,6 +123,7 @@ func (o *Operator) complete(ctx context.Context, raw record.Raw, fresh bool) (fa
 	if err != nil {
 		return FateUnreadable, nil //nolint:nilerr // counted as what it is
 	}
+	item = inALane(item)
 	switch raw.Header.Get(headerDecided) {
 	case ActRequeue:
 		fate = FateDone
@@ -137,6 +139,15 @@ func (o *Operator) complete(ctx context.Context, raw record.Raw, fresh bool) (fa
 		return "", fmt.Errorf("%s %s: %w", raw.Header.Get(headerDecided), item.Identity, err)
 	}
 	return fate, o.delete(ctx, raw.Sequence)
+}
+
+// inALane gives a request that was published to a lane which is none one that
+// its next life can be in.
+func inALane(l dlq.Letter) dlq.Letter {
+	if !l.Lane.Valid() {
+		l.Lane = fetchworker.LaneInteractive
+	}
+	return l
 }
 
 // begun reports whether a decided requeue has begun its new life already.
@@ -193,9 +204,6 @@ func nextGeneration(item dlq.Letter, decided nats.Header) dlq.Letter {
 	next.RequestedAt, next.NotBefore = begins, begins
 	if decided.Get(headerKeepDeadline) == "" {
 		next.Deadline = time.Time{}
-	}
-	if !next.Lane.Valid() { // it was published to one that is none
-		next.Lane = fetchworker.LaneInteractive
 	}
 	return next
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -157,14 +159,21 @@ func (t *Task) One(ctx context.Context, plan Plan) (browse.Found, error) {
 var ErrGone = errors.New("it is gone")
 
 // Holds are what holds the plan's providers up.
-func (t *Task) Holds(plan Plan) []Hold {
+func (t *Task) Holds(ctx context.Context, plan Plan) ([]Hold, error) {
 	var holds []Hold
-	for provider := range plan.Providers {
+	for _, provider := range slices.Sorted(maps.Keys(plan.Providers)) {
 		if h, held := t.fleet.Hold(provider); held {
 			holds = append(holds, h)
 		}
+		s := Status{Provider: provider}
+		if err := t.fleet.bytes(ctx, &s, t.desk.Now()); err != nil {
+			return nil, err
+		}
+		if s.BytesLimit > 0 && s.BytesUsed >= s.BytesLimit {
+			holds = append(holds, Hold{Provider: provider, BytesUsed: true})
+		}
 	}
-	return holds
+	return holds, nil
 }
 
 // Takes is how long the acts take at the task's rate, and how long the calls
@@ -244,7 +253,7 @@ func (t *Task) Do(ctx context.Context, plan Plan, w Watch) (Result, error) {
 		started++
 		group.Go(func() error {
 			fate, err := t.act(acting, found)
-			if record.Refused(err) { // its own fault: the others go on
+			if record.Refused(err) && !errors.Is(err, nats.ErrConnectionClosed) { // its own fault: the others go on
 				counts.fail(err)
 				fate, err = FateFailed, nil
 			}

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,6 +26,10 @@ type Raw struct {
 // Last reads the last message of a subject by a direct get that names it, so
 // that the right to read is a right to the subject. ErrMsgNotFound: none.
 func (l *Log) Last(ctx context.Context, stream, subject string) (Raw, error) {
+	// The server does not answer a question about what no subject can be.
+	if slices.ContainsFunc(strings.Split(subject, "."), func(t string) bool { return t == "" || t == "*" || t == ">" }) || strings.ContainsAny(subject, " \t\r\n") {
+		return Raw{}, jetstream.ErrMsgNotFound
+	}
 	return l.direct(ctx, "$JS.API.DIRECT.GET."+stream+"."+subject, nil)
 }
 
