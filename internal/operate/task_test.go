@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
 )
 
 func silent() operate.Watch { return operate.Watch{Did: func() {}, Note: func(string) {}} }
@@ -149,7 +150,7 @@ func TestAnActOutlastsAServerThatIsAway(t *testing.T) {
 	b := brokertest.StartIn(t, t.TempDir(), listen)
 	t.Cleanup(b.Stop)
 	d := &desk{Broker: b, t: t, log: record.New(b.JS, nil), browser: browse.New(b.NC)}
-	nc, err := broker.Connect(t.Context(), broker.Address{URL: "nats://" + listen}, func(error) {})
+	nc, err := broker.Connect(t.Context(), broker.Address{URL: "nats://" + listen}, zap.NewNop(), func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
