@@ -50,6 +50,9 @@ type rig struct {
 	logs     *lockedBuffer
 	dial     providers.DialFunc // nil: the upstream\'s own
 
+	mu   sync.Mutex
+	seen []budget.Event // that somebody would publish
+
 	// Of the worker started last.
 	registry *prometheus.Registry
 	serving  []fetch.Served
@@ -131,7 +134,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		gate, err := budget.Open(ctx, js, kv, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: 16,
 			CircuitFailures: r.circuit, CircuitOpen: r.open,
-		}, func(budget.Event) {})
+		}, r.see)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -250,6 +253,26 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 			nc.Close()
 		})
 	}
+}
+
+func (r *rig) see(e budget.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e.Mine {
+		r.seen = append(r.seen, e)
+	}
+}
+
+// events counts those of a kind.
+func (r *rig) events(kind string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.seen {
+		if e.Kind == kind {
+			n++
+		}
+	}
+	return n
 }
 
 func (r *rig) logger() *zap.Logger {
