@@ -22,6 +22,7 @@ import (
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
+	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
@@ -199,6 +200,14 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 			w.Unable = unable(serving)
 		}}
 		fleet.Present(running, js, kv, presence, func(err error) { logger.Warn("presence", zap.Error(err)) })
+		return nil
+	})
+	group.Go(func() error {
+		for wait.For(running, time.Minute) == nil {
+			if err := board.Bury(running, kv); err != nil && running.Err() == nil {
+				logger.Warn("presence", zap.Error(err))
+			}
+		}
 		return nil
 	})
 	checks := []app.Health{readiness(ctx, js, worker)}

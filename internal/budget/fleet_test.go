@@ -2,6 +2,7 @@ package budget
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +11,9 @@ import (
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/store"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 func TestView(t *testing.T) {
@@ -140,6 +144,51 @@ func TestViewAfterARestart(t *testing.T) {
 		}
 		if v := view.Provider("fmp", time.Now()); v.NoneSince.IsZero() {
 			t.Error("a provider without a worker")
+		}
+	})
+}
+
+// A key that a server brought back after a hard death never expires: whoever
+// it names is no worker all the same, and it is taken away.
+func TestAGhostIsNoWorker(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		early, err := fleet.Watch(t.Context(), b.js, b.kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer early.Close()
+		if _, err := b.kv.Put(t.Context(), store.WorkerKey("ghost"), []byte(`{"name":"ghost","providers":["fmp"]}`)); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		if len(early.Workers()) != 1 {
+			t.Fatal("a worker that has just spoken lives")
+		}
+		time.Sleep(time.Minute)
+		late, err := fleet.Watch(t.Context(), b.js, b.kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer late.Close()
+		settle()
+		for name, view := range map[string]*fleet.View{"early": early, "late": late} {
+			v := view.Provider("fmp", time.Now())
+			if len(view.Workers()) != 0 || len(v.Workers) != 0 {
+				t.Errorf("%s: it sees %+v", name, v.Workers)
+			}
+			if d := time.Since(v.NoneSince); d < 40*time.Second || d > time.Minute {
+				t.Errorf("%s: without a worker for %v, want about 45 s", name, d)
+			}
+		}
+		if lives, err := fleet.Lives(t.Context(), b.kv, "ghost"); err != nil || lives {
+			t.Errorf("it lives: %v %v", lives, err)
+		}
+		time.Sleep(10 * time.Second)
+		if err := late.Bury(t.Context(), b.kv); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.kv.Get(t.Context(), store.WorkerKey("ghost")); !errors.Is(err, jetstream.ErrKeyNotFound) {
+			t.Errorf("its key: %v", err)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -209,15 +210,31 @@ func (f *Fleet) collectView(tell tell, provider string, now time.Time) {
 	tell(providerPause, secondsUntil(v.PausedUntil, now), provider)
 	tell(providerHold, secondsUntil(v.HoldUntil, now), provider)
 	tell(permitForeign, float64(v.Foreign.N), provider)
-	tell(workers, float64(len(v.Workers)), provider)
+	// One that was retired, or that somebody only mistyped in a command, is not
+	// missed.
+	if len(v.Workers) > 0 || v.Registered && v.Control.Retired == nil {
+		tell(workers, float64(len(v.Workers)), provider)
+	}
 	windows := v.Windows
 	if len(windows) == 0 { // nobody has claimed yet
 		windows = f.unclaimed(provider)
 	}
-	for _, w := range windows {
+	for _, w := range tightest(windows) {
 		tell(permitLimit, float64(w.N), provider, windowName(w.Window))
 		tell(permitUsed, float64(max(w.N-w.Left, 0)), provider, windowName(w.Window))
 	}
+}
+
+// tightest leaves one of several limits over the same window, the one with the
+// fewest calls left: a series may be told once only.
+func tightest(windows []ledger.Usage) []ledger.Usage {
+	byLength := map[time.Duration]ledger.Usage{}
+	for _, w := range windows {
+		if other, twice := byLength[w.Per]; !twice || w.Left < other.Left {
+			byLength[w.Per] = w
+		}
+	}
+	return slices.Collect(maps.Values(byLength))
 }
 
 // unclaimed are the windows of a provider of which nothing is used.

@@ -91,8 +91,15 @@ func (q queue) ask(ctx context.Context, nc *nats.Conn) (length, error) {
 	return l, nil
 }
 
-// windowName is how a limit's window is called in labels: s, min, h, d, 12h.
+// windowName is how a limit's window is called in labels: s, min, h, d, 12h,
+// 30m, 1h40m. No two windows of different length have one name.
 func windowName(w ledger.Window) string {
 	_, unit, _ := strings.Cut(ledger.Limits{w}.String(), "/")
-	return strings.TrimSuffix(strings.TrimSuffix(unit, "0s"), "0m")
+	if strings.HasSuffix(unit, "m0s") {
+		unit = strings.TrimSuffix(unit, "0s")
+	}
+	if strings.HasSuffix(unit, "h0m") {
+		unit = strings.TrimSuffix(unit, "0m")
+	}
+	return unit
 }

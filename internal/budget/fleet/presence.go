@@ -48,14 +48,20 @@ func Beat(ctx context.Context, js jetstream.JetStream, w Worker) error {
 
 // Lives reports whether a worker has said lately that it lives.
 func Lives(ctx context.Context, kv jetstream.KeyValue, name string) (bool, error) {
-	_, err := kv.Get(ctx, store.WorkerKey(name))
+	entry, err := kv.Get(ctx, store.WorkerKey(name))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return false, nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("presence of %s: %w", name, err)
 	}
-	return true, nil
+	status, err := kv.Status(ctx)
+	if err != nil {
+		return false, fmt.Errorf("presence of %s: %w", name, err)
+	}
+	bucket, ok := status.(*jetstream.KeyValueBucketStatus)
+	// A key that never expired is no worker; see beat.lives.
+	return !ok || bucket.StreamInfo().TimeStamp.Sub(entry.Created()) < presenceTTL+time.Second, nil
 }
 
 // Present keeps a worker's key alive until ctx ends, then takes it away, so

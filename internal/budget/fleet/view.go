@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -29,7 +30,8 @@ type View struct {
 
 	mu        sync.Mutex // guards all below
 	providers map[string]*shared
-	workers   map[string]Worker
+	workers   map[string]beat
+	ahead     time.Duration        // the server's clock less ours, when the view began
 	lost      map[string]time.Time // since when a provider has no worker
 	since     time.Time            // since when the view looks
 	told      map[string]bool      // keys that the watch has told of since it began
@@ -53,7 +55,20 @@ type Provider struct {
 	Foreign     ledger.Foreign // calls that the provider counted and the fleet did not make
 	Workers     []Worker       // that live and serve it
 	NoneSince   time.Time      // since when there are none; zero while there are some
+	Registered  bool           // somebody serves it, or has served it
 }
+
+// beat is a worker, and when it last said that it lives.
+type beat struct {
+	Worker
+	at  time.Time // ours
+	rev uint64
+}
+
+// lives reports whether a worker is believed. Its key alone proves nothing: a
+// server that died hard may bring back one that was taken away, and never let
+// it expire.
+func (b beat) lives() bool { return time.Since(b.at) < presenceTTL+time.Second }
 
 // Watch opens a view and returns once it has seen everything. It watches
 // until Close.
@@ -61,8 +76,11 @@ func Watch(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue) (
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	v := &View{
 		cancel: cancel, done: make(chan struct{}), change: make(chan struct{}, 1),
-		providers: map[string]*shared{}, workers: map[string]Worker{}, lost: map[string]time.Time{},
+		providers: map[string]*shared{}, workers: map[string]beat{}, lost: map[string]time.Time{},
 		since: time.Now(), told: map[string]bool{},
+	}
+	if stream, err := js.Stream(ctx, "KV_"+store.Bucket); err == nil {
+		v.ahead = time.Until(stream.CachedInfo().TimeStamp)
 	}
 	w := &store.Watch{Conn: js.Conn(), KV: kv, See: v.see, Lost: v.restart, All: v.whole}
 	ready := make(chan struct{})
@@ -110,17 +128,24 @@ func (v *View) take(kind, name string, e store.Entry) {
 	case "control":
 		v.entry(name).control, _ = DecodeControl(e.Value)
 	case "worker":
-		before := v.served()
+		before, old := v.named(), v.workers[name]
 		var w Worker
 		if e.Value == nil || json.Unmarshal(e.Value, &w) != nil {
 			delete(v.workers, name)
 		} else {
-			v.workers[name] = w
+			age := time.Duration(0)
+			if !e.At.IsZero() {
+				age = max(0, time.Since(e.At)+v.ahead)
+			}
+			v.workers[name] = beat{w, time.Now().Add(-age), e.Rev}
 		}
-		after := v.served()
+		after := v.named()
 		at := e.At
 		if at.IsZero() {
 			at = time.Now()
+		}
+		if ended := old.at.Add(presenceTTL); !old.at.IsZero() && ended.Before(at) {
+			at = ended
 		}
 		for p := range before {
 			if !after[p] {
@@ -165,13 +190,25 @@ func (v *View) entry(provider string) *shared {
 	return p
 }
 
+// named are the providers that some worker's key names, ghosts' included.
+func (v *View) named() map[string]bool {
+	named := map[string]bool{}
+	for _, w := range v.workers {
+		for _, p := range w.Providers {
+			named[p] = true
+		}
+	}
+	return named
+}
+
 func (v *View) served() map[string]bool {
 	served := map[string]bool{}
 	for _, w := range v.workers {
 		for _, p := range w.Providers {
-			served[p] = true
+			served[p] = served[p] || w.lives()
 		}
 	}
+	maps.DeleteFunc(served, func(_ string, lives bool) bool { return !lives })
 	return served
 }
 
@@ -198,7 +235,34 @@ func (v *View) Knows(provider string) bool {
 func (v *View) Workers() []Worker {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return slices.SortedFunc(maps.Values(v.workers), func(x, y Worker) int { return strings.Compare(x.Name, y.Name) })
+	var living []Worker
+	for _, w := range v.workers {
+		if w.lives() {
+			living = append(living, w.Worker)
+		}
+	}
+	slices.SortFunc(living, func(x, y Worker) int { return strings.Compare(x.Name, y.Name) })
+	return living
+}
+
+// Bury takes away the keys of workers that have not lived for long, so that
+// nobody else takes them for one.
+func (v *View) Bury(ctx context.Context, kv jetstream.KeyValue) error {
+	v.mu.Lock()
+	ghosts := map[string]uint64{}
+	for name, w := range v.workers {
+		if time.Since(w.at) > 4*presenceTTL {
+			ghosts[name] = w.rev
+		}
+	}
+	v.mu.Unlock()
+	var failed []error
+	for name, rev := range ghosts {
+		if err := kv.Purge(ctx, store.WorkerKey(name), jetstream.LastRevision(rev), jetstream.PurgeTTL(time.Minute)); err != nil {
+			failed = append(failed, fmt.Errorf("presence of %s, who is gone: %w", name, err))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // Provider is one provider at a moment of the server's time.
@@ -213,6 +277,7 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 		Provider: provider, Circuit: p.circuit, Control: p.control,
 		PausedUntil: p.control.PausedUntil(now),
 	}
+	out.Registered = p.register != nil
 	if p.register != nil {
 		if at := p.register.Hold.Time(); at.After(now) {
 			out.HoldUntil = at
@@ -220,9 +285,14 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 		out.Foreign = p.register.ForeignCalls(ledger.InstantOf(now))
 		out.Windows = p.register.Usage(p.shapes(now), ledger.InstantOf(now))
 	}
+	last := time.Time{}
 	for _, w := range v.workers {
-		if slices.Contains(w.Providers, provider) {
-			out.Workers = append(out.Workers, w)
+		switch {
+		case !slices.Contains(w.Providers, provider):
+		case w.lives():
+			out.Workers = append(out.Workers, w.Worker)
+		case w.at.After(last):
+			last = w.at
 		}
 	}
 	slices.SortFunc(out.Workers, func(x, y Worker) int { return strings.Compare(x.Name, y.Name) })
@@ -230,6 +300,8 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 		out.NoneSince = v.since
 		if lost, ok := v.lost[provider]; ok {
 			out.NoneSince = lost
+		} else if !last.IsZero() {
+			out.NoneSince = last.Add(presenceTTL)
 		}
 	}
 	return out
