@@ -84,15 +84,16 @@ const (
 
 // NewReplayer makes a replayer; Run starts it.
 func NewReplayer(js jetstream.JetStream, log *record.Log, board *fleet.View, c Config) *Replayer {
-	return &Replayer{
+	r := &Replayer{
 		js: js, log: log, answers: answer.New(log), gates: newGates(board), config: c,
 		logger:  c.Logger,
 		rooms:   newRooms(js, c.ReplayConsumer),
 		waiters: newWaiters(), holding: wait.NewHeart[*held](),
-		metrics: newMetrics(c.Registerer),
 		acting:  make(chan struct{}, actsInFlight),
 		telling: make(chan struct{}, tellsInFlight),
 	}
+	r.metrics = newMetrics(c.Registerer, r.Ready)
+	return r
 }
 
 // Run works until stop ends. Then it pulls no more, hands back what it has

@@ -25,7 +25,7 @@ type metrics struct {
 	dropped prometheus.Counter
 }
 
-func newMetrics(r prometheus.Registerer) *metrics {
+func newMetrics(r prometheus.Registerer, ready func() error) *metrics {
 	m := &metrics{
 		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "replayer_letters_total",
@@ -40,8 +40,16 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Messages deleted from the DLQ because no answer could be stored under what their subject names.",
 		}),
 	}
+	running := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "replayer_running", Help: "1 while letters can be pulled.",
+	}, func() float64 {
+		if ready() != nil {
+			return 0
+		}
+		return 1
+	})
 	if r != nil {
-		r.MustRegister(m.letters, m.panics, m.dropped)
+		r.MustRegister(m.letters, m.panics, m.dropped, running)
 	}
 	return m
 }

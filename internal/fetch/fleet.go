@@ -31,10 +31,11 @@ type Fleet struct {
 	logger *zap.Logger
 	failed prometheus.Counter
 
-	mu      sync.Mutex // held through a refresh, so that scrapes at once ask once
-	asked   time.Time
-	queues  map[queue]length
-	streams map[string]storage
+	mu        sync.Mutex // held through a refresh, so that scrapes at once ask once
+	asked     time.Time
+	connected time.Time // when a scrape last found a connection
+	queues    map[queue]length
+	streams   map[string]storage
 }
 
 const (
@@ -111,6 +112,10 @@ var observedStreams = []string{
 	"KV_" + fetchworker.BucketCache,
 }
 
+// viewLasts is how long a view over the fleet is worth telling: as long as a
+// worker's presence.
+const viewLasts = 15 * time.Second
+
 // NewFleet makes the collector. It is registered once a process.
 func NewFleet(js jetstream.JetStream, board *fleet.View, serve []Served, logger *zap.Logger) *Fleet {
 	return &Fleet{
@@ -143,12 +148,25 @@ func (f *Fleet) Collect(ch chan<- prometheus.Metric) {
 	}
 	tell(unsure, sure.Seconds())
 	providers := f.providers()
-	for _, p := range providers {
-		f.collectView(tell, p, now)
+	if f.sees() {
+		for _, p := range providers {
+			f.collectView(tell, p, now)
+		}
+		tell(fleetWorkers, float64(len(f.board.Workers())))
 	}
-	tell(fleetWorkers, float64(len(f.board.Workers())))
 	f.collectQueues(tell, providers)
 	f.failed.Collect(ch)
+}
+
+// sees reports whether the view over the fleet is young enough to be told:
+// what it showed before the connection was lost says nothing of now.
+func (f *Fleet) sees() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.js.Conn().IsConnected() {
+		f.connected = time.Now()
+	}
+	return time.Since(f.connected) < viewLasts
 }
 
 // tell writes one value.
