@@ -96,10 +96,7 @@ const (
 	// orderTries is how often an order is given to nobody before that is told:
 	// a worker may just be starting.
 	orderTries = 3
-	// orderSoon is how long a worker's reply is waited for at first. One that
-	// stands still says nothing, and the next try may find another.
-	orderSoon  = 3 * time.Second
-	orderLasts = 12 * time.Second // a little longer than a worker ever takes
+	orderLasts = 12 * time.Second // a little longer than a worker takes for it
 )
 
 // order gives an order and reads the reply. What is not sure is ordered
@@ -111,7 +108,7 @@ func (c *Client) order(ctx context.Context, provider string, o cancelOrder, repl
 	}
 	subject := CancelSubject(provider, c.agent)
 	for try := 1; ; try++ {
-		m, err := c.ask(ctx, subject, body, min(orderSoon<<min(try-1, 4), orderLasts))
+		m, err := c.ask(ctx, subject, body)
 		switch {
 		case err == nil && m.Header.Get(serviceErrorCode) == "":
 			if err := json.Unmarshal(m.Data, reply); err != nil {
@@ -135,8 +132,8 @@ func (c *Client) order(ctx context.Context, provider string, o cancelOrder, repl
 	}
 }
 
-func (c *Client) ask(ctx context.Context, subject string, body []byte, within time.Duration) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, within)
+func (c *Client) ask(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, orderLasts)
 	defer cancel()
 	ctx, release := c.untilRefused(ctx, subject)
 	defer release()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,18 +14,24 @@ import (
 
 	"fetchworker/internal/app"
 	"fetchworker/internal/providers"
-	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/providers/catalogue"
 )
 
 // check validates the configuration as serve would read it, and prints what
-// is in force. Every mistake is named at once, in files with its line. It
-// connects to nothing, and prints no key.
-func check(args []string, getenv func(string) string, stdout io.Writer) error {
+// is in force. Every mistake is named at once, in files with its line. But for
+// --try it connects to nothing, and it prints no key.
+func check(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("check", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // the error says it
 	catalog := flags.String("catalog", getenv("FETCH_CATALOG"), "catalogue to check instead of FETCH_CATALOG")
-	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
-		return errors.Join(fmt.Errorf("%w: worker check [--catalog FILE]", errUsage), err)
+	schema := flags.Bool("schema", false, "print the JSON Schema of a catalogue, for editors")
+	trying := flags.Bool("try", false, "make one real call: --try PROVIDER OPERATION [name=value ...]")
+	if err := flags.Parse(args); err != nil || flags.NArg() > 0 && !*trying {
+		return errors.Join(fmt.Errorf("%w: worker check [--catalog FILE] [--schema | --try PROVIDER OPERATION [name=value ...]]", errUsage), err)
+	}
+	if *schema {
+		_, err := stdout.Write(catalogue.Schema())
+		return err
 	}
 	with := func(name string) string {
 		if name == "FETCH_CATALOG" {
@@ -38,18 +45,28 @@ func check(args []string, getenv func(string) string, stdout io.Writer) error {
 		return err
 	}
 	defer set.Close()
+	if *trying {
+		return try(ctx, flags.Args(), config, set, stdout)
+	}
 
-	r := &report{tabs: tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)}
+	r := &report{tabs: tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0), getenv: with}
 	r.daemon(config)
 	r.rights(set.Rights)
 	for _, p := range set.All() {
 		r.provider(p)
 	}
+	for _, warning := range set.Warnings {
+		r.line("")
+		r.line("warning: " + warning)
+	}
 	return r.tabs.Flush()
 }
 
 // report writes what is in force, aligned.
-type report struct{ tabs *tabwriter.Writer }
+type report struct {
+	tabs   *tabwriter.Writer
+	getenv func(string) string
+}
 
 // line writes one; what cannot be written is told by Flush.
 func (r *report) line(columns ...string) { _, _ = fmt.Fprintln(r.tabs, strings.Join(columns, "\t")) }
@@ -110,18 +127,21 @@ func held(rights []string) string {
 func (r *report) provider(p *providers.Provider) {
 	r.line("")
 	r.line(p.Name)
-	keyName := p.KeyEnv
-	if keyName == "" {
-		keyName = p.EnvPrefix + "_API_KEY"
+	var keys []string
+	for _, variable := range p.Variables() {
+		switch {
+		case r.getenv(variable+"_FILE") != "":
+			keys = append(keys, variable+"_FILE is set")
+		case r.getenv(variable) != "":
+			keys = append(keys, variable+" is set")
+		default:
+			keys = append(keys, variable+" is not set: requests are answered provider_not_configured")
+		}
 	}
-	key := keyName + " is set"
-	switch {
-	case p.Auth.Kind == sheet.AuthNone:
-		key = "none needed"
-	case !p.Configured():
-		key = keyName + " is not set: requests are answered provider_not_configured"
+	if len(keys) == 0 {
+		keys = []string{"none needed"}
 	}
-	r.line("  key", key)
+	r.line("  key", strings.Join(keys, "; "))
 	r.line("  base URL", p.BaseURL)
 	if p.Tier != "" {
 		tier := p.Tier

@@ -57,6 +57,9 @@ const usage = `worker fetches for agents, inside every provider's limits.
   worker apply [--accept-loss]  create or update the streams of NATS_URL with the credentials given, and exit
   worker health                 ask the worker on FETCH_HTTP_ADDR whether it is ready
   worker check [--catalog FILE] validate the configuration and print what is in force, keys redacted
+  worker check [--catalog FILE] --try PROVIDER OPERATION [name=value ...]
+                                make one real call and show what came, what it was taken for, and why
+  worker check --schema         print the JSON Schema of a catalogue, for editors
   worker record PROVIDER OPERATION [name=value ...]
                                 make one call with your key and print the exchange, redacted, as a test file
   worker version
@@ -86,7 +89,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case "health":
 		return health(ctx, args, getenv, stdout)
 	case "check":
-		return check(args, getenv, stdout)
+		return check(ctx, args, getenv, stdout)
 	case "record":
 		return recordExchange(ctx, args, getenv, stdout)
 	case "version", "--version":

@@ -73,6 +73,9 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 
 	name := workerName()
 	logger = logger.With(zap.String("worker", name))
+	for _, warning := range set.Warnings {
+		logger.Warn("configuration", zap.String("warning", warning))
+	}
 	tracer, stopTraces, err := app.StartTracing(ctx, getenv, "fetchworker", version, name, logger)
 	if err != nil {
 		return err
@@ -141,7 +144,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	for _, p := range set.Configured() {
 		served, err := serveProvider(ctx, js, kv, p, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
-			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.Timeout, Clock: clock,
+			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.LongestTimeout(), Clock: clock,
 		}, events.see, logger)
 		if err != nil {
 			return fmt.Errorf("provider %s: %w", p.Name, err)

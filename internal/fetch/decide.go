@@ -264,7 +264,7 @@ func outcome(r *request, result *providers.Result) budget.Outcome {
 		return budget.Unauthorized
 	case result.Class != fetchworker.ClassTransient:
 		return budget.Success
-	case result.Latency > r.served.Provider.Timeout+stoodStill:
+	case result.Latency > r.served.Provider.TimeoutOf(r.call.Operation)+stoodStill:
 		return budget.Neutral // the fault is ours: no circuit opens for it
 	case result.Hard() && !result.Sent:
 		return budget.Unreached

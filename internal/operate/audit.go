@@ -20,7 +20,6 @@ const (
 	ActReplay  = "replay"
 	ActRequeue = "requeue"
 	ActDiscard = "discard"
-	ActCancel  = "cancel"
 	ActPause   = "pause"
 	ActResume  = "resume"
 	ActLimit   = "limit"

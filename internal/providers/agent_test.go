@@ -95,7 +95,7 @@ func TestEveryNextCanBeAsked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		next, loop := p.Next(call, body)
+		next, loop := p.Next(call, nil, body)
 		if next == nil {
 			return
 		}
@@ -124,12 +124,12 @@ func TestEveryNextCanBeAsked(t *testing.T) {
 func TestACursorThatRepeatsItself(t *testing.T) {
 	p := provider(t, "polygon")
 	for _, params := range []string{`{"cursor":"abc","limit":5}`, `{"limit":"5","cursor":"abc"}`} {
-		next, loop := p.Next(plan(t, p, "tickers", params), []byte(`{"next_url":"https://api.polygon.io/v3/reference/tickers?cursor=abc&limit=5"}`))
+		next, loop := p.Next(plan(t, p, "tickers", params), nil, []byte(`{"next_url":"https://api.polygon.io/v3/reference/tickers?cursor=abc&limit=5"}`))
 		if next != nil || !loop {
 			t.Errorf("%s: next %s, loop %v", params, next, loop)
 		}
 	}
-	if next, loop := p.Next(plan(t, p, "tickers", `{"cursor":"abc"}`), []byte(`{"next_url":"/v3/reference/tickers?cursor=abd"}`)); loop || string(next) != `{"cursor":"abd"}` {
+	if next, loop := p.Next(plan(t, p, "tickers", `{"cursor":"abc"}`), nil, []byte(`{"next_url":"/v3/reference/tickers?cursor=abd"}`)); loop || string(next) != `{"cursor":"abd"}` {
 		t.Errorf("next %s, loop %v", next, loop)
 	}
 }

@@ -25,7 +25,7 @@ func fmp(baseURL string) sheet.Spec {
 		Name:      "fmp",
 		BaseURL:   fmpBase,
 		EnvPrefix: "FMP",
-		Auth:      sheet.Auth{Kind: sheet.AuthQuery, Name: "apikey"},
+		Auth:      []sheet.Auth{{Kind: sheet.AuthQuery, Name: "apikey"}},
 		KeyParams: []string{"apikey"},
 
 		// Plans sell 300 to 3000 calls a minute and, over 30 days, 20 to
@@ -37,9 +37,9 @@ func fmp(baseURL string) sheet.Spec {
 		Stale:         7 * day,
 
 		GetPaths: []sheet.GetPath{
-			{Prefix: "/stable/", FromRoot: true, Auth: &sheet.Auth{Kind: sheet.AuthHeader, Name: "apikey"}},
-			{Prefix: "/api/v3/", FromRoot: true, Auth: &sheet.Auth{Kind: sheet.AuthQuery, Name: "apikey"}},
-			{Prefix: "/api/v4/", FromRoot: true, Auth: &sheet.Auth{Kind: sheet.AuthQuery, Name: "apikey"}},
+			{Prefix: "/stable/", FromRoot: true, Auth: []sheet.Auth{{Kind: sheet.AuthHeader, Name: "apikey"}}},
+			{Prefix: "/api/v3/", FromRoot: true, Auth: []sheet.Auth{{Kind: sheet.AuthQuery, Name: "apikey"}}},
+			{Prefix: "/api/v4/", FromRoot: true, Auth: []sheet.Auth{{Kind: sheet.AuthQuery, Name: "apikey"}}},
 		},
 		ErrorText: []string{"/Error Message", "/error", "/message"},
 		// A refusal is JSON with one of these members, or a bare text that
@@ -55,7 +55,7 @@ func fmp(baseURL string) sheet.Spec {
 		Operations: fmpV3(),
 	}
 	if isStable(baseURL) {
-		spec.Auth = sheet.Auth{Kind: sheet.AuthHeader, Name: "apikey"}
+		spec.Auth = []sheet.Auth{{Kind: sheet.AuthHeader, Name: "apikey"}}
 		spec.Operations = fmpStable()
 	}
 	return spec

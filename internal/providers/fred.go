@@ -16,7 +16,7 @@ func fred(string) sheet.Spec {
 		Name:      "fred",
 		BaseURL:   "https://api.stlouisfed.org/fred",
 		EnvPrefix: "FRED",
-		Auth:      sheet.Auth{Kind: sheet.AuthQuery, Name: "api_key"},
+		Auth:      []sheet.Auth{{Kind: sheet.AuthQuery, Name: "api_key"}},
 		KeyParams: []string{"api_key"},
 		Query:     map[string]string{"file_type": "json"}, // XML is the default
 
@@ -28,8 +28,8 @@ func fred(string) sheet.Spec {
 		Stale:   30 * day,
 
 		GetPaths: []sheet.GetPath{
-			{Prefix: "/v2/", Auth: &sheet.Auth{Kind: sheet.AuthBearer}},
-			{Prefix: "/geofred/", FromRoot: true, Auth: &sheet.Auth{Kind: sheet.AuthQuery, Name: "api_key"}}, // maps
+			{Prefix: "/v2/", Auth: []sheet.Auth{{Kind: sheet.AuthBearer}}},
+			{Prefix: "/geofred/", FromRoot: true, Auth: []sheet.Auth{{Kind: sheet.AuthQuery, Name: "api_key"}}}, // maps
 		},
 		ErrorText: []string{"/error_message", "/message"},
 		Own: []sheet.Rule{
@@ -143,6 +143,6 @@ func fredOperations() map[string]*sheet.Operation {
 			Params: []sheet.Param{id("category_id"), limit(1000), offset, word("order_by"), order, tags("tag_names")}, Paging: paging(1000), Fresh: day,
 		},
 		// Version 2 has this one product, and takes the key as Bearer only.
-		sheet.Operation{Name: "release_observations", Path: "/v2/release/observations", Params: []sheet.Param{id("release_id")}, Auth: &sheet.Auth{Kind: sheet.AuthBearer}},
+		sheet.Operation{Name: "release_observations", Path: "/v2/release/observations", Params: []sheet.Param{id("release_id")}, Auth: []sheet.Auth{{Kind: sheet.AuthBearer}}},
 	)
 }

@@ -3,16 +3,19 @@ package providers
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/providers/call"
 	"fetchworker/internal/providers/catalogue"
 	"fetchworker/internal/providers/sheet"
 )
@@ -20,7 +23,8 @@ import (
 // Set is all providers that are known, with and without a key, and the
 // agents' rights.
 type Set struct {
-	Rights    *Rights // nil without FETCH_RIGHTS
+	Rights    *Rights  // nil without FETCH_RIGHTS
+	Warnings  []string // what is allowed and yet hardly meant, each naming its variable
 	providers map[string]*Provider
 }
 
@@ -31,10 +35,11 @@ type Option func(*loader)
 func WithDial(dial DialFunc) Option { return func(l *loader) { l.dial = dial } }
 
 type loader struct {
-	getenv func(string) string
-	dial   DialFunc
-	errs   []error
-	wrong  []string // providers of which the catalogue's mistakes are told
+	getenv   func(string) string
+	dial     DialFunc
+	errs     []error
+	warnings []string
+	wrong    []string // providers of which the catalogue's mistakes are told
 }
 
 // Load reads the built-in data sheets, then the catalogue that FETCH_CATALOG
@@ -46,6 +51,7 @@ type loader struct {
 // provider's name in capitals), all optional:
 //
 //	<PREFIX>_API_KEY              the key; without it the provider is known but not configured
+//	<PREFIX>_API_KEY_FILE         a file with the key instead; one that changes is used for the next call
 //	<PREFIX>_BASE_URL             http or https
 //	<PREFIX>_TIMEOUT_SECONDS      of one call, fractions allowed
 //	<PREFIX>_BANDWIDTH_LIMIT_GB   in a UTC month, GB = 1024³, fractions allowed; 0 = none
@@ -62,11 +68,11 @@ func Load(getenv func(string) string, options ...Option) (*Set, error) {
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
 		spec := specs[name]
 		l.environment(&spec)
-		key := l.key(spec.KeyVariable())
+		keys := l.keys(&spec)
 		if slices.Contains(l.wrong, name) {
 			continue // what follows from those is none of its own
 		}
-		p, err := newProvider(spec, key, l.dial)
+		p, err := newProvider(spec, keys, l.dial)
 		if err != nil {
 			l.fail("%s: %w", name, err)
 			continue
@@ -76,6 +82,7 @@ func Load(getenv func(string) string, options ...Option) (*Set, error) {
 	if err := errors.Join(l.errs...); err != nil {
 		return nil, err
 	}
+	set.Warnings = l.warnings
 	return set, nil
 }
 
@@ -169,14 +176,84 @@ func (l *loader) builtins(catalogueBase map[string]string) map[string]sheet.Spec
 	return specs
 }
 
-// key reads a key. One from a file often ends in a newline, which no header
-// may hold.
-func (l *loader) key(variable string) string {
-	key := strings.TrimSpace(l.getenv(variable))
+// keys are the secrets of a spec, each as its variable holds it now, or the
+// file that <VARIABLE>_FILE names. All are read once, to tell what is wrong
+// with them at the start.
+func (l *loader) keys(spec *sheet.Spec) call.Keys {
+	files := map[string]*keyFile{}
+	values := map[string]string{}
+	for _, variable := range spec.AllVariables() {
+		value, file := l.getenv(variable), l.getenv(variable+"_FILE")
+		switch {
+		case value != "" && file != "":
+			l.fail("%s and %s_FILE: expected one of them", variable, variable)
+		case file != "":
+			f := &keyFile{name: file}
+			files[variable] = f
+			content, err := os.ReadFile(file) //nolint:gosec // the operator says which file
+			if err != nil {
+				l.fail("%s_FILE: %w", variable, err)
+			}
+			value = f.take(content)
+			l.judge(variable+"_FILE", strings.TrimSpace(string(content)))
+		default:
+			value = strings.TrimSpace(value)
+			l.judge(variable, value)
+		}
+		values[variable] = value
+	}
+	return func(variable string) string {
+		if f := files[variable]; f != nil {
+			return f.now()
+		}
+		return values[variable]
+	}
+}
+
+// judge tells of a key that no API can have given out.
+func (l *loader) judge(variable, key string) {
 	if strings.ContainsFunc(key, unicode.IsControl) {
 		l.fail("%s: expected a key without line breaks and control characters", variable)
 	}
-	return key
+	if len(key) > 1 && key[0] == key[len(key)-1] && strings.Contains("\"'`", key[:1]) {
+		l.warnings = append(l.warnings, fmt.Sprintf("%s: the key begins and ends with %s, which is sent as a part of it: an environment file wants no quotes", variable, key[:1]))
+	}
+}
+
+// keyFile is a key in a file, which may be exchanged at any time.
+type keyFile struct {
+	name string
+	mu   sync.Mutex
+	last string
+}
+
+const maxKeyFile = 64 << 10
+
+// now is the key the file has now. While it is missing or being written, the
+// key that it had.
+func (f *keyFile) now() string {
+	file, err := os.Open(f.name)
+	if err != nil {
+		return f.take(nil)
+	}
+	content, err := io.ReadAll(io.LimitReader(file, maxKeyFile))
+	_ = file.Close() // it was only read
+	if err != nil {
+		return f.take(nil)
+	}
+	return f.take(content)
+}
+
+// take keeps a key that could be one. It often ends in a newline, which no
+// header may hold.
+func (f *keyFile) take(content []byte) string {
+	key := strings.TrimSpace(string(content))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if key != "" && !strings.ContainsFunc(key, unicode.IsControl) {
+		f.last = key
+	}
+	return f.last
 }
 
 // environment applies a provider's variables to its spec.

@@ -15,7 +15,7 @@ func newsapi(string) sheet.Spec {
 		Name:      "newsapi",
 		BaseURL:   "https://newsapi.org/v2",
 		EnvPrefix: "NEWS",
-		Auth:      sheet.Auth{Kind: sheet.AuthHeader, Name: "X-Api-Key"},
+		Auth:      []sheet.Auth{{Kind: sheet.AuthHeader, Name: "X-Api-Key"}},
 		KeyParams: []string{"apiKey"},
 
 		Limits: ledger.Limits{{N: 60, Per: time.Minute}},

@@ -15,7 +15,7 @@ func polygon(string) sheet.Spec {
 		Name:      "polygon",
 		BaseURL:   "https://api.polygon.io",
 		EnvPrefix: "POLYGON",
-		Auth:      sheet.Auth{Kind: sheet.AuthBearer},
+		Auth:      []sheet.Auth{{Kind: sheet.AuthBearer}},
 		KeyParams: []string{"apiKey"},
 
 		// Free plans allow 5 calls a minute, paid ones ask to stay below 100

@@ -17,12 +17,12 @@ type Provider struct { //nolint:recvcheck // Format must hold for copies as well
 
 // newProvider checks a spec whole and makes it ready to call. The error names
 // what is wrong, never a line or a variable: the caller knows those.
-func newProvider(spec sheet.Spec, key string, dial DialFunc) (*Provider, error) {
+func newProvider(spec sheet.Spec, keys call.Keys, dial DialFunc) (*Provider, error) {
 	api, err := sheet.New(spec)
 	if err != nil {
 		return nil, err
 	}
-	return &Provider{api, call.New(api, key, dial)}, nil
+	return &Provider{api, call.New(api, keys, dial)}, nil
 }
 
 // Format prints the name, whatever the verb, of a copy too: below it are a

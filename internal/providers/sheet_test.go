@@ -186,7 +186,7 @@ func ofSpec(s *sheet.Spec) *fields {
 		p.add("prefix", path.Prefix)
 		p.add("from_root", path.FromRoot)
 		if path.Auth != nil {
-			addAuth(*path.Auth, p)
+			addAuth(path.Auth, p)
 		}
 		paths = append(paths, p)
 	}
@@ -200,14 +200,16 @@ func ofSpec(s *sheet.Spec) *fields {
 	return out
 }
 
-func addAuth(a sheet.Auth, out *fields) {
-	if a.Name == "" {
-		out.add("auth", string(a.Kind))
-		return
+func addAuth(auths []sheet.Auth, out *fields) {
+	for _, a := range auths { // the built-in sheets send one key each
+		if a.Name == "" {
+			out.add("auth", string(a.Kind))
+			continue
+		}
+		named := &fields{flow: true}
+		named.add(string(a.Kind), a.Name)
+		out.add("auth", named)
 	}
-	named := &fields{flow: true}
-	named.add(string(a.Kind), a.Name)
-	out.add("auth", named)
 }
 
 func ofOperation(op *sheet.Operation) *fields {
@@ -230,7 +232,7 @@ func ofOperation(op *sheet.Operation) *fields {
 		out.content = append(out.content, scalarNode("exclusive"), lists)
 	}
 	if op.Auth != nil {
-		addAuth(*op.Auth, out)
+		addAuth(op.Auth, out)
 	}
 	out.add("rights", op.Rights)
 	out.add("format", string(op.Format))

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"fetchworker/internal/providers/redact"
@@ -18,24 +19,31 @@ import (
 // use.
 type Caller struct { //nolint:recvcheck // Format must hold for copies as well
 	api       *sheet.API
-	key       redact.Secret
+	keys      Keys
 	redact    *redact.Redactor
+	tokens    *tokens
 	transport *http.Transport
 }
 
 // DialFunc opens a connection, as net.Dialer.DialContext does.
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// New is a caller of an API with a key, "" for none. A nil dial means the
-// network.
-func New(api *sheet.API, key string, dial DialFunc) *Caller {
-	return &Caller{api: api, key: redact.NewSecret(key), redact: redact.New(key), transport: newTransport(dial)}
+// New is a caller of an API with what keys gives. A nil dial means the network.
+func New(api *sheet.API, keys Keys, dial DialFunc) *Caller {
+	p := &Caller{api: api, keys: keys, redact: redact.New(), tokens: new(tokens), transport: newTransport(dial)}
+	for _, variable := range api.AllVariables() {
+		p.secret(variable)
+	}
+	for _, fixed := range api.FixedSecrets() {
+		p.redact.Add(fixed)
+	}
+	return p
 }
 
-// Configured reports whether calls can be made: the key is set, or the API
+// Configured reports whether calls can be made: every key is set, or the API
 // needs none.
 func (p *Caller) Configured() bool {
-	return p.api.Auth.Kind == sheet.AuthNone || p.key.IsSet()
+	return !slices.ContainsFunc(p.api.Variables(), func(variable string) bool { return p.keys(variable) == "" })
 }
 
 // Close releases the connections that are idle. Calls in flight end first.

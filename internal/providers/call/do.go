@@ -1,11 +1,15 @@
 package call
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -14,6 +18,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode"
+
+	"golang.org/x/oauth2"
 
 	"fetchworker"
 	"fetchworker/internal/providers/classify"
@@ -42,6 +48,7 @@ type Result struct {
 	Class     fetchworker.Class // ok, transient, throttled, unauthorized or permanent
 	Code      fetchworker.Code  // for permanent: not_found, not_entitled, rejected or response_too_large
 	ErrorType string            // for metrics: the class, or "timeout", "network", "foreign" or "odd"; "" for ok
+	Why       string            // what decided the class, for a person who writes a data sheet
 	Detail    string            // what went wrong in one line, mostly in the API's words
 	Err       error             // what broke the connection or the body; nil when the API answered
 	Sent      bool              // false: nothing reached the wire, nothing counts against a limit
@@ -102,12 +109,16 @@ func (r *Result) Hard() bool {
 // It never fails: whatever happens is in the result.
 func (p *Caller) Do(ctx context.Context, call *sheet.Call, o Options) *Result {
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, p.api.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, p.api.TimeoutOf(call.Operation))
 	defer cancel()
 
 	r := &Result{Remaining: -1, Reset: -1, Conditional: o.ETag != "" || o.LastModified != ""}
 	w := &writeGate{before: o.BeforeWrite, after: o.Written, cancel: cancel}
-	res, err := p.transport.RoundTrip(p.request(w.trace(ctx), call, o))
+	var res *http.Response
+	req, err := p.request(ctx, call, o)
+	if err == nil {
+		res, err = p.transport.RoundTrip(req.WithContext(w.trace(ctx)))
+	}
 	if err == nil && !plausible(res.StatusCode) {
 		// After 101 the connection would be ours, and no context ends a read of
 		// it; what is beyond the statuses of HTTP is none.
@@ -152,25 +163,17 @@ func kept(value string, most int) string {
 	return value
 }
 
-// request is built anew for each attempt; the key is only in it.
-func (p *Caller) request(ctx context.Context, call *sheet.Call, o Options) *http.Request {
-	query := call.Query
+// request is built anew for each attempt; the keys are only in it.
+func (p *Caller) request(ctx context.Context, call *sheet.Call, o Options) (*http.Request, error) {
 	header := http.Header{"User-Agent": {"fetchworker"}, "Accept-Encoding": {"gzip"}}
-	for name, value := range p.api.Header {
-		header.Set(name, value)
-	}
-	switch call.Auth.Kind {
-	case sheet.AuthQuery:
-		query = url.Values{}
-		for name, values := range call.Query {
-			query[name] = values
+	for _, fixed := range []map[string]string{p.api.Header, call.Operation.Header} {
+		for name, value := range fixed {
+			header.Set(name, p.fill(value))
 		}
-		query.Set(call.Auth.Name, p.key.Reveal())
-	case sheet.AuthHeader:
-		header.Set(call.Auth.Name, p.key.Reveal())
-	case sheet.AuthBearer:
-		header.Set("Authorization", "Bearer "+p.key.Reveal())
-	case sheet.AuthNone:
+	}
+	query := maps.Clone(call.Query)
+	if err := p.sign(ctx, call, header, query); err != nil {
+		return nil, err
 	}
 	if o.ETag != "" {
 		header.Set("If-None-Match", o.ETag)
@@ -181,12 +184,21 @@ func (p *Caller) request(ctx context.Context, call *sheet.Call, o Options) *http
 	target := &url.URL{Scheme: p.api.Base().Scheme, Host: p.api.Base().Host, RawPath: call.Path, RawQuery: query.Encode()}
 	target.Path, _ = url.PathUnescape(call.Path) // Plan has made it of valid parts
 	req := &http.Request{Method: http.MethodGet, URL: target, Host: p.api.Base().Host, Header: header}
-	return req.WithContext(ctx)
+	if call.Body != nil {
+		// Without GetBody net/http never sends it a second time by itself.
+		req.Method, req.ContentLength = http.MethodPost, int64(len(call.Body))
+		req.Body = io.NopCloser(bytes.NewReader(call.Body))
+		header.Set("Content-Type", call.ContentType)
+	}
+	return req, nil
 }
 
 // broken fills in a result for a call that got no answer.
 func (p *Caller) broken(r *Result, err error) {
 	r.Class, r.ErrorType = fetchworker.ClassTransient, connectionErrorType(err)
+	if refused := new(oauth2.RetrieveError); errors.As(err, &refused) && refused.Response.StatusCode/100 == 4 && refused.Response.StatusCode != http.StatusTooManyRequests {
+		r.Class, r.ErrorType = fetchworker.ClassUnauthorized, string(fetchworker.ClassUnauthorized)
+	}
 	r.Err = p.redact.Error(err)
 	r.Detail = redact.Shorten(p.redact.Text(told(err, p.api.Base().Host).Error()), redact.MaxDetail)
 }
@@ -209,7 +221,7 @@ func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Opt
 	if readErr != nil && !errors.Is(readErr, classify.ErrTooLarge) {
 		readErr = told(readErr, p.api.Base().Host)
 	}
-	in := classify.Input{Format: call.Operation.Format, Status: res.StatusCode, Header: r.header, Body: body, ReadErr: readErr}
+	in := classify.Input{Format: call.Operation.Format, Columns: call.Operation.Columns, Status: res.StatusCode, Header: r.header, Body: body, ReadErr: readErr}
 	v := classify.Answer(&p.api.Spec, in)
 	r.Body, r.Redacted = p.redact.Body(body)
 	if r.Redacted {
@@ -224,10 +236,13 @@ func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Opt
 		v.Class, v.Code, v.ErrorType = fetchworker.ClassTransient, "", classify.Odd
 		v.Detail += " (asked with validators; the next try goes without)"
 	}
+	if v.Class == fetchworker.ClassUnauthorized {
+		p.tokens.forget()
+	}
 	if location := header.Get("Location"); location != "" && res.StatusCode/100 == 3 {
 		v.Detail = fmt.Sprintf("status %d: redirected to %s, which is not followed", res.StatusCode, hostOf(location))
 	}
-	r.Class, r.Code, r.ErrorType, r.MinHold = v.Class, v.Code, v.ErrorType, v.MinHold
+	r.Class, r.Code, r.ErrorType, r.MinHold, r.Why = v.Class, v.Code, v.ErrorType, v.MinHold, v.Why
 	r.Detail = redact.Shorten(p.redact.Text(v.Detail), redact.MaxDetail)
 	if readErr != nil {
 		r.Err = p.redact.Error(errors.Join(readErr, errors.Unwrap(readErr)))
@@ -237,7 +252,7 @@ func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Opt
 	}
 	if r.Class == fetchworker.ClassOK {
 		r.Cacheable = !v.NoCache && !strings.Contains(strings.ToLower(header.Get("Cache-Control")), "no-store")
-		r.Next, r.NextLoop = p.next(call, r.Body)
+		r.Next, r.NextLoop = p.next(call, r.header, r.Body)
 	}
 }
 
@@ -248,9 +263,13 @@ func (p *Caller) told(r *Result, status int, now time.Time) {
 	for _, w := range p.api.Limits {
 		longest = max(longest, w.Per)
 	}
-	hold := headers.HoldOf(r.header, status, longest, now)
+	var resets []string
+	if told := p.api.RateHeaders; told != nil && told.Reset != "" {
+		resets = []string{told.Reset}
+	}
+	hold := headers.HoldOf(r.header, status, longest, now, resets...)
 	r.RetryAfter, r.HoldSent = hold.Wait, hold.Sent
-	for _, count := range headers.Counts(r.header, now) {
+	for _, count := range p.counts(r.header, now) {
 		window, ok := p.about(count)
 		if ok && count.Remaining >= 0 && (r.Remaining < 0 || count.Remaining < r.Remaining) {
 			r.Remaining, r.Reset, r.Window = count.Remaining, count.Reset, window
@@ -258,10 +277,41 @@ func (p *Caller) told(r *Result, status int, now time.Time) {
 	}
 }
 
+// counts are the API's own, where the sheet says that they are.
+func (p *Caller) counts(header http.Header, now time.Time) []headers.Count {
+	told := p.api.RateHeaders
+	switch {
+	case told == nil:
+		return headers.Counts(header, now)
+	case told.Off:
+		return nil
+	case told.Limit == "" && told.Remaining == "" && told.Reset == "":
+		counts := headers.Counts(header, now)
+		for i := range counts {
+			counts[i].Window = told.Window
+		}
+		return counts
+	}
+	names := headers.Names{
+		Limit:     cmp.Or(told.Limit, "X-RateLimit-Limit"),
+		Remaining: cmp.Or(told.Remaining, "X-RateLimit-Remaining"),
+		Reset:     cmp.Or(told.Reset, "X-RateLimit-Reset"),
+	}
+	count, ok := headers.CountUnder(header, names, now)
+	if !ok {
+		return nil
+	}
+	count.Window = cmp.Or(told.Window, count.Window)
+	return []headers.Count{count}
+}
+
 // about is the length of the window that a count is about: the one whose
 // calls are as many as the limit told, and which is not shorter than the time
 // until it starts anew.
 func (p *Caller) about(count headers.Count) (window time.Duration, ok bool) {
+	if told := p.api.RateHeaders; told != nil && told.Window > 0 {
+		return told.Window, count.Reset <= told.Window
+	}
 	for _, w := range p.api.Limits {
 		fits := w.N == count.Limit && w.Per >= count.Reset && (count.Window == 0 || count.Window == w.Per)
 		if fits && (!ok || w.Per < window) {
@@ -272,8 +322,8 @@ func (p *Caller) about(count headers.Count) (window time.Duration, ok bool) {
 }
 
 // next are the parameters of the next page, the key redacted.
-func (p *Caller) next(call *sheet.Call, body []byte) (next json.RawMessage, loop bool) {
-	next, loop = p.api.Next(call, body)
+func (p *Caller) next(call *sheet.Call, header http.Header, body []byte) (next json.RawMessage, loop bool) {
+	next, loop = p.api.Next(call, header, body)
 	if next != nil {
 		next = json.RawMessage(p.redact.Text(string(next)))
 	}

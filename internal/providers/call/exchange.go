@@ -2,6 +2,7 @@ package call
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,19 +25,22 @@ import (
 //
 //	[{"symbol":"AAPL"}]
 //
-// The request has no key. The body is everything after the empty line, byte
+// A POST says after its target what it sends, on one line: "> {"id":7}". The
+// request has no key. The body is everything after the empty line, byte
 // for byte. "Content-Encoding: gzip" means that the body, which is kept
 // readable here, goes over the wire compressed.
 type Exchange struct {
 	Name   string // of the file, without folder and extension
 	Notes  []string
+	Method string // GET or POST
 	Target string // path and query
+	Sent   []byte // the request's body, of a POST
 	Status int
 	Header http.Header
 	Body   []byte
 }
 
-var errExchange = errors.New(`expected "GET /path?query", a status, headers, an empty line and the body`)
+var errExchange = errors.New(`expected "GET /path?query" or "POST /path" and "> body", a status, headers, an empty line and the body`)
 
 // ParseExchange reads a file's content. The error tells the line.
 func ParseExchange(name string, content []byte) (*Exchange, error) {
@@ -52,11 +56,13 @@ func ParseExchange(name string, content []byte) (*Exchange, error) {
 		case strings.HasPrefix(line, "#"):
 			e.Notes = append(e.Notes, strings.TrimSpace(line[1:]))
 		case e.Target == "":
-			target, ok := strings.CutPrefix(line, "GET ")
-			if !ok || !strings.HasPrefix(target, "/") {
+			method, target, _ := strings.Cut(line, " ")
+			if method != http.MethodGet && method != http.MethodPost || !strings.HasPrefix(target, "/") {
 				return nil, wrong
 			}
-			e.Target = target
+			e.Method, e.Target = method, target
+		case e.Method == http.MethodPost && e.Status == 0 && e.Sent == nil && strings.HasPrefix(line, "> "):
+			e.Sent = []byte(line[2:])
 		case e.Status == 0:
 			status, err := strconv.Atoi(line)
 			if err != nil || status < 100 || status > 599 {
@@ -83,7 +89,11 @@ func (e *Exchange) WriteTo(w io.Writer) (int64, error) {
 	for _, note := range e.Notes {
 		fmt.Fprintf(&b, "# %s\n", note)
 	}
-	fmt.Fprintf(&b, "GET %s\n%d\n", e.Target, e.Status)
+	fmt.Fprintf(&b, "%s %s\n", cmp.Or(e.Method, http.MethodGet), e.Target)
+	if e.Sent != nil {
+		fmt.Fprintf(&b, "> %s\n", e.Sent)
+	}
+	fmt.Fprintf(&b, "%d\n", e.Status)
 	for _, name := range slices.Sorted(maps.Keys(e.Header)) {
 		for _, value := range e.Header[name] {
 			fmt.Fprintf(&b, "%s: %s\n", name, value)
@@ -97,7 +107,7 @@ func (e *Exchange) WriteTo(w io.Writer) (int64, error) {
 // Headers that say something about the answer. All others, cookies and
 // request ids above all, are left out of a recording.
 var recordedHeaders = []string{
-	"Cache-Control", "Content-Encoding", "Content-Type", "Etag", "Last-Modified", "Retry-After",
+	"Cache-Control", "Content-Encoding", "Content-Type", "Etag", "Last-Modified", "Link", "Retry-After",
 	"Ratelimit-Limit", "Ratelimit-Remaining", "Ratelimit-Reset",
 	"X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset",
 }
@@ -110,7 +120,10 @@ func (p *Caller) Record(ctx context.Context, call *sheet.Call, w io.Writer) (*Re
 	if r.Err != nil {
 		return r, fmt.Errorf("recording %s %s: %w", p.api.Name, call.Operation.Name, r.Err)
 	}
-	e := &Exchange{Target: p.redact.Text(call.Target()), Status: r.HTTPStatus, Header: http.Header{}, Body: r.Body}
+	e := &Exchange{Method: http.MethodGet, Target: p.redact.Text(call.Target()), Status: r.HTTPStatus, Header: http.Header{}, Body: r.Body}
+	if call.Body != nil {
+		e.Method, e.Sent = http.MethodPost, []byte(p.redact.Text(string(call.Body)))
+	}
 	for _, name := range recordedHeaders {
 		if values := r.header[name]; len(values) > 0 {
 			e.Header[name] = values

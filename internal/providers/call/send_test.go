@@ -30,7 +30,7 @@ func callerBy(t *testing.T, baseURL string, dial call.DialFunc, timeout time.Dur
 	t.Helper()
 	api, err := sheet.New(sheet.Spec{
 		Name: "tides", BaseURL: baseURL, EnvPrefix: "TIDES", Timeout: timeout,
-		Auth:       sheet.Auth{Kind: sheet.AuthBearer},
+		Auth:       []sheet.Auth{{Kind: sheet.AuthBearer}},
 		Operations: map[string]*sheet.Operation{"heights": {Name: "heights", Path: "/heights"}},
 	})
 	if err != nil {
@@ -40,7 +40,7 @@ func callerBy(t *testing.T, baseURL string, dial call.DialFunc, timeout time.Dur
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := call.New(api, "secret-key", dial)
+	c := call.New(api, func(string) string { return "secret-key" }, dial)
 	t.Cleanup(c.Close)
 	return c, planned
 }

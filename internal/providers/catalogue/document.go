@@ -1,6 +1,7 @@
 package catalogue
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -217,6 +218,28 @@ func (d *document) texts(where string, to *map[string]string) func(*yaml.Node) {
 			d.text(where+"."+key.Value, &text)(value)
 			(*to)[key.Value] = text
 		})
+	}
+}
+
+// json reads a value that is sent as JSON: written as fields or a list, or as
+// a text that is JSON already.
+func (d *document) json(path string, to *string) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		if n.Kind == yaml.ScalarNode {
+			d.text(path, to)(n)
+			return
+		}
+		var value any
+		if err := n.Decode(&value); err != nil {
+			d.fail(n, "%s: expected fields, a list or JSON: %v", path, err)
+			return
+		}
+		content, err := json.Marshal(value)
+		if err != nil {
+			d.fail(n, "%s: expected fields with texts as their names: %v", path, err)
+			return
+		}
+		*to = string(content)
 	}
 }
 

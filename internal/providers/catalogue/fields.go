@@ -20,6 +20,8 @@ func (d *document) spec(n *yaml.Node, path string, spec *sheet.Spec) {
 		"env_prefix":      d.text(at("env_prefix"), &spec.EnvPrefix),
 		"key_env":         d.text(at("key_env"), &spec.KeyEnv),
 		"auth":            d.auth(at("auth"), &spec.Auth),
+		"secrets":         d.texts(at("secrets"), &spec.Secrets),
+		"rate_headers":    d.rateHeaders(at("rate_headers"), &spec.RateHeaders),
 		"key_params":      d.list(at("key_params"), &spec.KeyParams),
 		"query":           d.texts(at("query"), &spec.Query),
 		"headers":         d.texts(at("headers"), &spec.Header),
@@ -41,29 +43,73 @@ func (d *document) spec(n *yaml.Node, path string, spec *sheet.Spec) {
 	})
 }
 
-func (d *document) auth(path string, to *sheet.Auth) func(*yaml.Node) {
+// auth reads one way to send a key, or a list of them.
+func (d *document) auth(path string, to *[]sheet.Auth) func(*yaml.Node) {
 	return func(n *yaml.Node) {
-		auth := sheet.Auth{}
-		if n.Kind == yaml.ScalarNode {
-			word(d, path, &auth.Kind, []sheet.AuthKind{sheet.AuthNone, sheet.AuthBearer})(n)
-		} else {
-			if n.Kind == yaml.MappingNode && len(n.Content) != 2 {
-				d.fail(n, "%s: expected one of query and header", path)
-			}
-			d.fields(n, path, map[string]func(*yaml.Node){
-				"query":  func(n *yaml.Node) { auth.Kind = sheet.AuthQuery; d.text(path, &auth.Name)(n) },
-				"header": func(n *yaml.Node) { auth.Kind = sheet.AuthHeader; d.text(path, &auth.Name)(n) },
-			})
+		*to = nil
+		if n.Kind != yaml.SequenceNode {
+			*to = []sheet.Auth{d.oneAuth(n, path)}
+			return
 		}
-		*to = auth
+		d.sequence(n, path, func(at string, item *yaml.Node) { *to = append(*to, d.oneAuth(item, at)) })
 	}
 }
 
-// other reads an auth that goes instead of the provider's.
-func (d *document) other(path string, to **sheet.Auth) func(*yaml.Node) {
+func (d *document) oneAuth(n *yaml.Node, path string) (auth sheet.Auth) {
+	if n.Kind == yaml.ScalarNode {
+		word(d, path, &auth.Kind, []sheet.AuthKind{sheet.AuthNone, sheet.AuthBearer})(n)
+		return auth
+	}
+	var kinds []string
+	kind := func(kind sheet.AuthKind, read func(*yaml.Node)) func(*yaml.Node) {
+		return func(n *yaml.Node) {
+			auth.Kind = kind
+			kinds = append(kinds, string(kind))
+			read(n)
+		}
+	}
+	d.fields(n, path, map[string]func(*yaml.Node){
+		"query":  kind(sheet.AuthQuery, d.text(path+".query", &auth.Name)),
+		"header": kind(sheet.AuthHeader, d.text(path+".header", &auth.Name)),
+		"bearer": kind(sheet.AuthBearer, d.text(path+".bearer", &auth.Env)),
+		"basic": kind(sheet.AuthBasic, func(n *yaml.Node) {
+			d.fields(n, path+".basic", map[string]func(*yaml.Node){
+				"user_env":     d.text(path+".basic.user_env", &auth.UserEnv),
+				"password_env": d.text(path+".basic.password_env", &auth.PasswordEnv),
+			})
+		}),
+		"oauth2": kind(sheet.AuthOAuth2, func(n *yaml.Node) {
+			d.fields(n, path+".oauth2", map[string]func(*yaml.Node){
+				"token_url":         d.text(path+".oauth2.token_url", &auth.TokenURL),
+				"client_id_env":     d.text(path+".oauth2.client_id_env", &auth.ClientIDEnv),
+				"client_secret_env": d.text(path+".oauth2.client_secret_env", &auth.ClientSecretEnv),
+				"scopes":            d.list(path+".oauth2.scopes", &auth.Scopes),
+			})
+		}),
+		"prefix": d.text(path+".prefix", &auth.Prefix),
+		"env":    d.text(path+".env", &auth.Env),
+	})
+	if n.Kind == yaml.MappingNode && len(kinds) != 1 {
+		d.fail(n, "%s: expected one of query, header, bearer, basic and oauth2, got %s", path, strings.Join(append(kinds, "none")[:max(len(kinds), 1)], " and "))
+	}
+	return auth
+}
+
+func (d *document) rateHeaders(path string, to **sheet.RateHeaders) func(*yaml.Node) {
 	return func(n *yaml.Node) {
-		*to = &sheet.Auth{}
-		d.auth(path, *to)(n)
+		*to = &sheet.RateHeaders{}
+		if n.Kind == yaml.ScalarNode {
+			var off string
+			word(d, path, &off, []string{"off"})(n)
+			(*to).Off = true
+			return
+		}
+		d.fields(n, path, map[string]func(*yaml.Node){
+			"limit":     d.text(path+".limit", &(*to).Limit),
+			"remaining": d.text(path+".remaining", &(*to).Remaining),
+			"reset":     d.text(path+".reset", &(*to).Reset),
+			"window":    d.duration(path+".window", &(*to).Window),
+		})
 	}
 }
 
@@ -93,6 +139,7 @@ func (d *document) rules(n *yaml.Node, path string, to *[]sheet.Rule) {
 		d.fields(item, at, map[string]func(*yaml.Node){
 			"status":   func(n *yaml.Node) { d.statuses(n, at+".status", &rule.Status) },
 			"at":       d.list(at+".at", &rule.At),
+			"header":   d.texts(at+".header", &rule.Header),
 			"equals":   d.list(at+".equals", &rule.Equals),
 			"prefix":   d.list(at+".prefix", &rule.Prefix),
 			"contains": d.list(at+".contains", &rule.Contains),
@@ -134,7 +181,7 @@ func (d *document) getPaths(n *yaml.Node, path string, spec *sheet.Spec) {
 		d.fields(item, at, map[string]func(*yaml.Node){
 			"prefix":    d.text(at+".prefix", &get.Prefix),
 			"from_root": d.boolean(at+".from_root", &get.FromRoot),
-			"auth":      d.other(at+".auth", &get.Auth),
+			"auth":      d.auth(at+".auth", &get.Auth),
 		})
 		spec.GetPaths = append(spec.GetPaths, get)
 	})
@@ -160,17 +207,24 @@ func (d *document) operations(n *yaml.Node, path string, spec *sheet.Spec) {
 func (d *document) operation(n *yaml.Node, path string, op *sheet.Operation) {
 	at := func(field string) string { return path + "." + field }
 	d.fields(n, path, map[string]func(*yaml.Node){
-		"path":      d.text(at("path"), &op.Path),
-		"query":     d.texts(at("query"), &op.Query),
-		"params":    func(n *yaml.Node) { d.params(n, at("params"), op) },
-		"any_of":    d.list(at("any_of"), &op.AnyOf),
-		"exclusive": func(n *yaml.Node) { d.exclusive(n, at("exclusive"), op) },
-		"auth":      d.other(at("auth"), &op.Auth),
-		"rights":    d.list(at("rights"), &op.Rights),
-		"format":    word(d, at("format"), &op.Format, sheet.Formats),
-		"fresh":     d.age(at("fresh"), &op.Fresh),
-		"stale":     d.age(at("stale"), &op.Stale),
-		"paging":    func(n *yaml.Node) { d.paging(n, at("paging"), &op.Paging) },
+		"path":       d.text(at("path"), &op.Path),
+		"method":     word(d, at("method"), &op.Method, []string{"GET", "POST"}),
+		"reads_only": d.boolean(at("reads_only"), &op.ReadsOnly),
+		"body":       word(d, at("body"), &op.Body, []sheet.BodyKind{sheet.BodyJSON, sheet.BodyForm}),
+		"template":   d.json(at("template"), &op.Template),
+		"headers":    d.texts(at("headers"), &op.Header),
+		"timeout":    d.duration(at("timeout"), &op.Timeout),
+		"columns":    d.list(at("columns"), &op.Columns),
+		"query":      d.texts(at("query"), &op.Query),
+		"params":     func(n *yaml.Node) { d.params(n, at("params"), op) },
+		"any_of":     d.list(at("any_of"), &op.AnyOf),
+		"exclusive":  func(n *yaml.Node) { d.exclusive(n, at("exclusive"), op) },
+		"auth":       d.auth(at("auth"), &op.Auth),
+		"rights":     d.list(at("rights"), &op.Rights),
+		"format":     word(d, at("format"), &op.Format, sheet.Formats),
+		"fresh":      d.age(at("fresh"), &op.Fresh),
+		"stale":      d.age(at("stale"), &op.Stale),
+		"paging":     func(n *yaml.Node) { d.paging(n, at("paging"), &op.Paging) },
 	})
 }
 
@@ -189,23 +243,44 @@ func (d *document) params(n *yaml.Node, path string, op *sheet.Operation) {
 	d.each(n, path, func(key, value *yaml.Node) {
 		param := sheet.Param{Name: key.Value, Type: sheet.TypeString}
 		at := func(field string) string { return path + "." + key.Value + "." + field }
+		var least, most *yaml.Node // what they are depends on the type, which may come later
 		d.fields(value, path+"."+key.Value, map[string]func(*yaml.Node){
-			"wire":     d.text(at("wire"), &param.Wire),
-			"type":     word(d, at("type"), &param.Type, sheet.ParamTypes),
-			"required": d.boolean(at("required"), &param.Required),
-			"default":  d.text(at("default"), &param.Default),
-			"pattern":  d.text(at("pattern"), &param.Pattern),
-			"min":      d.number(at("min"), &param.Min),
-			"max":      d.number(at("max"), &param.Max),
-			"enum":     d.list(at("enum"), &param.Enum),
-			"expected": d.text(at("expected"), &param.Expected),
+			"wire":      d.text(at("wire"), &param.Wire),
+			"type":      word(d, at("type"), &param.Type, sheet.ParamTypes),
+			"required":  d.boolean(at("required"), &param.Required),
+			"default":   d.text(at("default"), &param.Default),
+			"pattern":   d.text(at("pattern"), &param.Pattern),
+			"min":       func(n *yaml.Node) { least = n },
+			"max":       func(n *yaml.Node) { most = n },
+			"at":        d.text(at("at"), &param.At),
+			"separator": d.text(at("separator"), &param.Separator),
+			"repeat":    d.boolean(at("repeat"), &param.Repeat),
+			"enum":      d.list(at("enum"), &param.Enum),
+			"expected":  d.text(at("expected"), &param.Expected),
 		})
+		d.bound(at("min"), least, &param, &param.Min, &param.Low)
+		d.bound(at("max"), most, &param, &param.Max, &param.High)
 		if known := op.Param(param.Name); known != nil {
 			*known = param
 		} else {
 			op.Params = append(op.Params, param)
 		}
 	})
+}
+
+// bound reads a min or max: a decimal number of a number, else a whole one. A
+// bound of 0 is one as well, where the field's own 0 means none.
+func (d *document) bound(path string, n *yaml.Node, param *sheet.Param, whole *int64, decimal *string) {
+	switch {
+	case n == nil:
+	case param.Type == sheet.TypeNumber:
+		d.text(path, decimal)(n)
+	default:
+		d.number(path, whole)(n)
+		if param.Type == sheet.TypeInt && *whole == 0 {
+			*decimal = "0"
+		}
+	}
 }
 
 func (d *document) paging(n *yaml.Node, path string, to **sheet.Paging) {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"fetchworker"
 	"fetchworker/internal/providers/headers"
@@ -44,6 +45,7 @@ const foreignDetail = "not in the provider's own words"
 // Input is an answer as it came.
 type Input struct {
 	Format  sheet.Format // what the operation's body must be
+	Columns []string     // of a csv: names that its header row must have
 	Status  int
 	Header  http.Header
 	Body    []byte
@@ -56,6 +58,7 @@ type Verdict struct {
 	Code      fetchworker.Code // for permanent
 	ErrorType string           // the class, or foreign or odd; "" for ok
 	Detail    string           // not yet redacted or shortened
+	Why       string           // what decided it: a rule by its place, own, the status, the body
 	MinHold   time.Duration
 	NoCache   bool
 }
@@ -67,6 +70,9 @@ type Verdict struct {
 // refusal is in the API's own words; and only then the status decides.
 func Answer(s *sheet.Spec, in Input) Verdict {
 	v := answer(s, in)
+	if v.Why == "" {
+		v.Why = fmt.Sprintf("no rule matches, so the status %d decides", in.Status)
+	}
 	if v.ErrorType == "" && v.Class != fetchworker.ClassOK {
 		v.ErrorType = string(v.Class)
 	}
@@ -94,11 +100,11 @@ func answer(s *sheet.Spec, in Input) Verdict {
 	ruled, hint := false, ""
 	for i := range s.ErrorRules {
 		rule := &s.ErrorRules[i]
-		if !matches(rule, in.Status, in.Body, at) {
+		if !matches(rule, in, at) {
 			continue
 		}
 		ruled = true
-		v = Verdict{Class: rule.Class, Code: rule.Code, MinHold: rule.MinHold, NoCache: rule.NoCache}
+		v = Verdict{Class: rule.Class, Code: rule.Code, MinHold: rule.MinHold, NoCache: rule.NoCache, Why: fmt.Sprintf("errors.%d matches", i)}
 		if rule.Hint != "" {
 			hint = " (" + rule.Hint + ")"
 		}
@@ -115,7 +121,7 @@ func answer(s *sheet.Spec, in Input) Verdict {
 	if ruled && in.Status == http.StatusNoContent {
 		return v // the sheet says that nothing is an answer
 	}
-	if wrong := unreadable(in.Format, in.Header.Get("Content-Type"), in.Body, isJSON); wrong != "" {
+	if wrong := unreadable(in, isJSON); wrong != "" {
 		return odd(fmt.Sprintf("status %d, but the body is %s", in.Status, wrong))
 	}
 	v.NoCache = v.NoCache || in.Status == http.StatusAccepted
@@ -123,7 +129,7 @@ func answer(s *sheet.Spec, in Input) Verdict {
 }
 
 func odd(detail string) Verdict {
-	return Verdict{Class: fetchworker.ClassTransient, ErrorType: Odd, Detail: detail}
+	return Verdict{Class: fetchworker.ClassTransient, ErrorType: Odd, Detail: detail, Why: "the body is not what the operation's format says"}
 }
 
 // isForeign reports whether somebody between us and the API said it. Whoever
@@ -140,19 +146,22 @@ func isForeign(s *sheet.Spec, in Input, v Verdict, isPage bool, at scan.Finder) 
 		return false
 	}
 	return len(s.Own) > 0 && !slices.ContainsFunc(s.Own, func(own sheet.Rule) bool {
-		return matches(&own, in.Status, in.Body, at)
+		return matches(&own, in, at)
 	})
 }
 
 func foreign(status int, said string, isPage bool) Verdict {
+	why := "no rule of own matches"
 	switch {
+	case status == http.StatusProxyAuthRequired:
+		why = "407 comes from a proxy"
 	case isPage:
-		said = "an HTML page"
+		said, why = "an HTML page", "an API sends no pages"
 	case said == "":
 		said = http.StatusText(status)
 	}
 	return Verdict{
-		Class: fetchworker.ClassTransient, ErrorType: Foreign,
+		Class: fetchworker.ClassTransient, ErrorType: Foreign, Why: why,
 		Detail: strings.TrimSuffix(fmt.Sprintf("%s: status %d: %s", foreignDetail, status, said), ": "),
 	}
 }
@@ -200,20 +209,34 @@ func ofStatus(status int, header http.Header) Verdict {
 const statusOverloaded = 529
 
 // matches reports whether the answer is of the rule's kind.
-func matches(r *sheet.Rule, status int, body []byte, at scan.Finder) bool {
-	if len(r.Status) > 0 && !slices.Contains(r.Status, status) && !slices.Contains(r.Status, status/100) {
+func matches(r *sheet.Rule, in Input, at scan.Finder) bool {
+	if len(r.Status) > 0 && !slices.Contains(r.Status, in.Status) && !slices.Contains(r.Status, in.Status/100) {
 		return false
+	}
+	for name, wanted := range r.Header {
+		values := in.Header.Values(name)
+		if len(values) == 0 || wanted != "" && !isOrHolds(strings.Join(values, ", "), wanted) {
+			return false
+		}
 	}
 	if len(r.At) == 0 {
 		return true
 	}
 	return slices.ContainsFunc(r.At, func(pointer string) bool {
 		if pointer == "" {
-			return matchesText(r, strings.ToLower(bodyText(body)))
+			return matchesText(r, strings.ToLower(bodyText(in.Body)))
 		}
 		value, ok := at(pointer)
 		return ok && matchesText(r, strings.ToLower(scan.Text(value[:min(len(value), maxRuleText)])))
 	})
+}
+
+// isOrHolds reports whether a header is a text, or has it among its words: a 0
+// is not in 10.
+func isOrHolds(value, wanted string) bool {
+	return strings.EqualFold(value, wanted) || slices.ContainsFunc(strings.FieldsFunc(value, func(r rune) bool {
+		return r == ',' || r == ';' || unicode.IsSpace(r)
+	}), func(word string) bool { return strings.EqualFold(word, wanted) })
 }
 
 func matchesText(r *sheet.Rule, text string) bool {
@@ -271,47 +294,4 @@ func page(contentType string, body []byte, isJSON bool) bool {
 	}
 	media, _, _ := mime.ParseMediaType(contentType) // "" for one that cannot be parsed
 	return (media == "text/html" || media == "application/xhtml+xml") && bytes.HasPrefix(start, []byte("<"))
-}
-
-// unreadable says why the body of a success is not an answer; "" if it is.
-func unreadable(format sheet.Format, contentType string, body []byte, isJSON bool) string {
-	start := scan.TrimSpace(body)
-	isValue := isJSON && len(start) > 0 && (start[0] == '{' || start[0] == '[')
-	if isValue && format != sheet.FormatCSV {
-		return "" // nearly all there are
-	}
-	media, _, _ := mime.ParseMediaType(contentType) // "" for one that cannot be parsed
-	text := bodyText(body)
-	starts := func(prefixes string) bool { return text != "" && strings.ContainsAny(text[:1], prefixes) }
-	switch {
-	case text == "":
-		return "empty"
-	case isValue:
-		return "JSON where a table was expected"
-	case format == sheet.FormatCSV:
-		if starts("{[<") || !isTable(text) {
-			return "not a table"
-		}
-		return ""
-	case format == sheet.FormatAny && !starts("{[") && (isOtherMedia(media) || media == "text/plain" && isTable(text)):
-		return ""
-	}
-	return "not a JSON object or array"
-}
-
-// isOtherMedia reports whether a Content-Type promises something else than
-// JSON that an API may well send.
-func isOtherMedia(media string) bool {
-	switch media {
-	case "text/csv", "application/csv", "text/tab-separated-values", "text/xml", "application/xml", "application/octet-stream":
-		return true
-	}
-	return strings.HasSuffix(media, "+xml")
-}
-
-// isTable reports whether a text is lines of separated values: an error in
-// plain words has no second line, or no separator in its first.
-func isTable(text string) bool {
-	header, rows, more := strings.Cut(text, "\n")
-	return strings.ContainsAny(header, ",;\t") && (more && rows != "" || strings.Contains(header, `","`))
 }

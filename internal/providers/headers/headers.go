@@ -98,16 +98,17 @@ const (
 	longestHeading = 200              // of Sent, in bytes
 )
 
-// HoldOf reads how long an answer of that status asks to wait: Retry-After,
-// else on a 429 when the API says that its count starts anew. It is believed
+// HoldOf reads how long a throttled answer of that status asks to wait:
+// Retry-After, else on a 429 or another 4xx when the API says that its count
+// starts anew. It is believed
 // up to the longest window the API is known to have: a slip of the pen must
 // not stop an API with a minute's window for a day.
-func HoldOf(header http.Header, status int, longestWindow time.Duration, now time.Time) Hold {
+func HoldOf(header http.Header, status int, longestWindow time.Duration, now time.Time, resetNames ...string) Hold {
 	var h Hold
 	if wait, asked := RetryAfter(header, now); asked {
 		h = Hold{wait, quoted(header, "Retry-After")}
-	} else if status == http.StatusTooManyRequests {
-		h = resets(header, served(header, now))
+	} else if status/100 == 4 {
+		h = resets(header, served(header, now), resetNames)
 	}
 	most := max(longestWindow, leastLongest)
 	if status >= http.StatusInternalServerError {
@@ -118,8 +119,8 @@ func HoldOf(header http.Header, status int, longestWindow time.Duration, now tim
 }
 
 // resets is the longest wait that the counting headers tell.
-func resets(header http.Header, now time.Time) (h Hold) {
-	for _, name := range []string{"X-RateLimit-Reset", "RateLimit-Reset"} {
+func resets(header http.Header, now time.Time, more []string) (h Hold) {
+	for _, name := range append([]string{"X-RateLimit-Reset", "RateLimit-Reset"}, more...) {
 		for _, text := range values(header, name) {
 			if wait, ok := span(text, now); ok && wait >= h.Wait {
 				h = Hold{wait, quoted(header, name)}

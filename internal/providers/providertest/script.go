@@ -57,6 +57,7 @@ func (s *Server) named(name string) Step {
 type Call struct {
 	At        time.Time
 	Method    string
+	Sent      []byte // the body of a POST
 	Target    string // path and query in a canonical order, without the key
 	RawTarget string // as it came, with the key if it was in the query
 	Header    http.Header
@@ -96,14 +97,17 @@ func (s *Server) answered(index, status int) {
 }
 
 // Exchanges are the recorded exchanges of a built-in provider.
-func Exchanges(provider string) ([]*call.Exchange, error) {
-	files, err := fs.Glob(testdata.FS, path.Join(provider, "*.http"))
+func Exchanges(provider string) ([]*call.Exchange, error) { return ExchangesIn(testdata.FS, provider) }
+
+// ExchangesIn are the recorded exchanges of a folder.
+func ExchangesIn(files fs.FS, folder string) ([]*call.Exchange, error) {
+	names, err := fs.Glob(files, path.Join(folder, "*.http"))
 	if err != nil {
-		return nil, fmt.Errorf("recorded exchanges of %s: %w", provider, err)
+		return nil, fmt.Errorf("recorded exchanges of %s: %w", folder, err)
 	}
 	var exchanges []*call.Exchange
-	for _, file := range files {
-		content, err := testdata.FS.ReadFile(file)
+	for _, file := range names {
+		content, err := fs.ReadFile(files, file)
 		if err != nil {
 			return nil, fmt.Errorf("recorded exchange %s: %w", file, err)
 		}

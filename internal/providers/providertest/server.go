@@ -8,9 +8,12 @@
 package providertest
 
 import (
+	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -168,10 +171,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // take records the call and decides how it is answered.
 func (s *Server) take(r *http.Request) (step Step, wait time.Duration, index int) {
+	var sent []byte
+	if r.Method == http.MethodPost {
+		sent, _ = io.ReadAll(io.LimitReader(r.Body, 1<<20)) // what is cut short matches nothing
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	index = len(s.calls)
-	s.calls = append(s.calls, Call{At: time.Now(), Method: r.Method, Target: canonical(r.URL.RequestURI()), RawTarget: r.URL.RequestURI(), Header: r.Header.Clone()})
+	s.calls = append(s.calls, Call{At: time.Now(), Method: r.Method, Sent: sent, Target: canonical(r.URL.RequestURI()), RawTarget: r.URL.RequestURI(), Header: r.Header.Clone()})
 
 	switch {
 	case len(s.script) > 0 && s.script[0].Status != 0:
@@ -179,7 +186,7 @@ func (s *Server) take(r *http.Request) (step Step, wait time.Duration, index int
 	case s.key != "" && !strings.Contains(r.URL.RawQuery+" "+fmt.Sprint(r.Header), s.key):
 		step = s.named("error_bad_key")
 	default:
-		step = s.recorded(r)
+		step = s.recorded(r, sent)
 		if len(s.script) > 0 { // a step without status: the recording, but late or cut
 			scripted := s.script[0]
 			s.script = s.script[1:]
@@ -191,10 +198,10 @@ func (s *Server) take(r *http.Request) (step Step, wait time.Duration, index int
 
 // recorded is the recorded success for the same request. An error comes only
 // by a script, even one with status 200.
-func (s *Server) recorded(r *http.Request) Step {
+func (s *Server) recorded(r *http.Request, sent []byte) Step {
 	target := canonical(r.URL.RequestURI())
 	for _, e := range s.exchanges {
-		if e.Status < 300 && !strings.HasPrefix(e.Name, "error_") && canonical(e.Target) == target {
+		if e.Status < 300 && !strings.HasPrefix(e.Name, "error_") && canonical(e.Target) == target && r.Method == cmp.Or(e.Method, http.MethodGet) && bytes.Equal(e.Sent, sent) {
 			return Answer(e)
 		}
 	}

@@ -3,13 +3,10 @@ package redact
 import (
 	"bytes"
 	"errors"
-	"fmt"
-	"html"
-	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
-	"unicode/utf16"
 )
 
 // MaxDetail is how long an error's text may be, in characters.
@@ -22,45 +19,63 @@ const (
 	// every "demo" would damage answers and protect nothing.
 	minKeyInText = 4
 	minKeyInBody = 6
+
+	// maxKeys are how many secrets are remembered: those that were exchanged
+	// can still come back in an answer.
+	maxKeys = 32
 )
 
-// Secret is a key that no fmt verb can print: a func prints as an address.
-type Secret struct{ Reveal func() string }
-
-func NewSecret(key string) Secret { return Secret{func() string { return key }} }
-
-func (s Secret) IsSet() bool { return s.Reveal() != "" }
-
-// Redactor takes a key out of texts and bodies, in every form in which it
-// could be echoed: raw, escaped for a URL, a JSON string or HTML, or several
-// of these over each other.
+// Redactor takes secrets out of texts and bodies, in every form in which they
+// could be echoed. It is safe for concurrent use. No fmt verb prints a secret.
 type Redactor struct {
-	length  int
-	hint    func() []byte // the longest part of the key that no escaping changes
-	pattern func() *regexp.Regexp
+	mu   sync.RWMutex
+	keys func() []*key // a func prints as an address
+	has  func(value string) bool
 }
 
-func New(key string) *Redactor {
-	var pattern strings.Builder
-	var hint, run []byte
-	for _, c := range key {
-		if isUnreserved(c) {
-			// No escaping has a reason to change it, but one may all the same.
-			pattern.WriteString(escapes(c))
-			if run = append(run, byte(c)); len(run) > len(hint) { // #nosec G115 -- it is ASCII
-				hint = slices.Clone(run)
-			}
-			continue
+// New is a redactor of secrets; more can be added.
+func New(values ...string) *Redactor {
+	r := &Redactor{keys: func() []*key { return nil }, has: func(string) bool { return false }}
+	for _, value := range values {
+		r.Add(value)
+	}
+	return r
+}
+
+// Add makes one more secret known.
+func (r *Redactor) Add(value string) {
+	r.mu.RLock()
+	known := len(value) < minKeyInText || r.has(value)
+	r.mu.RUnlock()
+	if known {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.has(value) {
+		return
+	}
+	keys, has := append(slices.Clone(r.keys()), newKey(value)), r.has
+	if len(keys) > maxKeys {
+		keys = keys[len(keys)-maxKeys:]
+		has = func(string) bool { return false } // then some are perhaps made again
+	}
+	// The longest first: one may be a part of another.
+	slices.SortStableFunc(keys, func(a, b *key) int { return b.length - a.length })
+	r.keys = func() []*key { return keys }
+	r.has = func(other string) bool { return other == value || has(other) }
+}
+
+func (r *Redactor) known(least int) []*key {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	keys := r.keys()
+	for i, k := range keys {
+		if k.length < least {
+			return keys[:i]
 		}
-		run = nil
-		pattern.WriteString(escapes(c))
 	}
-	compiled := regexp.MustCompile(pattern.String())
-	return &Redactor{
-		length:  len(key),
-		hint:    func() []byte { return hint },
-		pattern: func() *regexp.Regexp { return compiled },
-	}
+	return keys
 }
 
 // isUnreserved reports whether no escaping has a reason to change a character.
@@ -68,42 +83,64 @@ func isUnreserved(c rune) bool {
 	return c < unicode.MaxASCII && (unicode.IsLetter(c) || unicode.IsDigit(c) || strings.ContainsRune("-_.~", c))
 }
 
-// escapes matches a character in every form: behind backslashes, as \uXXXX, as
-// %XX, also when its % was escaped again, as + for a space, or as an HTML entity.
-func escapes(c rune) string {
-	var percent, unicodes strings.Builder
-	for _, b := range []byte(string(c)) {
-		fmt.Fprintf(&percent, `(?i:%%(?:25)*%02x)`, b)
-	}
-	for _, unit := range utf16.Encode([]rune{c}) {
-		fmt.Fprintf(&unicodes, `(?i:\\+u%04x)`, unit)
-	}
-	forms := []string{`\\*` + regexp.QuoteMeta(string(c)), percent.String(), unicodes.String(), regexp.QuoteMeta(html.EscapeString(string(c)))}
-	if c == ' ' {
-		forms = append(forms, `\+`)
-	}
-	return "(?:" + strings.Join(forms, "|") + ")"
-}
-
 // Text redacts an error text or header. It must come before any shortening,
 // since half a key is no longer recognised.
 func (r *Redactor) Text(s string) string {
-	// The pattern is slow, and most texts can have neither the key nor any of
-	// its forms in them.
-	if r.length < minKeyInText || !strings.ContainsAny(s, `\%&`) && !strings.Contains(s, string(r.hint())) {
-		return s
-	}
-	return r.pattern().ReplaceAllLiteralString(s, redacted)
+	clean, _ := replace([]byte(s), r.known(minKeyInText))
+	return string(clean)
 }
 
 // Body redacts a body and reports whether it had to. Bodies are large and
-// keys are hardly ever in them, so the pattern is tried only where a part of
-// the key is found.
+// secrets are hardly ever in them, so each place is looked at only where a
+// part of one, or an escape, is found at all.
 func (r *Redactor) Body(b []byte) (clean []byte, found bool) {
-	if r.length < minKeyInBody || !bytes.Contains(b, r.hint()) && !escaped(b) || !r.pattern().Match(b) {
+	keys := r.known(minKeyInBody)
+	if !escaped(b) {
+		keys = slices.DeleteFunc(slices.Clone(keys), func(k *key) bool { return !bytes.Contains(b, k.hint) })
+	}
+	return replace(b, keys)
+}
+
+// replace takes keys out of b; where there is none b itself comes back.
+func replace(b []byte, keys []*key) (clean []byte, found bool) {
+	if len(keys) == 0 {
 		return b, false
 	}
-	return r.pattern().ReplaceAllLiteral(b, []byte(redacted)), true
+	var starts [256]bool
+	for _, k := range keys {
+		for c, is := range k.starts {
+			starts[c] = starts[c] || is
+		}
+	}
+	from := 0
+	for i := 0; i < len(b); {
+		n := 0
+		if starts[b[i]] {
+			n = longest(b[i:], keys)
+		}
+		if n == 0 {
+			i++
+			continue
+		}
+		clean = append(append(clean, b[from:i]...), redacted...)
+		i += n
+		from, found = i, true
+	}
+	if !found {
+		return b, false
+	}
+	return append(clean, b[from:]...), true
+}
+
+func longest(b []byte, keys []*key) int {
+	for _, k := range keys {
+		if k.starts[b[0]] {
+			if n := k.at(b); n > 0 {
+				return n
+			}
+		}
+	}
+	return 0
 }
 
 // escaped reports whether even plain characters could stand in a body as

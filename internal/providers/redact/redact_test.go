@@ -1,8 +1,10 @@
 package redact
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestMixedEscapesHideNoKey(t *testing.T) {
@@ -17,5 +19,58 @@ func TestMixedEscapesHideNoKey(t *testing.T) {
 		if !found || strings.Contains(string(clean), "canary") {
 			t.Errorf("key %q comes through: %s", c.key, clean)
 		}
+	}
+}
+
+// A body without the key costs little a byte, whatever it is made of: 64 MiB of
+// escapes are looked through in a second or two, and nothing of them is copied.
+func TestBodiesOfEscapesAreLookedThroughOnce(t *testing.T) {
+	const size = 4 << 20
+	r := New("ab12canaryK3Y456789", "another/secret&more")
+	for _, part := range []string{"%", `\`, `\u00`, `\u0061`, "%61", "%2561", "%2525", "a", "ab12canaryK3Y45678", `\\\\\\\\u0061`, "plain text, 100% of it. "} {
+		body := []byte(strings.Repeat(part, size/len(part)))
+		body = append(body, "%"...) // so that the quick way out is none
+		start := time.Now()
+		if _, found := r.Body(body); found {
+			t.Errorf("%q holds no key", part)
+		}
+		if each := time.Since(start) / time.Duration(len(body)/1000); each > 50*time.Microsecond*slow {
+			t.Errorf("%q costs %v a thousand bytes", part, each)
+		}
+		if allocs := testing.AllocsPerRun(1, func() { r.Body(body[:1<<16]) }); allocs > 20 {
+			t.Errorf("%q: %v allocations", part, allocs)
+		}
+	}
+}
+
+// slow is how much slower a busy machine may be; the benchmark has the figure.
+const slow = 20
+
+func BenchmarkBody(b *testing.B) {
+	r := New("ab12canaryK3Y456789")
+	for name, part := range map[string]string{"plain": "plain text of some length. ", "percent": "100% ", "backslashes": `\`, "unicode": `\u0061`, "almost": "%61b12canaryK3Y45678"} {
+		b.Run(name, func(b *testing.B) {
+			body := []byte(strings.Repeat(part, (4<<20)/len(part)) + "%")
+			b.SetBytes(int64(len(body)))
+			for b.Loop() {
+				r.Body(body)
+			}
+		})
+	}
+}
+
+// Several secrets are taken out, the longer before what it contains, and what
+// was exchanged stays known.
+func TestSeveralSecrets(t *testing.T) {
+	r := New("secret-one")
+	r.Add("secret-one-and-more")
+	r.Add("second+key=")
+	r.Add("abc") // too short to be one
+	got := r.Text("a=secret-one-and-more b=secret-one c=second%2Bkey%3D d=abc")
+	if got != "a=REDACTED b=REDACTED c=REDACTED d=abc" {
+		t.Error(got)
+	}
+	if shown := fmt.Sprintf("%v %+v %#v", r, r, New("secret-one")); strings.Contains(shown, "secret-one") {
+		t.Error(shown)
 	}
 }

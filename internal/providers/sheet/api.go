@@ -1,11 +1,13 @@
 package sheet
 
 import (
+	"cmp"
 	"errors"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // API is a data sheet that has been checked whole and made ready: it plans
@@ -67,6 +69,18 @@ func (p *API) prepare(op *Operation) {
 	}
 }
 
+// TimeoutOf is the time-out of an operation's calls.
+func (s *Spec) TimeoutOf(op *Operation) time.Duration { return cmp.Or(op.Timeout, s.Timeout) }
+
+// LongestTimeout is the longest that any call of the provider may take.
+func (s *Spec) LongestTimeout() time.Duration {
+	longest := s.Timeout
+	for _, op := range s.Operations {
+		longest = max(longest, op.Timeout)
+	}
+	return longest
+}
+
 // allRights are the rights get needs: it reaches every path of the API, so it
 // must not be a way around the rights of the operations that have names.
 func allRights(operations map[string]*Operation) []string {
@@ -76,14 +90,6 @@ func allRights(operations map[string]*Operation) []string {
 	}
 	slices.Sort(rights)
 	return slices.Compact(rights)
-}
-
-// KeyVariable is the environment variable that holds the key.
-func (s *Spec) KeyVariable() string {
-	if s.KeyEnv != "" {
-		return s.KeyEnv
-	}
-	return s.EnvPrefix + "_API_KEY"
 }
 
 // ParseBase accepts what a base URL may be and nothing that could carry a key

@@ -52,7 +52,7 @@ func (p *API) planGet(op *Operation, given map[string]json.RawMessage) (*Call, e
 			continue
 		}
 		if special.Auth != nil {
-			call.Auth = *special.Auth
+			call.Auth = special.Auth
 		}
 		if special.FromRoot {
 			call.Path = escaped
@@ -136,5 +136,11 @@ func scalars(value any) ([]string, bool) {
 // isKeyParam reports whether the API takes a key in this query parameter.
 func (p *API) isKeyParam(name string) bool {
 	is := func(key string) bool { return strings.EqualFold(key, name) }
-	return p.Auth.Kind == AuthQuery && is(p.Auth.Name) || slices.ContainsFunc(p.KeyParams, is)
+	carries := func(a Auth) bool { return is(a.query()) && name != "" }
+	for _, path := range p.GetPaths {
+		if slices.ContainsFunc(path.Auth, carries) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(p.Auth, carries) || slices.ContainsFunc(p.KeyParams, is) || SecretPattern.MatchString(p.Query[name])
 }

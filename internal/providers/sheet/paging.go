@@ -3,6 +3,7 @@ package sheet
 import (
 	"encoding/json"
 	"maps"
+	"net/http"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -19,7 +20,7 @@ const maxNext = 8 << 10
 // there is none or the body does not tell. They can be asked as they are: what
 // Plan would refuse is left out. A page that names itself as the next is a
 // loop, and has no next either.
-func (p *API) Next(call *Call, body []byte) (next json.RawMessage, loop bool) {
+func (p *API) Next(call *Call, header http.Header, body []byte) (next json.RawMessage, loop bool) {
 	paging := call.Operation.Paging
 	if paging == nil {
 		return nil, false
@@ -27,7 +28,14 @@ func (p *API) Next(call *Call, body []byte) (next json.RawMessage, loop bool) {
 	var candidates []any
 	switch paging.Kind {
 	case PageNext:
-		candidates = p.nextByURL(call, paging, body)
+		value, _ := scan.Lookup(body, paging.Next)
+		if len(value) <= 2*maxNext { // more is not worth taking apart
+			candidates = p.nextByURL(call, paging, scan.Text(value))
+		}
+	case PageLink:
+		candidates = p.nextByURL(call, paging, linkOf(header))
+	case PageToken:
+		candidates = nextByToken(call, paging, body)
 	case PageNumber, PageOffset:
 		candidates = nextByNumber(call, paging, body)
 	}
@@ -77,6 +85,45 @@ func nextByNumber(call *Call, paging *Paging, body []byte) []any {
 	return []any{call.with(paging.Param, strconv.FormatInt(at+step, 10))}
 }
 
+// nextByToken sends a value of the body back; none, null and an empty one are
+// the end.
+func nextByToken(call *Call, paging *Paging, body []byte) []any {
+	value, ok := scan.Lookup(body, paging.Next)
+	token := scan.Text(value)
+	switch {
+	case !ok, token == "", token == "null", token == "false", len(value) > maxNext, value[0] == '{', value[0] == '[':
+		return nil
+	}
+	return []any{call.with(paging.Param, token)}
+}
+
+// linkOf is the target of the link with rel="next" (RFC 8288).
+func linkOf(header http.Header) string {
+	for _, line := range header.Values("Link") {
+		for line != "" {
+			_, rest, found := strings.Cut(line, "<")
+			target, rest, closed := strings.Cut(rest, ">")
+			if !found || !closed {
+				break
+			}
+			params, more, _ := strings.Cut(rest, ",<")
+			if params == rest { // with a space after the comma
+				params, more, _ = strings.Cut(rest, ", <")
+			}
+			if isNext.MatchString(params) {
+				return target
+			}
+			line = ""
+			if more != "" {
+				line = "<" + more
+			}
+		}
+	}
+	return ""
+}
+
+var isNext = regexp.MustCompile(`(?i);\s*rel\s*=\s*("[^"]*\bnext\b[^"]*"|next\b)`)
+
 // value is a parameter of the call, or of get's query.
 func (c *Call) value(name string) string {
 	if c.get != nil {
@@ -114,13 +161,8 @@ var schemeAndHost = regexp.MustCompile(`^([a-zA-Z][a-zA-Z0-9+.-]*:)?//[^/?#]*`)
 // nextByURL takes path and query of the URL in the body and nothing else: its
 // host is whatever the body says (one API has written ":443:443"), and the
 // key goes to our base URL only.
-func (p *API) nextByURL(call *Call, paging *Paging, body []byte) []any {
-	value, ok := scan.Lookup(body, paging.Next)
-	if len(value) > 2*maxNext { // not worth taking apart
-		return nil
-	}
-	link := scan.Text(value)
-	if !ok || link == "" || link == "null" {
+func (p *API) nextByURL(call *Call, paging *Paging, link string) []any {
+	if link == "" || link == "null" || len(link) > 2*maxNext {
 		return nil
 	}
 	link, _, _ = strings.Cut(schemeAndHost.ReplaceAllString(link, ""), "#")
@@ -170,7 +212,7 @@ func (p *API) nextParams(call *Call, paging *Paging, path string, query url.Valu
 	if param := op.Param(name); param != nil {
 		name = param.wire()
 	}
-	if cursor := query.Get(name); cursor != "" {
+	if cursor := query.Get(name); cursor != "" && name != "" {
 		candidates = append(candidates, call.with(paging.Param, cursor))
 	}
 	return candidates

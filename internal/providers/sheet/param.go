@@ -102,9 +102,14 @@ func (p *Param) canonical(text string, pattern *regexp.Regexp) (string, bool) {
 	switch p.Type {
 	case TypeInt:
 		n, err := strconv.ParseInt(text, 10, 64)
-		return strconv.FormatInt(n, 10), err == nil && n >= p.Min && (p.Max == 0 || n <= p.Max)
+		least := p.Min
+		if p.Low != "" {
+			least = int64(decimal(p.Low))
+		}
+		return strconv.FormatInt(n, 10), err == nil && n >= least && (p.Max == 0 || n <= p.Max) && (p.High == "" || float64(n) <= decimal(p.High))
 	case TypeNumber:
-		return text, numberPattern.MatchString(text)
+		inside := (p.Low == "" || decimal(text) >= decimal(p.Low)) && (p.High == "" || decimal(text) <= decimal(p.High))
+		return text, numberPattern.MatchString(text) && inside
 	case TypeBool:
 		return text, text == "true" || text == "false"
 	case TypeEnum:
@@ -128,6 +133,12 @@ func (p *Param) canonical(text string, pattern *regexp.Regexp) (string, bool) {
 	case TypeString:
 	}
 	return text, int64(len([]rune(text))) <= orDefault(p.Max, maxParamLen) && p.matches(text, pattern)
+}
+
+// decimal is the number a text is; it has been found to be one.
+func decimal(text string) float64 {
+	n, _ := strconv.ParseFloat(text, 64)
+	return n
 }
 
 func (p *Param) matches(text string, pattern *regexp.Regexp) bool {
@@ -155,11 +166,19 @@ func (p *Param) expected() string {
 	}
 	switch p.Type {
 	case TypeInt:
-		if p.Max == 0 {
+		if p.Max == 0 && p.High == "" {
 			return fmt.Sprintf("a whole number from %d", p.Min)
 		}
 		return fmt.Sprintf("a whole number from %d to %d", p.Min, p.Max)
 	case TypeNumber:
+		switch {
+		case p.Low != "" && p.High != "":
+			return "a decimal number from " + p.Low + " to " + p.High
+		case p.Low != "":
+			return "a decimal number from " + p.Low
+		case p.High != "":
+			return "a decimal number up to " + p.High
+		}
 		return "a decimal number"
 	case TypeBool:
 		return "true or false"

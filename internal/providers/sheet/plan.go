@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -30,7 +31,10 @@ type Call struct {
 
 	Path  string     // escaped, below the host
 	Query url.Values // without the key
-	Auth  Auth       // how the key is to be sent
+	Auth  []Auth     // how the keys are to be sent
+
+	Body        []byte // of a POST; nil for a GET
+	ContentType string // of the body
 
 	values map[string]string // parameters by name, defaults included; nil for get
 	get    *getCall          // what get was asked for; nil for any other operation
@@ -72,16 +76,18 @@ func (p *API) Plan(operation string, params json.RawMessage) (*Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	call := &Call{Operation: op, Auth: p.Auth, values: values, Query: url.Values{}}
-	if op.Auth != nil {
-		call.Auth = *op.Auth
-	}
+	call := &Call{Operation: op, Auth: op.auths(&p.Spec), values: values, Query: url.Values{}}
 	for _, param := range op.Params {
-		if value, ok := values[param.Name]; ok && !op.inPath(param.Name) {
-			call.Query.Set(param.wire(), value)
+		if value, ok := values[param.Name]; ok && !op.inPath(param.Name) && param.At == "" {
+			call.Query[param.wire()] = param.sent(value)
 		}
 	}
 	call.Path = p.base.EscapedPath() + op.fill(values)
+	if op.Method == http.MethodPost {
+		if call.Body, call.ContentType, err = op.content(values); err != nil {
+			return nil, fmt.Errorf("body of %s: %w", op.Name, err)
+		}
+	}
 	p.finish(call)
 	return call, nil
 }
@@ -169,12 +175,16 @@ func climbs(text string) bool {
 func (p *API) finish(call *Call) {
 	for _, fixed := range []map[string]string{call.Operation.Query, p.Query} {
 		for name, value := range fixed {
-			if !call.Query.Has(name) {
+			if !call.Query.Has(name) && !SecretPattern.MatchString(value) { // a secret is sent and nowhere shown
 				call.Query.Set(name, value)
 			}
 		}
 	}
-	sum := sha256.Sum256([]byte(call.Target()))
+	target := []byte(call.Target())
+	if call.Body != nil {
+		target = append(append(target, '\n'), call.Body...)
+	}
+	sum := sha256.Sum256(target)
 	call.Key = p.Name + "." + call.Operation.Name + "." + hex.EncodeToString(sum[:])
 }
 

@@ -16,12 +16,14 @@ type Spec struct {
 	EnvPrefix string // FMP reads FMP_API_KEY, FMP_BASE_URL and so on
 	KeyEnv    string // variable that holds the key; "" means <EnvPrefix>_API_KEY
 
-	Auth      Auth
+	Auth      []Auth            // all of them are sent
+	Secrets   map[string]string // further secrets: the variables that hold them, by the names they have in ${name}
 	KeyParams []string          // every query parameter the API takes a key in: get refuses them, in any case
-	Query     map[string]string // sent with every call unless the call says otherwise
-	Header    map[string]string // sent with every call
+	Query     map[string]string // sent with every call unless the call says otherwise; ${name} is a secret
+	Header    map[string]string // sent with every call; ${name} is a secret
 
 	Limits        ledger.Limits   // windows of calls; none means unlimited
+	RateHeaders   *RateHeaders    // where the API tells its own count; nil: where most do
 	Tier          string          // which of Tiers is in force; "" when there are none
 	Tiers         map[string]Tier // plans of the API that differ in more than numbers
 	BytesPerMonth int64           // bytes on the wire in a UTC month; 0 means no budget
@@ -43,22 +45,11 @@ type Spec struct {
 	Notice     string   // a notice that the API's terms want shown
 }
 
-// AuthKind is how an API wants its key.
-type AuthKind string
-
-// The ways to send a key.
-const (
-	AuthNone   AuthKind = "none"   // no key: the provider is always configured
-	AuthQuery  AuthKind = "query"  // as query parameter Auth.Name
-	AuthHeader AuthKind = "header" // as header Auth.Name
-	AuthBearer AuthKind = "bearer" // as Authorization: Bearer KEY
-)
-
-// Auth says how the key is sent. Prefer a header where the API has one: a key
-// in a URL ends in logs that are not ours.
-type Auth struct {
-	Kind AuthKind
-	Name string // of the query parameter or header
+// RateHeaders are the headers in which an API tells its own count.
+type RateHeaders struct {
+	Off                     bool          // it tells nothing that is to be believed
+	Limit, Remaining, Reset string        // names; an empty one is the usual one
+	Window                  time.Duration // the window they are about; 0: the one whose calls are the limit told
 }
 
 // Tier is a plan of an API that adds limits or forbids uses.
@@ -75,6 +66,12 @@ const (
 	FormatJSON Format = "json" // one JSON object or array; the default
 	FormatCSV  Format = "csv"  // a table, at least a header line
 	FormatAny  Format = "any"  // what the Content-Type says; never HTML or nothing
+
+	FormatValue  Format = "value"  // any JSON value, a number or a text as well
+	FormatText   Format = "text"   // text in UTF-8
+	FormatNDJSON Format = "ndjson" // a JSON value a line
+	FormatImage  Format = "image"  // an image by its first bytes, or by its type
+	FormatBinary Format = "binary" // any bytes but a page
 )
 
 // Operation is one thing that can be asked of an API.
@@ -82,12 +79,23 @@ type Operation struct {
 	Name string
 	Path string // template below the base URL: /quote/{symbol}; parameters not named in it go into the query
 
+	// Method is GET, or POST for a read that needs a body: then ReadsOnly says
+	// that asking twice changes nothing.
+	Method    string
+	ReadsOnly bool
+	Body      BodyKind // of a POST
+	Template  string   // of a POST: the JSON that parameters are placed in; "" is {}
+
+	Header  map[string]string // sent with every call of this operation; ${name} is a secret
+	Timeout time.Duration     // of a call, if another than the provider's
+	Columns []string          // of a csv: names that the header row must have
+
 	Query     map[string]string // sent with every call of this operation
 	Params    []Param
 	AnyOf     []string   // at least one of these parameters must be given
 	Exclusive [][]string // of the parameters in each list at most one may be given
 
-	Auth   *Auth    // if another than the provider's
+	Auth   []Auth   // if another than the provider's
 	Rights []string // what the agent must hold
 	Format Format   // "" means FormatJSON
 
@@ -99,6 +107,15 @@ type Operation struct {
 	Paging *Paging // nil when there is one page
 }
 
+// BodyKind is how a POST's body is written.
+type BodyKind string
+
+// The kinds of bodies.
+const (
+	BodyJSON BodyKind = "json"
+	BodyForm BodyKind = "form"
+)
+
 // ParamType is the type of a parameter.
 type ParamType string
 
@@ -106,8 +123,8 @@ type ParamType string
 // a command line need not know types.
 const (
 	TypeString   ParamType = "string"     // Pattern, Max characters (512 if 0)
-	TypeInt      ParamType = "int"        // Min to Max (no upper bound if 0)
-	TypeNumber   ParamType = "number"     // a decimal number, its text is kept
+	TypeInt      ParamType = "int"        // Min, which may be negative, to Max (no upper bound if 0)
+	TypeNumber   ParamType = "number"     // a decimal number from Low to High, its text is kept
 	TypeBool     ParamType = "bool"       // true or false
 	TypeEnum     ParamType = "enum"       // one of Enum
 	TypeDate     ParamType = "date"       // YYYY-MM-DD
@@ -125,8 +142,14 @@ type Param struct {
 	Default  string // sent when the request gives none
 	Pattern  string // RE2, matched against the whole value
 	Min, Max int64  // see the types
-	Enum     []string
-	Expected string // what is expected, in words, where the type does not say it
+	Low      string // lower bound of a number, as a decimal number; "" is none
+	High     string // upper bound; "0" also bounds an int
+	At       string // JSON pointer of its place in a POST's body; "" is the query or the path
+
+	Separator string // between the items of a csv, if another than a comma
+	Repeat    bool   // a csv is sent as one query parameter an item
+	Enum      []string
+	Expected  string // what is expected, in words, where the type does not say it
 }
 
 // PagingKind is how an API hands out pages.
@@ -137,6 +160,8 @@ const (
 	PageNumber PagingKind = "page"     // Param counts pages from First
 	PageOffset PagingKind = "offset"   // Param counts items from 0
 	PageNext   PagingKind = "next_url" // the body has the next page's URL at Next
+	PageLink   PagingKind = "link"     // the header Link has it, with rel="next"
+	PageToken  PagingKind = "token"    // the body has a value at Next that is sent back as Param
 )
 
 // Paging tells how the next page of an answer is asked for.
@@ -156,7 +181,7 @@ type Paging struct {
 type GetPath struct {
 	Prefix   string // "/stable/"
 	FromRoot bool   // the path starts at the host's root, not below the base URL's path
-	Auth     *Auth  // if another than the provider's
+	Auth     []Auth // if another than the provider's
 }
 
 // Rule recognises one kind of answer by status and body. All parts that are
@@ -167,6 +192,7 @@ type Rule struct {
 	// The empty pointer is the body itself as text (its first 4 KiB). Without
 	// Equals, Prefix or Contains the rule asks only whether one exists.
 	At       []string
+	Header   map[string]string // headers that must be there, and be this, or have it among their words; "" asks only whether there is one
 	Equals   []string
 	Prefix   []string
 	Contains []string

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/ledger"
 )
 
 // The names of what a sheet has.
@@ -53,7 +54,8 @@ func (s *Spec) check(c check) {
 	if s.KeyEnv != "" && !prefixPattern.MatchString(s.KeyEnv) {
 		c.at("key_env").wrong("%q: expected a variable's name, such as TIDES_TOKEN", s.KeyEnv)
 	}
-	s.Auth.check(c.at("auth"))
+	checkAuths(c.at("auth"), s.Auth)
+	s.checkSecrets(c)
 	for i, name := range s.KeyParams {
 		if name == "" {
 			c.at("key_params").item(i).wrong("expected the name of a query parameter")
@@ -61,6 +63,9 @@ func (s *Spec) check(c check) {
 	}
 	checkQuery(c.at("query"), s.Query)
 	checkHeaders(c.at("headers"), s.Header, s.Auth)
+	if s.RateHeaders != nil {
+		s.RateHeaders.check(c.at("rate_headers"), s)
+	}
 	s.checkLimits(c)
 	if s.Timeout <= 0 || s.Timeout > time.Hour {
 		c.at("timeout").wrong("expected more than nothing and at most 1h")
@@ -119,6 +124,46 @@ func checkNames(c check, names []string) {
 	}
 }
 
+// checkSecrets notes secrets that no variable holds, and texts that name none.
+func (s *Spec) checkSecrets(c check) {
+	for name, variable := range s.Secrets {
+		if !NamePattern.MatchString(name) {
+			c.at("secrets").at(name).wrong("%q: expected %s", name, ExpectedName)
+		}
+		if !prefixPattern.MatchString(variable) {
+			c.at("secrets").at(name).wrong("%q: expected a variable's name, such as TIDES_SECRET", variable)
+		}
+	}
+	s.checkSecretsOf(c.at("query"), s.Query)
+	s.checkSecretsOf(c.at("headers"), s.Header)
+}
+
+func (s *Spec) checkSecretsOf(c check, texts map[string]string) {
+	for name, text := range texts {
+		for _, found := range SecretPattern.FindAllStringSubmatch(text, -1) {
+			if s.Secrets[found[1]] == "" {
+				c.at(name).wrong("%s: expected one of secrets: %s", found[0], strings.Join(slices.Sorted(maps.Keys(s.Secrets)), ", "))
+			}
+		}
+	}
+}
+
+// SecretPattern is how a text names a secret.
+var SecretPattern = regexp.MustCompile(`\$\{([^{}]*)\}`)
+
+func (r *RateHeaders) check(c check, s *Spec) {
+	for field, name := range map[string]string{"limit": r.Limit, "remaining": r.Remaining, "reset": r.Reset} {
+		if name != "" && !tokenPattern.MatchString(name) {
+			c.at(field).wrong("%q: expected the name of a header: letters, digits and -", name)
+		}
+	}
+	known := slices.Concat(s.Limits, s.Tiers[s.Tier].Limits)
+	if r.Window != 0 && !slices.ContainsFunc(known, func(w ledger.Window) bool { return w.Per == r.Window }) {
+		c.at("window").wrong("%v: expected the length of one of limits", r.Window)
+	}
+	c.only("window", r.Off && (r.Window != 0 || r.Limit+r.Remaining+r.Reset != ""), "headers that are believed")
+}
+
 func checkQuery(c check, query map[string]string) {
 	if _, ok := query[""]; ok {
 		c.wrong("expected every parameter to have a name")
@@ -127,7 +172,7 @@ func checkQuery(c check, query map[string]string) {
 
 // checkHeaders notes headers that HTTP does not know, that are not the
 // sheet's to set, or that the key needs.
-func checkHeaders(c check, headers map[string]string, auth Auth) {
+func checkHeaders(c check, headers map[string]string, auths []Auth) {
 	seen := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(headers)) {
 		canonical := http.CanonicalHeaderKey(name)
@@ -136,7 +181,7 @@ func checkHeaders(c check, headers map[string]string, auth Auth) {
 			c.at(name).wrong("expected the name of a header: letters, digits and -")
 		case slices.Contains(ourHeaders, canonical):
 			c.at(name).wrong("%s is set by every call itself", canonical)
-		case auth.header() == canonical:
+		case slices.ContainsFunc(auths, func(a Auth) bool { return a.header() == canonical }):
 			c.at(name).wrong("%s carries the key (auth)", canonical)
 		case seen[canonical] != "":
 			c.at(name).wrong("%s is here twice", canonical)
@@ -147,48 +192,12 @@ func checkHeaders(c check, headers map[string]string, auth Auth) {
 	}
 }
 
-func (a Auth) check(c check) {
-	switch a.Kind {
-	case AuthNone, AuthBearer:
-		return
-	case AuthQuery:
-		if a.Name != "" {
-			return
-		}
-	case AuthHeader:
-		switch {
-		case a.Name == "":
-		case !tokenPattern.MatchString(a.Name):
-			c.wrong("header %q: expected the name of a header: letters, digits and -", a.Name)
-			return
-		case slices.Contains(ourHeaders, http.CanonicalHeaderKey(a.Name)):
-			c.wrong("header %s: it is set by every call itself", a.Name)
-			return
-		default:
-			return
-		}
-	}
-	c.wrong("expected none, bearer, {query: NAME} or {header: NAME}")
-}
-
-// header is the header that carries the key, "" if none does.
-func (a Auth) header() string {
-	switch a.Kind {
-	case AuthHeader:
-		return http.CanonicalHeaderKey(a.Name)
-	case AuthBearer:
-		return "Authorization"
-	case AuthNone, AuthQuery:
-	}
-	return ""
-}
-
 func (g *GetPath) check(c check) {
 	if !strings.HasPrefix(g.Prefix, "/") {
 		c.at("prefix").wrong("expected a path such as /v2/, got %q", g.Prefix)
 	}
 	if g.Auth != nil {
-		g.Auth.check(c.at("auth"))
+		checkAuths(c.at("auth"), g.Auth)
 	}
 }
 
@@ -227,8 +236,13 @@ func (r *Rule) checkMatch(c check) {
 	switch {
 	case len(r.At) == 0 && len(r.Equals)+len(r.Prefix)+len(r.Contains) > 0:
 		c.wrong("equals, prefix and contains: expected with at, which says where to look")
-	case len(r.At) == 0 && len(r.Status) == 0:
-		c.wrong("expected at least status or at")
+	case len(r.At) == 0 && len(r.Status) == 0 && len(r.Header) == 0:
+		c.wrong("expected at least status, at or header")
+	}
+	for name := range r.Header {
+		if !tokenPattern.MatchString(name) {
+			c.at("header").at(name).wrong("expected the name of a header: letters, digits and -")
+		}
 	}
 	for _, pointer := range r.At {
 		if pointer != "" && !isPointer(pointer) {

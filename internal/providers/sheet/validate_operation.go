@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -26,7 +27,8 @@ func (op *Operation) check(c check, of *Spec) {
 		if slices.ContainsFunc(op.Params[:i], func(other Param) bool { return other.Name == param.Name || other.wire() == param.wire() }) {
 			c.at("params").at(param.Name).wrong("another parameter has its name, or is sent under it")
 		}
-		if !op.inPath(param.Name) && of.Auth.Kind == AuthQuery && strings.EqualFold(param.wire(), of.Auth.Name) {
+		carries := func(a Auth) bool { return strings.EqualFold(param.wire(), a.query()) }
+		if !op.inPath(param.Name) && param.At == "" && slices.ContainsFunc(op.auths(of), carries) {
 			c.at("params").at(param.Name).wrong("it is sent as %s, which carries the key (auth)", param.wire())
 		}
 	}
@@ -38,9 +40,17 @@ func (op *Operation) check(c check, of *Spec) {
 		}
 	}
 	if op.Auth != nil {
-		op.Auth.check(c.at("auth"))
-		checkHeaders(c.at("auth"), of.Header, *op.Auth)
+		checkAuths(c.at("auth"), op.Auth)
+		checkHeaders(c.at("auth"), of.Header, op.Auth)
 	}
+	checkHeaders(c.at("headers"), op.Header, op.auths(of))
+	of.checkSecretsOf(c.at("headers"), op.Header)
+	of.checkSecretsOf(c.at("query"), op.Query)
+	op.checkBody(c)
+	if op.Timeout < 0 || op.Timeout > time.Hour {
+		c.at("timeout").wrong("expected more than nothing and at most 1h")
+	}
+	c.only("columns", op.Format != FormatCSV && len(op.Columns) > 0, "format csv")
 	checkNames(c.at("rights"), op.Rights)
 	if op.Format != "" && !slices.Contains(Formats, op.Format) {
 		c.at("format").wrong("%q: expected one of %s", op.Format, Join(Formats))
@@ -73,6 +83,14 @@ func (op *Operation) checkPath(c check) {
 	}
 }
 
+// auths are the keys that the operation sends.
+func (op *Operation) auths(of *Spec) []Auth {
+	if op.Auth != nil {
+		return op.Auth
+	}
+	return of.Auth
+}
+
 // Param is the parameter of that name, nil if there is none.
 func (op *Operation) Param(name string) *Param {
 	for i := range op.Params {
@@ -92,8 +110,9 @@ var ParamTypes = []ParamType{TypeString, TypeInt, TypeNumber, TypeBool, TypeEnum
 // used are the types that use a field of a parameter; what a type does not
 // use would be ignored without a word.
 var used = map[string][]ParamType{
-	"min": {TypeInt}, "max": {TypeInt, TypeString, TypeCSV},
+	"min": {TypeInt, TypeNumber}, "max": {TypeInt, TypeNumber, TypeString, TypeCSV},
 	"enum": {TypeEnum, TypeString, TypeCSV}, "pattern": {TypeString, TypeCSV},
+	"separator": {TypeCSV}, "repeat": {TypeCSV},
 }
 
 func (p *Param) check(c check) {
@@ -107,7 +126,7 @@ func (p *Param) check(c check) {
 	for _, field := range []struct {
 		name  string
 		given bool
-	}{{"min", p.Min != 0}, {"max", p.Max != 0}, {"enum", len(p.Enum) > 0}, {"pattern", p.Pattern != ""}} {
+	}{{"min", p.Min != 0 || p.Low != ""}, {"max", p.Max != 0 || p.High != ""}, {"enum", len(p.Enum) > 0}, {"pattern", p.Pattern != ""}, {"separator", p.Separator != ""}, {"repeat", p.Repeat}} {
 		c.only(field.name, field.given && !slices.Contains(used[field.name], p.Type), "type "+strings.Join(strings.Split(Join(used[field.name]), ", "), " or "))
 	}
 	if p.Type == TypeEnum && len(p.Enum) == 0 {
@@ -116,9 +135,7 @@ func (p *Param) check(c check) {
 	if slices.Contains(p.Enum, "") {
 		c.at("enum").wrong("expected no empty value: an empty text is never sent")
 	}
-	if p.Max < 0 || p.Min < 0 || p.Max != 0 && p.Max < p.Min {
-		c.wrong("expected min and max from 0, and max not below min")
-	}
+	p.checkBounds(c)
 	c.only("default", p.Required && p.Default != "", "a parameter that is not required")
 	pattern, err := p.compile()
 	if err != nil {
@@ -131,6 +148,26 @@ func (p *Param) check(c check) {
 	}
 }
 
+func (p *Param) checkBounds(c check) {
+	if p.Type != TypeInt && (p.Max < 0 || p.Min < 0) {
+		c.wrong("expected min and max from 0")
+	}
+	if p.Max != 0 && p.Max < p.Min {
+		c.wrong("expected max not below min")
+	}
+	for field, bound := range map[string]string{"min": p.Low, "max": p.High} {
+		if bound != "" && !numberPattern.MatchString(bound) {
+			c.at(field).wrong("%q: expected a decimal number", bound)
+		}
+	}
+	if p.Low != "" && p.High != "" && decimal(p.High) < decimal(p.Low) {
+		c.wrong("expected max not below min")
+	}
+	if p.Separator != "" && p.Repeat {
+		c.wrong("expected separator or repeat, not both")
+	}
+}
+
 // compile is the pattern as it must match: the whole value.
 func (p *Param) compile() (*regexp.Regexp, error) {
 	if p.Pattern == "" {
@@ -140,7 +177,7 @@ func (p *Param) compile() (*regexp.Regexp, error) {
 }
 
 // PagingKinds are all kinds of paging.
-var PagingKinds = []PagingKind{PageNumber, PageOffset, PageNext}
+var PagingKinds = []PagingKind{PageNumber, PageOffset, PageNext, PageLink, PageToken}
 
 // check checks paging of an operation, or of get, which has no parameters but
 // takes any.
@@ -149,10 +186,10 @@ func (p *Paging) check(c check, op *Operation) {
 		c.at("kind").wrong("%q: expected one of %s", p.Kind, Join(PagingKinds))
 		return
 	}
-	counted := p.Kind != PageNext
+	counted := p.Kind == PageNumber || p.Kind == PageOffset
 	for _, field := range []struct{ name, param string }{{"param", p.Param}, {"size", p.Size}} {
 		switch {
-		case field.param == "" && field.name == "param" && (op != nil || counted):
+		case field.param == "" && field.name == "param" && p.Kind != PageLink && (op != nil || counted || p.Kind == PageToken):
 			c.at(field.name).wrong("expected the parameter that asks for a page")
 		case field.param != "" && op != nil && op.Param(field.param) == nil:
 			c.at(field.name).wrong("%q: expected the name of a parameter", field.param)
@@ -161,7 +198,7 @@ func (p *Paging) check(c check, op *Operation) {
 	switch {
 	case counted && p.Size == "" && p.Each < 1:
 		c.wrong("expected size (a parameter) or each (a number): the items of a page")
-	case !counted && !isPointer(p.Next):
+	case (p.Kind == PageNext || p.Kind == PageToken) && !isPointer(p.Next):
 		c.at("next").wrong("%q: expected a JSON pointer such as /next_url", p.Next)
 	}
 	for field, pointer := range map[string]string{"items": p.Items, "total": p.Total} {
@@ -172,7 +209,7 @@ func (p *Paging) check(c check, op *Operation) {
 	if p.Each < 0 || p.First < 0 {
 		c.wrong("expected each and first from 0")
 	}
-	c.only("next", counted && p.Next != "", "kind next_url")
+	c.only("next", (counted || p.Kind == PageLink) && p.Next != "", "kind next_url or token")
 	c.only("first", p.Kind != PageNumber && p.First != 0, "kind page")
 	c.only("size", !counted && p.Size != "", "kind page or offset")
 	c.only("each", !counted && p.Each != 0, "kind page or offset")
@@ -181,4 +218,4 @@ func (p *Paging) check(c check, op *Operation) {
 }
 
 // Formats are all formats.
-var Formats = []Format{FormatJSON, FormatCSV, FormatAny}
+var Formats = []Format{FormatJSON, FormatCSV, FormatAny, FormatValue, FormatText, FormatNDJSON, FormatImage, FormatBinary}

@@ -1,0 +1,16 @@
+package providers
+
+import (
+	"testing"
+
+	"fetchworker/internal/providers/call"
+	"fetchworker/internal/providers/sheet"
+)
+
+// CallOf makes one call of an API over a dialer, with any keys.
+func CallOf(t *testing.T, api *sheet.API, dial DialFunc, planned *Call) *Result {
+	t.Helper()
+	c := call.New(api, func(string) string { return "fuzz-key-0123" }, dial)
+	defer c.Close()
+	return c.Do(t.Context(), planned, Options{})
+}
