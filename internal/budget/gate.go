@@ -422,6 +422,9 @@ func (g *Gate) tick() {
 	now := g.clock.Read()
 	limits, _ := g.control.InForce(g.s.Limits, now.Time())
 	g.planner.Limit(limits)
+	if g.held && g.record.Suspect(now.Time()) {
+		g.circuit.post(func(r circuit.Record) circuit.Record { return r.Reconsidered(now.Time(), g.s.policy()) })
+	}
 	g.follow(now.Time())
 	g.pump(now)
 }

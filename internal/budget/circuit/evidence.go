@@ -42,9 +42,28 @@ func (r Record) Failed(c Call, o Outcome, now time.Time, p Policy) Record {
 	case len(failures) >= p.Failures:
 		r.openOperation(op, agentOf(failures), fmt.Sprintf("%d different calls failed in a row", len(failures)), now, p.Open)
 	}
-	if open := r.openSinceSuccess(); len(open) >= 2 && !r.Held() {
-		r.open(agentOfOpen(open), "", "two operations are open, and nothing has succeeded since the first of them opened", now, p.Open)
+	return r.Reconsidered(now, p)
+}
+
+// longEnough is for how long nothing may succeed until two open operations are
+// an outage. Two that happen to open between two successes are none, and what
+// is under way when they open has its say.
+const longEnough = time.Second
+
+// Suspect reports whether two operations are open and nothing of the provider
+// has succeeded since the first of them opened.
+func (r Record) Suspect(now time.Time) bool {
+	open := r.openSinceSuccess()
+	return !r.Held() && len(open) >= 2 && now.Sub(open[0].OpenedAt) >= longEnough
+}
+
+// Reconsidered opens the provider's circuit if it is suspect.
+func (r Record) Reconsidered(now time.Time, p Policy) Record {
+	if p.Failures <= 0 || !r.Suspect(now) {
+		return r
 	}
+	r = r.clone()
+	r.open(agentOfOpen(r.openSinceSuccess()), "", "two operations are open, and nothing has succeeded since the first of them opened", now.UTC(), p.Open)
 	return r
 }
 
@@ -108,37 +127,47 @@ func agentOf(row []Evidence) string {
 // outage says why the provider as a whole is to be left alone at once; no
 // reason means that it is not.
 func (r *Record) outage(p Policy) string {
-	var row []Evidence // since anything of the provider has succeeded
-	failing := 0       // operations
-	calls := map[kind]map[string]bool{kindUnreached: {}, kindUnauthorized: {}}
-	for _, o := range r.Operations {
-		before := len(row)
-		for _, e := range o.hard() {
-			if !e.At.After(r.LastSuccess) {
-				continue
-			}
-			row = append(row, e)
-			if calls[e.Kind] != nil {
-				calls[e.Kind][e.Call] = true
-			}
-		}
-		if len(row) > before {
-			failing++
-		}
+	row := r.sinceSuccess()
+	failing := map[string]bool{} // operations
+	of := map[kind]int{}         // calls
+	var all []Evidence
+	for _, f := range row {
+		failing[f.operation] = true
+		of[f.Kind]++
+		all = append(all, f.Evidence)
 	}
 	switch {
-	case len(calls[kindUnreached]) >= p.Failures:
-		return fmt.Sprintf("%d different calls in a row got no connection", len(calls[kindUnreached]))
-	case len(calls[kindUnauthorized]) >= p.Failures:
-		return fmt.Sprintf("the key was refused for %d different calls in a row", len(calls[kindUnauthorized]))
-	case failing >= max(p.Failures, 2) && agentOf(row) == "":
-		return fmt.Sprintf("calls of %d operations failed in a row, for more than one agent", failing)
+	case of[kindUnreached] >= p.Failures:
+		return fmt.Sprintf("%d different calls in a row got no connection", of[kindUnreached])
+	case of[kindUnauthorized] >= p.Failures:
+		return fmt.Sprintf("the key was refused for %d different calls in a row", of[kindUnauthorized])
+	case len(failing) >= max(p.Failures, 2) && agentOf(all) == "":
+		return fmt.Sprintf("calls of %d operations failed in a row, for more than one agent", len(failing))
 	}
 	return ""
 }
 
-// openSinceSuccess are the operations that opened since anything of the
+// failure is evidence with the operation that it is about.
+type failure struct {
+	Evidence
+	operation string
+}
+
+// sinceSuccess are the different calls that failed since anything of the
 // provider has succeeded.
+func (r *Record) sinceSuccess() (row []failure) {
+	for _, o := range r.Operations {
+		for _, e := range o.hard() {
+			if e.At.After(r.LastSuccess) {
+				row = append(row, failure{e, o.Name})
+			}
+		}
+	}
+	return row
+}
+
+// openSinceSuccess are the operations that opened since anything of the
+// provider has succeeded, the first of them first.
 func (r *Record) openSinceSuccess() []Operation {
 	return slices.DeleteFunc(r.OpenOperations(), func(o Operation) bool { return !o.OpenedAt.After(r.LastSuccess) })
 }

@@ -30,10 +30,16 @@ var outcomes = map[string]Outcome{"ok": Success, "500": Failure, "refused": Unre
 // play plays calls in order, a second apart: "alice quote A 500".
 func play(t *testing.T, r Record, story ...string) Record {
 	t.Helper()
+	began := start
+	for _, at := range []time.Time{r.LastFailure, r.LastSuccess} { // it goes on
+		if at.After(began) {
+			began = at
+		}
+	}
 	for i, line := range story {
 		words := strings.Fields(line)
 		c, o := call(t, strings.Join(words[:3], " ")), outcomes[words[3]]
-		now := start.Add(time.Duration(i+1) * time.Second)
+		now := began.Add(time.Duration(i+1) * time.Second)
 		if o == Success {
 			r = r.Succeeded(c, now)
 			continue
@@ -113,6 +119,29 @@ func TestWhatEvidenceOpens(t *testing.T) {
 				t.Errorf("open: %q, want %q", got, c.open)
 			}
 		})
+	}
+}
+
+// TestTwoThatOpenTogether are no outage until nothing has succeeded for a
+// while: what is under way has its say.
+func TestTwoThatOpenTogether(t *testing.T) {
+	r, now := Record{}, start
+	for _, key := range []string{"A", "B", "C"} {
+		r = r.Failed(call(t, "alice quote "+key), Failure, now, policy)
+		r = r.Failed(call(t, "bob profile "+key), Failure, now, policy)
+	}
+	if got := open(r.Reconsidered(now.Add(longEnough-1), policy)); !slices.Equal(got, []string{"quote for alice", "profile for bob"}) {
+		t.Errorf("at once: %q", got)
+	}
+	if got := open(r.Reconsidered(now.Add(longEnough), policy)); len(got) != 3 || got[0] != "provider" {
+		t.Errorf("after a while: %q", got)
+	}
+	r = r.Succeeded(call(t, "carol chart A"), now.Add(longEnough/2))
+	if got := open(r.Reconsidered(now.Add(time.Hour), policy)); len(got) != 2 {
+		t.Errorf("after a success: %q", got)
+	}
+	if r.Suspect(now.Add(time.Hour)) || r.Reconsidered(now.Add(time.Hour), Policy{}).Held() {
+		t.Error("suspect after a success, or without circuits")
 	}
 }
 
