@@ -135,16 +135,16 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	if embedded != nil {
 		registry.MustRegister(serverWarnings(embedded))
 	}
-	clock, err := store.StartClock(ctx, js)
+	mirror, err := store.NewMirror(ctx, js, kv, nil)
 	if err != nil {
-		return fmt.Errorf("the server's clock: %w", err)
+		return fmt.Errorf("watch %s: %w", fetchworker.BucketProviders, err)
 	}
-	closing.Push("clock", func() error { clock.Close(); return nil })
+	closing.Push("mirror", func() error { mirror.Close(); return nil })
 	var serving []fetch.Served
 	for _, p := range set.Configured() {
 		served, err := serveProvider(ctx, js, kv, p, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
-			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.LongestTimeout(), Clock: clock,
+			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.LongestTimeout(), Mirror: mirror,
 		}, events.see, logger)
 		if err != nil {
 			return fmt.Errorf("provider %s: %w", p.Name, err)
@@ -154,10 +154,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	}
 	logStart(logger, config, set, embedded)
 
-	board, err := fleet.Watch(ctx, js, kv)
-	if err != nil {
-		return fmt.Errorf("watch %s: %w", fetchworker.BucketProviders, err)
-	}
+	board := fleet.Follow(mirror)
 	closing.Push("board", func() error { board.Close(); return nil })
 	cancels, guard, err := watchCancels(ctx, js, kv, name, &closing)
 	if err != nil {

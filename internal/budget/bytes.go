@@ -52,6 +52,7 @@ func (g *Gate) newMeter(js jetstream.JetStream, kv jetstream.KeyValue) *meter.Me
 func (g *Gate) AddBytes(n int64) { g.bytes.Add(n) }
 
 // Used is the fleet's bytes of this month and the month's limit (0: none). What
-// others counted is in it after about a second, after some five if nobody
-// here has asked for a while.
+// others counted is in it after about a second. Whoever asks first after a
+// while is told what was known then. Without a limit it is what this worker
+// knows: nobody looks.
 func (g *Gate) Used() (used, limit int64) { return g.bytes.Used() }

@@ -32,8 +32,9 @@ type Settings struct {
 	CircuitOpen     time.Duration // how long until the probe; default 60 s
 	CallTimeout     time.Duration // the longest a call takes: a probe's lease outlives it; default 30 s
 
-	Clock *store.Clock // of the server; nil: the gate has its own
-	Rand  *rand.Rand   // for jitter; nil: seeded by the runtime
+	Mirror *store.Mirror // of the bucket, shared by all of a process; nil: the gate has its own
+	Clock  *store.Clock  // of the server, for a gate with a mirror of its own; nil: that has one, too
+	Rand   *rand.Rand    // for jitter; nil: seeded by the runtime
 }
 
 func (s Settings) withDefaults() Settings {
@@ -62,19 +63,21 @@ func (s Settings) lease() time.Duration { return s.CallTimeout + 5*time.Second }
 // Gate says whether a provider may be called now, and if not, when. It is
 // safe for concurrent use.
 type Gate struct {
-	s     Settings
-	clock *store.Clock
-	ours  bool       // the clock is: Close closes it
-	cell  store.Cell // of the permits
+	s      Settings
+	mirror *store.Mirror
+	clock  *store.Clock
+	ours   bool       // the mirror is: Close closes it
+	cell   store.Cell // of the permits
 
 	circuit *circuitSync // of the circuit
 	bytes   *meter.Meter
 	events  *announcer
 
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
-	poke   chan struct{}     // the run loop should look again
-	writes chan *turns.Write // to whoever writes the register; the planner has at most one at a time
+	unfollow func() // the mirror
+	cancel   context.CancelFunc
+	tasks    sync.WaitGroup
+	poke     chan struct{}     // the run loop should look again
+	writes   chan *turns.Write // to whoever writes the register; the planner has at most one at a time
 
 	mu      sync.Mutex // guards all below; never held while waiting
 	planner *turns.Planner
@@ -101,18 +104,20 @@ type Gate struct {
 func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s Settings, on Observer) (*Gate, error) {
 	s = s.withDefaults()
 	g := &Gate{
-		s: s, clock: s.Clock, cell: store.At(kv, store.PermitsKey(s.Provider)),
+		s: s, mirror: s.Mirror, cell: store.At(kv, store.PermitsKey(s.Provider)),
 		poke: make(chan struct{}, 1), writes: make(chan *turns.Write, 1),
 		probing: map[string]*circuit.Part{}, alone: map[string]*turns.Waiter{},
 		planner: turns.NewPlanner(s.Worker, s.Limits, s.Concurrency, s.lease(), s.Rand),
 	}
-	if g.clock == nil {
-		clock, err := store.StartClock(ctx, js)
+	keys := []string{store.PermitsKey(s.Provider), store.CircuitKey(s.Provider), store.ControlKey(s.Provider)}
+	if g.mirror == nil {
+		mirror, err := store.NewMirror(ctx, js, kv, s.Clock, keys...)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("open the gate of %s: %w", s.Provider, err)
 		}
-		g.clock, g.ours = clock, true
+		g.mirror, g.ours = mirror, true
 	}
+	g.clock = g.mirror.Clock()
 	g.breaker = circuit.NewBreaker()
 	g.events = newAnnouncer(s, g.clock, on)
 	g.circuit = newCircuitSync(store.At(kv, store.CircuitKey(s.Provider)), s.Worker, g.circuitChanged, g.look)
@@ -120,23 +125,10 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	g.cancel = cancel
-	w := &store.Watch{
-		Conn: js.Conn(), KV: kv, See: g.see, Lost: g.disconnected,
-		Keys: []string{store.PermitsKey(s.Provider), store.CircuitKey(s.Provider), store.ControlKey(s.Provider)},
-	}
-	ready := make(chan struct{})
-	for _, task := range []func(context.Context){
-		func(ctx context.Context) { w.Run(ctx, ready) },
-		g.run, g.writeRegister, g.circuit.run, g.bytes.Run, g.events.run,
-	} {
+	for _, task := range []func(context.Context){g.run, g.writeRegister, g.circuit.run, g.bytes.Run, g.events.run} {
 		g.tasks.Go(func() { task(run) })
 	}
-	select {
-	case <-ready:
-	case <-ctx.Done():
-		g.Close()
-		return nil, fmt.Errorf("open the gate of %s: %w", s.Provider, context.Cause(ctx))
-	}
+	g.unfollow = g.mirror.Follow(&store.Follower{Keys: keys, See: g.see, Lost: g.disconnected})
 	return g, nil
 }
 
@@ -147,11 +139,12 @@ func (g *Gate) Close() {
 	g.shut = true
 	g.turnAway(func(*turns.Waiter) error { return ErrShut })
 	g.mu.Unlock()
+	g.unfollow()
 	g.cancel()
 	g.tasks.Wait()
 	g.events.flush()
 	if g.ours {
-		g.clock.Close()
+		g.mirror.Close()
 	}
 }
 
@@ -317,6 +310,7 @@ func (g *Gate) pump(now store.Reading) {
 		g.planner.Void()
 	}
 	if g.planner.Queued() > 0 {
+		g.clock.Need()
 		if err := g.refused(now); err != nil {
 			g.turnAway(func(*turns.Waiter) error { return err })
 		} else if g.held {

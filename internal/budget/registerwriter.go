@@ -100,6 +100,11 @@ func (g *Gate) reread(ctx context.Context) {
 		value, rev, err := store.Get(ctx, g.cell)
 		if err == nil {
 			g.mu.Lock()
+			if _, known := g.planner.Known(); rev < known {
+				// The watch told of a later one: the bucket was made anew, or set
+				// back. (Or a server that is behind answered; then it is told again.)
+				g.mirror.Reopen()
+			}
 			g.seePermits(value, rev)
 			g.pump(g.clock.Read())
 			g.mu.Unlock()

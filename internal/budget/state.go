@@ -39,7 +39,7 @@ type State struct {
 
 // State is a snapshot.
 func (g *Gate) State() State {
-	used, limit := g.Used()
+	used, limit := g.bytes.Seen()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	at := g.clock.Now()

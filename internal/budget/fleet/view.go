@@ -24,8 +24,8 @@ import (
 // View is a read-only view over all that the fleet shares, for those who
 // call no provider: the replayer, the status. It is safe for concurrent use.
 type View struct {
-	cancel context.CancelFunc
-	done   chan struct{}
+	leave  func()
+	close  func()
 	change chan struct{}
 
 	mu        sync.Mutex // guards all below
@@ -73,34 +73,31 @@ func (b beat) lives() bool { return time.Since(b.at) < presenceTTL+time.Second }
 // Watch opens a view and returns once it has seen everything. It watches
 // until Close.
 func Watch(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue) (*View, error) {
-	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	m, err := store.NewMirror(ctx, js, kv, nil)
+	if err != nil {
+		return nil, err
+	}
+	v := Follow(m)
+	v.close = m.Close
+	return v, nil
+}
+
+// Follow is Watch over a copy of the bucket that the process has already.
+func Follow(m *store.Mirror) *View {
 	v := &View{
-		cancel: cancel, done: make(chan struct{}), change: make(chan struct{}, 1),
+		change: make(chan struct{}, 1), close: func() {},
 		providers: map[string]*shared{}, workers: map[string]beat{}, lost: map[string]time.Time{},
 		since: time.Now(), told: map[string]bool{},
 	}
-	if stream, err := js.Stream(ctx, "KV_"+store.Bucket); err == nil {
-		v.ahead = time.Until(stream.CachedInfo().TimeStamp)
-	}
-	w := &store.Watch{Conn: js.Conn(), KV: kv, See: v.see, Lost: v.restart, All: v.whole}
-	ready := make(chan struct{})
-	go func() {
-		defer close(v.done)
-		w.Run(run, ready)
-	}()
-	select {
-	case <-ready:
-		return v, nil
-	case <-ctx.Done():
-		v.Close()
-		return nil, fmt.Errorf("watch %s: %w", store.Bucket, context.Cause(ctx))
-	}
+	v.ahead = time.Until(m.Clock().Now())
+	v.leave = m.Follow(&store.Follower{See: v.see, Lost: v.restart, All: v.whole})
+	return v
 }
 
 // Close stops watching and waits for it.
 func (v *View) Close() {
-	v.cancel()
-	<-v.done
+	v.leave()
+	v.close()
 }
 
 // Changed gets a value after something changed; several changes may be one.

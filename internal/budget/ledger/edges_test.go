@@ -234,3 +234,38 @@ func TestFarAway(t *testing.T) {
 		}
 	}
 }
+
+// TestMerge: a register that was set back to a copy of before has in it again
+// what somebody remembers.
+func TestMerge(t *testing.T) {
+	shapes := NewShapes(perMinuteAndDay)
+	order := Order{Class: Light, Want: 5, Patience: patient}
+	r, _, _ := New(1).Claim(shapes, start, order)
+	backup, now := r, start
+	for range 4 {
+		now = now.Add(5 * time.Second)
+		r, _, _ = r.Claim(shapes, now, order)
+	}
+	r.Throttled(now, "", time.Minute, 0, 0)
+	back, err := Decode(backup.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Second)
+	if !back.Merge(r, now) {
+		t.Error("nothing to remember")
+	}
+	if left := back.Left(shapes, now); left != 60-25 || back.Hold != r.Hold || back.Strikes != 1 {
+		t.Errorf("%d left, hold %v", left, back.Hold)
+	}
+	if back.Merge(r, now) || r.Merge(back, now) || r.Merge(backup, now) {
+		t.Error("there is always something to remember")
+	}
+	empty := New(1)
+	if !empty.Merge(r, now) || empty.Left(shapes, now) != 60-25 {
+		t.Errorf("%d left in an empty one", empty.Left(shapes, now))
+	}
+	if _, err := Decode(back.Encode()); err != nil {
+		t.Error(err)
+	}
+}

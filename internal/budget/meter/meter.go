@@ -13,7 +13,8 @@ import (
 const (
 	flushEach   = 100 * time.Millisecond
 	refreshEach = time.Second
-	idleRefresh = 5 * time.Second // while nobody asks
+	askedFor    = 25 * time.Second // how long somebody who asked may ask again
+	idleRefresh = time.Minute      // while nobody asks
 	// sureFor is how long the counter certainly knows an increment's id again.
 	// One whose outcome is still unknown then is given up: bytes counted must
 	// never exceed bytes seen.
@@ -53,7 +54,7 @@ type Meter struct {
 	worker  string
 	now     func() time.Time
 	tell    func(Passed)
-	poke    chan struct{} // there is something to flush
+	poke    chan struct{} // there is something to flush, or somebody asked
 
 	mu        sync.Mutex // guards all below
 	month     string     // what total counts
@@ -82,12 +83,30 @@ func (m *Meter) Add(n int64) {
 }
 
 // Used is the fleet's bytes of this month and the month's limit (0: none). What
-// others counted is in it after about a second, after some five if nobody
-// here has asked for a while.
+// others counted is in it after about a second. Whoever asks first after a
+// while is told what was known then, and the total is looked at at once. Without
+// a limit nobody looks.
 func (m *Meter) Used() (used, limit int64) {
+	if m.limit > 0 {
+		m.ask()
+	}
+	return m.Seen()
+}
+
+func (m *Meter) ask() {
+	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.asked = time.Now()
+	if now.Sub(m.asked) > askedFor {
+		wait.Signal(m.poke)
+	}
+	m.asked = now
+}
+
+// Seen is Used for those who only show it: it makes nobody look.
+func (m *Meter) Seen() (used, limit int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.month != Month(m.now()) {
 		return m.pending, m.limit
 	}
@@ -100,10 +119,15 @@ func (m *Meter) Run(ctx context.Context) {
 	// bytes.
 	refresh := time.NewTimer(0)
 	defer refresh.Stop()
+	if m.limit <= 0 {
+		refresh.Stop()
+	}
 	for {
 		select {
 		case <-m.poke:
-			if wait.For(ctx, flushEach) == nil {
+			if m.limit > 0 && m.unflushed() == 0 { // somebody asked
+				_ = m.refresh(context.WithoutCancel(ctx)) // the next one tells
+			} else if wait.For(ctx, flushEach) == nil {
 				m.flush(ctx, m.unflushed())
 			}
 			if m.unflushed() > 0 {
@@ -117,7 +141,9 @@ func (m *Meter) Run(ctx context.Context) {
 			}
 			return
 		}
-		refresh.Reset(m.pace())
+		if m.limit > 0 {
+			refresh.Reset(m.pace())
+		}
 	}
 }
 
@@ -125,7 +151,7 @@ func (m *Meter) Run(ctx context.Context) {
 func (m *Meter) pace() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if time.Since(m.asked) < 5*idleRefresh {
+	if time.Since(m.asked) < askedFor {
 		return refreshEach
 	}
 	return idleRefresh

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,8 +18,13 @@ import (
 const (
 	samples    = 5
 	SampleEach = 5 * time.Second
-	driftPPM   = 200                    // of two clocks, at most
-	wallJump   = 100 * time.Millisecond // wall and monotonic time part by more: the machine slept
+	idleEach   = 15 * time.Second // while nobody needs the time
+	idleAfter  = 30 * time.Second
+	retryEach  = 500 * time.Millisecond
+	// sampleTimeout is after how long a sample tells nothing any more.
+	sampleTimeout = 2 * time.Second
+	driftPPM      = 200                    // of two clocks, at most
+	wallJump      = 100 * time.Millisecond // wall and monotonic time part by more: the machine slept
 )
 
 // Clock estimates the time of the JetStream server, the one clock that a
@@ -33,6 +40,11 @@ type Clock struct {
 	wall  int64     // wall time at mono, to see a machine that slept
 	mono  time.Time //
 	wakes int       // how often the machine slept: everything known before is void
+
+	needed    time.Time // when somebody last needed the time
+	silent    bool      // the last sample had no answer
+	follower  int
+	followers map[int]func(state)
 }
 
 // Sample is one look at the server's clock.
@@ -75,18 +87,27 @@ func (e Estimate) Add(s Sample) Estimate {
 	return append(e, s)
 }
 
+// state is what a look at the server's clock tells of the bucket besides.
+type state struct {
+	made   time.Time // when the bucket was made
+	last   uint64    // its last revision
+	silent bool      // the server had not answered for a while
+}
+
 // StartClock takes a first sample and keeps the estimate fresh until Close.
-// Gates of one process can share it.
+// All of a process share it.
 func StartClock(ctx context.Context, js jetstream.JetStream) (*Clock, error) {
 	stream, err := js.Stream(ctx, "KV_"+Bucket)
 	if err != nil {
 		return nil, fmt.Errorf("the server's time: %w", err)
 	}
-	c := NewClock(func(ctx context.Context) (time.Time, error) {
+	var c *Clock
+	c = NewClock(func(ctx context.Context) (time.Time, error) {
 		info, err := stream.Info(ctx)
 		if err != nil {
 			return time.Time{}, fmt.Errorf("the server's time: %w", err)
 		}
+		c.tell(state{made: info.Created, last: info.State.LastSeq})
 		return info.TimeStamp, nil
 	})
 	for range samples {
@@ -100,6 +121,8 @@ func StartClock(ctx context.Context, js jetstream.JetStream) (*Clock, error) {
 	return c, nil
 }
 
+// NewClock is a clock that asks probe for the server's time whenever Sample is
+// called.
 func NewClock(probe func(context.Context) (time.Time, error)) *Clock {
 	c := &Clock{probe: probe, poke: make(chan struct{}, 1)}
 	c.mono = time.Now()
@@ -124,23 +147,78 @@ func (c *Clock) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		timer.Reset(SampleEach)
 		// Without an answer the estimate grows older, and less sure of itself.
-		sampling, cancel := context.WithTimeout(ctx, SampleEach)
-		_ = c.Sample(sampling)
+		sampling, cancel := context.WithTimeout(ctx, sampleTimeout)
+		err := c.Sample(sampling)
 		cancel()
+		timer.Reset(c.pace(err))
 	}
 }
 
+// pace is when to take the next sample: seldom while nobody needs the time,
+// and soon if the server did not answer.
+func (c *Clock) pace(err error) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case err != nil:
+		return retryEach
+	case time.Since(c.needed) > idleAfter:
+		return idleEach
+	}
+	return SampleEach
+}
+
+// Need says that the time is needed: it is looked at more often for a while.
+func (c *Clock) Need() {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.Sub(c.needed) > idleAfter {
+		wait.Signal(c.poke)
+	}
+	c.needed = now
+}
+
+// follow tells see of the bucket with every sample.
+func (c *Clock) follow(see func(state)) (leave func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.follower++
+	id := c.follower
+	if c.followers == nil {
+		c.followers = map[int]func(state){}
+	}
+	c.followers[id] = see
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.followers, id)
+	}
+}
+
+func (c *Clock) tell(s state) {
+	c.mu.Lock()
+	s.silent = c.silent
+	c.silent = false
+	followers := slices.Collect(maps.Values(c.followers))
+	c.mu.Unlock()
+	for _, see := range followers {
+		see(s)
+	}
+}
+
+// Sample takes a look at the server's clock.
 func (c *Clock) Sample(ctx context.Context) error {
 	sent := time.Now()
 	server, err := c.probe(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if err != nil {
+		c.silent = ctx.Err() != nil // it did not say no
 		return err
 	}
 	rtt := time.Since(sent)
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.slept(time.Now())
 	c.est = c.est.Add(Sample{At: sent.Add(rtt / 2), Server: ledger.InstantOf(server), RTT: rtt})
 	return nil

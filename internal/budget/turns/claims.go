@@ -32,6 +32,7 @@ func (p *Planner) Plan(now ledger.Instant) (*Write, ledger.Instant) {
 	if !p.reg.Possible(now) {
 		p.Lost(p.rev, now)
 	}
+	p.remember(now)
 	o, ok := p.order(now)
 	p.waiting = p.waiting && ok
 	tidy, wake := p.tidy(now)

@@ -34,9 +34,10 @@ type Planner struct {
 	told    []ledger.Told   // foreign calls to be booked with the next write
 	due     due
 
-	reg *ledger.Register // the last one seen; nil while it must be read before the next claim
-	rev uint64
-	ops []func(*ledger.Register, ledger.Instant) // changes that are on their way into the register: holds and their ends
+	reg  *ledger.Register // the last one seen; nil while it must be read before the next claim
+	rev  uint64
+	kept *ledger.Register                         // what was known before it had to be read again; nil: nothing
+	ops  []func(*ledger.Register, ledger.Instant) // changes that are on their way into the register: holds and their ends
 
 	unsure    time.Duration // how wrong the time may be
 	writing   bool
@@ -253,8 +254,28 @@ func (p *Planner) obey(r *ledger.Register) {
 	}
 }
 
-// Forget makes the planner read the register again before it claims.
-func (p *Planner) Forget() { p.reg, p.rev = nil, 0 }
+// Forget makes the planner read the register again before it claims. What it
+// knew it keeps, in case that somebody has set the register back.
+func (p *Planner) Forget() {
+	if p.kept == nil {
+		p.kept = p.reg
+	}
+	p.reg, p.rev = nil, 0
+}
+
+// remember sees to it that a register which was set back has in it again what
+// this worker knew.
+func (p *Planner) remember(now ledger.Instant) {
+	kept := p.kept
+	if p.kept = nil; kept == nil || kept.Epoch != p.reg.Epoch || !kept.Possible(now) || !p.reg.Clone().Merge(kept, now) {
+		return
+	}
+	p.ops = append(p.ops, func(r *ledger.Register, now ledger.Instant) {
+		if r.Epoch == kept.Epoch {
+			r.Merge(kept, now)
+		}
+	})
+}
 
 // mostOps bounds the changes that wait while the register cannot be written.
 // There is one for each call that was under way, and none while nothing starts.
@@ -299,7 +320,7 @@ func (p *Planner) Left(now ledger.Instant) int {
 // counts as full takes its place, at revision rev.
 func (p *Planner) Lost(rev uint64, now ledger.Instant) {
 	p.Void()
-	p.Forget()
+	p.reg, p.rev, p.kept = nil, 0, nil
 	p.refunds, p.calls = p.refunds[:0], p.calls[:0] // of what is gone
 	p.Learn(ledger.Lost(p.rng.Int64(), p.shapes, now), rev)
 	p.Post(now, func(*ledger.Register, ledger.Instant) {})
