@@ -14,6 +14,7 @@ COPY . .
 ARG VERSION=dev
 ENV CGO_ENABLED=0
 RUN go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/worker ./cmd/replayer
+RUN mkdir -p /out/data
 
 FROM scratch AS base
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
@@ -28,5 +29,9 @@ CMD ["run"]
 
 FROM base AS worker
 COPY --from=build /out/worker /worker
+# For a worker without NATS_URL: docker run -v fetchworker:/data …
+COPY --from=build --chown=65532:65532 /out/data /data
+ENV FETCH_DATA_DIR=/data
+VOLUME /data
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["/worker", "health"]
 ENTRYPOINT ["/worker"]

@@ -49,9 +49,12 @@ type security struct {
 }
 
 type container struct {
-	Image    string   `yaml:"image"`
-	Security security `yaml:"securityContext"`
-	Env      []struct {
+	Image     string         `yaml:"image"`
+	Security  security       `yaml:"securityContext"`
+	Startup   map[string]any `yaml:"startupProbe"`
+	Liveness  map[string]any `yaml:"livenessProbe"`
+	Readiness map[string]any `yaml:"readinessProbe"`
+	Env       []struct {
 		Name string `yaml:"name"`
 		From struct {
 			Secret struct {
@@ -77,6 +80,9 @@ func TestTheKubernetesExampleFitsTogether(t *testing.T) {
 	secret := byKind["Secret"][0]
 	for _, o := range append(byKind["Deployment"], byKind["Job"]...) {
 		pod := o.Spec.Template.Spec
+		if probes := pod.Containers[0]; o.Kind == "Deployment" && (probes.Startup == nil || probes.Liveness == nil || probes.Readiness == nil) {
+			t.Errorf("%s has not all probes", o.Metadata.Name)
+		}
 		if !pod.Security.NonRoot || !pod.Containers[0].Security.ReadOnly {
 			t.Errorf("%s is not hardened", o.Metadata.Name)
 		}
@@ -130,10 +136,13 @@ func TestTheSystemdUnitsFitTogether(t *testing.T) {
 			t.Fatal(err)
 		}
 		text, base := string(content), filepath.Base(unit)
-		for _, want := range []string{"DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict", "SystemCallFilter=@system-service"} {
+		for _, want := range []string{"DynamicUser=yes", "StartLimitIntervalSec=0", "NoNewPrivileges=yes", "ProtectSystem=strict", "SystemCallFilter=@system-service"} {
 			if !strings.Contains(text, want+"\n") {
 				t.Errorf("%s has no %s", base, want)
 			}
+		}
+		if !strings.Contains(text, "\n#LoadCredential=") || !strings.Contains(text, "\n#Environment=NATS_CREDS=%d/") {
+			t.Errorf("%s does not say how its user reads credentials", base)
 		}
 		exec := regexp.MustCompile(`(?m)^ExecStart=/usr/local/bin/(\w+) ?(\w*)$`).FindStringSubmatch(text)
 		if exec == nil || !slices.Contains([]string{"worker", "worker apply", "replayer run"}, strings.TrimSpace(exec[1]+" "+exec[2])) {
