@@ -19,6 +19,7 @@ type circuitSync struct {
 	worker string
 	told   func(before, after circuit.Record, mine bool) // a change of state; holding no lock of the gate's
 	moved  func()                                        // the record changed: the gate should look
+	behind func()                                        // the watch told of later revisions than there are
 	poke   chan struct{}
 
 	mu    sync.Mutex     // guards all below
@@ -35,8 +36,8 @@ type circuitChange struct {
 	done  chan struct{} // closed when it is in the record, or changes nothing
 }
 
-func newCircuitSync(c store.Cell, worker string, told func(before, after circuit.Record, mine bool), moved func()) *circuitSync {
-	return &circuitSync{cell: c, worker: worker, told: told, moved: moved, poke: make(chan struct{}, 1), base: circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}}}
+func newCircuitSync(c store.Cell, worker string, told func(before, after circuit.Record, mine bool), moved, behind func()) *circuitSync {
+	return &circuitSync{cell: c, worker: worker, told: told, moved: moved, behind: behind, poke: make(chan struct{}, 1), base: circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}}}
 }
 
 // record is the record with our changes in it.
@@ -54,19 +55,31 @@ func (s *circuitSync) effective() circuit.Record {
 	return c
 }
 
-// post puts a change on its way.
-func (s *circuitSync) post(apply func(circuit.Record) circuit.Record) *circuitChange {
-	op := &circuitChange{apply: apply, done: make(chan struct{})}
+// mostChanges bounds what waits while the record cannot be written. What is
+// beyond it is what calls of long after the first failures came to.
+const mostChanges = 256
+
+// post puts a change on its way, unless too many are.
+func (s *circuitSync) post(apply func(circuit.Record) circuit.Record) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.ops) < mostChanges {
+		s.add(apply)
+	}
+}
+
+func (s *circuitSync) add(apply func(circuit.Record) circuit.Record) *circuitChange {
+	op := &circuitChange{apply: apply, done: make(chan struct{})}
 	s.ops = append(s.ops, op)
-	s.mu.Unlock()
 	wait.Signal(s.poke)
 	return op
 }
 
-// do is post, and waits until the change is stored.
+// do puts a change on its way, and waits until it is stored.
 func (s *circuitSync) do(ctx context.Context, apply func(circuit.Record) circuit.Record) error {
-	op := s.post(apply)
+	s.mu.Lock()
+	op := s.add(apply)
+	s.mu.Unlock()
 	select {
 	case <-op.done:
 		return nil
@@ -107,8 +120,17 @@ func (s *circuitSync) forget() {
 	s.rev = 0
 }
 
-// run stores changes until ctx ends.
+// run stores changes until ctx ends, and then those that are left, if that takes
+// no longer than a write may: a worker's last failure does not go with it.
 func (s *circuitSync) run(ctx context.Context) {
+	s.carry(ctx)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), store.WriteTimeout)
+	defer cancel()
+	for try := 0; try < lastWrites && last.Err() == nil && !s.store(last); try++ {
+	}
+}
+
+func (s *circuitSync) carry(ctx context.Context) {
 	for {
 		select {
 		case <-s.poke:
@@ -148,7 +170,8 @@ func (s *circuitSync) store(ctx context.Context) bool {
 	if err != nil { // cannot be: it is all strings and times
 		return true
 	}
-	next, err := store.Put(ctx, s.cell, value, rev)
+	// What has begun is not broken off: its outcome would be unknown.
+	next, err := store.Put(context.WithoutCancel(ctx), s.cell, value, rev)
 	if err == nil {
 		s.finish(ops, after, next)
 		s.told(before, after, true)
@@ -157,9 +180,13 @@ func (s *circuitSync) store(ctx context.Context) bool {
 	}
 	// Another was faster, or nobody knows. Read what there is now, and apply
 	// the changes to that.
+	known := rev
 	seen, rev, rerr := store.Get(ctx, s.cell)
 	if rerr != nil {
 		return false
+	}
+	if rev < known {
+		s.behind()
 	}
 	c, derr := circuit.Decode(seen)
 	if derr != nil {

@@ -242,3 +242,54 @@ func TestHoldsOfAServerThatIsAway(t *testing.T) {
 		}
 	})
 }
+
+// TestStopTellsTheLastFailure: the failure that a worker meets just before it
+// stops counts for the fleet.
+func TestStopTellsTheLastFailure(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		a, other := b.open("a", nil), b.open("b", nil)
+		b.call(other, circuit.Failure, "r1")
+		b.call(other, circuit.Failure, "r2")
+		b.begin(a, asks("r3")).Done(Report{Outcome: circuit.Failure, Remaining: -1})
+		a.Close()
+		settle()
+		b.refused(other, fetchworker.ReasonCircuitOpen)
+	})
+}
+
+// TestTwoCallsOfADay: three workers, two calls a day, and a provider that
+// refuses connections half of the time: both calls are made.
+func TestTwoCallsOfADay(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		var gates []*Gate
+		for _, name := range []string{"a", "b", "c"} {
+			gates = append(gates, b.open(name, func(s *Settings) {
+				s.Limits, s.CircuitFailures = ledger.Limits{{N: 2, Per: 24 * time.Hour}}, 0
+			}))
+		}
+		for day := range 3 {
+			made := 0
+			for try := 0; try < 60 && made < 2; try++ {
+				p, err := gates[try%3].Acquire(t.Context(), turns.Ask{Lane: turns.Lane(try % 2 * 2)})
+				if err != nil { // another has it still, for less than a second
+					time.Sleep(time.Second)
+					continue
+				}
+				if (try/2+day)%2 == 0 { // refused
+					p.Done(Report{Outcome: circuit.Failure, Remaining: -1})
+					continue
+				}
+				if err := p.Start(); err != nil {
+					t.Fatal(err)
+				}
+				p.Done(Report{Outcome: circuit.Success, Remaining: -1})
+				made++
+			}
+			if made != 2 {
+				t.Errorf("day %d: %d calls of 2", day, made)
+			}
+			b.refused(gates[day], fetchworker.ReasonQuota)
+			time.Sleep(25 * time.Hour)
+		}
+	})
+}

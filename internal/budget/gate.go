@@ -17,7 +17,6 @@ import (
 	"fetchworker/internal/budget/meter"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/budget/turns"
-	"fetchworker/internal/wait"
 )
 
 // Settings are what one worker knows of one provider.
@@ -120,7 +119,7 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 	g.clock = g.mirror.Clock()
 	g.breaker = circuit.NewBreaker()
 	g.events = newAnnouncer(s, g.clock, on)
-	g.circuit = newCircuitSync(store.At(kv, store.CircuitKey(s.Provider)), s.Worker, g.circuitChanged, g.look)
+	g.circuit = newCircuitSync(store.At(kv, store.CircuitKey(s.Provider)), s.Worker, g.circuitChanged, g.look, g.mirror.Reopen)
 	g.bytes = g.newMeter(js, kv)
 
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -363,62 +362,4 @@ func (g *Gate) hopeless(now ledger.Instant) func(*turns.Waiter) error {
 		}
 		return errs[c]
 	}
-}
-
-// wakeAt makes sure that the run loop looks at the earliest of some moments.
-func (g *Gate) wakeAt(at ...ledger.Instant) {
-	var next ledger.Instant
-	for _, t := range at {
-		if t > 0 && (next == 0 || t < next) {
-			next = t
-		}
-	}
-	if g.alarm != next {
-		g.alarm = next
-		wait.Signal(g.poke)
-	}
-}
-
-// run looks again when the alarm says so, and at least once a second: a
-// limit's end, a pause's end and a machine that slept come with no event.
-func (g *Gate) run(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C:
-			g.mu.Lock()
-			g.tick()
-			g.mu.Unlock()
-		case <-g.poke:
-		case <-ctx.Done():
-			return
-		}
-		g.mu.Lock()
-		d := time.Second
-		if now := g.clock.Read(); now.OK && g.alarm > 0 {
-			d = min(d, max(g.alarm.Sub(now.At), 0))
-		}
-		g.mu.Unlock()
-		timer.Reset(d)
-	}
-}
-
-// look goes on after something changed outside of the lock.
-func (g *Gate) look() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.tick()
-}
-
-// tick applies what time alone changes, and what has been learnt, and goes on.
-func (g *Gate) tick() {
-	now := g.clock.Read()
-	limits, _ := g.control.InForce(g.s.Limits, now.Time())
-	g.planner.Limit(limits)
-	if g.held && g.record.Suspect(now.Time()) {
-		g.circuit.post(func(r circuit.Record) circuit.Record { return r.Reconsidered(now.Time(), g.s.policy()) })
-	}
-	g.follow(now.Time())
-	g.pump(now)
 }

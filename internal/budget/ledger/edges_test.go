@@ -142,6 +142,18 @@ func TestForeignCallsFallOut(t *testing.T) {
 	}
 }
 
+// TestForeignCallsOfAWindow: a count is of the window that the provider names.
+func TestForeignCallsOfAWindow(t *testing.T) {
+	shapes := NewShapes(perMinuteAndDay)
+	r, _, _ := New(1).Claim(shapes, start, Order{Class: Light, Want: 10, Patience: patient})
+	if n := r.Foreign(shapes, Told{At: start, Per: time.Hour}, start); n != 0 {
+		t.Errorf("%d booked of a window that nobody keeps", n)
+	}
+	if n := r.Foreign(shapes, Told{At: start, Left: 40, Per: 24 * time.Hour, Reset: 10 * time.Second}, start); n != 50 {
+		t.Errorf("%d booked, want 50 of the day", n)
+	}
+}
+
 // TestImpossible: claims that a clock which was ahead has left are no register.
 func TestImpossible(t *testing.T) {
 	shapes := NewShapes(perMinuteAndDay)

@@ -19,13 +19,14 @@ type Told struct {
 }
 
 // Foreign books what a provider counts that we do not: it said that only
-// told.Left calls remain of the window that resets in told.Reset (the shortest,
-// if it did not say). They are booked so that they fall out of the window when
+// told.Left calls remain of the window of told.Per, or of the one that resets in
+// told.Reset (the shortest, if it did not say). A window that we do not keep is
+// none of ours. They are booked so that they fall out of the window when
 // the provider counts anew. This can only slow the fleet down.
 func (r *Register) Foreign(shapes []Shape, told Told, now Instant) (booked int) {
 	for i := range r.windows {
 		w := &r.windows[i]
-		if w.per < told.Reset && i < len(r.windows)-1 {
+		if told.Per > 0 && w.per != told.Per || told.Per == 0 && w.per < told.Reset && i < len(r.windows)-1 {
 			continue
 		}
 		s := shapeOf(shapes, w)
