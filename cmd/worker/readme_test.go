@@ -3,6 +3,7 @@ package main
 import (
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -84,4 +85,63 @@ func TestREADMELinksLeadSomewhere(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+}
+
+// What the documents name is there, and every document is found from the list.
+func TestTheDocumentsNameWhatIsThere(t *testing.T) {
+	const root = "../../"
+	path := regexp.MustCompile("`((?:cmd|internal|docs|deploy|nats|e2e|testdata|bench)/[A-Za-z0-9_/.-]+|[a-z_]+\\.go)`")
+	for _, name := range []string{"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/README.md", "docs/adr/0040-how-the-wire-changes.md"} {
+		text, err := os.ReadFile(root + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, found := range path.FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat(root + found[1]); err != nil && !besides(string(text), found[1]) {
+				t.Errorf("%s names %s, which is not there", name, found[1])
+			}
+		}
+		for _, link := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat(filepath.Join(root, filepath.Dir(name), link[1])); err != nil {
+				t.Errorf("%s links %s, which is not there", name, link[1])
+			}
+		}
+	}
+	list, err := os.ReadFile(root + "docs/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents, err := filepath.Glob(root + "docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, document := range documents {
+		if base := filepath.Base(document); base != "README.md" && !strings.Contains(string(list), "("+base+")") {
+			t.Errorf("docs/README.md does not list %s", base)
+		}
+	}
+	text, err := os.ReadFile(root + "README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages, err := filepath.Glob(root + "internal/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range packages {
+		if name := "internal/" + filepath.Base(dir); !strings.Contains(string(text), "\n    "+name+" ") {
+			t.Errorf("README.md does not say what %s is for", name)
+		}
+	}
+}
+
+// besides reports whether a bare file name continues a list in one folder, as
+// in "`sheet/spec.go` and `validate.go`".
+func besides(text, name string) bool {
+	for _, folder := range regexp.MustCompile("`((?:internal|cmd)/[a-z/]+/)").FindAllStringSubmatch(text, -1) {
+		if _, err := os.Stat("../../" + folder[1] + name); err == nil {
+			return true
+		}
+	}
+	return false
 }
