@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
@@ -104,6 +105,9 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		}
 		if _, err := as.Result(ctx, fetchworker.Identity{Provider: "fred", Operation: "series", ID: "q-1"}); !errors.Is(err, fetchworker.ErrNotPermitted) {
 			t.Errorf("as bob: %v", err)
+		}
+		if told, err := alice.Catalogue(ctx, "fred"); err != nil || !told.Configured || len(told.Operations) == 0 {
+			t.Errorf("%+v %v", told, err)
 		}
 		// The literal subject with a wildcard in it is hers to publish, and no order.
 		m, err := user(t, s, "alice").Request("fetch.cancel.*.alice", []byte(`{"all":true}`), 5*time.Second)
@@ -289,7 +293,10 @@ func serve(t *testing.T, s *server.Server, upstream *providertest.Server) {
 	desk := cancel.NewDesk(cancels, record.New(js, nil), set.Known, 72*time.Hour, zaptest.NewLogger(t))
 	leave, err := app.Announce(nc, app.Instance{
 		Service: "fetchworker", Version: "1.2.3", State: func() any { return nil },
-		Endpoints: []app.Endpoint{{Name: "cancel", Subject: cancel.Subject, Handle: desk.Handle}},
+		Endpoints: []app.Endpoint{{Name: "cancel", Subject: cancel.Subject, Handle: desk.Handle}, {Name: "catalog", Subject: "fetch.catalog.*", Handle: func(r micro.Request) {
+			told, _ := set.Tell("fred")
+			_ = r.RespondJSON(told)
+		}}},
 	})
 	if err != nil {
 		t.Fatal(err)

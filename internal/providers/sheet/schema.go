@@ -1,0 +1,94 @@
+package sheet
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// schema is the JSON Schema (2020-12) of an object, as far as it is used here.
+type schema struct {
+	Type        any                `json:"type,omitempty"`
+	Description string             `json:"description,omitempty"`
+	Properties  map[string]*schema `json:"properties,omitempty"`
+	Required    []string           `json:"required,omitempty"`
+	Additional  *bool              `json:"additionalProperties,omitempty"`
+	AnyOf       []*schema          `json:"anyOf,omitempty"`
+	Not         *schema            `json:"not,omitempty"`
+	AllOf       []*schema          `json:"allOf,omitempty"`
+	Items       *schema            `json:"items,omitempty"`
+	MaxItems    int64              `json:"maxItems,omitempty"`
+	Enum        []string           `json:"enum,omitempty"`
+	Pattern     string             `json:"pattern,omitempty"`
+	MaxLength   int64              `json:"maxLength,omitempty"`
+	Minimum     *int64             `json:"minimum,omitempty"`
+	Maximum     *int64             `json:"maximum,omitempty"`
+	Default     string             `json:"default,omitempty"`
+}
+
+// Schema is the JSON Schema of an operation's parameters. It takes what the
+// operation takes, and for a range that only the check knows a little more.
+func (o *Operation) Schema() json.RawMessage {
+	closed := false
+	s := &schema{Type: "object", Additional: &closed, Properties: map[string]*schema{}}
+	for i := range o.Params {
+		p := &o.Params[i]
+		s.Properties[p.Name] = p.schema()
+		if p.Required {
+			s.Required = append(s.Required, p.Name)
+		}
+	}
+	for _, name := range o.AnyOf {
+		s.AnyOf = append(s.AnyOf, &schema{Required: []string{name}})
+	}
+	for _, some := range o.Exclusive {
+		for i, one := range some {
+			for _, other := range some[i+1:] {
+				s.AllOf = append(s.AllOf, &schema{Not: &schema{Required: []string{one, other}}})
+			}
+		}
+	}
+	raw, _ := json.Marshal(s) // plain fields: cannot fail
+	return raw
+}
+
+func (p *Param) schema() *schema {
+	s := &schema{Description: p.expected(), Default: p.Default}
+	text := []string{"string"}
+	switch p.Type {
+	case TypeInt:
+		s.Type, s.Minimum = []string{"integer", "string"}, &p.Min
+		if p.Max != 0 {
+			s.Maximum = &p.Max
+		}
+	case TypeNumber:
+		s.Type = []string{"number", "string"}
+	case TypeBool:
+		s.Type = []string{"boolean", "string"}
+	case TypeDateOrMS:
+		s.Type = []string{"string", "integer"}
+	case TypeCSV:
+		item := &schema{Type: "string", Enum: p.Enum, Pattern: whole(p.Pattern)}
+		s.AnyOf = []*schema{{Type: "string"}, {Type: "array", Items: item, MaxItems: orDefault(p.Max, maxItems)}}
+	case TypeString:
+		s.Type, s.Enum, s.Pattern, s.MaxLength = text, p.Enum, whole(p.Pattern), orDefault(p.Max, maxParamLen)
+	case TypeEnum:
+		s.Type, s.Enum = text, p.Enum
+	case TypeDate, TypeTime:
+		s.Type = text
+	}
+	return s
+}
+
+// whole is a pattern matched against the whole value, where JSON Schema's
+// matches anywhere. RE2's flags at its beginning are Go's own.
+func whole(pattern string) string {
+	if pattern == "" || strings.HasPrefix(pattern, "(?") {
+		return ""
+	}
+	return "^(?:" + pattern + ")$"
+}
+
+// Names are an API's operations, sorted.
+func (s *Spec) Names() []string { return slices.Sorted(maps.Keys(s.Operations)) }
