@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -94,7 +95,7 @@ func TestTheBodyGoesToStdoutAndOneLineToStderr(t *testing.T) {
 	if err != nil || stdout != `[{"price": 191.31}]`+"\n" {
 		t.Errorf("%q, %v", stdout, err)
 	}
-	if stderr != "ok, 20 bytes, 12 ms\n" {
+	if told := regexp.MustCompile(`^asked as cli, id [A-Z0-9]{26}\nok, 20 bytes, 12 ms \(\d+ms in all\)\n$`); !told.MatchString(stderr) {
 		t.Errorf("status line %q", stderr)
 	}
 }
@@ -142,7 +143,7 @@ func TestAFailureIsToldAndLeavesStdoutAlone(t *testing.T) {
 		return fetchworker.Answer{Status: fetchworker.StatusFailed, Final: true, Problem: &p, HTTPStatus: 404, Calls: 1}
 	})
 	stdout, stderr, err := r.run("fmp", "quote", "symbol=NOPE")
-	if !errors.Is(err, errFailed) || errors.Is(err, errUsage) || stdout != "" || stderr != "failed, not_found: no such symbol\n" {
+	if !errors.Is(err, errFailed) || errors.Is(err, errUsage) || stdout != "" || !strings.HasSuffix(stderr, "\nfailed, not_found: no such symbol\n") || exitCode(err) != 1 {
 		t.Errorf("%q, %q, %v", stdout, stderr, err)
 	}
 	stdout, _, err = r.run("fmp", "quote", "symbol=NOPE", "--json")
@@ -186,8 +187,12 @@ func TestWithoutAFinalAnswerItSaysWhyAndHowToAskAgain(t *testing.T) {
 		return fetchworker.Answer{Status: fetchworker.StatusWaiting, Problem: &p}
 	})
 	stdout, _, err := r.run("fmp", "quote", "symbol=AAPL", "--timeout", "2s", "--id", "q-1")
-	if err == nil || errors.Is(err, errUsage) || stdout != "" || !strings.Contains(err.Error(), "waiting, circuit_open") || !strings.Contains(err.Error(), "--id q-1") {
+	if exitCode(err) != 3 || stdout != "" || !strings.Contains(err.Error(), "waiting, circuit_open") || !strings.Contains(err.Error(), "--id q-1") {
 		t.Errorf("%q, %v", stdout, err)
+	}
+	stdout, stderr, err := r.run("fmp", "quote", "symbol=AAPL", "--timeout", "1s", "--id", "q-1", "--json")
+	if exitCode(err) != 3 || !strings.Contains(stdout, `"status":"waiting"`) || !strings.Contains(stdout, `"id":"q-1"`) || !strings.Contains(stderr, "circuit_open") {
+		t.Errorf("%q, %q, %v", stdout, stderr, err)
 	}
 }
 
@@ -216,7 +221,7 @@ func TestMistakesOfUsage(t *testing.T) {
 	if stdout, _, err := r.run("--help"); err != nil || !strings.Contains(stdout, "Examples:") {
 		t.Errorf("help: %v\n%s", err, stdout)
 	}
-	if _, _, err := r.runAt("nats://127.0.0.1:1", "fmp", "quote"); err == nil || !strings.Contains(err.Error(), "NATS_URL") {
+	if _, _, err := r.runAt("nats://127.0.0.1:1", "fmp", "quote"); exitCode(err) != 4 || !strings.Contains(err.Error(), "NATS_URL") {
 		t.Errorf("no server: %v", err)
 	}
 }

@@ -16,7 +16,8 @@ func TestATerminalDoesNotObeyABody(t *testing.T) {
 	const body = "price\x1b]52;c;aGk=\x07\n"
 	a := fetchworker.Answer{Status: fetchworker.StatusOK, Final: true, Body: []byte(body)}
 	var piped bytes.Buffer
-	if err := show(a, false, &piped, io.Discard); err != nil || piped.String() != body {
+	c := &cli{address: address{getenv: func(string) string { return "" }}, out: &piped, errs: io.Discard}
+	if err := c.show(a, 0); err != nil || piped.String() != body {
 		t.Errorf("piped: %q, %v", piped.String(), err)
 	}
 	screen, tty, err := pty.Open()
@@ -24,7 +25,8 @@ func TestATerminalDoesNotObeyABody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = screen.Close() }()
-	if err := show(a, false, tty, io.Discard); err != nil {
+	c.out = tty
+	if err := c.show(a, 0); err != nil {
 		t.Fatal(err)
 	}
 	seen := make([]byte, 200)
@@ -32,5 +34,30 @@ func TestATerminalDoesNotObeyABody(t *testing.T) {
 	_ = tty.Close()
 	if want := `price\x1b]52;c;aGk=\x07` + "\r\n"; err != nil || string(seen[:n]) != want {
 		t.Errorf("on a terminal: %q, %v", seen[:n], err)
+	}
+}
+
+// JSON on a terminal is laid out and coloured, unless colours are unwanted;
+// through a pipe it is the provider's to the byte.
+func TestJSONOnATerminalIsLaidOut(t *testing.T) {
+	for name, c := range map[string]struct{ noColour, want string }{
+		"colours":    {"", "{\r\n  \x1b[34m\"a\"\x1b[0m: \x1b[32m\"x\\\"y\"\x1b[0m,\r\n  \x1b[34m\"b\"\x1b[0m: \x1b[33m-1.50\x1b[0m\r\n}\r\n"},
+		"no colours": {"1", "{\r\n  \"a\": \"x\\\"y\",\r\n  \"b\": -1.50\r\n}\r\n"},
+	} {
+		screen, tty, err := pty.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := &cli{address: address{getenv: func(string) string { return c.noColour }}, out: tty, errs: io.Discard}
+		a := fetchworker.Answer{Status: fetchworker.StatusOK, Final: true, Body: []byte(`{"a":"x\"y","b":-1.50}`)}
+		if err := run.show(a, 0); err != nil {
+			t.Fatal(err)
+		}
+		seen := make([]byte, 400)
+		n, err := screen.Read(seen)
+		_, _ = tty.Close(), screen.Close()
+		if err != nil || string(seen[:n]) != c.want {
+			t.Errorf("%s: %q, %v", name, seen[:n], err)
+		}
 	}
 }
