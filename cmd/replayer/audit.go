@@ -114,7 +114,7 @@ command was killed may tell of an act that was not done.`,
 }
 
 func actions() []string {
-	return []string{operate.ActReplay, operate.ActRequeue, operate.ActDiscard, operate.ActPause, operate.ActResume, operate.ActLimit, operate.ActRetire}
+	return []string{operate.ActReplay, operate.ActCancel, operate.ActRequeue, operate.ActDiscard, operate.ActPause, operate.ActResume, operate.ActLimit, operate.ActRetire}
 }
 
 func (c *cli) audit(ctx context.Context, l *link, f operate.ActFilter, limit int) error {

@@ -212,7 +212,7 @@ func (d *Desk) mark(ctx context.Context, provider, agent string, o Order, before
 		return fmt.Errorf("mark: %w", err)
 	}
 	defer func() { _ = seen.Unsubscribe() }()
-	revision, err := d.store(ctx, provider, agent, o, before, tell)
+	revision, err := store(ctx, d.view.js, d.view.kv, provider, agent, o, before, d.maxLife, tell)
 	if err != nil {
 		return err
 	}
@@ -224,20 +224,20 @@ func (d *Desk) mark(ctx context.Context, provider, agent string, o Order, before
 	return d.heard(ctx, seen, d.view.storedAt(provider, agent, revision, before))
 }
 
-// store replaces the mark by compare-and-set.
-func (d *Desk) store(ctx context.Context, provider, agent string, o Order, before time.Time, tell string) (uint64, error) {
+// store replaces an agent's mark by compare-and-set.
+func store(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, provider, agent string, o Order, before time.Time, maxLife time.Duration, tell string) (uint64, error) {
 	for {
-		m, last, err := d.view.mark(ctx, provider, agent)
+		m, last, err := read(ctx, kv, provider, agent)
 		if err != nil {
 			return 0, fmt.Errorf("mark: %w", err)
 		}
-		if m, err = m.with(o, before, d.maxLife); err != nil {
+		if m, err = m.with(o, before, maxLife); err != nil {
 			return 0, err
 		}
 		m.Tell = tell
 		msg := nats.NewMsg("$KV." + fetchworker.BucketProviders + "." + markKey(provider, agent))
 		msg.Data = m.encode()
-		ack, err := d.view.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last), jetstream.WithMsgTTL((d.maxLife + time.Hour).Truncate(time.Second)))
+		ack, err := js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last), jetstream.WithMsgTTL((maxLife + time.Hour).Truncate(time.Second)))
 		var api *jetstream.APIError
 		switch {
 		case err == nil:
@@ -248,6 +248,17 @@ func (d *Desk) store(ctx context.Context, provider, agent string, o Order, befor
 			return 0, fmt.Errorf("mark: %w", err)
 		}
 	}
+}
+
+// longestLife is longer than any fleet lets a request live.
+const longestLife = 30 * 24 * time.Hour
+
+// Note has every worker look for the answer of an agent's requests that were
+// stored before a moment. It is for an operator, who cancels by storing the
+// answers first and tells nobody that no call begins from now on.
+func Note(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, provider, agent string, before time.Time) error {
+	_, err := store(ctx, js, kv, provider, agent, Order{}, before, longestLife, "")
+	return err
 }
 
 // heard waits for every worker that may still call by what it knew before:

@@ -220,9 +220,9 @@ func (v *View) until(ctx context.Context, revision uint64) error {
 	}
 }
 
-// mark is an agent's mark with its revision; 0: there is none.
-func (v *View) mark(ctx context.Context, provider, agent string) (Mark, uint64, error) {
-	e, err := v.kv.Get(ctx, markKey(provider, agent))
+// read reads an agent's mark with its revision; 0: there is none.
+func read(ctx context.Context, kv jetstream.KeyValue, provider, agent string) (Mark, uint64, error) {
+	e, err := kv.Get(ctx, markKey(provider, agent))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return Mark{}, 0, nil
 	}

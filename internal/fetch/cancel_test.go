@@ -1,6 +1,7 @@
 package fetch_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -54,6 +55,21 @@ func (r *rig) client(agent string) *fetchworker.Client {
 	return c
 }
 
+// cancelAll orders it, and lets the clock of the bubble go on before and after:
+// while somebody works it stands still.
+func (r *rig) cancelAll(agent string, f fetchworker.CancelFilter) (before time.Time, took time.Duration) {
+	r.t.Helper()
+	time.Sleep(time.Millisecond)
+	asked := time.Now()
+	before, err := r.client(agent).CancelAll(context.Background(), f)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	took = time.Since(asked)
+	time.Sleep(time.Millisecond)
+	return before, took
+}
+
 func cancelled(t *testing.T, a fetchworker.Answer) {
 	t.Helper()
 	if !a.Final || a.Status != fetchworker.StatusFailed || a.Problem == nil || a.Problem.Code() != fetchworker.CodeCancelled || a.Problem.Status != 410 {
@@ -77,15 +93,10 @@ func TestCancelAllEndsWhatIsQueued(t *testing.T) {
 		}
 		bobs := r.quote("bob", "b", "B", "")
 		r.final(ids[0], time.Minute)
-		asked := time.Now()
-		alice := r.client("alice")
-		before, err := alice.CancelAll(t.Context(), fetchworker.CancelFilter{Provider: "fmp"})
-		if err != nil || before.Before(asked.Add(-time.Second)) || before.After(time.Now()) {
-			t.Fatalf("%v %v", before, err)
-		}
+		before, took := r.cancelAll("alice", fetchworker.CancelFilter{Provider: "fmp"})
 		replied, made := time.Now(), seen.count()
-		if took := replied.Sub(asked); took > 100*time.Millisecond {
-			t.Errorf("the reply took %v", took)
+		if before.Before(replied.Add(-time.Second)) || before.After(replied) || took > 100*time.Millisecond {
+			t.Errorf("%v, the reply took %v", before, took)
 		}
 		after := r.quote("alice", "after", "AFTER", "")
 		ended, gone := 0, 0
@@ -126,16 +137,13 @@ func TestCancelAllKeepsToOperationAndLane(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.env["FMP_REQUESTS_PER_MINUTE"] = "1"
 		r.upstream.Fallback = respond(200, `[{"price":1}]`)
-		alice := r.client("alice")
 		quote := r.quote("alice", "q", "Q", "")
 		batch := r.ask("fetch.request.fmp.batch.quote.alice", "b", `{"id":"b","params":{"symbol":"B"}}`)
 		profile := r.ask("fetch.request.fmp.interactive.profile.alice", "p", `{"id":"p","params":{"symbol":"P"}}`)
 		stop := r.start(nil) // after they are queued: one may be called
 		defer stop()
 		for _, f := range []fetchworker.CancelFilter{{Provider: "fmp", Operation: "ratios"}, {Provider: "fmp", Lane: "batch", Operation: "profile"}, {Provider: "polygon"}} {
-			if _, err := alice.CancelAll(t.Context(), f); err != nil {
-				t.Error(err)
-			}
+			r.cancelAll("alice", f)
 		}
 		time.Sleep(time.Second)
 		for _, id := range []fetchworker.Identity{quote, batch, profile} {
@@ -143,9 +151,7 @@ func TestCancelAllKeepsToOperationAndLane(t *testing.T) {
 				t.Errorf("%s: %+v", id, a)
 			}
 		}
-		if _, err := alice.CancelAll(t.Context(), fetchworker.CancelFilter{Provider: "fmp", Lane: "batch"}); err != nil {
-			t.Fatal(err)
-		}
+		r.cancelAll("alice", fetchworker.CancelFilter{Provider: "fmp", Lane: "batch"})
 		if a := r.final(batch, 5*time.Second); a.Status == fetchworker.StatusFailed {
 			cancelled(t, a)
 		}
@@ -205,9 +211,7 @@ func TestACallThatHasBegunIsDropped(t *testing.T) {
 		alice := r.client("alice")
 		all := r.quote("alice", "all", "A", "")
 		time.Sleep(time.Second)
-		if _, err := alice.CancelAll(t.Context(), fetchworker.CancelFilter{Provider: "fmp"}); err != nil {
-			t.Fatal(err)
-		}
+		r.cancelAll("alice", fetchworker.CancelFilter{Provider: "fmp"})
 		cancelled(t, r.final(all, 10*time.Second))
 		named := r.quote("alice", "named", "B", "")
 		time.Sleep(time.Second)
@@ -232,10 +236,7 @@ func TestParkedLettersAreCancelledWithinTenSeconds(t *testing.T) {
 		}
 		r.drained(fetchworker.StreamRequests, 0, time.Minute)
 		bobs := r.quote("bob", "b", "B", "")
-		alice := r.client("alice")
-		if _, err := alice.CancelAll(t.Context(), fetchworker.CancelFilter{Provider: "fmp"}); err != nil {
-			t.Fatal(err)
-		}
+		r.cancelAll("alice", fetchworker.CancelFilter{Provider: "fmp"})
 		replied := time.Now()
 		for _, id := range ids {
 			cancelled(t, r.final(id, time.Until(replied.Add(10*time.Second))))
@@ -276,9 +277,7 @@ func TestNoWorkerOfManyBeginsACallAfterTheReply(t *testing.T) {
 		for seen.count() < before+200 {
 			time.Sleep(time.Millisecond)
 		}
-		if _, err := r.client(agent).CancelAll(t.Context(), fetchworker.CancelFilter{Provider: "fmp"}); err != nil {
-			t.Fatal(err)
-		}
+		r.cancelAll(agent, fetchworker.CancelFilter{Provider: "fmp"})
 		replied := time.Now()
 		r.drained(fetchworker.StreamRequests, 0, time.Minute)
 		// What was on the wire then is counted when the provider's goroutine

@@ -20,6 +20,7 @@ const (
 	ActReplay  = "replay"
 	ActRequeue = "requeue"
 	ActDiscard = "discard"
+	ActCancel  = "cancel"
 	ActPause   = "pause"
 	ActResume  = "resume"
 	ActLimit   = "limit"

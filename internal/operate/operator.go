@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"fetchworker"
@@ -29,7 +30,7 @@ const (
 	FateDone       Fate = "done"
 	FateDue        Fate = "already_due" // a letter whose time has come: the replayers release it by themselves
 	FateTaken      Fate = "taken"       // somebody else was faster: it is no longer where it was seen
-	FateSuperseded Fate = "superseded"  // a review item whose request has moved on: only the item was deleted
+	FateSuperseded Fate = "superseded"  // the request has moved on, or has its answer: only the item or the letter was deleted
 	FateFailed     Fate = "failed"      // the server refuses what it would need, for reasons of its own
 	FateUnreadable Fate = "unreadable"  // its headers cannot be read: nobody can act on it safely
 )
@@ -48,11 +49,14 @@ type Operator struct {
 	// Waits is told for how long the server has not answered, and zero when it
 	// does again; nil: nobody is told.
 	Waits func(time.Duration)
+
+	mu    sync.Mutex
+	noted map[string]time.Time // by provider and agent: up to when answers are looked for
 }
 
 // NewOperator makes an operator that acts in a person's name.
 func NewOperator(js jetstream.JetStream, log *record.Log, s Signature) *Operator {
-	return &Operator{js: js, log: log, answers: answer.New(log), signed: s}
+	return &Operator{js: js, log: log, answers: answer.New(log), signed: s, noted: map[string]time.Time{}}
 }
 
 // ReplayNow makes a letter due at once instead of at its time: it rewrites

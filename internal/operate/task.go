@@ -22,7 +22,7 @@ import (
 // watched. It walks the stream twice, once to plan and once to act, so its
 // memory does not grow with what it matches.
 type Task struct {
-	Action string // ActReplay, ActRequeue or ActDiscard
+	Action string // ActReplay, ActCancel, ActRequeue or ActDiscard
 	Filter browse.Filter
 	Limit  int // at most so many; 0: all
 	Signed Signature
@@ -93,7 +93,7 @@ func (t *Task) Begin(ctx context.Context, d *Desk, f *Fleet) error {
 
 // Stream is where the task's messages are.
 func (t *Task) Stream() string {
-	if t.Action == ActReplay {
+	if t.Action == ActReplay || t.Action == ActCancel {
 		return fetchworker.StreamDLQ
 	}
 	return fetchworker.StreamReview
@@ -101,7 +101,7 @@ func (t *Task) Stream() string {
 
 // Works reports whether the task sends messages to the workers: then permits,
 // circuits and answers matter.
-func (t *Task) Works() bool { return t.Action != ActDiscard }
+func (t *Task) Works() bool { return t.Action != ActDiscard && t.Action != ActCancel }
 
 // Plan walks everything once and changes nothing.
 func (t *Task) Plan(ctx context.Context, w Watch) (Plan, error) {
@@ -275,6 +275,8 @@ func (t *Task) act(ctx context.Context, f browse.Found) (Fate, error) {
 	switch t.Action {
 	case ActReplay:
 		return t.operator.ReplayNow(ctx, f, t.edge.At)
+	case ActCancel:
+		return t.operator.Cancel(ctx, f, t.edge.At)
 	case ActRequeue:
 		return t.operator.Requeue(ctx, f, RequeueOptions{KeepDeadline: t.KeepDeadline, Body: t.Body})
 	default:
