@@ -96,7 +96,10 @@ const (
 	// orderTries is how often an order is given to nobody before that is told:
 	// a worker may just be starting.
 	orderTries = 3
-	orderLasts = 12 * time.Second // a little longer than a worker takes for it
+	// orderSoon is how long a worker's reply is waited for at first. One that
+	// stands still says nothing, and the next try may find another.
+	orderSoon  = 3 * time.Second
+	orderLasts = 12 * time.Second // a little longer than a worker ever takes
 )
 
 // order gives an order and reads the reply. What is not sure is ordered
@@ -108,7 +111,7 @@ func (c *Client) order(ctx context.Context, provider string, o cancelOrder, repl
 	}
 	subject := CancelSubject(provider, c.agent)
 	for try := 1; ; try++ {
-		m, err := c.ask(ctx, subject, body)
+		m, err := c.ask(ctx, subject, body, min(orderSoon<<min(try-1, 4), orderLasts))
 		switch {
 		case err == nil && m.Header.Get(serviceErrorCode) == "":
 			if err := json.Unmarshal(m.Data, reply); err != nil {
@@ -132,8 +135,8 @@ func (c *Client) order(ctx context.Context, provider string, o cancelOrder, repl
 	}
 }
 
-func (c *Client) ask(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, orderLasts)
+func (c *Client) ask(ctx context.Context, subject string, body []byte, within time.Duration) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	ctx, release := c.untilRefused(ctx, subject)
 	defer release()
