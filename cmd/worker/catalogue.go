@@ -10,9 +10,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// catalogue tells agents what can be asked: of a provider named in the
+// tellCatalogue tells agents what can be asked: of a provider named in the
 // subject its operations, of a literal "*" the providers.
-func catalogue(set *providers.Set, logger *zap.Logger) app.Endpoint {
+func tellCatalogue(set *providers.Set, logger *zap.Logger) app.Endpoint {
 	return app.Endpoint{Name: "catalog", Subject: "fetch.catalog.*", Handle: func(r micro.Request) {
 		name := r.Subject()[strings.LastIndexByte(r.Subject(), '.')+1:]
 		told, known := set.Tell(name)
