@@ -150,6 +150,8 @@ type kept struct {
 	*entry
 }
 
+// write is an entry on its way to the bucket, or with none the word that the
+// call for the key is over.
 type write struct {
 	key string
 	*entry
@@ -243,6 +245,16 @@ func (c *cache) put(key string, e *entry) {
 	}
 }
 
+// over says in the bucket, after what was put before it, that the call for a
+// key is over.
+func (c *cache) over(key string) {
+	select {
+	case c.writes <- write{key, nil}:
+	default:
+		c.dropped() // its time runs out
+	}
+}
+
 // refuse remembers that a call with the validators of a body has failed.
 func (c *cache) refuse(key string, e *entry) {
 	refused := *e
@@ -289,6 +301,12 @@ func (c *cache) run(ctx context.Context) {
 }
 
 func (c *cache) store(ctx context.Context, w write) {
+	if w.entry == nil {
+		if err := c.bucket.unclaim(w.key); err != nil {
+			c.logger.Debug("cache write", zap.String("key", w.key), zap.Error(err))
+		}
+		return
+	}
 	defer c.queued.Add(-int64(w.size(w.key)))
 	value := c.encode(w.entry)
 	if len(value) > cachedLimit {

@@ -42,7 +42,11 @@ func (w *Worker) life(ctx context.Context, d *delivery) error {
 		if result != nil {
 			return w.guarded(ctx, d, func() error { return w.conclude(ctx, r, result, shared) })
 		}
-		// It came to nothing that could be shared; somebody must try again.
+		// It came to nothing that could be shared; somebody must try again, if
+		// what came from elsewhere meanwhile does not do.
+		if done, err := w.lateLook(ctx, r); done || err != nil {
+			return err
+		}
 		flight, leads = w.flights.join(r.call.Key)
 	}
 	return w.lead(ctx, r, flight)
@@ -66,12 +70,29 @@ func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
 		if done, err := w.overBudget(ctx, r); done || err != nil {
 			return err
 		}
+		asked := time.Now()
 		permit, err := w.permit(ctx, r)
 		if err != nil {
 			return w.without(ctx, r, err)
 		}
 		r.start()
-		if result, err = w.use(ctx, r, permit, land); err != nil || !lapsed(result) {
+		if time.Since(asked) > lateLookAfter {
+			if done, err := w.lateLook(ctx, r); done || err != nil {
+				permit.Done(unused) // for others
+				return err
+			}
+		}
+		alone, over := w.alone(ctx, r)
+		if !alone && !permit.Probe() {
+			permit.Done(unused)
+			if done, err := w.awaitOther(ctx, r); done || err != nil {
+				return err
+			}
+			continue
+		}
+		result, err = w.use(ctx, r, permit, land)
+		over()
+		if err != nil || !lapsed(result) {
 			return err
 		}
 		// The permit's time was over before anything was on the wire: no call
@@ -154,7 +175,24 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 		return nil, true, w.fail(ctx, r, fetchworker.CodeDeadlineExceeded, "the deadline had passed at the request's turn")
 	}
 	done, err = w.cached(ctx, r)
+	w.metrics.lookup(r, done)
 	return r, done, err
+}
+
+// lateLookAfter is the wait for a permit from which it pays to look into the
+// fleet's cache once more: another worker may have fetched the same meanwhile.
+// So under a scarce quota the fleet makes one call for the same thing, however
+// many workers ask.
+const lateLookAfter = 50 * time.Millisecond
+
+// lateLook answers a request that has waited from the cache, if something
+// young enough has come into it.
+func (w *Worker) lateLook(ctx context.Context, r *request) (done bool, err error) {
+	err = w.guarded(ctx, r.delivery, func() (err error) {
+		done, err = w.cached(ctx, r)
+		return err
+	})
+	return done, err
 }
 
 // cached answers a request from a body that is young enough, and keeps an
@@ -169,9 +207,7 @@ func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) 
 		// Another worker may have a younger one.
 		r.cache = w.cache.get(ctx, r.call.Key)
 	}
-	hit := r.cache.fresh(r.stored, time.Now(), maxAge)
-	w.metrics.lookup(r, hit)
-	if !hit {
+	if !r.cache.fresh(r.stored, time.Now(), maxAge) {
 		r.cache = r.cache.lasting()
 		return false, nil
 	}
