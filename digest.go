@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 )
 
 // RequestDigest is what an answer tells of the request it answers, the
@@ -21,6 +22,13 @@ func RequestDigest(operation string, params json.RawMessage) string {
 // canonical is the canonical form of parameters. What is no JSON object is
 // its own.
 func canonical(params json.RawMessage) []byte {
+	if form, ok := canonicalFlat(params); ok {
+		return form
+	}
+	return canonicalAny(params)
+}
+
+func canonicalAny(params json.RawMessage) []byte {
 	dec := json.NewDecoder(bytes.NewReader(params))
 	dec.UseNumber()
 	var object map[string]any
@@ -69,4 +77,59 @@ func plain(value any) any {
 	default:
 		return v
 	}
+}
+
+// canonicalFlat is canonical for the parameters that nearly all requests have:
+// a few plain words and numbers, once each. Through a decoder and an encoder
+// they were a seventh of what a request allocates.
+func canonicalFlat(params json.RawMessage) (form []byte, ok bool) {
+	var names [16]string
+	var values [16][]byte // without quotes
+	n, flat := 0, true
+	isObject := members(params, func(name string, value json.RawMessage) {
+		quoted := value[0] == '"'
+		switch {
+		case !flat:
+			return
+		case string(value) == "null":
+			flat = !slices.Contains(names[:n], name) // the last of a name counts
+			return
+		case quoted:
+			value = value[1 : len(value)-1]
+		}
+		flat = (quoted || value[0] != '{' && value[0] != '[') && isPlain(value) && isPlain([]byte(name)) && n < len(names)
+		if !flat {
+			return
+		}
+		i := n
+		for ; i > 0 && names[i-1] >= name; i-- {
+			flat = flat && names[i-1] != name
+			names[i], values[i] = names[i-1], values[i-1]
+		}
+		names[i], values[i] = name, value
+		n++
+	})
+	if !isObject || !flat {
+		return nil, false
+	}
+	form = make([]byte, 0, len(params)+2*n+2)
+	form = append(form, '{')
+	for i := range n {
+		if i > 0 {
+			form = append(form, ',')
+		}
+		form = append(append(append(form, '"'), names[i]...), `":"`...)
+		form = append(append(form, values[i]...), '"')
+	}
+	return append(form, '}'), true
+}
+
+// isPlain reports whether a text is the same inside of JSON's quotes.
+func isPlain(text []byte) bool {
+	for _, c := range text {
+		if c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }

@@ -51,3 +51,22 @@ func FuzzMembers(f *testing.F) {
 		}
 	})
 }
+
+// FuzzCanonicalFlat: the short way to the canonical form leads where the long
+// one does.
+func FuzzCanonicalFlat(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `{"symbol":"AAPL"}`, `{"b":1,"a":"x","c":true,"d":null,"e":-1.50e3}`, `{"a":1,"a":2}`, `{"a":null,"a":2}`, `{"a":2,"a":null}`,
+		`{"b":"1","a":{"z":1}}`, `{"a":[1,null]}`, `{"a":"<&>"}`, `{"a":"é"}`, `{"a":"\"}`, `{"":"" , "A":"B"}`, `[]`, `null`, ``, `{"a":1}x`,
+		`{"z":1,"y":2,"x":3,"w":4,"v":5,"u":6,"t":7,"s":8,"r":9,"q":10,"p":11,"o":12,"n":13,"m":14,"l":15,"k":16,"j":17}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, params []byte) {
+		if short, ok := canonicalFlat(params); ok {
+			if long := canonicalAny(params); !bytes.Equal(short, long) {
+				t.Fatalf("%q: %q, want %q", params, short, long)
+			}
+		}
+	})
+}

@@ -151,45 +151,20 @@ func (g *Gate) Close() {
 // once or as soon as that becomes true, if the provider may not be called
 // within the next 90 s; the context's cause if that ends first.
 func (g *Gate) Acquire(ctx context.Context, a turns.Ask) (*Permit, error) {
-	return g.AcquireWith(func() (context.Context, context.CancelFunc) { return ctx, func() {} }, a)
-}
-
-// AcquireWith is Acquire for a caller that makes the context of its wait only
-// if it has to wait: where there are permits, making it costs more than the
-// permit.
-func (g *Gate) AcquireWith(waiting func() (context.Context, context.CancelFunc), a turns.Ask) (*Permit, error) {
 	a.Shard &= ledger.Shards - 1
 	if a.Lane < 0 || a.Lane >= turns.Lanes {
 		a.Lane = turns.Batch
 	}
-	ctx, cancel := context.Context(nil), context.CancelFunc(nil)
-	wait := func() context.Context {
-		if ctx == nil {
-			ctx, cancel = waiting()
-		}
-		return ctx
-	}
-	defer func() {
-		if cancel != nil {
-			cancel()
-		}
-	}()
 	for {
 		w := turns.NewWaiter(a, nil)
 		g.mu.Lock()
 		turn, err := g.enter(w, g.clock.Read())
 		g.mu.Unlock()
 		if err == nil && turn != nil {
-			err = awaitTurn(wait(), turn)
+			err = awaitTurn(ctx, turn)
 		} else if err == nil {
-			during := context.Background()
-			select {
-			case <-w.Ready: // granted at once
-			default:
-				during = wait()
-			}
 			var p *Permit
-			if p, err = g.permitFor(during, w); err == nil {
+			if p, err = g.permitFor(ctx, w); err == nil {
 				return p, nil
 			}
 		}

@@ -19,6 +19,9 @@ func (l Letter) Answer(status fetchworker.Status) fetchworker.Answer {
 // digest tells of the request that is answered; empty where its body is no
 // JSON object.
 func (l Letter) digest() string {
+	if l.known != nil {
+		return l.known.Key
+	}
 	var asked struct {
 		Params json.RawMessage `json:"params"`
 	}

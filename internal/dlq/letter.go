@@ -47,6 +47,8 @@ type Letter struct { //nolint:recvcheck // only Record changes one
 	Traceparent string
 	Tracestate  string
 	History     []Attempt // the last ten
+
+	known *circuit.Call // what Call tells, where Know was told
 }
 
 // Attempt is one entry of a letter's history.
@@ -97,18 +99,31 @@ func shorten(s string) string {
 
 // Call is what circuits know the request by.
 func (l Letter) Call() circuit.Call {
+	if l.known != nil {
+		return *l.known
+	}
 	var body struct {
 		Params json.RawMessage `json:"params"`
 	}
 	_ = json.Unmarshal(l.Body, &body) // one that cannot be read asks for nothing
+	return l.call(body.Params)
+}
+
+func (l Letter) call(params json.RawMessage) circuit.Call {
 	return circuit.Call{
-		Operation: circuit.OperationOf(l.Operation, body.Params), Agent: l.Agent,
-		Key: fetchworker.RequestDigest(l.Operation, body.Params),
+		Operation: circuit.OperationOf(l.Operation, params), Agent: l.Agent,
+		Key: fetchworker.RequestDigest(l.Operation, params),
 	}
 }
 
 // OneLine keeps a text to one line of a bounded length, as a header must be.
 func OneLine(s string) string { return shorten(s) }
+
+// Know spares the letter reading its body again: these are the parameters in it.
+func (l *Letter) Know(params json.RawMessage) {
+	call := l.call(params)
+	l.known = &call
+}
 
 // DeadLetter is the message for the DLQ.
 func (l Letter) DeadLetter() *nats.Msg { return l.message(fetchworker.DLQSubject(l.Lane, l.Identity)) }

@@ -227,18 +227,15 @@ func (w *Worker) overBudget(ctx context.Context, r *request) (done bool, err err
 // permit asks the gate whether the provider may be called now, and waits for
 // the permit while the message is kept alive.
 func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error) {
+	ctx, cancel := w.untilOver(ctx, r)
+	defer cancel()
 	ctx, span := w.tracer.permit(ctx)
-	waiting := func() (context.Context, context.CancelFunc) { return w.untilOver(ctx, r) }
 	// What could not be stored is not called for.
-	if w.stores.holds(r.Provider) != "" {
-		ctx, cancel := waiting()
-		defer cancel()
-		if err := w.stores.room(ctx, r.Provider); err != nil {
-			return nil, err
-		}
+	if err := w.stores.room(ctx, r.Provider); err != nil {
+		return nil, err
 	}
 	started := time.Now()
-	permit, err := r.served.Gate.AcquireWith(waiting, turns.Ask{Call: r.counts, Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
+	permit, err := r.served.Gate.Acquire(ctx, turns.Ask{Call: r.counts, Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
 	closed := closedBy(err)
 	span(closed)
 	w.metrics.waited(r, time.Since(started), closed)
@@ -252,14 +249,18 @@ func (w *Worker) untilOver(ctx context.Context, r *request) (context.Context, co
 	if d := r.Deadline; !d.IsZero() && d.Before(over) {
 		over = d
 	}
-	ctx, cancel := context.WithDeadline(ctx, over)
-	release := context.AfterFunc(w.stopping, cancel)
-	whenCancelled := w.cancels.during(r, cancel)
-	return ctx, func() {
-		whenCancelled()
-		release()
-		cancel()
+	b := &bounded{Context: ctx}
+	b.begin = func() (context.Context, context.CancelFunc) {
+		ctx, cancel := context.WithDeadline(ctx, over)
+		release := context.AfterFunc(w.stopping, cancel)
+		whenCancelled := w.cancels.during(r, cancel)
+		return ctx, func() {
+			whenCancelled()
+			release()
+			cancel()
+		}
 	}
+	return b, b.cancel
 }
 
 // without ends a request that gets no permit: parked while the provider's
@@ -334,18 +335,19 @@ func (r *request) mayAskWhetherChanged() bool {
 // then the permit is renewed while the connection is kept, or a provider that
 // answers from far away would never be called.
 func (w *Worker) startCall(ctx context.Context, r *request, permit *budget.Permit) error {
-	ctx, cancel := w.untilOver(ctx, r)
+	over, cancel := w.untilOver(ctx, r)
 	defer cancel()
-	ctx, cancelSoon := context.WithTimeout(ctx, renewWithin)
-	defer cancelSoon()
-	if err := w.cancels.mayCall(ctx, r); err != nil {
+	soon := &bounded{Context: over}
+	soon.begin = func() (context.Context, context.CancelFunc) { return context.WithTimeout(over, renewWithin) }
+	defer soon.cancel()
+	if err := w.cancels.mayCall(soon, r); err != nil {
 		return err
 	}
 	err := permit.Start()
 	if !errors.Is(err, budget.ErrLapsed) {
 		return err
 	}
-	if renewal := permit.Renew(ctx); renewal != nil {
+	if renewal := permit.Renew(soon); renewal != nil {
 		return fmt.Errorf("%w: %w", budget.ErrLapsed, renewal)
 	}
 	return permit.Start()

@@ -71,6 +71,9 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 	r.Worker = w.name
 	asked.Provider, asked.Operation, asked.Agent, asked.Lane, asked.ID = r.Provider, r.Operation, r.Agent, r.Lane, r.ID
 	r.asked, r.replyTo = asked, asked.Reply()
+	if bodyErr == nil && letterErr == nil {
+		r.Know(asked.Params)
+	}
 	r.counts = r.Call()
 	if letterErr != nil {
 		return r, fmt.Errorf("%w: %w", errBrokenLetter, letterErr)
