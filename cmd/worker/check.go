@@ -33,12 +33,13 @@ func check(ctx context.Context, args []string, getenv func(string) string, stdou
 		_, err := stdout.Write(catalogue.Schema())
 		return err
 	}
-	with := func(name string) string {
+	environment := watchEnvironment(func(name string) string {
 		if name == "FETCH_CATALOG" {
 			return *catalog
 		}
 		return getenv(name)
-	}
+	})
+	with := environment.get
 	config, err := app.Load(with)
 	set, loadErr := providers.Load(with)
 	if err := errors.Join(err, loadErr); err != nil {
@@ -55,7 +56,7 @@ func check(ctx context.Context, args []string, getenv func(string) string, stdou
 	for _, p := range set.All() {
 		r.provider(p)
 	}
-	for _, warning := range set.Warnings {
+	for _, warning := range append(set.Warnings, environment.unread(set)...) {
 		r.line("")
 		r.line("warning: " + warning)
 	}

@@ -47,6 +47,8 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	if h == nil {
 		h = &hooks{}
 	}
+	environment := watchEnvironment(getenv)
+	getenv = environment.get
 	config, err := app.Load(getenv)
 	if err != nil {
 		return err
@@ -73,7 +75,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 
 	name := workerName()
 	logger = logger.With(zap.String("worker", name))
-	for _, warning := range set.Warnings {
+	for _, warning := range append(set.Warnings, environment.unread(set)...) {
 		logger.Warn("configuration", zap.String("warning", warning))
 	}
 	tracer, stopTraces, err := app.StartTracing(ctx, getenv, "fetchworker", version, name, logger)

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"fetchworker/internal/providers"
+)
+
+// environment remembers which variables were read.
+type environment struct {
+	getenv func(string) string
+
+	mu   sync.Mutex
+	read map[string]bool
+}
+
+func watchEnvironment(getenv func(string) string) *environment {
+	return &environment{getenv: getenv, read: map[string]bool{}}
+}
+
+func (e *environment) get(name string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.read[name] = true
+	return e.getenv(name)
+}
+
+// unread are warnings of variables that are set and that nothing reads, though
+// their names begin as ours do: a limit under a mistyped name is no limit.
+func (e *environment) unread(set *providers.Set) []string {
+	var names []string
+	for _, pair := range os.Environ() {
+		// Tests give environments of their own: what is not in that is not set.
+		if name, _, _ := strings.Cut(pair, "="); e.getenv(name) != "" {
+			names = append(names, name)
+		}
+	}
+	prefixes := []string{"FETCH_"}
+	for _, p := range set.All() {
+		prefixes = append(prefixes, p.EnvPrefix+"_")
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return mistyped(names, e.read, prefixes)
+}
+
+// nearest is how many letters a name may be off to be meant.
+const nearest = 4
+
+func mistyped(names []string, read map[string]bool, prefixes []string) []string {
+	var warnings []string
+	for _, name := range slices.Sorted(slices.Values(names)) {
+		ours := slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+		if !ours || read[name] {
+			continue
+		}
+		warning := name + " is set, and nothing reads it"
+		known := slices.Sorted(maps.Keys(read))
+		meant := slices.MinFunc(known, func(x, y string) int { return cmp.Compare(distance(name, x), distance(name, y)) })
+		if distance(name, meant) <= nearest {
+			warning += fmt.Sprintf(": did you mean %s?", meant)
+		}
+		warnings = append(warnings, warning)
+	}
+	return warnings
+}
+
+// distance is how many letters must be put in, left out or replaced.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := before
+			if a[i] != b[j] {
+				cost = 1 + min(before, row[j], row[j+1])
+			}
+			before, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}
