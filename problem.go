@@ -53,6 +53,7 @@ var reasonTitles = map[Reason]string{
 	ReasonQuota:        "Waiting: the quota is used up until the time given",
 	ReasonUnauthorized: "Waiting: the provider refuses the service's key",
 	ReasonNoWorker:     "Waiting: no live worker serves the provider",
+	ReasonRetry:        "Waiting: the last call failed and is made again",
 	ReasonPending:      "Waiting: the provider is still computing the answer",
 }
 

@@ -67,6 +67,7 @@ const (
 	ReasonQuota        Reason = "quota"        // no permit for more than 90 s: a long window is used up
 	ReasonUnauthorized Reason = "unauthorized" // the provider refuses the key
 	ReasonNoWorker     Reason = "no_worker"    // no live worker serves the provider
+	ReasonRetry        Reason = "retry"        // the last call failed, and is made again; told with a stale body only
 	ReasonPending      Reason = "pending"      // the provider is still computing the answer; it is asked again
 )
 

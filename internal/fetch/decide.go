@@ -142,7 +142,11 @@ func decide(f facts) ending {
 		}
 	}
 	if f.cache.within(f.stale, f.now) && l.Failures <= f.retries {
-		e.answer = staleAnswer(l, f.cache, f.now, false)
+		reason, until := fetchworker.ReasonRetry, l.NotBefore
+		if e.answer != nil {
+			reason, until = e.answer.Problem.Reason(), e.answer.Problem.RetryAt
+		}
+		e.answer = meanwhile(l, f.cache, f.now, reason, until)
 	}
 	return e
 }

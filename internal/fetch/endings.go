@@ -95,6 +95,8 @@ func parkedAs(reason fetchworker.Reason) fetchworker.Class {
 		return fetchworker.ClassUnauthorized
 	case fetchworker.ReasonPending:
 		return fetchworker.ClassPending
+	case fetchworker.ReasonRetry:
+		return fetchworker.ClassTransient
 	case fetchworker.ReasonCircuitOpen, fetchworker.ReasonNoWorker:
 		return fetchworker.ClassCircuitOpen
 	}

@@ -299,6 +299,22 @@ func TestWhatPassesByHidesNothing(t *testing.T) {
 	}
 }
 
+// A stale body that is shown meanwhile says why the request waits and until
+// when.
+func TestAProvisionalAnswerSaysWhyItIsOne(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.upstream.Fallback = respond(500, `{}`)
+		r.upstream.Script(providertest.JSON(200, aapl))
+		defer r.start(nil)()
+		r.final(r.quote("alice", "first", "AAPL", ""), 5*time.Second)
+		time.Sleep(time.Minute)
+		a := r.until(r.quote("alice", "second", "AAPL", `,"max_age":"0s"`), 5*time.Second, func(fetchworker.Answer) bool { return true })
+		if a.Status != fetchworker.StatusStale || a.Final || a.Reason != "retry" || time.Until(a.RetryAt) > 2*time.Second || a.RetryAt.IsZero() {
+			t.Errorf("%s, reason %q until %v", a.Status, a.Reason, a.RetryAt)
+		}
+	})
+}
+
 // catalogue is what the workers that start from here on read.
 func (r *rig) catalogue(text string) {
 	r.t.Helper()
