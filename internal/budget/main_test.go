@@ -22,6 +22,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(serverDir); dir != "" {
+		beServer(dir)
+		return
+	}
 	// The server's access-time ticker must start outside of every bubble, or
 	// it would keep the bubbles' clocks from moving.
 	ats.Register()

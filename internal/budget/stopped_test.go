@@ -1,0 +1,150 @@
+package budget
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/budget/store"
+	"fetchworker/internal/budget/turns"
+)
+
+// serverDir, if it is set, makes this program a server with its files there.
+const serverDir = "BUDGET_TEST_SERVER"
+
+// beServer is a server process, until its input ends.
+func beServer(dir string) {
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
+	if err != nil {
+		panic(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(10 * time.Second) {
+		panic("the server does not start")
+	}
+	fmt.Println(s.ClientURL())
+	_, _ = bufio.NewReader(os.Stdin).ReadByte()
+	s.Shutdown()
+	s.WaitForShutdown()
+}
+
+// TestStoppedServer: a server that stood still goes on, and an order of
+// meanwhile is obeyed at once, and no watch is left over.
+func TestStoppedServer(t *testing.T) {
+	still := 6 * time.Second
+	if *simFull {
+		still = 40 * time.Second
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), program)
+	cmd.Env = append(os.Environ(), serverDir+"="+t.TempDir())
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Signal(syscall.SIGCONT)
+		_ = in.Close()
+		_ = cmd.Wait()
+	}()
+	url, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	connect := func() (jetstream.JetStream, jetstream.KeyValue) {
+		nc, err := nats.Connect(strings.TrimSpace(url), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond),
+			nats.PingInterval(10*time.Second), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return js, topology(t, js)
+	}
+	js, kv := connect()
+	if err := CreateRegister(t.Context(), kv, "fmp"); err != nil {
+		t.Fatal(err)
+	}
+	var gates []*Gate
+	for _, name := range []string{"w1", "w2", "w3"} {
+		js, kv := connect()
+		mirror, err := store.NewMirror(t.Context(), js, kv, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mirror.Close()
+		g, err := Open(t.Context(), js, kv, Settings{Provider: "fmp", Worker: name, Limits: perMinute(600), CircuitFailures: 3, Mirror: mirror}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer g.Close()
+		gates = append(gates, g)
+		p, err := g.Acquire(t.Context(), turns.Ask{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Done(Report{Outcome: circuit.Success, Remaining: -1})
+	}
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(still, func() { _ = cmd.Process.Signal(syscall.SIGCONT) })
+	for { // an operator who does not give up
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		err := fleet.Pause(ctx, kv, "fmp", time.Now().Add(time.Hour), "alice", "meanwhile")
+		cancel()
+		if err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	given := time.Now()
+	for i, g := range gates {
+		for g.State().PausedUntil.IsZero() && time.Since(given) < 10*time.Second {
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Logf("worker %d obeys after %v", i, time.Since(given))
+	}
+	if d := time.Since(given); d > 1500*time.Millisecond {
+		t.Errorf("the pause is obeyed after %v", d)
+	}
+	consumers := 0
+	for range 40 { // those without a listener go by themselves
+		stream, err := js.Stream(t.Context(), "KV_"+store.Bucket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if consumers = stream.CachedInfo().State.Consumers; consumers <= len(gates) {
+			break
+		}
+		time.Sleep(250 * time.Millisecond)
+	}
+	if consumers > len(gates) {
+		t.Errorf("%d consumers for %d workers", consumers, len(gates))
+	}
+}
