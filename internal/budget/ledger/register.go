@@ -51,14 +51,15 @@ func Lost(epoch int64, shapes []Shape, now Instant) *Register {
 // How far ahead of now anything in a register can be.
 const (
 	mostAhead = time.Minute         // of what was claimed or seen; clocks that are not quite right
-	mostHeld  = 32 * 24 * time.Hour // of a hold, or a trial
+	mostHeld  = longest + time.Hour // of a hold: as long as the longest window
+	mostTried = 24 * time.Hour      // of a trial: a call, and then some
 )
 
 // Possible reports whether the register can be what a fleet wrote by the
 // server's time. A clock that was ahead leaves claims that nobody can make, in
 // ticks that are not to come for long: such a register is lost.
 func (r *Register) Possible(now Instant) bool {
-	if r.Hold > now.Add(mostHeld) || r.trial.until > now.Add(mostHeld) || r.lost > now.Add(mostAhead) {
+	if r.Hold > now.Add(mostHeld) || r.trial.until > now.Add(mostTried) || r.lost > now.Add(mostAhead) {
 		return false
 	}
 	return !slices.ContainsFunc(r.windows, func(w window) bool {
