@@ -532,3 +532,28 @@ func TestPauseAndResume(t *testing.T) {
 		b.call(g, Success, "") // it ends by itself
 	})
 }
+
+// TestRecordsSeenLate do not take a circuit back, unless the server has lost
+// what it had and begins anew.
+func TestRecordsSeenLate(t *testing.T) {
+	told := 0
+	s := newCircuitSync(nil, "w", func(_, _ circuit.Record, _ bool) { told++ }, func() {})
+	open := circuit.Record{Circuit: circuit.Circuit{State: circuit.Open}, Writer: "other"}
+	closed := circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, Writer: "other"}
+	s.learn(open, 5)
+	s.learn(closed, 4)
+	s.unreadable(4)
+	if !s.record().Held() || s.newer || told != 1 {
+		t.Errorf("an older record counts: %+v, told %d times", s.record(), told)
+	}
+	s.forget()
+	s.learn(closed, 1)
+	if s.record().Held() {
+		t.Error("what a server knows that has begun anew does not count")
+	}
+	s.unreadable(2)
+	s.learn(open, 3)
+	if !s.record().Held() || s.newer {
+		t.Error("a record that can be read again does not count")
+	}
+}

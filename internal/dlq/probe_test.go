@@ -1,6 +1,7 @@
 package dlq_test
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -116,5 +117,109 @@ func TestNoProbeBehindAnotherGate(t *testing.T) {
 		released(f, 0, 0)
 		f.Serve("fmp")
 		released(f, 10*time.Second, 1)
+	})
+}
+
+// asks is a letter of an agent's own request.
+func asks(i int, agent, operation, params string) dlq.Letter {
+	l := dlqtest.Fresh(i, fetchworker.ClassCircuitOpen)
+	l.Agent, l.Operation = agent, operation
+	l.Body = []byte(`{"params":` + params + `}`)
+	return l
+}
+
+// openFor is a circuit that alice's failures opened.
+func openFor(agent string, until time.Time, probes ...circuit.Probe) circuit.Circuit {
+	return circuit.Circuit{State: circuit.Open, Agent: agent, OpenedAt: time.Now(), OpenUntil: until, Why: "3 different calls failed in a row", Probes: probes}
+}
+
+// TestOnlyWhatACircuitIsOpenForIsHeld: letters of other operations, of other
+// agents and of other paths go as if nothing were open.
+func TestOnlyWhatACircuitIsOpenForIsHeld(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Replayer(nil)
+		until := time.Now().Add(time.Hour)
+		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, Operations: []circuit.Operation{
+			{Name: "quote", Circuit: openFor("alice", until)},
+			{Name: "get /ratios", Circuit: openFor("", until)},
+		}})
+		held := []dlq.Letter{asks(1, "alice", "quote", `{"symbol":"A"}`), asks(2, "bob", "get", `{"path":"/ratios","query":{"symbol":"A"}}`)}
+		goes := []dlq.Letter{
+			asks(3, "bob", "quote", `{"symbol":"A"}`), asks(4, "alice", "profile", `{"symbol":"A"}`),
+			asks(5, "alice", "get", `{"path":"/well"}`), asks(6, "bob", "get", `{"path":"/ratios-ttm"}`),
+		}
+		f.Put(append(held, goes...)...)
+		released(f, 10*time.Second, len(goes))
+		time.Sleep(time.Minute)
+		released(f, 0, len(goes))
+		for i, want := range []string{
+			"the circuit of quote is open for calls of alice: 3 different calls failed in a row",
+			"the circuit of get /ratios is open: 3 different calls failed in a row",
+		} {
+			a, _ := f.Answer(held[i].Identity)
+			if a.Problem == nil || a.Problem.Detail != want || !a.Problem.RetryAt.Equal(until) {
+				t.Errorf("told %+v, want %q", a.Problem, want)
+			}
+		}
+		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, LastSuccess: time.Now()})
+		released(f, 10*time.Second, len(goes)+len(held))
+	})
+}
+
+// TestEachCircuitGetsAProbeOfItsOwn, whatever else of the provider is at work.
+func TestEachCircuitGetsAProbeOfItsOwn(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Replayer(nil)
+		due := time.Now().Add(10 * time.Second)
+		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, Operations: []circuit.Operation{
+			{Name: "quote", Circuit: openFor("", due)},
+			{Name: "get /ratios", Circuit: openFor("", due)},
+		}})
+		f.Put(asks(1, "alice", "profile", `{"symbol":"A"}`)) // is at work, and says nothing
+		for i := range 3 {
+			f.Put(asks(10+i, "alice", "quote", fmt.Sprintf(`{"symbol":"Q%d"}`, i)), asks(20+i, "bob", "get", fmt.Sprintf(`{"path":"/ratios","query":{"symbol":"R%d"}}`, i)))
+		}
+		released(f, 9*time.Second, 1)
+		time.Sleep(time.Minute)
+		if quotes, ratios := f.Count(fetchworker.StreamReplay, "fetch.replay.fmp.*.quote.>"), f.Count(fetchworker.StreamReplay, "fetch.replay.fmp.*.get.>"); quotes != 1 || ratios != 1 {
+			t.Errorf("%d quotes and %d ratios are probes", quotes, ratios)
+		}
+	})
+}
+
+// TestTheNextProbeIsAnothers: after a probe of one agent's that failed, that
+// of an agent whose letter lies behind a hundred of the first.
+func TestTheNextProbeIsAnothers(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		for i := range 300 {
+			f.Put(asks(i, "alice", "quote", fmt.Sprintf(`{"symbol":"A%d"}`, i)))
+		}
+		f.Put(asks(0, "bob", "quote", `{"symbol":"B"}`))
+		now := time.Now()
+		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, Operations: []circuit.Operation{
+			{Name: "quote", Circuit: openFor("", now.Add(5*time.Second), circuit.Probe{Agent: "alice", Call: "x", At: now})},
+		}})
+		f.Replayer(nil)
+		released(f, 10*time.Second, 1)
+		if n := f.Count(fetchworker.StreamReplay, "fetch.replay.fmp.*.quote.bob.>"); n != 1 {
+			t.Error("the probe is alice's again")
+		}
+	})
+}
+
+// TestALetterWithoutQuotaIsNoProbe: it would be sent back.
+func TestALetterWithoutQuotaIsNoProbe(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Replayer(nil)
+		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now()}})
+		l := dlqtest.Fresh(1, fetchworker.ClassQuota)
+		l.NotBefore = time.Now().Add(time.Hour)
+		f.Put(l)
+		time.Sleep(time.Minute)
+		released(f, 0, 0)
 	})
 }
