@@ -537,7 +537,7 @@ func TestPauseAndResume(t *testing.T) {
 // what it had and begins anew.
 func TestRecordsSeenLate(t *testing.T) {
 	told := 0
-	s := newCircuitSync(nil, "w", func(_, _ circuit.Record, _ bool) { told++ }, func() {})
+	s := newCircuitSync(nil, "w", func(_, _ circuit.Record, _ bool) { told++ }, func() {}, func() {})
 	open := circuit.Record{Circuit: circuit.Circuit{State: circuit.Open}, Writer: "other"}
 	closed := circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, Writer: "other"}
 	s.learn(open, 5)

@@ -80,6 +80,7 @@ func newRig(t *testing.T, dir string, upstream *providertest.Server) *rig {
 		circuit: 3, open: 60 * time.Second, maxLife: 72 * time.Hour,
 		logs: new(lockedBuffer),
 	}
+	r.b.Ageless(t)
 	return r
 }
 

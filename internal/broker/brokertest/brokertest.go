@@ -32,6 +32,8 @@ type Broker struct {
 	KV     jetstream.KeyValue // fetch_providers
 	dir    string
 	listen string
+
+	ageless bool
 }
 
 // Start starts a server that is reached in-process only and stops it when
@@ -72,6 +74,28 @@ func (b *Broker) start(t testing.TB) {
 		t.Fatal(err)
 	}
 	if b.KV, err = b.JS.KeyValue(ctx, fetchworker.BucketProviders); err != nil {
+		t.Fatal(err)
+	}
+	if b.ageless {
+		b.Ageless(t)
+	}
+}
+
+// Ageless lets answers live for ever in a bubble: where one has a time to live
+// the server looks for old messages too, by a clock outside of the bubble, and
+// finds that all are.
+func (b *Broker) Ageless(t testing.TB) {
+	t.Helper()
+	b.ageless = true
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) //nolint:usetesting // as above
+	defer cancel()
+	results, err := b.JS.Stream(ctx, fetchworker.StreamResults)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := results.CachedInfo().Config
+	config.MaxAge = 0
+	if _, err := b.JS.UpdateStream(ctx, config); err != nil {
 		t.Fatal(err)
 	}
 }

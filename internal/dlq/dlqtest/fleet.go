@@ -67,6 +67,7 @@ func Bubble(t *testing.T, test func(f *Fleet)) {
 // Start makes a fleet on a server, which stop ends with all that runs.
 func Start(t *testing.T, b *brokertest.Broker) (f *Fleet, stop func()) {
 	t.Helper()
+	b.Ageless(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	f = &Fleet{Broker: b, T: t, Ctx: ctx, Log: record.New(b.JS, nil), MaxLife: 72 * time.Hour}
 	var err error
