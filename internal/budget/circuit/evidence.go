@@ -129,7 +129,7 @@ func agentOf(row []Evidence) string {
 func (r *Record) outage(p Policy) string {
 	row := r.sinceSuccess()
 	failing := map[string]bool{} // operations
-	of := map[kind]int{}         // calls
+	of := make(map[kind]int)     // calls
 	var all []Evidence
 	for _, f := range row {
 		failing[f.operation] = true

@@ -41,7 +41,7 @@ var ErrNewer = errors.New("written by a newer version")
 //
 // The circuit in it is the provider's own. It lies flat in the record, as the
 // first version had it: workers of both read each other's.
-type Record struct {
+type Record struct { //nolint:recvcheck // only what works on a clone changes one
 	Version int `json:"version,omitempty"`
 	Circuit
 	LastSuccess time.Time   `json:"last_success,omitzero"` // of any call: the first after each failure
@@ -51,7 +51,7 @@ type Record struct {
 }
 
 // Circuit is one thing that can be open: an operation, or the provider.
-type Circuit struct {
+type Circuit struct { //nolint:recvcheck // as Record
 	State      State     `json:"state,omitempty"`
 	Agent      string    `json:"agent,omitempty"`       // open for this agent's calls only
 	Call       string    `json:"call,omitempty"`        // open for this one call only
