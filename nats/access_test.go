@@ -281,10 +281,9 @@ func serve(t *testing.T, s *server.Server, upstream *providertest.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	served, err := fetch.Open(ctx, js, fred, gate,
-		func(l fetchworker.Lane, shard int) string { return broker.ShardConsumer(fred.Name, l, shard) }, broker.ReplayConsumer(fred.Name))
-	if err != nil {
-		t.Fatal(err)
+	served := fetch.Served{
+		Provider: fred, Gate: gate, Replay: broker.ReplayConsumer(fred.Name),
+		Requests: func(l fetchworker.Lane, shard int) string { return broker.ShardConsumer(fred.Name, l, shard) },
 	}
 	cancels, err := cancel.Watch(ctx, js, kv)
 	if err != nil {

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/fleet"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 )
 
 // serveProvider makes a provider's consumers, its register and its gate.
@@ -39,16 +42,41 @@ func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.Key
 	if err != nil {
 		return fetch.Served{}, err
 	}
-	provider, err := fetch.Open(ctx, js, p, gate,
-		func(lane fetchworker.Lane, shard int) string { return broker.ShardConsumer(p.Name, lane, shard) }, broker.ReplayConsumer(p.Name))
-	if err != nil {
-		gate.Close()
-		return fetch.Served{}, err
+	return fetch.Served{
+		Provider: p, Gate: gate,
+		Requests: func(lane fetchworker.Lane, shard int) string { return broker.ShardConsumer(p.Name, lane, shard) },
+		Replay:   broker.ReplayConsumer(p.Name),
+		Heal: func(ctx context.Context) error {
+			return broker.HealProvider(ctx, js, p.Name, broker.Held(perMinute(p.Limits)), logger)
+		},
+	}, nil
+}
+
+// atOnce are asked for together at a start: one after the other, a provider
+// took some seventy round trips.
+const atOnce = 8
+
+// serveProviders serves all of them, in their order. Gates that were opened
+// are closed with the rest, also after an error.
+func serveProviders(ctx context.Context, all []*providers.Provider, closing *app.Stack, serve func(context.Context, *providers.Provider) (fetch.Served, error)) ([]fetch.Served, error) {
+	serving := make([]fetch.Served, len(all))
+	group, asking := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for i, p := range all {
+		group.Go(func() (err error) {
+			if serving[i], err = serve(asking, p); err != nil {
+				return fmt.Errorf("provider %s: %w", p.Name, err)
+			}
+			return nil
+		})
 	}
-	provider.Heal = func(ctx context.Context) error {
-		return broker.HealProvider(ctx, js, p.Name, broker.Held(perMinute(p.Limits)), logger)
+	err := group.Wait()
+	for _, s := range serving {
+		if s.Gate != nil {
+			closing.Push("gate of "+s.Provider.Name, func() error { s.Gate.Close(); return nil })
+		}
 	}
-	return provider, nil
+	return serving, err
 }
 
 // perMinute is the rate of the tightest window, at least 1; 0 is unlimited.

@@ -142,17 +142,14 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		return fmt.Errorf("watch %s: %w", fetchworker.BucketProviders, err)
 	}
 	closing.Push("mirror", func() error { mirror.Close(); return nil })
-	var serving []fetch.Served
-	for _, p := range set.Configured() {
-		served, err := serveProvider(ctx, js, kv, p, budget.Settings{
+	serving, err := serveProviders(ctx, set.Configured(), &closing, func(asking context.Context, p *providers.Provider) (fetch.Served, error) {
+		return serveProvider(asking, js, kv, p, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
 			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.LongestTimeout(), Mirror: mirror,
 		}, events.see, logger)
-		if err != nil {
-			return fmt.Errorf("provider %s: %w", p.Name, err)
-		}
-		closing.Push("gate of "+p.Name, func() error { served.Gate.Close(); return nil })
-		serving = append(serving, served)
+	})
+	if err != nil {
+		return err
 	}
 	logStart(logger, config, set, embedded)
 

@@ -139,10 +139,9 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := fetch.Open(ctx, js, p, gate,
-			func(l fetchworker.Lane, shard int) string { return broker.ShardConsumer(p.Name, l, shard) }, broker.ReplayConsumer(p.Name))
-		if err != nil {
-			t.Fatal(err)
+		s := fetch.Served{
+			Provider: p, Gate: gate, Replay: broker.ReplayConsumer(p.Name),
+			Requests: func(l fetchworker.Lane, shard int) string { return broker.ShardConsumer(p.Name, l, shard) },
 		}
 		s.Heal = func(ctx context.Context) error { return broker.ServeProvider(ctx, js, p.Name, 256) }
 		serving = append(serving, s)

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"fetchworker"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // A worker looks ahead: it holds some messages of a shard that wait for their
@@ -66,10 +64,9 @@ type pace struct {
 	starts int
 }
 
-func newShard(c jetstream.Consumer, lane fetchworker.Lane, index, least int, rate func() float64) *shard {
-	info := c.CachedInfo()
+func newShard(stream, consumer string, lane fetchworker.Lane, index, least int, rate func() float64) *shard {
 	return &shard{
-		stream: info.Stream, consumer: info.Name, lane: lane, index: index,
+		stream: stream, consumer: consumer, lane: lane, index: index,
 		least: least, ahead: least, rate: rate, pause: shortestPause,
 	}
 }

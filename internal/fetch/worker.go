@@ -11,7 +11,6 @@ package fetch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -55,9 +54,10 @@ type Config struct {
 type Served struct {
 	Provider *providers.Provider
 	Gate     *budget.Gate
-	// Consumers by their names: requests by lane and shard, and replay.
-	Requests map[fetchworker.Lane][]jetstream.Consumer
-	Replay   jetstream.Consumer
+	// Names of its consumers: of requests by lane and shard, and of replay.
+	// They must exist.
+	Requests func(lane fetchworker.Lane, shard int) string
+	Replay   string
 	// Heal makes the consumers again if somebody deleted them; nil: never.
 	Heal func(context.Context) error
 }
@@ -173,12 +173,12 @@ func (w *Worker) shards() []*shard {
 	var all []*shard
 	for _, sv := range w.served {
 		heal := sv.healing()
-		for lane, consumers := range sv.Requests {
-			for index, consumer := range consumers {
-				all = append(all, newShard(consumer, lane, index, lookAhead, sv.Gate.Pace))
+		for _, lane := range []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch} {
+			for index := range fetchworker.Shards {
+				all = append(all, newShard(fetchworker.StreamRequests, sv.Requests(lane, index), lane, index, lookAhead, sv.Gate.Pace))
 			}
 		}
-		all = append(all, newShard(sv.Replay, "", -1, lookAheadReplay, sv.Gate.Pace))
+		all = append(all, newShard(fetchworker.StreamReplay, sv.Replay, "", -1, lookAheadReplay, sv.Gate.Pace))
 		for _, s := range all {
 			if s.heal == nil {
 				s.heal = heal
@@ -245,22 +245,3 @@ func (w *Worker) handle(d *delivery) {
 
 // againAfter keeps a message that meets a fault of ours from spinning.
 const againAfter = 2 * time.Second
-
-// Open finds a provider's consumers, which must exist.
-func Open(ctx context.Context, js jetstream.JetStream, p *providers.Provider, g *budget.Gate, consumer func(fetchworker.Lane, int) string, replay string) (Served, error) {
-	s := Served{Provider: p, Gate: g, Requests: make(map[fetchworker.Lane][]jetstream.Consumer, 2)}
-	for _, lane := range []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch} {
-		for shard := range fetchworker.Shards {
-			c, err := js.Consumer(ctx, fetchworker.StreamRequests, consumer(lane, shard))
-			if err != nil {
-				return Served{}, fmt.Errorf("consumer %s: %w", consumer(lane, shard), err)
-			}
-			s.Requests[lane] = append(s.Requests[lane], c)
-		}
-	}
-	var err error
-	if s.Replay, err = js.Consumer(ctx, fetchworker.StreamReplay, replay); err != nil {
-		return Served{}, fmt.Errorf("consumer %s: %w", replay, err)
-	}
-	return s, nil
-}
