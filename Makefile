@@ -46,6 +46,10 @@ bench-peers: ## ours beside the bare loop and its peers, into docs/performance/ 
 	mkdir -p docs/performance
 	cd bench && go run . peers -out ../docs/performance
 
+.PHONY: bench-providers
+bench-providers: ## what providers cost that nobody asks, on one server and on three
+	cd bench && go run . providers
+
 .PHONY: observe
 observe: ## what is deployed: compose, images, dashboards and alerts against a worker that runs (a module of its own)
 	cd deploy/test && go vet ./... && go test ./...

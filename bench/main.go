@@ -26,6 +26,7 @@ var roles = map[string]func(context.Context) error{
 	"asynq":     asynqWorker,
 	"river":     riverWorker,
 	"peers":     peers,
+	"providers": providersAtRest,
 }
 
 func main() {
@@ -37,7 +38,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: bench peers [flags]")
+var errUsage = errors.New("usage: bench peers|providers [flags]")
 
 func run(ctx context.Context) error {
 	if len(os.Args) < 2 {

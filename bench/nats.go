@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,6 +21,15 @@ func natsServer(ctx context.Context) error {
 		ServerName: "bench", JetStream: true, StoreDir: os.Getenv("STORE"), JetStreamMaxStore: 1 << 40,
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
 		SyncAlways: os.Getenv("SYNC") == "always",
+	}
+	if routes := os.Getenv("ROUTES"); routes != "" {
+		number, _ := strconv.Atoi(os.Getenv("SERVER"))
+		own := strings.Split(routes, ",")[number]
+		host, port, _ := net.SplitHostPort(own)
+		o.ServerName = "bench-" + os.Getenv("SERVER")
+		o.Cluster = server.ClusterOpts{Name: "bench", Host: host}
+		o.Cluster.Port, _ = strconv.Atoi(port)
+		o.Routes = server.RoutesFromStr("nats://" + strings.ReplaceAll(routes, ",", ",nats://"))
 	}
 	s, err := server.NewServer(o)
 	if err != nil {

@@ -58,7 +58,7 @@ func startWorker(ctx context.Context, s setup, name, natsURL string) (*process, 
 		limits = "unlimited"
 	}
 	file := filepath.Join(s.dir, name+".yaml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, catalogue, s.provider, limits), 0o600); err != nil {
+	if err := os.WriteFile(file, append(fmt.Appendf(nil, catalogue, s.provider, limits), s.more...), 0o600); err != nil {
 		return nil, err
 	}
 	port, err := freePort()
@@ -74,7 +74,7 @@ func startWorker(ctx context.Context, s setup, name, natsURL string) (*process, 
 		return nil, err
 	}
 	p.address, p.debug = "http://"+address, "http://"+address+"/metrics"
-	err = eventually(60*time.Second, func() bool {
+	err = eventually(3*time.Minute, func() bool {
 		res, err := http.Get(p.address + "/readyz") //nolint:noctx // bounded by eventually
 		if err != nil {
 			return ctx.Err() != nil

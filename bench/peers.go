@@ -25,6 +25,7 @@ type setup struct {
 	sync        string // "lazy": the server's own interval; "always": every write
 	limits      string // of the provider; "": unlimited
 	env         []string
+	more        string // of the catalogue
 }
 
 // running is a contender that is up.

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// providersAtRest measures what providers cost that nobody asks: how long a
+// worker takes to start with them, and what it and the servers use up while
+// there is nothing to do.
+func providersAtRest(ctx context.Context) error {
+	flags := flag.NewFlagSet("providers", flag.ExitOnError)
+	cases := flags.String("cases", "20x1,200x1,4x3,20x3,60x3", "providers x servers, with commas between them")
+	rest := flags.Duration("rest", 10*time.Second, "how long rest is watched")
+	_ = flags.Parse(os.Args[2:])
+	dir, err := os.MkdirTemp("", "bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	exe, err := build(dir)
+	if err != nil {
+		return err
+	}
+	fmt.Println("| providers | servers | first start | second start | servers at rest | worker at rest |")
+	fmt.Println("| --- | --- | --- | --- | --- | --- |")
+	for name := range strings.SplitSeq(*cases, ",") {
+		var providers, servers int
+		if _, err := fmt.Sscanf(name, "%dx%d", &providers, &servers); err != nil {
+			return fmt.Errorf("case %q: %w", name, err)
+		}
+		place := filepath.Join(dir, name)
+		if err := os.Mkdir(place, 0o700); err != nil {
+			return err
+		}
+		if err := atRest(ctx, place, exe, providers, servers, *rest); err != nil {
+			return fmt.Errorf("case %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func atRest(ctx context.Context, dir, exe string, providers, servers int, rest time.Duration) error {
+	all, err := startServers(dir, servers)
+	defer func() {
+		for _, p := range all {
+			p.kill()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	// After the first, which has the address of the stand-in that nobody asks.
+	var catalogue strings.Builder
+	env := []string{fmt.Sprint("FETCH_REPLICAS=", servers), "BENCH_API_KEY=x"}
+	for i := range providers - 1 {
+		fmt.Fprintf(&catalogue, "  rest%d: {base_url: 'http://127.0.0.1:1', auth: none, limits: 60/min, operations: {quote: {path: /quote}}}\n", i)
+	}
+	s := setup{dir: dir, worker: exe, provider: "http://127.0.0.1:1", concurrency: 16, env: env, more: catalogue.String()}
+	var starts [2]time.Duration
+	var w *process
+	for i := range starts {
+		began := time.Now()
+		if w, err = startWorker(ctx, s, fmt.Sprint("worker-", i), all[0].address); err != nil {
+			return err
+		}
+		starts[i] = time.Since(began)
+		if i == 0 {
+			w.stop()
+		}
+	}
+	defer w.stop()
+	pause(ctx, 5*time.Second) // what a start leaves to do
+	used := func(ps ...*process) (cpu time.Duration, bytes int64) {
+		for _, p := range ps {
+			cpu += cpuOf(p.cmd.Process.Pid)
+			bytes += memory(p.cmd.Process.Pid, "VmRSS:")
+		}
+		return cpu, bytes
+	}
+	serversBefore, _ := used(all...)
+	workerBefore, _ := used(w)
+	pause(ctx, rest)
+	serversAfter, serversBytes := used(all...)
+	workerAfter, workerBytes := used(w)
+	share := func(d time.Duration) float64 { return 100 * d.Seconds() / rest.Seconds() }
+	fmt.Printf("| %d | %d | %.1f s | %.1f s | %.1f %% of a core, %s | %.1f %%, %s |\n", providers, servers,
+		starts[0].Seconds(), starts[1].Seconds(), share(serversAfter-serversBefore), mib(serversBytes), share(workerAfter-workerBefore), mib(workerBytes))
+	return nil
+}
+
+// startServers starts one server, or a cluster of several.
+func startServers(dir string, n int) ([]*process, error) {
+	var routes []string
+	for range n {
+		port, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		routes = append(routes, net.JoinHostPort("127.0.0.1", fmt.Sprint(port)))
+	}
+	var all []*process
+	for i := range n {
+		place := filepath.Join(dir, fmt.Sprint("server-", i))
+		if err := os.Mkdir(place, 0o700); err != nil {
+			return all, err
+		}
+		env := []string{"STORE=" + place + "/jetstream", "SYNC=lazy", fmt.Sprint("SERVER=", i)}
+		if n > 1 {
+			env = append(env, "ROUTES="+strings.Join(routes, ","))
+		}
+		p, err := startRole(place, "nats", env...)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
