@@ -1,0 +1,254 @@
+package fetchworker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Subscriber consumes everybody's answers, or the fleet's events, with the
+// service's user "subscriber". Its place in the stream is a durable consumer:
+// any number of processes under one name share the work, and what comes while
+// none runs waits for it, as long as it is stored.
+type Subscriber struct {
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	durable  string
+	parallel int
+}
+
+// SubscriberOptions say how a subscriber consumes.
+type SubscriberOptions struct {
+	// Durable is the consumer's name, a token. With the shipped accounts the
+	// admin makes it; whoever may make one needs no admin.
+	Durable string
+	// Domain is APP with the shipped accounts, and empty without accounts.
+	Domain string
+	// Parallel is how many handlers may run at a time; 0 is 16. While all are
+	// busy nothing more is taken.
+	Parallel int
+}
+
+// NewSubscriber uses a connection that the caller has and goes on owning.
+func NewSubscriber(nc *nats.Conn, o SubscriberOptions) (*Subscriber, error) {
+	if !ValidID(o.Durable) {
+		return nil, &RequestError{"durable", "1 to 64 of A-Z a-z 0-9 _ -"}
+	}
+	js, err := jetstream.New(nc)
+	if o.Domain != "" {
+		js, err = jetstream.NewWithDomain(nc, o.Domain)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: %w", err)
+	}
+	if o.Parallel <= 0 {
+		o.Parallel = 16
+	}
+	return &Subscriber{nc, js, o.Durable, o.Parallel}, nil
+}
+
+// ResultFilter selects answers; empty fields select all.
+type ResultFilter struct {
+	Provider, Operation, Agent string
+	Status                     []Status  // any of these
+	Final                      bool      // final ones only
+	Since                      time.Time // where a new consumer begins; zero: at the oldest stored
+}
+
+// Subscribe hands each answer to handle, large bodies read and verified, until
+// ctx ends. It is acknowledged after handle has returned nil; with an error, or
+// after a crash, it comes again. So each comes at least once, and an answer's
+// identity, generation and status make it exactly once. Of answers that
+// replaced each other quickly the earlier may be left out, never a final one
+// for good.
+//
+// ErrNotPermitted: the consumer is missing, and this user may not make it.
+func (s *Subscriber) Subscribe(ctx context.Context, f ResultFilter, handle func(context.Context, Answer) error) error {
+	either := func(token string) string {
+		if token == "" {
+			return "*"
+		}
+		return token
+	}
+	for name, token := range map[string]string{"provider": f.Provider, "operation": f.Operation, "agent": f.Agent} {
+		if token != "" && !ValidToken(token) {
+			return &RequestError{name, "1 to 32 of a-z 0-9 _ -"}
+		}
+	}
+	subject := "fetch.result." + either(f.Provider) + "." + either(f.Operation) + "." + either(f.Agent) + ".*"
+	bodies := &Client{nc: s.nc}
+	return s.consume(ctx, StreamResults, subject, f.Since, func(ctx context.Context, m jetstream.Msg) error {
+		a, err := DecodeAnswer(m.Subject(), m.Headers(), m.Data())
+		if err != nil || f.Final && !a.Final || len(f.Status) > 0 && !slices.Contains(f.Status, a.Status) {
+			return nil //nolint:nilerr // what nobody can read is of no use a second time either
+		}
+		if err := bodies.resolveSurely(ctx, &a); err != nil && !errors.Is(err, ErrBodyCorrupt) {
+			return err
+		}
+		return handle(ctx, a)
+	})
+}
+
+// Event is something that happened to a provider, a CloudEvent.
+type Event struct {
+	Kind     string          `json:"-"` // circuit, budget, throttle, review, control
+	Provider string          `json:"-"`
+	ID       string          `json:"id"`
+	Source   string          `json:"source"`
+	Type     string          `json:"type"`
+	Subject  string          `json:"subject,omitempty"`
+	Time     time.Time       `json:"time"`
+	Data     json.RawMessage `json:"data,omitempty"`
+}
+
+// EventFilter selects events; empty fields select all.
+type EventFilter struct {
+	Kind, Provider string
+	Since          time.Time // where a new consumer begins; zero: at the oldest stored
+}
+
+// Events hands each event to handle as Subscribe does answers.
+func (s *Subscriber) Events(ctx context.Context, f EventFilter, handle func(context.Context, Event) error) error {
+	subject := "fetch.event."
+	for i, token := range []string{f.Kind, f.Provider} {
+		switch {
+		case token == "":
+			token = "*"
+		case !ValidToken(token):
+			return &RequestError{[]string{"kind", "provider"}[i], "1 to 32 of a-z 0-9 _ -"}
+		}
+		subject += token + "."
+	}
+	return s.consume(ctx, StreamEvents, strings.TrimSuffix(subject, "."), f.Since, func(ctx context.Context, m jetstream.Msg) error {
+		var e Event
+		tokens := strings.Split(m.Subject(), ".")
+		if json.Unmarshal(m.Data(), &e) != nil || len(tokens) != 4 {
+			return nil
+		}
+		e.Kind, e.Provider = tokens[2], tokens[3]
+		return handle(ctx, e)
+	})
+}
+
+const (
+	// pullLasts is how long a pull stays open; a reconnect can lose one.
+	pullLasts       = 5 * time.Second
+	consumerAckWait = 30 * time.Second
+	// handleAgain is how soon a message comes again whose handler has failed,
+	// at first; it doubles up to a minute.
+	handleAgain = time.Second
+)
+
+// consume pulls messages and acknowledges each when take has returned nil.
+func (s *Subscriber) consume(ctx context.Context, stream, subject string, since time.Time, take func(context.Context, jetstream.Msg) error) error {
+	consumer, err := s.consumer(ctx, stream, subject, since)
+	if err != nil {
+		return err
+	}
+	var handling sync.WaitGroup
+	defer handling.Wait()
+	turns := make(chan struct{}, s.parallel)
+	for ctx.Err() == nil {
+		room := s.parallel - len(turns)
+		if room == 0 {
+			select {
+			case turns <- struct{}{}:
+				<-turns
+			case <-ctx.Done():
+			}
+			continue
+		}
+		pull, end := context.WithTimeout(ctx, pullLasts)
+		batch, err := consumer.Fetch(room, jetstream.FetchContext(pull))
+		if err == nil {
+			for m := range batch.Messages() {
+				turns <- struct{}{}
+				handling.Go(func() {
+					defer func() { <-turns }()
+					s.handle(ctx, m, take)
+				})
+			}
+			err = batch.Error()
+		}
+		over := pull.Err() != nil
+		end()
+		switch {
+		case over:
+		case errors.Is(err, nats.ErrConnectionClosed):
+			return fmt.Errorf("%w: %w", ErrClosed, err)
+		case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrConsumerDeleted):
+			return fmt.Errorf("consumer %s on %s: %w", s.durable, stream, err)
+		case err != nil:
+			_ = pause(ctx, time.Second) // an election, a reconnect
+		}
+	}
+	return nil
+}
+
+// handle runs one handler while the server is told that it is at work.
+func (s *Subscriber) handle(ctx context.Context, m jetstream.Msg, take func(context.Context, jetstream.Msg) error) {
+	if ctx.Err() != nil {
+		_ = m.Nak()
+		return
+	}
+	working, done := context.WithCancel(context.Background())
+	var beats sync.WaitGroup
+	beats.Go(func() {
+		for pause(working, consumerAckWait/3) == nil {
+			_ = m.InProgress() // unheard, it comes again
+		}
+	})
+	err := take(ctx, m)
+	done()
+	beats.Wait()
+	if err == nil {
+		_ = m.Ack() // lost, it comes again
+		return
+	}
+	wait := handleAgain
+	if meta, err := m.Metadata(); err == nil {
+		wait = min(handleAgain<<min(meta.NumDelivered-1, 6), time.Minute)
+	}
+	_ = m.NakWithDelay(wait)
+}
+
+// consumer finds the durable consumer, and makes it where that is allowed.
+func (s *Subscriber) consumer(ctx context.Context, stream, subject string, since time.Time) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c, err := s.js.Consumer(ctx, stream, s.durable)
+	if err == nil {
+		if have := c.CachedInfo().Config.FilterSubject; have != subject {
+			return nil, fmt.Errorf("consumer %s on %s is for %s, not for %s: use another name", s.durable, stream, have, subject)
+		}
+		return c, nil
+	}
+	if !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return nil, fmt.Errorf("consumer %s on %s: %w", s.durable, stream, err)
+	}
+	config := jetstream.ConsumerConfig{
+		Durable: s.durable, FilterSubject: subject, AckPolicy: jetstream.AckExplicitPolicy, AckWait: consumerAckWait,
+		MaxDeliver: -1, MaxAckPending: 4 * s.parallel,
+	}
+	if !since.IsZero() {
+		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
+	}
+	making, release := (&Client{nc: s.nc}).untilRefused(ctx, "$JS.API.CONSUMER.CREATE."+stream+"."+s.durable+"."+subject)
+	defer release()
+	c, err = s.js.CreateConsumer(making, stream, config)
+	if err != nil {
+		if making.Err() != nil || errors.Is(err, nats.ErrNoResponders) {
+			err = fmt.Errorf("%w: the admin makes it with: nats consumer add %s %s --filter '%s' --ack explicit --pull --deliver all --max-pending %d --defaults", ErrNotPermitted, stream, s.durable, subject, config.MaxAckPending)
+		}
+		return nil, fmt.Errorf("consumer %s on %s: %w", s.durable, stream, err)
+	}
+	return c, nil
+}
