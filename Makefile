@@ -54,6 +54,19 @@ bench-providers: ## what providers cost that nobody asks, on one server and on t
 observe: ## what is deployed: compose, images, dashboards and alerts against a worker that runs (a module of its own)
 	cd deploy/test && go vet ./... && go test ./...
 
+.PHONY: interop
+interop: ## the clients of other languages in examples/ against the conformance list (needs node and npm; python3 with nats-py if there)
+	cd examples/node && npm ci --no-audit --no-fund
+	FETCH_INTEROP=1 go test -count=1 -v -run 'TestTheExamplesConform|TestNodeAsAlice' . ./nats
+
+.PHONY: rename
+rename: ## gives a fork its own module path: make rename MODULE=example.com/you/fetchworker
+	test -n "$(MODULE)"
+	go mod edit -module=$(MODULE)
+	git grep -lE '"fetchworker(/|")' -- '*.go' | xargs sed -i 's#"fetchworker\(["/]\)#"$(MODULE)\1#g'
+	git grep -lE 'fetchworker/(internal|cmd)' -- .golangci.yml deploy | xargs -r sed -i 's#fetchworker/\(internal\|cmd\)#$(MODULE)/\1#g'
+	go build ./... && go vet ./...
+
 .PHONY: ci
 ci: ## what CI runs
 	.ci/run

@@ -255,3 +255,63 @@ func ExampleDecodeAnswer() {
 	// failed true alice not_found
 	// not_found: The provider says that this does not exist
 }
+
+// Consume everybody's final answers, at least once each.
+func ExampleSubscriber_Subscribe() {
+	nc, err := nats.Connect(nats.DefaultURL)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer nc.Close()
+	subscriber, err := fetchworker.NewSubscriber(nc, fetchworker.SubscriberOptions{Durable: "warehouse"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = subscriber.Subscribe(context.Background(), fetchworker.ResultFilter{Provider: "fmp", Final: true},
+		func(_ context.Context, a fetchworker.Answer) error {
+			fmt.Println(a.Identity, a.Status, len(a.Body))
+			return nil // now it is acknowledged
+		})
+	fmt.Println(err)
+}
+
+// Hear of circuits that open and close.
+func ExampleSubscriber_Events() {
+	nc, err := nats.Connect(nats.DefaultURL)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer nc.Close()
+	subscriber, err := fetchworker.NewSubscriber(nc, fetchworker.SubscriberOptions{Durable: "pager"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = subscriber.Events(context.Background(), fetchworker.EventFilter{Kind: "circuit"},
+		func(_ context.Context, e fetchworker.Event) error {
+			fmt.Println(e.Provider, e.Time, string(e.Data))
+			return nil
+		})
+	fmt.Println(err)
+}
+
+// Ask the running fleet what can be asked.
+func ExampleClient_Catalogue() {
+	client, err := fetchworker.Connect(nats.DefaultURL, "alice")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	told, err := client.Catalogue(context.Background(), "fmp")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, operation := range told.Operations {
+		fmt.Println(operation.Name, string(operation.Params))
+	}
+}
