@@ -16,6 +16,7 @@ import (
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/fetch"
+	"fetchworker/internal/observe"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
@@ -210,7 +211,7 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		}
 		defer board.Close()
 		registry := prometheus.NewRegistry()
-		registry.MustRegister(fetch.NewFleet(js, board, nil, zap.NewNop()))
+		registry.MustRegister(observe.New(js, board, nil, zap.NewNop()))
 		families, err := registry.Gather()
 		if err != nil {
 			t.Fatal(err)

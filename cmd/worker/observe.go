@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/fetch"
+	"fetchworker/internal/observe"
 	"fetchworker/internal/providers"
 
 	"github.com/nats-io/nats.go"
@@ -43,6 +44,15 @@ func announce(nc *nats.Conn, name string, serving []fetch.Served, endpoints ...a
 		Metadata: map[string]string{"worker": name, "providers": strings.Join(names(serving), ",")},
 		State:    func() any { return fetch.StatusOf(serving) }, Endpoints: endpoints,
 	})
+}
+
+// observed are the served providers with what is told of them as metrics.
+func observed(serving []fetch.Served) []observe.Served {
+	all := make([]observe.Served, len(serving))
+	for i, s := range serving {
+		all[i] = observe.Served{Provider: s.Provider.Name, Gate: s.Gate}
+	}
+	return all
 }
 
 // buildInfo says which version runs.

@@ -19,6 +19,7 @@ import (
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/fetch"
+	"fetchworker/internal/observe"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
@@ -171,7 +172,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	sweeper := sweep.New(js, log, board, sweep.Config{
 		Known: set.Known, Served: broker.ServedProvider, MaxLife: config.MaxLife, Logger: logger,
 	})
-	registry.MustRegister(fetch.NewFleet(js, board, serving, logger))
+	registry.MustRegister(observe.New(js, board, observed(serving), logger))
 
 	desk := cancel.NewDesk(cancels, log, served(board, set), config.MaxLife, logger)
 	closing.Push("orders to cancel", func() error { desk.Close(); return nil })

@@ -6,6 +6,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/meter"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
 )
@@ -184,7 +185,7 @@ func beyondBudget(r *request, used, limit int64, now time.Time) (e ending, over 
 		return ending{}, false
 	}
 	a := failedAnswer(r.Letter, fetchworker.CodeBudgetExhausted, "")
-	a.Problem.RetryAt = nextMonth(now)
+	a.Problem.RetryAt = meter.NextMonth(now)
 	if r.Generation > 1 {
 		// A person began this life: it does not end for good for a reason that
 		// passes, but comes back to them.
@@ -195,11 +196,6 @@ func beyondBudget(r *request, used, limit int64, now time.Time) (e ending, over 
 		return ending{letter: &l, answer: a}, true
 	}
 	return ending{answer: a}, true
-}
-
-func nextMonth(now time.Time) time.Time {
-	now = now.UTC()
-	return time.Date(now.Year(), now.Month()+1, 1, 0, 0, 0, 0, time.UTC)
 }
 
 // unauthorizedWait is 1 s, doubling to 15 min, by how many attempts in a row

@@ -18,7 +18,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/fleet"
-	"fetchworker/internal/fetch"
+	"fetchworker/internal/observe"
 	"fetchworker/internal/providers/providertest"
 
 	"github.com/nats-io/nats.go"
@@ -226,7 +226,7 @@ func TestAScrapeIsCheapWithAHundredThousandLetters(t *testing.T) {
 		<-board.Changed()
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(fetch.NewFleet(b.JS, board, nil, zap.NewNop()))
+	registry.MustRegister(observe.New(b.JS, board, nil, zap.NewNop()))
 	before := b.NC.Stats().InBytes
 	started := time.Now()
 	got := scrape(t, registry)
@@ -255,7 +255,11 @@ func (r *rig) observe() watched {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.registry.MustRegister(fetch.NewFleet(r.b.JS, board, r.serving, zap.NewNop()))
+	var served []observe.Served
+	for _, s := range r.serving {
+		served = append(served, observe.Served{Provider: s.Provider.Name, Gate: s.Gate})
+	}
+	r.registry.MustRegister(observe.New(r.b.JS, board, served, zap.NewNop()))
 	synctest.Wait()
 	return watched{board}
 }
@@ -305,7 +309,7 @@ func TestAViewThatIsOldIsMissing(t *testing.T) {
 	}
 	defer board.Close()
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(fetch.NewFleet(b.JS, board, nil, zap.NewNop()))
+	registry.MustRegister(observe.New(b.JS, board, nil, zap.NewNop()))
 	if n := scrape(t, registry)["fetch_fleet_workers"]; n != 1 {
 		t.Fatalf("%v workers", n)
 	}

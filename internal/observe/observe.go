@@ -1,4 +1,8 @@
-package fetch
+// Package observe tells what is true of the whole fleet as metrics: circuits,
+// permits, bytes, pauses, who serves what, how long the queues are and since
+// when their oldest waits, how full the streams are. What a worker counts of
+// its own work is told by fetch.
+package observe
 
 import (
 	"context"
@@ -12,12 +16,19 @@ import (
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/meter"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 )
+
+// Served is a provider that this process serves.
+type Served struct {
+	Provider string
+	Gate     *budget.Gate
+}
 
 // Fleet collects what is true of the whole fleet: the same from whichever
 // worker is asked, so a dashboard takes the maximum, never the sum. Gates and
@@ -116,8 +127,8 @@ var observedStreams = []string{
 // worker's presence.
 const viewLasts = 15 * time.Second
 
-// NewFleet makes the collector. It is registered once a process.
-func NewFleet(js jetstream.JetStream, board *fleet.View, serve []Served, logger *zap.Logger) *Fleet {
+// New makes the collector. It is registered once a process.
+func New(js jetstream.JetStream, board *fleet.View, serve []Served, logger *zap.Logger) *Fleet {
 	return &Fleet{
 		js: js, board: board, serve: serve, logger: logger,
 		failed: prometheus.NewCounter(prometheus.CounterOpts{
@@ -144,7 +155,7 @@ func (f *Fleet) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range f.serve {
 		state := s.collect(tell)
 		now, sure = state.Now, state.Unsure // the server's
-		ch <- prometheus.MustNewConstMetric(permitsLapsed, prometheus.CounterValue, float64(state.Lapsed), s.Provider.Name)
+		ch <- prometheus.MustNewConstMetric(permitsLapsed, prometheus.CounterValue, float64(state.Lapsed), s.Provider)
 	}
 	tell(unsure, sure.Seconds())
 	providers := f.providers()
@@ -176,7 +187,7 @@ type tell func(d *prometheus.Desc, value float64, labels ...string)
 func (f *Fleet) providers() []string {
 	all := f.board.Providers()
 	for _, s := range f.serve {
-		all = append(all, s.Provider.Name)
+		all = append(all, s.Provider)
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
@@ -184,7 +195,7 @@ func (f *Fleet) providers() []string {
 
 // collect tells what a gate knows.
 func (s *Served) collect(tell tell) budget.State {
-	state, provider := s.Gate.State(), s.Provider.Name
+	state, provider := s.Gate.State(), s.Provider
 	tell(bytesUsed, float64(state.BytesUsed), provider)
 	tell(bytesLimit, float64(state.BytesLimit), provider)
 	tell(bytesLeft, remaining(state.BytesUsed, state.BytesLimit), provider)
@@ -259,7 +270,7 @@ func tightest(windows []ledger.Usage) []ledger.Usage {
 func (f *Fleet) unclaimed(provider string) []ledger.Usage {
 	var windows []ledger.Usage
 	for _, s := range f.serve {
-		if s.Provider.Name == provider {
+		if s.Provider == provider {
 			for _, w := range s.Gate.State().Limits {
 				windows = append(windows, ledger.Usage{Window: w, Left: w.N})
 			}
@@ -295,7 +306,7 @@ func (f *Fleet) collectQueues(tell tell, providers []string) {
 		f.asked = time.Now()
 	}
 	now := time.Now()
-	tell(monthSeconds, nextMonth(now).Sub(now).Seconds())
+	tell(monthSeconds, meter.NextMonth(now).Sub(now).Seconds())
 	for q, l := range f.queues {
 		if now.Sub(l.at) < queuesForgotten {
 			q.tell(tell, l, now)

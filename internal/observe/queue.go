@@ -1,4 +1,4 @@
-package fetch
+package observe
 
 import (
 	"context"
@@ -15,6 +15,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 )
+
+// laneReplay is what the lane of a replayed request is called in metrics.
+const laneReplay = "replay"
 
 // queue is a provider's part of a stream.
 type queue struct {
