@@ -51,6 +51,7 @@ func TestImportsPointDown(t *testing.T) {
 		{pkg: layer("providers/redact"), deny: []string{internal, nats}},
 		{pkg: layer("providers/headers"), deny: []string{internal, nats}},
 		{pkg: layer("providers/sheet"), deny: []string{internal}, but: []string{layer("budget/ledger"), layer("providers/scan"), layer("providers/redact")}},
+		{pkg: layer("providers/plan"), deny: []string{layer("providers")}, but: []string{layer("providers/plan"), layer("providers/sheet"), layer("providers/scan"), layer("providers/redact")}},
 		{pkg: layer("providers/classify"), deny: []string{layer("providers")}, but: []string{layer("providers/sheet"), layer("providers/headers"), layer("providers/scan"), layer("providers/redact")}},
 		{pkg: layer("providers/call"), deny: []string{layer("providers/catalogue")}},
 		{pkg: layer("providers/catalogue"), deny: []string{layer("providers/call"), layer("providers/classify")}},

@@ -7,11 +7,12 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/plan"
 	"fetchworker/internal/providers/sheet"
 )
 
 func TestWhatACallSaysAboutTheProvider(t *testing.T) {
-	r := &request{call: &providers.Call{Operation: new(providers.Operation)}, served: &Served{Provider: &providers.Provider{API: &sheet.API{Spec: sheet.Spec{Timeout: 5 * time.Second}}}}}
+	r := &request{call: &providers.Call{Operation: new(providers.Operation)}, served: &Served{Provider: &providers.Provider{API: &plan.API{Spec: sheet.Spec{Timeout: 5 * time.Second}}}}}
 	for name, c := range map[string]struct {
 		class   fetchworker.Class
 		latency time.Duration

@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/sheet"
 )
 
@@ -74,7 +75,7 @@ func TestWhatAgentsSend(t *testing.T) {
 // Whatever a next_url holds, what Fetch-Next would tell can be asked as it is.
 func TestEveryNextCanBeAsked(t *testing.T) {
 	p := provider(t, "polygon")
-	calls := []*sheet.Call{
+	calls := []*providers.Call{
 		plan(t, p, "tickers", `{"market":"stocks","limit":2}`),
 		plan(t, p, "aggregates", `{"symbol":"AAPL","from":"2026-01-02","to":"2026-01-05"}`),
 		plan(t, p, "options_chain", `{"symbol":"AAPL"}`),

@@ -4,8 +4,7 @@
 // data sheet, in Go or in YAML, and no code.
 //
 // What a provider is made of has rooms of its own, each of which can be read
-// and tested without the others: sheet (the data sheet and what it makes of a
-// request), call (one request on the wire), classify (what an answer is),
+// and tested without the others: sheet (the data sheet), plan (what it makes of a request), call (one request on the wire), classify (what an answer is),
 // catalogue (YAML), and at the bottom scan (values in JSON bodies) and redact
 // (the key out of every text).
 //

@@ -4,11 +4,11 @@ import (
 	"testing"
 
 	"fetchworker/internal/providers/call"
-	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/providers/plan"
 )
 
 // CallOf makes one call of an API over a dialer, with any keys.
-func CallOf(t *testing.T, api *sheet.API, dial DialFunc, planned *Call) *Result {
+func CallOf(t *testing.T, api *plan.API, dial DialFunc, planned *Call) *Result {
 	t.Helper()
 	c := call.New(api, func(string) string { return "fuzz-key-0123" }, dial)
 	defer c.Close()

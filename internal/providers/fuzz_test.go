@@ -8,6 +8,7 @@ import (
 
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/catalogue"
+	planning "fetchworker/internal/providers/plan"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/providers/sheet"
 )
@@ -42,11 +43,11 @@ func FuzzCatalogue(f *testing.F) {
 			return
 		}
 		for name, spec := range specs {
-			if _, err := sheet.New(spec); err != nil {
+			if _, err := planning.New(spec); err != nil {
 				t.Fatalf("%s was accepted, and then: %v", name, err)
 			}
 			spec.BaseURL = "http://fuzz.test" // every connection leads to the server
-			api, err := sheet.New(spec)
+			api, err := planning.New(spec)
 			if err != nil {
 				t.Fatal(err)
 			}

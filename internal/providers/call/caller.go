@@ -11,14 +11,14 @@ import (
 	"slices"
 	"time"
 
+	"fetchworker/internal/providers/plan"
 	"fetchworker/internal/providers/redact"
-	"fetchworker/internal/providers/sheet"
 )
 
 // Caller makes the calls of one API with its key. It is safe for concurrent
 // use.
 type Caller struct { //nolint:recvcheck // Format must hold for copies as well
-	api       *sheet.API
+	api       *plan.API
 	keys      Keys
 	redact    *redact.Redactor
 	tokens    *tokens
@@ -29,7 +29,7 @@ type Caller struct { //nolint:recvcheck // Format must hold for copies as well
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // New is a caller of an API with what keys gives. A nil dial means the network.
-func New(api *sheet.API, keys Keys, dial DialFunc) *Caller {
+func New(api *plan.API, keys Keys, dial DialFunc) *Caller {
 	p := &Caller{api: api, keys: keys, redact: redact.New(), tokens: new(tokens), transport: newTransport(dial)}
 	for _, variable := range api.AllVariables() {
 		p.secret(variable)
@@ -54,7 +54,7 @@ func (p Caller) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, p.api.Nam
 
 // URL is where a call goes, fit to be shown: without the key, wherever it
 // would be.
-func (p *Caller) URL(c *sheet.Call) *url.URL {
+func (p *Caller) URL(c *plan.Call) *url.URL {
 	u := &url.URL{Scheme: p.api.Base().Scheme, Host: p.api.Base().Host}
 	shown, err := u.Parse(p.redact.Text(c.Target()))
 	if err != nil {

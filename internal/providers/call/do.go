@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,10 +11,8 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -24,8 +21,8 @@ import (
 	"fetchworker"
 	"fetchworker/internal/providers/classify"
 	"fetchworker/internal/providers/headers"
+	"fetchworker/internal/providers/plan"
 	"fetchworker/internal/providers/redact"
-	"fetchworker/internal/providers/sheet"
 )
 
 // Options are what a single call adds to its plan.
@@ -107,7 +104,7 @@ func (r *Result) Hard() bool {
 
 // Do makes the call: one request on the wire at most, no redirect followed.
 // It never fails: whatever happens is in the result.
-func (p *Caller) Do(ctx context.Context, call *sheet.Call, o Options) *Result {
+func (p *Caller) Do(ctx context.Context, call *plan.Call, o Options) *Result {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, p.api.TimeoutOf(call.Operation))
 	defer cancel()
@@ -164,7 +161,7 @@ func kept(value string, most int) string {
 }
 
 // request is built anew for each attempt; the keys are only in it.
-func (p *Caller) request(ctx context.Context, call *sheet.Call, o Options) (*http.Request, error) {
+func (p *Caller) request(ctx context.Context, call *plan.Call, o Options) (*http.Request, error) {
 	header := http.Header{"User-Agent": {"fetchworker"}, "Accept-Encoding": {"gzip"}}
 	for _, fixed := range []map[string]string{p.api.Header, call.Operation.Header} {
 		for name, value := range fixed {
@@ -204,7 +201,7 @@ func (p *Caller) broken(r *Result, err error) {
 }
 
 // answered fills in a result from an answer.
-func (p *Caller) answered(r *Result, call *sheet.Call, res *http.Response, o Options) {
+func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response, o Options) {
 	body, wire, readErr := readBody(res)
 	_ = res.Body.Close() // what is unread is not worth an error
 
@@ -322,7 +319,7 @@ func (p *Caller) about(count headers.Count) (window time.Duration, ok bool) {
 }
 
 // next are the parameters of the next page, the key redacted.
-func (p *Caller) next(call *sheet.Call, header http.Header, body []byte) (next json.RawMessage, loop bool) {
+func (p *Caller) next(call *plan.Call, header http.Header, body []byte) (next json.RawMessage, loop bool) {
 	next, loop = p.api.Next(call, header, body)
 	if next != nil {
 		next = json.RawMessage(p.redact.Text(string(next)))
@@ -367,62 +364,4 @@ func connectionErrorType(err error) string {
 		return errorTimeout
 	}
 	return errorNetwork
-}
-
-// writeGate is the last check before a request is written, and the proof that
-// it is written at most once.
-type writeGate struct {
-	before  func() error
-	after   func()
-	cancel  context.CancelFunc
-	refused atomic.Pointer[error]
-	sent    atomic.Bool // the request may have reached the wire
-	written atomic.Bool // its header was handed to the connection
-	shared  atomic.Pointer[shared]
-}
-
-func (w *writeGate) trace(ctx context.Context) context.Context {
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn:      w.gotConn,
-		WroteHeaders: func() { w.written.Store(true) },
-		WroteRequest: func(httptrace.WroteRequestInfo) {
-			if w.after != nil {
-				w.after()
-			}
-		},
-	})
-}
-
-func (w *writeGate) gotConn(info httptrace.GotConnInfo) {
-	err := error(nil)
-	switch {
-	case w.written.Load():
-		err = ErrRetried
-	case w.before != nil:
-		err = w.before()
-	}
-	if err == nil {
-		w.shared.Store(sharedConn(info))
-		w.sent.Store(true)
-		return
-	}
-	if !w.written.Load() {
-		w.sent.Store(false) // an earlier connection was closed before it took anything
-	}
-	// Cancelling alone races with the write on HTTP/1.1, so the connection is
-	// closed too. On HTTP/2 it is shared, and cancelling suffices.
-	w.refused.Store(&err)
-	w.cancel()
-	if conn, ok := info.Conn.(*tls.Conn); ok && conn.ConnectionState().NegotiatedProtocol == "h2" {
-		return
-	}
-	_ = info.Conn.Close()
-}
-
-// cause is why the round trip failed: our refusal, if there was one.
-func (w *writeGate) cause(err error) error {
-	if refused := w.refused.Load(); refused != nil {
-		return fmt.Errorf("not sent: %w", *refused)
-	}
-	return err
 }

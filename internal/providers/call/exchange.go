@@ -13,7 +13,7 @@ import (
 	"strconv"
 	"strings"
 
-	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/providers/plan"
 )
 
 // Exchange is one request with its answer, as a file keeps it:
@@ -115,7 +115,7 @@ var recordedHeaders = []string{
 // Record makes a call and writes it as an Exchange, the key redacted. An
 // error answer is as good a recording as any; only when there was no answer,
 // or its body broke off, Record writes nothing and returns why.
-func (p *Caller) Record(ctx context.Context, call *sheet.Call, w io.Writer) (*Result, error) {
+func (p *Caller) Record(ctx context.Context, call *plan.Call, w io.Writer) (*Result, error) {
 	r := p.Do(ctx, call, Options{})
 	if r.Err != nil {
 		return r, fmt.Errorf("recording %s %s: %w", p.api.Name, call.Operation.Name, r.Err)

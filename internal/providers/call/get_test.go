@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"fetchworker/internal/providers/plan"
 	"fetchworker/internal/providers/sheet"
 )
 
@@ -15,7 +16,7 @@ import (
 // provider's host, decoding it any number of times climbs nowhere, and no key
 // but ours is in it.
 func TestGetStaysInside(t *testing.T) {
-	api, err := sheet.New(sheet.Spec{
+	api, err := plan.New(sheet.Spec{
 		Name: "fred", BaseURL: "https://api.stlouisfed.org/fred", EnvPrefix: "FRED", Timeout: time.Second,
 		Auth: []sheet.Auth{{Kind: sheet.AuthQuery, Name: "api_key"}},
 		GetPaths: []sheet.GetPath{

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
+	"fetchworker/internal/providers/plan"
 	"fetchworker/internal/providers/sheet"
 )
 
@@ -26,7 +27,7 @@ var errNoToken = errors.New("no token")
 
 // sign adds the keys to a request that is about to be made, and the fixed
 // texts that hold secrets.
-func (p *Caller) sign(ctx context.Context, call *sheet.Call, header http.Header, query url.Values) error {
+func (p *Caller) sign(ctx context.Context, call *plan.Call, header http.Header, query url.Values) error {
 	for i := range call.Auth {
 		a := &call.Auth[i]
 		switch a.Kind {

@@ -14,21 +14,22 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers/call"
+	"fetchworker/internal/providers/plan"
 	"fetchworker/internal/providers/sheet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // caller is one of an API with one operation, and a call of it.
-func caller(t *testing.T, baseURL string) (*call.Caller, *sheet.Call) {
+func caller(t *testing.T, baseURL string) (*call.Caller, *plan.Call) {
 	t.Helper()
 	return callerBy(t, baseURL, nil, 5*time.Second)
 }
 
 // callerBy is caller with a dialer and a time-out.
-func callerBy(t *testing.T, baseURL string, dial call.DialFunc, timeout time.Duration) (*call.Caller, *sheet.Call) {
+func callerBy(t *testing.T, baseURL string, dial call.DialFunc, timeout time.Duration) (*call.Caller, *plan.Call) {
 	t.Helper()
-	api, err := sheet.New(sheet.Spec{
+	api, err := plan.New(sheet.Spec{
 		Name: "tides", BaseURL: baseURL, EnvPrefix: "TIDES", Timeout: timeout,
 		Auth:       []sheet.Auth{{Kind: sheet.AuthBearer}},
 		Operations: map[string]*sheet.Operation{"heights": {Name: "heights", Path: "/heights"}},

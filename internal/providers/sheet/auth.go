@@ -130,7 +130,7 @@ func checkAuths(c check, auths []Auth) {
 		if auths[i].Kind == AuthNone && len(auths) > 1 {
 			at.wrong("none: expected alone")
 		}
-		if place := auths[i].header() + "?" + auths[i].query(); place != "?" && seen[place] {
+		if place := auths[i].header() + "?" + auths[i].InQuery(); place != "?" && seen[place] {
 			at.wrong("another key is sent in the same place")
 		} else {
 			seen[place] = true
@@ -194,8 +194,8 @@ func (a *Auth) header() string {
 	return ""
 }
 
-// query is the query parameter that carries the key, "" if none does.
-func (a *Auth) query() string {
+// InQuery is the query parameter that carries the key, "" if none does.
+func (a *Auth) InQuery() string {
 	if a.Kind == AuthQuery {
 		return a.Name
 	}

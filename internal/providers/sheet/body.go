@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// content is what a POST sends: its parameters placed in its template.
-func (op *Operation) content(values map[string]string) (body []byte, contentType string, err error) {
+// Content is what a POST sends: its parameters placed in its template.
+func (op *Operation) Content(values map[string]string) (body []byte, contentType string, err error) {
 	if op.Body == BodyForm {
 		form := url.Values{}
 		if op.Template != "" {
@@ -26,7 +26,7 @@ func (op *Operation) content(values map[string]string) (body []byte, contentType
 		for i := range op.Params {
 			param := &op.Params[i]
 			if value, ok := values[param.Name]; ok && param.At != "" {
-				form[strings.TrimPrefix(param.At, "/")] = param.sent(value)
+				form[strings.TrimPrefix(param.At, "/")] = param.Sent(value)
 			}
 		}
 		return []byte(form.Encode()), "application/x-www-form-urlencoded", nil
@@ -67,8 +67,8 @@ func (p *Param) typed(value string) any {
 	return value
 }
 
-// sent are the texts of a parameter in a query or a form: one, or one an item.
-func (p *Param) sent(value string) []string {
+// Sent are the texts of a parameter in a query or a form: one, or one an item.
+func (p *Param) Sent(value string) []string {
 	switch {
 	case p.Repeat:
 		return strings.Split(value, ",")
@@ -141,7 +141,7 @@ func (op *Operation) checkBody(c check) {
 			return
 		case op.Body == BodyForm && strings.Count(param.At, "/") != 1:
 			at.wrong("%q: expected the name of a field, such as /symbol", param.At)
-		case op.inPath(param.Name):
+		case op.InPath(param.Name):
 			at.wrong("expected only where the parameter is not a part of the path")
 		case slices.ContainsFunc(op.Params[:i], func(other Param) bool { return other.At == param.At }):
 			at.wrong("another parameter has its place")
@@ -152,7 +152,7 @@ func (op *Operation) checkBody(c check) {
 		c.at("template").wrong("expected JSON, or fields")
 		return
 	}
-	if body, _, err := op.content(values); err != nil {
+	if body, _, err := op.Content(values); err != nil {
 		c.at("template").wrong("%v", err)
 	} else if op.Body == BodyJSON && !bytes.HasPrefix(body, []byte("{")) && !bytes.HasPrefix(body, []byte("[")) {
 		c.at("template").wrong("expected an object or an array")

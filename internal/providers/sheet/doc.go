@@ -1,6 +1,5 @@
 // Package sheet is the data sheet of an upstream API: what it is (Spec), what
-// of it cannot be right (Validate), and which call a request means (API.Plan)
-// or which parameters ask for the page after an answer (API.Next).
+// of it cannot be right (Validate), and what values a parameter takes.
 //
 // Go data sheets and the YAML catalogue fill the same struct, and everything
 // that differs between APIs is in it. The package reads no file, makes no

@@ -1,16 +1,11 @@
 package sheet
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
 	"fetchworker/internal/providers/redact"
 )
-
-// ErrUnknownOperation is what Plan wraps when the provider has no such
-// operation. Nothing was spent.
-var ErrUnknownOperation = errors.New("unknown operation")
 
 // ParamError is what Plan returns for parameters that cannot be right. Its
 // text names the parameter and what was expected. Nothing was spent.

@@ -19,20 +19,20 @@ const (
 
 var numberPattern = regexp.MustCompile(`^-?\d{1,15}(\.\d{1,12})?$`)
 
-// value turns the JSON value of a parameter into its one text on the wire.
-func (p *Param) value(raw json.RawMessage, pattern *regexp.Regexp) (string, error) {
+// Value turns the JSON value of a parameter into its one text on the wire.
+func (p *Param) Value(raw json.RawMessage, pattern *regexp.Regexp) (string, error) {
 	if p.isText() && isBare(raw) {
 		// A number has lost the zeros of 005930 already, and what it is sent as
 		// would be a guess.
 		quoted, _ := json.Marshal(string(raw)) // a string always marshals
-		return "", &ParamError{Param: p.Name, Expected: p.expected() + ", as a text: write " + string(quoted), Got: string(raw)}
+		return "", &ParamError{Param: p.Name, Expected: p.Expects() + ", as a text: write " + string(quoted), Got: string(raw)}
 	}
 	text, ok := p.text(raw)
 	if ok {
 		text, ok = p.canonical(text, pattern)
 	}
 	if !ok {
-		return "", &ParamError{Param: p.Name, Expected: p.expected(), Got: string(raw)}
+		return "", &ParamError{Param: p.Name, Expected: p.Expects(), Got: string(raw)}
 	}
 	return text, nil
 }
@@ -77,11 +77,11 @@ func (p *Param) text(raw json.RawMessage) (string, bool) {
 		}
 		return strings.Join(items, ","), true
 	}
-	return scalar(value)
+	return Scalar(value)
 }
 
-// scalar is the text of a JSON string, number or boolean.
-func scalar(value any) (string, bool) {
+// Scalar is the text of a JSON string, number or boolean.
+func Scalar(value any) (string, bool) {
 	switch v := value.(type) {
 	case string:
 		return v, true
@@ -159,8 +159,8 @@ func orDefault(n, otherwise int64) int64 {
 	return n
 }
 
-// expected says in words what values the parameter takes.
-func (p *Param) expected() string {
+// Expects says in words what values the parameter takes.
+func (p *Param) Expects() string {
 	if p.Expected != "" {
 		return p.Expected
 	}
@@ -205,4 +205,12 @@ func (p *Param) items() string {
 		return " that match " + p.Pattern
 	}
 	return ""
+}
+
+// WireName is the name under which a parameter is sent.
+func (p *Param) WireName() string {
+	if p.Wire != "" {
+		return p.Wire
+	}
+	return p.Name
 }

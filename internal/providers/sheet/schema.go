@@ -54,7 +54,7 @@ func (o *Operation) Schema() json.RawMessage {
 }
 
 func (p *Param) schema() *schema {
-	s := &schema{Description: p.expected(), Default: p.Default}
+	s := &schema{Description: p.Expects(), Default: p.Default}
 	text := []string{"string"}
 	switch p.Type {
 	case TypeInt:

@@ -12,11 +12,11 @@ import (
 
 var (
 	paramPattern = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
-	slotPattern  = regexp.MustCompile(`\{([^{}]*)\}`)
+	SlotPattern  = regexp.MustCompile(`\{([^{}]*)\}`)
 )
 
 func (op *Operation) check(c check, of *Spec) {
-	if !NamePattern.MatchString(op.Name) || op.Name == opGet {
+	if !NamePattern.MatchString(op.Name) || op.Name == Get {
 		c.wrong("name %q: expected %s, and not get, which every provider has", op.Name, ExpectedName)
 	}
 	op.checkPath(c.at("path"))
@@ -24,12 +24,12 @@ func (op *Operation) check(c check, of *Spec) {
 	for i := range op.Params {
 		param := &op.Params[i]
 		param.check(c.at("params").at(param.Name))
-		if slices.ContainsFunc(op.Params[:i], func(other Param) bool { return other.Name == param.Name || other.wire() == param.wire() }) {
+		if slices.ContainsFunc(op.Params[:i], func(other Param) bool { return other.Name == param.Name || other.WireName() == param.WireName() }) {
 			c.at("params").at(param.Name).wrong("another parameter has its name, or is sent under it")
 		}
-		carries := func(a Auth) bool { return strings.EqualFold(param.wire(), a.query()) }
-		if !op.inPath(param.Name) && param.At == "" && slices.ContainsFunc(op.auths(of), carries) {
-			c.at("params").at(param.Name).wrong("it is sent as %s, which carries the key (auth)", param.wire())
+		carries := func(a Auth) bool { return strings.EqualFold(param.WireName(), a.InQuery()) }
+		if !op.InPath(param.Name) && param.At == "" && slices.ContainsFunc(op.Auths(of), carries) {
+			c.at("params").at(param.Name).wrong("it is sent as %s, which carries the key (auth)", param.WireName())
 		}
 	}
 	for field, names := range map[string][]string{"any_of": op.AnyOf, "exclusive": slices.Concat(op.Exclusive...)} {
@@ -43,7 +43,7 @@ func (op *Operation) check(c check, of *Spec) {
 		checkAuths(c.at("auth"), op.Auth)
 		checkHeaders(c.at("auth"), of.Header, op.Auth)
 	}
-	checkHeaders(c.at("headers"), op.Header, op.auths(of))
+	checkHeaders(c.at("headers"), op.Header, op.Auths(of))
 	of.checkSecretsOf(c.at("headers"), op.Header)
 	of.checkSecretsOf(c.at("query"), op.Query)
 	op.checkBody(c)
@@ -64,12 +64,12 @@ func (op *Operation) checkPath(c check) {
 	if !strings.HasPrefix(op.Path, "/") || strings.ContainsAny(op.Path, "?# \\") || strings.ContainsFunc(op.Path, unicode.IsControl) {
 		c.wrong("%q: expected a path such as /quote/{symbol}, without a query", op.Path)
 	}
-	for _, slot := range slotPattern.FindAllStringSubmatch(op.Path, -1) {
+	for _, slot := range SlotPattern.FindAllStringSubmatch(op.Path, -1) {
 		if param := op.Param(slot[1]); param == nil || !param.Required && param.Default == "" {
 			c.wrong("{%s} expected a parameter of that name that is required or has a default", slot[1])
 		}
 	}
-	rest := slotPattern.ReplaceAllString(op.Path, "x")
+	rest := SlotPattern.ReplaceAllString(op.Path, "x")
 	if strings.ContainsAny(rest, "{}") {
 		c.wrong("%q: expected every { closed by a }", op.Path)
 	}
@@ -83,8 +83,8 @@ func (op *Operation) checkPath(c check) {
 	}
 }
 
-// auths are the keys that the operation sends.
-func (op *Operation) auths(of *Spec) []Auth {
+// Auths are the keys that the operation sends.
+func (op *Operation) Auths(of *Spec) []Auth {
 	if op.Auth != nil {
 		return op.Auth
 	}
@@ -101,8 +101,8 @@ func (op *Operation) Param(name string) *Param {
 	return nil
 }
 
-// inPath reports whether a parameter fills a part of the path.
-func (op *Operation) inPath(name string) bool { return strings.Contains(op.Path, "{"+name+"}") }
+// InPath reports whether a parameter fills a part of the path.
+func (op *Operation) InPath(name string) bool { return strings.Contains(op.Path, "{"+name+"}") }
 
 // ParamTypes are all types of parameters.
 var ParamTypes = []ParamType{TypeString, TypeInt, TypeNumber, TypeBool, TypeEnum, TypeDate, TypeDateOrMS, TypeTime, TypeCSV}
@@ -137,13 +137,13 @@ func (p *Param) check(c check) {
 	}
 	p.checkBounds(c)
 	c.only("default", p.Required && p.Default != "", "a parameter that is not required")
-	pattern, err := p.compile()
+	pattern, err := p.Compile()
 	if err != nil {
 		c.at("pattern").wrong("expected a regular expression (RE2): %v", err)
 	} else if p.Default != "" {
 		raw, _ := json.Marshal(p.Default) // a string always marshals
-		if text, err := p.value(raw, pattern); err != nil || text != p.Default {
-			c.at("default").wrong("%q: expected %s", p.Default, p.expected())
+		if text, err := p.Value(raw, pattern); err != nil || text != p.Default {
+			c.at("default").wrong("%q: expected %s", p.Default, p.Expects())
 		}
 	}
 }
@@ -168,8 +168,8 @@ func (p *Param) checkBounds(c check) {
 	}
 }
 
-// compile is the pattern as it must match: the whole value.
-func (p *Param) compile() (*regexp.Regexp, error) {
+// Compile is the pattern as it must match: the whole value.
+func (p *Param) Compile() (*regexp.Regexp, error) {
 	if p.Pattern == "" {
 		return nil, nil //nolint:nilnil // no pattern is no error
 	}

@@ -1,6 +1,7 @@
-package sheet
+package plan
 
 import (
+	"fetchworker/internal/providers/sheet"
 	"fmt"
 	"strconv"
 	"strings"
@@ -10,15 +11,15 @@ import (
 // inOrder refuses a span whose end lies before its start: an API answers it
 // with an error, or with nothing. Spans are known by their names: from and to,
 // since and until, start_… and end_…, …_start and …_end, …_gte and …_lte.
-func (op *Operation) inOrder(values map[string]string) error {
+func inOrder(op *sheet.Operation, values map[string]string) error {
 	for i := range op.Params {
 		first := &op.Params[i]
 		second := op.Param(endOf(first.Name))
 		if second == nil || values[first.Name] == "" || values[second.Name] == "" {
 			continue
 		}
-		if first.after(values[first.Name], second, values[second.Name]) {
-			return &ParamError{
+		if after(first, values[first.Name], second, values[second.Name]) {
+			return &sheet.ParamError{
 				Param: first.Name, Expected: fmt.Sprintf("nothing after %s, which is %s", second.Name, values[second.Name]),
 				Got: values[first.Name],
 			}
@@ -52,14 +53,14 @@ func endOf(name string) string {
 const zones = 14 * time.Hour
 
 // after reports whether a value surely lies after another.
-func (p *Param) after(value string, other *Param, end string) bool {
-	if p.Type == TypeNumber || p.Type == TypeInt {
+func after(p *sheet.Param, value string, other *sheet.Param, end string) bool {
+	if p.Type == sheet.TypeNumber || p.Type == sheet.TypeInt {
 		a, errA := strconv.ParseFloat(value, 64)
 		b, errB := strconv.ParseFloat(end, 64)
 		return errA == nil && errB == nil && a > b
 	}
-	from, fromExact, ok := p.moment(value)
-	to, toExact, known := other.moment(end)
+	from, fromExact, ok := moment(p, value)
+	to, toExact, known := moment(other, end)
 	if !ok || !known {
 		return false
 	}
@@ -74,10 +75,10 @@ func (p *Param) after(value string, other *Param, end string) bool {
 
 // moment is the time a value means; exact is false for a day, or a time
 // without a zone.
-func (p *Param) moment(text string) (at time.Time, exact, ok bool) {
+func moment(p *sheet.Param, text string) (at time.Time, exact, ok bool) {
 	switch p.Type {
-	case TypeDate, TypeDateOrMS, TypeTime:
-	case TypeString, TypeInt, TypeNumber, TypeBool, TypeEnum, TypeCSV:
+	case sheet.TypeDate, sheet.TypeDateOrMS, sheet.TypeTime:
+	case sheet.TypeString, sheet.TypeInt, sheet.TypeNumber, sheet.TypeBool, sheet.TypeEnum, sheet.TypeCSV:
 		return at, false, false
 	}
 	if ms, err := strconv.ParseInt(text, 10, 64); err == nil {

@@ -1,4 +1,4 @@
-package sheet
+package plan
 
 import (
 	"bytes"
@@ -13,15 +13,13 @@ import (
 	"strings"
 
 	"fetchworker/internal/providers/redact"
+	"fetchworker/internal/providers/sheet"
 )
-
-// opGet is the operation every provider has: any path of its API.
-const opGet = "get"
 
 // Call is one request that has been checked: it can be made, and made again.
 // It holds no key.
 type Call struct {
-	Operation *Operation
+	Operation *sheet.Operation
 
 	// Key is the canonical cache key of provider, operation and parameters:
 	// <provider>.<operation>.<hash>, valid as a NATS KV key. Calls that ask
@@ -29,9 +27,9 @@ type Call struct {
 	// written or ordered; the two generations of an API have different ones.
 	Key string
 
-	Path  string     // escaped, below the host
-	Query url.Values // without the key
-	Auth  []Auth     // how the keys are to be sent
+	Path  string       // escaped, below the host
+	Query url.Values   // without the key
+	Auth  []sheet.Auth // how the keys are to be sent
 
 	Body        []byte // of a POST; nil for a GET
 	ContentType string // of the body
@@ -65,10 +63,10 @@ func (p *API) Plan(operation string, params json.RawMessage) (*Call, error) {
 	given := map[string]json.RawMessage{}
 	if params = bytes.TrimSpace(params); len(params) > 0 && string(params) != "null" {
 		if err := json.Unmarshal(params, &given); err != nil {
-			return nil, &ParamError{Expected: "a JSON object", Got: string(params)}
+			return nil, &sheet.ParamError{Expected: "a JSON object", Got: string(params)}
 		}
 	}
-	if operation == opGet {
+	if operation == sheet.Get {
 		return p.planGet(op, given)
 	}
 
@@ -76,15 +74,15 @@ func (p *API) Plan(operation string, params json.RawMessage) (*Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	call := &Call{Operation: op, Auth: op.auths(&p.Spec), values: values, Query: url.Values{}}
+	call := &Call{Operation: op, Auth: op.Auths(&p.Spec), values: values, Query: url.Values{}}
 	for _, param := range op.Params {
-		if value, ok := values[param.Name]; ok && !op.inPath(param.Name) && param.At == "" {
-			call.Query[param.wire()] = param.sent(value)
+		if value, ok := values[param.Name]; ok && !op.InPath(param.Name) && param.At == "" {
+			call.Query[param.WireName()] = param.Sent(value)
 		}
 	}
-	call.Path = p.base.EscapedPath() + op.fill(values)
+	call.Path = p.base.EscapedPath() + fill(op, values)
 	if op.Method == http.MethodPost {
-		if call.Body, call.ContentType, err = op.content(values); err != nil {
+		if call.Body, call.ContentType, err = op.Content(values); err != nil {
 			return nil, fmt.Errorf("body of %s: %w", op.Name, err)
 		}
 	}
@@ -95,10 +93,10 @@ func (p *API) Plan(operation string, params json.RawMessage) (*Call, error) {
 // fill puts values into the path's slots. The rest of the path is escaped as
 // well, or one character beyond ASCII would make net/url escape the whole path
 // anew, and a value's %2F would become a slash.
-func (op *Operation) fill(values map[string]string) string {
+func fill(op *sheet.Operation, values map[string]string) string {
 	var path strings.Builder
 	rest := op.Path
-	for _, slot := range slotPattern.FindAllStringSubmatchIndex(op.Path, -1) {
+	for _, slot := range sheet.SlotPattern.FindAllStringSubmatchIndex(op.Path, -1) {
 		literal := rest[:slot[0]-(len(op.Path)-len(rest))]
 		path.WriteString(escapeLiteral(literal))
 		path.WriteString(escapeSegment(values[op.Path[slot[2]:slot[3]]]))
@@ -120,7 +118,7 @@ func escapeLiteral(literal string) string {
 
 // values are the parameters of a request by name, checked and canonical, with
 // the defaults of those it does not give.
-func (p *API) values(op *Operation, given map[string]json.RawMessage) (map[string]string, error) {
+func (p *API) values(op *sheet.Operation, given map[string]json.RawMessage) (map[string]string, error) {
 	values := map[string]string{}
 	for name, raw := range given {
 		if string(raw) == "null" { // the same as leaving it out
@@ -132,16 +130,16 @@ func (p *API) values(op *Operation, given map[string]json.RawMessage) (map[strin
 		delete(given, param.Name)
 		switch {
 		case ok:
-			text, err := param.value(raw, p.patterns[param.Pattern])
+			text, err := param.Value(raw, p.patterns[param.Pattern])
 			if err != nil {
 				return nil, err
 			}
-			if op.inPath(param.Name) && climbs(text) {
-				return nil, &ParamError{Param: param.Name, Expected: `a value without "/", "\", "%", "?" and "#", and more than dots: it is a part of the path`, Got: text}
+			if op.InPath(param.Name) && climbs(text) {
+				return nil, &sheet.ParamError{Param: param.Name, Expected: `a value without "/", "\", "%", "?" and "#", and more than dots: it is a part of the path`, Got: text}
 			}
 			values[param.Name] = text
 		case param.Required:
-			return nil, &ParamError{Param: param.Name, Expected: param.expected() + " (it is required)"}
+			return nil, &sheet.ParamError{Param: param.Name, Expected: param.Expects() + " (it is required)"}
 		case param.Default != "":
 			values[param.Name] = param.Default
 		}
@@ -151,18 +149,18 @@ func (p *API) values(op *Operation, given map[string]json.RawMessage) (map[strin
 		for i, param := range op.Params {
 			known[i] = param.Name
 		}
-		return nil, &ParamError{Param: redact.Shorten(name, 40), Expected: fmt.Sprintf("only parameters that %s has: %s", op.Name, strings.Join(known, ", "))}
+		return nil, &sheet.ParamError{Param: redact.Shorten(name, 40), Expected: fmt.Sprintf("only parameters that %s has: %s", op.Name, strings.Join(known, ", "))}
 	}
 	isGiven := func(name string) bool { return values[name] != "" }
 	if len(op.AnyOf) > 0 && !slices.ContainsFunc(op.AnyOf, isGiven) {
-		return nil, &ParamError{Expected: "at least one of " + strings.Join(op.AnyOf, ", ")}
+		return nil, &sheet.ParamError{Expected: "at least one of " + strings.Join(op.AnyOf, ", ")}
 	}
 	for _, pair := range op.Exclusive {
 		if all := slices.DeleteFunc(slices.Clone(pair), func(name string) bool { return !isGiven(name) }); len(all) > 1 {
-			return nil, &ParamError{Param: all[1], Expected: fmt.Sprintf("nothing when %s is given", all[0])}
+			return nil, &sheet.ParamError{Param: all[1], Expected: fmt.Sprintf("nothing when %s is given", all[0])}
 		}
 	}
-	return values, op.inOrder(values)
+	return values, inOrder(op, values)
 }
 
 // climbs reports whether a value could be more than one segment of a path, or
@@ -175,7 +173,7 @@ func climbs(text string) bool {
 func (p *API) finish(call *Call) {
 	for _, fixed := range []map[string]string{call.Operation.Query, p.Query} {
 		for name, value := range fixed {
-			if !call.Query.Has(name) && !SecretPattern.MatchString(value) { // a secret is sent and nowhere shown
+			if !call.Query.Has(name) && !sheet.SecretPattern.MatchString(value) { // a secret is sent and nowhere shown
 				call.Query.Set(name, value)
 			}
 		}
@@ -186,13 +184,6 @@ func (p *API) finish(call *Call) {
 	}
 	sum := sha256.Sum256(target)
 	call.Key = p.Name + "." + call.Operation.Name + "." + hex.EncodeToString(sum[:])
-}
-
-func (p *Param) wire() string {
-	if p.Wire != "" {
-		return p.Wire
-	}
-	return p.Name
 }
 
 // escapeSegment escapes a value for one path segment. Commas stay: lists of

@@ -1,4 +1,4 @@
-package sheet
+package plan
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"fetchworker/internal/providers/redact"
+	"fetchworker/internal/providers/sheet"
 )
 
 // Percent-encoded dots, slashes, backslashes, control characters and percent
@@ -19,7 +20,7 @@ var hiddenPath = regexp.MustCompile(`(?i)%(2e|2f|5c|25|[01][0-9a-f]|7f)`)
 
 // planGet plans the operation get: {"path":"/…","query":{…}}. The agent says
 // path and query only; host, scheme and key stay the provider's.
-func (p *API) planGet(op *Operation, given map[string]json.RawMessage) (*Call, error) {
+func (p *API) planGet(op *sheet.Operation, given map[string]json.RawMessage) (*Call, error) {
 	for name, raw := range given {
 		if string(raw) == "null" {
 			delete(given, name)
@@ -27,11 +28,11 @@ func (p *API) planGet(op *Operation, given map[string]json.RawMessage) (*Call, e
 	}
 	var path string
 	if err := json.Unmarshal(given["path"], &path); err != nil {
-		return nil, &ParamError{Param: "path", Expected: `a path such as "/quote/AAPL" (it is required)`, Got: string(given["path"])}
+		return nil, &sheet.ParamError{Param: "path", Expected: `a path such as "/quote/AAPL" (it is required)`, Got: string(given["path"])}
 	}
 	escaped, wrong := checkPath(path)
 	if wrong != "" {
-		return nil, &ParamError{Param: "path", Expected: wrong, Got: path}
+		return nil, &sheet.ParamError{Param: "path", Expected: wrong, Got: path}
 	}
 	query, err := p.getQuery(given["query"])
 	if err != nil {
@@ -39,7 +40,7 @@ func (p *API) planGet(op *Operation, given map[string]json.RawMessage) (*Call, e
 	}
 	for name := range given {
 		if name != "path" && name != "query" {
-			return nil, &ParamError{Param: redact.Shorten(name, 40), Expected: "only path and query"}
+			return nil, &sheet.ParamError{Param: redact.Shorten(name, 40), Expected: "only path and query"}
 		}
 	}
 
@@ -95,7 +96,7 @@ func (p *API) getQuery(raw json.RawMessage) (url.Values, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
 	if err := dec.Decode(&values); err != nil {
-		return nil, &ParamError{Param: "query", Expected: "a JSON object of texts, numbers and booleans", Got: string(raw)}
+		return nil, &sheet.ParamError{Param: "query", Expected: "a JSON object of texts, numbers and booleans", Got: string(raw)}
 	}
 	for name, value := range values {
 		if value == nil {
@@ -105,11 +106,11 @@ func (p *API) getQuery(raw json.RawMessage) (url.Values, error) {
 		text := strings.Join(texts, "")
 		switch {
 		case !ok:
-			return nil, &ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "a text, a number or a boolean, or a list of these"}
+			return nil, &sheet.ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "a text, a number or a boolean, or a list of these"}
 		case name == "" || strings.ContainsFunc(name+text, unicode.IsControl):
-			return nil, &ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "a name, and no control characters"}
+			return nil, &sheet.ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "a name, and no control characters"}
 		case p.isKeyParam(name):
-			return nil, &ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "no key: the worker sends its own"}
+			return nil, &sheet.ParamError{Param: "query." + redact.Shorten(name, 40), Expected: "no key: the worker sends its own"}
 		}
 		query[name] = texts
 	}
@@ -124,7 +125,7 @@ func scalars(value any) ([]string, bool) {
 	}
 	texts := make([]string, len(list))
 	for i, item := range list {
-		text, ok := scalar(item)
+		text, ok := sheet.Scalar(item)
 		if !ok {
 			return nil, false
 		}
@@ -136,11 +137,11 @@ func scalars(value any) ([]string, bool) {
 // isKeyParam reports whether the API takes a key in this query parameter.
 func (p *API) isKeyParam(name string) bool {
 	is := func(key string) bool { return strings.EqualFold(key, name) }
-	carries := func(a Auth) bool { return is(a.query()) && name != "" }
+	carries := func(a sheet.Auth) bool { return is(a.InQuery()) && name != "" }
 	for _, path := range p.GetPaths {
 		if slices.ContainsFunc(path.Auth, carries) {
 			return true
 		}
 	}
-	return slices.ContainsFunc(p.Auth, carries) || slices.ContainsFunc(p.KeyParams, is) || SecretPattern.MatchString(p.Query[name])
+	return slices.ContainsFunc(p.Auth, carries) || slices.ContainsFunc(p.KeyParams, is) || sheet.SecretPattern.MatchString(p.Query[name])
 }

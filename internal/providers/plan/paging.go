@@ -1,4 +1,4 @@
-package sheet
+package plan
 
 import (
 	"encoding/json"
@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"fetchworker/internal/providers/scan"
+	"fetchworker/internal/providers/sheet"
 )
 
 // maxNext bounds the parameters of a next page, in bytes: they are stored with
@@ -27,16 +28,16 @@ func (p *API) Next(call *Call, header http.Header, body []byte) (next json.RawMe
 	}
 	var candidates []any
 	switch paging.Kind {
-	case PageNext:
+	case sheet.PageNext:
 		value, _ := scan.Lookup(body, paging.Next)
 		if len(value) <= 2*maxNext { // more is not worth taking apart
 			candidates = p.nextByURL(call, paging, scan.Text(value))
 		}
-	case PageLink:
+	case sheet.PageLink:
 		candidates = p.nextByURL(call, paging, linkOf(header))
-	case PageToken:
+	case sheet.PageToken:
 		candidates = nextByToken(call, paging, body)
-	case PageNumber, PageOffset:
+	case sheet.PageNumber, sheet.PageOffset:
 		candidates = nextByNumber(call, paging, body)
 	}
 	for _, params := range candidates {
@@ -56,7 +57,7 @@ func (p *API) Next(call *Call, header http.Header, body []byte) (next json.RawMe
 	return nil, false
 }
 
-func nextByNumber(call *Call, paging *Paging, body []byte) []any {
+func nextByNumber(call *Call, paging *sheet.Paging, body []byte) []any {
 	number := func(param string, otherwise int64) int64 {
 		if n, err := strconv.ParseInt(call.value(param), 10, 64); err == nil {
 			return n
@@ -68,7 +69,7 @@ func nextByNumber(call *Call, paging *Paging, body []byte) []any {
 		return nil
 	}
 	step, seen := int64(1), (at-paging.First+1)*size
-	if paging.Kind == PageOffset {
+	if paging.Kind == sheet.PageOffset {
 		step, seen = size, at+size
 	}
 	if paging.Total == "" {
@@ -87,7 +88,7 @@ func nextByNumber(call *Call, paging *Paging, body []byte) []any {
 
 // nextByToken sends a value of the body back; none, null and an empty one are
 // the end.
-func nextByToken(call *Call, paging *Paging, body []byte) []any {
+func nextByToken(call *Call, paging *sheet.Paging, body []byte) []any {
 	value, ok := scan.Lookup(body, paging.Next)
 	token := scan.Text(value)
 	switch {
@@ -161,7 +162,7 @@ var schemeAndHost = regexp.MustCompile(`^([a-zA-Z][a-zA-Z0-9+.-]*:)?//[^/?#]*`)
 // nextByURL takes path and query of the URL in the body and nothing else: its
 // host is whatever the body says (one API has written ":443:443"), and the
 // key goes to our base URL only.
-func (p *API) nextByURL(call *Call, paging *Paging, link string) []any {
+func (p *API) nextByURL(call *Call, paging *sheet.Paging, link string) []any {
 	if link == "" || link == "null" || len(link) > 2*maxNext {
 		return nil
 	}
@@ -190,12 +191,12 @@ func (p *API) nextByURL(call *Call, paging *Paging, link string) []any {
 
 // nextParams turns path and query of the next page into parameters of the
 // operation. Where they do not fit its template, only the cursor is taken.
-func (p *API) nextParams(call *Call, paging *Paging, path string, query url.Values) []any {
+func (p *API) nextParams(call *Call, paging *sheet.Paging, path string, query url.Values) []any {
 	op := call.Operation
 	var candidates []any
 	values, fits := matchTemplate(op.Path, path)
 	for name, given := range query {
-		param := op.byWire(name)
+		param := byWire(op, name)
 		switch {
 		case len(given) > 1:
 			fits = false
@@ -210,7 +211,7 @@ func (p *API) nextParams(call *Call, paging *Paging, path string, query url.Valu
 	}
 	name := paging.Param
 	if param := op.Param(name); param != nil {
-		name = param.wire()
+		name = param.WireName()
 	}
 	if cursor := query.Get(name); cursor != "" && name != "" {
 		candidates = append(candidates, call.with(paging.Param, cursor))
@@ -219,9 +220,9 @@ func (p *API) nextParams(call *Call, paging *Paging, path string, query url.Valu
 }
 
 // byWire is the parameter of that name in the query.
-func (op *Operation) byWire(name string) *Param {
+func byWire(op *sheet.Operation, name string) *sheet.Param {
 	for i := range op.Params {
-		if op.Params[i].wire() == name && !op.inPath(op.Params[i].Name) {
+		if op.Params[i].WireName() == name && !op.InPath(op.Params[i].Name) {
 			return &op.Params[i]
 		}
 	}

@@ -1,19 +1,16 @@
-package sheet
+package plan
 
 import (
-	"cmp"
-	"errors"
+	"fetchworker/internal/providers/sheet"
 	"net/url"
 	"regexp"
 	"slices"
-	"strings"
-	"time"
 )
 
 // API is a data sheet that has been checked whole and made ready: it plans
 // calls. It is safe for concurrent use.
 type API struct {
-	Spec // in force: Limits are all windows together
+	sheet.Spec // in force: Limits are all windows together
 
 	base     *url.URL
 	patterns map[string]*regexp.Regexp
@@ -21,11 +18,11 @@ type API struct {
 
 // New checks a spec whole and makes it ready to plan calls. The error names
 // what is wrong, never a line or a variable: the caller knows those.
-func New(spec Spec) (*API, error) {
+func New(spec sheet.Spec) (*API, error) {
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
-	base, err := ParseBase(spec.BaseURL)
+	base, err := sheet.ParseBase(spec.BaseURL)
 	if err != nil {
 		return nil, err
 	}
@@ -34,13 +31,13 @@ func New(spec Spec) (*API, error) {
 	if len(p.Limits) > 0 { // unlimited by wish means that no tier limits either
 		p.Limits = append(p.Limits, spec.Tiers[spec.Tier].Limits...)
 	}
-	p.Operations = make(map[string]*Operation, len(spec.Operations)+1)
+	p.Operations = make(map[string]*sheet.Operation, len(spec.Operations)+1)
 	for name, op := range spec.Operations {
 		ready := *op
 		p.Operations[name] = &ready
 	}
-	p.Operations[opGet] = &Operation{
-		Name: opGet, Format: FormatAny, Paging: spec.GetPaging,
+	p.Operations[sheet.Get] = &sheet.Operation{
+		Name: sheet.Get, Format: sheet.FormatAny, Paging: spec.GetPaging,
 		Rights: allRights(spec.Operations),
 	}
 	for _, op := range p.Operations {
@@ -53,7 +50,7 @@ func New(spec Spec) (*API, error) {
 func (p *API) Base() *url.URL { return p.base }
 
 // prepare fills in what an operation takes from its provider.
-func (p *API) prepare(op *Operation) {
+func (p *API) prepare(op *sheet.Operation) {
 	if op.Fresh == 0 {
 		op.Fresh = p.Fresh
 	}
@@ -61,48 +58,21 @@ func (p *API) prepare(op *Operation) {
 		op.Stale = p.Stale
 	}
 	if op.Format == "" {
-		op.Format = FormatJSON
+		op.Format = sheet.FormatJSON
 	}
 	for i := range op.Params {
-		pattern, _ := op.Params[i].compile() // validated
+		pattern, _ := op.Params[i].Compile() // validated
 		p.patterns[op.Params[i].Pattern] = pattern
 	}
 }
 
-// TimeoutOf is the time-out of an operation's calls.
-func (s *Spec) TimeoutOf(op *Operation) time.Duration { return cmp.Or(op.Timeout, s.Timeout) }
-
-// LongestTimeout is the longest that any call of the provider may take.
-func (s *Spec) LongestTimeout() time.Duration {
-	longest := s.Timeout
-	for _, op := range s.Operations {
-		longest = max(longest, op.Timeout)
-	}
-	return longest
-}
-
 // allRights are the rights get needs: it reaches every path of the API, so it
 // must not be a way around the rights of the operations that have names.
-func allRights(operations map[string]*Operation) []string {
+func allRights(operations map[string]*sheet.Operation) []string {
 	var rights []string
 	for _, op := range operations {
 		rights = append(rights, op.Rights...)
 	}
 	slices.Sort(rights)
 	return slices.Compact(rights)
-}
-
-// ParseBase accepts what a base URL may be and nothing that could carry a key
-// or send one elsewhere.
-func ParseBase(text string) (*url.URL, error) {
-	base, err := url.Parse(strings.TrimRight(text, "/"))
-	switch {
-	case err != nil: // the text of a *url.Error repeats the URL
-		return nil, errors.New("not a URL")
-	case base.Scheme != "http" && base.Scheme != "https", base.Host == "":
-		return nil, errors.New("expected http://host/path or https://host/path")
-	case base.User != nil, base.RawQuery != "", base.Fragment != "":
-		return nil, errors.New("expected a URL without user, query and fragment")
-	}
-	return base, nil
 }
