@@ -3,6 +3,9 @@ package budget
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -556,4 +559,65 @@ func TestRecordsSeenLate(t *testing.T) {
 	if !s.record().Held() || s.newer {
 		t.Error("a record that can be read again does not count")
 	}
+}
+
+// TestNothingIsLeftBehind: whatever becomes of calls (they fail, lapse, end
+// before they begin, leave while they wait), once everything is well every
+// circuit closes, and no turn or probe is held by nobody.
+func TestNothingIsLeftBehind(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		unlimited := func(s *Settings) { s.Limits, s.CircuitOpen, s.Concurrency = nil, 5*time.Second, 4 }
+		gates := []*Gate{b.open("w1", unlimited), b.open("w2", unlimited), b.open("w3", unlimited)}
+		outcomes := []Outcome{Success, Failure, Failure, Unreached, Unauthorized, Odd, Neutral, Unused}
+		var all sync.WaitGroup
+		for i := range 36 {
+			all.Go(func() {
+				rng := rand.New(rand.NewPCG(uint64(i), 7)) //nolint:gosec // the same calls each time
+				for n := range 40 {
+					a := ask([]string{"alice", "bob", "carol"}[rng.IntN(3)], []string{"quote", "profile", "chart"}[rng.IntN(3)], fmt.Sprint(rng.IntN(6)))
+					a.Lane = turns.Lane(rng.IntN(3))
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rng.IntN(5000))*time.Millisecond)
+					p, err := gates[i%3].Acquire(ctx, a)
+					if err == nil {
+						if rng.IntN(4) == 0 { // it lapses
+							time.Sleep(2 * time.Second)
+						}
+						if err := p.Start(); err != nil && rng.IntN(2) == 0 {
+							err = p.Renew(ctx)
+							_ = err
+						}
+						time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
+						p.Done(Report{Outcome: outcomes[rng.IntN(len(outcomes))], Remaining: -1})
+					}
+					cancel()
+					time.Sleep(time.Duration(rng.IntN(100*(n%20)+1)) * time.Millisecond)
+				}
+			})
+		}
+		all.Wait()
+		well := time.Now()
+		for gates[0].State().Circuit != circuit.Closed || len(gates[0].State().Operations) > 0 {
+			for _, operation := range []string{"quote", "profile", "chart"} {
+				for _, agent := range []string{"alice", "bob", "carol"} {
+					if p, err := gates[1].Acquire(t.Context(), ask(agent, operation, "well")); err == nil {
+						if p.Start() == nil {
+							p.Done(Report{Outcome: Success, Remaining: -1})
+						}
+						p.Done(Report{Remaining: -1})
+					}
+				}
+			}
+			time.Sleep(500 * time.Millisecond)
+			if time.Since(well) > time.Minute {
+				t.Fatalf("open a minute after all is well: %+v", gates[0].circuit.record())
+			}
+		}
+		settle()
+		for _, g := range gates {
+			if len(g.alone) != 0 || len(g.probing) != 0 || g.State().InFlight != 0 || g.State().Waiting != 0 {
+				t.Errorf("left behind: %v, %v, %d in flight, %d waiting", g.alone, g.probing, g.State().InFlight, g.State().Waiting)
+			}
+			b.end(g, ask("alice", "quote", "last"), Success)
+		}
+	})
 }
