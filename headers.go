@@ -25,6 +25,8 @@ const (
 	HeaderDigest      = "Fetch-Request-Digest"
 	HeaderReason      = "Fetch-Reason"
 	HeaderRetryAt     = "Fetch-Retry-At"
+	HeaderAllowed     = "Fetch-Failures-Allowed"
+	HeaderMaxLife     = "Fetch-Max-Life"
 	HeaderErrorClass  = "Fetch-Error-Class"
 	HeaderError       = "Fetch-Error"
 	HeaderErrorCode   = "Fetch-Error-Code"

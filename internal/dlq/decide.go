@@ -43,7 +43,7 @@ type gate struct {
 	circuits  circuit.Record     // of the provider and its operations
 	probes    bool               // somebody could make a probe: a worker serves the provider, and nobody has paused it
 	succeeded time.Time          // the last success of a call that the fleet has written down
-	lifted    time.Time          // when the gate was last seen to open, or the limits to change
+	lifted    time.Time          // when an operator's orders last changed, or the gate was last seen to open
 }
 
 // act is what becomes of a letter now.
@@ -167,6 +167,9 @@ func spent(l Letter, retries int) bool {
 	switch l.Class { //nolint:exhaustive // the others can be retried
 	case fetchworker.ClassPermanent, fetchworker.ClassPoison, fetchworker.ClassExpired:
 		return true
+	}
+	if l.Allowed > 0 { // by whoever wrote it, and drew its wait
+		return l.Failures >= l.Allowed
 	}
 	return l.Failures > retries
 }

@@ -157,3 +157,46 @@ func TestFailureCode(t *testing.T) {
 		}
 	}
 }
+
+// What a letter's writer allowed counts, whatever its reader is configured to.
+func TestWhatWasAllowedStandsInTheLetter(t *testing.T) {
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name              string
+		allowed, failures int
+		life              time.Duration
+		want              act
+	}{
+		{"a worker that allows one retry", 2, 2, 0, actReview},
+		{"and its first", 2, 1, 0, actRelease},
+		{"a worker that allows five", 6, 5, 0, actRelease},
+		{"and its last", 6, 6, 0, actReview},
+		{"nobody said", 0, 4, 0, actReview},
+		{"nobody said, the third", 0, 3, 0, actRelease},
+		{"a shorter life", 4, 1, time.Hour, actReview},
+		{"a longer life", 4, 1, 200 * time.Hour, actRelease},
+	} {
+		l := Letter{Class: fetchworker.ClassTransient, Failures: c.failures, Allowed: c.allowed, MaxLife: c.life, RequestedAt: now.Add(-100 * time.Hour), NotBefore: now}
+		if c.life == 0 {
+			l.RequestedAt = now.Add(-time.Hour)
+		}
+		l.Identity = fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "q-1"}
+		l.Lane = fetchworker.LaneBatch
+		m := l.DeadLetter()
+		back, err := Decode(m.Subject, m.Header, m.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := decide(back, facts{now: now, stored: l.RequestedAt, retries: 3, maxLife: 72 * time.Hour}); v.act != c.want {
+			t.Errorf("%s: %v, want %v", c.name, v.act, c.want)
+		}
+	}
+}
+
+func TestAWaitIsAtMostTheLongest(t *testing.T) {
+	for range 1000 {
+		if w := Wait(time.Second, 3*time.Second, 5); w > 3*time.Second {
+			t.Fatal(w)
+		}
+	}
+}

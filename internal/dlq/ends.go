@@ -60,6 +60,9 @@ func (l Letter) ReplyTo() string {
 // EndOfLife is when the request has lived as long as any may; stored is when
 // its message was.
 func (l Letter) EndOfLife(stored time.Time, maxLife time.Duration) time.Time {
+	if l.MaxLife > 0 { // by whoever wrote the letter
+		maxLife = l.MaxLife
+	}
 	if l.RequestedAt.IsZero() {
 		return stored.Add(maxLife)
 	}

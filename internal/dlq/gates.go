@@ -21,7 +21,6 @@ type gates struct {
 type knownGate struct {
 	gate
 	looked time.Time
-	limits string // an operator's, in force
 }
 
 // gateLasts is how long a look at the board is believed.
@@ -48,11 +47,12 @@ func (g *gates) of(provider string, now time.Time) gate {
 	if known != nil && now.Before(known.lasts()) {
 		return known.gate
 	}
-	next := &knownGate{gate: look(g.board, provider, now), looked: now, limits: limitsOf(g.board, provider, now)}
+	next := &knownGate{gate: look(g.board, provider, now), looked: now}
 	if known != nil {
-		next.lifted = known.lifted
-		if known.held != "" && next.held == "" || known.limits != next.limits {
+		if known.held != "" && next.held == "" {
 			next.lifted = now
+		} else if known.lifted.After(next.lifted) {
+			next.lifted = known.lifted
 		}
 	}
 	g.all[provider] = next
@@ -73,7 +73,7 @@ func (g *gates) providers() []string {
 // look reads a provider's gate off the board.
 func look(board *fleet.View, provider string, now time.Time) gate {
 	view := board.Provider(provider, now)
-	g := gate{known: board.Knows(provider), circuits: view.Circuit, succeeded: view.Circuit.LastSuccess}
+	g := gate{known: board.Knows(provider), circuits: view.Circuit, succeeded: view.Circuit.LastSuccess, lifted: view.Ordered}
 	g.held, g.until = board.Held(provider, now)
 	if g.held == "" && view.HoldUntil.After(now) {
 		// A hold too short to be worth parking for is waited for here, not in
@@ -91,16 +91,6 @@ func look(board *fleet.View, provider string, now time.Time) gate {
 		g.held, g.until, g.absent = fetchworker.ReasonNoWorker, time.Time{}, view.NoneSince
 	}
 	return g
-}
-
-// limitsOf are the limits that an operator has put in force, as a text to
-// compare.
-func limitsOf(board *fleet.View, provider string, now time.Time) string {
-	c := board.Provider(provider, now).Control.Limits
-	if c == nil || !c.Until.IsZero() && !now.Before(c.Until) {
-		return ""
-	}
-	return c.Limits + " " + c.At.String()
 }
 
 // closedTo is the gate as one letter meets it: a circuit may be open for that

@@ -31,6 +31,9 @@ type Letter struct { //nolint:recvcheck // only Record changes one
 	Generation int // 1, raised by a person's requeue
 	Calls      int // provider calls made so far
 	Failures   int // those that count against the retries
+	Allowed    int // at so many it goes to review; 0: whoever reads it says
+
+	MaxLife time.Duration // that the request may have; 0: whoever reads it says
 
 	Class      fetchworker.Class // of the last attempt, or why it is parked
 	Code       fetchworker.Code  // what its failed answer will say, where retries cannot help
@@ -148,6 +151,12 @@ func (l Letter) message(subject string) *nats.Msg {
 	h.Set(fetchworker.HeaderCalls, strconv.Itoa(l.Calls))
 	h.Set(fetchworker.HeaderFailures, strconv.Itoa(l.Failures))
 	h.Set(fetchworker.HeaderErrorClass, string(l.Class))
+	if l.Allowed > 0 {
+		h.Set(fetchworker.HeaderAllowed, strconv.Itoa(l.Allowed))
+	}
+	if l.MaxLife > 0 {
+		h.Set(fetchworker.HeaderMaxLife, l.MaxLife.String())
+	}
 	set := func(key, value string) {
 		if value != "" {
 			h.Set(key, value)
@@ -197,6 +206,7 @@ func Decode(subject string, h nats.Header, data []byte) (Letter, error) {
 	for key, n := range map[string]*int{
 		fetchworker.HeaderGeneration: &l.Generation, fetchworker.HeaderCalls: &l.Calls,
 		fetchworker.HeaderFailures: &l.Failures, fetchworker.HeaderHTTPStatus: &l.HTTPStatus,
+		fetchworker.HeaderAllowed: &l.Allowed,
 	} {
 		if v := h.Get(key); v != "" {
 			if *n, err = strconv.Atoi(v); err != nil {
@@ -213,6 +223,11 @@ func Decode(subject string, h nats.Header, data []byte) (Letter, error) {
 			if *t, err = time.Parse(time.RFC3339, v); err != nil {
 				return l, fmt.Errorf("%s: %s: %w", subject, key, err)
 			}
+		}
+	}
+	if life := h.Get(fetchworker.HeaderMaxLife); life != "" {
+		if l.MaxLife, err = time.ParseDuration(life); err != nil {
+			return l, fmt.Errorf("%s: %s: %w", subject, fetchworker.HeaderMaxLife, err)
 		}
 	}
 	if history := h.Get(fetchworker.HeaderHistory); history != "" {

@@ -591,3 +591,24 @@ func TestALetterThatPanicsIsSetAside(t *testing.T) {
 		f.Check(dlqtest.Check{Empty: true})
 	})
 }
+
+// Limits that were lifted while no replayer ran let the letters of tomorrow's
+// quota go as soon as one does: what is stored tells it.
+func TestAGateThatOpenedUnseenIsOpen(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Worker("fmp", f.Succeed)
+		for i := range 5 {
+			l := dlqtest.Fresh(i, fetchworker.ClassQuota)
+			l.NotBefore = time.Now().Add(20 * time.Hour)
+			f.Put(l)
+		}
+		time.Sleep(time.Minute)
+		if err := fleet.SetLimits(f.Ctx, f.KV, "fmp", nil, time.Time{}, "ann", "the quota was raised"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		f.Replayer(nil)
+		f.Eventually(10*time.Second, "they are released", func() bool { return f.Count(fetchworker.StreamResults, ">") == 5 })
+	})
+}

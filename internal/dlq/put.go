@@ -30,5 +30,5 @@ func Wait(base, longest time.Duration, failures int) time.Duration {
 	for range failures - 1 {
 		wait = b.NextBackOff()
 	}
-	return wait
+	return min(wait, longest)
 }

@@ -17,6 +17,9 @@ func (w *Worker) finish(ctx context.Context, r *request, e ending, result *provi
 	e = w.unlessCancelled(r, e)
 	if e.letter != nil {
 		r.Letter = *e.letter
+		// What this worker allows stands in the letter: a replayer that is
+		// configured otherwise must not undo the wait that was drawn for it.
+		r.Allowed, r.MaxLife = w.retries+1, w.maxLife
 		if err := w.keep(ctx, r, func() error { return w.putLetter(ctx, r) }); err != nil {
 			return err
 		}

@@ -196,6 +196,7 @@ func nextGeneration(item dlq.Letter, decided nats.Header) dlq.Letter {
 	next := item
 	next.Generation++
 	next.Failures, next.FirstFailedAt = 0, time.Time{}
+	next.Allowed, next.MaxLife = 0, 0 // for the worker to say that has it next
 	next.Class, next.Code, next.HTTPStatus = fetchworker.ClassTransient, "", 0
 	begins, err := time.Parse(time.RFC3339, decided.Get(headerDecidedAt))
 	if err != nil {

@@ -46,6 +46,32 @@ type RetireOrder struct {
 	Reason string    `json:"reason"`
 }
 
+// changed is when the orders last changed, given when they were stored: an
+// order that has ended has changed them too.
+func (c Control) changed(stored, now time.Time) time.Time {
+	last := stored
+	for _, ended := range []time.Time{c.pauseEnds(), c.limitsEnd()} {
+		if !ended.IsZero() && !ended.After(now) && ended.After(last) {
+			last = ended
+		}
+	}
+	return last
+}
+
+func (c Control) pauseEnds() time.Time {
+	if c.Pause == nil {
+		return time.Time{}
+	}
+	return c.Pause.Until
+}
+
+func (c Control) limitsEnd() time.Time {
+	if c.Limits == nil {
+		return time.Time{}
+	}
+	return c.Limits.Until
+}
+
 // DecodeControl reads a value of control.<provider>; of none there are no
 // orders.
 func DecodeControl(value []byte) (Control, error) {

@@ -41,6 +41,7 @@ type View struct {
 type shared struct {
 	circuit  circuit.Record
 	control  Control
+	ordered  time.Time // when the control was last written
 	register *ledger.Register
 }
 
@@ -51,6 +52,7 @@ type Provider struct {
 	PausedUntil time.Time
 	HoldUntil   time.Time // a 429's hold
 	Control     Control
+	Ordered     time.Time // when an operator's orders last changed, by word or because one ended; zero: never
 	Windows     []ledger.Usage
 	Foreign     ledger.Foreign // calls that the provider counted and the fleet did not make
 	Workers     []Worker       // that live and serve it
@@ -124,6 +126,7 @@ func (v *View) take(kind, name string, e store.Entry) {
 		v.entry(name).circuit, _ = circuit.Decode(e.Value)
 	case "control":
 		v.entry(name).control, _ = DecodeControl(e.Value)
+		v.entry(name).ordered = e.At
 	case "worker":
 		before, old := v.named(), v.workers[name]
 		var w Worker
@@ -272,7 +275,7 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 	}
 	out := Provider{
 		Provider: provider, Circuit: p.circuit, Control: p.control,
-		PausedUntil: p.control.PausedUntil(now),
+		PausedUntil: p.control.PausedUntil(now), Ordered: p.control.changed(p.ordered, now),
 	}
 	out.Registered = p.register != nil
 	if p.register != nil {
