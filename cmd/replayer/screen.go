@@ -94,6 +94,9 @@ func (c *cli) provider(b *strings.Builder, s operate.Status, now time.Time) {
 	}
 	row("bytes", bytesText(s, now))
 	letters := fmt.Sprintf("%d: %d waiting, %d due, %d held", s.Letters, s.Waiting, s.Due, s.HeldLetters)
+	if s.Sampled {
+		letters = fmt.Sprintf("%d: about %d waiting, %d due", s.Letters, s.Waiting, s.Due)
+	}
 	if s.Held != "" {
 		letters += " (" + s.Held + ")"
 	}

@@ -35,6 +35,10 @@ type Config struct {
 	Retries int           // failures beyond the first that a request may have
 	MaxLife time.Duration // of a request
 
+	// Now is the server's time, by which letters are due: every machine of the
+	// fleet goes by it. Nil: the machine's own.
+	Now func() time.Time
+
 	Logger     *zap.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 	Tracer     trace.Tracer          // nil: nothing is traced
@@ -57,12 +61,13 @@ type Replayer struct {
 	logger  *zap.Logger
 
 	rooms   *rooms
+	drains  *drains
 	waiters *waiters
 	holding *wait.Heart[*held]
 	metrics *metrics
 
-	pulling         atomic.Pointer[error] // how the last pull ended
-	acting, telling chan struct{}         // their capacity is how many may be in flight
+	pulling                   atomic.Pointer[error] // how the last pull ended
+	acting, telling, draining chan struct{}         // their capacity is how many may be in flight
 }
 
 const (
@@ -86,11 +91,11 @@ const (
 func NewReplayer(js jetstream.JetStream, log *record.Log, board *fleet.View, c Config) *Replayer {
 	r := &Replayer{
 		js: js, log: log, answers: answer.New(log), gates: newGates(board), config: c,
-		logger:  c.Logger,
-		rooms:   newRooms(js, c.ReplayConsumer),
+		logger: c.Logger,
+		rooms:  newRooms(js, c.Consumer, c.ReplayConsumer), drains: newDrains(),
 		waiters: newWaiters(), holding: wait.NewHeart[*held](),
 		acting:  make(chan struct{}, actsInFlight),
-		telling: make(chan struct{}, tellsInFlight),
+		telling: make(chan struct{}, tellsInFlight), draining: make(chan struct{}, actsInFlight),
 	}
 	r.metrics = newMetrics(c.Registerer, r.Ready)
 	return r
@@ -113,6 +118,7 @@ func (r *Replayer) Run(stop context.Context) error {
 	background.Go(func() { r.holding.Run(working) })
 	background.Go(func() { r.probes(stop) })
 	background.Go(func() { r.cancels(stop) })
+	background.Go(func() { r.drain(stop) })
 	background.Go(func() { r.waiters.forget(stop) })
 
 	for stop.Err() == nil {
@@ -134,6 +140,14 @@ func (r *Replayer) Run(stop context.Context) error {
 	kill(nil)
 	background.Wait()
 	return nil
+}
+
+// now is the server's time.
+func (r *Replayer) now() time.Time {
+	if r.config.Now == nil {
+		return time.Now()
+	}
+	return r.config.Now()
 }
 
 // pulls notes how the last pull went.
@@ -184,11 +198,14 @@ func (r *Replayer) pull(stop context.Context, consumer jetstream.Consumer, meet 
 // meet decides on a letter that was delivered and starts what is to be done.
 // It never waits, so a letter that is not due holds back none that is.
 func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) {
-	now := time.Now()
+	now := r.now()
 	v := decide(l.Letter, r.facts(l, now))
 	turns, do, later := r.acting, r.release, r.waiters.delay(500*time.Millisecond, time.Second)
 	switch v.act {
 	case actHold:
+		if v.watch {
+			r.drains.mark(l.Provider)
+		}
 		if !r.waiters.untold(l.sequence, v, now) {
 			l.back(r.wait(v, now))
 			return
@@ -199,7 +216,7 @@ func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) 
 			l.back(min(rests, r.wait(v, now)))
 			return
 		}
-		turns, do, later = r.telling, r.tell, min(r.wait(v, now), r.waiters.delay(time.Second, 3*time.Second))
+		turns, do, later = r.telling, r.tell, min(r.wait(v, now), r.waiters.untoldYet())
 	case actExpire:
 		do = r.expire
 	case actRefuse:

@@ -1,8 +1,6 @@
 package dlq
 
 import (
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -59,7 +57,7 @@ func newMetrics(r prometheus.Registerer, ready func() error) *metrics {
 const otherProviders = "(other)"
 
 func (r *Replayer) did(action, provider string) {
-	if !r.gates.of(provider, time.Now()).known {
+	if !r.gates.of(provider, r.now()).known {
 		provider = otherProviders
 	}
 	r.metrics.letters.WithLabelValues(provider, action).Inc()

@@ -46,7 +46,7 @@ func (r *Replayer) probes(ctx context.Context) {
 	type part struct{ provider, operation string }
 	rest := map[part]time.Time{} // until when there is no need to look
 	for wait.Between(ctx, 250*time.Millisecond, 400*time.Millisecond) == nil {
-		now := time.Now()
+		now := r.now()
 		for of, until := range rest {
 			if !now.Before(until) {
 				delete(rest, of)
@@ -105,7 +105,7 @@ func (r *Replayer) busy(ctx context.Context, provider, operation string, c circu
 			return true, nil
 		}
 	}
-	if time.Since(c.Until()) > letQueueProbe {
+	if r.now().Sub(c.Until()) > letQueueProbe {
 		return false, nil
 	}
 	queue := "fetch.request." + provider + "." + string(fetchworker.LaneInteractive) + ".*" + under(operation, c)
@@ -201,7 +201,7 @@ func (r *Replayer) canProbe(raw record.Raw, operation string, c circuit.Circuit)
 	if err != nil {
 		return l, false
 	}
-	now := time.Now()
+	now := r.now()
 	g := r.gates.of(l.Provider, now).closedTo(l)
 	v := decide(l, facts{now: now, stored: raw.Time, gate: g, cancelled: r.cancelled(l, raw.Time), retries: r.config.Retries, maxLife: r.config.MaxLife})
 	by, _ := g.circuits.Covers(l.Call())

@@ -11,29 +11,7 @@ import (
 	"fetchworker/internal/answer"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/zap"
 )
-
-// release sends a letter back to work, if the replay stream has room for its
-// provider.
-func (r *Replayer) release(ctx context.Context, l *held) (time.Duration, error) {
-	room, err := r.rooms.take(ctx, l.Provider)
-	if err != nil {
-		return 0, err
-	}
-	if !room {
-		return r.waiters.delay(time.Second, 2*time.Second), nil
-	}
-	// A crash before this leaves the letter as it was. One after it leaves it
-	// in both places: it is released again, and an equal letter replaces
-	// itself, or finds that the worker has stored its answer or next letter.
-	if _, err := r.log.Put(ctx, l.ReplaySlot(), l.Replayed()); err != nil {
-		return 0, err
-	}
-	r.did(didRelease, l.Provider)
-	r.logger.Debug("released", zap.Stringer("request", l.Identity), zap.String("class", string(l.Class)), zap.Int("failures", l.Failures))
-	return 0, l.ack(ctx, r.log)
-}
 
 // expire answers a letter whose deadline has passed.
 func (r *Replayer) expire(ctx context.Context, l *held) (time.Duration, error) {
@@ -82,7 +60,7 @@ func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	now := time.Now()
+	now := r.now()
 	f := r.facts(l, now)
 	f.stands = stands
 	v := decide(l.Letter, f)
@@ -121,8 +99,12 @@ func (r *Replayer) finish(ctx context.Context, l *held, stands answer.Standing) 
 // rooms knows how many letters each provider's replay queue can still take:
 // no more wait there than twice what its consumer hands out. What waits there
 // cannot be reordered, held or answered any more, and a worker may be slow.
+//
+// Several replayers share it: each takes of what is left its part, by how many
+// pulls wait for letters.
 type rooms struct {
 	js       jetstream.JetStream
+	letters  string // the DLQ's consumer
 	consumer func(provider string) string
 
 	mu  sync.Mutex // guards the map only
@@ -133,19 +115,19 @@ type room struct {
 	mu      sync.Mutex // held while the server is asked, so that it is asked once
 	looked  time.Time  // when the server was asked
 	served  bool       // the provider's consumer exists
-	limit   int
-	waiting int // in the stream then, and released by us since
+	left    int        // for us to take until the next look
+	sharers int        // replayers at the last look
 }
 
 const (
 	// roomLasts is how long a count is believed while there is room, and
 	// fullLasts while there is none.
 	roomLasts = time.Second
-	fullLasts = 250 * time.Millisecond
+	fullLasts = 100 * time.Millisecond
 )
 
-func newRooms(js jetstream.JetStream, consumer func(string) string) *rooms {
-	return &rooms{js: js, consumer: consumer, all: map[string]*room{}}
+func newRooms(js jetstream.JetStream, letters string, consumer func(string) string) *rooms {
+	return &rooms{js: js, letters: letters, consumer: consumer, all: map[string]*room{}}
 }
 
 func (r *rooms) of(provider string) *room {
@@ -163,15 +145,15 @@ func (r *rooms) take(ctx context.Context, provider string) (bool, error) {
 	room.mu.Lock()
 	defer room.mu.Unlock()
 	age := time.Since(room.looked)
-	if age >= roomLasts || age >= fullLasts && room.waiting >= room.limit {
-		if err := room.look(ctx, r.js, r.consumer(provider)); err != nil {
+	if age >= roomLasts || age >= fullLasts && room.left <= 0 {
+		if err := room.look(ctx, r, provider); err != nil {
 			return false, err
 		}
 	}
-	if room.waiting >= room.limit {
+	if room.left <= 0 {
 		return false, nil
 	}
-	room.waiting++
+	room.left--
 	return true, nil
 }
 
@@ -181,7 +163,7 @@ func (r *rooms) served(ctx context.Context, provider string) (bool, error) {
 	room.mu.Lock()
 	defer room.mu.Unlock()
 	if time.Since(room.looked) >= fullLasts {
-		if err := room.look(ctx, r.js, r.consumer(provider)); err != nil {
+		if err := room.look(ctx, r, provider); err != nil {
 			return false, err
 		}
 	}
@@ -189,24 +171,33 @@ func (r *rooms) served(ctx context.Context, provider string) (bool, error) {
 }
 
 // look asks the server. A provider without a consumer is served by nobody.
-func (r *room) look(ctx context.Context, js jetstream.JetStream, consumer string) error {
+func (r *room) look(ctx context.Context, rooms *rooms, provider string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	c, err := js.Consumer(ctx, fetchworker.StreamReplay, consumer)
+	name := rooms.consumer(provider)
+	c, err := rooms.js.Consumer(ctx, fetchworker.StreamReplay, name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		r.served, r.limit, r.waiting, r.looked = false, 0, 0, time.Now()
+		r.served, r.left, r.looked = false, 0, time.Now()
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("room in %s: %w", consumer, err)
+		return fmt.Errorf("room in %s: %w", name, err)
 	}
 	info := c.CachedInfo()
 	r.served = true
-	r.limit = 2 * info.Config.MaxAckPending
-	if r.limit <= 0 { // it hands out any number
-		r.limit = 2000
+	limit := 2 * info.Config.MaxAckPending
+	if limit <= 0 { // it hands out any number
+		limit = 2000
 	}
-	r.waiting = info.NumAckPending + int(min(info.NumPending, 1<<30))
+	// One that pulls at this moment is not counted; it was the last time.
+	now := 1
+	if letters, err := rooms.js.Consumer(ctx, fetchworker.StreamDLQ, rooms.letters); err == nil {
+		now = max(letters.CachedInfo().NumWaiting, 1)
+	}
+	sharers := max(now, r.sharers)
+	r.sharers = now
+	left := limit - info.NumAckPending - int(min(info.NumPending, 1<<30))
+	r.left = (max(left, 0) + sharers - 1) / sharers
 	r.looked = time.Now()
 	return nil
 }

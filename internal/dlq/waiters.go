@@ -15,6 +15,9 @@ import (
 type waiters struct {
 	mu   sync.Mutex
 	told map[uint64]told // by the letter's sequence
+
+	putOff      int // letters whose agents could not be told at once, lately
+	putOffSince time.Time
 }
 
 // told is small, for there may be a hundred thousand.
@@ -31,7 +34,7 @@ const (
 	// looksPerSecond bounds how many held letters one replayer looks at, and
 	// tellsPerSecond how many times it tells a new time. A crowd is looked at
 	// less often rather than at the cost of the letters that are due.
-	looksPerSecond = 12_000
+	looksPerSecond = 1_500
 	tellsPerSecond = 100
 	// retellAfter is the soonest that an agent is told a later time, and
 	// retellBy the seconds that it must be later by.
@@ -99,11 +102,30 @@ func (w *waiters) delay(shortest, longest time.Duration) time.Duration {
 	return back
 }
 
+// untoldYet draws how long a letter goes back for whose agent could not be told
+// at once: the more of them there were lately, the longer. Most were told by
+// the worker that parked them, and only have to be looked up.
+func (w *waiters) untoldYet() time.Duration {
+	w.mu.Lock()
+	now := time.Now()
+	if now.Sub(w.putOffSince) > 30*time.Second {
+		w.putOff, w.putOffSince = 0, now
+	}
+	w.putOff++
+	crowd := time.Duration(w.putOff) * time.Second / tellsLookedUp
+	w.mu.Unlock()
+	return wait.Jitter(time.Second, 3*time.Second) + wait.Jitter(crowd/2, crowd+1)
+}
+
+// tellsLookedUp is how many letters a second are looked at whose agents may
+// have to be told.
+const tellsLookedUp = 300
+
 // forget drops those that this replayer has not seen for a while: they went
 // back to work, or to other replayers.
 func (w *waiters) forget(ctx context.Context) {
 	for wait.For(ctx, time.Minute) == nil {
-		old := time.Now().Add(-2 * time.Minute).Unix()
+		old := time.Now().Add(-10 * time.Minute).Unix()
 		w.mu.Lock()
 		for sequence, t := range w.told {
 			if t.seen < old {

@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/browse"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/dlq"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -49,7 +50,8 @@ type Status struct {
 	Letters       int            `json:"letters"`               // in the DLQ, the sum of the next three
 	Waiting       int            `json:"waiting"`               // for their time
 	Due           int            `json:"due"`
-	HeldLetters   int            `json:"held_letters"` // by the circuit, a pause, a hold, a quota
+	Sampled       bool           `json:"sampled,omitempty"` // there are too many to read: waiting and due are of a sample
+	HeldLetters   int            `json:"held_letters"`      // by the circuit, a pause, a hold, a quota
 	Review        int            `json:"review"`
 }
 
@@ -167,39 +169,71 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	return s, err
 }
 
-// letters counts a provider's dead letters. Those of a provider whose gate is
-// closed to all need not be read: all are held.
+// lettersRead is how many letters of an open gate are read to tell those that
+// wait for their time from those that are due. Of more, a sample says it.
+const (
+	lettersRead  = 2000
+	samples      = 10
+	lettersASpot = lettersRead / samples
+)
+
+// letters counts a provider's dead letters. Only those of an open gate need
+// to be read: all others are held.
 func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) error {
-	var err error
-	filter := browse.Filter{Provider: s.Provider}
-	if s.Letters, _, err = f.desk.Count(ctx, fetchworker.StreamDLQ, filter.Subject(fetchworker.StreamDLQ)); err != nil || s.Letters == 0 {
+	subject := browse.Filter{Provider: s.Provider}.Subject(fetchworker.StreamDLQ)
+	count, first, err := f.desk.Count(ctx, fetchworker.StreamDLQ, subject)
+	s.Letters = count
+	switch {
+	case err != nil || count == 0:
 		return err
-	}
-	if s.Held != "" {
-		s.HeldLetters = s.Letters
+	case s.Held != "":
+		s.HeldLetters = count
 		return nil
 	}
 	edge, err := f.desk.Edge(ctx, fetchworker.StreamDLQ)
 	if err != nil {
 		return err
 	}
-	s.Letters = 0
-	circuits := f.Provider(s.Provider, now).Circuit
-	for found, err := range f.desk.Walk(ctx, fetchworker.StreamDLQ, filter, edge) {
+	waiting, read := 0, 0
+	from, step, most := first.Sequence, uint64(0), lettersRead
+	if s.Sampled = count > lettersRead; s.Sampled {
+		step, most = max((edge.Sequence-first.Sequence)/samples, 1), lettersASpot
+	}
+	for range samples {
+		w, n, err := f.spot(ctx, subject, from, edge, most, now)
 		if err != nil {
 			return err
 		}
-		s.Letters++
-		switch {
-		case covered(circuits, found.Letter):
-			s.HeldLetters++
-		case Waits(found.Letter, now):
-			s.Waiting++
-		default:
-			s.Due++
+		waiting, read = waiting+w, read+n
+		if from += step; step == 0 || from > edge.Sequence {
+			break
 		}
 	}
+	if read == 0 { // all gone meanwhile
+		s.Letters = 0
+		return nil
+	}
+	if !s.Sampled {
+		s.Letters, s.Waiting, s.Due = read, waiting, read-waiting
+		return nil
+	}
+	s.Waiting = int(float64(count) * float64(waiting) / float64(read))
+	s.Due = count - s.Waiting
 	return nil
+}
+
+// spot reads so many letters from a sequence on, and counts those that wait.
+func (f *Fleet) spot(ctx context.Context, subject string, from uint64, edge browse.Edge, most int, now time.Time) (waiting, read int, err error) {
+	for raw, err := range f.desk.First(ctx, fetchworker.StreamDLQ, subject, from, edge, most) {
+		if err != nil {
+			return waiting, read, err
+		}
+		read++
+		if l, err := dlq.Decode(raw.Subject, raw.Header, raw.Data); err == nil && Waits(l, now) {
+			waiting++
+		}
+	}
+	return waiting, read, nil
 }
 
 // bytes reads this month's counter, and the limit as the fleet last told it

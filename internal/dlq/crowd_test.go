@@ -1,0 +1,128 @@
+package dlq_test
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/dlq/dlqtest"
+)
+
+// crowdOf is how many letters the tests of scale use: ten thousand, or as many
+// as FETCH_TEST_MESSAGES says.
+func crowdOf() int {
+	if n, err := strconv.Atoi(os.Getenv("FETCH_TEST_MESSAGES")); err == nil {
+		return n
+	}
+	return 10_000
+}
+
+// On the wall clock: a crowd of letters that one provider's open circuit holds
+// delays no retry of another's.
+func TestNoCrowdStandsBeforeAnothersLetter(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a crowd")
+	}
+	f, stop := dlqtest.Start(t, brokertest.StartIn(t, t.TempDir(), "127.0.0.1:0"))
+	defer stop()
+	leave := f.Serve("fmp")
+	defer leave()
+	defer f.Serve("polygon")()
+	open, err := circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)}}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.KV.Put(f.Ctx, "circuit.fmp", open); err != nil {
+		t.Fatal(err)
+	}
+	n := crowdOf()
+	f.Crowd(n, func(l *dlq.Letter) { l.Class = fetchworker.ClassCircuitOpen })
+	f.Replayer(nil)
+	f.Eventually(2*time.Minute, "it has met them all", func() bool {
+		c, err := f.JS.Consumer(f.Ctx, fetchworker.StreamDLQ, "replayer")
+		return err == nil && c.CachedInfo().NumPending == 0
+	})
+	var mu sync.Mutex
+	var late []time.Duration
+	f.Worker("polygon", func(l dlq.Letter) error {
+		mu.Lock()
+		defer mu.Unlock()
+		late = append(late, time.Since(l.NotBefore))
+		return nil
+	})
+	const retries = 60
+	for i := range retries {
+		l := dlqtest.FailedOnce(i)
+		l.Provider, l.NotBefore = "polygon", time.Now().Add(time.Second)
+		f.Put(l)
+		time.Sleep(200 * time.Millisecond)
+	}
+	f.Accepted = nil
+	f.Eventually(30*time.Second, "all retries are made", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(late) == retries
+	})
+	slices.Sort(late)
+	t.Logf("%d letters held; of %d retries of another provider the median came %v late, the last %v", n, retries, late[retries/2], late[retries-1])
+	if late[retries-1] > 2*time.Second {
+		t.Errorf("a retry came %v late", late[retries-1])
+	}
+}
+
+// Ten thousand due letters, and a slow provider: those without room are not
+// looked at again and again, and none waits where there is room.
+func TestDueLettersWithoutRoomDoNotSpin(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		n := 2000
+		f.Crowd(n, func(l *dlq.Letter) { l.Class, l.NotBefore = fetchworker.ClassPaused, time.Now() })
+		var mu sync.Mutex
+		handled := 0
+		f.Worker("fmp", func(dlq.Letter) error {
+			mu.Lock()
+			handled++
+			mu.Unlock()
+			time.Sleep(10 * time.Millisecond) // 100 a second
+			return nil
+		})
+		f.Replayer(nil)
+		time.Sleep(5 * time.Second)
+		consumer, err := f.JS.Consumer(f.Ctx, fetchworker.StreamDLQ, "replayer")
+		if err != nil {
+			t.Fatal(err)
+		}
+		looks := func() uint64 {
+			info, err := consumer.Info(f.Ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return info.Delivered.Consumer
+		}
+		before := looks()
+		mu.Lock()
+		done := handled
+		mu.Unlock()
+		time.Sleep(10 * time.Second)
+		mu.Lock()
+		rate := float64(handled-done) / 10
+		mu.Unlock()
+		each := float64(looks()-before) / 10
+		t.Logf("%.0f looks a second, %.0f letters a second go", each, rate)
+		if each > 300 {
+			t.Errorf("%.0f looks a second", each)
+		}
+		if rate < 90 {
+			t.Errorf("only %.0f letters a second go, of 100 that could", rate)
+		}
+		f.Eventually(time.Minute, "all go", func() bool { return f.Count(fetchworker.StreamDLQ, ">") == 0 })
+		f.Accepted = nil
+	})
+}

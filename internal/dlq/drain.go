@@ -1,0 +1,259 @@
+package dlq
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/wait"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// A letter that waits for a gate, or for room in the replay stream, needs no
+// look until there is one: its nak is long, and when the gate has opened or
+// there is room its provider's letters are read, oldest first, and released as
+// far as there is room. So a crowd costs the server nothing while it waits,
+// and stands before nobody else's letter.
+//
+// One replayer at a time reads for a provider, by a lease in the shared state.
+// It is for economy: two that read at once release a letter twice, as a crash
+// in the middle of a release does.
+
+// drains are the providers whose letters wait for a gate or for room, as far
+// as this replayer has met them.
+type drains struct {
+	mu      sync.Mutex
+	all     map[string]*drain
+	claimed map[uint64]bool // letters that are being released, by sequence
+}
+
+type drain struct {
+	next   uint64    // where to read on
+	idle   bool      // nothing was released since the beginning of the stream
+	rest   time.Time // when to look again
+	leased time.Time // until when the lease is ours
+}
+
+func newDrains() *drains { return &drains{all: map[string]*drain{}, claimed: map[uint64]bool{}} }
+
+// mark says that letters of a provider wait for a gate or for room.
+func (d *drains) mark(provider string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.all[provider] == nil {
+		d.all[provider] = &drain{next: 1, idle: true}
+	}
+}
+
+// marked are the providers to look at.
+func (d *drains) marked() map[string]*drain {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make(map[string]*drain, len(d.all))
+	for provider, one := range d.all {
+		all[provider] = one
+	}
+	return all
+}
+
+func (d *drains) done(provider string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.all, provider)
+}
+
+// claim makes one release of a letter at a time in this process.
+func (d *drains) claim(sequence uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.claimed[sequence] {
+		return false
+	}
+	d.claimed[sequence] = true
+	return true
+}
+
+func (d *drains) unclaim(sequence uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.claimed, sequence)
+}
+
+const (
+	// readsAPass bounds how many letters of one provider are read before
+	// another's turn.
+	readsAPass = 512
+	// restAfterAll is how long a provider rests whose letters were all read and
+	// none could go.
+	restAfterAll = 2 * time.Second
+	leaseLasts   = 6 * time.Second
+)
+
+// drain releases what waits, until ctx ends.
+func (r *Replayer) drain(ctx context.Context) {
+	kv, err := r.js.KeyValue(ctx, fetchworker.BucketProviders)
+	if err != nil {
+		r.logger.Warn("no drain: letters that wait go at their next look", zap.Error(err))
+		return
+	}
+	name := rand.Text()
+	for wait.Between(ctx, 80*time.Millisecond, 120*time.Millisecond) == nil {
+		for provider, d := range r.drains.marked() {
+			now := r.now()
+			if now.Before(d.rest) || r.gates.of(provider, now).held != "" {
+				continue
+			}
+			if now.After(d.leased.Add(-leaseLasts / 2)) {
+				until, err := lease(ctx, kv, provider, name, now)
+				if err != nil || until.IsZero() {
+					d.rest = now.Add(time.Second)
+					if err != nil && ctx.Err() == nil {
+						r.logger.Debug("drain", zap.String("provider", provider), zap.Error(err))
+					}
+					continue
+				}
+				d.leased = until
+			}
+			if err := r.drainOne(ctx, provider, d); err != nil && ctx.Err() == nil {
+				r.logger.Warn("drain", zap.String("provider", provider), zap.Error(err))
+				d.rest = now.Add(time.Second)
+			}
+		}
+	}
+}
+
+// drainOne reads on and releases as far as there is room.
+func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain) error {
+	var releases sync.WaitGroup
+	defer releases.Wait()
+	for range readsAPass {
+		raw, err := r.log.Next(ctx, fetchworker.StreamDLQ, "fetch.dlq."+provider+".>", d.next)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			d.rest = r.now().Add(restAfterAll)
+			if d.idle {
+				r.drains.done(provider) // whoever waits still is met again
+			}
+			d.next, d.idle = 1, true
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", provider, err)
+		}
+		l := &held{Letter: Read(raw.Subject, raw.Header, raw.Data), sequence: raw.Sequence, stored: raw.Time}
+		if decide(l.Letter, r.facts(l, r.now())).act != actRelease {
+			d.next = raw.Sequence + 1
+			continue
+		}
+		room, err := r.rooms.take(ctx, provider)
+		if err != nil {
+			return err
+		}
+		d.idle = false
+		if !room {
+			return nil // this one is the next
+		}
+		d.next = raw.Sequence + 1
+		if !r.drains.claim(raw.Sequence) {
+			continue
+		}
+		select {
+		case r.draining <- struct{}{}:
+		case <-ctx.Done():
+			r.drains.unclaim(raw.Sequence)
+			return nil
+		}
+		releases.Go(func() {
+			defer func() { <-r.draining }()
+			defer r.drains.unclaim(l.sequence)
+			if err := r.sendBack(ctx, l); err != nil && ctx.Err() == nil {
+				r.logger.Warn("letter put off", zap.Stringer("request", l.Identity), zap.Error(err))
+			}
+		})
+	}
+	return nil
+}
+
+// sendBack releases a letter that was read and not pulled, so that it is
+// deleted and not acked. If a replayer holds it at this moment, its
+// acknowledgement finds nothing.
+func (r *Replayer) sendBack(ctx context.Context, l *held) error {
+	if _, err := r.log.Put(ctx, l.ReplaySlot(), l.Replayed()); err != nil {
+		return err
+	}
+	r.did(didRelease, l.Provider)
+	return r.log.Delete(ctx, "ack", fetchworker.StreamDLQ, l.sequence)
+}
+
+// lease takes or renews the right to read for a provider: until when, or zero
+// if it is another's.
+func lease(ctx context.Context, kv jetstream.KeyValue, provider, name string, now time.Time) (time.Time, error) {
+	type holder struct {
+		By    string    `json:"by"`
+		Until time.Time `json:"until"`
+	}
+	ours := holder{name, now.Add(leaseLasts)}
+	value, err := json.Marshal(ours)
+	if err != nil {
+		return time.Time{}, err
+	}
+	key := "drain." + provider
+	entry, err := kv.Get(ctx, key)
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		_, err = kv.Create(ctx, key, value)
+	case err == nil:
+		var theirs holder
+		if json.Unmarshal(entry.Value(), &theirs) == nil && theirs.By != name && now.Before(theirs.Until) {
+			return time.Time{}, nil
+		}
+		_, err = kv.Update(ctx, key, value, entry.Revision())
+	}
+	var api *jetstream.APIError
+	if errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+		return time.Time{}, nil // another was faster
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("lease: %w", err)
+	}
+	return ours.Until, nil
+}
+
+// release sends a letter back to work that was pulled, if the replay stream
+// has room for its provider.
+func (r *Replayer) release(ctx context.Context, l *held) (time.Duration, error) {
+	if !r.drains.claim(l.sequence) {
+		return time.Second, nil // it is on its way
+	}
+	defer r.drains.unclaim(l.sequence)
+	room, err := r.rooms.take(ctx, l.Provider)
+	if err != nil {
+		return 0, err
+	}
+	if !room {
+		r.drains.mark(l.Provider)
+		return wait.Jitter(shortestNoRoom, longestNoRoom), nil
+	}
+	// A crash before this leaves the letter as it was. One after it leaves it
+	// in both places: it is released again, and an equal letter replaces
+	// itself, or finds that the worker has stored its answer or next letter.
+	if _, err := r.log.Put(ctx, l.ReplaySlot(), l.Replayed()); err != nil {
+		return 0, err
+	}
+	r.did(didRelease, l.Provider)
+	r.logger.Debug("released", zap.Stringer("request", l.Identity), zap.String("class", string(l.Class)), zap.Int("failures", l.Failures))
+	return 0, l.ack(ctx, r.log)
+}
+
+// A due letter without room is read when there is some; this is for where
+// nobody reads.
+const (
+	shortestNoRoom = 40 * time.Second
+	longestNoRoom  = 80 * time.Second
+)
