@@ -107,6 +107,9 @@ func (c *cli) status(ctx context.Context, l *link, f *operate.Fleet, provider, b
 		line.BytesOutAt = operate.RunsOut(line.BytesUsed, line.BytesLimit, line.At)
 		lines = append(lines, line)
 	}
+	if skew := l.Skew(); skew.Abs() > time.Second && before == "" {
+		c.sayf("note: the clock of this machine is %s off the server's, which is the one that counts", terminal.Short(skew.Abs()))
+	}
 	replayers, err := l.Replayers(ctx)
 	if err != nil {
 		return err

@@ -35,10 +35,6 @@ type Config struct {
 	Retries int           // failures beyond the first that a request may have
 	MaxLife time.Duration // of a request
 
-	// Now is the server's time, by which letters are due: every machine of the
-	// fleet goes by it. Nil: the machine's own.
-	Now func() time.Time
-
 	Logger     *zap.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 	Tracer     trace.Tracer          // nil: nothing is traced
@@ -97,7 +93,7 @@ func NewReplayer(js jetstream.JetStream, log *record.Log, board *fleet.View, c C
 		acting:  make(chan struct{}, actsInFlight),
 		telling: make(chan struct{}, tellsInFlight), draining: make(chan struct{}, actsInFlight),
 	}
-	r.metrics = newMetrics(c.Registerer, r.Ready)
+	r.metrics = newMetrics(c.Registerer, r.Ready, board.Now)
 	return r
 }
 
@@ -142,13 +138,9 @@ func (r *Replayer) Run(stop context.Context) error {
 	return nil
 }
 
-// now is the server's time.
-func (r *Replayer) now() time.Time {
-	if r.config.Now == nil {
-		return time.Now()
-	}
-	return r.config.Now()
-}
+// now is the server's time, by which letters are due: a machine's own may be
+// seconds off, and would release early or answer that a deadline has passed.
+func (r *Replayer) now() time.Time { return r.gates.board.Now() }
 
 // pulls notes how the last pull went.
 func (r *Replayer) pulls(err error) {

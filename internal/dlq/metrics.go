@@ -1,6 +1,8 @@
 package dlq
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -23,7 +25,7 @@ type metrics struct {
 	dropped prometheus.Counter
 }
 
-func newMetrics(r prometheus.Registerer, ready func() error) *metrics {
+func newMetrics(r prometheus.Registerer, ready func() error, now func() time.Time) *metrics {
 	m := &metrics{
 		letters: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "replayer_letters_total",
@@ -46,8 +48,12 @@ func newMetrics(r prometheus.Registerer, ready func() error) *metrics {
 		}
 		return 1
 	})
+	skew := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "replayer_clock_skew_seconds",
+		Help: "How far this machine's clock is ahead of the server's, which is the one that counts.",
+	}, func() float64 { return time.Since(now()).Seconds() })
 	if r != nil {
-		r.MustRegister(m.letters, m.panics, m.dropped, running)
+		r.MustRegister(m.letters, m.panics, m.dropped, running, skew)
 	}
 	return m
 }

@@ -52,6 +52,9 @@ func Open(ctx context.Context, nc *nats.Conn) (*Desk, error) {
 // a person's own clock may be minutes off.
 func (d *Desk) Now() time.Time { return time.Now().Add(d.skew) }
 
+// Skew is how far this machine's clock is behind the server's.
+func (d *Desk) Skew() time.Duration { return d.skew }
+
 // Answer is what is stored for a request; nil if nothing is.
 func (d *Desk) Answer(ctx context.Context, i fetchworker.Identity) (*fetchworker.Answer, error) {
 	subject := fetchworker.ResultSubject(i)

@@ -17,7 +17,7 @@ import (
 // expireRequests ends the requests that have waited for their whole life. The
 // stream is in order of time, so the first message says whether there are any.
 func (s *Sweeper) expireRequests(ctx context.Context, state jetstream.StreamState) error {
-	alive := func(since time.Time) bool { return time.Since(since) < s.config.MaxLife }
+	alive := func(since time.Time) bool { return s.board.Now().Sub(since) < s.config.MaxLife }
 	if state.Msgs == 0 || alive(state.FirstTime) {
 		return nil
 	}
@@ -34,7 +34,7 @@ func (s *Sweeper) expireReplayed(ctx context.Context, state jetstream.StreamStat
 		return nil
 	}
 	next := s.seen + 1
-	if !s.nextEnd.IsZero() && !time.Now().Before(s.nextEnd) {
+	if !s.nextEnd.IsZero() && !s.board.Now().Before(s.nextEnd) {
 		next, s.nextEnd = state.FirstSeq, time.Time{}
 	}
 	crew := newCrew(ctx)
@@ -52,7 +52,7 @@ func (s *Sweeper) expireReplayed(ctx context.Context, state jetstream.StreamStat
 			continue // no letter: it is dropped elsewhere
 		}
 		end := l.EndOfLife(raw.Time, s.config.MaxLife)
-		if time.Now().Before(end) {
+		if s.board.Now().Before(end) {
 			if s.nextEnd.IsZero() || end.Before(s.nextEnd) {
 				s.nextEnd = end
 			}
@@ -63,7 +63,7 @@ func (s *Sweeper) expireReplayed(ctx context.Context, state jetstream.StreamStat
 	s.seen = max(s.seen, state.LastSeq)
 	err := crew.wait()
 	if err != nil {
-		s.nextEnd = time.Now() // look at all of them again
+		s.nextEnd = s.board.Now() // look at all of them again
 	}
 	return err
 }
@@ -87,7 +87,7 @@ func (s *Sweeper) bury(ctx context.Context, raw record.Raw) error {
 // toReview makes a dead letter of a message that the replayer takes to a
 // person.
 func (s *Sweeper) toReview(ctx context.Context, raw record.Raw, l dlq.Letter, class fetchworker.Class, code fetchworker.Code, why string) error {
-	now := time.Now()
+	now := s.board.Now()
 	l.Class, l.Code, l.Error = class, code, why
 	l.FailedAt, l.NotBefore = now, now
 	l.Record(dlq.Attempt{At: now, Class: l.Class, Error: l.Error})

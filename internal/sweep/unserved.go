@@ -236,7 +236,7 @@ const badLane = "lane: interactive or batch in the subject"
 // refusal is the code and the detail that the requests of a subject are
 // answered with; none if a consumer takes it.
 func (s *Sweeper) refusal(address fetchworker.Address, served map[string]bool) (fetchworker.Code, string) {
-	view := s.board.Provider(address.Provider, time.Now())
+	view := s.board.Provider(address.Provider, s.board.Now())
 	switch {
 	case !served[address.Provider] && len(view.Workers) > 0:
 		return "", "" // somebody deleted its consumers; its worker makes them again
@@ -273,7 +273,7 @@ func (s *Sweeper) refuse(ctx context.Context, raw record.Raw, code fetchworker.C
 // absent tells the agents of messages whose provider is served, but by no
 // worker that lives. The messages stay: a worker will come.
 func (s *Sweeper) absent(ctx context.Context, stream, prefix string, state jetstream.StreamState, served map[string]bool) error {
-	now := time.Now()
+	now := s.board.Now()
 	for provider := range served {
 		key := prefix + provider + ".>"
 		view := s.board.Provider(provider, now)

@@ -24,6 +24,7 @@ import (
 // View is a read-only view over all that the fleet shares, for those who
 // call no provider: the replayer, the status. It is safe for concurrent use.
 type View struct {
+	clock  *store.Clock
 	leave  func()
 	close  func()
 	change chan struct{}
@@ -91,7 +92,8 @@ func Follow(m *store.Mirror) *View {
 		providers: map[string]*shared{}, workers: map[string]beat{}, lost: map[string]time.Time{},
 		since: time.Now(), told: map[string]bool{},
 	}
-	v.ahead = time.Until(m.Clock().Now())
+	v.clock = m.Clock()
+	v.ahead = time.Until(v.clock.Now())
 	v.leave = m.Follow(&store.Follower{See: v.see, Lost: v.restart, All: v.whole})
 	return v
 }
@@ -101,6 +103,9 @@ func (v *View) Close() {
 	v.leave()
 	v.close()
 }
+
+// Now is the server's time, by which the whole fleet goes.
+func (v *View) Now() time.Time { return v.clock.Now() }
 
 // Changed gets a value after something changed; several changes may be one.
 func (v *View) Changed() <-chan struct{} { return v.change }
