@@ -144,6 +144,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	}
 	closing.Push("mirror", func() error { mirror.Close(); return nil })
 	serving, err := serveProviders(ctx, set.Configured(), &closing, func(asking context.Context, p *providers.Provider) (fetch.Served, error) {
+		p.AtMost(config.Concurrency)
 		return serveProvider(asking, js, kv, p, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
 			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.LongestTimeout(), Mirror: mirror,

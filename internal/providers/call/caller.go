@@ -40,6 +40,12 @@ func New(api *plan.API, keys Keys, dial DialFunc) *Caller {
 	return p
 }
 
+// AtMost bounds the connections to the API for so many calls at once, with an
+// eighth to spare for those that end. It comes before the first call. Without
+// it a call that finds none free dials, also if one is about to be: at 64 calls
+// at once, up to twice as many connections.
+func (p *Caller) AtMost(calls int) { p.transport.MaxConnsPerHost = calls + calls/8 + 1 }
+
 // Configured reports whether calls can be made: every key is set, or the API
 // needs none.
 func (p *Caller) Configured() bool {
