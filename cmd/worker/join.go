@@ -21,13 +21,13 @@ type joined struct {
 
 // join joins the server that the environment names, or embeds one on a folder
 // that was taken for it.
-func join(ctx context.Context, config app.Config, folder *broker.Folder, name string, logger *zap.Logger, closing *app.Stack) (j joined, err error) {
+func join(ctx context.Context, config app.Config, folder *broker.Folder, acceptLoss bool, name string, logger *zap.Logger, closing *app.Stack) (j joined, err error) {
 	if config.NATS.Remote() {
 		config.NATS.Name = "fetchworker worker " + name
 		j.nc, err = broker.Connect(ctx, config.NATS, logger, nil)
 	} else {
 		j.embedded, err = broker.Embed(broker.EmbedOptions{
-			Listen: config.NATSAddr, DataDir: config.DataDir, Sync: config.Sync, Folder: folder, Logger: logger,
+			Listen: config.NATSAddr, DataDir: config.DataDir, Sync: config.Sync, Folder: folder, AcceptLoss: acceptLoss, Logger: logger,
 		})
 		if err != nil {
 			return j, err

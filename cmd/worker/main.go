@@ -52,7 +52,8 @@ var errUsage = errors.New("usage")
 
 const usage = `worker fetches for agents, inside every provider's limits.
 
-  worker                        serve until SIGTERM; configured by the environment (README.md)
+  worker [--accept-loss]        serve until SIGTERM; configured by the environment (README.md);
+                                --accept-loss: go on with a data folder that was damaged
   worker demo                   the whole story on recorded responses: no key, no network, ends by itself
   worker apply [--accept-loss]  create or update the streams of NATS_URL with the credentials given, and exit
   worker health                 ask the worker on FETCH_HTTP_ADDR whether it is ready
@@ -70,7 +71,8 @@ Try: worker demo
 // run is the whole program; tests call it as main does.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	command := "serve"
-	if len(args) > 0 {
+	acceptLoss := len(args) > 0 && args[0] == "--accept-loss"
+	if len(args) > 0 && !acceptLoss {
 		command, args = args[0], args[1:]
 	}
 	if slices.Contains(args, "-h") || slices.Contains(args, "--help") {
@@ -78,10 +80,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	switch command {
 	case "serve":
-		if len(args) > 0 {
-			return fmt.Errorf("%w: serve takes no arguments; it is configured by the environment", errUsage)
+		if len(args) > 1 || len(args) == 1 && args[0] != "--accept-loss" {
+			return fmt.Errorf("%w: serve takes no arguments but --accept-loss; it is configured by the environment", errUsage)
 		}
-		return serve(ctx, getenv, stderr, nil)
+		return serve(ctx, getenv, stderr, &hooks{acceptLoss: len(args) == 1})
 	case "demo":
 		return demo(ctx, args, stdout)
 	case "apply":

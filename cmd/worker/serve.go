@@ -40,6 +40,8 @@ type hooks struct {
 	dial   providers.DialFunc
 	record record.Hook
 	ready  func(httpAddr, natsURL string)
+
+	acceptLoss bool // go on with a store that holds less than it did
 }
 
 // serve runs a worker until ctx ends, then drains it. Everything is opened in
@@ -102,7 +104,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	}
 	closing.Push("http", listener.Close)
 
-	server, err := join(ctx, config, folder, name, logger, &closing)
+	server, err := join(ctx, config, folder, h.acceptLoss, name, logger, &closing)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // stopped while it waited
 	}

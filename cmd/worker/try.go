@@ -61,7 +61,7 @@ func try(ctx context.Context, args []string, config app.Config, set *providers.S
 // permitted waits for a permit of the fleet's, for a call that has not begun.
 func permitted(ctx context.Context, config app.Config, p *providers.Provider, closing *app.Stack) (start func() error, done func(*providers.Result), err error) {
 	name := workerName()
-	joined, err := join(ctx, config, nil, name, zap.NewNop(), closing)
+	joined, err := join(ctx, config, nil, false, name, zap.NewNop(), closing)
 	if err != nil {
 		return nil, nil, err
 	}

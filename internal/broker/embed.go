@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -18,7 +19,9 @@ type EmbedOptions struct {
 	DataDir string        // where JetStream keeps its files
 	Sync    time.Duration // 0: every write is synced before it is acknowledged; else the interval
 	Folder  *Folder       // DataDir, if it is taken already; Shutdown leaves it
-	Logger  *zap.Logger   // gets the server's warnings and errors; nil: nobody does
+	// AcceptLoss starts over a store that came up with less than it had.
+	AcceptLoss bool
+	Logger     *zap.Logger // gets the server's warnings and errors; nil: nobody does
 }
 
 // Embedded is a nats-server inside this process, without auth, which is why
@@ -27,6 +30,7 @@ type Embedded struct {
 	server *server.Server
 	folder *Folder
 	words  *words
+	dir    string
 }
 
 // Embed starts a server and waits until it takes connections. Its data folder
@@ -89,12 +93,31 @@ func (e *Embedded) start(o EmbedOptions) error {
 	case !s.JetStreamEnabled():
 		err = errors.New("JetStream could not start")
 	default:
-		e.server = s
-		return nil
+		if err = e.whole(s, o); err == nil {
+			e.server, e.dir = s, o.DataDir
+			return nil
+		}
 	}
 	s.Shutdown()
 	s.WaitForShutdown()
 	return err
+}
+
+// whole compares what the store holds with what it held when it was last
+// looked at.
+func (e *Embedded) whole(s *server.Server, o EmbedOptions) error {
+	lost, err := missing(o.DataDir, s, time.Now())
+	if err != nil {
+		return err
+	}
+	if len(lost) > 0 {
+		if !o.AcceptLoss {
+			return fmt.Errorf("%w: %s (restore a backup, or go on without: worker --accept-loss)", ErrStoreLost, strings.Join(lost, "; "))
+		}
+		e.words.log.Error("the store holds less than it did, and is gone on with", zap.Strings("lost", lost))
+	}
+	remember(o.DataDir, s, false)
+	return nil
 }
 
 // Warnings counts what the server has warned of since it started, errors
@@ -120,6 +143,7 @@ func (e *Embedded) Connect(options ...nats.Option) (*nats.Conn, error) {
 
 // Shutdown stops the server and waits until its files are closed.
 func (e *Embedded) Shutdown() {
+	remember(e.dir, e.server, true)
 	e.server.Shutdown()
 	e.server.WaitForShutdown()
 	e.folder.Leave()

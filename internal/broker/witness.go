@@ -1,0 +1,148 @@
+package broker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"fetchworker"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// ErrStoreLost says that a store came up with less than it had. The server
+// itself takes a damaged file for a shorter one, in silence.
+var ErrStoreLost = errors.New("the store holds less than it did")
+
+// witness is what the streams held, as a file beside them.
+type witness struct {
+	Whole   bool                // written at an orderly end: nothing has changed since
+	Streams map[string]standing // by name
+}
+
+type standing struct {
+	Created           time.Time
+	First, Last, Msgs uint64
+	LastTime          time.Time
+	MaxAge            time.Duration
+}
+
+func witnessFile(dir string) string { return filepath.Join(dir, "fetchworker.state") }
+
+// standingOf asks the server what its streams hold.
+func standingOf(s *server.Server) (map[string]standing, error) {
+	info, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true, Config: true})
+	if err != nil {
+		return nil, fmt.Errorf("what the streams hold: %w", err)
+	}
+	streams := map[string]standing{}
+	for _, account := range info.AccountDetails {
+		for _, stream := range account.Streams {
+			streams[stream.Name] = standing{
+				Created: stream.Created, First: stream.State.FirstSeq, Last: stream.State.LastSeq, Msgs: stream.State.Msgs,
+				LastTime: stream.State.LastTime, MaxAge: stream.Config.MaxAge,
+			}
+		}
+	}
+	return streams, nil
+}
+
+// remember writes down what the streams hold. What cannot be written down is
+// only not compared.
+func remember(dir string, s *server.Server, whole bool) {
+	streams, err := standingOf(s)
+	if err != nil {
+		return
+	}
+	text, _ := json.Marshal(witness{Whole: whole, Streams: streams}) // plain fields: cannot fail
+	temporary := witnessFile(dir) + ".new"
+	if os.WriteFile(temporary, text, 0o600) == nil {
+		_ = os.Rename(temporary, witnessFile(dir))
+	}
+}
+
+// missing lists what the streams held and hold no more, as far as it can be
+// told. Without a witness that can be read it is nothing.
+func missing(dir string, s *server.Server, now time.Time) ([]string, error) {
+	text, err := os.ReadFile(witnessFile(dir))
+	var before witness
+	if err != nil || json.Unmarshal(text, &before) != nil {
+		return nil, nil //nolint:nilerr // the first start, or a witness that was lost as well
+	}
+	if err := touch(s); err != nil {
+		return nil, err
+	}
+	streams, err := standingOf(s)
+	if err != nil {
+		return nil, err
+	}
+	var lost []string
+	for _, name := range slices.Sorted(maps.Keys(before.Streams)) {
+		was := before.Streams[name]
+		is, there := streams[name]
+		switch {
+		case !there && before.Whole:
+			lost = append(lost, fmt.Sprintf("stream %s, with %d messages, is gone", name, was.Msgs))
+		case !there || !is.Created.Equal(was.Created): // an operator's doing
+		case is.Last < was.Last:
+			lost = append(lost, fmt.Sprintf("stream %s ends at message %d, it ended at %d", name, is.Last, was.Last))
+		case before.Whole && is.Msgs < was.least(name, is, now):
+			lost = append(lost, fmt.Sprintf("stream %s holds %d messages, it held %d", name, is.Msgs, was.Msgs))
+		}
+	}
+	return lost, nil
+}
+
+// growing are the streams of which nothing is taken but by age. Of the others
+// somebody may take one while the server stops.
+var growing = []string{fetchworker.StreamResults, fetchworker.StreamAudit, fetchworker.StreamEvents, fetchworker.StreamBudget}
+
+// touch reads the first and the last message of every stream: the server
+// believes its index at first, and finds that a block is damaged when it loads
+// it.
+func touch(s *server.Server) error {
+	streams, err := standingOf(s)
+	if err != nil {
+		return err
+	}
+	nc, err := nats.Connect("", nats.InProcessServer(s))
+	if err != nil {
+		return fmt.Errorf("look at the streams: %w", err)
+	}
+	defer nc.Close()
+	for name, is := range streams {
+		if is.Msgs == 0 {
+			continue
+		}
+		for _, seq := range []uint64{is.First, is.Last} {
+			if _, err := nc.Request("$JS.API.STREAM.MSG.GET."+name, fmt.Appendf(nil, `{"seq":%d}`, seq), 10*time.Second); err != nil {
+				return fmt.Errorf("look at stream %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// least is how many of its messages a stream must still hold: all that cannot
+// have become too old meanwhile.
+func (was standing) least(name string, is standing, now time.Time) uint64 {
+	switch {
+	case !slices.Contains(growing, name):
+		return 0
+	case was.MaxAge == 0:
+		return was.Msgs
+	case now.Sub(was.LastTime) < was.MaxAge && is.Msgs == 0 && was.Msgs > 0:
+		return 1 // the last of them at least
+	case is.First > was.First && is.First-was.First < was.Msgs:
+		return was.Msgs - (is.First - was.First)
+	case is.First > was.First:
+		return 0
+	}
+	return was.Msgs
+}
