@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -22,8 +23,8 @@ type schema struct {
 	Enum        []string           `json:"enum,omitempty"`
 	Pattern     string             `json:"pattern,omitempty"`
 	MaxLength   int64              `json:"maxLength,omitempty"`
-	Minimum     *int64             `json:"minimum,omitempty"`
-	Maximum     *int64             `json:"maximum,omitempty"`
+	Minimum     json.Number        `json:"minimum,omitempty"`
+	Maximum     json.Number        `json:"maximum,omitempty"`
 	Default     string             `json:"default,omitempty"`
 }
 
@@ -58,12 +59,15 @@ func (p *Param) schema() *schema {
 	text := []string{"string"}
 	switch p.Type {
 	case TypeInt:
-		s.Type, s.Minimum = []string{"integer", "string"}, &p.Min
-		if p.Max != 0 {
-			s.Maximum = &p.Max
+		s.Type, s.Minimum, s.Maximum = []string{"integer", "string"}, bound(p.Low), bound(p.High)
+		if s.Minimum == "" {
+			s.Minimum = json.Number(strconv.FormatInt(p.Min, 10))
+		}
+		if s.Maximum == "" && p.Max != 0 {
+			s.Maximum = json.Number(strconv.FormatInt(p.Max, 10))
 		}
 	case TypeNumber:
-		s.Type = []string{"number", "string"}
+		s.Type, s.Minimum, s.Maximum = []string{"number", "string"}, bound(p.Low), bound(p.High)
 	case TypeBool:
 		s.Type = []string{"boolean", "string"}
 	case TypeDateOrMS:
@@ -80,6 +84,9 @@ func (p *Param) schema() *schema {
 	}
 	return s
 }
+
+// bound is a decimal number as a sheet has it; empty: none.
+func bound(decimal string) json.Number { return json.Number(decimal) }
 
 // whole is a pattern matched against the whole value, where JSON Schema's
 // matches anywhere. RE2's flags at its beginning are Go's own.
