@@ -169,7 +169,9 @@ func (c *Client) untilRefused(ctx context.Context, subject string) (context.Cont
 	ctx, refuse := context.WithCancelCause(ctx)
 	before := c.nc.LastError()
 	var look *time.Timer
+	made := make(chan struct{}) // it may fire before it is known here
 	look = time.AfterFunc(refusedAfter, func() {
+		<-made
 		err := c.nc.LastError()
 		// The server's words are all there is that names the subject.
 		if err != nil && err != before && errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), `"`+subject+`"`) { //nolint:errorlint // the very same value
@@ -180,6 +182,7 @@ func (c *Client) untilRefused(ctx context.Context, subject string) (context.Cont
 			look.Reset(2 * refusedAfter)
 		}
 	})
+	close(made)
 	return ctx, func() {
 		look.Stop()
 		refuse(nil)
