@@ -12,8 +12,15 @@ import (
 // Put stores a dead letter. Only after it returns nil may the request's
 // message be acknowledged.
 func Put(ctx context.Context, log *record.Log, l Letter) error {
-	_, err := log.Put(ctx, l.DeadLetterSlot(), l.DeadLetter())
+	_, err := Store(ctx, log, l)
 	return err
+}
+
+// Store is Put for one who needs to know whether it is this letter that lies
+// there now: under one id another request's may, and goes on for both.
+func Store(ctx context.Context, log *record.Log, l Letter) (stored bool, err error) {
+	out, err := log.Put(ctx, l.DeadLetterSlot(), l.DeadLetter())
+	return out.Stored, err
 }
 
 // Wait draws how long a letter waits after its n-th failure: base, twice

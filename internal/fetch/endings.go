@@ -45,7 +45,7 @@ func (w *Worker) refuse(ctx context.Context, r *request, cause error) error {
 // answer, so that a crash between the two leaves a letter that the replayer
 // takes to review and answers.
 func (w *Worker) bury(ctx context.Context, r *request, class fetchworker.Class, code fetchworker.Code, detail string) error {
-	now := time.Now()
+	now := r.now()
 	l := r.Letter
 	l.Class, l.Code, l.Error = class, code, clip(detail)
 	l.FailedAt, l.NotBefore = now, now
@@ -67,7 +67,7 @@ func (w *Worker) expire(ctx context.Context, r *request) error {
 // a letter that counts no failure, with what is known meanwhile: a stale body,
 // or why it waits and until when.
 func (w *Worker) park(ctx context.Context, r *request, by *budget.ClosedError) error {
-	return w.finish(ctx, r, parked(r, by, time.Now()), nil)
+	return w.finish(ctx, r, parked(r, by, r.now()), nil)
 }
 
 func parked(r *request, by *budget.ClosedError, now time.Time) ending {

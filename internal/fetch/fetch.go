@@ -162,7 +162,7 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 	if done, err := w.cancelled(ctx, r); done || err != nil {
 		return nil, true, err
 	}
-	if w.pastLife(r, time.Now()) {
+	if w.pastLife(r, r.now()) {
 		return nil, true, w.expire(ctx, r)
 	}
 	if r.call, err = r.served.Provider.Plan(r.Operation, r.asked.Params); err != nil {
@@ -171,7 +171,7 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 	if err := w.rights.Check(r.Agent, r.served.Provider, r.call.Operation, r.asked.Use); err != nil {
 		return nil, true, w.refuse(ctx, r, err)
 	}
-	if late(r, time.Now()) {
+	if late(r, r.now()) {
 		return nil, true, w.fail(ctx, r, fetchworker.CodeDeadlineExceeded, "the deadline had passed at the request's turn")
 	}
 	done, err = w.cached(ctx, r)
@@ -202,16 +202,17 @@ func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) 
 	if r.asked.MaxAge != nil {
 		maxAge = time.Duration(*r.asked.MaxAge)
 	}
+	now := r.now()
 	r.cache = w.cache.atHand(r.call.Key)
-	if !r.cache.fresh(r.stored, time.Now(), maxAge) {
+	if !r.cache.fresh(r.RequestedAt, now, maxAge) {
 		// Another worker may have a younger one.
 		r.cache = w.cache.get(ctx, r.call.Key)
 	}
-	if !r.cache.fresh(r.stored, time.Now(), maxAge) {
+	if !r.cache.fresh(r.RequestedAt, now, maxAge) {
 		r.cache = r.cache.lasting()
 		return false, nil
 	}
-	return true, w.finish(ctx, r, ending{answer: cachedAnswer(r.Letter, r.cache, time.Now())}, nil)
+	return true, w.finish(ctx, r, ending{answer: cachedAnswer(r.Letter, r.cache, now)}, nil)
 }
 
 // overBudget ends a request that the month's bytes no longer allow.
@@ -268,7 +269,7 @@ func (w *Worker) untilOver(ctx context.Context, r *request) (context.Context, co
 // worker stops.
 func (w *Worker) without(ctx context.Context, r *request, err error) error {
 	var closed *budget.ClosedError
-	now := time.Now()
+	now := r.now()
 	if done, err := w.cancelled(ctx, r); done || err != nil {
 		return err
 	}
@@ -295,6 +296,8 @@ func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *p
 	calling, span := w.tracer.call(ctx, w.working, r)
 	result := r.served.Provider.Do(calling, r.call, options)
 	span(result)
+	// A body is as old as the server's clock says, which is everybody's.
+	result.FetchedAt = result.FetchedAt.Add(r.now().Sub(time.Now()))
 	r.served.Gate.AddBytes(result.WireBytes)
 	permit.Done(report(r, result))
 	if lapsed(result) {
@@ -370,7 +373,7 @@ func (w *Worker) conclude(ctx context.Context, r *request, result *providers.Res
 	}
 	gate := r.served.Gate
 	e := decide(facts{
-		letter: r.Letter, result: result, made: how, now: time.Now(), retries: w.retries,
+		letter: r.Letter, result: result, made: how, now: gate.Now(), retries: w.retries,
 		cache: r.cache, maxStale: r.acceptsStale(), stale: r.call.Operation.Stale,
 		retryWait: func(failures int) time.Duration { return dlq.Wait(w.retryBase, longestRetry, failures) },
 		hold:      func() time.Time { return gate.State().HoldUntil },

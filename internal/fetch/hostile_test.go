@@ -2,12 +2,14 @@ package fetch_test
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"fetchworker"
 	"fetchworker/internal/answer"
+	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -150,6 +152,72 @@ func TestWhatCannotBeReadHoldsNothingUp(t *testing.T) {
 		defer r.start(nil)()
 		if a := r.until(id, time.Minute, func(a fetchworker.Answer) bool { return a.Final }); a.Status != fetchworker.StatusOK {
 			t.Errorf("%+v", a)
+		}
+	})
+}
+
+// TestAReviewThatIsPromisedIsThere asks twice under one id: whichever letter
+// lies there, an answer says "in review" only of one that a person will see.
+func TestAReviewThatIsPromisedIsThere(t *testing.T) {
+	for _, order := range [][2]string{{"FAILS", "REJECTED"}, {"REJECTED", "FAILS"}} {
+		t.Run(order[0]+" first", func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				r.circuit = 0
+				fails, rejected := respond(500, "boom"), respond(400, `{"Error Message":"Invalid parameter"}`)
+				r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+					if strings.HasSuffix(q.URL.Path, "FAILS") {
+						return fails(q)
+					}
+					return rejected(q)
+				}
+				defer r.whole(1, 1)()
+				id := r.quote("alice", "q", order[0], "")
+				time.Sleep(200 * time.Millisecond)
+				r.quote("alice", "q", order[1], "")
+				a := r.final(id, time.Minute)
+				time.Sleep(30 * time.Second)
+				if n := r.count(fetchworker.StreamReview); (n == 1) != a.Review || n > 1 {
+					t.Errorf("%d items, and the answer says review: %t", n, a.Review)
+				}
+				r.drained(fetchworker.StreamDLQ, 0, time.Minute)
+				if again, _ := r.answer(id); again.Review != a.Review || again.Status != a.Status {
+					t.Errorf("%+v became %+v", a, again)
+				}
+			})
+		})
+	}
+}
+
+// TestWhatParkedTogetherSharesACall parks ten requests for the same thing: a
+// body that came after they were asked for answers all of them, although each
+// comes back as a message of its own.
+func TestWhatParkedTogetherSharesACall(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		defer r.whole(1, 1)()
+		recovered := r.outage()
+		for i := range 3 {
+			r.quote("bob", fmt.Sprint("o", i), fmt.Sprint("O", i), "")
+		}
+		time.Sleep(5 * time.Second) // the circuit is open
+		var ids []fetchworker.Identity
+		for i := range 10 {
+			ids = append(ids, r.quote(fmt.Sprint("agent", i), "same", "SAME", `,"max_age":"0s"`))
+		}
+		time.Sleep(5 * time.Second)
+		recovered()
+		for _, id := range ids {
+			if a := r.final(id, 3*time.Minute); a.Status != fetchworker.StatusOK {
+				t.Errorf("%+v", a)
+			}
+		}
+		calls := 0
+		for _, c := range r.upstream.Calls() {
+			if strings.Contains(c.Target, "SAME") && c.Status == 200 {
+				calls++
+			}
+		}
+		if calls != 1 {
+			t.Errorf("%d calls for one thing", calls)
 		}
 	})
 }

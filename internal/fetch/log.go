@@ -1,8 +1,6 @@
 package fetch
 
 import (
-	"time"
-
 	"fetchworker/internal/providers"
 
 	"go.uber.org/zap"
@@ -21,7 +19,7 @@ func (w *Worker) logTurn(r *request, e ending, result *providers.Result) {
 		zap.String("provider", r.Provider), zap.String("operation", r.Operation),
 		zap.String("agent", r.Agent), zap.String("request_id", r.ID), zap.String("lane", laneName(r)),
 		zap.Int("generation", r.Generation),
-		zap.Duration("since_publish", time.Since(r.RequestedAt)),
+		zap.Duration("since_publish", r.now().Sub(r.RequestedAt)),
 	}
 	if e.letter == nil && e.answer == nil {
 		fields = append(fields, zap.Bool("answered_before", true))

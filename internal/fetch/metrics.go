@@ -132,7 +132,7 @@ func (m *metrics) answer(r *request, a fetchworker.Answer) {
 	}
 	m.answers.WithLabelValues(r.Provider, endpoint, string(a.Status), string(a.Source), strconv.FormatBool(a.Final)).Inc()
 	if a.Final {
-		m.toAnswer.WithLabelValues(r.Provider, laneName(r)).Observe(time.Since(r.RequestedAt).Seconds())
+		m.toAnswer.WithLabelValues(r.Provider, laneName(r)).Observe(r.now().Sub(r.RequestedAt).Seconds())
 	}
 }
 

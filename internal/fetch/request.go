@@ -36,6 +36,10 @@ type request struct {
 	stands answer.Standing // what was stored for it when that was looked at
 }
 
+// now is the time by the servers' clock, which stamps what is stored: a
+// request's age and deadline are told by no other.
+func (r *request) now() time.Time { return r.served.Gate.Now() }
+
 // acceptsStale is how old a stale body may be to be this request's answer.
 func (r *request) acceptsStale() time.Duration {
 	if r.asked.MaxStale == nil {

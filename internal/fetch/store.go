@@ -20,8 +20,15 @@ func (w *Worker) finish(ctx context.Context, r *request, e ending, result *provi
 		// What this worker allows stands in the letter: a replayer that is
 		// configured otherwise must not undo the wait that was drawn for it.
 		r.Allowed, r.MaxLife = w.retries+1, w.maxLife
-		if err := w.keep(ctx, r, func() error { return w.putLetter(ctx, r) }); err != nil {
+		var stored bool
+		err := w.keep(ctx, r, func() (err error) { stored, err = w.putLetter(ctx, r); return err })
+		if err != nil {
 			return err
+		}
+		if !stored && e.answer != nil {
+			// Nothing of this request will lie in review: what its answer says of
+			// that, and that, are one decision.
+			e.answer.Review = false
 		}
 		w.metrics.letter(r)
 	}
@@ -45,14 +52,14 @@ func (w *Worker) keep(ctx context.Context, r *request, write func() error) error
 }
 
 // putLetter stores the dead letter of a request, which its replay will link to.
-func (w *Worker) putLetter(ctx context.Context, r *request) error {
+func (w *Worker) putLetter(ctx context.Context, r *request) (stored bool, err error) {
 	ctx, span := w.tracer.store(ctx, "dead letter", fetchworker.StreamDLQ)
 	defer span.End()
 	r.Trace(span.SpanContext())
 	if span.IsRecording() {
 		span.SetAttributes(attribute.String("fetch.error_class", string(r.Class)), attribute.Int("fetch.failures", r.Failures))
 	}
-	return dlq.Put(ctx, w.log, r.Letter)
+	return dlq.Store(ctx, w.log, r.Letter)
 }
 
 // putAnswer stores an answer.

@@ -54,8 +54,11 @@ func AnswerReplaces(stored, next fetchworker.Answer) bool {
 // Letters is the order of dead letters and replayed letters: (generation,
 // calls) must not fall. An equal one replaces too: a request that is parked
 // again has made no more calls than the letter that is still being acked, and
-// would otherwise be lost with that ack. Of two requests under one id the
-// first goes on.
+// would otherwise be lost with that ack. But not one that is on its way to a
+// person, for whom an answer promises it.
+//
+// Another request under the same id replaces nothing: the first one goes on,
+// and its end is the end of both.
 func Letters(stored, next Message) bool {
 	g0, g1 := number(stored, fetchworker.HeaderGeneration), number(next, fetchworker.HeaderGeneration)
 	if g0 != g1 {
@@ -64,7 +67,17 @@ func Letters(stored, next Message) bool {
 	if stored.Header.Get(fetchworker.HeaderRequestedAt) != next.Header.Get(fetchworker.HeaderRequestedAt) {
 		return false
 	}
-	return number(next, fetchworker.HeaderCalls) >= number(stored, fetchworker.HeaderCalls)
+	c0, c1 := number(stored, fetchworker.HeaderCalls), number(next, fetchworker.HeaderCalls)
+	return c1 > c0 || c1 == c0 && (toPerson(next) || !toPerson(stored))
+}
+
+// toPerson reports whether a letter is bound for review, whatever else happens.
+func toPerson(m Message) bool {
+	switch fetchworker.Class(m.Header.Get(fetchworker.HeaderErrorClass)) { //nolint:exhaustive // the others are retried
+	case fetchworker.ClassPermanent, fetchworker.ClassPoison, fetchworker.ClassExpired:
+		return true
+	}
+	return false
 }
 
 // Reviews is the order of review items: the generation must rise. An item has
