@@ -76,6 +76,19 @@ func (s *Store) Read(ctx context.Context, i fetchworker.Identity) (Standing, err
 	return standing(i, seen), nil
 }
 
+// Direct is what stands for a request by the reply to a direct get of its
+// result subject; nil is none.
+func Direct(i fetchworker.Identity, m *nats.Msg) (Standing, error) {
+	if m == nil {
+		return Standing{}, nil
+	}
+	raw, err := record.Direct(m)
+	if err != nil {
+		return Standing{}, fmt.Errorf("answer of %s: %w", i, err)
+	}
+	return standing(i, record.Seen{Message: record.Message{Header: raw.Header, Data: raw.Data}, Sequence: raw.Sequence}), nil
+}
+
 func standing(i fetchworker.Identity, seen record.Seen) Standing {
 	a, err := fetchworker.DecodeAnswer(fetchworker.ResultSubject(i), seen.Header, seen.Data)
 	// The order of answers lets anything replace what cannot be read.

@@ -62,6 +62,9 @@ func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
 		}
 	}
 	defer land(nil)
+	if done, err := w.usedBefore(ctx, r); done || err != nil {
+		return err
+	}
 	var result *providers.Result
 	for {
 		if done, err := w.cancelled(ctx, r); done || err != nil {

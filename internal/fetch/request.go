@@ -34,6 +34,7 @@ type request struct {
 	cache  *entry       // the body that was kept for the same call, if there is one
 	begun  atomic.Pointer[cancel.Call]
 	stands answer.Standing // what was stored for it when that was looked at
+	used   glance          // of what stands under an id of the agent's own; empty: nothing can, or it was read
 }
 
 // now is the time by the servers' clock, which stamps what is stored: a
@@ -73,6 +74,9 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 		}
 	}
 	r.Worker = w.name
+	if !d.again && d.count == 1 && !d.replayed && r.ID != fetchworker.ResolveID("", "", d.sequence, d.stored) {
+		r.used = w.used.begin(fetchworker.ResultSubject(r.Identity))
+	}
 	asked.Provider, asked.Operation, asked.Agent, asked.Lane, asked.ID = r.Provider, r.Operation, r.Agent, r.Lane, r.ID
 	r.asked, r.replyTo = asked, asked.Reply()
 	if bodyErr == nil && letterErr == nil {

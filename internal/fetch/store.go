@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
 
@@ -94,9 +95,35 @@ func (w *Worker) answer(ctx context.Context, r *request, a fetchworker.Answer) e
 // one is stored already.
 func (w *Worker) endedBefore(ctx context.Context, r *request) (bool, error) {
 	stands, err := w.answers.Read(ctx, r.Identity)
-	if err != nil || !stands.Ends(r.Generation) {
-		r.stands = stands
+	if err != nil {
 		return false, err
+	}
+	return w.endedBy(r, stands)
+}
+
+// usedBefore ends a request whose id has its final answer already. Only those
+// with an id of their agent's own can, and they are looked for together, while
+// the cache is looked into.
+func (w *Worker) usedBefore(ctx context.Context, r *request) (bool, error) {
+	if r.used.in == nil {
+		return false, nil
+	}
+	m, err := r.used.wait(ctx)
+	r.used = glance{}
+	if err != nil {
+		return w.endedBefore(ctx, r)
+	}
+	stands, err := answer.Direct(r.Identity, m)
+	if err != nil {
+		return false, err
+	}
+	return w.endedBy(r, stands)
+}
+
+func (w *Worker) endedBy(r *request, stands answer.Standing) (bool, error) {
+	if !stands.Ends(r.Generation) {
+		r.stands = stands
+		return false, nil
 	}
 	// A crash between the answer's PubAck and the ack may have eaten the copy.
 	if stands.Final {

@@ -86,6 +86,7 @@ type Worker struct {
 	flights *flights
 	cancels *cancels
 	stores  *stores
+	used    *looks              // into the answers, under ids that agents chose
 	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
 	ends    chan string         // keys of suspicions that may be removed
 	owed    sync.WaitGroup      // what must still be written to the bucket
@@ -117,6 +118,9 @@ func New(c Config) (*Worker, error) {
 	}
 	for i := range c.Serve {
 		w.served[c.Serve[i].Provider.Name] = &c.Serve[i]
+	}
+	if w.used, err = newLooks(c.JS, fetchworker.StreamResults); err != nil {
+		return nil, err
 	}
 	w.intake = newIntake(c.JS.Conn(), w.shards())
 	w.intake.complain = func(s *shard, err error) {
@@ -162,6 +166,7 @@ func (w *Worker) Run(stop context.Context) error {
 	kill(nil)
 	background.Wait()
 	w.cache.close()
+	w.used.close()
 	return err
 }
 

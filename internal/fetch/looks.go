@@ -1,0 +1,181 @@
+package fetch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// looks reads the last messages of a stream's subjects with few messages for
+// many requests. All who look while a look is under way share the next one: at
+// 64 calls at once some thirty subjects are asked for in one message, and the
+// look costs a server an eighth. It is safe for concurrent use.
+type looks struct {
+	nc     *nats.Conn
+	stream string
+	inbox  string
+	sub    *nats.Subscription
+
+	mu    sync.Mutex
+	next  *look // to be made
+	asked *look // under way; nil if none is
+	made  uint64
+}
+
+// look is one request for many subjects, and what is known of them when it is
+// done.
+type look struct {
+	number   string // in its inbox
+	subjects map[string]struct{}
+	found    map[string]*nats.Msg
+	partial  bool // there is more than was sent
+	err      error
+	done     chan struct{}
+	patient  *time.Timer // ends it
+}
+
+func newLook() *look {
+	return &look{subjects: map[string]struct{}{}, found: map[string]*nats.Msg{}, done: make(chan struct{})}
+}
+
+const (
+	// looksAtOnce bounds a look. Whoever would be one more goes without.
+	looksAtOnce = 256
+	// bytesAtOnce is far less than a server lets wait for one connection.
+	bytesAtOnce = 8 << 20
+	// lookLasts is how long an answer is waited for: a look must hold nobody up.
+	lookLasts = 2 * time.Second
+)
+
+var errLook = errors.New("look: no answer")
+
+func newLooks(js jetstream.JetStream, stream string) (*looks, error) {
+	s := &looks{nc: js.Conn(), stream: stream, inbox: js.Conn().NewInbox(), next: newLook()}
+	var err error
+	if s.sub, err = s.nc.Subscribe(s.inbox+".*", s.take); err != nil {
+		return nil, fmt.Errorf("look into %s: %w", stream, err)
+	}
+	return s, nil
+}
+
+// read is what stands under a subject, nil if nothing does.
+func (s *looks) read(ctx context.Context, subject string) (*nats.Msg, error) {
+	return s.begin(subject).wait(ctx)
+}
+
+// glance is one subject's part in a look that has begun.
+type glance struct {
+	in      *looks
+	subject string
+	look    *look // nil: there was no room in it
+}
+
+// begin starts to look for what somebody will ask for later.
+func (s *looks) begin(subject string) glance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.next
+	if len(l.subjects) == looksAtOnce {
+		return glance{in: s, subject: subject}
+	}
+	l.subjects[subject] = struct{}{}
+	s.ask()
+	return glance{s, subject, l}
+}
+
+// wait is what stands there, nil if nothing does.
+func (g glance) wait(ctx context.Context) (*nats.Msg, error) {
+	for {
+		if g.look == nil {
+			return nil, errLook
+		}
+		select {
+		case <-g.look.done:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		if m := g.look.found[g.subject]; m != nil || !g.look.partial {
+			return m, g.look.err
+		}
+		g = g.in.begin(g.subject)
+	}
+}
+
+// ask makes the next look, if none is under way.
+func (s *looks) ask() {
+	if s.asked != nil || len(s.next.subjects) == 0 {
+		return
+	}
+	l := s.next
+	s.asked, s.next = l, newLook()
+	s.made++
+	l.number = strconv.FormatUint(s.made, 10)
+	subjects := slices.Collect(maps.Keys(l.subjects))
+	request, err := json.Marshal(struct {
+		Last     []string `json:"multi_last"`
+		Batch    int      `json:"batch"`
+		MaxBytes int      `json:"max_bytes"`
+	}{subjects, looksAtOnce, bytesAtOnce})
+	if err == nil {
+		err = s.nc.PublishRequest("$JS.API.DIRECT.GET."+s.stream, s.inbox+"."+l.number, request)
+	}
+	if err != nil {
+		s.end(l, err)
+		return
+	}
+	l.patient = time.AfterFunc(lookLasts, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.end(l, errLook)
+	})
+}
+
+// take takes one value in, or the server's word that there are no more.
+func (s *looks) take(m *nats.Msg) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.asked
+	if l == nil || m.Subject[len(s.inbox)+1:] != l.number {
+		return
+	}
+	if record.IsStored(m.Header) {
+		l.found[record.Own(m.Header, jetstream.SubjectHeader)] = m
+		return
+	}
+	switch status := m.Header.Get("Status"); status {
+	case "204": // that was all, or more than goes at once
+		l.partial = m.Header.Get("Nats-Num-Pending") != "0" && len(l.found) > 0
+		s.end(l, nil)
+	case "404": // there is nothing
+		s.end(l, nil)
+	default:
+		s.end(l, fmt.Errorf("look: the server says %s %s", status, m.Header.Get("Description")))
+	}
+}
+
+// end ends the look under way and makes the next.
+func (s *looks) end(l *look, err error) {
+	if s.asked != l {
+		return
+	}
+	if l.patient != nil {
+		l.patient.Stop()
+	}
+	l.err = err
+	close(l.done)
+	s.asked = nil
+	s.ask()
+}
+
+func (s *looks) close() { _ = s.sub.Unsubscribe() }
