@@ -44,6 +44,7 @@ var codeTitles = map[Code]struct {
 	CodeResponseTooLarge:      {"The response is larger than the limit", 502},
 	CodeDiscarded:             {"A person discarded the request", 410},
 	CodeCancelled:             {"The request was cancelled", 410},
+	CodeBacklogFull:           {"Too many requests are waiting already", 429},
 }
 
 var reasonTitles = map[Reason]string{

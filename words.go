@@ -54,6 +54,7 @@ const (
 	CodeResponseTooLarge      Code = "response_too_large"      // the body is beyond the limit
 	CodeDiscarded             Code = "discarded"               // a person discarded it in review
 	CodeCancelled             Code = "cancelled"               // the agent or an operator cancelled it
+	CodeBacklogFull           Code = "backlog_full"            // the agent, or the provider, has too much waiting already
 )
 
 // Reason names why a request waits: problem type "urn:fetch:waiting:<reason>".

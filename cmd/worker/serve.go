@@ -173,7 +173,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		return err
 	}
 	sweeper := sweep.New(js, log, board, sweep.Config{
-		Known: set.Known, Served: broker.ServedProvider, MaxLife: config.MaxLife, Logger: logger,
+		Known: set.Known, Served: broker.ServedProvider, MaxLife: config.MaxLife, Backlog: config.AgentBacklog, Logger: logger,
 	})
 	registry.MustRegister(observe.New(js, board, observed(serving), logger))
 

@@ -35,6 +35,7 @@ type Config struct {
 	Topology broker.Options // FETCH_REPLICAS, FETCH_RESULT_AGE, FETCH_STREAM_BYTES, FETCH_STREAM_AGE, as far as they are set
 
 	ResultAge       time.Duration // FETCH_RESULT_AGE: how long answers are kept
+	AgentBacklog    int           // FETCH_AGENT_BACKLOG: how many requests one agent may have waiting
 	MaxLife         time.Duration // FETCH_MAX_LIFE: how long a request may live
 	CircuitOpen     time.Duration // FETCH_CIRCUIT_OPEN_SECONDS
 	CircuitFailures int           // FETCH_CIRCUIT_FAILURES: different requests in a row; 0 turns circuits off
@@ -60,6 +61,7 @@ func Load(getenv func(string) string) (Config, error) {
 		HTTPAddr:        r.text("FETCH_HTTP_ADDR", "127.0.0.1:8080"),
 		Concurrency:     r.whole("FETCH_CONCURRENCY", 16, 1, 10_000),
 		ResultAge:       r.duration("FETCH_RESULT_AGE", broker.StandardResultAge),
+		AgentBacklog:    r.whole("FETCH_AGENT_BACKLOG", broker.StandardAgentBacklog, 1, 10_000_000),
 		MaxLife:         r.duration("FETCH_MAX_LIFE", 72*time.Hour),
 		CircuitOpen:     r.seconds("FETCH_CIRCUIT_OPEN_SECONDS", 60),
 		CircuitFailures: r.whole("FETCH_CIRCUIT_FAILURES", 3, 0, 1000),
@@ -75,7 +77,7 @@ func Load(getenv func(string) string) (Config, error) {
 	if len(r.errs) == 0 && c.MaxLife > c.ResultAge-24*time.Hour {
 		r.fail("FETCH_MAX_LIFE", fmt.Sprintf("must be at least a day shorter than FETCH_RESULT_AGE (%v), or a request could outlive its answer; it is %v", c.ResultAge, c.MaxLife))
 	}
-	c.Topology = broker.Options{Replicas: r.whole("FETCH_REPLICAS", 0, 1, 5), MaxLife: c.MaxLife, Bytes: r.streamBytes("FETCH_STREAM_BYTES"), Ages: r.streamAges("FETCH_STREAM_AGE")}
+	c.Topology = broker.Options{Replicas: r.whole("FETCH_REPLICAS", 0, 1, 5), MaxLife: c.MaxLife, AgentBacklog: c.AgentBacklog, Bytes: r.streamBytes("FETCH_STREAM_BYTES"), Ages: r.streamAges("FETCH_STREAM_AGE")}
 	if getenv("FETCH_RESULT_AGE") != "" {
 		c.Topology.ResultAge = c.ResultAge
 	}

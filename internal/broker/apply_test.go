@@ -212,7 +212,7 @@ func TestTooLittleRoomIsToldBeforeAStreamIsMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = broker.Apply(t.Context(), js, broker.Options{}, nil)
-	if !errors.Is(err, broker.ErrNoRoom) || !strings.Contains(err.Error(), "reserve 10 GiB") || !strings.Contains(err.Error(), "it has 2.99") {
+	if !errors.Is(err, broker.ErrNoRoom) || !strings.Contains(err.Error(), "reserve 11 GiB") || !strings.Contains(err.Error(), "it has 2.99") {
 		t.Errorf("%v", err)
 	}
 	names := js.StreamNames(t.Context())

@@ -24,6 +24,8 @@ type Options struct {
 	Ages      map[string]time.Duration // how long another stream keeps what it holds
 	Bytes     map[string]int64         // how much a stream may hold; -1 is any amount
 
+	AgentBacklog int // how many requests one agent may have waiting
+
 	MaxLife    time.Duration // how long a request may live: its answer must not go before it
 	AcceptLoss bool          // do also what loses messages or copies
 }
@@ -36,6 +38,10 @@ const revisionKey = "fetchworker.topology"
 
 // StandardResultAge is how long answers are kept unless an operator decides.
 const StandardResultAge = 7 * 24 * time.Hour
+
+// StandardAgentBacklog is how many requests one agent may have waiting unless
+// an operator decides.
+const StandardAgentBacklog = 20_000
 
 // CacheAge is how long a cached body is kept at the most: longer than the
 // longest stale age of any operation is of no use.
@@ -63,7 +69,11 @@ func Streams(o Options) []jetstream.StreamConfig {
 	requests.Retention = jetstream.WorkQueuePolicy
 	requests.Discard = jetstream.DiscardNew
 	requests.MaxMsgSize = fetchworker.MaxRequestBytes
-	requests.MaxBytes = 1 * gib
+	requests.MaxBytes = 2 * gib
+	// A first fence: no more on one subject than an agent may have waiting on
+	// all. The sweep sees to the whole.
+	requests.MaxMsgsPerSubject = int64(cmp.Or(o.AgentBacklog, StandardAgentBacklog))
+	requests.DiscardNewPerSubject = true
 	// The shard, by agent, is what keeps one agent's backlog from another's turn.
 	requests.SubjectTransform = &jetstream.SubjectTransformConfig{
 		Source:      "fetch.request.*.*.*.*",

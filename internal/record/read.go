@@ -46,6 +46,31 @@ func (l *Log) Next(ctx context.Context, stream, filter string, sequence uint64) 
 	return l.direct(ctx, "$JS.API.DIRECT.GET."+stream, request)
 }
 
+// Count is how many messages of a subject filter there are at or after a
+// sequence. The server knows without listing them.
+func (l *Log) Count(ctx context.Context, stream, filter string, sequence uint64) (uint64, error) {
+	request, err := json.Marshal(struct {
+		Sequence uint64 `json:"seq"`
+		Filter   string `json:"next_by_subj"`
+		Batch    int    `json:"batch"`
+	}{sequence, filter, 1})
+	if err != nil {
+		return 0, fmt.Errorf("count: %w", err)
+	}
+	first, err := l.direct(ctx, "$JS.API.DIRECT.GET."+stream, request)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("count: %w", err)
+	}
+	behind, err := strconv.ParseUint(Own(first.Header, "Nats-Num-Pending"), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("count: how many more: %w", err)
+	}
+	return behind + 1, nil
+}
+
 func (l *Log) direct(ctx context.Context, subject string, request []byte) (Raw, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

@@ -32,6 +32,7 @@ type Config struct {
 	// answers the requests that no consumer takes; nil leaves them alone.
 	Known   func(provider string) bool
 	MaxLife time.Duration // of a request
+	Backlog int           // the most that one agent may have waiting; 0: any number
 	Logger  *zap.Logger
 
 	Registerer prometheus.Registerer // nil: no metrics
@@ -126,6 +127,7 @@ func (s *Sweeper) pass(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(
+		s.backlog(ctx, requests),
 		s.unserved(ctx, requests, served),
 		s.unservedReplay(ctx, replayed, served),
 		s.absent(ctx, fetchworker.StreamRequests, "fetch.request.", waiting, served),
