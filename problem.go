@@ -70,11 +70,27 @@ func Failure(i Identity, code Code, detail string) Problem {
 	}
 }
 
-// Waiting is the problem of a waiting answer; retryAt may be zero. Without a
-// detail the title is it.
+// reasonDetails say what of a provider is waited for, and untils how its end
+// is called.
+var reasonDetails = map[Reason]struct{ what, until string }{
+	ReasonCircuitOpen:  {"fails and is probed until it recovers", "the next probe at"},
+	ReasonPaused:       {"is paused by an operator", "until"},
+	ReasonThrottled:    {"asked for a hold", "until"},
+	ReasonQuota:        {"has its quota used up", "until"},
+	ReasonUnauthorized: {"refuses the service's key", "asked again at"},
+	ReasonNoWorker:     {"is served by no live worker", "until"},
+	ReasonPending:      {"is still computing the answer", "asked again at"},
+}
+
+// Waiting is the problem of a waiting answer; retryAt may be zero. Its detail
+// says what is waited for, in the words given or of its own, and until when.
 func Waiting(i Identity, reason Reason, detail string, retryAt time.Time) Problem {
+	says := reasonDetails[reason]
 	if detail == "" {
-		detail = reasonTitles[reason]
+		detail = i.Provider + " " + says.what
+	}
+	if until := ", " + says.until + " " + retryAt.UTC().Format(time.RFC3339); !retryAt.IsZero() && !strings.HasSuffix(detail, until) {
+		detail += until
 	}
 	return Problem{
 		Type: waitingType + string(reason), Title: reasonTitles[reason], Status: 503, Detail: detail,

@@ -33,7 +33,7 @@ func readiness(stop context.Context, js jetstream.JetStream, worker *fetch.Worke
 				return fmt.Errorf("stream %s: %w", name, err)
 			}
 		}
-		return worker.Ready()
+		return worker.Ready(ctx)
 	}
 }
 

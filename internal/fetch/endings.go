@@ -35,6 +35,11 @@ func (w *Worker) refuse(ctx context.Context, r *request, cause error) error {
 	case errors.Is(cause, errBrokenLetter):
 		return w.bury(ctx, r, fetchworker.ClassPermanent, fetchworker.CodeRetriesExhausted, cause.Error())
 	case errors.Is(cause, fetchworker.ErrNotObject):
+		if room, err := w.raws.room(ctx, r.Agent); err != nil {
+			return err
+		} else if !room {
+			return w.fail(ctx, r, fetchworker.CodeInvalidRequest, cause.Error())
+		}
 		return w.bury(ctx, r, fetchworker.ClassPermanent, fetchworker.CodeInvalidRequest, cause.Error())
 	default:
 		return w.fail(ctx, r, fetchworker.CodeInvalidRequest, cause.Error())

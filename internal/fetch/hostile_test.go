@@ -221,3 +221,24 @@ func TestWhatParkedTogetherSharesACall(t *testing.T) {
 		}
 	})
 }
+
+// TestOneAgentsRawBodiesDoNotFillReview: a hundred are for a person to see, the
+// rest is refused and no more; another agent's is seen all the same.
+func TestOneAgentsRawBodiesDoNotFillReview(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		defer r.whole(1, 1)()
+		for range 150 {
+			r.ask("fetch.request.fmp.batch.quote.flood", "", "no JSON")
+		}
+		r.ask("fetch.request.fmp.batch.quote.alice", "", "no JSON either")
+		r.drained(fetchworker.StreamRequests, 0, time.Minute)
+		r.drained(fetchworker.StreamDLQ, 0, time.Minute)
+		if n := r.count(fetchworker.StreamReview); n != 101 {
+			t.Errorf("%d in review, want 100 of the one and 1 of the other", n)
+		}
+		if n := r.count(fetchworker.StreamResults); n != 151 {
+			t.Errorf("%d answers, want 151", n)
+		}
+	})
+}

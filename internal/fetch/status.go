@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -55,8 +56,8 @@ func StatusOf(serve []Served) []Status {
 
 // Ready says why this worker can take no work at the moment, or not all of it,
 // nil if it can.
-func (w *Worker) Ready() error {
-	if err := w.stores.err(); err != nil {
+func (w *Worker) Ready(ctx context.Context) error {
+	if err := w.stores.fresh(ctx); err != nil {
 		return err
 	}
 	for _, s := range w.intake.shards {

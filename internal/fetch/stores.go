@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -28,6 +29,10 @@ import (
 type stores struct {
 	js     jetstream.JetStream
 	logger *zap.Logger
+
+	busy    atomic.Bool // something was to be stored since the last look
+	looking sync.Mutex  // held through a look
+	looked  time.Time
 
 	mu      sync.Mutex
 	full    map[string]*fullness // by stream
@@ -64,23 +69,42 @@ func newStores(js jetstream.JetStream, logger *zap.Logger) *stores {
 	return &stores{js: js, logger: logger, full: map[string]*fullness{}, changed: make(chan struct{})}
 }
 
-// run asks the streams how full they are until ctx ends.
+// run asks the streams how full they are until ctx ends, as long as there is
+// work that would meet it.
 func (s *stores) run(ctx context.Context) {
-	for {
-		for _, name := range boundedStreams {
-			if figures, err := s.ask(ctx, name); err == nil { // else nothing new is known
-				s.change(name, func(f *fullness) {
-					f.figures = figures
-					if figures == "" && f.waiting == 0 {
-						f.refused = "" // nobody is left to find out by trying
-					}
-				})
-			}
-		}
-		if wait.For(ctx, storesEach) != nil {
-			return
+	for wait.For(ctx, storesEach) == nil {
+		if s.busy.Swap(false) || s.err() != nil {
+			s.look(ctx)
 		}
 	}
+}
+
+// look asks all streams once.
+func (s *stores) look(ctx context.Context) {
+	s.looking.Lock()
+	defer s.looking.Unlock()
+	for _, name := range boundedStreams {
+		if figures, err := s.ask(ctx, name); err == nil { // else nothing new is known
+			s.change(name, func(f *fullness) {
+				f.figures = figures
+				if figures == "" && f.waiting == 0 {
+					f.refused = "" // nobody is left to find out by trying
+				}
+			})
+		}
+	}
+	s.looked = time.Now()
+}
+
+// fresh is err of a moment ago at most: somebody asks who does not work.
+func (s *stores) fresh(ctx context.Context) error {
+	s.looking.Lock()
+	old := time.Since(s.looked) >= storesEach
+	s.looking.Unlock()
+	if old {
+		s.look(ctx)
+	}
+	return s.err()
 }
 
 // ask tells how full a stream is, if that is too full.
@@ -161,6 +185,7 @@ func (s *stores) holds(provider string) string {
 
 // room waits until the work of a provider can be stored, or ctx ends.
 func (s *stores) room(ctx context.Context, provider string) error {
+	s.busy.Store(true)
 	for {
 		s.mu.Lock()
 		changed := s.changed
@@ -198,6 +223,7 @@ func (s *stores) err() error {
 // is refused for good, or that ctx has ended. aside is called around each
 // wait: whoever waits here must not keep others from working.
 func (s *stores) write(ctx context.Context, provider string, write func() error, aside func(wait func() error) error) error {
+	s.busy.Store(true)
 	met := "" // the stream that this write waits for
 	meet := func(name string, note func(*fullness)) {
 		if met != "" && met != name {

@@ -36,11 +36,11 @@ func (r *rig) limit(stream string, bytes int64) {
 func (r *rig) named(stream string, within time.Duration) {
 	r.t.Helper()
 	for deadline := time.Now().Add(within); ; time.Sleep(50 * time.Millisecond) {
-		if err := r.worker.Ready(); err != nil && strings.Contains(err.Error(), stream) {
+		if err := r.worker.Ready(context.Background()); err != nil && strings.Contains(err.Error(), stream) {
 			return
 		}
 		if time.Now().After(deadline) {
-			r.t.Fatalf("%s is full, and after %v the worker says %v", stream, within, r.worker.Ready())
+			r.t.Fatalf("%s is full, and after %v the worker says %v", stream, within, r.worker.Ready(context.Background()))
 		}
 	}
 }
@@ -48,9 +48,9 @@ func (r *rig) named(stream string, within time.Duration) {
 // ready waits until it is ready again.
 func (r *rig) ready(within time.Duration) {
 	r.t.Helper()
-	for deadline := time.Now().Add(within); r.worker.Ready() != nil; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(within); r.worker.Ready(context.Background()) != nil; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("after %v: %v", within, r.worker.Ready())
+			r.t.Fatalf("after %v: %v", within, r.worker.Ready(context.Background()))
 		}
 	}
 }

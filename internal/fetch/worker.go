@@ -86,6 +86,7 @@ type Worker struct {
 	flights *flights
 	cancels *cancels
 	stores  *stores
+	raws    *raws
 	used    *looks              // into the answers, under ids that agents chose
 	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
 	ends    chan string         // keys of suspicions that may be removed
@@ -111,7 +112,7 @@ func New(c Config) (*Worker, error) {
 		metrics: counts, tracer: newTracer(c.Tracer),
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
 		held:   wait.NewHeart[*delivery](),
-		stores: newStores(c.JS, c.Logger),
+		stores: newStores(c.JS, c.Logger), raws: newRaws(c.Log),
 		inside: semaphore.NewWeighted(everyone),
 		ends:   make(chan string, endsWaiting),
 		cache:  bodies, flights: newFlights(), cancels: newCancels(c.Cancels),
