@@ -58,7 +58,7 @@ func (b *bucket) claim(ctx context.Context, key string, lasts time.Duration) (bo
 // claimed reports whether a worker says that it is making a call, and the
 // sequence of what stands there.
 func (b *bucket) claimed(ctx context.Context, key string) (sequence uint64, held bool, err error) {
-	m, err := b.js.Conn().RequestWithContext(ctx, "$JS.API.DIRECT.GET."+cacheStream+"."+claimSubject(key), nil)
+	m, err := b.js.Conn().RequestWithContext(ctx, "$JS.API.DIRECT.GET."+b.looks.stream+"."+claimSubject(key), nil)
 	switch {
 	case err != nil:
 		return 0, false, fmt.Errorf("claim of %s: %w", key, err)
