@@ -13,6 +13,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/providers/providertest"
 
 	"github.com/nats-io/nats.go"
@@ -152,11 +153,14 @@ func TestARunThatMayStillGoOnIsNoDeath(t *testing.T) {
 		id := r.quote("alice", "q", "AAPL", "")
 		r.vanish(5)
 		key := "suspect." + fetchworker.StreamRequests + ".1"
-		for _, put := range [][2]string{{"worker.cut-off", "{}"}, {key, `{"running":["cut-off","cut-off","cut-off"]}`}} {
-			if _, err := r.b.KV.PutString(t.Context(), put[0], put[1]); err != nil {
-				t.Fatal(err)
-			}
+		if _, err := r.b.KV.PutString(t.Context(), key, `{"running":["cut-off","cut-off","cut-off"]}`); err != nil {
+			t.Fatal(err)
 		}
+		living, die := context.WithCancel(t.Context())
+		var lives sync.WaitGroup
+		lives.Go(func() { fleet.Present(living, r.b.JS, r.b.KV, fleet.Worker{Name: "cut-off"}, nil) })
+		defer lives.Wait()
+		defer die()
 		defer r.start(nil)()
 		time.Sleep(30 * time.Second)
 		if a, ok := r.answer(id); ok && a.Final {
