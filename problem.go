@@ -80,6 +80,7 @@ var reasonDetails = map[Reason]struct{ what, until string }{
 	ReasonUnauthorized: {"refuses the service's key", "asked again at"},
 	ReasonNoWorker:     {"is served by no live worker", "until"},
 	ReasonPending:      {"is still computing the answer", "asked again at"},
+	ReasonRetry:        {"failed at the last call", "asked again at"},
 }
 
 // Waiting is the problem of a waiting answer; retryAt may be zero. Its detail
