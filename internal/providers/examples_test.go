@@ -2,8 +2,10 @@ package providers_test
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -244,6 +246,67 @@ func TestAKeyFileIsExchanged(t *testing.T) {
 	}
 	if _, err := providers.Load(env(map[string]string{"FMP_API_KEY_FILE": file})); err == nil || !strings.Contains(err.Error(), "FMP_API_KEY_FILE") {
 		t.Error(err)
+	}
+}
+
+// While many calls are made the file is written over and over: every call has
+// one of the keys, and soon after the last exchange all have the last.
+func TestAKeyFileIsExchangedUnderLoad(t *testing.T) {
+	server := providertest.Pipe("x.test")
+	defer server.Close()
+	server.Fallback = func(*http.Request) *providertest.Step {
+		step := providertest.JSON(200, `[]`)
+		return &step
+	}
+	file := write(t, "key-number-00")
+	set := load(t, map[string]string{"FMP_API_KEY_FILE": file, "FMP_BASE_URL": "http://x.test/stable"}, providers.WithDial(server.DialContext))
+	p, _ := set.Provider("fmp")
+	planned := plan(t, p, "quote", quote)
+	stop := make(chan struct{})
+	var calling sync.WaitGroup
+	for range 4 {
+		calling.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					p.Do(t.Context(), planned, providers.Options{})
+				}
+			}
+		})
+	}
+	var last time.Time
+	for i := 1; i <= 20; i++ {
+		if err := os.WriteFile(file, fmt.Appendf(nil, "key-number-%02d\n", i), 0o600); err != nil {
+			t.Error(err)
+		}
+		last = time.Now()
+		waitFor(t, func() bool { return len(server.Calls()) >= 20*i })
+	}
+	calls := len(server.Calls())
+	waitFor(t, func() bool { return len(server.Calls()) >= calls+50 })
+	close(stop)
+	calling.Wait()
+	for _, call := range server.Calls() {
+		key := call.Header.Get("apikey")
+		if !strings.HasPrefix(key, "key-number-") || call.At.After(last.Add(2*time.Second)) && key != "key-number-20" || call.Status != 200 {
+			t.Fatalf("%v after the last exchange %q was sent, status %d", call.At.Sub(last), key, call.Status)
+		}
+	}
+	if got := server.Calls()[len(server.Calls())-1].Header.Get("apikey"); got != "key-number-20" {
+		t.Errorf("the last call sent %q", got)
+	}
+}
+
+func waitFor(t *testing.T, done func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !done() {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was called for 20 s")
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
