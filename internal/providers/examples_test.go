@@ -375,6 +375,9 @@ providers:
 			t.Errorf("%s %s: %s %s %s", test.operation, test.params, got.Method, got.Target, got.Sent)
 		}
 	}
+	if schema := string(p.Operations["lists"].Schema()); !strings.Contains(schema, `"minimum":-90,"maximum":90`) || !strings.Contains(schema, `"minimum":-5,"maximum":0`) {
+		t.Errorf("bounds in %s", schema)
+	}
 	one, other := plan(t, p, "json", `{"n":5}`), plan(t, p, "json", `{"n":6}`)
 	if one.Key == other.Key || one.Target() != other.Target() {
 		t.Errorf("different bodies share the key %s", one.Key)
