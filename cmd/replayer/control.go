@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"fetchworker"
@@ -73,6 +74,9 @@ LIMITS are windows such as 60/min,2/s or 100/24h; "unlimited" takes them off,
   replayer limit fmp default --reason "back to normal"`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if number, _, _ := strings.Cut(args[1], "/"); strings.Trim(number, "0.") == "" {
+				return misused("replayer pause stops all calls, and "+`"unlimited"`+" takes the limits off", "a limit of %q could mean either", args[1])
+			}
 			limits, err := ledger.ParseLimits(args[1])
 			if args[1] != "default" && err != nil {
 				return misused(`write the limits as 60/min or 60/min,2/s, "unlimited" or "default"`, "%w", err)
