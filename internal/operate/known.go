@@ -96,6 +96,18 @@ func (d *Desk) others(ctx context.Context, stream string, known []string, names 
 	if left <= 0 {
 		return 0, nil
 	}
+	if left > mostListed {
+		for _, sequence := range []uint64{1, s.CachedInfo().State.LastSeq} {
+			raw, err := d.Log.Next(ctx, stream, prefixes[stream]+">", sequence)
+			if err != nil {
+				continue // it is gone meanwhile
+			}
+			if a, err := fetchworker.ParseSubject(raw.Subject); err == nil && !slices.Contains(known, a.Provider) {
+				names[a.Provider] = true
+			}
+		}
+		return left, nil
+	}
 	info, err := s.Info(ctx, jetstream.WithSubjectFilter(prefixes[stream]+">"))
 	if err != nil {
 		return 0, fmt.Errorf("list the subjects of %s: %w", stream, err)
@@ -114,6 +126,10 @@ func (d *Desk) others(ctx context.Context, stream string, known []string, names 
 	}
 	return count, nil
 }
+
+// mostListed is how many messages of names that nobody serves are listed to
+// find the names. Of more, those of the first and the last are told.
+const mostListed = 50_000
 
 var prefixes = map[string]string{
 	fetchworker.StreamRequests: "fetch.request.",
