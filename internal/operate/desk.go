@@ -95,7 +95,8 @@ func (d *Desk) Replayers(ctx context.Context) (bool, error) {
 // Fleet is what the workers share, watched until it is closed.
 type Fleet struct {
 	*fleet.View
-	desk *Desk
+	desk    *Desk
+	counted map[string]int // dead letters of each provider, as the last survey counted them
 }
 
 // Fleet begins to watch.

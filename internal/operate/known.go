@@ -58,8 +58,12 @@ func (f *Fleet) Survey(ctx context.Context) (Survey, error) {
 		fetchworker.StreamRequests: &survey.Unserved.Requests, fetchworker.StreamReplay: &survey.Unserved.Released,
 		fetchworker.StreamDLQ: &survey.Unserved.Letters, fetchworker.StreamReview: &survey.Unserved.Review,
 	} {
-		if *count, err = f.desk.others(ctx, stream, survey.Providers, others); err != nil {
+		counted := map[string]int{}
+		if *count, err = f.desk.others(ctx, stream, survey.Providers, others, counted); err != nil {
 			return Survey{}, err
+		}
+		if stream == fetchworker.StreamDLQ {
+			f.counted = counted
 		}
 	}
 	survey.Unserved.Names = slices.Sorted(maps.Keys(others))
@@ -77,7 +81,7 @@ const namesShown = 10
 // others counts what a stream holds of names that are none of the known, and
 // adds those names. The subjects are listed only if the known names do not
 // account for all: a list of a hundred thousand is not for every refresh.
-func (d *Desk) others(ctx context.Context, stream string, known []string, names map[string]bool) (int, error) {
+func (d *Desk) others(ctx context.Context, stream string, known []string, names map[string]bool, counted map[string]int) (int, error) {
 	s, err := d.JS.Stream(ctx, stream)
 	if err != nil {
 		return 0, fmt.Errorf("look up %s: %w", stream, err)
@@ -91,6 +95,7 @@ func (d *Desk) others(ctx context.Context, stream string, known []string, names 
 		if err != nil {
 			return 0, err
 		}
+		counted[p] = count
 		left -= count
 	}
 	if left <= 0 {

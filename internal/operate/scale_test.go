@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"fetchworker/internal/broker"
 	"fetchworker/internal/operate"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,6 +19,9 @@ func TestStatusIsCounted(t *testing.T) {
 	n := 20_000
 	if many, err := strconv.Atoi(os.Getenv("FETCH_TEST_MESSAGES")); err == nil {
 		n = many
+	}
+	if err := broker.ServeProvider(t.Context(), d.JS, "fmp", broker.Held(120)); err != nil {
+		t.Fatal(err)
 	}
 	for i := range n {
 		l := letter("q-" + strconv.Itoa(i))
@@ -49,7 +53,7 @@ func TestStatusIsCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d letters: %v, of them the survey %v; about %d wait, %d are due", n, time.Since(began), surveyed, s.Waiting, s.Due)
-	if s.Letters != n || !s.Sampled || s.Due < n/5 || s.Due > n*3/10 || len(survey.Providers) != 1 {
+	if s.Letters != n || !s.Sampled || s.Due < n/10 || s.Due > n*4/10 || len(survey.Providers) != 1 {
 		t.Errorf("%+v, %v", s, survey)
 	}
 	if took := time.Since(began); took > 3*time.Second { // a stalled machine may take longer than the 300 ms that it needs

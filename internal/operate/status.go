@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -170,70 +171,78 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 }
 
 // lettersRead is how many letters of an open gate are read to tell those that
-// wait for their time from those that are due. Of more, a sample says it.
+// wait for their time from those that are due. Of more, a sample says it: a
+// page of a million costs the server more than single messages do.
 const (
-	lettersRead  = 2000
-	samples      = 10
-	lettersASpot = lettersRead / samples
+	lettersRead    = 2000
+	lettersSampled = 200
 )
 
 // letters counts a provider's dead letters. Only those of an open gate need
 // to be read: all others are held.
-func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) error {
-	subject := browse.Filter{Provider: s.Provider}.Subject(fetchworker.StreamDLQ)
-	count, first, err := f.desk.Count(ctx, fetchworker.StreamDLQ, subject)
-	s.Letters = count
-	switch {
-	case err != nil || count == 0:
+func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) (err error) {
+	subject := prefixes[fetchworker.StreamDLQ] + s.Provider + ".>"
+	if counted, known := f.counted[s.Provider]; known {
+		s.Letters = counted // by the survey, just now
+	} else if s.Letters, _, err = f.desk.Count(ctx, fetchworker.StreamDLQ, subject); err != nil {
 		return err
+	}
+	switch {
+	case s.Letters == 0:
+		return nil
 	case s.Held != "":
-		s.HeldLetters = count
+		s.HeldLetters = s.Letters
 		return nil
 	}
 	edge, err := f.desk.Edge(ctx, fetchworker.StreamDLQ)
 	if err != nil {
 		return err
 	}
-	waiting, read := 0, 0
-	from, step, most := first.Sequence, uint64(0), lettersRead
-	if s.Sampled = count > lettersRead; s.Sampled {
-		step, most = max((edge.Sequence-first.Sequence)/samples, 1), lettersASpot
+	if s.Letters > lettersRead {
+		return f.sample(ctx, s, subject, edge, now)
 	}
-	for range samples {
-		w, n, err := f.spot(ctx, subject, from, edge, most, now)
+	s.Letters = 0
+	for raw, err := range f.desk.First(ctx, fetchworker.StreamDLQ, subject, 1, edge, 2*lettersRead) {
 		if err != nil {
 			return err
 		}
-		waiting, read = waiting+w, read+n
-		if from += step; step == 0 || from > edge.Sequence {
-			break
+		s.Letters++
+		if l, err := dlq.Decode(raw.Subject, raw.Header, raw.Data); err == nil && Waits(l, now) {
+			s.Waiting++
 		}
 	}
-	if read == 0 { // all gone meanwhile
-		s.Letters = 0
-		return nil
-	}
-	if !s.Sampled {
-		s.Letters, s.Waiting, s.Due = read, waiting, read-waiting
-		return nil
-	}
-	s.Waiting = int(float64(count) * float64(waiting) / float64(read))
-	s.Due = count - s.Waiting
+	s.Due = s.Letters - s.Waiting
 	return nil
 }
 
-// spot reads so many letters from a sequence on, and counts those that wait.
-func (f *Fleet) spot(ctx context.Context, subject string, from uint64, edge browse.Edge, most int, now time.Time) (waiting, read int, err error) {
-	for raw, err := range f.desk.First(ctx, fetchworker.StreamDLQ, subject, from, edge, most) {
-		if err != nil {
-			return waiting, read, err
+// sample reads letters that lie spread over the stream.
+func (f *Fleet) sample(ctx context.Context, s *Status, subject string, edge browse.Edge, now time.Time) error {
+	waiting, read := 0, 0
+	var step uint64
+	for from := uint64(1); from <= edge.Sequence && read < lettersSampled; {
+		raw, err := f.desk.Log.Next(ctx, fetchworker.StreamDLQ, subject, from)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			break
 		}
+		if err != nil {
+			return err
+		}
+		if step == 0 {
+			step = max((edge.Sequence-min(raw.Sequence, edge.Sequence))/lettersSampled, 1)
+		}
+		// Not at equal distances: what is sent in turns would look all the same.
+		from = raw.Sequence + 1 + rand.Uint64N(2*step)
 		read++
 		if l, err := dlq.Decode(raw.Subject, raw.Header, raw.Data); err == nil && Waits(l, now) {
 			waiting++
 		}
 	}
-	return waiting, read, nil
+	s.Sampled = true
+	if read > 0 {
+		s.Waiting = s.Letters * waiting / read
+	}
+	s.Due = s.Letters - s.Waiting
+	return nil
 }
 
 // bytes reads this month's counter, and the limit as the fleet last told it
