@@ -1,6 +1,7 @@
 package nats_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -84,12 +85,14 @@ func TestAnAgentsAccountIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	patience, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	select {
 	case err := <-refused:
 		if !errors.Is(err, nats.ErrMaxSubscriptionsExceeded) {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-patience.Done():
 		t.Error("any number of subscriptions")
 	}
 
@@ -102,7 +105,7 @@ func TestAnAgentsAccountIsBounded(t *testing.T) {
 			}
 			return
 		}
-		defer more.Close()
+		t.Cleanup(more.Close)
 	}
 	t.Error("any number of connections")
 }

@@ -58,5 +58,5 @@ func forPeople(noColor bool) zapcore.EncoderConfig {
 
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor is a small number
+	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -28,7 +28,7 @@ func TestAProcessIsSeenFromItsFirstMoment(t *testing.T) {
 	defer func() { _ = l.Close() }()
 	get := func(path string) (int, string) {
 		t.Helper()
-		res, err := http.Get("http://" + l.Addr() + path) //nolint:noctx // a test
+		res, err := getURL(t, "http://"+l.Addr()+path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,7 +113,7 @@ func TestProfilesAreForThisMachine(t *testing.T) {
 	}
 	defer func() { _ = l.Close() }()
 	for addr, want := range map[string]int{l.Addr(): 404, l.Profiles(): 200} {
-		res, err := http.Get("http://" + addr + "/debug/pprof/cmdline") //nolint:noctx // a test
+		res, err := getURL(t, "http://"+addr+"/debug/pprof/cmdline")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,4 +121,14 @@ func TestProfilesAreForThisMachine(t *testing.T) {
 			t.Errorf("%s: %d, want %d", addr, res.StatusCode, want)
 		}
 	}
+}
+
+func getURL(t *testing.T, url string) (*http.Response, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	return transport.RoundTrip(req)
 }

@@ -16,6 +16,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// standard is a server with what an apply makes where nothing is decided.
+func standard(t *testing.T) *brokertest.Broker {
+	t.Helper()
+	b := brokertest.Start(t)
+	if err := broker.Apply(t.Context(), b.JS, broker.Options{ResultAge: broker.StandardResultAge}, nil); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // stands is the configuration of a stream as it stands.
 func stands(t *testing.T, b *brokertest.Broker, name string) jetstream.StreamConfig {
 	t.Helper()
@@ -56,7 +66,7 @@ func publish(t *testing.T, b *brokertest.Broker, subject string) {
 }
 
 func TestASecondApplyFindsAllAsWanted(t *testing.T) {
-	b := brokertest.Start(t)
+	b := standard(t)
 	for _, o := range []broker.Options{{}, {Replicas: 1, ResultAge: 168 * time.Hour}} {
 		if err := broker.Apply(t.Context(), b.JS, o, func(a broker.Applied) {
 			if a.Did != "as wanted" || len(a.Kept)+len(a.Undone)+len(a.Losing) > 0 {
@@ -69,7 +79,7 @@ func TestASecondApplyFindsAllAsWanted(t *testing.T) {
 }
 
 func TestWhatAnOperatorDecidedStays(t *testing.T) {
-	b := brokertest.Start(t)
+	b := standard(t)
 	change(t, b, fetchworker.StreamResults, func(c *jetstream.StreamConfig) {
 		c.MaxBytes, c.MaxAge, c.Metadata["owner"], c.Compression = 9<<30, 400*time.Hour, "ann", jetstream.S2Compression
 	})
@@ -96,8 +106,20 @@ func TestWhatAnOperatorDecidedStays(t *testing.T) {
 	}
 }
 
+// Streams of a version that kept parts no longer than answers.
+func TestPartsOutliveAnswersAfterAnUpgrade(t *testing.T) {
+	b := standard(t)
+	change(t, b, fetchworker.StreamBodies, func(c *jetstream.StreamConfig) { c.MaxAge = broker.StandardResultAge })
+	if err := broker.Apply(t.Context(), b.JS, broker.Options{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if age := stands(t, b, fetchworker.StreamBodies).MaxAge; age <= broker.StandardResultAge {
+		t.Errorf("parts are kept %v", age)
+	}
+}
+
 func TestWhatLosesSomethingNeedsAWord(t *testing.T) {
-	b := brokertest.Start(t)
+	b := standard(t)
 	narrow := broker.Options{ResultAge: 96 * time.Hour, Bytes: map[string]int64{fetchworker.StreamResults: 1 << 20}, MaxLife: 72 * time.Hour}
 	publish(t, b, "fetch.put.fmp.quote.alice.q1")
 	a, err := applied(t, b, narrow, fetchworker.StreamResults)
@@ -117,7 +139,7 @@ func TestWhatLosesSomethingNeedsAWord(t *testing.T) {
 
 // The server would delete what is beyond a smaller limit without a word.
 func TestALimitForEachSubjectDeletesNothing(t *testing.T) {
-	b := brokertest.Start(t)
+	b := standard(t)
 	change(t, b, fetchworker.StreamReview, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 })
 	for range 3 {
 		publish(t, b, "fetch.review.fmp.quote.alice.q1")
@@ -140,7 +162,7 @@ func TestALimitForEachSubjectDeletesNothing(t *testing.T) {
 }
 
 func TestAnOlderVersionChangesNothingBack(t *testing.T) {
-	b := brokertest.Start(t)
+	b := standard(t)
 	change(t, b, fetchworker.StreamReview, func(c *jetstream.StreamConfig) {
 		c.Metadata["fetchworker.topology"], c.Description, c.MaxMsgSize = "99", "of the next version", 12345
 	})
@@ -159,7 +181,7 @@ func TestAnOlderVersionChangesNothingBack(t *testing.T) {
 }
 
 func TestWhatCannotBeAppliedIsToldWithBothValues(t *testing.T) {
-	b := brokertest.Start(t)
+	b := standard(t)
 	memory := stands(t, b, fetchworker.StreamDLQ)
 	memory.Storage = jetstream.MemoryStorage
 	if err := b.JS.DeleteStream(t.Context(), memory.Name); err != nil {

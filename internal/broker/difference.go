@@ -81,6 +81,8 @@ func (d *difference) widths(info *jetstream.StreamInfo, want jetstream.StreamCon
 	have := info.Config
 	results := want.Name == fetchworker.StreamResults || want.Name == fetchworker.StreamBodies
 	_, ageDecided := o.Ages[want.Name]
+	// Parts outlive every answer that names them: longer is no operator's choice.
+	ageDecided = ageDecided || want.Name == fetchworker.StreamBodies && want.MaxAge > have.MaxAge && have.MaxAge > 0
 	_, bytesDecided := o.Bytes[want.Name]
 	for _, w := range []struct {
 		name       string

@@ -22,15 +22,17 @@ var ErrStoreLost = errors.New("the store holds less than it did")
 
 // witness is what the streams held, as a file beside them.
 type witness struct {
-	Whole   bool                // written at an orderly end: nothing has changed since
-	Streams map[string]standing // by name
+	Whole   bool                `json:"whole"`   // written at an orderly end: nothing has changed since
+	Streams map[string]standing `json:"streams"` // by name
 }
 
 type standing struct {
-	Created           time.Time
-	First, Last, Msgs uint64
-	LastTime          time.Time
-	MaxAge            time.Duration
+	Created  time.Time     `json:"created"`
+	First    uint64        `json:"first_seq"`
+	Last     uint64        `json:"last_seq"`
+	Msgs     uint64        `json:"messages"`
+	LastTime time.Time     `json:"last_time"`
+	MaxAge   time.Duration `json:"max_age"` // nanoseconds
 }
 
 func witnessFile(dir string) string { return filepath.Join(dir, "fetchworker.state") }

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -41,7 +40,7 @@ func (w *words) Fatalf(format string, v ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fatal == nil {
-		w.fatal = errors.New(fmt.Sprintf(format, v...)) //nolint:revive // the format is the server's
+		w.fatal = fmt.Errorf(format, v...)
 	}
 }
 
