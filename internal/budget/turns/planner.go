@@ -115,6 +115,7 @@ func (p *Planner) Serve(now ledger.Instant, u time.Duration) (grants []Grant, wa
 			if i < 0 {
 				return grants, at
 			}
+			p.due.spare = 0 // somebody asks: there may be more
 			g.Block, g.Trial = p.held[i].Block, p.held[i].trial
 			g.Block.N = 1
 			if p.held[i].N--; p.held[i].N == 0 {

@@ -20,7 +20,7 @@ type due struct {
 	touch  ledger.Instant // they are not
 	refund ledger.Instant
 	record ledger.Instant
-	spare  ledger.Instant // since there are more permits in hand than work, until they go back
+	spare  ledger.Instant // when permits in hand go back, if nobody asks until then
 }
 
 // tidy reports whether something is due, and if not, when it will be.
