@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"strings"
@@ -69,7 +68,7 @@ func TestTry(t *testing.T) {
 	if _, err := try("NATS_URL", b.Server.URL()); err == nil || !strings.Contains(err.Error(), "has ever served fmp") || len(upstream.Calls()) != calls {
 		t.Errorf("a provider that nobody serves: %v", err)
 	}
-	kv, err := b.JS.KeyValue(context.Background(), fetchworker.BucketProviders)
+	kv, err := b.JS.KeyValue(t.Context(), fetchworker.BucketProviders)
 	if err != nil {
 		t.Fatal(err)
 	}

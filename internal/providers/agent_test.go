@@ -57,7 +57,7 @@ func TestWhatAgentsSend(t *testing.T) {
 		{"polygon", "get", `{"path":"/v3/x","query":{"a":["1",2]}}`, "/v3/x?a=1&a=2"},
 	} {
 		call, err := provider(t, test.generation).Plan(test.operation, []byte(test.params))
-		got := ""
+		var got string
 		if err != nil {
 			got = err.Error()
 			if wrong := new(sheet.ParamError); !errors.As(err, &wrong) {

@@ -154,8 +154,6 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-var errLapsed = errors.New("the permit has lapsed")
-
 // net/http asks again by itself when a reused connection breaks after the
 // request was written. The provider would count two calls for one permit.
 func TestNeverTwiceOnTheWire(t *testing.T) {

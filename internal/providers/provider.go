@@ -11,7 +11,7 @@ import (
 
 // Provider is an upstream API with its key: it plans calls and makes them.
 // It is safe for concurrent use.
-type Provider struct { //nolint:recvcheck // Format must hold for copies as well
+type Provider struct {
 	*plan.API // catalogue, environment and tier are applied
 	*call.Caller
 }

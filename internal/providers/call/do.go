@@ -125,7 +125,7 @@ func (p *Caller) Do(ctx context.Context, call *plan.Call, o Options) *Result {
 	if err != nil {
 		p.broken(r, w.cause(err))
 	} else {
-		p.answered(r, call, res, o)
+		p.answered(r, call, res)
 	}
 	if r.ErrorType == errorTimeout {
 		w.shared.Load().retire()
@@ -201,7 +201,7 @@ func (p *Caller) broken(r *Result, err error) {
 }
 
 // answered fills in a result from an answer.
-func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response, o Options) {
+func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response) {
 	body, wire, readErr := readBody(res)
 	_ = res.Body.Close() // what is unread is not worth an error
 

@@ -137,5 +137,5 @@ func whole(text string) (int, bool) {
 	if err != nil {
 		return 0, false
 	}
-	return int(min(n, 1<<30)), true //nolint:gosec // bounded
+	return int(min(n, 1<<30)), true
 }

@@ -1,10 +1,11 @@
 package plan
 
 import (
-	"fetchworker/internal/providers/sheet"
 	"net/url"
 	"regexp"
 	"slices"
+
+	"fetchworker/internal/providers/sheet"
 )
 
 // API is a data sheet that has been checked whole and made ready: it plans

@@ -1,11 +1,12 @@
 package plan
 
 import (
-	"fetchworker/internal/providers/sheet"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"fetchworker/internal/providers/sheet"
 )
 
 // inOrder refuses a span whose end lies before its start: an API answers it

@@ -197,6 +197,7 @@ func Text(value []byte) string {
 	return string(value)
 }
 
+// TrimSpace cuts JSON's white space off the front.
 func TrimSpace(doc []byte) []byte {
 	for len(doc) > 0 && isSpace(doc[0]) {
 		doc = doc[1:]

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -109,8 +110,8 @@ func place(doc any, path []string, value any) (any, bool) {
 
 // checkBody notes what a POST cannot send.
 func (op *Operation) checkBody(c check) {
-	if op.Method != "POST" {
-		if op.Method != "" && op.Method != "GET" {
+	if op.Method != http.MethodPost {
+		if op.Method != "" && op.Method != http.MethodGet {
 			c.at("method").wrong("%q: expected GET or POST", op.Method)
 		}
 		c.only("reads_only", op.ReadsOnly, "method POST")

@@ -13,7 +13,7 @@ type Mistake struct {
 }
 
 // Mistakes are all that are wrong with a sheet.
-type Mistakes []Mistake
+type Mistakes []Mistake //nolint:errname // a list that is an error, too
 
 func (m Mistakes) Error() string {
 	lines := make([]string, len(m))

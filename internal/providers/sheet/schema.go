@@ -30,20 +30,20 @@ type schema struct {
 
 // Schema is the JSON Schema of an operation's parameters. It takes what the
 // operation takes, and for a range that only the check knows a little more.
-func (o *Operation) Schema() json.RawMessage {
+func (op *Operation) Schema() json.RawMessage {
 	closed := false
 	s := &schema{Type: "object", Additional: &closed, Properties: map[string]*schema{}}
-	for i := range o.Params {
-		p := &o.Params[i]
+	for i := range op.Params {
+		p := &op.Params[i]
 		s.Properties[p.Name] = p.schema()
 		if p.Required {
 			s.Required = append(s.Required, p.Name)
 		}
 	}
-	for _, name := range o.AnyOf {
+	for _, name := range op.AnyOf {
 		s.AnyOf = append(s.AnyOf, &schema{Required: []string{name}})
 	}
-	for _, some := range o.Exclusive {
+	for _, some := range op.Exclusive {
 		for i, one := range some {
 			for _, other := range some[i+1:] {
 				s.AllOf = append(s.AllOf, &schema{Not: &schema{Required: []string{one, other}}})

@@ -12,7 +12,8 @@ import (
 
 var (
 	paramPattern = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
-	SlotPattern  = regexp.MustCompile(`\{([^{}]*)\}`)
+	// SlotPattern is a parameter in a path.
+	SlotPattern = regexp.MustCompile(`\{([^{}]*)\}`)
 )
 
 func (op *Operation) check(c check, of *Spec) {
