@@ -2,7 +2,6 @@ package answer_test
 
 import (
 	"bytes"
-	"context"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -22,7 +21,7 @@ func TestARefusalThatCostNothingIsKeptAnHour(t *testing.T) {
 		b := brokertest.StartIn(t, dir, "")
 		defer b.Stop()
 		store := answer.New(record.New(b.JS, nil))
-		ctx := context.Background()
+		ctx := t.Context()
 		results, err := b.JS.Stream(ctx, fetchworker.StreamResults)
 		if err != nil {
 			t.Fatal(err)
@@ -75,7 +74,7 @@ func TestPartsOutliveWhatNamesThem(t *testing.T) {
 		b := brokertest.StartIn(t, dir, "")
 		defer b.Stop()
 		store := answer.New(record.New(b.JS, nil))
-		ctx := context.Background()
+		ctx := t.Context()
 		s, err := b.JS.Stream(ctx, fetchworker.StreamBodies)
 		if err != nil {
 			t.Fatal(err)

@@ -300,7 +300,7 @@ func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *p
 	result := r.served.Provider.Do(calling, r.call, options)
 	span(result)
 	// A body is as old as the server's clock says, which is everybody's.
-	result.FetchedAt = result.FetchedAt.Add(r.now().Sub(time.Now()))
+	result.FetchedAt = result.FetchedAt.Add(time.Until(r.now()))
 	r.served.Gate.AddBytes(result.WireBytes)
 	permit.Done(report(r, result))
 	if lapsed(result) {
@@ -332,7 +332,7 @@ func (r *request) mayAskWhetherChanged() bool {
 	if r.cache == nil || r.cache.refused {
 		return false
 	}
-	tries := r.Letter.History
+	tries := r.History
 	return len(tries) == 0 || !tries[len(tries)-1].Conditional
 }
 
