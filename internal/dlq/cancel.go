@@ -11,7 +11,6 @@ import (
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 )
@@ -91,8 +90,11 @@ func (r *Replayer) cancels(ctx context.Context) {
 	}
 }
 
-// cancelsAtOnce bounds the letters of one agent that are being ended.
-const cancelsAtOnce = 32
+const (
+	// cancelsAtOnce bounds the letters of one agent that are being ended.
+	cancelsAtOnce = 64
+	cancelsAPage  = 500
+)
 
 // cancelLetters answers and deletes an agent's cancelled letters. A crash
 // between the two leaves a letter that finds its answer.
@@ -102,17 +104,15 @@ func (r *Replayer) cancelLetters(ctx context.Context, provider, agent string) er
 	group.SetLimit(cancelsAtOnce)
 	var failed error
 	for sequence := uint64(1); ; {
-		raw, err := r.log.Next(ctx, fetchworker.StreamDLQ, filter, sequence)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
+		page, err := r.log.Page(ctx, fetchworker.StreamDLQ, filter, sequence, cancelsAPage)
+		if failed = err; err != nil || len(page) == 0 {
 			break
 		}
-		if err != nil {
-			failed = err
-			break
-		}
-		sequence = raw.Sequence + 1
-		if l := Read(raw.Subject, raw.Header, raw.Data); r.cancelled(l, raw.Time) && !spent(l, r.config.Retries) {
-			group.Go(func() error { return r.cancelStored(ending, l, raw) })
+		sequence = page[len(page)-1].Sequence + 1
+		for _, raw := range page {
+			if l := Read(raw.Subject, raw.Header, raw.Data); r.cancelled(l, raw.Time) && !spent(l, r.config.Retries) {
+				group.Go(func() error { return r.cancelStored(ending, l, raw) })
+			}
 		}
 	}
 	return errors.Join(failed, group.Wait())

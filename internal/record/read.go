@@ -71,6 +71,42 @@ func (l *Log) Count(ctx context.Context, stream, filter string, sequence uint64)
 	return behind + 1, nil
 }
 
+// Page reads the first messages of a subject filter at or after a sequence, so
+// many at a time; none: there are no more.
+func (l *Log) Page(ctx context.Context, stream, filter string, sequence uint64, most int) ([]Raw, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	nc := l.js.Conn()
+	inbox := nc.NewRespInbox()
+	sub, err := nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, fmt.Errorf("direct get: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }() // the connection is gone then
+	request := fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q,"batch":%d,"max_bytes":%d}`, sequence, filter, most, 4<<20)
+	if err := nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, request); err != nil {
+		return nil, fmt.Errorf("direct get: %w", err)
+	}
+	var page []Raw
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("direct get: %w", err)
+		}
+		if !IsStored(m.Header) {
+			if status := m.Header.Get("Status"); status != "204" && status != "404" {
+				return nil, fmt.Errorf("direct get: server says %s %s", status, m.Header.Get("Description"))
+			}
+			return page, nil
+		}
+		raw, err := Direct(m)
+		if err != nil {
+			return nil, err
+		}
+		page = append(page, raw)
+	}
+}
+
 func (l *Log) direct(ctx context.Context, subject string, request []byte) (Raw, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
