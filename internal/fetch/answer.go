@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/cache"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
 )
@@ -19,7 +20,7 @@ func okAnswer(l dlq.Letter, result *providers.Result) *fetchworker.Answer {
 }
 
 // cachedAnswer is an ok answer from a body that is young enough.
-func cachedAnswer(l dlq.Letter, e *entry, now time.Time) *fetchworker.Answer {
+func cachedAnswer(l dlq.Letter, e *cache.Entry, now time.Time) *fetchworker.Answer {
 	a := l.Answer(fetchworker.StatusOK)
 	a.Final = true
 	fill(&a, e, now)
@@ -27,7 +28,7 @@ func cachedAnswer(l dlq.Letter, e *entry, now time.Time) *fetchworker.Answer {
 }
 
 // staleAnswer is a body older than was asked for, told as such.
-func staleAnswer(l dlq.Letter, e *entry, now time.Time, final bool) *fetchworker.Answer {
+func staleAnswer(l dlq.Letter, e *cache.Entry, now time.Time, final bool) *fetchworker.Answer {
 	a := l.Answer(fetchworker.StatusStale)
 	a.Final = final
 	fill(&a, e, now)
@@ -36,18 +37,18 @@ func staleAnswer(l dlq.Letter, e *entry, now time.Time, final bool) *fetchworker
 
 // meanwhile is a stale body shown while the request waits, with why it waits
 // and until when, if that is known.
-func meanwhile(l dlq.Letter, e *entry, now time.Time, reason fetchworker.Reason, until time.Time) *fetchworker.Answer {
+func meanwhile(l dlq.Letter, e *cache.Entry, now time.Time, reason fetchworker.Reason, until time.Time) *fetchworker.Answer {
 	a := staleAnswer(l, e, now, false)
 	a.Reason, a.RetryAt = reason, until
 	return a
 }
 
-func fill(a *fetchworker.Answer, e *entry, now time.Time) {
+func fill(a *fetchworker.Answer, e *cache.Entry, now time.Time) {
 	a.Source = fetchworker.SourceCache
 	a.HTTPStatus = e.HTTPStatus
 	a.FetchedAt, a.Age = e.FetchedAt, now.Sub(e.FetchedAt)
 	a.Latency = time.Duration(e.LatencyMS) * time.Millisecond
-	a.ContentType, a.Body = e.ContentType, e.body
+	a.ContentType, a.Body = e.ContentType, e.Body
 	a.Next, a.NextLoop, a.Redacted = e.Next, e.NextLoop, e.Redacted
 }
 

@@ -7,6 +7,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/meter"
+	"fetchworker/internal/cache"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
 )
@@ -24,7 +25,7 @@ type facts struct {
 	result    *providers.Result
 	made      made
 	now       time.Time
-	cache     *entry        // the body kept for the same call, nil if none
+	cache     *cache.Entry  // the body kept for the same call, nil if none
 	maxStale  time.Duration // that the agent accepts as final
 	stale     time.Duration // up to which the operation's body may be shown meanwhile
 	retries   int           // allowed after the first call
@@ -89,12 +90,12 @@ func decide(f facts) ending {
 		return ending{letter: &l, answer: answer}
 
 	case fetchworker.ClassThrottled:
-		if f.cache.within(f.maxStale, f.now) {
+		if f.cache.Within(f.maxStale, f.now) {
 			return ending{answer: staleAnswer(l, f.cache, f.now, true)}
 		}
 		l.NotBefore = latest(f.hold(), f.now.Add(f.result.RetryAfter), f.now.Add(f.result.MinHold))
 		if l.NotBefore.Sub(f.now) > shortHold {
-			if f.cache.within(f.stale, f.now) {
+			if f.cache.Within(f.stale, f.now) {
 				return ending{letter: &l, answer: meanwhile(l, f.cache, f.now, fetchworker.ReasonThrottled, l.NotBefore)}
 			}
 			return ending{letter: &l, answer: waitingAnswer(l, fetchworker.ReasonThrottled, l.Error, l.NotBefore)}
@@ -103,7 +104,7 @@ func decide(f facts) ending {
 
 	case fetchworker.ClassPending:
 		l.NotBefore = f.now.Add(pendingWait(f.result.RetryAfter, l.History))
-		if f.cache.within(f.stale, f.now) {
+		if f.cache.Within(f.stale, f.now) {
 			return ending{letter: &l, answer: meanwhile(l, f.cache, f.now, fetchworker.ReasonPending, l.NotBefore)}
 		}
 		return ending{letter: &l, answer: waitingAnswer(l, fetchworker.ReasonPending, l.Error, l.NotBefore)}
@@ -114,7 +115,7 @@ func decide(f facts) ending {
 	}
 
 	// Transient. What the agent accepts as stale is its answer, and the end.
-	if f.cache.within(f.maxStale, f.now) {
+	if f.cache.Within(f.maxStale, f.now) {
 		return ending{answer: staleAnswer(l, f.cache, f.now, true)}
 	}
 	first := l.FirstFailedAt
@@ -142,7 +143,7 @@ func decide(f facts) ending {
 			l.NotBefore = f.now.Add(f.retryWait(l.Failures))
 		}
 	}
-	if f.cache.within(f.stale, f.now) && l.Failures <= f.retries {
+	if f.cache.Within(f.stale, f.now) && l.Failures <= f.retries {
 		reason, until := fetchworker.ReasonRetry, l.NotBefore
 		if e.answer != nil {
 			reason, until = e.answer.Problem.Reason(), e.answer.Problem.RetryAt
@@ -178,7 +179,7 @@ func beyondBudget(r *request, used, limit int64, now time.Time) (e ending, over 
 	if r.asked.MaxStale != nil {
 		accepts = r.acceptsStale()
 	}
-	if r.cache.within(accepts, now) {
+	if r.cache.Within(accepts, now) {
 		return ending{answer: staleAnswer(r.Letter, r.cache, now, true)}, true
 	}
 	if r.Lane == fetchworker.LaneInteractive && used < limit {

@@ -76,13 +76,13 @@ func (w *Worker) park(ctx context.Context, r *request, by *budget.ClosedError) e
 }
 
 func parked(r *request, by *budget.ClosedError, now time.Time) ending {
-	if r.cache.within(r.acceptsStale(), now) {
+	if r.cache.Within(r.acceptsStale(), now) {
 		return ending{answer: staleAnswer(r.Letter, r.cache, now, true)}
 	}
 	l := r.Letter
 	l.Class, l.Error = parkedAs(by.Reason), ""
 	l.FailedAt, l.NotBefore = now, latest(now, by.Until)
-	if r.cache.within(r.call.Operation.Stale, now) {
+	if r.cache.Within(r.call.Operation.Stale, now) {
 		return ending{letter: &l, answer: meanwhile(l, r.cache, now, by.Reason, by.Until)}
 	}
 	return ending{letter: &l, answer: waitingAnswer(l, by.Reason, by.Detail, by.Until)}

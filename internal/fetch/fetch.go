@@ -11,6 +11,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/turns"
+	"fetchworker/internal/cache"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
 )
@@ -206,13 +207,13 @@ func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) 
 		maxAge = time.Duration(*r.asked.MaxAge)
 	}
 	now := r.now()
-	r.cache = w.cache.atHand(r.call.Key)
-	if !r.cache.fresh(r.RequestedAt, now, maxAge) {
+	r.cache = w.cache.AtHand(r.call.Key)
+	if !r.cache.Fresh(r.RequestedAt, now, maxAge) {
 		// Another worker may have a younger one.
-		r.cache = w.cache.get(ctx, r.call.Key)
+		r.cache = w.cache.Get(ctx, r.call.Key)
 	}
-	if !r.cache.fresh(r.RequestedAt, now, maxAge) {
-		r.cache = r.cache.lasting()
+	if !r.cache.Fresh(r.RequestedAt, now, maxAge) {
+		r.cache = r.cache.Lasting()
 		return false, nil
 	}
 	return true, w.finish(ctx, r, ending{answer: cachedAnswer(r.Letter, r.cache, now)}, nil)
@@ -308,13 +309,13 @@ func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *p
 	}
 	w.metrics.called(r, result)
 	if failedConditional(result) {
-		w.cache.refuse(r.call.Key, r.cache)
+		w.cache.Refuse(r.call.Key, r.cache)
 	}
 	if result.NotModified {
-		r.cache.revive(result)
+		r.cache.Revive(result)
 	}
 	if result.Class == fetchworker.ClassOK {
-		w.cache.put(r.call.Key, entryOf(result))
+		w.cache.Put(r.call.Key, cache.Of(result))
 	}
 	return result
 }
@@ -329,7 +330,7 @@ func failedConditional(result *providers.Result) bool {
 // the body at hand. They are a courtesy: where a call with them has failed, in
 // whatever way, the next goes without.
 func (r *request) mayAskWhetherChanged() bool {
-	if r.cache == nil || r.cache.refused {
+	if r.cache == nil || r.cache.Refused() {
 		return false
 	}
 	tries := r.History

@@ -11,9 +11,11 @@ import (
 	"fetchworker/internal/answer"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/turns"
+	"fetchworker/internal/cache"
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -31,10 +33,10 @@ type request struct {
 	served *Served
 	call   *providers.Call
 	counts circuit.Call // as which its failures count
-	cache  *entry       // the body that was kept for the same call, if there is one
+	cache  *cache.Entry // the body that was kept for the same call, if there is one
 	begun  atomic.Pointer[cancel.Call]
 	stands answer.Standing // what was stored for it when that was looked at
-	used   glance          // of what stands under an id of the agent's own; empty: nothing can, or it was read
+	used   record.Glance   // of what stands under an id of the agent's own; empty: nothing can, or it was read
 }
 
 // now is the time by the servers' clock, which stamps what is stored: a
@@ -75,7 +77,7 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 	}
 	r.Worker = w.name
 	if !d.again && d.count == 1 && !d.replayed && r.ID != fetchworker.ResolveID("", "", d.sequence, d.stored) {
-		r.used = w.used.begin(fetchworker.ResultSubject(r.Identity))
+		r.used = w.used.Begin(fetchworker.ResultSubject(r.Identity))
 	}
 	asked.Provider, asked.Operation, asked.Agent, asked.Lane, asked.ID = r.Provider, r.Operation, r.Agent, r.Lane, r.ID
 	r.asked, r.replyTo = asked, asked.Reply()

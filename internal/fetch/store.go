@@ -7,6 +7,7 @@ import (
 	"fetchworker/internal/answer"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/record"
 
 	"go.opentelemetry.io/otel/attribute"
 )
@@ -105,11 +106,11 @@ func (w *Worker) endedBefore(ctx context.Context, r *request) (bool, error) {
 // with an id of their agent's own can, and they are looked for together, while
 // the cache is looked into.
 func (w *Worker) usedBefore(ctx context.Context, r *request) (bool, error) {
-	if r.used.in == nil {
+	if !r.used.Begun() {
 		return false, nil
 	}
-	m, err := r.used.wait(ctx)
-	r.used = glance{}
+	m, err := r.used.Wait(ctx)
+	r.used = record.Glance{}
 	if err != nil {
 		return w.endedBefore(ctx, r)
 	}

@@ -17,6 +17,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/cache"
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
@@ -82,12 +83,12 @@ type Worker struct {
 
 	intake  *intake // where work comes from
 	held    *wait.Heart[*delivery]
-	cache   *cache
+	cache   *cache.Cache
 	flights *flights
 	cancels *cancels
 	stores  *stores
 	raws    *raws
-	used    *looks              // into the answers, under ids that agents chose
+	used    *record.Looks       // into the answers, under ids that agents chose
 	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
 	ends    chan string         // keys of suspicions that may be removed
 	owed    sync.WaitGroup      // what must still be written to the bucket
@@ -102,7 +103,7 @@ type Worker struct {
 // New makes a worker; Run starts it.
 func New(c Config) (*Worker, error) {
 	counts := newMetrics(c.Metrics, c.Serve)
-	bodies, err := newCache(c.JS, c.Logger, counts.cacheDropped.Inc)
+	bodies, err := cache.New(c.JS, c.Logger, counts.cacheDropped.Inc)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +121,7 @@ func New(c Config) (*Worker, error) {
 	for i := range c.Serve {
 		w.served[c.Serve[i].Provider.Name] = &c.Serve[i]
 	}
-	if w.used, err = newLooks(c.JS, fetchworker.StreamResults); err != nil {
+	if w.used, err = record.NewLooks(c.JS, fetchworker.StreamResults); err != nil {
 		return nil, err
 	}
 	w.intake = newIntake(c.JS.Conn(), w.shards())
@@ -141,7 +142,7 @@ func (w *Worker) Run(stop context.Context) error {
 	var background sync.WaitGroup
 	turns := newHands(w.handle)
 	background.Go(func() { w.held.Run(working) })
-	background.Go(func() { w.cache.run(working) })
+	background.Go(func() { w.cache.Run(working) })
 	background.Go(func() { w.stores.run(working) })
 	background.Go(func() { w.clearSuspects(working) })
 
@@ -166,8 +167,8 @@ func (w *Worker) Run(stop context.Context) error {
 	deadline.Stop()
 	kill(nil)
 	background.Wait()
-	w.cache.close()
-	w.used.close()
+	w.cache.Close()
+	w.used.Close()
 	return err
 }
 

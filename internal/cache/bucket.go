@@ -1,10 +1,11 @@
-package fetch
+package cache
 
 import (
 	"context"
 	"fmt"
 
 	"fetchworker"
+	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -14,7 +15,7 @@ import (
 // requests: writes wait for an acknowledgement only now and then.
 type bucket struct {
 	js    jetstream.JetStream
-	looks *looks
+	looks *record.Looks
 
 	unacked, unackedBytes int // writes since the last acknowledgement; of the one writer
 }
@@ -25,8 +26,10 @@ const (
 	bytesUnacked  = 1 << 20
 )
 
+const stream = "KV_" + fetchworker.BucketCache
+
 func newBucket(js jetstream.JetStream) (*bucket, error) {
-	l, err := newLooks(js, "KV_"+fetchworker.BucketCache)
+	l, err := record.NewLooks(js, stream)
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
@@ -37,7 +40,7 @@ func cacheSubject(key string) string { return "$KV." + fetchworker.BucketCache +
 
 // read is what stands under a key, nil if nothing does.
 func (b *bucket) read(ctx context.Context, key string) ([]byte, error) {
-	m, err := b.looks.read(ctx, cacheSubject(key))
+	m, err := b.looks.Read(ctx, cacheSubject(key))
 	if m == nil || err != nil {
 		return nil, err
 	}
@@ -59,4 +62,4 @@ func (b *bucket) write(ctx context.Context, key string, value []byte) error {
 	return err
 }
 
-func (b *bucket) close() { b.looks.close() }
+func (b *bucket) close() { b.looks.Close() }

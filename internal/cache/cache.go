@@ -1,4 +1,8 @@
-package fetch
+// Package cache keeps the bodies that providers sent: the ones this worker met
+// last at hand, all of them for a while in a bucket that the fleet shares. It
+// also says who is making a call, so that under a scarce quota no two workers
+// make the same one. A cache may forget, and fails no request.
+package cache
 
 import (
 	"container/list"
@@ -10,8 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"fetchworker/internal/providers"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/nats-io/nats.go/jetstream"
@@ -35,102 +37,9 @@ const (
 	writesWaiting = 1024
 )
 
-// entry is a body that a provider sent, and when.
-type entry struct {
-	FetchedAt    time.Time       `json:"fetched_at"`       // when the origin made it
-	CameAt       time.Time       `json:"came_at,omitzero"` // when it came; zero in what older versions kept
-	HTTPStatus   int             `json:"http_status"`
-	ContentType  string          `json:"content_type,omitempty"`
-	ETag         string          `json:"etag,omitempty"`
-	LastModified string          `json:"last_modified,omitempty"`
-	Next         json.RawMessage `json:"next,omitempty"`
-	NextLoop     bool            `json:"next_loop,omitempty"`
-	Redacted     bool            `json:"redacted,omitempty"`
-	LatencyMS    int64           `json:"latency_ms,omitempty"`
-	Plain        bool            `json:"plain,omitempty"` // as a value in the bucket: the body is not compressed
-
-	body []byte
-	// passing: the provider's answer may be another in a minute. It answers
-	// those who had asked when it came, and nobody later.
-	passing bool
-	// under is the last body that could be kept, which one that passes by must
-	// not hide.
-	under *entry
-	// refused: a call with its validators has failed, so the next go without.
-	refused bool
-}
-
-// inherits reports whether the same validators have failed before.
-func (e *entry) inherits(before *entry) bool {
-	return before != nil && before.refused && before.ETag == e.ETag && before.LastModified == e.LastModified
-}
-
-// lasting is the body that may be shown later, nil if there is none.
-func (e *entry) lasting() *entry {
-	if e != nil && e.passing {
-		return e.under
-	}
-	return e
-}
-
-func entryOf(result *providers.Result) *entry {
-	return &entry{
-		FetchedAt: result.FetchedAt, CameAt: result.FetchedAt.Add(result.Age), HTTPStatus: result.HTTPStatus, ContentType: result.ContentType,
-		ETag: result.ETag, LastModified: result.LastModified, Next: result.Next, NextLoop: result.NextLoop, Redacted: result.Redacted,
-		LatencyMS: result.Latency.Milliseconds(), body: result.Body, passing: !result.Cacheable,
-	}
-}
-
-// size is about what an entry takes in memory, in bytes.
-func (e *entry) size(key string) int {
-	const overhead = 512
-	if e.under != nil {
-		return overhead + len(e.body) + e.under.size(key)
-	}
-	return overhead + 2*len(key) + len(e.body) + len(e.ContentType) + len(e.ETag) + len(e.LastModified) + len(e.Next)
-}
-
-// revive makes a whole answer of a 304: the body that was kept is still right.
-func (e *entry) revive(result *providers.Result) {
-	result.HTTPStatus, result.ContentType, result.Body = e.HTTPStatus, e.ContentType, e.body
-	result.Next, result.NextLoop, result.Redacted, result.Cacheable = e.Next, e.NextLoop, e.Redacted, true
-	if result.ETag == "" {
-		result.ETag = e.ETag
-	}
-	if result.LastModified == "" {
-		result.LastModified = e.LastModified
-	}
-}
-
-// came is when the body came, however old it was by then.
-func (e *entry) came() time.Time {
-	if e.CameAt.IsZero() {
-		return e.FetchedAt
-	}
-	return e.CameAt
-}
-
-// fresh reports whether the body answers a request stored then: it came after
-// the request did, or it is young enough.
-func (e *entry) fresh(stored, now time.Time, maxAge time.Duration) bool {
-	if e == nil {
-		return false
-	}
-	if !e.came().Before(stored) {
-		return true
-	}
-	return !e.passing && now.Sub(e.FetchedAt) <= maxAge
-}
-
-// within reports whether the body is at most this old; a limit of 0 or less
-// covers nothing.
-func (e *entry) within(limit time.Duration, now time.Time) bool {
-	return e != nil && !e.passing && limit > 0 && now.Sub(e.FetchedAt) <= limit
-}
-
-// cache keeps bodies for the fleet in a bucket, and the ones this worker met
+// Cache keeps bodies for the fleet in a bucket, and the ones this worker met
 // last at hand. It is safe for concurrent use.
-type cache struct {
+type Cache struct {
 	bucket  *bucket
 	logger  *zap.Logger
 	dropped func() // counts a write that could not be kept up with
@@ -147,17 +56,19 @@ type cache struct {
 
 type kept struct {
 	key string
-	*entry
+	*Entry
 }
 
 // write is an entry on its way to the bucket, or with none the word that the
 // call for the key is over.
 type write struct {
 	key string
-	*entry
+	*Entry
 }
 
-func newCache(js jetstream.JetStream, logger *zap.Logger, dropped func()) (*cache, error) {
+// New opens the fleet's cache; Close ends it. dropped counts a write that
+// could not be kept up with.
+func New(js jetstream.JetStream, logger *zap.Logger, dropped func()) (*Cache, error) {
 	shared, err := newBucket(js)
 	if err != nil {
 		return nil, err
@@ -170,14 +81,14 @@ func newCache(js jetstream.JetStream, logger *zap.Logger, dropped func()) (*cach
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	return &cache{
+	return &Cache{
 		bucket: shared, logger: logger, dropped: dropped, zip: zip, unzip: unzip,
 		writes: make(chan write, writesWaiting), local: map[string]*list.Element{}, order: list.New(),
 	}, nil
 }
 
-// atHand is the entry this worker met last, if it still has it: no round trip.
-func (c *cache) atHand(key string) *entry {
+// AtHand is the entry this worker met last, if it still has it: no round trip.
+func (c *Cache) AtHand(key string) *Entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	element, ok := c.local[key]
@@ -186,26 +97,26 @@ func (c *cache) atHand(key string) *entry {
 	}
 	c.order.MoveToFront(element)
 	k, _ := element.Value.(*kept)
-	return k.entry
+	return k.Entry
 }
 
-// get reads the fleet's entry, nil if there is none. What cannot be read is
+// Get reads the fleet's entry, nil if there is none. What cannot be read is
 // as good as absent: a cache must not fail a request.
-func (c *cache) get(ctx context.Context, key string) *entry {
+func (c *Cache) Get(ctx context.Context, key string) *Entry {
 	value, err := c.bucket.read(ctx, key)
 	if err != nil {
 		c.logger.Debug("cache read", zap.String("key", key), zap.Error(err))
 	}
 	if value == nil {
-		return c.atHand(key)
+		return c.AtHand(key)
 	}
 	e, err := c.decode(value)
 	if err != nil {
 		c.logger.Debug("cache value", zap.String("key", key), zap.Error(err))
-		return c.atHand(key)
+		return c.AtHand(key)
 	}
-	if mine := c.atHand(key); mine != nil {
-		e.refused = e.inherits(mine.lasting())
+	if mine := c.AtHand(key); mine != nil {
+		e.refused = e.inherits(mine.Lasting())
 		switch {
 		case !mine.came().After(e.came()):
 		case mine.passing:
@@ -221,9 +132,9 @@ func (c *cache) get(ctx context.Context, key string) *entry {
 	return e
 }
 
-// put keeps an entry at hand at once, and in the bucket soon: nobody waits.
-func (c *cache) put(key string, e *entry) {
-	before := c.atHand(key).lasting()
+// Put keeps an entry at hand at once, and in the bucket soon: nobody waits.
+func (c *Cache) Put(key string, e *Entry) {
+	before := c.AtHand(key).Lasting()
 	if e.passing {
 		e.under = before
 		c.keep(key, e)
@@ -245,9 +156,9 @@ func (c *cache) put(key string, e *entry) {
 	}
 }
 
-// over says in the bucket, after what was put before it, that the call for a
+// Over says in the bucket, after what was put before it, that the call for a
 // key is over.
-func (c *cache) over(key string) {
+func (c *Cache) Over(key string) {
 	select {
 	case c.writes <- write{key, nil}:
 	default:
@@ -255,14 +166,14 @@ func (c *cache) over(key string) {
 	}
 }
 
-// refuse remembers that a call with the validators of a body has failed.
-func (c *cache) refuse(key string, e *entry) {
+// Refuse remembers that a call with the validators of a body has failed.
+func (c *Cache) Refuse(key string, e *Entry) {
 	refused := *e
 	refused.refused = true
 	c.keep(key, &refused)
 }
 
-func (c *cache) keep(key string, e *entry) {
+func (c *Cache) keep(key string, e *Entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if element, ok := c.local[key]; ok {
@@ -275,14 +186,14 @@ func (c *cache) keep(key string, e *entry) {
 	}
 }
 
-func (c *cache) drop(element *list.Element) {
+func (c *Cache) drop(element *list.Element) {
 	k, _ := c.order.Remove(element).(*kept)
 	delete(c.local, k.key)
 	c.bytes -= k.size(k.key)
 }
 
-// run writes entries to the bucket until ctx ends and nothing is left.
-func (c *cache) run(ctx context.Context) {
+// Run writes entries to the bucket until ctx ends and nothing is left.
+func (c *Cache) Run(ctx context.Context) {
 	for {
 		select {
 		case w := <-c.writes:
@@ -300,15 +211,15 @@ func (c *cache) run(ctx context.Context) {
 	}
 }
 
-func (c *cache) store(ctx context.Context, w write) {
-	if w.entry == nil {
+func (c *Cache) store(ctx context.Context, w write) {
+	if w.Entry == nil {
 		if err := c.bucket.unclaim(w.key); err != nil {
 			c.logger.Debug("cache write", zap.String("key", w.key), zap.Error(err))
 		}
 		return
 	}
 	defer c.queued.Add(-int64(w.size(w.key)))
-	value := c.encode(w.entry)
+	value := c.encode(w.Entry)
 	if len(value) > cachedLimit {
 		return
 	}
@@ -322,43 +233,43 @@ func (c *cache) store(ctx context.Context, w write) {
 
 // encode writes an entry as the length of its head, the head as JSON, and the
 // body, compressed if that is worth it.
-func (c *cache) encode(e *entry) []byte {
+func (c *Cache) encode(e *Entry) []byte {
 	stored := *e
-	stored.Plain = len(e.body) < worthZipping
+	stored.Plain = len(e.Body) < worthZipping
 	head, _ := json.Marshal(&stored) // plain fields: cannot fail
 	value := binary.AppendUvarint(nil, uint64(len(head)))
 	value = append(value, head...)
 	if stored.Plain {
-		return append(value, e.body...)
+		return append(value, e.Body...)
 	}
-	return c.zip.EncodeAll(e.body, value)
+	return c.zip.EncodeAll(e.Body, value)
 }
 
 var errCacheValue = errors.New("the cached value cannot be read")
 
-func (c *cache) decode(value []byte) (*entry, error) {
+func (c *Cache) decode(value []byte) (*Entry, error) {
 	size, n := binary.Uvarint(value)
 	if n <= 0 || size > uint64(len(value)-n) { //nolint:gosec // n is at most the length
 		return nil, errCacheValue
 	}
-	e := new(entry)
+	e := new(Entry)
 	if err := json.Unmarshal(value[n:n+int(size)], e); err != nil { //nolint:gosec // bounded by the check above
 		return nil, fmt.Errorf("%w: %w", errCacheValue, err)
 	}
 	if e.Plain {
-		e.body = value[n+int(size):] //nolint:gosec // checked above
+		e.Body = value[n+int(size):] //nolint:gosec // checked above
 		return e, nil
 	}
 	body, err := c.unzip.DecodeAll(value[n+int(size):], nil) //nolint:gosec // checked above
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errCacheValue, err)
 	}
-	e.body = body
+	e.Body = body
 	return e, nil
 }
 
-// close releases what the compressors hold.
-func (c *cache) close() {
+// Close releases what the compressors hold.
+func (c *Cache) Close() {
 	c.bucket.close()
 	_ = c.zip.Close()
 	c.unzip.Close()

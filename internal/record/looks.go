@@ -1,4 +1,4 @@
-package fetch
+package record
 
 import (
 	"context"
@@ -11,17 +11,15 @@ import (
 	"sync"
 	"time"
 
-	"fetchworker/internal/record"
-
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// looks reads the last messages of a stream's subjects with few messages for
+// Looks reads the last messages of a stream's subjects with few messages for
 // many requests. All who look while a look is under way share the next one: at
 // 64 calls at once some thirty subjects are asked for in one message, and the
 // look costs a server an eighth. It is safe for concurrent use.
-type looks struct {
+type Looks struct {
 	nc     *nats.Conn
 	stream string
 	inbox  string
@@ -60,8 +58,9 @@ const (
 
 var errLook = errors.New("look: no answer")
 
-func newLooks(js jetstream.JetStream, stream string) (*looks, error) {
-	s := &looks{nc: js.Conn(), stream: stream, inbox: js.Conn().NewInbox(), next: newLook()}
+// NewLooks begins to look into a stream; Close ends it.
+func NewLooks(js jetstream.JetStream, stream string) (*Looks, error) {
+	s := &Looks{nc: js.Conn(), stream: stream, inbox: js.Conn().NewInbox(), next: newLook()}
 	var err error
 	if s.sub, err = s.nc.Subscribe(s.inbox+".*", s.take); err != nil {
 		return nil, fmt.Errorf("look into %s: %w", stream, err)
@@ -69,33 +68,36 @@ func newLooks(js jetstream.JetStream, stream string) (*looks, error) {
 	return s, nil
 }
 
-// read is what stands under a subject, nil if nothing does.
-func (s *looks) read(ctx context.Context, subject string) (*nats.Msg, error) {
-	return s.begin(subject).wait(ctx)
+// Read is what stands under a subject, nil if nothing does.
+func (s *Looks) Read(ctx context.Context, subject string) (*nats.Msg, error) {
+	return s.Begin(subject).Wait(ctx)
 }
 
-// glance is one subject's part in a look that has begun.
-type glance struct {
-	in      *looks
+// Glance is one subject's part in a look that has begun.
+type Glance struct {
+	in      *Looks
 	subject string
 	look    *look // nil: there was no room in it
 }
 
-// begin starts to look for what somebody will ask for later.
-func (s *looks) begin(subject string) glance {
+// Begin starts to look for what somebody will ask for later.
+func (s *Looks) Begin(subject string) Glance {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.next
 	if len(l.subjects) == looksAtOnce {
-		return glance{in: s, subject: subject}
+		return Glance{in: s, subject: subject}
 	}
 	l.subjects[subject] = struct{}{}
 	s.ask()
-	return glance{s, subject, l}
+	return Glance{s, subject, l}
 }
 
-// wait is what stands there, nil if nothing does.
-func (g glance) wait(ctx context.Context) (*nats.Msg, error) {
+// Begun reports whether it is part of a look at all; the zero Glance is not.
+func (g Glance) Begun() bool { return g.in != nil }
+
+// Wait is what stands there, nil if nothing does.
+func (g Glance) Wait(ctx context.Context) (*nats.Msg, error) {
 	for {
 		if g.look == nil {
 			return nil, errLook
@@ -108,12 +110,12 @@ func (g glance) wait(ctx context.Context) (*nats.Msg, error) {
 		if m := g.look.found[g.subject]; m != nil || !g.look.partial {
 			return m, g.look.err
 		}
-		g = g.in.begin(g.subject)
+		g = g.in.Begin(g.subject)
 	}
 }
 
 // ask makes the next look, if none is under way.
-func (s *looks) ask() {
+func (s *Looks) ask() {
 	if s.asked != nil || len(s.next.subjects) == 0 {
 		return
 	}
@@ -142,15 +144,15 @@ func (s *looks) ask() {
 }
 
 // take takes one value in, or the server's word that there are no more.
-func (s *looks) take(m *nats.Msg) {
+func (s *Looks) take(m *nats.Msg) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.asked
 	if l == nil || m.Subject[len(s.inbox)+1:] != l.number {
 		return
 	}
-	if record.IsStored(m.Header) {
-		l.found[record.Own(m.Header, jetstream.SubjectHeader)] = m
+	if IsStored(m.Header) {
+		l.found[Own(m.Header, jetstream.SubjectHeader)] = m
 		return
 	}
 	switch status := m.Header.Get("Status"); status {
@@ -165,7 +167,7 @@ func (s *looks) take(m *nats.Msg) {
 }
 
 // end ends the look under way and makes the next.
-func (s *looks) end(l *look, err error) {
+func (s *Looks) end(l *look, err error) {
 	if s.asked != l {
 		return
 	}
@@ -178,4 +180,5 @@ func (s *looks) end(l *look, err error) {
 	s.ask()
 }
 
-func (s *looks) close() { _ = s.sub.Unsubscribe() }
+// Close ends it.
+func (s *Looks) Close() { _ = s.sub.Unsubscribe() }

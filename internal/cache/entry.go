@@ -1,0 +1,105 @@
+package cache
+
+import (
+	"encoding/json"
+	"time"
+
+	"fetchworker/internal/providers"
+)
+
+// Entry is a body that a provider sent, and when.
+type Entry struct {
+	FetchedAt    time.Time       `json:"fetched_at"`       // when the origin made it
+	CameAt       time.Time       `json:"came_at,omitzero"` // when it came; zero in what older versions kept
+	HTTPStatus   int             `json:"http_status"`
+	ContentType  string          `json:"content_type,omitempty"`
+	ETag         string          `json:"etag,omitempty"`
+	LastModified string          `json:"last_modified,omitempty"`
+	Next         json.RawMessage `json:"next,omitempty"`
+	NextLoop     bool            `json:"next_loop,omitempty"`
+	Redacted     bool            `json:"redacted,omitempty"`
+	LatencyMS    int64           `json:"latency_ms,omitempty"`
+	Plain        bool            `json:"plain,omitempty"` // as a value in the bucket: the body is not compressed
+
+	Body []byte `json:"-"`
+	// passing: the provider's answer may be another in a minute. It answers
+	// those who had asked when it came, and nobody later.
+	passing bool
+	// under is the last body that could be kept, which one that passes by must
+	// not hide.
+	under *Entry
+	// refused: a call with its validators has failed, so the next go without.
+	refused bool
+}
+
+// inherits reports whether the same validators have failed before.
+func (e *Entry) inherits(before *Entry) bool {
+	return before != nil && before.refused && before.ETag == e.ETag && before.LastModified == e.LastModified
+}
+
+// Lasting is the body that may be shown later, nil if there is none.
+func (e *Entry) Lasting() *Entry {
+	if e != nil && e.passing {
+		return e.under
+	}
+	return e
+}
+
+func Of(result *providers.Result) *Entry {
+	return &Entry{
+		FetchedAt: result.FetchedAt, CameAt: result.FetchedAt.Add(result.Age), HTTPStatus: result.HTTPStatus, ContentType: result.ContentType,
+		ETag: result.ETag, LastModified: result.LastModified, Next: result.Next, NextLoop: result.NextLoop, Redacted: result.Redacted,
+		LatencyMS: result.Latency.Milliseconds(), Body: result.Body, passing: !result.Cacheable,
+	}
+}
+
+// size is about what an entry takes in memory, in bytes.
+func (e *Entry) size(key string) int {
+	const overhead = 512
+	if e.under != nil {
+		return overhead + len(e.Body) + e.under.size(key)
+	}
+	return overhead + 2*len(key) + len(e.Body) + len(e.ContentType) + len(e.ETag) + len(e.LastModified) + len(e.Next)
+}
+
+// Revive makes a whole answer of a 304: the body that was kept is still right.
+func (e *Entry) Revive(result *providers.Result) {
+	result.HTTPStatus, result.ContentType, result.Body = e.HTTPStatus, e.ContentType, e.Body
+	result.Next, result.NextLoop, result.Redacted, result.Cacheable = e.Next, e.NextLoop, e.Redacted, true
+	if result.ETag == "" {
+		result.ETag = e.ETag
+	}
+	if result.LastModified == "" {
+		result.LastModified = e.LastModified
+	}
+}
+
+// came is when the body came, however old it was by then.
+func (e *Entry) came() time.Time {
+	if e.CameAt.IsZero() {
+		return e.FetchedAt
+	}
+	return e.CameAt
+}
+
+// Fresh reports whether the body answers a request stored then: it came after
+// the request did, or it is young enough.
+func (e *Entry) Fresh(stored, now time.Time, maxAge time.Duration) bool {
+	if e == nil {
+		return false
+	}
+	if !e.came().Before(stored) {
+		return true
+	}
+	return !e.passing && now.Sub(e.FetchedAt) <= maxAge
+}
+
+// Within reports whether the body is at most this old; a limit of 0 or less
+// covers nothing.
+func (e *Entry) Within(limit time.Duration, now time.Time) bool {
+	return e != nil && !e.passing && limit > 0 && now.Sub(e.FetchedAt) <= limit
+}
+
+// Refused reports whether a call with the body's validators has failed, so that
+// the next goes without.
+func (e *Entry) Refused() bool { return e.refused }
