@@ -120,6 +120,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	name := fmt.Sprintf("w-%p", nc)
 	var serving []fetch.Served
 	for _, p := range set.Configured() {
+		p.AtMost(16)
 		served, err := broker.IsServed(ctx, js, p.Name)
 		if err != nil {
 			t.Fatal(err)
