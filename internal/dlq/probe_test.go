@@ -154,8 +154,8 @@ func TestOnlyWhatACircuitIsOpenForIsHeld(t *testing.T) {
 		time.Sleep(time.Minute)
 		released(f, 0, len(goes))
 		for i, want := range []string{
-			"the circuit of quote is open for calls of alice: 3 different calls failed in a row",
-			"the circuit of get /ratios is open: 3 different calls failed in a row",
+			"the circuit of quote is open for calls of alice: 3 different calls failed in a row, the next probe at 2000-01-01T01:00:00Z",
+			"the circuit of get /ratios is open: 3 different calls failed in a row, the next probe at 2000-01-01T01:00:00Z",
 		} {
 			a, _ := f.Answer(held[i].Identity)
 			if a.Problem == nil || a.Problem.Detail != want || !a.Problem.RetryAt.Equal(until) {

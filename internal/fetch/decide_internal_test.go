@@ -53,7 +53,7 @@ func TestWhoIsToBlame(t *testing.T) {
 			if c.spared && (!e.spare.Equal(first) || !asked.Equal(first)) {
 				t.Errorf("asked of %v, spared since %v; it failed first at %v", asked, e.spare, first)
 			}
-			if c.want == fetchworker.ClassCircuitOpen && (e.answer == nil || e.answer.Problem.Detail != "it is open; the last attempt: status 503" || e.answer.Problem.RetryAt.IsZero()) {
+			if c.want == fetchworker.ClassCircuitOpen && (e.answer == nil || e.answer.Problem.Detail != "it is open; the last attempt: status 503, the next probe at 2026-03-01T12:01:00Z" || e.answer.Problem.RetryAt.IsZero()) {
 				t.Errorf("told %+v", e.answer)
 			}
 		})
