@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/intake"
 	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go"
@@ -16,7 +17,7 @@ import (
 // until it is acknowledged or handed back. While it is held the server is
 // told so, or it would give it to another worker.
 type delivery struct {
-	msg      message
+	msg      intake.Message
 	address  fetchworker.Address
 	sequence uint64
 	stored   time.Time // when the message was stored
@@ -28,12 +29,12 @@ type delivery struct {
 	share int64 // of the process that it has at the moment
 	lone  bool  // a suspect on a run of its own, which has not come back
 
-	shard   *shard    // that it was taken from
-	started sync.Once // it no longer waits
+	shard   *intake.Shard // that it was taken from
+	started sync.Once     // it no longer waits
 	held    *wait.Heart[*delivery]
 }
 
-func newDelivery(msg message, meta *nats.MsgMetadata, from *shard, held *wait.Heart[*delivery]) (*delivery, error) {
+func newDelivery(msg intake.Message, meta *nats.MsgMetadata, from *intake.Shard, held *wait.Heart[*delivery]) (*delivery, error) {
 	address, err := fetchworker.ParseSubject(msg.Subject())
 	if err != nil {
 		return nil, fmt.Errorf("delivery: %w", err)
@@ -54,18 +55,18 @@ func (d *delivery) stream() string {
 
 // start says that the message waits no longer, so that its shard may look one
 // further ahead. It may be called again.
-func (d *delivery) start() { d.started.Do(d.shard.start) }
+func (d *delivery) start() { d.started.Do(d.shard.Start) }
 
 // leave says that the message is out of this worker's hands.
 func (d *delivery) leave() {
 	d.start()
-	d.shard.end()
+	d.shard.End()
 	d.held.Remove(d)
 }
 
 // alone reports whether nothing else of the same agents is at hand: the
 // request then counts as light, and goes before those of a heavy agent.
-func (d *delivery) alone() bool { return d.behind == 0 && d.shard.held() == 1 }
+func (d *delivery) alone() bool { return d.behind == 0 && d.shard.Held() == 1 }
 
 // ack tells the server that the request has its end. It is not waited for:
 // should it be lost, the next holder finds the stored answer and acks.

@@ -60,9 +60,9 @@ func (w *Worker) Ready(ctx context.Context) error {
 	if err := w.stores.fresh(ctx); err != nil {
 		return err
 	}
-	for _, s := range w.intake.shards {
-		if err := s.down(); err != nil {
-			return fmt.Errorf("consumer %s: %w", s.consumer, err)
+	for _, s := range w.intake.Shards {
+		if err := s.Down(); err != nil {
+			return fmt.Errorf("consumer %s: %w", s.Consumer, err)
 		}
 	}
 	return nil

@@ -19,6 +19,7 @@ import (
 	"fetchworker/internal/budget"
 	"fetchworker/internal/cache"
 	"fetchworker/internal/cancel"
+	"fetchworker/internal/intake"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
@@ -81,7 +82,7 @@ type Worker struct {
 	maxLife   time.Duration
 	drain     time.Duration
 
-	intake  *intake // where work comes from
+	intake  *intake.Intake // where work comes from
 	held    *wait.Heart[*delivery]
 	cache   *cache.Cache
 	flights *flights
@@ -124,9 +125,9 @@ func New(c Config) (*Worker, error) {
 	if w.used, err = record.NewLooks(c.JS, fetchworker.StreamResults); err != nil {
 		return nil, err
 	}
-	w.intake = newIntake(c.JS.Conn(), w.shards())
-	w.intake.complain = func(s *shard, err error) {
-		w.logger.Debug("pull", zap.String("lane", string(s.lane)), zap.Int("shard", s.index), zap.Error(err))
+	w.intake = intake.New(c.JS.Conn(), w.shards())
+	w.intake.Complain = func(s *intake.Shard, err error) {
+		w.logger.Debug("pull", zap.String("lane", string(s.Lane)), zap.Int("shard", s.Index), zap.Error(err))
 	}
 	return w, nil
 }
@@ -146,20 +147,20 @@ func (w *Worker) Run(stop context.Context) error {
 	background.Go(func() { w.stores.run(working) })
 	background.Go(func() { w.clearSuspects(working) })
 
-	w.intake.deliver = func(s *shard, msg message, meta *nats.MsgMetadata) {
+	w.intake.Deliver = func(s *intake.Shard, msg intake.Message, meta *nats.MsgMetadata) {
 		d, err := newDelivery(msg, meta, s, w.held)
 		if err != nil {
 			// No answer could be stored under what it names.
 			w.logger.Warn("dropped a message on a subject that is none", zap.Error(err))
 			_ = msg.Term() // it comes again, if the connection is gone
-			s.start()
-			s.end()
+			s.Start()
+			s.End()
 			return
 		}
 		w.held.Add(d)
 		turns.give(d)
 	}
-	err := w.intake.run(stop)
+	err := w.intake.Run(stop)
 	close(w.pulled)
 	deadline := time.AfterFunc(w.drain, func() { kill(errDrained) })
 	turns.wait()
@@ -176,20 +177,20 @@ func (w *Worker) Run(stop context.Context) error {
 var errDrained = errors.New("the drain time is over")
 
 // shards are all that this worker pulls from.
-func (w *Worker) shards() []*shard {
-	var all []*shard
+func (w *Worker) shards() []*intake.Shard {
+	var all []*intake.Shard
 	for _, sv := range w.served {
 		heal := sv.healing()
 		for _, lane := range []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch} {
 			for index := range fetchworker.Shards {
-				all = append(all, newShard(fetchworker.StreamRequests, sv.Requests(lane, index), lane, index, lookAhead, sv.Gate.Pace))
+				all = append(all, intake.Requests(sv.Requests(lane, index), lane, index, sv.Gate.Pace))
 			}
 		}
-		all = append(all, newShard(fetchworker.StreamReplay, sv.Replay, "", -1, lookAheadReplay, sv.Gate.Pace))
+		all = append(all, intake.Replays(sv.Replay, sv.Gate.Pace))
 		for _, s := range all {
-			if s.heal == nil {
-				s.heal = heal
-				s.shut = func() bool { return w.stores.holds(sv.Provider.Name) != "" }
+			if s.Heal == nil {
+				s.Heal = heal
+				s.Shut = func() bool { return w.stores.holds(sv.Provider.Name) != "" }
 			}
 		}
 	}

@@ -1,4 +1,7 @@
-package fetch
+// Package intake is how requests come into a worker: one lasting subscription
+// on which all shards ask for as many messages as will soon start, and the
+// messages themselves. It knows consumers and their pace, and no requests.
+package intake
 
 import (
 	"context"
@@ -13,16 +16,18 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// intake is where all messages of a worker come in: one subscription for as
+// Intake is where all messages of a worker come in: one subscription for as
 // long as it runs, on which all of its shards ask for more. (An inbox, a
 // subscription, a channel, a timer and a goroutine for each pull of one or two
 // messages were a third of a worker's CPU.)
-type intake struct {
-	nc       *nats.Conn
-	shards   []*shard
-	of       map[consumerName]int // index in shards
-	deliver  func(*shard, message, *nats.MsgMetadata)
-	complain func(*shard, error)
+type Intake struct {
+	nc     *nats.Conn
+	Shards []*Shard
+	of     map[consumerName]int // index in shards
+	// Deliver takes a message; Complain hears what the server had against a
+	// pull request. Both are set before Run and called while it runs.
+	Deliver  func(*Shard, Message, *nats.MsgMetadata)
+	Complain func(*Shard, error)
 
 	inbox string
 	sub   *nats.Subscription
@@ -51,12 +56,13 @@ var (
 	errSilent = fmt.Errorf("%w: the server is silent", errPull)
 )
 
-func newIntake(nc *nats.Conn, shards []*shard) *intake {
-	in := &intake{nc: nc, shards: shards, of: make(map[consumerName]int, len(shards))}
+// New makes an intake for some shards; Run starts it.
+func New(nc *nats.Conn, shards []*Shard) *Intake {
+	in := &Intake{nc: nc, Shards: shards, of: make(map[consumerName]int, len(shards))}
 	ending := fmt.Sprintf(`,"expires":%d,"idle_heartbeat":%d}`, pullLasts, pullBeats)
 	for i, s := range shards {
-		in.of[consumerName{s.stream, s.consumer}] = i
-		next := "$JS.API.CONSUMER.MSG.NEXT." + s.stream + "." + s.consumer
+		in.of[consumerName{s.stream, s.Consumer}] = i
+		next := "$JS.API.CONSUMER.MSG.NEXT." + s.stream + "." + s.Consumer
 		s.ask = func(n int) error {
 			request := make([]byte, 0, 80)
 			request = strconv.AppendInt(append(request, `{"batch":`...), int64(n), 10)
@@ -71,10 +77,10 @@ func newIntake(nc *nats.Conn, shards []*shard) *intake {
 	return in
 }
 
-// run takes messages in until ctx ends. Then it asks for no more and returns
+// Run takes messages in until ctx ends. Then it asks for no more and returns
 // when the last that the server sent has been delivered, and the server knows
 // that nothing is asked for.
-func (in *intake) run(ctx context.Context) error {
+func (in *Intake) Run(ctx context.Context) error {
 	in.inbox = in.nc.NewInbox()
 	sub, err := in.nc.Subscribe(in.inbox+".>", in.take)
 	if err != nil {
@@ -105,25 +111,25 @@ func (in *intake) run(ctx context.Context) error {
 }
 
 // begin asks for messages for all shards anew.
-func (in *intake) begin() {
+func (in *Intake) begin() {
 	in.round.Add(1)
-	for _, s := range in.shards {
+	for _, s := range in.Shards {
 		s.begin()
 	}
 }
 
 // look has every shard do what is due, and tells when to look again.
-func (in *intake) look(ctx context.Context) time.Time {
+func (in *Intake) look(ctx context.Context) time.Time {
 	now := time.Now()
 	next := now.Add(time.Second)
-	for _, s := range in.shards {
+	for _, s := range in.Shards {
 		again, heal := s.look(now)
 		if again.Before(next) {
 			next = again
 		}
-		if heal && s.heal != nil {
-			if err := s.heal(ctx); err != nil {
-				in.complain(s, err)
+		if heal && s.Heal != nil {
+			if err := s.Heal(ctx); err != nil {
+				in.Complain(s, err)
 			}
 		}
 	}
@@ -132,8 +138,8 @@ func (in *intake) look(ctx context.Context) time.Time {
 
 // stop withdraws what is asked for: without interest in its inbox the server
 // forgets a request. What it had sent by then is delivered all the same.
-func (in *intake) stop() {
-	for _, s := range in.shards {
+func (in *Intake) stop() {
+	for _, s := range in.Shards {
 		s.close()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
@@ -152,7 +158,7 @@ func (in *intake) stop() {
 }
 
 // take takes one message in, or the server's word about a request.
-func (in *intake) take(m *nats.Msg) {
+func (in *Intake) take(m *nats.Msg) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.closed {
@@ -167,16 +173,16 @@ func (in *intake) take(m *nats.Msg) {
 		if !ok {
 			return
 		}
-		in.shards[i].came()
-		in.deliver(in.shards[i], message{in.nc, m}, meta)
+		in.Shards[i].came()
+		in.Deliver(in.Shards[i], Message{in.nc, m}, meta)
 		return
 	}
 	index, round, _ := strings.Cut(strings.TrimPrefix(m.Subject, in.inbox+"."), ".")
 	i, err := strconv.Atoi(index)
-	if err != nil || i < 0 || i >= len(in.shards) || round != strconv.FormatInt(in.round.Load(), 10) {
+	if err != nil || i < 0 || i >= len(in.Shards) || round != strconv.FormatInt(in.round.Load(), 10) {
 		return
 	}
-	s := in.shards[i]
+	s := in.Shards[i]
 	switch status := m.Header.Get("Status"); status {
 	case "100":
 		s.beats()
@@ -186,6 +192,6 @@ func (in *intake) take(m *nats.Msg) {
 	default:
 		err := fmt.Errorf("%w: the server says %s %s", errPull, status, m.Header.Get("Description"))
 		s.fail(err)
-		in.complain(s, err)
+		in.Complain(s, err)
 	}
 }

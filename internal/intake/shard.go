@@ -1,4 +1,4 @@
-package fetch
+package intake
 
 import (
 	"context"
@@ -23,17 +23,22 @@ const (
 	paceOver        = 100 * time.Millisecond
 )
 
-// shard is one consumer that this worker takes messages from: of a provider,
+// Shard is one consumer that this worker takes messages from: of a provider,
 // a lane and a shard of agents, or of a provider's replayed letters.
-type shard struct {
-	stream, consumer string
-	heal             func(context.Context) error // makes consumers that were deleted again
-	lane             fetchworker.Lane            // empty for replay
-	index            int                         // -1 for replay
-	least            int                         // look-ahead
-	rate             func() float64              // calls a second that the limits allow
-	ask              func(n int) error           // asks the server for n more messages
-	shut             func() bool                 // nothing may be taken now: it could not be stored
+type Shard struct {
+	Consumer string
+	Lane     fetchworker.Lane // empty for replay
+	Index    int              // -1 for replay
+	// Heal makes consumers that were deleted again; nil: nobody does.
+	Heal func(context.Context) error
+	// Shut reports that nothing may be taken now, since it could not be stored;
+	// nil: never.
+	Shut func() bool
+
+	stream string
+	least  int               // look-ahead
+	rate   func() float64    // calls a second that the limits allow
+	ask    func(n int) error // asks the server for n more messages
 
 	mu      sync.Mutex
 	open    bool  // messages may be asked for
@@ -64,15 +69,25 @@ type pace struct {
 	starts int
 }
 
-func newShard(stream, consumer string, lane fetchworker.Lane, index, least int, rate func() float64) *shard {
-	return &shard{
-		stream: stream, consumer: consumer, lane: lane, index: index,
-		least: least, ahead: least, rate: rate, pause: shortestPause,
+// Requests is a provider's consumer for a lane and a shard of agents. rate is how
+// many calls a second the provider's limits allow.
+func Requests(consumer string, lane fetchworker.Lane, index int, rate func() float64) *Shard {
+	return &Shard{
+		Consumer: consumer, Lane: lane, Index: index,
+		stream: fetchworker.StreamRequests, least: lookAhead, ahead: lookAhead, rate: rate, pause: shortestPause,
 	}
 }
 
-// start says that a message waits no longer.
-func (s *shard) start() {
+// Replays is a provider's consumer for letters that were sent back to work.
+func Replays(consumer string, rate func() float64) *Shard {
+	return &Shard{
+		Consumer: consumer, Index: -1,
+		stream: fetchworker.StreamReplay, least: lookAheadReplay, ahead: lookAheadReplay, rate: rate, pause: shortestPause,
+	}
+}
+
+// Start says that a message waits no longer.
+func (s *Shard) Start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiting--
@@ -82,7 +97,7 @@ func (s *shard) start() {
 
 // quicken makes the look-ahead follow the pace of the starts, this one
 // included: up at once, down when a tenth of a second is over.
-func (s *shard) quicken(now time.Time) {
+func (s *Shard) quicken(now time.Time) {
 	p := &s.pace
 	if over := now.Sub(p.since); over >= paceOver {
 		if s.ahead = s.least; over < 2*paceOver {
@@ -95,16 +110,16 @@ func (s *shard) quicken(now time.Time) {
 	}
 }
 
-func (s *shard) bound(starts int) int {
+func (s *Shard) bound(starts int) int {
 	most := int(min(s.rate()*paceOver.Seconds(), lookAheadMost))
 	return max(s.least, min(starts, most))
 }
 
 // topUp asks for as many messages as there is room for, if it is worth a
 // message: all of a short look-ahead, half of a long one.
-func (s *shard) topUp() {
+func (s *Shard) topUp() {
 	room := s.ahead - s.asked - s.waiting
-	if !s.open || s.shut() || room < (s.ahead+1)/2 || !s.retry.IsZero() {
+	if !s.open || s.Shut != nil && s.Shut() || room < (s.ahead+1)/2 || !s.retry.IsZero() {
 		return
 	}
 	if err := s.ask(room); err != nil {
@@ -120,7 +135,7 @@ func (s *shard) topUp() {
 }
 
 // came notes a message that the server sent.
-func (s *shard) came() {
+func (s *Shard) came() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.word()
@@ -131,7 +146,7 @@ func (s *shard) came() {
 
 // over notes that the server has ended a pull request, and what it had not
 // sent of it.
-func (s *shard) over(left int) {
+func (s *Shard) over(left int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.word()
@@ -140,18 +155,18 @@ func (s *shard) over(left int) {
 }
 
 // beats notes that the server still knows of our requests.
-func (s *shard) beats() {
+func (s *Shard) beats() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.word()
 }
 
-func (s *shard) word() {
+func (s *Shard) word() {
 	s.heard = time.Now()
 	s.fails, s.pause = 0, shortestPause
 }
 
-func (s *shard) answered(n int) {
+func (s *Shard) answered(n int) {
 	for n > 0 && len(s.asks) > 0 {
 		took := min(n, s.asks[0].left)
 		n, s.asked, s.asks[0].left = n-took, s.asked-took, s.asks[0].left-took
@@ -161,15 +176,15 @@ func (s *shard) answered(n int) {
 	}
 }
 
-// end says that a message is out of this worker's hands.
-func (s *shard) end() {
+// End says that a message is out of this worker's hands.
+func (s *Shard) End() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.holding--
 }
 
-// held is how many messages are in this worker's hands.
-func (s *shard) held() int {
+// Held is how many messages are in this worker's hands.
+func (s *Shard) Held() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.holding
@@ -177,13 +192,13 @@ func (s *shard) held() int {
 
 // fail notes that the server refused a request, or that none reached it. All
 // that was asked for is void, and asked for anew after a pause.
-func (s *shard) fail(err error) {
+func (s *Shard) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failed(err)
 }
 
-func (s *shard) failed(err error) {
+func (s *Shard) failed(err error) {
 	s.forget()
 	if !s.retry.IsZero() {
 		return // of the same failure
@@ -195,11 +210,11 @@ func (s *shard) failed(err error) {
 	s.pause = min(2*s.pause, longestPause)
 }
 
-func (s *shard) forget() { s.asks, s.asked = s.asks[:0], 0 }
+func (s *Shard) forget() { s.asks, s.asked = s.asks[:0], 0 }
 
 // begin asks for messages, for the first time or because the server has
 // forgotten what was asked for.
-func (s *shard) begin() {
+func (s *Shard) begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget()
@@ -208,7 +223,7 @@ func (s *shard) begin() {
 }
 
 // close asks for nothing more.
-func (s *shard) close() {
+func (s *Shard) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open = false
@@ -218,7 +233,7 @@ func (s *shard) close() {
 // have ended, tries again after a failure, and finds that the server is
 // silent. It tells when to look again at the latest, and whether the consumer
 // may be gone.
-func (s *shard) look(now time.Time) (again time.Time, heal bool) {
+func (s *Shard) look(now time.Time) (again time.Time, heal bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	again = now.Add(time.Second)
@@ -255,8 +270,8 @@ const (
 	longestPause  = 2 * time.Second
 )
 
-// down is why the shard gives no work, nil if it does.
-func (s *shard) down() error {
+// Down is why the shard gives no work, nil if it does.
+func (s *Shard) Down() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fails < failsUntilDown || time.Since(s.failedAt) > downFor {
