@@ -65,8 +65,8 @@ func (r *rig) outage() (recovered func()) {
 	r.final(r.quote("alice", "before", "AAPL", ""), 5*time.Second)
 	time.Sleep(2 * time.Minute) // the quote is no longer fresh
 	up.Store(false)
-	for i := range 3 {
-		r.quote("bob", fmt.Sprint("opens", i), fmt.Sprint("OPENS", i), "")
+	for i, agent := range []string{"bob", "carol", "bob"} { // of one agent's failures it opens for that agent only
+		r.quote(agent, fmt.Sprint("opens", i), fmt.Sprint("OPENS", i), "")
 	}
 	time.Sleep(2 * time.Second)
 	return func() { up.Store(true) }
@@ -77,6 +77,7 @@ func TestWhileTheCircuitIsOpenAnAgentGetsTheBestThereIs(t *testing.T) {
 		r.open = 5 * time.Second
 		defer r.whole(2, 1)()
 		recovered := r.outage()
+		before := len(r.upstream.Calls())
 		accepts := r.quote("alice", "accepts", "AAPL", `,"max_stale":"1h"`)
 		shown := r.quote("alice", "shown", "AAPL", "")
 		cached := r.quote("alice", "cached", "AAPL", `,"max_age":"1h"`)
@@ -99,6 +100,9 @@ func TestWhileTheCircuitIsOpenAnAgentGetsTheBestThereIs(t *testing.T) {
 		}
 		if _, parked := r.letter(fetchworker.LaneInteractive, accepts); parked {
 			t.Error("a final stale answer left a letter")
+		}
+		if calls := r.upstream.Calls()[before:]; len(calls) > 0 {
+			t.Errorf("called through an open circuit: %v", calls)
 		}
 		recovered()
 		for _, id := range []fetchworker.Identity{shown, none} {
