@@ -130,8 +130,8 @@ func (p *play) missing(m *nats.Msg) {
 // request takes one publish.
 func (p *play) request(m *nats.Msg) {
 	var body struct {
-		ID     string
-		Params json.RawMessage
+		ID     string          `json:"id"`
+		Params json.RawMessage `json:"params"`
 	}
 	id := strings.Join([]string{p.Ask.Provider, p.Ask.Operation, p.Agent, p.Ask.ID}, ".")
 	if err := json.Unmarshal(m.Data, &body); err != nil || body.ID != p.Ask.ID || m.Header.Get("Nats-Msg-Id") != id ||
@@ -255,9 +255,9 @@ func TestTheExamplesConform(t *testing.T) {
 				if err != nil {
 					return got, err
 				}
-				cmd := exec.CommandContext(ctx, command[0], append(command[1:], string(text))...) //nolint:gosec // ours
+				cmd := exec.CommandContext(ctx, command[0], append(command[1:], string(text))...)
 				cmd.Env = append(os.Environ(), "NATS_URL="+url)
-				cmd.Stderr = os.Stderr
+				cmd.Stderr = t.Output()
 				out, err := cmd.Output()
 				if err != nil {
 					return got, err

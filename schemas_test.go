@@ -138,9 +138,9 @@ func asyncapi() object {
 		object{"payload": object{"oneOf": []object{{"description": "the provider's bytes"}, {"$ref": "schemas/problem.json"}}}})
 	add("event", "fetch.event.{kind}.{provider}", "receive", "What happens to providers", payload("event"))
 	add("cancel", "fetch.cancel.{provider}.{agent}", "send", "Cancel requests; from the reply on no call begins for them", payload("order"))
-	operations["cancel"].(object)["reply"] = object{"messages": []object{{"$ref": "#/components/messages/cancelled"}}} //nolint:forcetypeassert // it was made above
+	operations["cancel"].(object)["reply"] = object{"messages": []object{{"$ref": "#/components/messages/cancelled"}}} //nolint:errcheck // it was made above
 	add("catalog", "fetch.catalog.{provider}", "send", "Ask what can be asked", object{"payload": object{"description": "empty"}})
-	operations["catalog"].(object)["reply"] = object{"messages": []object{{"$ref": "#/components/messages/catalogue"}}} //nolint:forcetypeassert // it was made above
+	operations["catalog"].(object)["reply"] = object{"messages": []object{{"$ref": "#/components/messages/catalogue"}}} //nolint:errcheck // it was made above
 	return object{
 		"asyncapi":   "3.0.0",
 		"info":       object{"title": "fetchworker", "version": "1", "description": "What an agent sends and receives; docs/protocol.md tells it in words."},

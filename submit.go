@@ -77,7 +77,7 @@ func (c *Client) SubmitAll(ctx context.Context, requests iter.Seq[Request]) iter
 		defer work.Wait()
 		defer func() {
 			leave()
-			for range results { //nolint:revive // whoever is on the way out must be let out
+			for range results { // whoever is on the way out must be let out
 			}
 		}()
 		for s := range results {

@@ -173,7 +173,9 @@ func TestEventsComeToo(t *testing.T) {
 		cancel()
 		return nil
 	})
-	var data struct{ State string }
+	var data struct {
+		State string `json:"state"`
+	}
 	if err != nil || len(got) != 1 || got[0].Provider != "fmp" || got[0].Kind != "circuit" || json.Unmarshal(got[0].Data, &data) != nil || data.State != "open" {
 		t.Errorf("%+v %v", got, err)
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// quotes are requests with ids q-0, q-1, …
+// quotes are requests with ids q-0, q-1 and so on.
 func quotes(n int) iter.Seq[fetchworker.Request] {
 	return func(yield func(fetchworker.Request) bool) {
 		for i := range n {
@@ -62,7 +62,7 @@ func TestAClosedConnectionEndsEveryWaitAtOnce(t *testing.T) {
 			"the client":     func(_ *nats.Conn, c *fetchworker.Client) { c.Close() },
 		} {
 			nc := s.Connect(t)
-			defer nc.Close()
+			t.Cleanup(nc.Close)
 			c, err := fetchworker.NewClient(nc, "alice")
 			if err != nil {
 				t.Fatal(err)
@@ -109,7 +109,7 @@ func TestAFullQueueIsToldAtOnce(t *testing.T) {
 	config.MaxMsgs = 100
 	roomy := make(chan error, 1)
 	time.AfterFunc(300*time.Millisecond, func() {
-		_, err := s.JS.UpdateStream(context.Background(), config)
+		_, err := s.JS.UpdateStream(t.Context(), config)
 		roomy <- err
 	})
 	n := 0
@@ -318,14 +318,17 @@ func TestAHiccupDoesNotLoseALargeBody(t *testing.T) {
 	if _, err := s.JS.UpdateStream(t.Context(), off); err != nil {
 		t.Fatal(err)
 	}
+	answered := make(chan error, 1)
 	time.AfterFunc(time.Second, func() {
-		if _, err := s.JS.UpdateStream(context.Background(), config); err != nil {
-			t.Error(err)
-		}
+		_, err := s.JS.UpdateStream(t.Context(), config)
+		answered <- err
 	})
 	a, err := alice.Fetch(soon(t), quote("q-1"))
 	if err != nil || !bytes.Equal(a.Body, body) {
 		t.Errorf("%d bytes, %v", len(a.Body), err)
+	}
+	if err := <-answered; err != nil {
+		t.Error(err)
 	}
 }
 

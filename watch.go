@@ -367,7 +367,7 @@ func (w *watcher) close() {
 }
 
 // schedule is a heap of watches by their next look.
-type schedule []*watch
+type schedule []*watch //nolint:recvcheck // only Push and Pop change its length
 
 func (s schedule) Len() int           { return len(s) }
 func (s schedule) Less(i, j int) bool { return s[i].next.Before(s[j].next) }

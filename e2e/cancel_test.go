@@ -75,8 +75,8 @@ func TestNoCallOfACancelledRequestBegins(t *testing.T) {
 		agent := fmt.Sprint("agent", round)
 		f.submitMany(agent, 300)
 		until(t, 30*time.Second, "some are called", func() bool { return len(f.upstream.Calls()) > round })
-		pause(t, rand.N(100*time.Millisecond)) //nolint:gosec // any
-		victim := rand.N(len(workers))         //nolint:gosec // any
+		pause(t, rand.N(100*time.Millisecond))
+		victim := rand.N(len(workers))
 		what := []string{"well", "killed", "frozen", "one joins"}[round%4]
 		switch what {
 		case "killed":

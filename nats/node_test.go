@@ -33,17 +33,20 @@ func TestNodeAsAlice(t *testing.T) {
 	}
 	cmd := exec.CommandContext(ctx, "node", "../examples/node/alice.mjs", fetchworker.ResultSubject(a.Identity))
 	cmd.Env = append(os.Environ(), "NATS_URL="+s.Addr().String())
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = t.Output()
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got struct {
-		Status    string
-		Stored    bool
-		Bobs      bool
-		Seen      []string
-		Cancelled struct{ Cancelled, Final int }
+		Status    string   `json:"status"`
+		Stored    bool     `json:"stored"`
+		Bobs      bool     `json:"bobs"`
+		Seen      []string `json:"seen"`
+		Cancelled struct {
+			Cancelled int `json:"cancelled"`
+			Final     int `json:"final"`
+		} `json:"cancelled"`
 	}
 	if err := json.Unmarshal(out, &got); err != nil || got.Status != "ok" || !got.Stored || got.Bobs || len(got.Seen) != 0 || got.Cancelled.Final != 1 {
 		t.Errorf("%s %v", out, err)

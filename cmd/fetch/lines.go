@@ -25,10 +25,10 @@ type asked struct {
 // longestLine bounds a line of --from, bytes.
 const longestLine = fetchworker.MaxRequestBytes + 1<<10
 
-// input opens --from.
-func (c *cli) input() (io.ReadCloser, error) {
+// input opens --from; "-" is stdin.
+func (c *cli) input(stdin io.Reader) (io.ReadCloser, error) {
 	if c.from == "-" {
-		return io.NopCloser(os.Stdin), nil
+		return io.NopCloser(stdin), nil
 	}
 	return os.Open(c.from)
 }

@@ -130,7 +130,7 @@ func (c *cli) many(cmd *cobra.Command, args []string) error {
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
 		defer cancel()
 	}
-	in, err := c.input()
+	in, err := c.input(cmd.InOrStdin())
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}

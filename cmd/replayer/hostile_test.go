@@ -121,11 +121,21 @@ func (h *hostile) try(t *testing.T, token, header, text string, body []byte) {
 	_ = operate.RecordAct(t.Context(), h.JS, operate.Signature{By: header, NATSUser: text, Reason: text, Run: "r"}, act)
 
 	for _, args := range [][]string{
-		{"status"}, {"list"}, {"review", "list"}, {"audit"}, {"show", "q-1"}, {"show", "h-e"}, {"review", "show", "q-1"},
-		{"review", "export"}, {"review", "export", "--format", "csv"},
-		{"replay", "--all", "--dry-run"}, {"review", "discard", "--all", "--dry-run", "--reason", "x"},
+		{"status"},
+		{"list"},
+		{"review", "list"},
+		{"audit"},
+		{"show", "q-1"},
+		{"show", "h-e"},
+		{"review", "show", "q-1"},
+		{"review", "export"},
+		{"review", "export", "--format", "csv"},
+		{"replay", "--all", "--dry-run"},
+		{"review", "discard", "--all", "--dry-run", "--reason", "x"},
 		{"review", "requeue", "--all", "--yes", "--limit", "5", "--reason", text + "x"},
-		{"replay", header}, {"list", "--provider", text}, {"nonsense" + text},
+		{"replay", header},
+		{"list", "--provider", text},
+		{"nonsense" + text},
 	} {
 		for _, asJSON := range []bool{false, true} {
 			h.command(t, args, asJSON)

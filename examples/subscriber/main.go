@@ -42,7 +42,7 @@ func run(ctx context.Context, folder, server, domain string) error {
 	}
 	return s.Subscribe(ctx, fetchworker.ResultFilter{Final: true}, func(_ context.Context, a fetchworker.Answer) error {
 		if a.Err() != nil {
-			return nil // a failure has no body
+			return nil //nolint:nilerr // a failure has no body
 		}
 		name := filepath.Join(folder, a.Identity.String())
 		if err := os.WriteFile(name+".part", a.Body, 0o600); err != nil {

@@ -2,13 +2,14 @@ package budget
 
 import (
 	"errors"
-	"fetchworker/internal/budget/circuit"
 	"net"
 	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"fetchworker/internal/budget/circuit"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats-server/v2/server/ats"

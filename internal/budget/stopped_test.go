@@ -35,7 +35,7 @@ func beServer(dir string) {
 		panic("the server does not start")
 	}
 	fmt.Println(s.ClientURL())
-	_, _ = bufio.NewReader(os.Stdin).ReadByte()
+	_, _ = bufio.NewReader(os.Stdin).ReadByte() //nolint:forbidigo // a process of its own
 	s.Shutdown()
 	s.WaitForShutdown()
 }
@@ -97,12 +97,12 @@ func TestStoppedServer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer mirror.Close()
+		defer mirror.Close() //nolint:revive // all three are open until the end
 		g, err := Open(t.Context(), js, kv, Settings{Provider: "fmp", Worker: name, Limits: perMinute(600), CircuitFailures: 3, Mirror: mirror}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer g.Close()
+		defer g.Close() //nolint:revive // as the mirrors
 		gates = append(gates, g)
 		p, err := g.Acquire(t.Context(), turns.Ask{})
 		if err != nil {

@@ -45,6 +45,7 @@ func (e *Entry) Lasting() *Entry {
 	return e
 }
 
+// Of is the entry of a call's result.
 func Of(result *providers.Result) *Entry {
 	return &Entry{
 		FetchedAt: result.FetchedAt, CameAt: result.FetchedAt.Add(result.Age), HTTPStatus: result.HTTPStatus, ContentType: result.ContentType,

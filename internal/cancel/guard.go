@@ -153,7 +153,7 @@ func (g *Guard) beatOnce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("beat: %w", err)
 	}
-	return g.View.until(ctx, ack.Sequence)
+	return g.until(ctx, ack.Sequence)
 }
 
 // sure waits until what is seen of the marks is certain.

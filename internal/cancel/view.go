@@ -79,8 +79,8 @@ func (v *View) Close() {
 func (v *View) Judge(r Request) Verdict {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	m, any := v.marks[r.Provider+"."+r.Agent]
-	if !any {
+	m, marked := v.marks[r.Provider+"."+r.Agent]
+	if !marked {
 		return Goes
 	}
 	return m.judge(r)

@@ -62,7 +62,7 @@ func (r *Replayer) cancels(ctx context.Context) {
 		default:
 		}
 	})
-	take := func() (whose [2]string, any bool) {
+	take := func() (whose [2]string, marked bool) {
 		mu.Lock()
 		defer mu.Unlock()
 		for key, whose := range marks {
@@ -72,8 +72,8 @@ func (r *Replayer) cancels(ctx context.Context) {
 		return whose, false
 	}
 	for {
-		whose, any := take()
-		if !any {
+		whose, marked := take()
+		if !marked {
 			select {
 			case <-came:
 				continue

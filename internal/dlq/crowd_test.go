@@ -34,7 +34,8 @@ func TestNoCrowdStandsBeforeAnothersLetter(t *testing.T) {
 	defer stop()
 	leave := f.Serve("fmp")
 	defer leave()
-	defer f.Serve("polygon")()
+	leaveOther := f.Serve("polygon")
+	defer leaveOther()
 	open, err := circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)}}.Encode()
 	if err != nil {
 		t.Fatal(err)

@@ -266,7 +266,8 @@ func TestNoWorkerOfManyBeginsACallAfterTheReply(t *testing.T) {
 	r.upstream.Fallback = seen.answer(200, `[{"price":1}]`)
 	r.env["FMP_REQUESTS_PER_MINUTE"] = "0" // as fast as they can
 	for range 3 {
-		defer r.start(nil)()
+		stop := r.start(nil)
+		defer stop() //nolint:revive // all three run until the end
 	}
 	for round := range 3 {
 		agent := fmt.Sprint("agent-", round)

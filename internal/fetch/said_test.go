@@ -171,9 +171,9 @@ func TestAnAnswerThatIsStillComputing(t *testing.T) {
 				at = append(at, call.At)
 			}
 		}
-		for i, want := range []time.Duration{1, 2, 4, 8, 16} { // seconds
-			if wait := at[i+1].Sub(at[i]); wait < want*time.Second || wait > want*time.Second+2*time.Second {
-				t.Errorf("question %d came after %v, want %d s", i+2, wait, want)
+		for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second} {
+			if wait := at[i+1].Sub(at[i]); wait < want || wait > want+2*time.Second {
+				t.Errorf("question %d came after %v, want %v", i+2, wait, want)
 			}
 		}
 		// What was computing is in no cache.

@@ -14,9 +14,16 @@ func TestWhatWasMeant(t *testing.T) {
 		words   []string
 		want    string
 	}{
-		{"fpm", providers, "fmp"}, {"FMP", providers, "fmp"}, {"polygn", providers, "polygon"}, {"news-api", providers, "newsapi"},
-		{"quotes", operations, "quote"}, {"qoute", operations, "quote"}, {"batchquote", operations, "batch_quote"},
-		{"weather", providers, ""}, {"", providers, ""}, {"x", nil, ""},
+		{"fpm", providers, "fmp"},
+		{"FMP", providers, "fmp"},
+		{"polygn", providers, "polygon"},
+		{"news-api", providers, "newsapi"},
+		{"quotes", operations, "quote"},
+		{"qoute", operations, "quote"},
+		{"batchquote", operations, "batch_quote"},
+		{"weather", providers, ""},
+		{"", providers, ""},
+		{"x", nil, ""},
 	} {
 		if got := nearest.Of(c.written, c.words); got != c.want {
 			t.Errorf("%q: %q, want %q", c.written, got, c.want)

@@ -18,7 +18,7 @@ import (
 // leaves a letter that finds it, at the replayer or at the next try.
 func (o *Operator) Cancel(ctx context.Context, f browse.Found, now time.Time) (Fate, error) {
 	if f.Fault != nil {
-		return FateUnreadable, nil
+		return FateUnreadable, nil //nolint:nilerr // counted as what it is
 	}
 	if err := o.audit(ctx, ActCancel, f.Letter, nil); err != nil {
 		return "", err

@@ -77,7 +77,7 @@ func NewOperator(js jetstream.JetStream, log *record.Log, s Signature) *Operator
 func (o *Operator) ReplayNow(ctx context.Context, f browse.Found, now time.Time) (Fate, error) {
 	switch {
 	case f.Fault != nil:
-		return FateUnreadable, nil
+		return FateUnreadable, nil //nolint:nilerr // counted as what it is
 	case !f.NotBefore.After(now):
 		return FateDue, nil
 	}

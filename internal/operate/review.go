@@ -59,7 +59,7 @@ const (
 // a decided item, and the next who acts on it completes what was decided.
 func (o *Operator) decide(ctx context.Context, item browse.Found, action string, with func(*nats.Msg), edited bool) (Fate, error) {
 	if item.Fault != nil {
-		return FateUnreadable, nil
+		return FateUnreadable, nil //nolint:nilerr // counted as what it is
 	}
 	item.Letter = inALane(item.Letter)
 	var raw record.Raw
@@ -121,7 +121,7 @@ func (o *Operator) decide(ctx context.Context, item browse.Found, action string,
 func (o *Operator) complete(ctx context.Context, raw record.Raw, fresh bool) (fate Fate, err error) {
 	item, err := dlq.Decode(raw.Subject, raw.Header, raw.Data)
 	if err != nil {
-		return FateUnreadable, nil //nolint:nilerr // counted as what it is
+		return FateUnreadable, nil
 	}
 	item = inALane(item)
 	switch raw.Header.Get(headerDecided) {
@@ -232,7 +232,7 @@ func (o *Operator) discard(ctx context.Context, item dlq.Letter, decided nats.He
 		next.Generation++
 		ends, stored, err := o.answers.Replace(ctx, stands, next.Failed(fetchworker.CodeDiscarded, decided.Get(headerDecidedWhy)), item.ReplyTo())
 		fate = FateDone
-		if !stored && !(ends.Generation == next.Generation && ends.Problem != nil && ends.Problem.Code() == fetchworker.CodeDiscarded) {
+		if !stored && (ends.Generation != next.Generation || ends.Problem == nil || ends.Problem.Code() != fetchworker.CodeDiscarded) {
 			fate = FateSuperseded
 		}
 		return err

@@ -85,7 +85,7 @@ func (t *Task) Begin(ctx context.Context, d *Desk, f *Fleet) error {
 	t.desk, t.fleet = d, f
 	t.operator = NewOperator(d.JS, d.Log, t.Signed)
 	t.operator.Now = d.Now
-	t.reader = d.Browser.Trying(t.operator.patiently)
+	t.reader = d.Trying(t.operator.patiently)
 	var err error
 	t.edge, err = d.Edge(ctx, t.Stream())
 	return err
@@ -221,7 +221,7 @@ func (t *Task) Do(ctx context.Context, plan Plan, w Watch) (Result, error) {
 	if t.PerSecond == 0 {
 		limiter.SetLimit(rate.Inf)
 	}
-	counts := counter{fates: map[Fate]int{}, first: t.Canary}
+	counts := counter{fates: make(map[Fate]int), first: t.Canary}
 	t.told(w)
 	group, going := newGroup(ctx)
 	var stopped error

@@ -26,9 +26,9 @@ func TestWhatIsToldNamesEveryParameter(t *testing.T) {
 		}
 		for _, o := range told.Operations {
 			var schema struct {
-				Type       string
-				Properties map[string]json.RawMessage
-				Required   []string
+				Type       string                     `json:"type"`
+				Properties map[string]json.RawMessage `json:"properties"`
+				Required   []string                   `json:"required"`
 			}
 			if err := json.Unmarshal(o.Params, &schema); err != nil || schema.Type != "object" {
 				t.Fatalf("%s %s: %s: %v", p.Name, o.Name, o.Params, err)

@@ -13,7 +13,7 @@ import (
 )
 
 func TestShort(t *testing.T) {
-	for d, want := range map[time.Duration]string{ //nolint:exhaustive // durations are no enum
+	for d, want := range map[time.Duration]string{
 		0: "0s", 1500 * time.Millisecond: "1.5s", 10 * time.Second: "10s", 70 * time.Second: "1m10s", 10 * time.Minute: "10m",
 		time.Hour: "1h", 61 * time.Minute: "1h1m", 20*time.Hour + 10*time.Minute: "20h10m", 49 * time.Hour: "2d1h",
 	} {

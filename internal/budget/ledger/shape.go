@@ -51,7 +51,7 @@ const (
 // needs is the grace under which a permit is of use to a claimer who knows the
 // time to within unsure; 0 if the shape's own will do.
 func (s Shape) needs(unsure time.Duration) time.Duration {
-	need := (2*unsure + use - s.Tick + graceStep - 1) / graceStep * graceStep
+	need := (2*unsure + use - s.Tick + graceStep - 1).Truncate(graceStep)
 	if need <= s.grace {
 		return 0
 	}

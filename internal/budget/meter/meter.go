@@ -84,8 +84,8 @@ func (m *Meter) Add(n int64) {
 
 // Used is the fleet's bytes of this month and the month's limit (0: none). What
 // others counted is in it after about a second. Whoever asks first after a
-// while is told what was known then, and the total is looked at at once. Without
-// a limit nobody looks.
+// while is told what was known then, and the total is read at once. Without a
+// limit nobody looks.
 func (m *Meter) Used() (used, limit int64) {
 	if m.limit > 0 {
 		m.ask()

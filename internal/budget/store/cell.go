@@ -11,14 +11,15 @@ import (
 
 // Cell is one value that is replaced only by compare-and-set.
 type Cell interface {
-	// get reads the value and its revision: nil and the revision to replace
+	// Get reads the value and its revision: nil and the revision to replace
 	// where there is none.
 	Get(ctx context.Context) (value []byte, rev uint64, err error)
-	// put replaces revision rev. errStale says that it was not stored because
+	// Put replaces revision rev. ErrStale says that it was not stored because
 	// another was; any other error leaves open whether it was.
 	Put(ctx context.Context, value []byte, rev uint64) (uint64, error)
 }
 
+// ErrStale says that a value was not stored because another was before it.
 var ErrStale = errors.New("replaced by another")
 
 // writeInProcess is the server's word that another compare-and-set of the same
@@ -69,13 +70,15 @@ func (c kvCell) Put(ctx context.Context, value []byte, rev uint64) (uint64, erro
 // unknown.
 const WriteTimeout = 2 * time.Second
 
-// Put and get are the cell's, with an end: what takes longer is unknown.
+// Put is the cell's, with an end: whether what takes longer than WriteTimeout was
+// stored is unknown.
 func Put(ctx context.Context, c Cell, value []byte, rev uint64) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, WriteTimeout)
 	defer cancel()
 	return c.Put(ctx, value, rev)
 }
 
+// Get is the cell's, with the same end.
 func Get(ctx context.Context, c Cell) ([]byte, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, WriteTimeout)
 	defer cancel()

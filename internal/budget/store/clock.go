@@ -244,6 +244,7 @@ type Reading struct {
 	OK    bool          // false while nothing is known
 }
 
+// Time is the server's time that was read, wrong by U at most.
 func (r Reading) Time() time.Time { return r.At.Time() }
 
 // Read reads the server's time. While nothing is known, the machine's stands

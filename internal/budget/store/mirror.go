@@ -130,7 +130,8 @@ func (m *Mirror) tellAll(f *Follower) {
 func (m *Mirror) run(ctx context.Context, ready chan<- struct{}) {
 	status := m.conn.StatusChanged(nats.CONNECTED)
 	defer m.conn.RemoveStatusListener(status)
-	defer m.clock.follow(m.look)()
+	leave := m.clock.follow(m.look)
+	defer leave()
 	for try := 0; ctx.Err() == nil; try++ {
 		if m.once(ctx, status, ready) {
 			try, ready = 0, nil
@@ -254,14 +255,14 @@ func (m *Mirror) look(s state) {
 		return
 	}
 	now := time.Now()
-	switch last := m.last; {
-	case s.silent, !last.made.IsZero() && (!s.made.Equal(last.made) || s.last < last.seen):
+	switch before := m.last; {
+	case s.silent, !before.made.IsZero() && (!s.made.Equal(before.made) || s.last < before.seen):
 		wait.Signal(m.again)
-	case last.made.IsZero():
+	case before.made.IsZero():
 		m.seen = max(m.seen, s.last) // some may have been deleted: they are never told
 		m.last = looked{state: s, at: now, seen: m.seen}
-	case now.Sub(last.at) < quiet:
-	case len(m.keys) == 0 && m.seen < last.state.last: // stored long ago, and not told
+	case now.Sub(before.at) < quiet:
+	case len(m.keys) == 0 && m.seen < before.last: // stored long ago, and not told
 		wait.Signal(m.again)
 	default:
 		m.last = looked{state: s, at: now, seen: m.seen}

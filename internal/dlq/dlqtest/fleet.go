@@ -299,7 +299,7 @@ func (f *Fleet) Eventually(within time.Duration, what string, holds func() bool)
 		if holds() {
 			return time.Since(start)
 		}
-		time.Sleep(min(max(within/500, 10*time.Millisecond), 250*time.Millisecond))
+		time.Sleep(min(max(within/500, 10*time.Millisecond), 250*time.Millisecond)) //nolint:forbidigo // for tests, and bounded by within
 	}
 	f.T.Fatalf("not within %v: %s", within, what)
 	return 0
