@@ -20,14 +20,30 @@ type Message struct {
 // ackPrefix begins the reply subject of every delivery, and of nothing else.
 const ackPrefix = "$JS.ACK."
 
-func (m Message) Subject() string       { return m.raw.Subject }
-func (m Message) Headers() nats.Header  { return m.raw.Header }
-func (m Message) Data() []byte          { return m.raw.Data }
+// Subject is where the message was published.
+func (m Message) Subject() string { return m.raw.Subject }
+
+// Headers are the message's own, not a copy.
+func (m Message) Headers() nats.Header { return m.raw.Header }
+
+// Data is the body.
+func (m Message) Data() []byte { return m.raw.Data }
+
 func (m Message) say(word string) error { return m.nc.Publish(m.raw.Reply, []byte(word)) }
-func (m Message) Ack() error            { return m.say("+ACK") }
-func (m Message) Nak() error            { return m.say("-NAK") }
-func (m Message) Term() error           { return m.say("+TERM") }
-func (m Message) InProgress() error     { return m.say("+WPI") }
+
+// Ack says that it is done, and does not wait for the server's word.
+func (m Message) Ack() error { return m.say("+ACK") }
+
+// Nak has it delivered again at once.
+func (m Message) Nak() error { return m.say("-NAK") }
+
+// Term says that it is never to be delivered again.
+func (m Message) Term() error { return m.say("+TERM") }
+
+// InProgress begins the ack wait anew.
+func (m Message) InProgress() error { return m.say("+WPI") }
+
+// NakWithDelay has it delivered again after a while.
 func (m Message) NakWithDelay(after time.Duration) error {
 	return m.say(fmt.Sprintf(`-NAK {"delay": %d}`, after.Nanoseconds()))
 }
