@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -58,8 +59,9 @@ func (r *rig) serve(m jetstream.Msg) {
 	request.Provider, request.Operation, request.Agent, request.Lane = address.Provider, address.Operation, address.Agent, address.Lane
 	r.mu.Lock()
 	r.asked = append(r.asked, request)
+	answer := r.answer
 	r.mu.Unlock()
-	a := r.answer(request)
+	a := answer(request)
 	a.Identity, a.Generation = request.Identity(), 1
 	if _, err := r.b.JS.PublishMsg(context.Background(), a.Encode()); err != nil {
 		r.t.Error(err)
@@ -67,6 +69,20 @@ func (r *rig) serve(m jetstream.Msg) {
 	if err := m.Ack(); err != nil {
 		r.t.Error(err)
 	}
+}
+
+// says changes how the requests that come from now on are answered.
+func (r *rig) says(answer func(fetchworker.Request) fetchworker.Answer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answer = answer
+}
+
+// questions are all that have come so far.
+func (r *rig) questions() []fetchworker.Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.asked)
 }
 
 func (r *rig) run(args ...string) (stdout, stderr string, err error) {
@@ -106,7 +122,7 @@ func TestArgumentsAndFlagsAreTheRequest(t *testing.T) {
 		"--ttl", "10m", "--max-age", "0s", "--max-stale", "1h", "--use", "export,research"); err != nil {
 		t.Fatal(err)
 	}
-	got := r.asked[0]
+	got := r.questions()[0]
 	if got.MaxAge == nil || *got.MaxAge != 0 {
 		t.Errorf("max_age %v", got.MaxAge)
 	}
@@ -131,7 +147,7 @@ func TestTheAgentIsTheNATSUser(t *testing.T) {
 		if _, _, err := r.runAt(server, "fmp", "quote", "symbol=AAPL"); err != nil {
 			t.Fatal(err)
 		}
-		if got := r.asked[len(r.asked)-1].Agent; got != want {
+		if got := r.questions()[len(r.questions())-1].Agent; got != want {
 			t.Errorf("agent %q, want %q", got, want)
 		}
 	}
@@ -215,8 +231,8 @@ func TestMistakesOfUsage(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if len(r.asked) != 0 {
-		t.Errorf("asked %v", r.asked)
+	if len(r.questions()) != 0 {
+		t.Errorf("asked %v", r.questions())
 	}
 	if stdout, _, err := r.run("--help"); err != nil || !strings.Contains(stdout, "Examples:") {
 		t.Errorf("help: %v\n%s", err, stdout)

@@ -109,13 +109,13 @@ func TestManyAreAskedAndNoneTwice(t *testing.T) {
 	from, out := symbols(t, 200), filepath.Join(t.TempDir(), "answers.ndjson")
 	// Stopped somewhere on the way.
 	ctx, cancel := context.WithCancel(t.Context())
-	r.answer = func(q fetchworker.Request) fetchworker.Answer {
-		if len(r.asked) > 60 {
+	r.says(func(q fetchworker.Request) fetchworker.Answer {
+		if len(r.questions()) > 60 {
 			cancel()
 			time.Sleep(time.Millisecond)
 		}
 		return okAnswer(q)
-	}
+	})
 	var discard strings.Builder
 	env := func(name string) string { return map[string]string{"NATS_URL": r.b.Server.URL()}[name] }
 	if err := run(ctx, []string{"fmp", "quote", "--from", from, "--out", out}, env, &discard, &discard); exitCode(err) != 3 {
@@ -133,7 +133,7 @@ func TestManyAreAskedAndNoneTwice(t *testing.T) {
 	if err := os.WriteFile(out, append(half, `{"line":17,"id`...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.answer = okAnswer
+	r.says(okAnswer)
 	_, stderr, err := r.run("fmp", "quote", "--from", from, "--out", out)
 	if err != nil || !strings.Contains(stderr, fmt.Sprintf("%d answered before", answered)) {
 		t.Fatalf("%v\n%s", err, stderr)
@@ -147,7 +147,7 @@ func TestManyAreAskedAndNoneTwice(t *testing.T) {
 		t.Errorf("%d lines", len(lines))
 	}
 	asked := map[string]int{}
-	for _, q := range r.asked {
+	for _, q := range r.questions() {
 		asked[q.ID]++
 		if q.Lane != fetchworker.LaneBatch {
 			t.Errorf("lane %s", q.Lane)
@@ -189,7 +189,7 @@ func TestLinesOfAllKinds(t *testing.T) {
 	if exitCode(err) != 1 || strings.Count(stdout, "\n") != 2 || !strings.Contains(stdout, `"id":"mine"`) || !strings.Contains(stderr, "1 ok, 0 stale, 1 failed") {
 		t.Errorf("%q %q %v", stdout, stderr, err)
 	}
-	last := r.asked[len(r.asked)-1]
+	last := r.questions()[len(r.questions())-1]
 	if last.ID != "mine" || last.MaxAge == nil {
 		t.Errorf("%+v", last)
 	}
