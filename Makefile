@@ -18,8 +18,8 @@ test: ## every test
 	go test ./...
 
 .PHONY: race
-race: ## every test but e2e under the race detector (needs a C compiler); one processor each, see .ci/run
-	go test -race -cpu 1 $$(go list ./... | grep -v /e2e)
+race: ## every test but e2e under the race detector, half an hour (needs a C compiler); one processor each, see .ci/run
+	go test -race -cpu 1 -timeout 60m $$(go list ./... | grep -v /e2e)
 
 # The full forms of e2e: real processes, killed and frozen on the wall clock.
 CHAOS = FETCH_CHAOS=full go test -count=1 -v -timeout=60m ./e2e

@@ -27,7 +27,9 @@ func (s *service) subscriber(durable string) *fetchworker.Subscriber {
 // collect runs a subscriber until n answers are handled, and a moment longer.
 func collect(t *testing.T, sub *fetchworker.Subscriber, f fetchworker.ResultFilter, n int, handle func(fetchworker.Answer) error) []fetchworker.Answer {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	// What the server gave to a pull in the moment it ended comes again after
+	// its AckWait of 30 s.
+	ctx, cancel := context.WithTimeout(t.Context(), 45*time.Second)
 	defer cancel()
 	var mu sync.Mutex
 	var got []fetchworker.Answer

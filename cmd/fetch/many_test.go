@@ -118,7 +118,7 @@ func TestManyAreAskedAndNoneTwice(t *testing.T) {
 	})
 	var discard strings.Builder
 	env := func(name string) string { return map[string]string{"NATS_URL": r.b.Server.URL()}[name] }
-	if err := run(ctx, []string{"fmp", "quote", "--from", from, "--out", out}, env, &discard, &discard); exitCode(err) != 3 {
+	if err := run(ctx, []string{"fmp", "quote", "--from", from, "--out", out, "--parallel", "20"}, env, &discard, &discard); exitCode(err) != 3 {
 		t.Fatalf("interrupted: %v\n%s", err, discard.String())
 	}
 	half, err := os.ReadFile(out)
