@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -9,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"fetchworker/internal/nearest"
 	"fetchworker/internal/providers"
 )
 
@@ -50,9 +50,6 @@ func (e *environment) unread(set *providers.Set) []string {
 	return mistyped(names, e.read, prefixes)
 }
 
-// nearest is how many letters a name may be off to be meant.
-const nearest = 4
-
 func mistyped(names []string, read map[string]bool, prefixes []string) []string {
 	var warnings []string
 	for _, name := range slices.Sorted(slices.Values(names)) {
@@ -61,32 +58,10 @@ func mistyped(names []string, read map[string]bool, prefixes []string) []string 
 			continue
 		}
 		warning := name + " is set, and nothing reads it"
-		known := slices.Sorted(maps.Keys(read))
-		meant := slices.MinFunc(known, func(x, y string) int { return cmp.Compare(distance(name, x), distance(name, y)) })
-		if distance(name, meant) <= nearest {
+		if meant := nearest.Of(name, slices.Sorted(maps.Keys(read))); meant != "" {
 			warning += fmt.Sprintf(": did you mean %s?", meant)
 		}
 		warnings = append(warnings, warning)
 	}
 	return warnings
-}
-
-// distance is how many letters must be put in, left out or replaced.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		before := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := before
-			if a[i] != b[j] {
-				cost = 1 + min(before, row[j], row[j+1])
-			}
-			before, row[j+1] = row[j+1], cost
-		}
-	}
-	return row[len(b)]
 }
