@@ -64,6 +64,7 @@ func TestImportsPointDown(t *testing.T) {
 		{pkg: layer("fetch"), deny: []string{layer("broker"), layer("app"), natsServer}},
 		{pkg: layer("intake"), deny: []string{internal, natsServer}, but: []string{layer("wait")}},
 		{pkg: layer("cache"), deny: []string{internal, natsServer}, but: []string{layer("record"), layer("wait"), layer("providers"), layer("budget/ledger")}},
+		{pkg: layer("usage"), deny: []string{internal, natsServer}, but: []string{layer("budget/store"), layer("budget/ledger"), layer("wait")}},
 		{pkg: layer("observe"), deny: []string{internal, natsServer}, but: []string{layer("record"), layer("budget"), layer("wait")}},
 		{pkg: layer("app"), deny: []string{layer("fetch"), layer("providers"), layer("dlq"), layer("answer"), layer("record"), layer("budget"), layer("cancel")}},
 		{pkg: module + "/cmd/replayer", deny: []string{layer("fetch"), layer("providers")}},

@@ -19,6 +19,7 @@ const (
 	StreamAudit    = "FETCH_AUDIT"
 	StreamBudget   = "FETCH_BUDGET"
 	StreamBodies   = "FETCH_BODIES"
+	StreamUsage    = "FETCH_USAGE"
 
 	BucketProviders = "fetch_providers"
 	BucketCache     = "fetch_cache"
@@ -65,6 +66,18 @@ func AuditSubject(action, provider string) string { return "fetch.audit." + acti
 // BytesSubject is the counter of a provider's bytes in the UTC month of t.
 func BytesSubject(provider string, t time.Time) string {
 	return "fetch.budget." + provider + ".bytes." + t.UTC().Format("2006-01")
+}
+
+// UsageSubject is the counter of what an agent had of a provider on the UTC day
+// of t: calls, bytes, ok, cached, stale or failed.
+func UsageSubject(provider, agent string, t time.Time, what string) string {
+	return "fetch.usage." + provider + "." + agent + "." + t.UTC().Format(time.DateOnly) + "." + what
+}
+
+// CauseSubject is the counter of a provider's calls of an operation that failed
+// for one cause on the UTC day of t.
+func CauseSubject(provider, operation string, t time.Time, cause string) string {
+	return "fetch.cause." + provider + "." + operation + "." + t.UTC().Format(time.DateOnly) + "." + cause
 }
 
 // BodyReuse is how long after it was stored a large body may be named by new

@@ -14,9 +14,11 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/budget/store"
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/observe"
+	"fetchworker/internal/operate"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
@@ -197,6 +199,22 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		}
 		if err := leave(); err != nil {
 			t.Error(err)
+		}
+	})
+	t.Run("only a worker counts what is used, and the operator reads it", func(t *testing.T) {
+		subject := fetchworker.UsageSubject("fred", "alice", time.Now(), "calls")
+		if _, err := store.Increment(ctx, stream(t, user(t, s, "worker")), subject, 3, "once"); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, user(t, s, "alice"), subject)
+		refused(t, user(t, s, "operator"), subject)
+		desk, err := operate.Open(ctx, user(t, s, "operator"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows, err := desk.Usage(ctx, operate.UsageFilter{})
+		if err != nil || len(rows) != 1 || rows[0].Calls != 3 {
+			t.Errorf("%+v %v", rows, err)
 		}
 	})
 	t.Run("the worker's metrics see every queue", func(t *testing.T) {

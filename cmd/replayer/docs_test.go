@@ -73,6 +73,8 @@ func TestEveryFieldOfJSONIsDocumented(t *testing.T) {
 		operate.PermitStatus{},
 		controlLine{},
 		operate.Act{},
+		operate.Used{},
+		operate.Cause{},
 	} {
 		for _, field := range reflect.VisibleFields(reflect.TypeOf(line)) {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")

@@ -268,6 +268,19 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 		_, err := stageOf(ts).JS.PublishMsg(context.Background(), m)
 		ts.Check(err)
 	},
+	// counted SUBJECT=N …: increments of the ledger's counters; TODAY in a
+	// subject is this UTC day, YESTERDAY and 30DAYS are earlier ones.
+	"counted": func(ts *testscript.TestScript, _ bool, args []string) {
+		day := func(ago int) string { return time.Now().UTC().AddDate(0, 0, -ago).Format(time.DateOnly) }
+		days := strings.NewReplacer("TODAY", day(0), "YESTERDAY", day(1), "30DAYS", day(30))
+		for _, arg := range args {
+			subject, n, _ := strings.Cut(arg, "=")
+			m := nats.NewMsg("fetch." + days.Replace(subject))
+			m.Header.Set("Nats-Incr", "+"+n)
+			_, err := stageOf(ts).JS.PublishMsg(context.Background(), m)
+			ts.Check(err)
+		}
+	},
 	// quota PROVIDER LIMIT: what a worker tells when 70 % are used.
 	"quota": func(ts *testscript.TestScript, _ bool, args []string) {
 		limit, err := strconv.ParseInt(args[1], 10, 64)

@@ -50,7 +50,7 @@ var version = "dev"
 
 var errUsage = errors.New("usage")
 
-const usage = `worker fetches for agents, inside every provider's limits.
+const usageText = `worker fetches for agents, inside every provider's limits.
 
   worker [--accept-loss]        serve until SIGTERM; configured by the environment (README.md);
                                 --accept-loss: go on with a data folder that was damaged
@@ -98,9 +98,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		_, err := fmt.Fprintln(stdout, "fetchworker", version)
 		return err
 	case "help", "-h", "--help":
-		_, err := io.WriteString(stdout, usage)
+		_, err := io.WriteString(stdout, usageText)
 		return err
 	default:
-		return fmt.Errorf("%w: there is no command %q\n\n%s", errUsage, command, usage)
+		return fmt.Errorf("%w: there is no command %q\n\n%s", errUsage, command, usageText)
 	}
 }

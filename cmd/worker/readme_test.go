@@ -67,7 +67,7 @@ func TestREADMECommandsExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, found := range regexp.MustCompile(`go run \./cmd/worker ([a-z]+)`).FindAllStringSubmatch(string(text), -1) {
-		if !strings.Contains(usage, "worker "+found[1]) {
+		if !strings.Contains(usageText, "worker "+found[1]) {
 			t.Errorf("there is no command %q", found[1])
 		}
 	}

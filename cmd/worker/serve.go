@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"fetchworker"
@@ -23,6 +24,7 @@ import (
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
+	"fetchworker/internal/usage"
 	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go"
@@ -163,11 +165,13 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	if err != nil {
 		return err
 	}
+	book := usage.NewBook(js, logger)
+	closing.Push("usage", beside(book.Run)) // after the last answer
 	worker, err := fetch.New(fetch.Config{
 		Name: name, JS: js, KV: kv, Log: log, Serve: serving, Rights: set.Rights,
 		Retries: config.Retries, RetryBase: config.RetryBase, MaxLife: config.MaxLife, Drain: drainTime,
 		Logger: logger, Metrics: registry, Tracer: tracer,
-		Cancels: guard,
+		Cancels: guard, Usage: book,
 	})
 	if err != nil {
 		return err
@@ -236,6 +240,18 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	err = group.Wait()
 	logger.Info("stopped")
 	return err
+}
+
+// beside runs something until it is closed, and waits for it then.
+func beside(run func(context.Context)) (end func() error) {
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { run(ctx) })
+	return func() error {
+		stop()
+		running.Wait()
+		return nil
+	}
 }
 
 // workerName is unique in the fleet, and tells an operator which process it is.

@@ -67,6 +67,7 @@ func publish(t *testing.T, b *brokertest.Broker, subject string) {
 
 func TestASecondApplyFindsAllAsWanted(t *testing.T) {
 	b := standard(t)
+	change(t, b, fetchworker.StreamUsage, func(c *jetstream.StreamConfig) { c.MaxAge = broker.UsageAge }) // bubbles need another
 	for _, o := range []broker.Options{{}, {Replicas: 1, ResultAge: 168 * time.Hour}} {
 		if err := broker.Apply(t.Context(), b.JS, o, func(a broker.Applied) {
 			if a.Did != "as wanted" || len(a.Kept)+len(a.Undone)+len(a.Losing) > 0 {

@@ -47,6 +47,10 @@ const StandardAgentBacklog = 20_000
 // longest stale age of any operation is of no use.
 const CacheAge = 14 * 24 * time.Hour
 
+// UsageAge is how long a day's counters are kept: a year can be compared with
+// the one before, as far as it has come.
+const UsageAge = 400 * 24 * time.Hour
+
 const gib = 1 << 30
 
 // Streams is the whole topology, buckets included.
@@ -118,6 +122,11 @@ func Streams(o Options) []jetstream.StreamConfig {
 	budget.MaxMsgsPerSubject = 1
 	budget.AllowMsgCounter = true
 
+	usage := base(fetchworker.StreamUsage, "What each agent had of each provider, and what failed, by UTC day", "fetch.usage.*.*.*.*", "fetch.cause.*.*.*.*")
+	usage.MaxMsgsPerSubject = 1
+	usage.AllowMsgCounter = true
+	usage.MaxAge = UsageAge
+
 	// By agent and content; the second form is that of earlier workers.
 	bodies := base(fetchworker.StreamBodies, "Large bodies in parts", "fetch.body.*.*.*", "fetch.body.*.*.*.*")
 	bodies.MaxMsgsPerSubject = 1
@@ -145,7 +154,7 @@ func Streams(o Options) []jetstream.StreamConfig {
 	cache.MaxBytes = 1 * gib
 	cache.MaxAge = CacheAge
 
-	streams := []jetstream.StreamConfig{requests, replay, results, dlq, review, events, audit, budget, bodies, providers, cache}
+	streams := []jetstream.StreamConfig{requests, replay, results, dlq, review, events, audit, budget, usage, bodies, providers, cache}
 	for i := range streams {
 		if age, decided := o.Ages[streams[i].Name]; decided {
 			streams[i].MaxAge = age

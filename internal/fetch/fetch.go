@@ -308,6 +308,7 @@ func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *p
 		return result
 	}
 	w.metrics.called(r, result)
+	w.spent(r, result)
 	if failedConditional(result) {
 		w.cache.Refuse(r.call.Key, r.cache)
 	}

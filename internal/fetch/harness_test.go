@@ -23,6 +23,7 @@ import (
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
+	"fetchworker/internal/usage"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -162,10 +163,14 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		t.Fatal(err)
 	}
 	flush(nc) // orders may come from now on
+	book := usage.NewBook(js, r.logger())
+	counting, stopCounting := context.WithCancel(context.Background())
+	var counts sync.WaitGroup
+	counts.Go(func() { book.Run(counting) })
 	w, err := fetch.New(fetch.Config{
 		Name: name, JS: js, KV: kv, Log: record.New(js, hook), Serve: serving, Rights: set.Rights,
 		Retries: 3, RetryBase: time.Second, MaxLife: r.maxLife, Drain: 30 * time.Second,
-		Logger: r.logger(), Metrics: r.registry, Cancels: guard,
+		Logger: r.logger(), Metrics: r.registry, Cancels: guard, Usage: book,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -190,6 +195,8 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 				t.Errorf("worker: %v", err)
 			}
 			beside.Wait()
+			stopCounting()
+			counts.Wait()
 			leaving, left := context.WithTimeout(context.Background(), time.Second)
 			_ = guard.Leave(leaving)
 			left()

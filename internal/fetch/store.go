@@ -84,6 +84,7 @@ func (w *Worker) answer(ctx context.Context, r *request, a fetchworker.Answer) e
 	switch {
 	case stored:
 		w.metrics.answer(r, a)
+		w.had(r, a)
 	case !r.replayed && !stands.Final:
 		// Another request under the same id is on its way. What it has been
 		// told this one is told too; the rest is on the result subject only.

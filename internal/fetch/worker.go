@@ -22,6 +22,7 @@ import (
 	"fetchworker/internal/intake"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
+	"fetchworker/internal/usage"
 	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go"
@@ -50,6 +51,7 @@ type Config struct {
 	Metrics prometheus.Registerer
 	Tracer  trace.Tracer  // nil: nothing is traced, at no cost
 	Cancels *cancel.Guard // what agents have cancelled; nil: nothing ever is
+	Usage   *usage.Book   // who had what; nil: nobody counts
 }
 
 // Served is a provider with the gate to it.
@@ -74,6 +76,7 @@ type Worker struct {
 	served  map[string]*Served
 	rights  *providers.Rights
 	metrics *metrics
+	usage   *usage.Book
 	tracer  *tracer
 	logger  *zap.Logger
 
@@ -111,7 +114,7 @@ func New(c Config) (*Worker, error) {
 	w := &Worker{
 		name: c.Name, js: c.JS, kv: c.KV, log: c.Log, answers: answer.New(c.Log), rights: c.Rights, logger: c.Logger,
 		served:  make(map[string]*Served, len(c.Serve)),
-		metrics: counts, tracer: newTracer(c.Tracer),
+		metrics: counts, usage: c.Usage, tracer: newTracer(c.Tracer),
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
 		held:   wait.NewHeart[*delivery](),
 		stores: newStores(c.JS, c.Logger), raws: newRaws(c.Log),

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"fetchworker/internal/browse"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/store"
 	"fetchworker/internal/dlq"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -252,13 +252,7 @@ func (f *Fleet) bytes(ctx context.Context, s *Status, now time.Time) error {
 	if err != nil || count == 0 {
 		return err
 	}
-	var counter struct {
-		Value string `json:"val"`
-	}
-	if err := json.Unmarshal(raw.Data, &counter); err != nil {
-		return fmt.Errorf("bytes of %s: %w", s.Provider, err)
-	}
-	if s.BytesUsed, err = strconv.ParseInt(counter.Value, 10, 64); err != nil {
+	if s.BytesUsed, err = store.Total(raw.Data); err != nil {
 		return fmt.Errorf("bytes of %s: %w", s.Provider, err)
 	}
 	s.BytesLimit, err = f.bytesLimit(ctx, s.Provider)

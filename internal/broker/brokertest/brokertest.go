@@ -67,7 +67,7 @@ func (b *Broker) start(t testing.TB) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) //nolint:usetesting // a restart may come in a cleanup
 	defer cancel()
-	if err := broker.Apply(ctx, b.JS, broker.Options{ResultAge: forLong}, nil); err != nil {
+	if err := broker.Apply(ctx, b.JS, broker.Options{ResultAge: forLong, Ages: map[string]time.Duration{fetchworker.StreamUsage: forLong}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := broker.ServeDLQ(ctx, b.JS); err != nil {

@@ -31,14 +31,9 @@ func NewCounter(js jetstream.JetStream) *Counter { return &Counter{js: js} }
 // that the stream still knows, two minutes, is not added again. ErrNotStored
 // says that nothing was added; any other error leaves open whether it was.
 func (c *Counter) Add(ctx context.Context, subject string, n int64, id string) (int64, error) {
-	msg := nats.NewMsg(subject)
-	msg.Header.Set("Nats-Incr", "+"+strconv.FormatInt(n, 10))
-	ack, err := c.js.PublishMsg(ctx, msg, jetstream.WithMsgID(id))
-	if errors.Is(err, jetstream.ErrNoStreamResponse) {
-		return 0, fmt.Errorf("count %s: %w: %w", subject, ErrNotStored, err)
-	}
+	ack, err := Increment(ctx, c.js, subject, n, id)
 	if err != nil {
-		return 0, fmt.Errorf("count %s: %w", subject, err)
+		return 0, err
 	}
 	if ack.Duplicate { // stored by an earlier try; its ack does not tell the total
 		return c.Read(ctx, subject)
@@ -48,6 +43,31 @@ func (c *Counter) Add(ctx context.Context, subject string, n int64, id string) (
 		return 0, fmt.Errorf("count %s: total %q: %w", subject, ack.Value, err)
 	}
 	return total, nil
+}
+
+// Increment is Add for a counter of any stream; many may use it at once.
+func Increment(ctx context.Context, js jetstream.JetStream, subject string, n int64, id string) (*jetstream.PubAck, error) {
+	msg := nats.NewMsg(subject)
+	msg.Header.Set("Nats-Incr", "+"+strconv.FormatInt(n, 10))
+	ack, err := js.PublishMsg(ctx, msg, jetstream.WithMsgID(id))
+	if errors.Is(err, jetstream.ErrNoStreamResponse) {
+		return nil, fmt.Errorf("count %s: %w: %w", subject, ErrNotStored, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("count %s: %w", subject, err)
+	}
+	return ack, nil
+}
+
+// Total reads the message of a counter.
+func Total(data []byte) (int64, error) {
+	var counter struct {
+		Value string `json:"val"`
+	}
+	if err := json.Unmarshal(data, &counter); err != nil {
+		return 0, fmt.Errorf("total: %w", err)
+	}
+	return strconv.ParseInt(counter.Value, 10, 64)
 }
 
 // Read is a subject's total.
@@ -66,11 +86,9 @@ func (c *Counter) Read(ctx context.Context, subject string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("total of %s: %w", subject, err)
 	}
-	var counter struct {
-		Value string `json:"val"`
+	total, err := Total(msg.Data)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", subject, err)
 	}
-	if err := json.Unmarshal(msg.Data, &counter); err != nil {
-		return 0, fmt.Errorf("total of %s: %w", subject, err)
-	}
-	return strconv.ParseInt(counter.Value, 10, 64)
+	return total, nil
 }
