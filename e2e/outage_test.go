@@ -8,10 +8,8 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/broker"
 
 	"github.com/nats-io/nats.go"
-	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -67,15 +65,17 @@ func withServers(t *testing.T, servers []*natsServer, replicas int) *fleet {
 		p := launch(t, "worker apply", program("worker"), admin, "apply")
 		return p.ended(t, time.Minute) == 0
 	})
-	connect := func(user, inbox string) *nats.Conn {
-		nc, err := broker.Connect(t.Context(), broker.Address{URL: urls(t, servers, user), Name: "test " + user, Inbox: inbox}, zap.NewNop(), func(error) {})
+	connect := func(user string) *nats.Conn {
+		// Not as a service does: alice may not send what a service must.
+		nc, err := nats.Connect(urls(t, servers, user), nats.Name("test "+user), nats.CustomInboxPrefix("_INBOX_"+user),
+			nats.MaxReconnects(-1), nats.ReconnectWait(250*time.Millisecond), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(nc.Close)
 		return nc
 	}
-	f := withServer(t, well(50*time.Millisecond), connect("alice", ""), connect("admin", "_INBOX_admin"), map[string]string{
+	f := withServer(t, well(50*time.Millisecond), connect("alice"), connect("admin"), map[string]string{
 		"NATS_URL": urls(t, servers, "worker"), "NATS_INBOX_PREFIX": "_INBOX_worker", "FETCH_REPLICAS": fmt.Sprint(replicas),
 	})
 	f.replayEnv = map[string]string{"NATS_URL": urls(t, servers, "replayer"), "NATS_INBOX_PREFIX": "_INBOX_replayer"}

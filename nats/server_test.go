@@ -77,12 +77,13 @@ func start(t *testing.T, o *server.Options) *server.Server {
 	return s
 }
 
-// user connects as one of development.env's users, with an inbox of its own.
+// user connects as one of development.env's users, with an inbox of its own, as
+// any client does: an agent's payload limit is below what the service needs.
 func user(t *testing.T, s *server.Server, name string) *nats.Conn {
 	t.Helper()
 	u := url.URL{Scheme: "nats", Host: s.Addr().String(), User: url.UserPassword(name, os.Getenv("NATS_"+strings.ToUpper(name)+"_PASSWORD"))}
-	address := broker.Address{URL: u.String(), Name: "test " + name, Inbox: "_INBOX_" + name}
-	nc, err := broker.Connect(t.Context(), address, zap.NewNop(), func(error) {})
+	nc, err := nats.Connect(u.String(), nats.Name("test "+name), nats.CustomInboxPrefix("_INBOX_"+name),
+		nats.MaxReconnects(-1), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}

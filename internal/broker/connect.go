@@ -118,9 +118,6 @@ func Check(nc *nats.Conn, a Address) error {
 	if !newEnough(version) {
 		return fmt.Errorf("%w: it is %s, and fetchworker needs %d.%d or newer (counter streams)", ErrServerTooOld, version, oldestMajor, oldestMinor)
 	}
-	if need := int64(fetchworker.MaxInlineBody + 64<<10); nc.MaxPayload() < need {
-		return fmt.Errorf("the NATS server's max_payload is %d bytes; answers need at least %d", nc.MaxPayload(), need)
-	}
 	inbox := nc.NewRespInbox()
 	replies, err := nc.SubscribeSync(inbox)
 	if err == nil {
@@ -134,6 +131,11 @@ func Check(nc *nats.Conn, a Address) error {
 	}
 	if err != nil {
 		return fmt.Errorf("listen to replies: %w", err)
+	}
+	// An account's own limit comes with a second INFO, some time before the first
+	// reply.
+	if need := int64(fetchworker.MaxInlineBody + 64<<10); nc.MaxPayload() < need {
+		return fmt.Errorf("the NATS server's max_payload is %d bytes; answers need at least %d", nc.MaxPayload(), need)
 	}
 	return nil
 }
