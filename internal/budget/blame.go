@@ -16,15 +16,15 @@ func (g *Gate) reportCircuit(p *Permit, r Report, now time.Time) bool {
 	if g.s.CircuitFailures <= 0 {
 		return false
 	}
-	call := p.ask.Call
+	call := p.w.Call
 	switch {
 	case p.Probe():
 		g.circuit.post(func(c circuit.Record) circuit.Record {
-			return c.Probed(p.part.Of, call, g.s.Worker, r.Outcome, r.Bytes, now, g.s.policy())
+			return c.Probed(p.w.Part.Of, call, g.s.Worker, r.Outcome, r.Bytes, now, g.s.policy())
 		})
 	case r.Outcome.Failed():
 		g.circuit.post(func(c circuit.Record) circuit.Record { return c.Failed(call, r.Outcome, now, g.s.policy()) })
-	case r.Outcome == Success && g.circuit.record().Awaits(call):
+	case r.Outcome == Success && g.circuit.awaits(call):
 		g.circuit.post(func(c circuit.Record) circuit.Record { return c.Succeeded(call, now) })
 	default:
 		return false

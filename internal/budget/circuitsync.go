@@ -24,6 +24,7 @@ type circuitSync struct {
 
 	mu    sync.Mutex     // guards all below
 	base  circuit.Record // as last seen
+	calm  bool           // it has no evidence: no success is news to it
 	rev   uint64
 	newer bool // what is stored cannot be read, and must not be replaced: changes stay with us
 	ops   []*circuitChange
@@ -37,7 +38,7 @@ type circuitChange struct {
 }
 
 func newCircuitSync(c store.Cell, worker string, told func(before, after circuit.Record, mine bool), moved, behind func()) *circuitSync {
-	return &circuitSync{cell: c, worker: worker, told: told, moved: moved, behind: behind, poke: make(chan struct{}, 1), base: circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}}}
+	return &circuitSync{cell: c, worker: worker, told: told, moved: moved, behind: behind, poke: make(chan struct{}, 1), base: circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}}, calm: true}
 }
 
 // record is the record with our changes in it.
@@ -45,6 +46,16 @@ func (s *circuitSync) record() circuit.Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.effective()
+}
+
+// awaits reports whether a success of the call is news.
+func (s *circuitSync) awaits(c circuit.Call) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.calm && len(s.ops) == 0 { // as it is nearly always
+		return false
+	}
+	return s.effective().Awaits(c)
 }
 
 func (s *circuitSync) effective() circuit.Record {
@@ -96,7 +107,7 @@ func (s *circuitSync) learn(c circuit.Record, rev uint64) {
 		return
 	}
 	before := s.base
-	s.base, s.rev, s.newer = c, rev, false
+	s.base, s.calm, s.rev, s.newer = c, c.Calm(), rev, false
 	if c.Writer != s.worker {
 		s.told(before, c, false)
 	}
@@ -206,7 +217,7 @@ func (s *circuitSync) finish(ops []*circuitChange, in circuit.Record, rev uint64
 	s.mu.Lock()
 	s.ops = s.ops[len(ops):]
 	if rev >= s.rev {
-		s.base, s.rev = in, rev
+		s.base, s.calm, s.rev = in, in.Calm(), rev
 	}
 	s.mu.Unlock()
 	for _, op := range ops {

@@ -86,6 +86,8 @@ type Gate struct {
 	alarm   ledger.Instant // when the run loop looks next
 	shut    bool
 	unable  unable
+	barred  error          // what unable says; nil: it can
+	needed  ledger.Instant // when the clock was last told that the time is needed
 
 	record      circuit.Record           // as last followed
 	held        bool                     // a circuit of it is not closed
@@ -156,15 +158,14 @@ func (g *Gate) Acquire(ctx context.Context, a turns.Ask) (*Permit, error) {
 		a.Lane = turns.Batch
 	}
 	for {
-		w := turns.NewWaiter(a, nil)
+		p := &Permit{g: g, w: turns.Waiter{Ask: a}}
 		g.mu.Lock()
-		turn, err := g.enter(w, g.clock.Read())
+		turn, err := g.enter(&p.w, g.clock.Read())
 		g.mu.Unlock()
 		if err == nil && turn != nil {
 			err = awaitTurn(ctx, turn)
 		} else if err == nil {
-			var p *Permit
-			if p, err = g.permitFor(ctx, w); err == nil {
+			if err = g.permit(ctx, p); err == nil {
 				return p, nil
 			}
 		}
@@ -174,36 +175,29 @@ func (g *Gate) Acquire(ctx context.Context, a turns.Ask) (*Permit, error) {
 	}
 }
 
-// permitFor waits for the permit of one who has entered.
-func (g *Gate) permitFor(ctx context.Context, w *turns.Waiter) (*Permit, error) {
-	if w.Part != nil && w.Part.Probe {
-		return g.acquireProbe(ctx, w)
+// permit waits for the permit of one who has entered.
+func (g *Gate) permit(ctx context.Context, p *Permit) error {
+	if p.Probe() {
+		return g.acquireProbe(ctx, p)
 	}
-	p, err := g.permit(ctx, w)
+	err := g.await(ctx, &p.w)
 	if err != nil {
-		g.leave(w.Part)
+		g.leave(p.w.Part)
 	}
-	return p, err
-}
-
-// permit waits for a request's turn.
-func (g *Gate) permit(ctx context.Context, w *turns.Waiter) (*Permit, error) {
-	t, err := g.await(ctx, w)
-	if err != nil {
-		return nil, err
-	}
-	return &Permit{g: g, ask: w.Ask, turn: t, part: w.Part}, nil
+	return err
 }
 
 // again exchanges the turn of a permit that lapsed for another.
 func (g *Gate) again(ctx context.Context, p *Permit) (turns.Turn, error) {
-	w := turns.NewWaiter(p.ask, p.part)
+	w := &turns.Waiter{Ask: p.w.Ask, Part: p.w.Part}
 	g.mu.Lock()
 	g.keepTurn(w)
-	g.planner.Again(w, p.turn, p.started)
+	g.planner.Again(w, p.w.Turn, p.started)
 	g.pump(g.clock.Read())
+	w.Await()
 	g.mu.Unlock()
-	return g.await(ctx, w)
+	err := g.await(ctx, w)
+	return w.Turn, err
 }
 
 // enter lets a request wait, or says why not, or that it must wait for its
@@ -220,21 +214,30 @@ func (g *Gate) enter(w *turns.Waiter, now store.Reading) (turn <-chan struct{}, 
 	if w.Part != nil && w.Part.Probe {
 		return nil, nil // it waits a little before its permit
 	}
-	g.planner.Push(w)
-	g.pump(now)
+	g.push(w, now)
 	return nil, nil
 }
 
+// push lets a request wait for its permit, which may end at once.
+func (g *Gate) push(w *turns.Waiter, now store.Reading) {
+	g.planner.Push(w)
+	g.pump(now)
+	w.Await()
+}
+
 // await waits for what becomes of a request in the queue.
-func (g *Gate) await(ctx context.Context, w *turns.Waiter) (turns.Turn, error) {
+func (g *Gate) await(ctx context.Context, w *turns.Waiter) error {
+	if w.Ready == nil {
+		return w.Err
+	}
 	select {
 	case <-w.Ready:
-		return w.Turn, w.Err
+		return w.Err
 	default:
 	}
 	select {
 	case <-w.Ready:
-		return w.Turn, w.Err
+		return w.Err
 	case <-ctx.Done():
 	}
 	g.mu.Lock()
@@ -242,10 +245,10 @@ func (g *Gate) await(ctx context.Context, w *turns.Waiter) (turns.Turn, error) {
 	g.mu.Unlock()
 	if !gone { // it was served while it left
 		if <-w.Ready; w.Err == nil {
-			(&Permit{g: g, ask: w.Ask, turn: w.Turn}).Done(Report{Remaining: -1})
+			(&Permit{g: g, w: turns.Waiter{Ask: w.Ask, Turn: w.Turn}}).Done(Report{Remaining: -1})
 		}
 	}
-	return turns.Turn{}, context.Cause(ctx)
+	return context.Cause(ctx)
 }
 
 // refused is why nobody may wait now, or nil. Circuits refuse one and not
@@ -254,8 +257,8 @@ func (g *Gate) refused(now store.Reading) error {
 	if g.shut {
 		return ErrShut
 	}
-	if g.unable != (unable{}) {
-		return g.unable.err()
+	if g.barred != nil {
+		return g.barred
 	}
 	if g.control.Pause != nil {
 		if until := g.control.PausedUntil(now.Time()); !until.IsZero() {
@@ -268,11 +271,11 @@ func (g *Gate) refused(now store.Reading) error {
 // turnAway ends the wait of everyone for whom why is an error.
 func (g *Gate) turnAway(why func(*turns.Waiter) error) {
 	g.planner.Drop(func(w *turns.Waiter) bool {
-		if w.Err = why(w); w.Err == nil {
-			return false
+		err := why(w)
+		if err != nil {
+			w.End(turns.Turn{}, err)
 		}
-		close(w.Ready)
-		return true
+		return err != nil
 	})
 }
 
@@ -284,7 +287,7 @@ func (g *Gate) pump(now store.Reading) {
 		g.planner.Void()
 	}
 	if g.planner.Queued() > 0 {
-		g.clock.Need()
+		g.need(now)
 		if err := g.refused(now); err != nil {
 			g.turnAway(func(*turns.Waiter) error { return err })
 		} else if g.held {
@@ -303,9 +306,8 @@ func (g *Gate) pump(now store.Reading) {
 	grants, wake := g.planner.Serve(now.At, now.U)
 	g.reach()
 	for _, gr := range grants {
-		gr.Waiter.Turn = gr.Turn
-		gr.Waiter.Turn.Wakes = now.Wakes
-		close(gr.Ready)
+		gr.Turn.Wakes = now.Wakes
+		gr.End(gr.Turn, nil)
 	}
 	// While a claim is on its way nobody is sent away: the watch may show it as
 	// taken before its answer says that it is ours.
@@ -317,6 +319,14 @@ func (g *Gate) pump(now store.Reading) {
 		g.writes <- w // never blocks: the planner has one at a time
 	}
 	g.wakeAt(wake, alarm)
+}
+
+// need says that the time is needed, once a second.
+func (g *Gate) need(now store.Reading) {
+	if d := now.At.Sub(g.needed); d > time.Second || d < 0 {
+		g.needed = now.At
+		g.clock.Need()
+	}
 }
 
 // hopeless says who must come back later, because no permit comes within 90 s.

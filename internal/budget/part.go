@@ -50,8 +50,7 @@ func (g *Gate) stepAside(w *turns.Waiter) bool {
 	if w.Part.Probe || w.Lane == turns.Interactive || !g.planner.Remove(w) {
 		return false
 	}
-	w.Err = errLookAgain
-	close(w.Ready)
+	w.End(turns.Turn{}, errLookAgain)
 	return true
 }
 

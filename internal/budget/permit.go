@@ -2,29 +2,26 @@ package budget
 
 import (
 	"context"
-	"sync"
 
-	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/store"
 	"fetchworker/internal/budget/turns"
 )
 
 // Permit is the right to make one call, once, soon. Every permit ends with
 // one Done, on every path.
 type Permit struct {
-	g    *Gate
-	ask  turns.Ask
-	turn turns.Turn
-	part *circuit.Part // in the circuits that are not closed; mostly nil
+	g *Gate
+	w turns.Waiter // who asked, and what it got; Part is mostly nil
 
-	once    sync.Once
+	ended   bool // under the gate's lock
 	started bool
 	done    func(Outcome) // the local breaker's, from Start on; nil for a call that is no probe
 }
 
 // Probe reports whether this call decides about the circuit. A probe that
 // fails counts no failure for its request.
-func (p *Permit) Probe() bool { return p.part != nil && p.part.Probe }
+func (p *Permit) Probe() bool { return p.w.Part != nil && p.w.Part.Probe }
 
 // Start is the last look, right before the request is written to a connection
 // that is already there. ErrLapsed says that the call must not be made: the
@@ -36,25 +33,25 @@ func (p *Permit) Start() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.clock.Read()
-	if g.shut || !now.OK || now.Wakes != p.turn.Wakes || now.At > p.turn.Block.Until.Add(-now.U) {
+	if g.shut || !now.OK || now.Wakes != p.w.Turn.Wakes || now.At > p.w.Turn.Block.Until.Add(-now.U) {
 		return ErrLapsed
 	}
 	if g.control.Pause != nil && !g.control.PausedUntil(now.Time()).IsZero() {
 		return ErrLapsed
 	}
 	if r := g.planner.Effective(now.At); r != nil {
-		if r.Epoch != p.turn.Block.Epoch || now.At < r.Hold || (r.Strikes > 0 && !p.turn.Trial) {
+		if r.Epoch != p.w.Turn.Block.Epoch || now.At < r.Hold || (r.Strikes > 0 && !p.w.Turn.Trial) {
 			return ErrLapsed
 		}
 	}
-	if g.held && !g.stands(p.ask.Call, p.part, now.Time()) {
+	if g.held && !g.stands(p.w.Call, p.w.Part, now.Time()) {
 		return ErrLapsed
 	}
 	if p.started { // a connection that turned out closed was replaced by another
 		return nil
 	}
 	if p.Probe() {
-		done, ok := g.breaker.Allow(p.part.Of)
+		done, ok := g.breaker.Allow(p.w.Part.Of)
 		if !ok {
 			return ErrLapsed
 		}
@@ -71,10 +68,10 @@ func (p *Permit) Start() error {
 func (p *Permit) Renew(ctx context.Context) error {
 	next, err := p.g.again(ctx, p)
 	if err != nil {
-		p.once.Do(func() { p.g.abandon(p) })
+		p.g.abandon(p)
 		return err
 	}
-	p.turn = next
+	p.w.Turn = next
 	return nil
 }
 
@@ -82,19 +79,29 @@ func (p *Permit) Renew(ctx context.Context) error {
 func (g *Gate) abandon(p *Permit) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if p.ended {
+		return
+	}
+	p.ended = true
 	g.reportCircuit(p, Report{Outcome: Unused}, g.clock.Now())
-	g.left(p.part)
+	g.left(p.w.Part)
 	g.tick()
 }
 
 // Done ends the permit and frees its slot. Unused gives it back for others,
 // unless Start had let the call go.
-func (p *Permit) Done(r Report) { p.once.Do(func() { p.g.finish(p, r) }) }
-
-func (g *Gate) finish(p *Permit, r Report) {
+func (p *Permit) Done(r Report) {
+	g := p.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := g.clock.Read()
+	if p.ended {
+		return
+	}
+	p.ended = true
+	g.finish(p, r, g.clock.Read())
+}
+
+func (g *Gate) finish(p *Permit, r Report, now store.Reading) {
 	if p.started && r.Outcome == Unused {
 		r.Outcome = Neutral
 	}
@@ -105,13 +112,13 @@ func (g *Gate) finish(p *Permit, r Report) {
 			r.Outcome = Unused
 		}
 	}
-	g.planner.End(p.turn, p.started)
+	g.planner.End(p.w.Turn, p.started)
 	g.reportThrottle(p, r, now.At)
 	changed := g.reportCircuit(p, r, now.Time())
 	if p.done != nil {
 		p.done(r.Outcome)
 	}
-	g.left(p.part)
+	g.left(p.w.Part)
 	if changed {
 		g.follow(now.Time())
 	}
@@ -125,15 +132,15 @@ func (g *Gate) reportThrottle(p *Permit, r Report, now ledger.Instant) {
 	case r.Outcome == Throttled:
 		jitter, prober := g.s.Rand.Float64(), ""
 		g.asked = r.Sent
-		if p.turn.Trial {
+		if p.w.Turn.Trial {
 			prober = g.s.Worker
 		}
 		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) {
 			reg.Throttled(now, prober, r.RetryAfter, r.MinHold, jitter)
 		})
-	case p.turn.Trial && r.Outcome == Success:
+	case p.w.Turn.Trial && r.Outcome == Success:
 		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Settled(g.s.Worker) })
-	case p.turn.Trial && p.started: // it learnt nothing about the limits
+	case p.w.Turn.Trial && p.started: // it learnt nothing about the limits
 		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Release(g.s.Worker) })
 	}
 	if p.started && r.Remaining >= 0 && r.Outcome != Throttled {

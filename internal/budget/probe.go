@@ -13,34 +13,29 @@ import (
 // wait of its own, so that a fleet does not claim a permit each; then its
 // permit; then the probe by compare-and-set. Whoever loses gives its permit
 // back. A crash after the claim leaves a lease that ends by itself.
-func (g *Gate) acquireProbe(ctx context.Context, w *turns.Waiter) (*Permit, error) {
-	p, err := g.permitForProbe(ctx, w)
-	if err == nil {
-		err = g.claimProbe(ctx, p)
+func (g *Gate) acquireProbe(ctx context.Context, p *Permit) error {
+	if err := g.permitForProbe(ctx, &p.w); err != nil {
+		g.leave(p.w.Part)
+		return err
 	}
-	if err == nil {
-		return p, nil
-	}
-	if p != nil {
+	err := g.claimProbe(ctx, p)
+	if err != nil {
 		p.Done(Report{Remaining: -1}) // a claim that is stored all the same is given back
-	} else {
-		g.leave(w.Part)
 	}
-	return nil, err
+	return err
 }
 
-func (g *Gate) permitForProbe(ctx context.Context, w *turns.Waiter) (*Permit, error) {
+func (g *Gate) permitForProbe(ctx context.Context, w *turns.Waiter) error {
 	g.mu.Lock()
 	jitter := time.Duration(g.s.Rand.Float64() * float64(mostProbeWait))
 	g.mu.Unlock()
 	if err := wait.For(ctx, jitter); err != nil {
-		return nil, err
+		return err
 	}
 	g.mu.Lock()
-	g.planner.Push(w)
-	g.pump(g.clock.Read())
+	g.push(w, g.clock.Read())
 	g.mu.Unlock()
-	return g.permit(ctx, w)
+	return g.await(ctx, w)
 }
 
 // mostProbeWait spreads the workers that would probe.
@@ -52,7 +47,7 @@ const mostProbeWait = 200 * time.Millisecond
 func (g *Gate) claimProbe(ctx context.Context, p *Permit) error {
 	now := g.clock.Now()
 	lease := now.Add(g.s.lease())
-	of, call := p.part.Of, p.ask.Call
+	of, call := p.w.Part.Of, p.w.Call
 	err := g.circuit.do(ctx, func(r circuit.Record) circuit.Record { return r.Claimed(of, call, g.s.Worker, now, lease) })
 	if err != nil {
 		return err
@@ -63,7 +58,7 @@ func (g *Gate) claimProbe(ctx context.Context, p *Permit) error {
 	switch c := g.record.Of(of); {
 	case !c.Held():
 		delete(g.probing, of)
-		p.part.Probe = false
+		p.w.Part.Probe = false
 	case c.State == circuit.HalfOpen && c.Prober == g.s.Worker && c.ProbeUntil.Equal(lease):
 	default:
 		return closedBy(of, c, call)

@@ -52,7 +52,10 @@ func (g *Gate) reach() {
 
 func (g *Gate) cannot(next unable) {
 	before := g.unable
-	g.unable = next
+	if next == before {
+		return
+	}
+	g.unable, g.barred = next, next.err()
 	if before.newer == next.newer && (before.far == "") == (next.far == "") {
 		return
 	}

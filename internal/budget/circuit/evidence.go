@@ -228,6 +228,12 @@ func (r *Record) closeProvider(now time.Time) {
 	}
 }
 
+// Calm reports whether it awaits no call at all.
+func (r Record) Calm() bool {
+	return !r.Held() && !r.LastFailure.After(r.LastSuccess) &&
+		!slices.ContainsFunc(r.Operations, func(o Operation) bool { return o.Held() || len(o.Row) > 0 })
+}
+
 // Awaits reports whether a success of the call is news: it ends a row of
 // failures, or is the first of the provider since one.
 func (r Record) Awaits(c Call) bool {

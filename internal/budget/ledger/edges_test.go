@@ -241,7 +241,7 @@ func TestFarAway(t *testing.T) {
 		t.Error("still written in the newer way")
 	}
 	for unsure, want := range map[time.Duration]bool{0: true, 100 * time.Millisecond: true, 240 * time.Millisecond: true, 400 * time.Millisecond: false} {
-		if got := (Window{2, time.Second}).Reachable(unsure); got != want {
+		if got := newShape(Window{2, time.Second}).Reachable(unsure); got != want {
 			t.Errorf("unsure by %v: reachable %v", unsure, got)
 		}
 	}

@@ -59,9 +59,9 @@ func (s Shape) needs(unsure time.Duration) time.Duration {
 }
 
 // Reachable reports whether a claimer who knows the time to within unsure can
-// use permits of a window at all. Half of the window is the most that is spent
+// use permits of the window at all. Half of the window is the most that is spent
 // on it.
-func (w Window) Reachable(unsure time.Duration) bool { return newShape(w).needs(unsure) <= w.Per/2 }
+func (s Shape) Reachable(unsure time.Duration) bool { return s.needs(unsure) <= s.Per/2 }
 
 // NewShapes are the shapes of all windows; of two as long, the stricter one.
 func NewShapes(l Limits) []Shape {

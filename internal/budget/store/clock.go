@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -37,6 +38,7 @@ type Clock struct {
 
 	mu    sync.Mutex // guards all below, for nanoseconds
 	est   Estimate
+	best  Sample    // the surest of them, which stays so as they all grow older
 	wall  int64     // wall time at mono, to see a machine that slept
 	mono  time.Time //
 	wakes int       // how often the machine slept: everything known before is void
@@ -65,12 +67,21 @@ type Estimate []Sample
 
 // Read is the server's time by the surest of the samples.
 func (e Estimate) Read(now time.Time) (t ledger.Instant, u time.Duration, ok bool) {
+	if len(e) == 0 {
+		return 0, 0, false
+	}
+	t, u = e.surest(now).read(now)
+	return t, u, true
+}
+
+func (e Estimate) surest(now time.Time) (best Sample) {
+	least := time.Duration(math.MaxInt64)
 	for _, s := range e {
-		if at, v := s.read(now); !ok || v < u {
-			t, u, ok = at, v, true
+		if _, u := s.read(now); u < least {
+			best, least = s, u
 		}
 	}
-	return t, u, ok
+	return best
 }
 
 // Add takes a sample. One that contradicts those before is of another clock
@@ -221,6 +232,7 @@ func (c *Clock) Sample(ctx context.Context) error {
 	rtt := time.Since(sent)
 	c.slept(time.Now())
 	c.est = c.est.Add(Sample{At: sent.Add(rtt / 2), Server: ledger.InstantOf(server), RTT: rtt})
+	c.best = c.est.surest(time.Now())
 	return nil
 }
 
@@ -254,8 +266,10 @@ func (c *Clock) Read() Reading {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.slept(now)
-	r := Reading{Wakes: c.wakes}
-	if r.At, r.U, r.OK = c.est.Read(now); !r.OK {
+	r := Reading{Wakes: c.wakes, OK: len(c.est) > 0}
+	if r.OK {
+		r.At, r.U = c.best.read(now)
+	} else {
 		r.At = ledger.InstantOf(now)
 	}
 	return r

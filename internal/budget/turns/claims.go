@@ -29,7 +29,7 @@ func (p *Planner) Plan(now ledger.Instant) (*Write, ledger.Instant) {
 	if p.writing || p.reg == nil {
 		return nil, 0
 	}
-	if !p.reg.Possible(now) {
+	if !p.possible(now) {
 		p.Lost(p.rev, now)
 	}
 	p.remember(now)
@@ -55,6 +55,19 @@ func (p *Planner) Plan(now ledger.Instant) (*Write, ledger.Instant) {
 	}
 	p.begin()
 	return w, wake
+}
+
+// possible reports whether the register can be what a fleet wrote. One that
+// could be can be later on, too.
+func (p *Planner) possible(now ledger.Instant) bool {
+	if p.sane > 0 && now >= p.sane {
+		return true
+	}
+	if !p.reg.Possible(now) {
+		return false
+	}
+	p.sane = now
+	return true
 }
 
 // Last is what a worker that stops has still to say: holds, permits it did not

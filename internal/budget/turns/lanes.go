@@ -42,18 +42,31 @@ type Ask struct {
 	Alone bool // nothing of its shard waits behind it, and no other of the shard is held by this worker
 }
 
-// Waiter is a request that waits for a permit.
+// Waiter is a request that waits for a permit. The lock of whoever owns the
+// planner guards it, until the wait has ended.
 type Waiter struct {
 	Ask
 	Part  *circuit.Part // in the circuits that are not closed; mostly nil
-	Ready chan struct{} // closed by whoever ends the wait, when Turn or Err is set
+	Ready chan struct{} // closed by End; nil if nobody has to wait for that
 	Turn  Turn          // what it got
 	Err   error         // or why it got none
+	ended bool
 }
 
-// NewWaiter is a request that is about to wait.
-func NewWaiter(a Ask, part *circuit.Part) *Waiter {
-	return &Waiter{Ask: a, Part: part, Ready: make(chan struct{})}
+// End ends the wait, with what it got or why it got nothing.
+func (w *Waiter) End(t Turn, err error) {
+	w.Turn, w.Err, w.ended = t, err, true
+	if w.Ready != nil {
+		close(w.Ready)
+	}
+}
+
+// Await makes Ready, unless the wait has ended already: most are served at
+// once, and need none.
+func (w *Waiter) Await() {
+	if !w.ended {
+		w.Ready = make(chan struct{})
+	}
 }
 
 // Turn is a permit for one call.

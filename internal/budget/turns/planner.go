@@ -28,6 +28,7 @@ type Planner struct {
 	queue   *queue
 	out     int             // calls under way, or about to be
 	held    []held          // permits claimed and not yet handed out, by time
+	grants  []Grant         // of the last Serve
 	trials  int             // permits in hand or out that are trials
 	refunds []ledger.Refund // to be given back with the next write
 	calls   []call          // made without a limit, to be recorded with the next write
@@ -36,6 +37,7 @@ type Planner struct {
 
 	reg  *ledger.Register // the last one seen; nil while it must be read before the next claim
 	rev  uint64
+	sane ledger.Instant                           // reg was possible then, and is so from then on; zero: nobody has looked
 	kept *ledger.Register                         // what was known before it had to be read again; nil: nothing
 	ops  []func(*ledger.Register, ledger.Instant) // changes that are on their way into the register: holds and their ends
 
@@ -100,8 +102,16 @@ func (p *Planner) unlimited(r *ledger.Register) bool {
 	return len(p.shapes) == 0 && r != nil && r.Strikes == 0
 }
 
-// Serve hands out what can start now, and says when to look again.
+// Serve hands out what can start now, and says when to look again. The grants
+// are the caller's until the next Serve.
 func (p *Planner) Serve(now ledger.Instant, u time.Duration) (grants []Grant, wake ledger.Instant) {
+	clear(p.grants) // what was served is not held on to
+	grants, wake = p.serve(p.grants[:0], now, u)
+	p.grants = grants
+	return grants, wake
+}
+
+func (p *Planner) serve(grants []Grant, now ledger.Instant, u time.Duration) ([]Grant, ledger.Instant) {
 	p.unsure = u
 	p.expire(now, u)
 	r := p.Effective(now)
@@ -245,7 +255,7 @@ func (p *Planner) Learn(r *ledger.Register, rev uint64) {
 	if p.reg == nil || r.Hold > p.reg.Hold {
 		p.obey(r)
 	}
-	p.reg, p.rev = r, rev
+	p.reg, p.rev, p.sane = r, rev, 0
 }
 
 // obey drops permits that a hold forbids.

@@ -15,7 +15,7 @@ func planner(l ledger.Limits, waiting int) *Planner {
 	p := NewPlanner("w", l, 100, time.Minute, rand.New(rand.NewPCG(1, 2)))
 	p.Learn(ledger.New(7), 1)
 	for range waiting {
-		p.Push(NewWaiter(Ask{}, nil))
+		p.Push(&Waiter{})
 	}
 	return p
 }
