@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"strings"
@@ -21,13 +20,7 @@ var errLoss = errors.New("not done without --accept-loss")
 // apply brings the streams and buckets of a server to the form that this
 // version needs, and exits. It is for a server where the workers' own
 // credentials may not create them; the administrator's may.
-func apply(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet("apply", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the error says it
-	acceptLoss := flags.Bool("accept-loss", false, "make streams smaller, younger or with fewer copies, as they are set")
-	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
-		return errors.Join(fmt.Errorf("%w: worker apply [--accept-loss]; NATS_URL or NATS_CONTEXT names the server", errUsage), err)
-	}
+func apply(ctx context.Context, acceptLoss bool, getenv func(string) string, stdout, stderr io.Writer) error {
 	config, err := app.Load(getenv)
 	if err != nil {
 		return err
@@ -36,7 +29,7 @@ func apply(ctx context.Context, args []string, getenv func(string) string, stdou
 		return fmt.Errorf("%w: apply needs NATS_URL or NATS_CONTEXT; an embedded server is brought up to date by its worker", errUsage)
 	}
 	config.NATS.Name = "fetchworker apply"
-	config.Topology.AcceptLoss = *acceptLoss
+	config.Topology.AcceptLoss = acceptLoss
 	logger, err := app.NewLogger(config, stderr)
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -17,25 +16,23 @@ import (
 	"fetchworker/internal/providers/catalogue"
 )
 
+// checking is what check is told to do.
+type checking struct {
+	catalog     string // a file, "" for the built-in providers
+	schema, try bool
+}
+
 // check validates the configuration as serve would read it, and prints what
 // is in force. Every mistake is named at once, in files with its line. But for
-// --try it connects to nothing, and it prints no key.
-func check(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
-	flags := flag.NewFlagSet("check", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the error says it
-	catalog := flags.String("catalog", getenv("FETCH_CATALOG"), "catalogue to check instead of FETCH_CATALOG")
-	schema := flags.Bool("schema", false, "print the JSON Schema of a catalogue, for editors")
-	trying := flags.Bool("try", false, "make one real call: --try PROVIDER OPERATION [name=value ...]")
-	if err := flags.Parse(args); err != nil || flags.NArg() > 0 && !*trying {
-		return errors.Join(fmt.Errorf("%w: worker check [--catalog FILE] [--schema | --try PROVIDER OPERATION [name=value ...]]", errUsage), err)
-	}
-	if *schema {
+// a try it connects to nothing, and it prints no key.
+func check(ctx context.Context, o checking, args []string, getenv func(string) string, stdout io.Writer) error {
+	if o.schema {
 		_, err := stdout.Write(catalogue.Schema())
 		return err
 	}
 	environment := watchEnvironment(func(name string) string {
 		if name == "FETCH_CATALOG" {
-			return *catalog
+			return o.catalog
 		}
 		return getenv(name)
 	})
@@ -46,8 +43,8 @@ func check(ctx context.Context, args []string, getenv func(string) string, stdou
 		return err
 	}
 	defer set.Close()
-	if *trying {
-		return try(ctx, flags.Args(), config, set, stdout)
+	if o.try {
+		return try(ctx, args, config, set, stdout)
 	}
 
 	r := &report{tabs: tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0), getenv: with}

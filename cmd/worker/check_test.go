@@ -67,13 +67,30 @@ func TestCheckNamesEveryMistakeAtOnce(t *testing.T) {
 			t.Errorf("%q is missing in %v", want, err)
 		}
 	}
-	for _, args := range [][]string{{"check", "--help"}, {"record", "-h"}, {"demo", "--help"}} {
-		var out strings.Builder
-		if err := run(t.Context(), args, env(), &out, io.Discard); err != nil || !strings.Contains(out.String(), "worker check") {
-			t.Errorf("%v: %v", args, err)
+}
+
+// TestEveryCommandHasItsOwnHelp: asked for it in any way, and a command line
+// that cannot be meant does nothing but say so.
+func TestEveryCommandHasItsOwnHelp(t *testing.T) {
+	root := (&cli{getenv: env()}).root()
+	for _, cmd := range root.Commands() {
+		for _, args := range [][]string{{cmd.Name(), "--help"}, {cmd.Name(), "-h"}, {"help", cmd.Name()}} {
+			var out strings.Builder
+			if err := run(t.Context(), args, env(), &out, io.Discard); err != nil || !strings.Contains(out.String(), "worker "+cmd.Name()) || cmd.Short == "" {
+				t.Errorf("%v: %v\n%s", args, err, out.String())
+			}
 		}
 	}
-	for _, args := range [][]string{{"check", "extra"}, {"check", "--nonsense"}} {
+	for _, args := range [][]string{{"version"}, {"--version"}, {"-v"}} {
+		var out strings.Builder
+		if err := run(t.Context(), args, env(), &out, io.Discard); err != nil || out.String() != "fetchworker "+version+"\n" {
+			t.Errorf("%v: %v %q", args, err, out.String())
+		}
+	}
+	for _, args := range [][]string{
+		{"check", "extra"}, {"check", "--nonsense"}, {"check", "--try", "fmp"}, {"dance"}, {"--nonsense"}, {"serve", "extra"},
+		{"--accept-loss", "extra"}, {"health", "extra"}, {"apply", "extra"}, {"version", "extra"}, {"record"},
+	} {
 		if err := run(t.Context(), args, env(), io.Discard, io.Discard); !errors.Is(err, errUsage) {
 			t.Errorf("%v: %v", args, err)
 		}

@@ -22,10 +22,7 @@ var errDemoLong = errors.New("the demonstration should have ended by now")
 //
 // Only the four providers are played, from recorded answers. The rest is
 // what production runs: serve, with its queue, worker and replayer.
-func demo(ctx context.Context, args []string, stdout io.Writer) error {
-	if len(args) > 0 {
-		return fmt.Errorf("%w: demo takes no arguments", errUsage)
-	}
+func demo(ctx context.Context, stdout io.Writer) error {
 	return show(ctx, stdout, scenes)
 }
 

@@ -20,10 +20,7 @@ var errNotReady = errors.New("not ready")
 
 // health asks the worker of this machine, or this container, whether it is
 // ready: images without a shell have no curl.
-func health(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
-	if len(args) > 0 {
-		return fmt.Errorf("%w: health takes no arguments; FETCH_HTTP_ADDR names the worker", errUsage)
-	}
+func health(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
 	config, err := app.Load(getenv)
 	if err != nil {
 		return err

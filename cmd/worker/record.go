@@ -13,11 +13,7 @@ import (
 // exchange, redacted, in the form of the files in testdata. It asks nobody
 // for a permit: it is for a person who adds a test, not for a script.
 func recordExchange(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
-	const minArgs = 2
-	if len(args) < minArgs {
-		return fmt.Errorf("%w: worker record PROVIDER OPERATION [name=value ...]", errUsage)
-	}
-	params, err := fetchworker.ParamsFrom(args[minArgs:])
+	params, err := fetchworker.ParamsFrom(args[wordsNeeded:])
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}

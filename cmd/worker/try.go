@@ -25,10 +25,6 @@ const waitForPermit = 30 * time.Second
 // came, what it was taken for, and why. Where a server is named the call is one
 // of the fleet's and waits for its permit; without one it is outside of them.
 func try(ctx context.Context, args []string, config app.Config, set *providers.Set, stdout io.Writer) (err error) {
-	const minArgs = 2
-	if len(args) < minArgs {
-		return fmt.Errorf("%w: worker check --try PROVIDER OPERATION [name=value ...]", errUsage)
-	}
 	p, ok := set.Provider(args[0])
 	switch {
 	case !ok:
@@ -36,7 +32,7 @@ func try(ctx context.Context, args []string, config app.Config, set *providers.S
 	case !p.Configured():
 		return fmt.Errorf("a key of %s is not set: it needs %v", p.Name, p.Variables())
 	}
-	params, err := fetchworker.ParamsFrom(args[minArgs:])
+	params, err := fetchworker.ParamsFrom(args[wordsNeeded:])
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
