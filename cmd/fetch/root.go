@@ -75,7 +75,7 @@ Exit codes: 0 an answer (ok or stale), 1 a failed answer or an error, 2 usage,
 			}
 			return nil
 		},
-		SilenceUsage: true, SilenceErrors: true,
+		Version: versionText(), SilenceUsage: true, SilenceErrors: true,
 		ValidArgsFunction: c.complete,
 		RunE: c.do(func(cmd *cobra.Command, args []string) error {
 			if c.from != "" {
@@ -84,6 +84,7 @@ Exit codes: 0 an answer (ok or stale), 1 a failed answer or an error, 2 usage,
 			return c.one(cmd, args)
 		}),
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	f := root.Flags()
 	f.StringVar(&c.lane, "lane", "interactive", "interactive, or batch for what can wait (with --from: batch)")
 	f.StringVar(&c.id, "id", "", "request `id`: asked again under it, the stored answer comes back (default: a new one)")
@@ -137,15 +138,19 @@ func (c *cli) do(run func(*cobra.Command, []string) error) func(*cobra.Command, 
 // version is set by the release build.
 var version = "dev"
 
+func versionText() string {
+	v := "fetch " + version
+	if info, ok := debug.ReadBuildInfo(); ok {
+		v += " " + info.GoVersion
+	}
+	return v
+}
+
 func (c *cli) cmdVersion() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: c.do(func(*cobra.Command, []string) error {
-			v := version
-			if info, ok := debug.ReadBuildInfo(); ok {
-				v += " " + info.GoVersion
-			}
-			_, err := fmt.Fprintln(c.out, "fetch", v)
+			_, err := fmt.Fprintln(c.out, versionText())
 			return err
 		}),
 	}

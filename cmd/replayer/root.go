@@ -39,6 +39,9 @@ type cli struct {
 	refused atomic.Pointer[string] // the permission that the server refused
 }
 
+// version is set by the release build.
+var version = "dev"
+
 func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "replayer",
@@ -53,10 +56,12 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 nothing matched.`,
   replayer list --provider fmp --since 2h
   replayer replay --provider fmp --dry-run
   replayer review requeue alice/q-17 --reason "symbol list fixed"`,
+		Version:       version,
 		SilenceErrors: true, SilenceUsage: true,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetVersionTemplate("replayer {{.Version}}\n")
 	f := root.PersistentFlags()
 	f.StringVar(&c.server, "server", "", "NATS server `URL` (default $NATS_URL, or nats://127.0.0.1:4222)")
 	f.StringVar(&c.creds, "creds", "", "NATS credentials `file` (default $NATS_CREDS)")

@@ -53,8 +53,10 @@ func TestADemoThatDoesNotSeeWhatItPromisesFails(t *testing.T) {
 	if !errors.Is(err, wrong) {
 		t.Errorf("error %v", err)
 	}
-	if !strings.Contains(out.String(), `"message":"serving"`) {
-		t.Errorf("the worker's last words are missing:\n%s", out.String())
+	for _, words := range []string{`"message":"serving"`, `"next":"fetch ops fmp --server nats://127.0.0.1:`} {
+		if !strings.Contains(out.String(), words) {
+			t.Errorf("%s: the worker's last words are missing:\n%s", words, out.String())
+		}
 	}
 }
 

@@ -71,6 +71,21 @@ func serverWarnings(embedded *broker.Embedded) prometheus.Collector {
 	}, func() float64 { return float64(embedded.Warnings()) })
 }
 
+// next says what to type, to somebody who has started a worker and looks at it;
+// url is the embedded server's, if there is one.
+func next(url string, serving []fetch.Served) string {
+	server := ""
+	switch {
+	case len(serving) == 0:
+		return "no provider can be called: set a key; worker check shows which variables are read"
+	case url == "":
+		return "replayer status shows what the fleet does"
+	case url != nats.DefaultURL:
+		server = " --server " + url
+	}
+	return fmt.Sprintf("fetch ops %s%s lists what can be asked, replayer status%s shows what the fleet does", serving[0].Provider.Name, server, server)
+}
+
 // logStart prints the configuration in force; it holds no key.
 func logStart(logger *zap.Logger, config app.Config, set *providers.Set, embedded *broker.Embedded) {
 	if embedded != nil {

@@ -229,12 +229,12 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		group.Go(func() error { return replayer.Run(running) })
 	}
 	vitals.Serves(app.All(checks...))
-	logger.Info("serving", zap.Strings("providers", names(serving)), zap.String("http", listener.Addr()))
+	url := ""
+	if embedded != nil {
+		url = embedded.URL()
+	}
+	logger.Info("serving", zap.Strings("providers", names(serving)), zap.String("http", listener.Addr()), zap.String("next", next(url, serving)))
 	if h.ready != nil {
-		url := ""
-		if embedded != nil {
-			url = embedded.URL()
-		}
 		h.ready(listener.Addr(), url)
 	}
 	err = group.Wait()
