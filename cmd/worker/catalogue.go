@@ -5,6 +5,7 @@ import (
 
 	"fetchworker/internal/app"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go/micro"
 	"go.uber.org/zap"
@@ -29,7 +30,7 @@ func tellCatalogue(set *providers.Set, logger *zap.Logger) app.Endpoint {
 		case known:
 			err = r.RespondJSON(told)
 		default:
-			err = r.Error("404", "no provider named "+name+" is known here", nil)
+			err = r.Error("404", record.HeaderValue("no provider named "+name+" is known here"), nil)
 		}
 		if err != nil {
 			logger.Debug("catalogue", zap.Error(err)) // whoever asked asks again

@@ -235,6 +235,10 @@ func Decode(subject string, h nats.Header, data []byte) (Letter, error) {
 			return l, fmt.Errorf("%s: history: %w", subject, err)
 		}
 	}
+	// A header is ASCII, the history in it is not: it has the text as it was.
+	if n := len(l.History); n > 0 && l.Error == record.HeaderValue(l.History[n-1].Error) {
+		l.Error = l.History[n-1].Error
+	}
 	return l, nil
 }
 

@@ -37,6 +37,10 @@ func (d *desk) operator(hook record.Hook) *operate.Operator {
 	return operate.NewOperator(d.JS, record.New(d.JS, hook), operate.Signature{By: "ann", Reason: "because", Run: "r1"})
 }
 
+func (d *desk) operatorWhy(reason string) *operate.Operator {
+	return operate.NewOperator(d.JS, record.New(d.JS, nil), operate.Signature{By: "ann", Reason: reason, Run: "r1"})
+}
+
 func letter(id string) dlq.Letter {
 	now := time.Now().UTC()
 	return dlq.Letter{
@@ -310,11 +314,12 @@ func TestDiscardIsFinalForGood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fate, err := d.operator(nil).Discard(t.Context(), d.only(fetchworker.StreamReview)); fate != operate.FateDone || err != nil {
+	const reason = "Société Générale’s feed – closed; see „Störung“ 1 and \"2\" of the quite long list of everything that was closed"
+	if fate, err := d.operatorWhy(reason).Discard(t.Context(), d.only(fetchworker.StreamReview)); fate != operate.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
 	a := d.stored(l.Identity)
-	if a.Problem.Code() != fetchworker.CodeDiscarded || !a.Final || a.Review || a.Generation != 2 || a.Calls != 4 {
+	if a.Problem.Detail != reason || a.Problem.Code() != fetchworker.CodeDiscarded || !a.Final || a.Review || a.Generation != 2 || a.Calls != 4 {
 		t.Errorf("%+v", a)
 	}
 	if m, err := copies.NextMsg(5 * time.Second); err != nil || m.Header.Get(fetchworker.HeaderStatus) != "failed" {

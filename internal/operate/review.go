@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"mime"
 	"strconv"
 	"time"
 
@@ -103,7 +104,7 @@ func (o *Operator) decide(ctx context.Context, item browse.Found, action string,
 	m.Header.Set(headerDecided, action)
 	m.Header.Set(headerDecidedAt, o.now().UTC().Format(time.RFC3339Nano))
 	m.Header.Set(headerDecidedBy, o.signed.Run+"."+rand.Text())
-	m.Header.Set(headerDecidedWhy, dlq.OneLine(o.signed.Reason))
+	m.Header.Set(headerDecidedWhy, mime.QEncoding.Encode("utf-8", dlq.OneLine(o.signed.Reason))) // a header is ASCII
 	slot := item.ReviewSlot()
 	slot.Point = "claim"
 	sequence, err := o.swap(ctx, slot, item.Sequence, m, headerDecidedBy)
@@ -230,7 +231,7 @@ func (o *Operator) discard(ctx context.Context, item dlq.Letter, decided nats.He
 		}
 		next := item
 		next.Generation++
-		ends, stored, err := o.answers.Replace(ctx, stands, next.Failed(fetchworker.CodeDiscarded, decided.Get(headerDecidedWhy)), item.ReplyTo())
+		ends, stored, err := o.answers.Replace(ctx, stands, next.Failed(fetchworker.CodeDiscarded, reasonOf(decided)), item.ReplyTo())
 		fate = FateDone
 		if !stored && (ends.Generation != next.Generation || ends.Problem == nil || ends.Problem.Code() != fetchworker.CodeDiscarded) {
 			fate = FateSuperseded
@@ -238,6 +239,16 @@ func (o *Operator) discard(ctx context.Context, item dlq.Letter, decided nats.He
 		return err
 	})
 	return fate, err
+}
+
+// reasonOf is why a person decided so, in the words they wrote.
+func reasonOf(decided nats.Header) string {
+	written := decided.Get(headerDecidedWhy)
+	reason, err := new(mime.WordDecoder).DecodeHeader(written)
+	if err != nil {
+		return written
+	}
+	return reason
 }
 
 func (o *Operator) delete(ctx context.Context, sequence uint64) error {

@@ -204,6 +204,7 @@ func (l *Log) ask(ctx context.Context, subject string, request []byte) error {
 
 // Send publishes a message that nothing stores.
 func (l *Log) Send(m *nats.Msg) error {
+	ascii(m.Header)
 	if err := l.js.Conn().PublishMsg(m); err != nil {
 		return fmt.Errorf("send to %s: %w", m.Subject, err)
 	}

@@ -198,6 +198,7 @@ func (l *Log) publish(ctx context.Context, stream string, m *nats.Msg, last uint
 func (l *Log) publishAny(ctx context.Context, stream string, m *nats.Msg, options ...jetstream.PublishOpt) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	ascii(m.Header)
 	ack, err := l.js.PublishMsg(ctx, m, append(options, jetstream.WithExpectStream(stream))...)
 	switch {
 	case hasCode(err, accountFull, serverFull, storageFull, storeFailed):
