@@ -159,6 +159,9 @@ func (r *report) provider(p *providers.Provider) {
 	}
 	r.line("  bytes", bytes)
 	r.line("  timeout", plain(p.Timeout))
+	if !p.ToldUnderSuccess() {
+		r.line("  errors", "none is told from an answer under 2xx: one that comes so is kept as an answer (docs/catalogue.md, errors)")
+	}
 	r.line("  operations")
 	for _, name := range slices.Sorted(maps.Keys(p.Operations)) {
 		r.operation(p.Operations[name])

@@ -53,6 +53,35 @@ func TestCheckPrintsWhatIsInForceAndNoKey(t *testing.T) {
 	}
 }
 
+// TestCheckSaysWhoseErrorsAreTakenForAnswers: a provider has a rule for errors
+// under 2xx, or that it has none is told.
+func TestCheckSaysWhoseErrorsAreTakenForAnswers(t *testing.T) {
+	const told = "none is told from an answer under 2xx"
+	for errors, want := range map[string]bool{
+		"": true,
+		"errors: [{status: 429, class: throttled}]":                             true,
+		"errors: [{status: 2xx, at: /empty, class: ok, no_cache: true}]":        true,
+		"errors: [{status: 2xx, at: /error, class: permanent, code: rejected}]": false,
+		"errors: [{status: [404, 200], at: /error, class: transient}]":          false,
+		"errors: [{at: /error, class: transient}]":                              false,
+	} {
+		catalog := filepath.Join(t.TempDir(), "catalog.yaml")
+		text := "providers:\n  tides:\n    base_url: https://tides.example.com\n    auth: {header: X-Token}\n" +
+			"    " + errors + "\n    operations: {heights: {path: /heights}}\n"
+		if err := os.WriteFile(catalog, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if err := run(t.Context(), []string{"check", "--catalog", catalog}, env(), &out, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		// The built-in ones know theirs.
+		if n := strings.Count(out.String(), told); n > 1 || n == 1 != want {
+			t.Errorf("%q: told %d times\n%s", errors, n, out.String())
+		}
+	}
+}
+
 func TestCheckNamesEveryMistakeAtOnce(t *testing.T) {
 	catalog := filepath.Join(t.TempDir(), "catalog.yaml")
 	if err := os.WriteFile(catalog, []byte("providers:\n  fmp:\n    timeout: soon\n"), 0o600); err != nil {

@@ -2,8 +2,10 @@ package sheet
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
+	"fetchworker"
 	"fetchworker/internal/providers/redact"
 )
 
@@ -28,4 +30,13 @@ func (e *ParamError) Error() string {
 		b.WriteString(redact.Shorten(e.Got, 80))
 	}
 	return b.String()
+}
+
+// ToldUnderSuccess reports whether a rule tells an error from an answer where
+// the status is 2xx. Without one an error that comes so is kept as an answer.
+func (s *Spec) ToldUnderSuccess() bool {
+	return slices.ContainsFunc(s.ErrorRules, func(r Rule) bool {
+		success := func(status int) bool { return status == 2 || status/100 == 2 }
+		return r.Class != fetchworker.ClassOK && (len(r.Status) == 0 || slices.ContainsFunc(r.Status, success))
+	})
 }
