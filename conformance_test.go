@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -242,8 +243,17 @@ func TestTheExamplesConform(t *testing.T) {
 	if os.Getenv("FETCH_INTEROP") == "" {
 		t.Skip("make interop runs the clients of other languages")
 	}
+	// The protocol's client in fifty lines stands where its modules are found.
+	fifty := "examples/node/fifty-lines.tmp.mjs"
+	_, examples := protocolExamples(t)
+	i := slices.IndexFunc(examples, func(e example) bool { return e.kind == "js" })
+	if err := os.WriteFile(fifty, []byte(examples[i].text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(fifty) })
 	for name, command := range map[string][]string{
 		"node":   {"node", "examples/node/conformance.mjs"},
+		"fifty":  {"node", "examples/node/conformance.mjs"},
 		"python": {"python3", "examples/python/conformance.py"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -257,6 +267,9 @@ func TestTheExamplesConform(t *testing.T) {
 				}
 				cmd := exec.CommandContext(ctx, command[0], append(command[1:], string(text))...)
 				cmd.Env = append(os.Environ(), "NATS_URL="+url)
+				if name == "fifty" {
+					cmd.Env = append(cmd.Env, "FETCH_CLIENT=./"+filepath.Base(fifty))
+				}
 				cmd.Stderr = t.Output()
 				out, err := cmd.Output()
 				if err != nil {

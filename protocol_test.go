@@ -23,43 +23,48 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-const protocolFile = "docs/protocol.md"
+// protocolFiles are what an agent needs, and what subscribers and operators do.
+var protocolFiles = []string{"docs/protocol.md", "docs/messages.md"}
 
 // example is a fenced block of the protocol: a message with its subject and
 // headers, or a problem alone.
 type example struct {
-	kind string // request, refused, answer, letter, problem, event, audit, subjects
+	kind string // request, refused, answer, letter, problem, event, audit, sh, js
+	file string
 	line int
 	text string
 	*nats.Msg
 }
 
-func (e example) String() string { return fmt.Sprintf("%s:%d (%s)", protocolFile, e.line, e.kind) }
+func (e example) String() string { return fmt.Sprintf("%s:%d (%s)", e.file, e.line, e.kind) }
 
 func protocolExamples(t *testing.T) (text string, examples []example) {
 	t.Helper()
-	content, err := os.ReadFile(protocolFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var open *example
-	for i, line := range strings.Split(string(content), "\n") {
-		fence, kind := strings.CutPrefix(line, "```")
-		switch {
-		case open != nil && line == "```":
-			open.Msg = messageOf(open.text)
-			examples = append(examples, *open)
-			open = nil
-		case open != nil:
-			open.text += line + "\n"
-		case kind:
-			open = &example{kind: fence, line: i + 1}
+	for _, file := range protocolFiles {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += string(content)
+		var open *example
+		for i, line := range strings.Split(string(content), "\n") {
+			fence, kind := strings.CutPrefix(line, "```")
+			switch {
+			case open != nil && line == "```":
+				open.Msg = messageOf(open.text)
+				examples = append(examples, *open)
+				open = nil
+			case open != nil:
+				open.text += line + "\n"
+			case kind:
+				open = &example{kind: fence, file: file, line: i + 1}
+			}
 		}
 	}
 	if len(examples) == 0 {
 		t.Fatal("no examples")
 	}
-	return string(content), examples
+	return text, examples
 }
 
 // messageOf reads a subject, headers and, after an empty line, a body.
@@ -80,7 +85,7 @@ func TestProtocolExamplesAreWhatIsOnTheWire(t *testing.T) {
 	checks := map[string]func(*testing.T, example){
 		"request": checkRequest, "refused": checkRefused, "answer": checkAnswer, "problem": checkProblem,
 		"letter": checkLetter, "event": checkEvent, "audit": checkAudit,
-		"sh": func(*testing.T, example) {},
+		"sh": func(*testing.T, example) {}, "js": func(*testing.T, example) {}, // run where Node is
 	}
 	for _, e := range examples {
 		check, known := checks[e.kind]
@@ -88,7 +93,7 @@ func TestProtocolExamplesAreWhatIsOnTheWire(t *testing.T) {
 			t.Errorf("%s: no check for this kind of block", e)
 			continue
 		}
-		t.Run(fmt.Sprintf("%s at line %d", e.kind, e.line), func(t *testing.T) { check(t, e) })
+		t.Run(fmt.Sprintf("%s at %s:%d", e.kind, e.file, e.line), func(t *testing.T) { check(t, e) })
 	}
 }
 
@@ -288,7 +293,7 @@ func TestProtocolLeavesNothingOut(t *testing.T) {
 			t.Errorf("%s has the type %q, which this test does not know", c.value, c.kind)
 		}
 		if !shown {
-			t.Errorf("%s %q has no example in %s", c.kind, c.value, protocolFile)
+			t.Errorf("%s %q has no example in %v", c.kind, c.value, protocolFiles)
 		}
 	}
 	for _, c := range constants(t, "headers.go") {
