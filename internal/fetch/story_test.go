@@ -224,18 +224,23 @@ func TestRequestsThatNobodyServesAreAnswered(t *testing.T) {
 		r.well()
 		defer r.whole(1, 1)()
 		time.Sleep(2 * time.Second)
-		for _, c := range []struct {
-			subject string
-			code    fetchworker.Code
+		for i, c := range []struct {
+			subject, params string
+			code            fetchworker.Code
+			detail          string // told in it
 		}{
-			{"fetch.request.polygon.interactive.aggregates.alice", fetchworker.CodeProviderNotConfigured},
-			{"fetch.request.nobody.batch.x.alice", fetchworker.CodeUnknownProvider},
-			{"fetch.request.fmp.urgent.quote.alice", fetchworker.CodeInvalidRequest},
-			{"fetch.request.fmp.batch.nosuch.alice", fetchworker.CodeUnknownOperation},
+			{"fetch.request.polygon.interactive.aggregates.alice", `{}`, fetchworker.CodeProviderNotConfigured, ""},
+			{"fetch.request.nobody.batch.x.alice", `{}`, fetchworker.CodeUnknownProvider, "known"},
+			{"fetch.request.fpm.batch.quote.alice", `{}`, fetchworker.CodeUnknownProvider, "did you mean fmp?"},
+			{"fetch.request.fmp.urgent.quote.alice", `{}`, fetchworker.CodeInvalidRequest, ""},
+			{"fetch.request.fmp.batch.nosuch.alice", `{}`, fetchworker.CodeUnknownOperation, "it has "},
+			{"fetch.request.fmp.batch.qoute.alice", `{}`, fetchworker.CodeUnknownOperation, "did you mean quote? it has quote,"},
+			{"fetch.request.fmp.batch.quote.alice", `{"simbol":"AAPL"}`, fetchworker.CodeInvalidRequest, "did you mean symbol?"},
 		} {
-			id := r.ask(c.subject, "x1", `{"id":"x1","params":{}}`)
+			name := fmt.Sprint("x", i)
+			id := r.ask(c.subject, name, `{"id":"`+name+`","params":`+c.params+`}`)
 			a := r.final(id, 2*time.Second)
-			if a.Problem == nil || a.Problem.Code() != c.code {
+			if a.Problem == nil || a.Problem.Code() != c.code || !strings.Contains(a.Problem.Detail, c.detail) {
 				t.Errorf("%s: %+v", c.subject, a)
 			}
 		}

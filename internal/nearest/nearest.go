@@ -24,16 +24,17 @@ func Of(written string, words []string) string {
 // Sorted are the words, the nearest first.
 func Sorted(written string, words []string) []string {
 	written = strings.ToLower(written)
-	far := func(word string) int {
-		word = strings.ToLower(word)
-		if written != "" && strings.Contains(word, written) {
-			return 0 // a part of it
+	far := make(map[string]int, len(words))
+	for _, word := range words {
+		lower := strings.ToLower(word)
+		far[word] = distance(written, lower)
+		if written != "" && strings.Contains(lower, written) {
+			far[word] = 0 // a part of it
 		}
-		return distance(written, word)
 	}
 	words = slices.Clone(words)
-	slices.SortStableFunc(words, func(a, b string) int {
-		return cmp.Or(cmp.Compare(far(a), far(b)), strings.Compare(a, b))
+	slices.SortFunc(words, func(a, b string) int {
+		return cmp.Or(cmp.Compare(far[a], far[b]), strings.Compare(a, b))
 	})
 	return words
 }

@@ -10,6 +10,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/nearest"
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -243,12 +244,20 @@ func (s *Sweeper) refusal(address fetchworker.Address, served map[string]bool) (
 	case !served[address.Provider] && (s.config.Known(address.Provider) || view.Control.Retired != nil):
 		return fetchworker.CodeProviderNotConfigured, "no worker has a key for " + address.Provider
 	case !served[address.Provider]:
-		return fetchworker.CodeUnknownProvider, "no provider named " + address.Provider + " is known"
+		return fetchworker.CodeUnknownProvider, s.unknown(address.Provider)
 	case !address.Lane.Valid():
 		return fetchworker.CodeInvalidRequest, badLane
 	default:
 		return "", ""
 	}
+}
+
+func (s *Sweeper) unknown(provider string) string {
+	detail := "no provider named " + provider + " is known"
+	if meant := nearest.Of(provider, s.board.Providers()); meant != "" {
+		detail += ", did you mean " + meant + "?"
+	}
+	return detail
 }
 
 // refuse answers a request and deletes it. A crash in between leaves it to be

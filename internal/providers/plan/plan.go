@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"fetchworker/internal/nearest"
 	"fetchworker/internal/providers/redact"
 	"fetchworker/internal/providers/sheet"
 )
@@ -57,8 +58,10 @@ func (c *Call) Target() string {
 func (p *API) Plan(operation string, params json.RawMessage) (*Call, error) {
 	op, ok := p.Operations[operation]
 	if !ok {
-		return nil, fmt.Errorf("%w: %s has no %q, it has %s", ErrUnknownOperation,
-			p.Name, redact.Shorten(operation, 40), strings.Join(slices.Sorted(maps.Keys(p.Operations)), ", "))
+		operation = redact.Shorten(operation, 40)
+		known := slices.Collect(maps.Keys(p.Operations))
+		return nil, fmt.Errorf("%w: %s has no %q, %sit has %s", ErrUnknownOperation,
+			p.Name, operation, meant(operation, known), strings.Join(nearest.Sorted(operation, known), ", "))
 	}
 	given := map[string]json.RawMessage{}
 	if params = bytes.TrimSpace(params); len(params) > 0 && string(params) != "null" {
@@ -125,9 +128,11 @@ func (p *API) values(op *sheet.Operation, given map[string]json.RawMessage) (map
 			delete(given, name)
 		}
 	}
+	if err := known(op, given); err != nil { // first, as a mistyped name looks like a missing one as well
+		return nil, err
+	}
 	for _, param := range op.Params {
 		raw, ok := given[param.Name]
-		delete(given, param.Name)
 		switch {
 		case ok:
 			text, err := param.Value(raw, p.patterns[param.Pattern])
@@ -144,13 +149,6 @@ func (p *API) values(op *sheet.Operation, given map[string]json.RawMessage) (map
 			values[param.Name] = param.Default
 		}
 	}
-	for name := range given {
-		known := make([]string, len(op.Params))
-		for i, param := range op.Params {
-			known[i] = param.Name
-		}
-		return nil, &sheet.ParamError{Param: redact.Shorten(name, 40), Expected: fmt.Sprintf("only parameters that %s has: %s", op.Name, strings.Join(known, ", "))}
-	}
 	isGiven := func(name string) bool { return values[name] != "" }
 	if len(op.AnyOf) > 0 && !slices.ContainsFunc(op.AnyOf, isGiven) {
 		return nil, &sheet.ParamError{Expected: "at least one of " + strings.Join(op.AnyOf, ", ")}
@@ -161,6 +159,28 @@ func (p *API) values(op *sheet.Operation, given map[string]json.RawMessage) (map
 		}
 	}
 	return values, inOrder(op, values)
+}
+
+// known refuses a parameter that the operation does not have.
+func known(op *sheet.Operation, given map[string]json.RawMessage) error {
+	names := make([]string, len(op.Params))
+	for i, param := range op.Params {
+		names[i] = param.Name
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if !slices.Contains(names, name) {
+			name = redact.Shorten(name, 40)
+			return &sheet.ParamError{Param: name, Expected: fmt.Sprintf("only parameters that %s has (%s%s)", op.Name, meant(name, names), strings.Join(nearest.Sorted(name, names), ", "))}
+		}
+	}
+	return nil
+}
+
+func meant(written string, words []string) string {
+	if word := nearest.Of(written, words); word != "" {
+		return "did you mean " + word + "? "
+	}
+	return ""
 }
 
 // climbs reports whether a value could be more than one segment of a path, or
