@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"fetchworker/internal/budget/circuit"
@@ -125,76 +124,6 @@ func TestIdleBucketMadeAnew(t *testing.T) {
 		time.Sleep(time.Second)
 		if g.State().PausedUntil.IsZero() {
 			t.Error("a pause is not seen after a second")
-		}
-	})
-}
-
-// TestIdleFleet: workers that have nothing to do cost the server next to
-// nothing, however many providers there are.
-func TestIdleFleet(t *testing.T) {
-	workers, providers := 50, 20
-	if *simFull {
-		providers = 200
-	}
-	bubble(t, func(t *testing.T, b *bench) {
-		for i := range providers {
-			if err := CreateRegister(t.Context(), b.kv, fmt.Sprintf("p%d", i)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		var mirrors []*store.Mirror
-		for w := range workers {
-			js, kv := b.connect()
-			mirror, err := store.NewMirror(t.Context(), js, kv, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			mirrors = append(mirrors, mirror)
-			for i := range providers {
-				g, err := Open(t.Context(), js, kv, Settings{
-					Provider: fmt.Sprintf("p%d", i), Worker: fmt.Sprintf("w%d", w), Limits: perMinute(60), CircuitFailures: 3, Mirror: mirror,
-				}, nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				b.gates = append(b.gates, g)
-			}
-		}
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		stream, err := b.js.Stream(t.Context(), "KV_"+store.Bucket)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n := stream.CachedInfo().State.Consumers; n > 60 {
-			t.Errorf("%d consumers on the bucket", n)
-		}
-		const long = 2 * time.Minute
-		before, err := b.server.Varz(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range int(long / (15 * time.Second)) {
-			for _, g := range b.gates {
-				g.State() // a scrape is not a question
-			}
-			time.Sleep(15 * time.Second)
-		}
-		after, err := b.server.Varz(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		rate := float64(after.InMsgs+after.OutMsgs-before.InMsgs-before.OutMsgs) / long.Seconds()
-		t.Logf("%d workers, %d providers: %d consumers, %.1f messages a second", workers, providers, stream.CachedInfo().State.Consumers, rate)
-		if rate >= 20 {
-			t.Errorf("%.1f messages a second", rate)
-		}
-		for _, g := range b.gates {
-			g.Close()
-		}
-		b.gates = nil
-		for _, m := range mirrors {
-			m.Close()
 		}
 	})
 }

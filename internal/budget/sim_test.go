@@ -27,7 +27,9 @@ type sim struct {
 	rev     uint64
 	workers []*simWorker
 
-	arrivals []ledger.Instant // at the provider
+	arrivals []ledger.Instant // at the provider, of those who have limits
+	bound    []boundCall      // the same, with what was known
+	free     []*freeCall      // of those who have none
 	waits    map[string][]time.Duration
 	done     map[string][]time.Duration // when each call of a kind arrived, since the start
 	cas      int
@@ -52,6 +54,7 @@ type simConfig struct {
 	stops    bool          // half of the workers that go stop, and hand in what they have
 	loses    time.Duration // the register is lost, about this often; 0: never
 	others   ledger.Limits // what every third worker has for limits; nil: the same
+	mixed    bool          // every fourth worker, from the second on, has no limits
 	warm     time.Duration
 	duration time.Duration
 
@@ -82,7 +85,7 @@ func newSim(c simConfig) *sim {
 		reg: ledger.New(newEpoch()), rev: 1, waits: map[string][]time.Duration{}, done: map[string][]time.Duration{},
 	}
 	for range s.simConfig.workers {
-		s.join()
+		s.join(s.mixed && len(s.workers)%4 == 1)
 	}
 	if s.churn > 0 {
 		s.after(s.exp(s.churn), s.replace)
@@ -129,7 +132,13 @@ type simWorker struct {
 	wake    ledger.Instant
 	kinds   map[*turns.Waiter]simCall
 	nth     int
-	onDone  func(w *simWorker, a turns.Ask, kind string) // what an agent does after its answer
+
+	unlimited bool
+	frees     map[*turns.Waiter]*freeCall // on their way
+	unsaid    []unsaid
+	claims    map[ledger.Instant]uint64 // the revision that has them first
+
+	onDone func(w *simWorker, a turns.Ask, kind string) // what an agent does after its answer
 }
 
 type simCall struct {
@@ -139,13 +148,19 @@ type simCall struct {
 }
 
 // join starts a worker with an empty planner and a clock of its own.
-func (s *sim) join() *simWorker {
-	w := &simWorker{sim: s, id: len(s.workers), kinds: map[*turns.Waiter]simCall{}}
+func (s *sim) join(unlimited bool) *simWorker {
+	w := &simWorker{
+		sim: s, id: len(s.workers), unlimited: unlimited,
+		kinds: map[*turns.Waiter]simCall{}, frees: map[*turns.Waiter]*freeCall{}, claims: map[ledger.Instant]uint64{},
+	}
 	w.offset = time.Duration((2*s.rng.Float64() - 1) * float64(s.skew))
 	w.rate = (2*s.rng.Float64() - 1) * 100e-6
 	limits := s.limits
 	if s.others != nil && w.id%3 == 2 {
 		limits = s.others
+	}
+	if unlimited {
+		limits = nil
 	}
 	w.planner = turns.NewPlanner("w", limits, s.slots, 30*time.Second, rand.New(rand.NewPCG(s.seed, uint64(w.id)+99)))
 	s.workers = append(s.workers, w)
@@ -182,6 +197,7 @@ func (w *simWorker) stop() {
 	}
 	if last := w.planner.Last(now); last != nil && last.Rev == w.rev {
 		w.reg, w.rev = last.Reg, w.rev+1
+		w.said(len(w.unsaid), last.Reg.Epoch, true)
 		w.tell()
 	}
 }
@@ -199,7 +215,7 @@ func (s *sim) replace() {
 		dying.stop()
 	}
 	dying.dead = true
-	fresh := s.join()
+	fresh := s.join(dying.unlimited)
 	fresh.onDone = dying.onDone
 	inOrder := func(a, b *turns.Waiter) int { return dying.kinds[a].nth - dying.kinds[b].nth }
 	for _, w := range slices.SortedFunc(maps.Keys(dying.kinds), inOrder) { // the queue delivers them to another
@@ -293,6 +309,9 @@ func (w *simWorker) pump() {
 	}
 	grants, wake := w.planner.Serve(now, u)
 	for _, g := range grants {
+		if w.unlimited {
+			w.served(g)
+		}
 		w.start(g)
 	}
 	write, alarm := w.planner.Plan(now)
@@ -327,6 +346,7 @@ func (w *simWorker) start(g turns.Grant) {
 			if now > g.Block.Until.Add(-u) && !w.noLapse {
 				w.lapses++
 				w.planner.Again(g.Waiter, g.Turn, false)
+				delete(w.frees, g.Waiter) // it gives back what it recorded
 				w.pump()
 				return
 			}
@@ -342,10 +362,16 @@ func (w *simWorker) call(g turns.Grant) {
 	}
 	// Nearly all that the network may take.
 	at := w.now.Add(time.Duration(w.rng.Float64() * float64(most)))
-	if w.now < g.Block.From || w.now > g.Block.Until {
+	if w.now < g.Block.From && !w.unlimited || w.now > g.Block.Until {
 		w.late++
 	}
-	w.arrivals = append(w.arrivals, at)
+	if c := w.frees[g.Waiter]; c != nil {
+		w.free = append(w.free, c)
+		delete(w.frees, g.Waiter)
+	} else {
+		w.arrivals = append(w.arrivals, at)
+		w.bound = append(w.bound, boundCall{at, w.claims[g.Block.From]})
+	}
 	call := w.kinds[g.Waiter]
 	delete(w.kinds, g.Waiter)
 	w.done[call.kind] = append(w.done[call.kind], w.now.Sub(simStart))
@@ -365,7 +391,7 @@ func (w *simWorker) call(g turns.Grant) {
 
 // store is who writes the register, the register's server and the watch of everyone.
 func (w *simWorker) store(write *turns.Write) {
-	heard, sent := w.rng.Float64() >= w.unknown, w.now
+	heard, sent, unsaid := w.rng.Float64() >= w.unknown, w.now, len(w.unsaid)
 	w.after(w.hop()+w.disk+w.exp(w.work), func() {
 		if w.now.Sub(simStart) >= w.warm {
 			w.cas++
@@ -373,7 +399,11 @@ func (w *simWorker) store(write *turns.Write) {
 		stored := write.Rev == w.rev
 		if stored {
 			w.reg, w.rev = write.Reg, w.rev+1
+			w.claimed(write.Blocks)
 			w.tell()
+		}
+		if stored || !heard {
+			w.said(unsaid, write.Reg.Epoch, stored)
 		}
 		rev := w.rev
 		switch {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -24,7 +25,8 @@ import (
 // serverDir, if it is set, makes this program a server with its files there.
 const serverDir = "BUDGET_TEST_SERVER"
 
-// beServer is a server process, until its input ends.
+// beServer is a server process, until its input ends. For each line of it, it
+// says how much CPU it has used.
 func beServer(dir string) {
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
 	if err != nil {
@@ -35,9 +37,90 @@ func beServer(dir string) {
 		panic("the server does not start")
 	}
 	fmt.Println(s.ClientURL())
-	_, _ = bufio.NewReader(os.Stdin).ReadByte() //nolint:forbidigo // a process of its own
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); { //nolint:forbidigo // a process of its own
+		var use syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &use); err != nil {
+			panic(err)
+		}
+		fmt.Println(time.Duration(use.Utime.Nano() + use.Stime.Nano()))
+	}
 	s.Shutdown()
 	s.WaitForShutdown()
+}
+
+// serverProcess is a server that can be stopped and measured.
+type serverProcess struct {
+	*exec.Cmd
+	t   *testing.T
+	url string
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+func startServer(t *testing.T) *serverProcess {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &serverProcess{t: t, Cmd: exec.CommandContext(t.Context(), program)}
+	p.Env = append(os.Environ(), serverDir+"="+t.TempDir())
+	if p.in, err = p.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = p.Process.Signal(syscall.SIGCONT)
+		_ = p.in.Close()
+		_ = p.Wait()
+	})
+	p.out = bufio.NewReader(out)
+	p.url = p.line()
+	return p
+}
+
+func (p *serverProcess) line() string {
+	p.t.Helper()
+	line, err := p.out.ReadString('\n')
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return strings.TrimSpace(line)
+}
+
+// cpu is what it has used so far.
+func (p *serverProcess) cpu() time.Duration {
+	p.t.Helper()
+	if _, err := io.WriteString(p.in, "\n"); err != nil {
+		p.t.Fatal(err)
+	}
+	d, err := time.ParseDuration(p.line())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return d
+}
+
+// connect is a client that does not give up.
+func (p *serverProcess) connect() (jetstream.JetStream, jetstream.KeyValue) {
+	p.t.Helper()
+	nc, err := nats.Connect(p.url, nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond),
+		nats.PingInterval(10*time.Second), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return js, topology(p.t, js)
 }
 
 // TestStoppedServer: a server that stood still goes on, and an order of
@@ -47,52 +130,14 @@ func TestStoppedServer(t *testing.T) {
 	if *simFull {
 		still = 40 * time.Second
 	}
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), program)
-	cmd.Env = append(os.Environ(), serverDir+"="+t.TempDir())
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Signal(syscall.SIGCONT)
-		_ = in.Close()
-		_ = cmd.Wait()
-	}()
-	url, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	connect := func() (jetstream.JetStream, jetstream.KeyValue) {
-		nc, err := nats.Connect(strings.TrimSpace(url), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond),
-			nats.PingInterval(10*time.Second), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(nc.Close)
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return js, topology(t, js)
-	}
-	js, kv := connect()
+	server := startServer(t)
+	js, kv := server.connect()
 	if err := CreateRegister(t.Context(), kv, "fmp"); err != nil {
 		t.Fatal(err)
 	}
 	var gates []*Gate
 	for _, name := range []string{"w1", "w2", "w3"} {
-		js, kv := connect()
+		js, kv := server.connect()
 		mirror, err := store.NewMirror(t.Context(), js, kv, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -110,10 +155,10 @@ func TestStoppedServer(t *testing.T) {
 		}
 		p.Done(Report{Outcome: circuit.Success, Remaining: -1})
 	}
-	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+	if err := server.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	time.AfterFunc(still, func() { _ = cmd.Process.Signal(syscall.SIGCONT) })
+	time.AfterFunc(still, func() { _ = server.Process.Signal(syscall.SIGCONT) })
 	for { // an operator who does not give up
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		err := fleet.Pause(ctx, kv, "fmp", time.Now().Add(time.Hour), "alice", "meanwhile")
