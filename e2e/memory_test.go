@@ -6,10 +6,15 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -64,6 +69,147 @@ func TestManyLargeAnswersAtOnceFitIntoMemory(t *testing.T) {
 	t.Logf("%d answers of 8 MiB: %d MiB, %d before, all stored after %v", answers, after, before, time.Since(start))
 	if after > bound {
 		t.Errorf("%d MiB, %d are allowed", after, bound)
+	}
+}
+
+// catalogueOfFive are four providers of large answers and one of small ones,
+// without limits.
+func catalogueOfFive(t *testing.T, url string) string {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("providers:\n")
+	for _, name := range []string{"one", "two", "three", "four", "small"} {
+		fmt.Fprintf(&b, "  %s: {base_url: %s/%s, timeout: 20s, auth: none, operations: {page: {path: '/{symbol}', params: {symbol: {required: true}}}}}\n", name, url, name)
+	}
+	file := filepath.Join(t.TempDir(), "catalog.yaml")
+	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// largeSteps are answers of 60 MiB in every way that they come: packed to
+// little, packed to much, and as they are.
+func largeSteps(t *testing.T, variants int) []*providertest.Step {
+	t.Helper()
+	var steps []*providertest.Step
+	for v := range variants {
+		row := fmt.Sprintf(`{"symbol":"S%d","price":%d.25,"volume":1234567},`, v, v)
+		body := []byte("[" + strings.Repeat(row, 60*mib/len(row)))
+		if v%4 == 2 { // digits that do not repeat
+			for i := range len(body) / 8 {
+				body[8*i+7] = "0123456789abcdef"[rand.IntN(16)]
+			}
+			body = []byte(`["` + strings.NewReplacer(`"`, "'", `\`, "/").Replace(string(body)) + `"]`)
+		} else {
+			body[len(body)-1] = ']'
+		}
+		step := providertest.JSON(http.StatusOK, "")
+		step.Body, step.Raw = body, true
+		if v%4 != 3 {
+			var packed bytes.Buffer
+			zw, _ := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
+			if _, err := zw.Write(body); err != nil {
+				t.Fatal(err)
+			}
+			if err := zw.Close(); err != nil {
+				t.Fatal(err)
+			}
+			step.Header.Set("Content-Encoding", "gzip")
+			step.Body = packed.Bytes()
+		}
+		steps = append(steps, &step)
+	}
+	return steps
+}
+
+// TestLargeAnswersTakeTurnsBesideSmallOnes has four providers send answers of
+// 60 MiB at once to a worker with the memory that compose gives it. It lives,
+// within its memory, and small answers are as quick as before, also those of a
+// provider that sends large ones.
+func TestLargeAnswersTakeTurnsBesideSmallOnes(t *testing.T) {
+	begin(t)
+	if strings.Contains(os.Getenv("GOFLAGS"), "-race") {
+		t.Skip("the race detector takes as much memory again, many times over")
+	}
+	answers, bound := pick(12, 200), 400
+	steps := largeSteps(t, pick(4, 16))
+	f := newFleet(t, func(r *http.Request) *providertest.Step {
+		n, err := strconv.Atoi(path.Base(r.URL.Path))
+		if err != nil {
+			step := providertest.JSON(http.StatusOK, `{"small":true}`)
+			return &step
+		}
+		return steps[(n/10+n%10)%len(steps)]
+	})
+	f.env["FETCH_CATALOG"], f.env["GOMEMLIMIT"] = catalogueOfFive(t, f.upstream.URL()), "400MiB"
+	worker := f.worker()
+
+	small := func(n int, provider string) (took []time.Duration) {
+		agent, err := f.agent("small-" + provider)
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		for i := range n {
+			start := time.Now()
+			_, err := agent.Fetch(t.Context(), fetchworker.Request{Provider: provider, Operation: "page", Params: fmt.Appendf(nil, `{"symbol":"%s-%d-%d"}`, provider, n, i)})
+			if err != nil {
+				t.Errorf("small: %v", err)
+				return took
+			}
+			took = append(took, time.Since(start))
+			time.Sleep(20 * time.Millisecond)
+		}
+		slices.Sort(took)
+		return took
+	}
+	p99 := func(took []time.Duration) time.Duration { return took[max(0, len(took)-1-len(took)/100)] }
+	alone := small(pick(50, 200), "small")
+	before := peak(t, worker)
+
+	start := time.Now()
+	var ids []fetchworker.Identity
+	for i := range answers {
+		provider := []string{"one", "two", "three", "four"}[i%4]
+		r := fetchworker.Request{Provider: provider, Operation: "page", Agent: "large", ID: fmt.Sprint("L", i), Params: fmt.Appendf(nil, `{"symbol":"%d%d"}`, i/4, i%4)}
+		agent, err := f.agent(r.Agent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := agent.Submit(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, r.Identity())
+	}
+	var beside sync.WaitGroup
+	others := map[string][]time.Duration{}
+	var mu sync.Mutex
+	for _, provider := range []string{"small", "one"} {
+		beside.Go(func() {
+			took := small(pick(60, 1000), provider)
+			mu.Lock()
+			others[provider] = took
+			mu.Unlock()
+		})
+	}
+	for _, id := range ids {
+		until(t, pick(2*time.Minute, 15*time.Minute), id.ID+" is answered", func() bool {
+			all := f.answers.Answers(id)
+			return len(all) > 0 && all[len(all)-1].Status == fetchworker.StatusOK && all[len(all)-1].Claim != nil
+		})
+	}
+	took := time.Since(start)
+	beside.Wait()
+	after := peak(t, worker)
+	t.Logf("%d answers of 60 MiB in %v: %d MiB, %d before", answers, took.Round(time.Millisecond), after, before)
+	t.Logf("small answers: p50 %v, p99 %v; beside large ones p50 %v, p99 %v, of the same provider p50 %v, p99 %v",
+		alone[len(alone)/2], p99(alone), others["small"][len(others["small"])/2], p99(others["small"]), others["one"][len(others["one"])/2], p99(others["one"]))
+	if after > bound {
+		t.Errorf("%d MiB, %d are allowed", after, bound)
+	}
+	if worker.gone() {
+		t.Error("the worker is dead")
 	}
 }
 

@@ -92,6 +92,7 @@ func (r *report) daemon(c app.Config) {
 	r.line("  replay loop", c.Replay)
 	r.line("  metrics, health", c.HTTPAddr)
 	r.line("  calls at once", fmt.Sprintf("%d a provider", c.Concurrency))
+	r.line("  large bodies", fmt.Sprintf("%d MiB of memory in all", c.BodyMemory>>20))
 	r.line("  retries", fmt.Sprintf("%d, the first after %s", c.Retries, plain(c.RetryBase)))
 	r.line("  circuit", circuit)
 	r.line("  a request lives", plain(c.MaxLife)+" at most")

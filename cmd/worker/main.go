@@ -14,17 +14,16 @@ import (
 	"log" //nolint:depguard // to silence it
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
+
+	"fetchworker/internal/app"
 )
 
 func main() {
 	// net/http tells the standard logger what a provider sends out of turn, and
 	// that may be our key.
 	log.SetOutput(io.Discard)
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
-	}
+	app.LimitMemory()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	// The first signal drains; a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
@@ -38,11 +37,6 @@ func main() {
 		os.Exit(1)
 	}
 }
-
-// memoryLimit is where the garbage collector begins to work harder, which it
-// would do at twice the memory in use: many large answers at once are then
-// held with little beside them. Below it nothing changes.
-const memoryLimit = 768 << 20
 
 // version is set by the release build.
 var version = "dev"

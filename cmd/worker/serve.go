@@ -20,6 +20,7 @@ import (
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/fetch"
+	"fetchworker/internal/memory"
 	"fetchworker/internal/observe"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
@@ -147,8 +148,10 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		return fmt.Errorf("watch %s: %w", fetchworker.BucketProviders, err)
 	}
 	closing.Push("mirror", func() error { mirror.Close(); return nil })
+	bodies := memory.New(config.BodyMemory)
 	serving, err := serveProviders(ctx, set.Configured(), &closing, func(asking context.Context, p *providers.Provider) (fetch.Served, error) {
 		p.AtMost(config.Concurrency)
+		p.Within(bodies)
 		return serveProvider(asking, js, kv, p, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
 			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.LongestTimeout(), Mirror: mirror,
@@ -171,7 +174,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		Name: name, JS: js, KV: kv, Log: log, Serve: serving, Rights: set.Rights,
 		Retries: config.Retries, RetryBase: config.RetryBase, MaxLife: config.MaxLife, Drain: drainTime,
 		Logger: logger, Metrics: registry, Tracer: tracer,
-		Cancels: guard, Usage: book,
+		Cancels: guard, Usage: book, Memory: bodies,
 	})
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"fetchworker/internal/broker"
+	"fetchworker/internal/providers/call"
 )
 
 // Config is everything that the environment decides about a daemon, but for
@@ -31,6 +32,7 @@ type Config struct {
 	HTTPAddr    string // FETCH_HTTP_ADDR: metrics and health
 	Pprof       string // FETCH_PPROF: where profiles are, loopback only; "" for nowhere
 	Concurrency int    // FETCH_CONCURRENCY: calls in flight per provider
+	BodyMemory  int64  // FETCH_BODY_MEMORY: bytes that large bodies may take of a worker's memory
 
 	Topology broker.Options // FETCH_REPLICAS, FETCH_RESULT_AGE, FETCH_STREAM_BYTES, FETCH_STREAM_AGE, as far as they are set
 
@@ -61,6 +63,7 @@ func Load(getenv func(string) string) (Config, error) {
 		HTTPAddr:        r.text("FETCH_HTTP_ADDR", "127.0.0.1:8080"),
 		Concurrency:     r.whole("FETCH_CONCURRENCY", 16, 1, 10_000),
 		ResultAge:       r.duration("FETCH_RESULT_AGE", broker.StandardResultAge),
+		BodyMemory:      r.size("FETCH_BODY_MEMORY", bodyMemory(), call.MaxBody),
 		AgentBacklog:    r.whole("FETCH_AGENT_BACKLOG", broker.StandardAgentBacklog, 1, 10_000_000),
 		MaxLife:         r.duration("FETCH_MAX_LIFE", 72*time.Hour),
 		CircuitOpen:     r.seconds("FETCH_CIRCUIT_OPEN_SECONDS", 60),
@@ -140,22 +143,44 @@ func (r *reader) streamBytes(name string) map[string]int64 {
 		if text == "unlimited" {
 			return -1, nil
 		}
-		for _, unit := range []struct {
-			name string
-			size int64
-		}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"", 1}} {
-			number, is := strings.CutSuffix(text, unit.name)
-			if !is {
-				continue
-			}
-			n, err := strconv.ParseFloat(number, 64)
-			if err != nil || !(n >= 1) || n*float64(unit.size) > 1<<60 {
-				break
-			}
-			return int64(n * float64(unit.size)), nil
+		if size, ok := sizeOf(text); ok {
+			return size, nil
 		}
 		return 0, fmt.Errorf("%s=%s is no size", stream, text)
 	})
+}
+
+// sizeOf reads a size with its unit, in bytes.
+func sizeOf(text string) (int64, bool) {
+	for _, unit := range []struct {
+		name string
+		size int64
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"", 1}} {
+		number, is := strings.CutSuffix(text, unit.name)
+		if !is {
+			continue
+		}
+		n, err := strconv.ParseFloat(number, 64)
+		if err != nil || !(n >= 1) || n*float64(unit.size) > 1<<60 {
+			break
+		}
+		return int64(n * float64(unit.size)), true
+	}
+	return 0, false
+}
+
+// size is one with its unit, such as 128MiB.
+func (r *reader) size(name string, standard, least int64) int64 {
+	v := r.getenv(name)
+	if v == "" {
+		return standard
+	}
+	n, ok := sizeOf(v)
+	if !ok || n < least {
+		r.fail(name, fmt.Sprintf("must be a size such as 128MiB, at least %d MiB; it is %q", least>>20, v))
+		return standard
+	}
+	return n
 }
 
 // streamAges reads events=30d,audit=forever.

@@ -164,6 +164,32 @@ func TestUnlimited(t *testing.T) {
 	})
 }
 
+// A call whose answer has come keeps no slot while it waits for something of
+// our own; one that decides about a hold keeps its place until it has.
+func TestCame(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", func(s *Settings) { s.Limits, s.Concurrency = nil, 1 })
+		first := b.begin(g, turns.Ask{})
+		first.Came()
+		first.Came()
+		second := b.begin(g, turns.Ask{})
+		first.Done(Report{Outcome: Success, Remaining: -1})
+		if n := g.State().InFlight; n != 1 {
+			t.Errorf("%d in flight", n)
+		}
+		second.Done(Report{Outcome: Throttled, RetryAfter: 10 * time.Second, Remaining: -1})
+		trial := b.begin(g, turns.Ask{})
+		trial.Came()
+		ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+		defer stop()
+		if _, err := g.Acquire(ctx, turns.Ask{}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a second call while the hold's probe is out: %v", err)
+		}
+		trial.Done(Report{Outcome: Success, Remaining: -1})
+		b.call(g, Success, "")
+	})
+}
+
 func TestDeadlineWhileWaiting(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		g := b.open("w1", func(s *Settings) { s.Concurrency = 1 })

@@ -16,6 +16,7 @@ type Permit struct {
 
 	ended   bool // under the gate's lock
 	started bool
+	came    bool          // its slot is free already
 	done    func(Outcome) // the local breaker's, from Start on; nil for a call that is no probe
 }
 
@@ -88,6 +89,20 @@ func (g *Gate) abandon(p *Permit) {
 	g.tick()
 }
 
+// Came says that the call's answer has come: its slot is for others, while
+// this one waits for something of our own. Done still has to follow.
+func (p *Permit) Came() {
+	g := p.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if p.came || !p.started || p.w.Turn.Trial || p.Probe() {
+		return // one that decides something is the only one until it has
+	}
+	p.came = true
+	g.planner.End(p.w.Turn, true)
+	g.pump(g.clock.Read())
+}
+
 // Done ends the permit and frees its slot. Unused gives it back for others,
 // unless Start had let the call go.
 func (p *Permit) Done(r Report) {
@@ -112,7 +127,9 @@ func (g *Gate) finish(p *Permit, r Report, now store.Reading) {
 			r.Outcome = Unused
 		}
 	}
-	g.planner.End(p.w.Turn, p.started)
+	if !p.came {
+		g.planner.End(p.w.Turn, p.started)
+	}
 	g.reportThrottle(p, r, now.At)
 	changed := g.reportCircuit(p, r, now.Time())
 	if p.done != nil {

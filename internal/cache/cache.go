@@ -7,13 +7,12 @@ package cache
 import (
 	"container/list"
 	"context"
-	"encoding/binary"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"fetchworker/internal/memory"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/nats-io/nats.go/jetstream"
@@ -41,6 +40,7 @@ const (
 // last at hand. It is safe for concurrent use.
 type Cache struct {
 	bucket  *bucket
+	memory  *memory.Budget
 	logger  *zap.Logger
 	dropped func() // counts a write that could not be kept up with
 	zip     *zstd.Encoder
@@ -66,14 +66,15 @@ type write struct {
 	*Entry
 }
 
-// New opens the fleet's cache; Close ends it. dropped counts a write that
-// could not be kept up with.
-func New(js jetstream.JetStream, logger *zap.Logger, dropped func()) (*Cache, error) {
+// New opens the fleet's cache; Close ends it. Large bodies are within the
+// budget, and given up when somebody waits for their room. dropped counts a
+// write that could not be kept up with.
+func New(js jetstream.JetStream, budget *memory.Budget, logger *zap.Logger, dropped func()) (*Cache, error) {
 	shared, err := newBucket(js)
 	if err != nil {
 		return nil, err
 	}
-	zip, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	zip, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
@@ -81,10 +82,25 @@ func New(js jetstream.JetStream, logger *zap.Logger, dropped func()) (*Cache, er
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	return &Cache{
-		bucket: shared, logger: logger, dropped: dropped, zip: zip, unzip: unzip,
+	c := &Cache{
+		bucket: shared, memory: budget, logger: logger, dropped: dropped, zip: zip, unzip: unzip,
 		writes: make(chan write, writesWaiting), local: map[string]*list.Element{}, order: list.New(),
-	}, nil
+	}
+	budget.Spare(c.forgetLarge)
+	return c, nil
+}
+
+// forgetLarge drops the large bodies at hand.
+func (c *Cache) forgetLarge() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for element := c.order.Front(); element != nil; {
+		next := element.Next()
+		if k, _ := element.Value.(*kept); k.large() {
+			c.drop(element)
+		}
+		element = next
+	}
 }
 
 // AtHand is the entry this worker met last, if it still has it: no round trip.
@@ -101,8 +117,9 @@ func (c *Cache) AtHand(key string) *Entry {
 }
 
 // Get reads the fleet's entry, nil if there is none. What cannot be read is
-// as good as absent: a cache must not fail a request.
-func (c *Cache) Get(ctx context.Context, key string) *Entry {
+// as good as absent: a cache must not fail a request. before is called before
+// a wait for the memory that a large body needs.
+func (c *Cache) Get(ctx context.Context, key string, before func()) *Entry {
 	value, err := c.bucket.read(ctx, key)
 	if err != nil {
 		c.logger.Debug("cache read", zap.String("key", key), zap.Error(err))
@@ -110,7 +127,7 @@ func (c *Cache) Get(ctx context.Context, key string) *Entry {
 	if value == nil {
 		return c.AtHand(key)
 	}
-	e, err := c.decode(value)
+	e, err := c.decode(ctx, value, before)
 	if err != nil {
 		c.logger.Debug("cache value", zap.String("key", key), zap.Error(err))
 		return c.AtHand(key)
@@ -218,9 +235,12 @@ func (c *Cache) store(ctx context.Context, w write) {
 		}
 		return
 	}
-	defer c.queued.Add(-int64(w.size(w.key)))
+	defer func() {
+		c.queued.Add(-int64(w.size(w.key)))
+		c.memory.Ended()
+	}()
 	value := c.encode(w.Entry)
-	if len(value) > cachedLimit {
+	if value == nil || len(value) > cachedLimit {
 		return
 	}
 	// A stop does not lose what was queued.
@@ -229,43 +249,6 @@ func (c *Cache) store(ctx context.Context, w write) {
 	if err := c.bucket.write(ctx, w.key, value); err != nil {
 		c.logger.Debug("cache write", zap.String("key", w.key), zap.Error(err))
 	}
-}
-
-// encode writes an entry as the length of its head, the head as JSON, and the
-// body, compressed if that is worth it.
-func (c *Cache) encode(e *Entry) []byte {
-	stored := *e
-	stored.Plain = len(e.Body) < worthZipping
-	head, _ := json.Marshal(&stored) // plain fields: cannot fail
-	value := binary.AppendUvarint(nil, uint64(len(head)))
-	value = append(value, head...)
-	if stored.Plain {
-		return append(value, e.Body...)
-	}
-	return c.zip.EncodeAll(e.Body, value)
-}
-
-var errCacheValue = errors.New("the cached value cannot be read")
-
-func (c *Cache) decode(value []byte) (*Entry, error) {
-	size, n := binary.Uvarint(value)
-	if n <= 0 || size > uint64(len(value)-n) { //nolint:gosec // n is at most the length
-		return nil, errCacheValue
-	}
-	e := new(Entry)
-	if err := json.Unmarshal(value[n:n+int(size)], e); err != nil { //nolint:gosec // bounded by the check above
-		return nil, fmt.Errorf("%w: %w", errCacheValue, err)
-	}
-	if e.Plain {
-		e.Body = value[n+int(size):] //nolint:gosec // checked above
-		return e, nil
-	}
-	body, err := c.unzip.DecodeAll(value[n+int(size):], nil) //nolint:gosec // checked above
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errCacheValue, err)
-	}
-	e.Body = body
-	return e, nil
 }
 
 // Close releases what the compressors hold.

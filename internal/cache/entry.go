@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"fetchworker/internal/memory"
 	"fetchworker/internal/providers"
 )
 
@@ -20,6 +21,7 @@ type Entry struct {
 	Redacted     bool            `json:"redacted,omitempty"`
 	LatencyMS    int64           `json:"latency_ms,omitempty"`
 	Plain        bool            `json:"plain,omitempty"` // as a value in the bucket: the body is not compressed
+	Bytes        int             `json:"bytes,omitempty"` // as a value in the bucket: of the body; 0 in what older versions kept
 
 	Body []byte `json:"-"`
 	// passing: the provider's answer may be another in a minute. It answers
@@ -61,6 +63,12 @@ func (e *Entry) size(key string) int {
 		return overhead + len(e.Body) + e.under.size(key)
 	}
 	return overhead + 2*len(key) + len(e.Body) + len(e.ContentType) + len(e.ETag) + len(e.LastModified) + len(e.Next)
+}
+
+// large reports whether the body, or the one that it hides, has its memory out
+// of the budget.
+func (e *Entry) large() bool {
+	return len(e.Body) > memory.Small || e.under != nil && e.under.large()
 }
 
 // Revive makes a whole answer of a 304: the body that was kept is still right.

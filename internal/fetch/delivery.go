@@ -27,6 +27,7 @@ type delivery struct {
 
 	again bool  // it has been in our own hands before, since it came
 	share int64 // of the process that it has at the moment
+	large bool  // its answer's body has its memory out of the budget
 	lone  bool  // a suspect on a run of its own, which has not come back
 
 	shard   *intake.Shard // that it was taken from

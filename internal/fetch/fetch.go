@@ -210,7 +210,7 @@ func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) 
 	r.cache = w.cache.AtHand(r.call.Key)
 	if !r.cache.Fresh(r.RequestedAt, now, maxAge) {
 		// Another worker may have a younger one.
-		r.cache = w.cache.Get(ctx, r.call.Key)
+		r.cache = w.cache.Get(ctx, r.call.Key, r.start)
 	}
 	if !r.cache.Fresh(r.RequestedAt, now, maxAge) {
 		r.cache = r.cache.Lasting()
@@ -292,7 +292,15 @@ func (w *Worker) without(ctx context.Context, r *request, err error) error {
 // call makes the one provider call of this turn and tells the gate how it
 // went. Once begun it is not broken off by a stop: its own timeout ends it.
 func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *providers.Result {
-	options := providers.Options{BeforeWrite: func() error { return w.startCall(ctx, r, permit) }, Written: r.written}
+	options := providers.Options{
+		BeforeWrite: func() error { return w.startCall(ctx, r, permit) }, Written: r.written,
+		Wait: func(came bool, wait func() error) error {
+			if came {
+				permit.Came()
+			}
+			return w.aside(r.delivery, wait)
+		},
+	}
 	defer r.written()
 	if r.mayAskWhetherChanged() {
 		options.ETag, options.LastModified = r.cache.ETag, r.cache.LastModified

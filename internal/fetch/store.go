@@ -6,6 +6,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/memory"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
 
@@ -77,6 +78,7 @@ func (w *Worker) putAnswer(ctx context.Context, r *request, a fetchworker.Answer
 
 // answer stores an answer and sends the live copy.
 func (w *Worker) answer(ctx context.Context, r *request, a fetchworker.Answer) error {
+	r.large = r.large || len(a.Body) > memory.Small
 	stands, stored, err := w.answers.Replace(ctx, r.stands, a, r.replyTo)
 	if err != nil {
 		return err

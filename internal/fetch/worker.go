@@ -20,6 +20,7 @@ import (
 	"fetchworker/internal/cache"
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/intake"
+	"fetchworker/internal/memory"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
 	"fetchworker/internal/usage"
@@ -52,6 +53,9 @@ type Config struct {
 	Tracer  trace.Tracer  // nil: nothing is traced, at no cost
 	Cancels *cancel.Guard // what agents have cancelled; nil: nothing ever is
 	Usage   *usage.Book   // who had what; nil: nobody counts
+	// Memory is what large bodies may take; nil: as much as they need. The
+	// providers' own calls are bounded by the same.
+	Memory *memory.Budget
 }
 
 // Served is a provider with the gate to it.
@@ -92,7 +96,8 @@ type Worker struct {
 	cancels *cancels
 	stores  *stores
 	raws    *raws
-	used    *record.Looks       // into the answers, under ids that agents chose
+	used    *record.Looks // into the answers, under ids that agents chose
+	memory  *memory.Budget
 	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
 	ends    chan string         // keys of suspicions that may be removed
 	owed    sync.WaitGroup      // what must still be written to the bucket
@@ -107,7 +112,7 @@ type Worker struct {
 // New makes a worker; Run starts it.
 func New(c Config) (*Worker, error) {
 	counts := newMetrics(c.Metrics, c.Serve)
-	bodies, err := cache.New(c.JS, c.Logger, counts.cacheDropped.Inc)
+	bodies, err := cache.New(c.JS, c.Memory, c.Logger, counts.cacheDropped.Inc)
 	if err != nil {
 		return nil, err
 	}
@@ -118,9 +123,9 @@ func New(c Config) (*Worker, error) {
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
 		held:   wait.NewHeart[*delivery](),
 		stores: newStores(c.JS, c.Logger), raws: newRaws(c.Log),
-		inside: semaphore.NewWeighted(everyone),
-		ends:   make(chan string, endsWaiting),
-		cache:  bodies, flights: newFlights(), cancels: newCancels(c.Cancels),
+		memory: c.Memory, inside: semaphore.NewWeighted(everyone),
+		ends:  make(chan string, endsWaiting),
+		cache: bodies, flights: newFlights(), cancels: newCancels(c.Cancels),
 	}
 	for i := range c.Serve {
 		w.served[c.Serve[i].Provider.Name] = &c.Serve[i]
@@ -225,7 +230,11 @@ func (s *Served) healing() func(context.Context) error {
 
 // handle brings one delivery to its end, or hands it back.
 func (w *Worker) handle(d *delivery) {
-	defer d.leave()
+	defer func() {
+		if d.leave(); d.large {
+			w.memory.Ended()
+		}
+	}()
 	for {
 		ctx, span := w.tracer.turn(w.working, d)
 		err := w.life(ctx, d)

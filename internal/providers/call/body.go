@@ -3,10 +3,14 @@ package call
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"time"
+
+	"fetchworker/internal/memory"
 )
 
 // MaxBody is the longest decoded body that is an answer, in bytes: 64 MiB.
@@ -16,43 +20,150 @@ const MaxBody = 64 << 20
 // people, and a few KiB of it decide what it is.
 const maxErrorBody = 1 << 20
 
-// readBody reads and decodes a body and counts the bytes that came over the
-// wire. A body that breaks off is returned as far as it came, with the error.
-func readBody(res *http.Response) (body []byte, wire int64, err error) {
-	limit := int64(MaxBody)
-	if res.StatusCode >= http.StatusMultipleChoices {
-		limit = maxErrorBody
-	}
+// bodyReader reads one answer's body within its bounds. A large one is read
+// on, and unpacked, only when there is room for it.
+type bodyReader struct {
+	ctx    context.Context //nolint:containedctx // of the call, without its timeout
+	budget *memory.Budget
+	limit  int64
+	// wait is called around each wait for room, with whether the whole body
+	// has come over the connection.
+	wait func(came bool, wait func() error) error
+	// told is how the reading ended, and when it would have without those waits.
+	told func(err error) (time.Time, error)
+}
+
+// read reads and decodes a body and counts the bytes that came over the wire.
+// A body that breaks off is returned as far as it came, with the error.
+func (b *bodyReader) read(res *http.Response) (body []byte, wire int64, err error) {
 	counted := &countingReader{from: res.Body}
 	encoding := res.Header.Get("Content-Encoding")
 	switch strings.ToLower(encoding) {
 	case "", "identity":
-		if res.ContentLength > limit {
+		if res.ContentLength > b.limit {
 			err = ErrTooLarge // before anything of it is paid for
 			break
 		}
-		body, err = readSized(counted, res.ContentLength, limit)
+		body, err = b.readPlain(counted, res.ContentLength)
 	case "gzip", "x-gzip":
-		body, err = readGzip(counted, limit)
+		body, err = b.readGzip(counted, res.ContentLength)
 	default:
 		err = fmt.Errorf("%w: %s was not asked for", errEncoding, encoding)
 	}
 	return body, counted.n, err
 }
 
+// readPlain takes the memory for a body whose size is told at once: one that
+// grows leaves copies of itself behind, as large as itself. Of a size that is
+// not kept only what comes is touched.
+func (b *bodyReader) readPlain(from io.Reader, size int64) ([]byte, error) {
+	if size >= 0 && (size <= memory.Small || b.limit <= memory.Small) {
+		return readInto(make([]byte, 0, size+bytes.MinRead), from, b.limit)
+	}
+	if size >= 0 {
+		room, err := b.reserve(size+bytes.MinRead, false)
+		if err != nil {
+			return nil, err
+		}
+		defer room.Close()
+		return readInto(room.Make(int(size)+bytes.MinRead), from, b.limit)
+	}
+	start, more, err := readStart(from, size, b.limit)
+	if !more || err != nil {
+		return start, err
+	}
+	// Nobody knows how long it is: it is read into the most that it may be, and
+	// copied out of it if that is more than twice too much.
+	room, err := b.reserve(b.limit+b.limit/2+bytes.MinRead, false)
+	if err != nil {
+		return start, err
+	}
+	defer room.Close()
+	whole, err := readInto(append(room.Make(int(b.limit)+bytes.MinRead), start...), from, b.limit)
+	if int64(len(whole)) > b.limit/2 {
+		return whole, err
+	}
+	return append(room.Make(len(whole)), whole...), err
+}
+
+// readStart reads what needs no room, of a body of that size, if it is known. more says that it was not all.
+func readStart(from io.Reader, size, limit int64) (start []byte, more bool, err error) {
+	if size >= 0 {
+		start = make([]byte, 0, min(size, memory.Small)+bytes.MinRead)
+	}
+	start, err = readInto(start, from, min(limit, memory.Small))
+	if err == ErrTooLarge && limit > memory.Small { //nolint:errorlint // returned bare by readInto
+		// The byte beyond is a part of it, too.
+		return start[:len(start)+1], true, nil
+	}
+	return start, false, err
+}
+
+// readInto reads on behind what is there, up to limit bytes in all. Where
+// there is more, one byte of it lies behind what is returned.
+func readInto(body []byte, from io.Reader, limit int64) ([]byte, error) {
+	buffer := bytes.NewBuffer(body)
+	_, err := buffer.ReadFrom(io.LimitReader(from, limit+1-int64(len(body))))
+	if body = buffer.Bytes(); int64(len(body)) > limit {
+		return body[:limit], ErrTooLarge
+	}
+	return body, err
+}
+
 // readGzip decodes twice: once into nothing to learn the size, once into
 // exactly that much memory. So a bomb of any ratio never gets more memory
 // than it has sent itself, and a good body is not copied while it grows.
-func readGzip(from io.Reader, limit int64) ([]byte, error) {
-	packed, readErr := readLimited(from, limit)
-	if len(packed) == 0 || readErr == ErrTooLarge { //nolint:errorlint // returned bare by readLimited
-		return nil, readErr
-	}
-	size, err := unzip(io.Discard, packed, limit)
-	if size > limit {
+func (b *bodyReader) readGzip(from io.Reader, size int64) ([]byte, error) {
+	if size > b.limit {
 		return nil, ErrTooLarge
 	}
-	body := bytes.NewBuffer(make([]byte, 0, size))
+	packed, more, readErr := readStart(from, size, b.limit)
+	room := &memory.Room{}
+	if more {
+		// Packed it is large already: room for that and for whatever it holds is
+		// taken together, or two that have the one would wait for the other.
+		least := size
+		if least < 0 {
+			least = b.limit
+		}
+		var err error
+		if room, err = b.reserve(least+bytes.MinRead+b.limit, false); err != nil {
+			return nil, err
+		}
+		packed, readErr = readInto(append(room.Make(int(least)+bytes.MinRead), packed...), from, b.limit)
+	}
+	defer func() { room.Close() }()
+	if len(packed) == 0 || readErr == ErrTooLarge { //nolint:errorlint // returned bare by readInto
+		return nil, readErr
+	}
+	// What has room, or is counted, waits out of everybody's way.
+	came := more
+	if !came {
+		var unpark func()
+		if unpark, came = b.budget.Park(len(packed)); came {
+			defer unpark()
+		}
+	}
+	size, err := b.unpackedSize(packed, came)
+	switch {
+	case size > b.limit:
+		return nil, ErrTooLarge
+	case size < 0:
+		return nil, err
+	case size > memory.Small && !more:
+		var noRoom error
+		if room, noRoom = b.reserve(size+bytes.MinRead, came); noRoom != nil {
+			room = &memory.Room{}
+			return nil, noRoom
+		}
+	}
+	done, stopped := b.turn(size, true)
+	if stopped != nil {
+		return nil, stopped
+	}
+	defer done()
+	// A buffer that is full doubles before it finds that nothing more comes.
+	body := bytes.NewBuffer(room.Make(int(size) + bytes.MinRead))
 	if _, again := unzip(body, packed, size); err == nil {
 		err = again
 	}
@@ -65,6 +176,22 @@ func readGzip(from io.Reader, limit int64) ([]byte, error) {
 	return body.Bytes(), err
 }
 
+// unpackedSize is how long a body will be, at most one byte beyond the limit,
+// and what is wrong with it behind that. It is less than 0 if the call ended
+// before that was known.
+func (b *bodyReader) unpackedSize(packed []byte, came bool) (int64, error) {
+	size, err := unzip(io.Discard, packed, min(b.limit, memory.Small))
+	if size <= memory.Small || size > b.limit {
+		return size, err
+	}
+	done, err := b.turn(size, came)
+	if err != nil {
+		return -1, err
+	}
+	defer done()
+	return unzip(io.Discard, packed, b.limit)
+}
+
 // unzip decodes at most one byte more than limit and returns how many it got.
 func unzip(to io.Writer, packed []byte, limit int64) (int64, error) {
 	zr, err := gzip.NewReader(bytes.NewReader(packed))
@@ -74,24 +201,31 @@ func unzip(to io.Writer, packed []byte, limit int64) (int64, error) {
 	return io.Copy(to, io.LimitReader(zr, limit+1))
 }
 
-func readLimited(from io.Reader, limit int64) ([]byte, error) {
-	body, err := io.ReadAll(io.LimitReader(from, limit+1))
-	if int64(len(body)) > limit {
-		return body[:limit], ErrTooLarge
+// reserve waits for room. came: the connection is not needed any more.
+func (b *bodyReader) reserve(size int64, came bool) (*memory.Room, error) {
+	if room := b.budget.TryReserve(size); room != nil {
+		return room, nil
 	}
-	return body, err
+	var room *memory.Room
+	err := b.wait(came, func() (err error) {
+		room, err = b.budget.Reserve(b.ctx, size)
+		return err
+	})
+	return room, err
 }
 
-// readSized takes the memory for a body whose size is told at once: one that
-// grows leaves copies of itself behind, as large as itself. Of a size that is
-// not kept only what comes is touched.
-func readSized(from io.Reader, size, limit int64) ([]byte, error) {
-	if size < 0 {
-		return readLimited(from, limit)
+// turn waits until a body of that size may be looked through. came: the
+// connection is not needed any more.
+func (b *bodyReader) turn(size int64, came bool) (done func(), err error) {
+	done = func() {}
+	if size <= memory.Small {
+		return done, nil
 	}
-	body := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
-	_, err := body.ReadFrom(io.LimitReader(from, limit+1))
-	return body.Bytes(), err
+	err = b.wait(came, func() (err error) {
+		done, err = b.budget.Turn(b.ctx)
+		return err
+	})
+	return done, err
 }
 
 // countingReader counts what passes.

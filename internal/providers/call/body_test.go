@@ -20,11 +20,12 @@ func TestLimitIsExact(t *testing.T) {
 		if err := zw.Close(); err != nil {
 			t.Fatal(err)
 		}
-		plain, err := readLimited(bytes.NewReader(body), limit)
+		b := unbounded(limit)
+		plain, err := b.readPlain(bytes.NewReader(body), -1)
 		if errors.Is(err, ErrTooLarge) != tooLarge || !tooLarge && !bytes.Equal(plain, body) {
 			t.Errorf("%d bytes: %v, got %d", size, err, len(plain))
 		}
-		unpacked, err := readGzip(&packed, limit)
+		unpacked, err := b.readGzip(&packed, -1)
 		if errors.Is(err, ErrTooLarge) != tooLarge || !tooLarge && !bytes.Equal(unpacked, body) {
 			t.Errorf("%d bytes packed: %v, got %d", size, err, len(unpacked))
 		}
@@ -36,13 +37,18 @@ func TestLimitIsExact(t *testing.T) {
 func TestAToldSizeIsTakenAtOnce(t *testing.T) {
 	body := bytes.Repeat([]byte("x"), 1<<20)
 	for told, want := range map[int64]int{-1: 1 << 20, 1 << 20: 1 << 20, 2 << 20: 1 << 20, 0: 1 << 20} {
-		got, err := readSized(bytes.NewReader(body), told, 4<<20)
+		got, err := unbounded(4<<20).readPlain(bytes.NewReader(body), told)
 		if err != nil || len(got) != want {
 			t.Errorf("told %d: %d bytes, %v", told, len(got), err)
 		}
 	}
-	got, err := readSized(bytes.NewReader(body), int64(len(body)), 4<<20)
+	got, err := unbounded(4<<20).readPlain(bytes.NewReader(body), int64(len(body)))
 	if err != nil || cap(got) > len(body)+bytes.MinRead {
 		t.Errorf("%d bytes taken for %d: %v", cap(got), len(body), err)
 	}
+}
+
+// unbounded reads bodies of up to limit bytes for one who never waits.
+func unbounded(limit int64) *bodyReader {
+	return &bodyReader{limit: limit, wait: func(_ bool, wait func() error) error { return wait() }}
 }

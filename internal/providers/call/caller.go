@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"fetchworker/internal/memory"
 	"fetchworker/internal/providers/plan"
 	"fetchworker/internal/providers/redact"
 )
@@ -23,6 +24,7 @@ type Caller struct { //nolint:recvcheck // Format must hold for copies as well
 	redact    *redact.Redactor
 	tokens    *tokens
 	transport *http.Transport
+	budget    *memory.Budget // of large bodies; nil: no bound
 }
 
 // DialFunc opens a connection, as net.Dialer.DialContext does.
@@ -45,6 +47,10 @@ func New(api *plan.API, keys Keys, dial DialFunc) *Caller {
 // it a call that finds none free dials, also if one is about to be: at 64 calls
 // at once, up to twice as many connections.
 func (p *Caller) AtMost(calls int) { p.transport.MaxConnsPerHost = calls + calls/8 + 1 }
+
+// Within bounds the memory of large bodies, of all callers of a budget
+// together. It comes before the first call.
+func (p *Caller) Within(b *memory.Budget) { p.budget = b }
 
 // Configured reports whether calls can be made: every key is set, or the API
 // needs none.

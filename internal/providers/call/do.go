@@ -38,6 +38,10 @@ type Options struct {
 	BeforeWrite func() error
 	// Written is called once the request has been written, if it ever is.
 	Written func()
+	// Wait is called around each wait for memory that a large body has. Whoever
+	// waits must keep nobody else from working; came says that the whole body
+	// has come, and its connection is free for others.
+	Wait func(came bool, wait func() error) error
 }
 
 // Result is how a call ended. Nothing in it holds the key.
@@ -64,7 +68,7 @@ type Result struct {
 	WireBytes int64         // of the body as it came over the connection, compressed if it was
 	FetchedAt time.Time     // when the origin made the body: as long before the end of the call as Age says
 	Age       time.Duration // how old the body was when it came, by RFC 9111
-	Latency   time.Duration // of the whole call
+	Latency   time.Duration // of the whole call, without waits for memory
 
 	RetryAfter time.Duration // what the API asks to wait, as far as it is believed; 0 if nothing
 	HoldSent   string        // the headers that asked for it, word for word; "" if none did
@@ -106,15 +110,15 @@ func (r *Result) Hard() bool {
 // It never fails: whatever happens is in the result.
 func (p *Caller) Do(ctx context.Context, call *plan.Call, o Options) *Result {
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, p.api.TimeoutOf(call.Operation))
-	defer cancel()
+	within := newPatience(ctx, p.api.TimeoutOf(call.Operation))
+	defer within.end()
 
 	r := &Result{Remaining: -1, Reset: -1, Conditional: o.ETag != "" || o.LastModified != ""}
-	w := &writeGate{before: o.BeforeWrite, after: o.Written, cancel: cancel}
+	w := &writeGate{before: o.BeforeWrite, after: o.Written, cancel: func() { within.cancel(context.Canceled) }}
 	var res *http.Response
-	req, err := p.request(ctx, call, o)
+	req, err := p.request(within, call, o)
 	if err == nil {
-		res, err = p.transport.RoundTrip(req.WithContext(w.trace(ctx)))
+		res, err = p.transport.RoundTrip(req.WithContext(w.trace(within)))
 	}
 	if err == nil && !plausible(res.StatusCode) {
 		// After 101 the connection would be ours, and no context ends a read of
@@ -122,16 +126,16 @@ func (p *Caller) Do(ctx context.Context, call *plan.Call, o Options) *Result {
 		_ = res.Body.Close()
 		err = errNoAnswer
 	}
+	end := time.Now()
 	if err != nil {
-		p.broken(r, w.cause(err))
+		p.broken(r, w.cause(within.told(err)))
 	} else {
-		p.answered(r, call, res)
+		end = p.answered(r, call, res, p.reader(ctx, within, res.StatusCode, o))
 	}
 	if r.ErrorType == errorTimeout {
 		w.shared.Load().retire()
 	}
 	r.Sent = w.sent.Load()
-	end := time.Now()
 	r.Latency = end.Sub(start)
 	if r.HTTPStatus > 0 {
 		r.Age = headers.Age(r.header, start, end)
@@ -200,11 +204,33 @@ func (p *Caller) broken(r *Result, err error) {
 	r.Detail = redact.Shorten(p.redact.Text(told(err, p.api.Base().Host).Error()), redact.MaxDetail)
 }
 
-// answered fills in a result from an answer.
-func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response) {
-	body, wire, readErr := readBody(res)
-	_ = res.Body.Close() // what is unread is not worth an error
+// reader is of the body of one answer.
+func (p *Caller) reader(ctx context.Context, within *patience, status int, o Options) *bodyReader {
+	b := &bodyReader{ctx: ctx, budget: p.budget, limit: MaxBody}
+	if status >= http.StatusMultipleChoices {
+		b.limit = maxErrorBody
+	}
+	b.wait = func(came bool, wait func() error) error {
+		return within.during(func() error {
+			if o.Wait == nil {
+				return wait()
+			}
+			return o.Wait(came, wait)
+		})
+	}
+	b.told = func(err error) (time.Time, error) { return time.Now().Add(-within.waited), within.told(err) }
+	return b
+}
 
+// answered fills in a result from an answer, and returns when its body had
+// come, had we never kept it waiting.
+func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response, from *bodyReader) time.Time {
+	body, wire, readErr := from.read(res)
+	_ = res.Body.Close() // what is unread is not worth an error
+	came, readErr := from.told(readErr)
+	done, ended := from.turn(int64(len(body)), true)
+	defer done()
+	readErr = cmp.Or(readErr, ended) // the worker is made to end
 	header := res.Header
 	r.HTTPStatus, r.WireBytes, r.header = res.StatusCode, wire, p.redactHeader(header)
 	r.ContentType = kept(r.header.Get("Content-Type"), maxContentType)
@@ -212,7 +238,7 @@ func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response) {
 	p.told(r, res.StatusCode, time.Now())
 	if res.StatusCode == http.StatusNotModified && r.Conditional {
 		r.Class, r.NotModified, r.Cacheable = fetchworker.ClassOK, true, true
-		return
+		return came
 	}
 
 	if readErr != nil && !errors.Is(readErr, classify.ErrTooLarge) {
@@ -251,6 +277,7 @@ func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response) {
 		r.Cacheable = !v.NoCache && !strings.Contains(strings.ToLower(header.Get("Cache-Control")), "no-store")
 		r.Next, r.NextLoop = p.next(call, r.header, r.Body)
 	}
+	return came
 }
 
 // told fills in what the headers say of waiting and of calls left. A count is

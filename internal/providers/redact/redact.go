@@ -86,13 +86,14 @@ func isUnreserved(c rune) bool {
 // Text redacts an error text or header. It must come before any shortening,
 // since half a key is no longer recognised.
 func (r *Redactor) Text(s string) string {
-	clean, _ := replace([]byte(s), r.known(minKeyInText))
+	clean, _ := replace([]byte(s), r.known(minKeyInText)) // a copy of its own
 	return string(clean)
 }
 
 // Body redacts a body and reports whether it had to. Bodies are large and
 // secrets are hardly ever in them, so each place is looked at only where a
-// part of one, or an escape, is found at all.
+// part of one, or an escape, is found at all. Where one is found the body is
+// written over: a large one is not there twice.
 func (r *Redactor) Body(b []byte) (clean []byte, found bool) {
 	keys := r.known(minKeyInBody)
 	if !escaped(b) {
@@ -101,7 +102,8 @@ func (r *Redactor) Body(b []byte) (clean []byte, found bool) {
 	return replace(b, keys)
 }
 
-// replace takes keys out of b; where there is none b itself comes back.
+// replace takes keys out of b and writes over it; where there is none b itself
+// comes back.
 func replace(b []byte, keys []*key) (clean []byte, found bool) {
 	if len(keys) == 0 {
 		return b, false
@@ -112,7 +114,8 @@ func replace(b []byte, keys []*key) (clean []byte, found bool) {
 			starts[c] = starts[c] || is
 		}
 	}
-	from := 0
+	over, from := true, 0
+	clean = b[:0]
 	for i := 0; i < len(b); {
 		n := 0
 		if starts[b[i]] {
@@ -121,6 +124,11 @@ func replace(b []byte, keys []*key) (clean []byte, found bool) {
 		if n == 0 {
 			i++
 			continue
+		}
+		if over && len(clean)+i-from+len(redacted) > i+n {
+			// A key shorter than what takes its place, before any that was longer:
+			// what is not yet read must not be written over.
+			over, clean = false, append(make([]byte, 0, len(b)+len(b)/8+len(redacted)), clean...)
 		}
 		clean = append(append(clean, b[from:i]...), redacted...)
 		i += n

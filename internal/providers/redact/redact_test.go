@@ -74,3 +74,31 @@ func TestSeveralSecrets(t *testing.T) {
 		t.Error(shown)
 	}
 }
+
+// A body is written over where it can be, and comes out as if it were not:
+// keys shorter and longer than what takes their place, in any order.
+func TestBodiesAreWrittenOver(t *testing.T) {
+	short, long := "k3y-06", "a-key-that-is-longer"
+	r := New(short, long)
+	for n := range 1 << 8 {
+		var body strings.Builder
+		for bit := range 8 {
+			body.WriteString(strings.Repeat("x", bit))
+			switch {
+			case n>>bit&1 == 0:
+			case (n^bit)%3 == 0:
+				body.WriteString(short)
+			default:
+				body.WriteString(long)
+			}
+		}
+		want := strings.NewReplacer(short, redacted, long, redacted).Replace(body.String())
+		if got, found := r.Body([]byte(body.String())); string(got) != want || found != (n > 0) {
+			t.Fatalf("%s became %s", body.String(), got)
+		}
+	}
+	whole := []byte(strings.Repeat(long, 1000))
+	if clean, _ := r.Body(whole); &clean[0] != &whole[0] {
+		t.Error("a body was copied")
+	}
+}

@@ -1,0 +1,116 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"fetchworker/internal/memory"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// encode writes an entry as the length of its head, the head as JSON, and the
+// body, compressed if that is worth it. nil is more than the bucket keeps.
+func (c *Cache) encode(e *Entry) []byte {
+	stored := *e
+	stored.Plain, stored.Bytes = len(e.Body) < worthZipping, len(e.Body)
+	head, _ := json.Marshal(&stored) // plain fields: cannot fail
+	value := binary.AppendUvarint(nil, uint64(len(head)))
+	value = append(value, head...)
+	switch {
+	case stored.Plain:
+		return append(value, e.Body...)
+	case !e.large():
+		return c.zip.EncodeAll(e.Body, value)
+	}
+	done, err := c.memory.Turn(context.Background())
+	if err != nil {
+		return nil
+	}
+	defer done()
+	// One that does not fit is not worth the memory that it would take.
+	bounded := &boundedBuffer{Buffer: bytes.NewBuffer(value)}
+	c.zip.Reset(bounded)
+	if _, err := c.zip.Write(e.Body); err != nil {
+		return nil
+	}
+	if err := c.zip.Close(); err != nil {
+		return nil
+	}
+	return bounded.Bytes()
+}
+
+// boundedBuffer takes what the bucket keeps.
+type boundedBuffer struct{ *bytes.Buffer }
+
+func (b *boundedBuffer) Write(data []byte) (int, error) {
+	if b.Len()+len(data) > cachedLimit {
+		return 0, errTooMuch
+	}
+	return b.Buffer.Write(data)
+}
+
+var (
+	errTooMuch    = errors.New("more than the bucket keeps")
+	errCacheValue = errors.New("the cached value cannot be read")
+)
+
+func (c *Cache) decode(ctx context.Context, value []byte, before func()) (*Entry, error) {
+	size, n := binary.Uvarint(value)
+	if n <= 0 || size > uint64(len(value)-n) { //nolint:gosec // n is at most the length
+		return nil, errCacheValue
+	}
+	head, body := value[n:n+int(size)], value[n+int(size):] //nolint:gosec // bounded by the check above
+	e := new(Entry)
+	if err := json.Unmarshal(head, e); err != nil {
+		return nil, fmt.Errorf("%w: %w", errCacheValue, err)
+	}
+	if e.Plain {
+		e.Body = body
+		return e, nil
+	}
+	into, err := c.roomFor(ctx, e.Bytes, body, before)
+	if err != nil {
+		return nil, err
+	}
+	if cap(into) > 0 {
+		done, err := c.memory.Turn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+	}
+	if e.Body, err = c.unzip.DecodeAll(body, into); err != nil {
+		return nil, fmt.Errorf("%w: %w", errCacheValue, err)
+	}
+	return e, nil
+}
+
+// decodeBeyond is what the decoder wants behind a body, or it takes new memory.
+const decodeBeyond = 16
+
+// roomFor is memory for a body, which a large one waits for. Values of earlier
+// versions tell its length in the compressed frame only.
+func (c *Cache) roomFor(ctx context.Context, length int, packed []byte, before func()) ([]byte, error) {
+	var frame zstd.Header
+	if length == 0 && frame.Decode(packed) == nil && frame.HasFCS {
+		length = int(min(frame.FrameContentSize, decodedLimit)) //nolint:gosec // bounded
+	}
+	if length <= memory.Small || length > decodedLimit {
+		return nil, nil
+	}
+	room := c.memory.TryReserve(int64(length))
+	if room == nil {
+		before()
+		var err error
+		if room, err = c.memory.Reserve(ctx, int64(length)); err != nil {
+			return nil, err
+		}
+	}
+	defer room.Close()
+	return room.Make(length + decodeBeyond), nil
+}

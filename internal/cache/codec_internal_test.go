@@ -1,0 +1,59 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"testing"
+
+	"fetchworker/internal/memory"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// A large body is written and read within the memory that was reserved for it,
+// and one that the bucket does not keep takes none.
+func TestLargeBodiesAreCodedWithinTheirRoom(t *testing.T) {
+	zip, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unzip, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(decodedLimit))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unzip.Close()
+	c := &Cache{memory: memory.New(100 << 20), zip: zip, unzip: unzip}
+	const size = 30 << 20
+	body := []byte(strings.Repeat("0123456789abcdef", size/16))
+	value := c.encode(&Entry{Body: body})
+	if value == nil {
+		t.Fatal("it was not kept")
+	}
+	waits := func() { t.Error("it had to wait") }
+	for name, value := range map[string][]byte{"ours": value, "an earlier version's": c.zip.EncodeAll(body, []byte("\x02{}"))} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		e, err := c.decode(context.Background(), value, waits)
+		runtime.ReadMemStats(&after)
+		if err != nil || !bytes.Equal(e.Body, body) {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > size+4<<20 {
+			t.Errorf("%s took %d MiB", name, took>>20)
+		}
+	}
+	noise := make([]byte, size)
+	for i := range noise {
+		noise[i] = byte(rand.Uint32())
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	value = c.encode(&Entry{Body: noise})
+	runtime.ReadMemStats(&after)
+	if took := after.TotalAlloc - before.TotalAlloc; value != nil || took > 8<<20 {
+		t.Errorf("%d MiB for one that is not kept", took>>20)
+	}
+}

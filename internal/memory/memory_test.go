@@ -1,0 +1,106 @@
+package memory_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"fetchworker/internal/memory"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const mib = 1 << 20
+
+// Whatever is cut of a body keeps its room; the room is back when nothing
+// does, with nobody having said so.
+func TestRoomIsBackWhenTheBodyIsGarbage(t *testing.T) {
+	b := memory.New(100 * mib)
+	room, err := b.Reserve(t.Context(), 60*mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := room.Make(60 * mib)[:10][3:4]
+	room.Close()
+	if r := b.TryReserve(60 * mib); r != nil {
+		t.Fatal("there was room for two")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := b.Reserve(ctx, 60*mib); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("room for two: %v", err)
+	}
+	runtime.KeepAlive(kept)
+	room, err = b.Reserve(t.Context(), 60*mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	room.Close()
+	if r := b.TryReserve(100 * mib); r == nil {
+		t.Error("not all of the room is back")
+	}
+}
+
+// A hundred bodies of 10 MiB in a budget of 40: never more than four are
+// there, and each gets its turn.
+func TestManyLargeBodiesTakeTurns(t *testing.T) {
+	b := memory.New(40 * mib)
+	var held, most atomic.Int64
+	var all sync.WaitGroup
+	for range 100 {
+		all.Go(func() {
+			room, err := b.Reserve(t.Context(), 10*mib)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			body := room.Make(10 * mib)
+			room.Close()
+			n := held.Add(1)
+			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+			}
+			time.Sleep(time.Millisecond)
+			held.Add(-1)
+			runtime.KeepAlive(body)
+			b.Ended()
+		})
+	}
+	all.Wait()
+	if most.Load() > 4 {
+		t.Errorf("%d at once", most.Load())
+	}
+}
+
+// What is only kept in case is given up for one who waits; what is more than
+// the whole budget gets all of it.
+func TestSpareMemoryIsGivenUp(t *testing.T) {
+	b := memory.New(10 * mib)
+	room, err := b.Reserve(t.Context(), 50*mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cached := room.Make(8 * mib)
+	room.Close()
+	var mu sync.Mutex
+	b.Spare(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		cached = nil
+	})
+	room, err = b.Reserve(t.Context(), 10*mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	room.Close()
+	mu.Lock()
+	defer mu.Unlock()
+	if cached != nil {
+		t.Error("room was made without what could be spared")
+	}
+}

@@ -1,0 +1,148 @@
+package call_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/memory"
+	"fetchworker/internal/providers/call"
+)
+
+// large is a body that needs room, as a server may send it.
+var large = `["` + strings.Repeat("0123456789abcdef", 3<<20/16) + `"]`
+
+func sendLarge(form string) http.HandlerFunc {
+	var packed, noise bytes.Buffer
+	zw := gzip.NewWriter(&packed)
+	_, _ = io.WriteString(zw, large)
+	_ = zw.Close()
+	zw, _ = gzip.NewWriterLevel(&noise, gzip.NoCompression)
+	_, _ = io.WriteString(zw, large)
+	_ = zw.Close()
+	return func(w http.ResponseWriter, _ *http.Request) {
+		switch form {
+		case "plain":
+			w.Header().Set("Content-Length", fmt.Sprint(len(large)))
+			_, _ = io.WriteString(w, large)
+		case "of no told length":
+			w.(http.Flusher).Flush()
+			_, _ = io.WriteString(w, large)
+		case "packed to little":
+			w.Header().Set("Content-Encoding", "gzip")
+			_, _ = w.Write(packed.Bytes())
+		case "packed to much":
+			w.Header().Set("Content-Encoding", "gzip")
+			_, _ = w.Write(noise.Bytes())
+		case "small":
+			_, _ = io.WriteString(w, `{"small":true}`)
+		}
+	}
+}
+
+// A large body waits for room, in whatever form it comes, and that is no time
+// of the provider's; a small one does not wait. What has wholly come says so.
+func TestALargeBodyWaitsForRoom(t *testing.T) {
+	const timeout = 400 * time.Millisecond
+	for form, comes := range map[string]bool{"plain": false, "of no told length": false, "packed to little": true, "packed to much": false, "small": false} {
+		t.Run(form, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(sendLarge(form))
+			defer server.Close()
+			c, planned := callerBy(t, server.URL, nil, timeout)
+			budget := memory.New(8 << 20)
+			c.Within(budget)
+			room, err := budget.Reserve(t.Context(), 7<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var waits, came atomic.Int64
+			start := time.Now()
+			time.AfterFunc(2*timeout, room.Close)
+			r := c.Do(t.Context(), planned, call.Options{Wait: func(c bool, wait func() error) error {
+				waits.Add(1)
+				if c {
+					came.Add(1)
+				}
+				return wait()
+			}})
+			took := time.Since(start)
+			if r.Class != fetchworker.ClassOK || r.Latency > timeout {
+				t.Errorf("%s after %v of %v: %s", r.Class, r.Latency, took, r.Detail)
+			}
+			if form == "small" {
+				if took > timeout || waits.Load() > 0 {
+					t.Errorf("a small one took %v and %d waits", took, waits.Load())
+				}
+				return
+			}
+			if took < 2*timeout || waits.Load() == 0 || string(r.Body) != large {
+				t.Errorf("%d bytes after %v, %d waits", len(r.Body), took, waits.Load())
+			}
+			if first := came.Load() == waits.Load(); first != comes {
+				t.Errorf("its connection was free at %d of %d waits", came.Load(), waits.Load())
+			}
+			runtime.KeepAlive(r)
+		})
+	}
+}
+
+// A worker that is made to end does not wait for room, and a provider that
+// sends too slowly has its time, with and without a wait.
+func TestWaitsForRoomEnd(t *testing.T) {
+	server := httptest.NewServer(sendLarge("plain"))
+	defer server.Close()
+	c, planned := caller(t, server.URL)
+	budget := memory.New(8 << 20)
+	c.Within(budget)
+	room, err := budget.Reserve(t.Context(), 7<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer room.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	r := c.Do(ctx, planned, call.Options{})
+	if r.Class != fetchworker.ClassTransient || !errors.Is(r.Err, context.DeadlineExceeded) {
+		t.Errorf("%s: %v", r.Class, r.Err)
+	}
+}
+
+// A provider that goes silent in the middle of a large body has the rest of
+// its time after the wait, and no more.
+func TestTimeGoesOnAfterAWaitForRoom(t *testing.T) {
+	const timeout = 200 * time.Millisecond
+	over := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(large)))
+		_, _ = io.WriteString(w, large[:2<<20])
+		<-over
+	}))
+	defer server.Close()
+	defer close(over)
+	c, planned := callerBy(t, server.URL, nil, timeout)
+	budget := memory.New(8 << 20)
+	c.Within(budget)
+	room, err := budget.Reserve(t.Context(), 7<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(2*timeout, room.Close)
+	start := time.Now()
+	r := c.Do(t.Context(), planned, call.Options{})
+	took := time.Since(start)
+	if r.ErrorType != "timeout" || took < 2*timeout || took > 20*timeout {
+		t.Errorf("%s %s after %v: %s", r.Class, r.ErrorType, took, r.Detail)
+	}
+}
