@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/doctor"
 	"fetchworker/internal/operate"
 )
 
@@ -75,6 +76,11 @@ func TestEveryFieldOfJSONIsDocumented(t *testing.T) {
 		operate.Act{},
 		operate.Used{},
 		operate.Cause{},
+		operate.MostBy{},
+		doctor.Diagnosis{},
+		doctor.Finding{},
+		doctor.Answer{},
+		keylessJSON{},
 	} {
 		for _, field := range reflect.VisibleFields(reflect.TypeOf(line)) {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")

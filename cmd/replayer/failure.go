@@ -49,6 +49,9 @@ func (c *cli) exit(ctx context.Context, err error) int {
 	if err == nil {
 		return exitDone
 	}
+	if errors.Is(err, errUnwell) {
+		return exitFailed // it has said all
+	}
 	var f *failure
 	if !errors.As(err, &f) {
 		f = c.judge(ctx, err)

@@ -70,7 +70,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 nothing matched.`,
 	f.BoolVar(&c.json, "json", false, "one JSON object a line; docs/replayer.md lists the fields")
 	f.BoolVar(&c.noColor, "no-color", false, "no colours on a terminal (or set NO_COLOR)")
 	root.AddCommand(c.cmdRun(), c.cmdStatus(), c.cmdList(), c.cmdShow(), c.cmdReplay(), c.cmdCancel(),
-		c.cmdPause(), c.cmdResume(), c.cmdLimit(), c.cmdRetire(), c.cmdReview(), c.cmdAudit(), c.cmdUsage())
+		c.cmdPause(), c.cmdResume(), c.cmdLimit(), c.cmdRetire(), c.cmdReview(), c.cmdAudit(), c.cmdUsage(), c.cmdDoctor())
 	return root
 }
 

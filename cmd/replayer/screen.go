@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -88,6 +90,9 @@ func (c *cli) provider(b *strings.Builder, s operate.Status, now time.Time) {
 		}
 		row(lane.Lane, text)
 	}
+	if s.Backlog > 0 {
+		row("backlog", backlogText(s, now))
+	}
 	row("permits", permitsText(s, now))
 	if s.Foreign > 0 {
 		row("foreign", c.paint(yellow, fmt.Sprintf("%d calls that the provider counts are not ours, until %s (%s)", s.Foreign, terminal.Clock(s.ForeignUntil, now), terminal.Ago(s.ForeignUntil, now))))
@@ -101,11 +106,52 @@ func (c *cli) provider(b *strings.Builder, s operate.Status, now time.Time) {
 		letters += " (" + s.Held + ")"
 	}
 	row("letters", letters)
+	c.todayRows(s, row)
 	if s.Review > 0 {
 		row("review", c.paint(yellow, strconv.Itoa(s.Review)+" wait for a person: replayer review list --provider "+s.Provider))
 	} else {
 		row("review", "0")
 	}
+}
+
+// keylessLine tells of the providers that no worker has a key for.
+func keylessLine(variables map[string]string) string {
+	if len(variables) == 0 {
+		return ""
+	}
+	var parts []string
+	for _, p := range slices.Sorted(maps.Keys(variables)) {
+		parts = append(parts, p+" ("+variables[p]+")")
+	}
+	return "\nno worker has a key for " + terminal.Visible(strings.Join(parts, ", ")) + "\n"
+}
+
+// todayRows tell what failed today, and who asked most.
+func (c *cli) todayRows(s operate.Status, row func(name, text string)) {
+	if s.Today == nil {
+		return
+	}
+	text := fmt.Sprintf("%d calls, %s; %d ok, %d cached, %d stale, %d failed", s.Today.Calls, size(s.Today.Bytes), s.Today.OK, s.Today.Cached, s.Today.Stale, s.Today.Failed)
+	if s.MostBy.Calls > 0 {
+		text += fmt.Sprintf("; most calls for %s, %d", s.MostBy.Agent, s.MostBy.Calls)
+	}
+	row("today", terminal.Visible(text))
+	var causes []string
+	for _, cause := range s.Causes {
+		causes = append(causes, fmt.Sprintf("%d %s of %s", cause.Count, cause.Cause, cause.Operation))
+	}
+	if len(causes) > 0 {
+		row("failed", c.paint(yellow, terminal.Visible(strings.Join(causes, ", "))))
+	}
+}
+
+// backlogText says when the backlog is gone.
+func backlogText(s operate.Status, now time.Time) string {
+	text := strconv.Itoa(s.Backlog)
+	if !s.BacklogGone.IsZero() {
+		text += ", gone at " + terminal.Clock(s.BacklogGone, now) + " (" + terminal.Ago(s.BacklogGone, now) + ") at the present limit"
+	}
+	return text
 }
 
 // unservedLine tells of all the names that nobody serves.

@@ -268,6 +268,16 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 		_, err := stageOf(ts).JS.PublishMsg(context.Background(), m)
 		ts.Check(err)
 	},
+	// bounded STREAM: a limit of bytes that it has just reached.
+	"bounded": func(ts *testscript.TestScript, _ bool, args []string) {
+		s := stageOf(ts)
+		stream, err := s.JS.Stream(context.Background(), args[0])
+		ts.Check(err)
+		config := stream.CachedInfo().Config
+		config.MaxBytes = int64(stream.CachedInfo().State.Bytes) //nolint:gosec // small
+		_, err = s.JS.UpdateStream(context.Background(), config)
+		ts.Check(err)
+	},
 	// counted SUBJECT=N …: increments of the ledger's counters; TODAY in a
 	// subject is this UTC day, YESTERDAY and 30DAYS are earlier ones.
 	"counted": func(ts *testscript.TestScript, _ bool, args []string) {

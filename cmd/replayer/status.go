@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"fetchworker/internal/operate"
@@ -80,53 +79,52 @@ func (c *cli) watchStatus(ctx context.Context, l *link, f *operate.Fleet, provid
 }
 
 func (c *cli) status(ctx context.Context, l *link, f *operate.Fleet, provider, before string) error {
-	survey, err := f.Survey(ctx)
+	o, err := f.Overview(ctx, provider)
 	if err != nil {
 		return err
 	}
-	providers := survey.Providers
-	if provider != "" { // also one that nobody serves
-		providers, survey.Unserved = slices.DeleteFunc([]string{provider}, func(p string) bool { return !survey.Knows(p) }), operate.Unserved{}
-	}
-	if len(providers) == 0 && len(survey.Unserved.Names) == 0 {
+	if len(o.Providers)+len(o.Unserved.Names)+len(o.Keyless) == 0 {
+		if provider != "" {
+			return c.known(ctx, f, provider)
+		}
 		return nothing("a worker with a provider's key set, or a request, makes it known", "no provider is known here")
 	}
-	inFlight, err := f.InFlight(ctx)
-	if err != nil {
-		return err
-	}
-	var lines []operate.Status
-	for _, p := range providers {
-		line, err := f.Status(ctx, p, inFlight)
-		if err != nil {
-			return err
+	for i := range o.Providers {
+		s := &o.Providers[i]
+		if s.BytesLimit == 0 {
+			s.BytesLimit = c.ownBytesLimit(s.Provider)
 		}
-		if line.BytesLimit == 0 {
-			line.BytesLimit = c.ownBytesLimit(p)
-		}
-		line.BytesOutAt = operate.RunsOut(line.BytesUsed, line.BytesLimit, line.At)
-		lines = append(lines, line)
+		s.BytesOutAt = operate.RunsOut(s.BytesUsed, s.BytesLimit, s.At)
 	}
-	if skew := l.Skew(); skew.Abs() > time.Second && before == "" {
-		c.sayf("note: the clock of this machine is %s off the server's, which is the one that counts", terminal.Short(skew.Abs()))
-	}
-	replayers, err := l.Replayers(ctx)
-	if err != nil {
-		return err
+	if o.Skew.Abs() > time.Second && before == "" {
+		c.sayf("note: the clock of this machine is %s off the server's, which is the one that counts", terminal.Short(o.Skew.Abs()))
 	}
 	if c.json {
-		for _, line := range lines {
-			line.Replayers = replayers
-			if err := c.object(line); err != nil {
-				return err
-			}
-		}
-		if len(survey.Unserved.Names) > 0 {
-			return c.object(struct {
-				Unserved operate.Unserved `json:"unserved"`
-			}{survey.Unserved})
-		}
-		return nil
+		return c.statusLines(o)
 	}
-	return c.printf("%s%s", terminal.Ours(before), terminal.Ours(c.screen(lines, replayers, l.Now())+unservedLine(survey.Unserved)))
+	return c.printf("%s%s", terminal.Ours(before), terminal.Ours(c.screen(o.Providers, o.Replayers, l.Now())+keylessLine(o.Keyless)+unservedLine(o.Unserved)))
+}
+
+func (c *cli) statusLines(o operate.Overview) error {
+	for _, line := range o.Providers {
+		if err := c.object(line); err != nil {
+			return err
+		}
+	}
+	if len(o.Keyless) > 0 {
+		if err := c.object(keylessJSON{o.Keyless}); err != nil {
+			return err
+		}
+	}
+	if len(o.Unserved.Names) > 0 {
+		return c.object(struct {
+			Unserved operate.Unserved `json:"unserved"`
+		}{o.Unserved})
+	}
+	return nil
+}
+
+// keylessJSON is the line of providers that no worker has a key for.
+type keylessJSON struct {
+	NoKey map[string]string `json:"no_key"` // the variable that would hold it, by provider
 }

@@ -206,7 +206,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	group.Go(func() error { return worker.Run(running) })
 	group.Go(func() error { return sweeper.Run(running) })
 	group.Go(func() error {
-		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving), Look: func(w *fleet.Worker) {
+		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving), Keyless: keyless(set), Look: func(w *fleet.Worker) {
 			w.Unable = unable(serving)
 		}}
 		fleet.Present(running, js, kv, presence, func(err error) { logger.Warn("presence", zap.Error(err)) })
@@ -281,6 +281,17 @@ func unable(serving []fetch.Served) map[string]string {
 		}
 	}
 	return why
+}
+
+// keyless are the providers that are known and have no key.
+func keyless(set *providers.Set) map[string]string {
+	missing := map[string]string{}
+	for _, p := range set.All() {
+		if !p.Configured() {
+			missing[p.Name] = p.KeyVariable()
+		}
+	}
+	return missing
 }
 
 func names(serving []fetch.Served) []string {

@@ -113,12 +113,12 @@ func (d *Desk) others(ctx context.Context, stream string, known []string, names 
 		}
 		return left, nil
 	}
-	info, err := s.Info(ctx, jetstream.WithSubjectFilter(prefixes[stream]+">"))
+	subjects, err := d.subjects(ctx, s, prefixes[stream]+">")
 	if err != nil {
-		return 0, fmt.Errorf("list the subjects of %s: %w", stream, err)
+		return 0, err
 	}
 	count := 0
-	for subject, messages := range info.State.Subjects {
+	for subject, messages := range subjects {
 		a, err := fetchworker.ParseSubject(subject)
 		switch {
 		case err != nil: // the sweep drops it
@@ -127,9 +127,22 @@ func (d *Desk) others(ctx context.Context, stream string, known []string, names 
 		default:
 			names[a.Provider] = true
 		}
-		count += int(min(messages, 1<<40))
+		count += messages
 	}
 	return count, nil
+}
+
+// subjects counts a stream's messages by subject.
+func (d *Desk) subjects(ctx context.Context, s jetstream.Stream, filter string) (map[string]int, error) {
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(filter))
+	if err != nil {
+		return nil, fmt.Errorf("list the subjects of %s: %w", s.CachedInfo().Config.Name, err)
+	}
+	counted := make(map[string]int, len(info.State.Subjects))
+	for subject, messages := range info.State.Subjects {
+		counted[subject] = int(min(messages, 1<<40))
+	}
+	return counted, nil
 }
 
 // mostListed is how many messages of names that nobody serves are listed to

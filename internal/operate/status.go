@@ -25,6 +25,7 @@ type Status struct {
 	Provider      string         `json:"provider"`
 	At            time.Time      `json:"at"`
 	Workers       []string       `json:"workers"`
+	Served        bool           `json:"served"`                   // somebody serves it, or has served it
 	NoWorkerSince time.Time      `json:"no_worker_since,omitzero"` // as far as this command has seen
 	Replayers     bool           `json:"replayers"`                // whether any replayer runs
 	Lanes         []LaneStatus   `json:"lanes"`
@@ -54,6 +55,11 @@ type Status struct {
 	Sampled       bool           `json:"sampled,omitempty"` // there are too many to read: waiting and due are of a sample
 	HeldLetters   int            `json:"held_letters"`      // by the circuit, a pause, a hold, a quota
 	Review        int            `json:"review"`
+	Backlog       int            `json:"backlog"`                  // to be called for: the lanes, and the letters that are due or held
+	BacklogGone   time.Time      `json:"backlog_gone_at,omitzero"` // at the present limit; missing where nobody knows
+	Today         *Used          `json:"today,omitempty"`          // calls, bytes and answers of this UTC day; missing where nobody counts
+	MostBy        MostBy         `json:"most_by,omitzero"`         // for whom most of today's calls were made
+	Causes        []Cause        `json:"causes_today,omitempty"`   // of the calls that failed today, the most frequent
 }
 
 // OpenStatus is an operation whose circuit is not closed.
@@ -113,7 +119,7 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	now := f.desk.Now()
 	view := f.Provider(p, now)
 	s := Status{
-		Provider: p, At: now.UTC(), Workers: []string{}, NoWorkerSince: view.NoneSince,
+		Provider: p, At: now.UTC(), Workers: []string{}, Served: view.Registered, NoWorkerSince: view.NoneSince,
 		Circuit: string(view.Circuit.State), PausedUntil: view.PausedUntil, HoldUntil: view.HoldUntil, Permits: []PermitStatus{},
 		Operations: []OpenStatus{},
 	}
@@ -165,6 +171,7 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	if err := f.letters(ctx, &s, now); err != nil {
 		return s, err
 	}
+	f.backlog(&s, now)
 	var err error
 	s.Review, _, err = f.desk.Count(ctx, fetchworker.StreamReview, "fetch.review."+p+".>")
 	return s, err

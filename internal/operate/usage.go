@@ -107,7 +107,11 @@ func (d *Desk) counters(ctx context.Context, kind, provider, whose string, since
 		since = edge.At.Add(-401 * 24 * time.Hour)
 	}
 	first := since.UTC().Truncate(24 * time.Hour)
-	subject := kind + "." + cmp.Or(provider, "*") + "." + cmp.Or(whose, "*") + ".*.*"
+	day := "*"
+	if today := edge.At.UTC().Format(time.DateOnly); first.Format(time.DateOnly) == today {
+		day = today
+	}
+	subject := kind + "." + cmp.Or(provider, "*") + "." + cmp.Or(whose, "*") + "." + day + ".*"
 	for raw, err := range d.Messages(ctx, fetchworker.StreamUsage, subject, first, edge) {
 		if err != nil {
 			return err

@@ -66,3 +66,19 @@ func (r Record) Covers(c Call) (operation string, held bool) {
 	}
 	return c.Operation, r.Of(c.Operation).Covers(c)
 }
+
+// KeyRefused reports whether the calls that failed since the last success were
+// mostly refused for their key.
+func (r Record) KeyRefused() bool {
+	refused, others := 0, 0
+	for _, o := range r.Operations {
+		for _, e := range o.Row {
+			if e.Kind == kindUnauthorized {
+				refused++
+			} else {
+				others++
+			}
+		}
+	}
+	return refused > others
+}

@@ -20,6 +20,9 @@ type Worker struct {
 	Version   string   `json:"version"`
 	Providers []string `json:"providers"`
 
+	// Keyless are the providers that it knows and has no key for: the variable
+	// that would hold it, by provider.
+	Keyless map[string]string `json:"keyless,omitempty"`
 	// Unable is why it cannot call some of them, by provider.
 	Unable map[string]string `json:"unable,omitempty"`
 	// Look brings what changes up to date before each beat; nil: nothing does.

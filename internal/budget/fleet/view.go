@@ -250,6 +250,23 @@ func (v *View) Workers() []Worker {
 	return living
 }
 
+// Keyless are the providers that no living worker serves and some know: the
+// variable that would hold the key, by provider.
+func (v *View) Keyless() map[string]string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	keyless := map[string]string{}
+	for _, w := range v.workers {
+		if w.lives() {
+			maps.Copy(keyless, w.Keyless)
+		}
+	}
+	for p := range v.served() {
+		delete(keyless, p)
+	}
+	return keyless
+}
+
 // Bury takes away the keys of workers that have not lived for long, so that
 // nobody else takes them for one.
 func (v *View) Bury(ctx context.Context, kv jetstream.KeyValue) error {

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"fetchworker"
+	"fetchworker/internal/nearest"
+	"fetchworker/internal/operate"
+
+	"github.com/spf13/cobra"
+)
+
+// providersOf are all names that a person may mean: served, asked for, or
+// known to a worker without a key.
+func providersOf(ctx context.Context, f *operate.Fleet) ([]string, error) {
+	survey, err := f.Survey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]bool{}
+	for _, p := range append(survey.Providers, survey.Unserved.Names...) {
+		names[p] = true
+	}
+	for p := range f.Keyless() {
+		names[p] = true
+	}
+	return slices.Sorted(maps.Keys(names)), nil
+}
+
+// known refuses names that nobody serves and nothing is stored of.
+func (c *cli) known(ctx context.Context, f *operate.Fleet, providers ...string) error {
+	for _, p := range providers {
+		if !fetchworker.ValidToken(p) {
+			return misused("give the name as replayer status shows it", "%q is no provider: 1 to 32 of a-z 0-9 _ -", p)
+		}
+	}
+	names, err := providersOf(ctx, f)
+	if err != nil {
+		return err
+	}
+	for _, p := range providers {
+		if !slices.Contains(names, p) {
+			return unknown(p, names)
+		}
+	}
+	return nil
+}
+
+// namesTold is how many providers an error lists.
+const namesTold = 12
+
+func unknown(provider string, names []string) error {
+	there := "there are none yet"
+	switch {
+	case len(names) > namesTold:
+		there = "there are " + strings.Join(names[:namesTold], ", ") + " and more"
+	case len(names) > 0:
+		there = "there are " + strings.Join(names, ", ")
+	}
+	next := "replayer status lists the providers; a worker with a provider's key set, or a request, makes it known"
+	if meant := nearest.Of(provider, names); meant != "" {
+		next = "did you mean " + meant + "?"
+	}
+	return nothing(next, "no provider %s; %s", provider, there)
+}
+
+// completeProviders completes the names of the fleet that is connected to.
+func (c *cli) completeProviders(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	ctx, l, done, err := c.connect(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer done()
+	f, err := l.Fleet(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer f.Close()
+	names, _ := providersOf(ctx, f) // none is offered then
+	return names, cobra.ShellCompDirectiveNoFileComp
+}

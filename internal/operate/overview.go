@@ -1,0 +1,168 @@
+package operate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget/ledger"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+)
+
+// Overview is the whole fleet at a moment of the server's time.
+type Overview struct {
+	At        time.Time
+	Replayers bool // whether any runs
+	Skew      time.Duration
+	Providers []Status
+	Unserved  Unserved
+	// Keyless are providers that the workers know and have no key for: the
+	// variable that would hold it, by provider.
+	Keyless map[string]string
+}
+
+// lookedAt is how many providers are asked for at a time.
+const lookedAt = 4
+
+// Overview gathers all providers, or the one given, if it is known.
+func (f *Fleet) Overview(ctx context.Context, only string) (Overview, error) {
+	survey, err := f.Survey(ctx)
+	if err != nil {
+		return Overview{}, err
+	}
+	o := Overview{At: f.desk.Now(), Skew: f.desk.Skew(), Unserved: survey.Unserved, Keyless: f.Keyless()}
+	names := survey.Providers
+	if only != "" { // also one that nobody serves
+		names, o.Unserved = slices.DeleteFunc([]string{only}, func(p string) bool { return !survey.Knows(p) }), Unserved{}
+		maps.DeleteFunc(o.Keyless, func(p, _ string) bool { return p != only })
+	}
+	for _, p := range names {
+		delete(o.Keyless, p)
+	}
+	inFlight, err := f.InFlight(ctx)
+	if err != nil {
+		return Overview{}, err
+	}
+	if o.Replayers, err = f.desk.Replayers(ctx); err != nil {
+		return Overview{}, err
+	}
+	o.Providers = make([]Status, len(names))
+	var group errgroup.Group
+	group.SetLimit(lookedAt)
+	for i, p := range names {
+		group.Go(func() (err error) {
+			o.Providers[i], err = f.Status(ctx, p, inFlight)
+			o.Providers[i].Replayers = o.Replayers
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return Overview{}, err
+	}
+	return o, f.today(ctx, &o, only)
+}
+
+// today adds what failed today, and for whom most calls were made.
+func (f *Fleet) today(ctx context.Context, o *Overview, only string) error {
+	since := UsageFilter{Provider: only, Since: o.At}
+	causes, err := f.desk.Causes(ctx, since)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil // an earlier version made the streams
+	}
+	if err != nil {
+		return err
+	}
+	used, err := f.desk.Usage(ctx, since)
+	if err != nil {
+		return err
+	}
+	for i := range o.Providers {
+		s := &o.Providers[i]
+		s.Today = &Used{}
+		for _, c := range causes {
+			if c.Provider == s.Provider && len(s.Causes) < causesShown {
+				s.Causes = append(s.Causes, c)
+			}
+		}
+		for _, u := range SumBy(used, "") {
+			if u.Provider != s.Provider {
+				continue
+			}
+			s.Today.Calls, s.Today.Bytes = s.Today.Calls+u.Calls, s.Today.Bytes+u.Bytes
+			s.Today.OK, s.Today.Cached = s.Today.OK+u.OK, s.Today.Cached+u.Cached
+			s.Today.Stale, s.Today.Failed = s.Today.Stale+u.Stale, s.Today.Failed+u.Failed
+			if u.Calls > s.MostBy.Calls {
+				s.MostBy = MostBy{u.Agent, u.Calls}
+			}
+		}
+	}
+	return nil
+}
+
+// causesShown is how many causes a status tells.
+const causesShown = 3
+
+// MostBy is the agent for whom most of a provider's calls of a day were made.
+type MostBy struct {
+	Agent string `json:"agent"`
+	Calls int64  `json:"calls"`
+}
+
+// backlog says how much is to be called for, and when it is gone at the
+// present limit: nobody knows where no limit is in force, where there is no
+// worker, and where what holds it up has no known end.
+func (f *Fleet) backlog(s *Status, now time.Time) {
+	for _, lane := range s.Lanes {
+		s.Backlog += lane.Waiting + lane.InFlight
+	}
+	s.Backlog += s.Due + s.HeldLetters
+	hold, held := f.Hold(s.Provider)
+	if s.Backlog == 0 || len(s.Workers) == 0 || held && hold.Until.IsZero() {
+		return
+	}
+	begins := now
+	if held && hold.Until.After(now) {
+		begins = hold.Until
+	}
+	if takes := WindowsTake(s.Backlog, f.Provider(s.Provider, now).Windows); takes > 0 {
+		s.BacklogGone = begins.Add(takes).UTC()
+	}
+}
+
+// WindowsTake is how long n calls take from now on in windows that are partly
+// used; zero: there is no limit.
+func WindowsTake(n int, windows []ledger.Usage) time.Duration {
+	var longest time.Duration
+	for _, w := range windows {
+		if w.N > 0 {
+			longest = max(longest, time.Second, time.Duration(float64(w.Per)*float64(max(n-w.Left, 0))/float64(w.N)))
+		}
+	}
+	return longest
+}
+
+// Waiting is how many requests each agent has in a provider's queues, and how
+// many one may have.
+func (f *Fleet) Waiting(ctx context.Context, provider string) (agents map[string]int, most int, err error) {
+	requests, err := f.desk.JS.Stream(ctx, fetchworker.StreamRequests)
+	if err != nil {
+		return nil, 0, fmt.Errorf("look up the requests: %w", err)
+	}
+	agents = map[string]int{}
+	subjects, err := f.desk.subjects(ctx, requests, prefixes[fetchworker.StreamRequests]+provider+".>")
+	if err != nil {
+		return nil, 0, err
+	}
+	for subject, n := range subjects {
+		if a, err := fetchworker.ParseSubject(subject); err == nil {
+			agents[a.Agent] += n
+		}
+	}
+	return agents, int(requests.CachedInfo().Config.MaxMsgsPerSubject), nil
+}
