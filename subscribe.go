@@ -21,6 +21,7 @@ import (
 type Subscriber struct {
 	nc       *nats.Conn
 	js       jetstream.JetStream
+	api      string // where its server's API is
 	durable  string
 	parallel int
 }
@@ -43,8 +44,10 @@ func NewSubscriber(nc *nats.Conn, o SubscriberOptions) (*Subscriber, error) {
 		return nil, &RequestError{"durable", "1 to 64 of A-Z a-z 0-9 _ -"}
 	}
 	js, err := jetstream.New(nc)
+	api := "$JS.API."
 	if o.Domain != "" {
 		js, err = jetstream.NewWithDomain(nc, o.Domain)
+		api = "$JS." + o.Domain + ".API."
 	}
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
@@ -52,7 +55,7 @@ func NewSubscriber(nc *nats.Conn, o SubscriberOptions) (*Subscriber, error) {
 	if o.Parallel <= 0 {
 		o.Parallel = 16
 	}
-	return &Subscriber{nc, js, o.Durable, o.Parallel}, nil
+	return &Subscriber{nc, js, api, o.Durable, o.Parallel}, nil
 }
 
 // ResultFilter selects answers; empty fields select all.
@@ -85,8 +88,8 @@ func (s *Subscriber) Subscribe(ctx context.Context, f ResultFilter, handle func(
 	}
 	subject := "fetch.result." + either(f.Provider) + "." + either(f.Operation) + "." + either(f.Agent) + ".*"
 	bodies := &Client{nc: s.nc}
-	return s.consume(ctx, StreamResults, subject, f.Since, func(ctx context.Context, m jetstream.Msg) error {
-		a, err := DecodeAnswer(m.Subject(), m.Headers(), m.Data())
+	return s.consume(ctx, StreamResults, subject, f.Since, func(ctx context.Context, m *nats.Msg) error {
+		a, err := DecodeAnswer(m.Subject, m.Header, m.Data)
 		if err != nil || f.Final && !a.Final || len(f.Status) > 0 && !slices.Contains(f.Status, a.Status) {
 			return nil //nolint:nilerr // what nobody can read is of no use a second time either
 		}
@@ -127,10 +130,10 @@ func (s *Subscriber) Events(ctx context.Context, f EventFilter, handle func(cont
 		}
 		subject += token + "."
 	}
-	return s.consume(ctx, StreamEvents, strings.TrimSuffix(subject, "."), f.Since, func(ctx context.Context, m jetstream.Msg) error {
+	return s.consume(ctx, StreamEvents, strings.TrimSuffix(subject, "."), f.Since, func(ctx context.Context, m *nats.Msg) error {
 		var e Event
-		tokens := strings.Split(m.Subject(), ".")
-		if json.Unmarshal(m.Data(), &e) != nil || len(tokens) != 4 {
+		tokens := strings.Split(m.Subject, ".")
+		if json.Unmarshal(m.Data, &e) != nil || len(tokens) != 4 {
 			return nil //nolint:nilerr // what nobody can read is of no use a second time either
 		}
 		e.Kind, e.Provider = tokens[2], tokens[3]
@@ -139,8 +142,6 @@ func (s *Subscriber) Events(ctx context.Context, f EventFilter, handle func(cont
 }
 
 const (
-	// pullLasts is how long a pull stays open; a reconnect can lose one.
-	pullLasts       = 5 * time.Second
 	consumerAckWait = 30 * time.Second
 	// handleAgain is how soon a message comes again whose handler has failed,
 	// at first; it doubles up to a minute.
@@ -148,53 +149,51 @@ const (
 )
 
 // consume pulls messages and acknowledges each when take has returned nil.
-func (s *Subscriber) consume(ctx context.Context, stream, subject string, since time.Time, take func(context.Context, jetstream.Msg) error) error {
-	consumer, err := s.consumer(ctx, stream, subject, since)
+func (s *Subscriber) consume(ctx context.Context, stream, subject string, since time.Time, take func(context.Context, *nats.Msg) error) error {
+	if err := s.consumer(ctx, stream, subject, since); err != nil {
+		return err
+	}
+	in, err := s.openPull(stream)
 	if err != nil {
 		return err
 	}
 	var handling sync.WaitGroup
 	defer handling.Wait()
+	// What the server has sent by now is handed back before this returns, or
+	// nobody would get it for as long as a handler may take.
+	defer in.close()
 	turns := make(chan struct{}, s.parallel)
 	for ctx.Err() == nil {
-		room := s.parallel - len(turns)
-		if room == 0 {
-			select {
-			case turns <- struct{}{}:
-				<-turns
-			case <-ctx.Done():
-			}
+		select {
+		case turns <- struct{}{}: // all may be busy
+			<-turns
+		case <-ctx.Done():
+			return nil
+		}
+		over, err := in.ask(ctx, s.parallel-len(turns), func(m *nats.Msg) {
+			turns <- struct{}{}
+			handling.Go(func() {
+				defer func() { <-turns }()
+				s.handle(ctx, m, take)
+			})
+		})
+		switch {
+		case err != nil:
+			return err
+		case over:
 			continue
 		}
-		pull, end := context.WithTimeout(ctx, pullLasts)
-		batch, err := consumer.Fetch(room, jetstream.FetchContext(pull))
-		if err == nil {
-			for m := range batch.Messages() {
-				turns <- struct{}{}
-				handling.Go(func() {
-					defer func() { <-turns }()
-					s.handle(ctx, m, take)
-				})
-			}
-			err = batch.Error()
-		}
-		over := pull.Err() != nil
-		end()
-		switch {
-		case over:
-		case errors.Is(err, nats.ErrConnectionClosed):
-			return fmt.Errorf("%w: %w", ErrClosed, err)
-		case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrConsumerDeleted):
+		// An election, a reconnect, or a consumer that somebody deleted.
+		if _, err := s.js.Consumer(ctx, stream, s.durable); errors.Is(err, jetstream.ErrConsumerNotFound) {
 			return fmt.Errorf("consumer %s on %s: %w", s.durable, stream, err)
-		case err != nil:
-			_ = pause(ctx, time.Second) // an election, a reconnect
 		}
+		_ = pause(ctx, time.Second)
 	}
 	return nil
 }
 
 // handle runs one handler while the server is told that it is at work.
-func (s *Subscriber) handle(ctx context.Context, m jetstream.Msg, take func(context.Context, jetstream.Msg) error) {
+func (s *Subscriber) handle(ctx context.Context, m *nats.Msg, take func(context.Context, *nats.Msg) error) {
 	if ctx.Err() != nil {
 		_ = m.Nak()
 		return
@@ -221,18 +220,18 @@ func (s *Subscriber) handle(ctx context.Context, m jetstream.Msg, take func(cont
 }
 
 // consumer finds the durable consumer, and makes it where that is allowed.
-func (s *Subscriber) consumer(ctx context.Context, stream, subject string, since time.Time) (jetstream.Consumer, error) {
+func (s *Subscriber) consumer(ctx context.Context, stream, subject string, since time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	c, err := s.js.Consumer(ctx, stream, s.durable)
 	if err == nil {
 		if have := c.CachedInfo().Config.FilterSubject; have != subject {
-			return nil, fmt.Errorf("consumer %s on %s is for %s, not for %s: use another name", s.durable, stream, have, subject)
+			return fmt.Errorf("consumer %s on %s is for %s, not for %s: use another name", s.durable, stream, have, subject)
 		}
-		return c, nil
+		return nil
 	}
 	if !errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return nil, fmt.Errorf("consumer %s on %s: %w", s.durable, stream, err)
+		return fmt.Errorf("consumer %s on %s: %w", s.durable, stream, err)
 	}
 	config := jetstream.ConsumerConfig{
 		Durable: s.durable, FilterSubject: subject, AckPolicy: jetstream.AckExplicitPolicy, AckWait: consumerAckWait,
@@ -243,12 +242,12 @@ func (s *Subscriber) consumer(ctx context.Context, stream, subject string, since
 	}
 	making, release := (&Client{nc: s.nc}).untilRefused(ctx, "$JS.API.CONSUMER.CREATE."+stream+"."+s.durable+"."+subject)
 	defer release()
-	c, err = s.js.CreateConsumer(making, stream, config)
+	_, err = s.js.CreateConsumer(making, stream, config)
 	if err != nil {
 		if making.Err() != nil || errors.Is(err, nats.ErrNoResponders) {
 			err = fmt.Errorf("%w: the admin makes it with: nats consumer add %s %s --filter '%s' --ack explicit --pull --deliver all --max-pending %d --defaults", ErrNotPermitted, stream, s.durable, subject, config.MaxAckPending)
 		}
-		return nil, fmt.Errorf("consumer %s on %s: %w", s.durable, stream, err)
+		return fmt.Errorf("consumer %s on %s: %w", s.durable, stream, err)
 	}
-	return c, nil
+	return nil
 }
