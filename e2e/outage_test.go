@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -57,8 +58,22 @@ func TestAClusterLosesItsLeader(t *testing.T) {
 // alice asks, the admin looks.
 func withServers(t *testing.T, servers []*natsServer, replicas int) *fleet {
 	t.Helper()
+	f := onServers(t, servers, replicas)
+	f.worker()
+	f.worker()
+	f.replayer()
+	return f
+}
+
+// onServers is withServers before anybody works.
+func onServers(t *testing.T, servers []*natsServer, replicas int, sizes ...string) *fleet {
+	t.Helper()
 	admin := map[string]string{
 		"NATS_URL": urls(t, servers, "admin"), "NATS_INBOX_PREFIX": "_INBOX_admin", "FETCH_REPLICAS": fmt.Sprint(replicas),
+	}
+	for _, size := range sizes {
+		name, value, _ := strings.Cut(size, "=")
+		admin[name] = value
 	}
 	// A cluster that is just starting has no leader yet.
 	until(t, time.Minute, "the streams are there", func() bool {
@@ -79,9 +94,6 @@ func withServers(t *testing.T, servers []*natsServer, replicas int) *fleet {
 		"NATS_URL": urls(t, servers, "worker"), "NATS_INBOX_PREFIX": "_INBOX_worker", "FETCH_REPLICAS": fmt.Sprint(replicas),
 	})
 	f.replayEnv = map[string]string{"NATS_URL": urls(t, servers, "replayer"), "NATS_INBOX_PREFIX": "_INBOX_replayer"}
-	f.worker()
-	f.worker()
-	f.replayer()
 	return f
 }
 

@@ -28,6 +28,7 @@ import (
 // that its limit is close: the second is known before a call was made in vain.
 type stores struct {
 	js     jetstream.JetStream
+	silent func(stream string) bool // says nothing of what is written to it
 	logger *zap.Logger
 
 	busy    atomic.Bool // something was to be stored since the last look
@@ -41,6 +42,7 @@ type stores struct {
 
 // fullness is why a stream takes nothing more.
 type fullness struct {
+	silent    bool            // the server said nothing to a write
 	refused   string          // what the server said to a write; empty once one has gone through
 	figures   string          // what the stream says of itself; empty where there is room
 	providers map[string]bool // whose writes were refused
@@ -65,15 +67,15 @@ const (
 	longestStoreRetry  = 700 * time.Millisecond
 )
 
-func newStores(js jetstream.JetStream, logger *zap.Logger) *stores {
-	return &stores{js: js, logger: logger, full: map[string]*fullness{}, changed: make(chan struct{})}
+func newStores(js jetstream.JetStream, silent func(string) bool, logger *zap.Logger) *stores {
+	return &stores{js: js, silent: silent, logger: logger, full: map[string]*fullness{}, changed: make(chan struct{})}
 }
 
 // run asks the streams how full they are until ctx ends, as long as there is
 // work that would meet it.
 func (s *stores) run(ctx context.Context) {
 	for wait.For(ctx, storesEach) == nil {
-		if s.busy.Swap(false) || s.err() != nil {
+		if s.busy.Swap(false) || s.err() != nil || slices.ContainsFunc(boundedStreams, s.silent) {
 			s.look(ctx)
 		}
 	}
@@ -84,9 +86,10 @@ func (s *stores) look(ctx context.Context) {
 	s.looking.Lock()
 	defer s.looking.Unlock()
 	for _, name := range boundedStreams {
+		silent := s.silent(name)
 		if figures, err := s.ask(ctx, name); err == nil { // else nothing new is known
 			s.change(name, func(f *fullness) {
-				f.figures = figures
+				f.figures, f.silent = figures, silent
 				if figures == "" && f.waiting == 0 {
 					f.refused = "" // nobody is left to find out by trying
 				}
@@ -141,7 +144,7 @@ func (s *stores) change(name string, edit func(*fullness)) {
 		f = &fullness{providers: map[string]bool{}}
 	}
 	edit(f)
-	is := f.refused != "" || f.figures != ""
+	is := f.why() != ""
 	switch {
 	case is:
 		s.full[name] = f
@@ -149,7 +152,7 @@ func (s *stores) change(name string, edit func(*fullness)) {
 		delete(s.full, name)
 	}
 	if is && !was {
-		s.logger.Error("a store is full: what needs it waits", zap.String("stream", name), zap.String("why", f.why()))
+		s.logger.Error("a store is full, or takes nothing: what needs it waits", zap.String("stream", name), zap.String("why", f.why()))
 	}
 	if was && !is {
 		clear(f.providers)
@@ -159,11 +162,16 @@ func (s *stores) change(name string, edit func(*fullness)) {
 	s.changed = make(chan struct{})
 }
 
+// why is empty where there is room.
 func (f *fullness) why() string {
-	if f.refused != "" {
+	switch {
+	case f.refused != "":
 		return f.refused
+	case f.silent:
+		return "the server says nothing of what is written to it; was its disk full? Then it stays so until it is restarted"
+	default:
+		return f.figures
 	}
-	return f.figures
 }
 
 // holds is the store that the work of a provider waits for, empty if none: an
@@ -173,7 +181,7 @@ func (s *stores) holds(provider string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, f := range s.full {
-		if f.refused == "" && f.figures == "" {
+		if f.why() == "" {
 			continue
 		}
 		if name == fetchworker.StreamResults || f.providers[provider] {
@@ -207,8 +215,8 @@ func (s *stores) err() error {
 	defer s.mu.Unlock()
 	var full []string
 	for _, name := range slices.Sorted(maps.Keys(s.full)) {
-		if f := s.full[name]; f.refused != "" || f.figures != "" {
-			full = append(full, name+" is full: "+f.why())
+		if why := s.full[name].why(); why != "" {
+			full = append(full, name+" is full: "+why)
 		}
 	}
 	if full == nil {

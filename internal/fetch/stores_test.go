@@ -55,6 +55,49 @@ func (r *rig) ready(within time.Duration) {
 	}
 }
 
+// mute keeps a stream from saying what became of a write, as a server does
+// whose disk has failed it.
+func (r *rig) mute(stream string, mute bool) {
+	r.t.Helper()
+	s, err := r.b.JS.Stream(context.Background(), stream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	config := s.CachedInfo().Config
+	config.MaxAge, config.NoAck = 0, mute
+	if _, err := r.b.JS.UpdateStream(context.Background(), config); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// TestAStoreThatSaysNothingIsNamed: a server whose disk was full answers no
+// write. The worker says so, calls for nothing more, and goes on when it can.
+func TestAStoreThatSaysNothingIsNamed(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		defer r.whole(1, 1)()
+		r.final(r.quote("alice", "before", "A", ""), time.Second)
+		r.mute(fetchworker.StreamResults, true)
+		ids := []fetchworker.Identity{r.quote("alice", "met", "B", "")}
+		r.named(fetchworker.StreamResults, 10*time.Second)
+		ids = append(ids, r.quote("alice", "after", "C", ""))
+		time.Sleep(time.Minute)
+		if n := r.calls("/C"); n != 0 {
+			t.Errorf("%d calls for what could not be stored", n)
+		}
+		r.mute(fetchworker.StreamResults, false)
+		for _, id := range ids {
+			if a := r.final(id, 15*time.Second); a.Status != fetchworker.StatusOK || a.Calls != 1 {
+				t.Errorf("%s: %+v", id, a)
+			}
+		}
+		r.ready(10 * time.Second)
+		if n := len(r.upstream.Calls()); n != 3 {
+			t.Errorf("%d calls", n)
+		}
+	})
+}
+
 // suspects are the keys that stand against messages.
 func (r *rig) suspects() []string {
 	r.t.Helper()

@@ -34,6 +34,7 @@ type Log struct {
 	// patience is how long a write is tried again while its outcome is
 	// unknown: a leader election takes up to ten seconds.
 	patience time.Duration
+	silence  silence
 }
 
 // New makes a log. The hook may be nil.
@@ -196,10 +197,15 @@ func (l *Log) publish(ctx context.Context, stream string, m *nats.Msg, last uint
 
 // publishAny writes once, whatever stands.
 func (l *Log) publishAny(ctx context.Context, stream string, m *nats.Msg, options ...jetstream.PublishOpt) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	trying, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	ascii(m.Header)
-	ack, err := l.js.PublishMsg(ctx, m, append(options, jetstream.WithExpectStream(stream))...)
+	ack, err := l.js.PublishMsg(trying, m, append(options, jetstream.WithExpectStream(stream))...)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && l.js.Conn().IsConnected() {
+		l.silence.begins(stream)
+		return 0, err
+	}
+	l.silence.ends(stream)
 	switch {
 	case hasCode(err, accountFull, serverFull, storageFull, storeFailed):
 		return 0, &NoRoomError{stream, err}
