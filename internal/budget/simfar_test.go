@@ -11,6 +11,9 @@ import (
 // TestDistance: workers far from the server, or a server whose disk is slow,
 // use less of a short window, and never more than it has.
 func TestDistance(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine")
+	}
 	const ms = time.Millisecond
 	short := ledger.Limits{{N: 2, Per: time.Second}}
 	both := ledger.Limits{{N: 60, Per: time.Minute}, {N: 2, Per: time.Second}}

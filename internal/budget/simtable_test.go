@@ -160,6 +160,9 @@ func scenarios(full bool) []scenario {
 
 // TestFigures: the table of docs/permits.md. With -v it is printed.
 func TestFigures(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine")
+	}
 	t.Log("| load | worst window | used | wait p50 / p99 / max | writes a permit |")
 	for _, sc := range scenarios(*simFull) {
 		s := newSim(sc.simConfig)
@@ -202,6 +205,9 @@ func TestFigures(t *testing.T) {
 // TestLanesShare: 6:3:1 while all lanes have work, also where a minute has
 // only five permits.
 func TestLanesShare(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine")
+	}
 	for _, n := range []int{120, 5} {
 		s := newSim(simConfig{limits: perMinute(n), workers: 4, warm: 2 * time.Minute, duration: time.Duration(100000/n) * time.Second})
 		for _, w := range s.workers {
@@ -223,6 +229,9 @@ func TestLanesShare(t *testing.T) {
 // TestNobodyStarves: workers that contend for the same permits get about the
 // same, and nobody's request waits for ever.
 func TestNobodyStarves(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine")
+	}
 	s := newSim(simConfig{limits: perMinute(120), workers: 8, warm: 2 * time.Minute, duration: 30 * time.Minute})
 	saturated(turns.Batch, 0, 4)(s)
 	s.run()

@@ -128,6 +128,7 @@ func TestTwoBrokenEndpoints(t *testing.T) {
 func TestOneAgentsBadCallsDelayNobody(t *testing.T) {
 	for name, c := range map[string]struct {
 		bad, good func(r *rig, i int) fetchworker.Identity
+		n         int // of bad requests; what they cost grows with the square
 	}{
 		"of the same operation": {
 			func(r *rig, i int) fetchworker.Identity {
@@ -136,6 +137,7 @@ func TestOneAgentsBadCallsDelayNobody(t *testing.T) {
 			func(r *rig, i int) fetchworker.Identity {
 				return r.get("bob", fmt.Sprint("good", i), "/x", fmt.Sprint("G", i))
 			},
+			150,
 		},
 		"of another": {
 			func(r *rig, i int) fetchworker.Identity {
@@ -144,6 +146,7 @@ func TestOneAgentsBadCallsDelayNobody(t *testing.T) {
 			func(r *rig, i int) fetchworker.Identity {
 				return r.quote("bob", fmt.Sprint("good", i), fmt.Sprint("G", i), "")
 			},
+			75,
 		},
 		"of a new one each time": {
 			func(r *rig, i int) fetchworker.Identity {
@@ -152,6 +155,7 @@ func TestOneAgentsBadCallsDelayNobody(t *testing.T) {
 			func(r *rig, i int) fetchworker.Identity {
 				return r.get("bob", fmt.Sprint("good", i), "/x", fmt.Sprint("G", i))
 			},
+			75,
 		},
 		"of two in turn": {
 			func(r *rig, i int) fetchworker.Identity {
@@ -160,9 +164,14 @@ func TestOneAgentsBadCallsDelayNobody(t *testing.T) {
 			func(r *rig, i int) fetchworker.Identity {
 				return r.get("bob", fmt.Sprint("good", i), fmt.Sprint("/x", i%3), fmt.Sprint("G", i))
 			},
+			75,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			n := c.n
+			if testing.Short() {
+				n = 30
+			}
 			inBubble(t, func(t *testing.T, r *rig) {
 				good, bad := respond(200, aapl), respond(500, `{"error":"boom"}`)
 				r.upstream.Fallback = func(q *http.Request) *providertest.Step {
@@ -175,7 +184,7 @@ func TestOneAgentsBadCallsDelayNobody(t *testing.T) {
 				defer r.whole(2, 1)()
 				waited, end := r.told()
 				defer end()
-				for i := range 150 {
+				for i := range n {
 					c.bad(r, i)
 					if i%5 == 4 {
 						asked := time.Now()
@@ -191,8 +200,8 @@ func TestOneAgentsBadCallsDelayNobody(t *testing.T) {
 				}
 				r.drained(fetchworker.StreamRequests, 0, 5*time.Second)
 				calls := len(r.upstream.Calls())
-				t.Logf("%d calls for 150 bad and 30 good requests", calls)
-				if calls > 150*5+60 {
+				t.Logf("%d calls for %d bad and %d good requests", calls, n, n/5)
+				if calls > n*5+n/5*2 {
 					t.Errorf("%d calls", calls)
 				}
 			})
@@ -203,6 +212,9 @@ func TestOneAgentsBadCallsDelayNobody(t *testing.T) {
 // TestThreeBadRequestsAndAnHourOfGoodOnes: a list that one endpoint cannot
 // take, asked by one agent, and another's good calls of the same endpoint.
 func TestThreeBadRequestsAndAnHourOfGoodOnes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("an hour")
+	}
 	inBubble(t, func(t *testing.T, r *rig) {
 		good, bad := respond(200, aapl), respond(500, `{"error":"boom"}`)
 		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
@@ -270,6 +282,9 @@ func TestOneBadBodyOnAQuietProvider(t *testing.T) {
 
 // TestALoneBadRequestCostsLittle, however large its answers, and is told of.
 func TestALoneBadRequestCostsLittle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("three quarters of an hour")
+	}
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.open = 5 * time.Second
 		large := append([]byte(`[{"x":"`), make([]byte, 2600<<10)...)

@@ -326,7 +326,8 @@ func (r *rig) final(id fetchworker.Identity, within time.Duration) fetchworker.A
 
 func (r *rig) until(id fetchworker.Identity, within time.Duration, enough func(fetchworker.Answer) bool) fetchworker.Answer {
 	r.t.Helper()
-	deadline := time.Now().Add(within)
+	began := time.Now()
+	deadline := began.Add(within)
 	for {
 		a, ok := r.answer(id)
 		if ok && enough(a) {
@@ -335,7 +336,7 @@ func (r *rig) until(id fetchworker.Identity, within time.Duration, enough func(f
 		if time.Now().After(deadline) {
 			r.t.Fatalf("%s: after %v stands %+v (stored: %v)", id, within, a, ok)
 		}
-		time.Sleep(10 * time.Millisecond)
+		rest(began, deadline)
 	}
 }
 
@@ -352,13 +353,22 @@ func (r *rig) count(stream string) int {
 // drained waits until a stream holds n messages.
 func (r *rig) drained(stream string, n int, within time.Duration) {
 	r.t.Helper()
-	deadline := time.Now().Add(within)
+	began := time.Now()
+	deadline := began.Add(within)
 	for r.count(stream) != n {
 		if time.Now().After(deadline) {
 			r.t.Fatalf("%s holds %d messages after %v, want %d", stream, r.count(stream), within, n)
 		}
-		time.Sleep(10 * time.Millisecond)
+		rest(began, deadline)
 	}
+}
+
+// rest sleeps between two looks of a wait that began then: for a hundredth of
+// it. Half an hour on the test's clock, looked at every hundredth of a second,
+// is a hundred thousand questions to the server.
+func rest(began, deadline time.Time) {
+	const least = 10 * time.Millisecond
+	time.Sleep(max(least, min(time.Since(began)/100, time.Until(deadline))))
 }
 
 // letter reads the dead letter of a request.

@@ -106,6 +106,9 @@ func TestComeBackLater(t *testing.T) {
 		{providertest.Step{Status: 429, Header: http.Header{"X-Ratelimit-Reset": {"20"}}}, 20 * time.Second},
 		{providertest.Step{Status: 429, Header: http.Header{"Ratelimit": {`"default";r=0;t=20`}}}, 20 * time.Second},
 	} {
+		if testing.Short() && test.wait > time.Minute {
+			continue
+		}
 		inBubble(t, func(t *testing.T, r *rig) {
 			r.well()
 			r.upstream.Script(test.step)

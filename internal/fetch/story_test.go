@@ -75,6 +75,9 @@ func TestRetriesRunOutAfterThreeWithTheirGapsAndEndInReview(t *testing.T) {
 // a provider is down waits, says so, and is answered once it is back.
 func TestAnOutageOfAnyLengthLosesNothing(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 500} {
+		if testing.Short() {
+			n = min(n, 50)
+		}
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			inBubble(t, func(t *testing.T, r *rig) {
 				r.open = 3 * time.Second
