@@ -21,6 +21,10 @@ test: ## every test
 race: ## every test but e2e under the race detector, half an hour (needs a C compiler); one processor each, see .ci/run
 	go test -race -cpu 1 -timeout 60m $$(go list ./... | grep -v /e2e)
 
+.PHONY: mutants
+mutants: ## faults put in one at a time, and whether the tests notice; CHANGED=main: of files that differ; ONLY=text: by name or file
+	go run ./mutants -only '$(ONLY)' -changed '$(CHANGED)'
+
 # The full forms of e2e: real processes, killed and frozen on the wall clock.
 CHAOS = FETCH_CHAOS=full go test -count=1 -v -timeout=60m ./e2e
 

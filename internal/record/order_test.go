@@ -151,3 +151,25 @@ func TestWhenItWasRequestedIsPartOfWhatALetterIs(t *testing.T) {
 		}
 	}
 }
+
+// What is bound for a person is not replaced by what is tried again, however
+// often that was called.
+func TestWhatIsBoundForAPersonStays(t *testing.T) {
+	of := func(class fetchworker.Class) record.Message {
+		m := letter(1, 2)
+		m.Header.Set(fetchworker.HeaderErrorClass, string(class))
+		return m
+	}
+	bound := []fetchworker.Class{fetchworker.ClassPermanent, fetchworker.ClassPoison, fetchworker.ClassExpired}
+	others := []fetchworker.Class{fetchworker.ClassTransient, fetchworker.ClassThrottled, fetchworker.ClassUnauthorized, fetchworker.ClassQuota, fetchworker.ClassCircuitOpen, fetchworker.ClassPaused, fetchworker.ClassPending}
+	for _, b := range bound {
+		for _, o := range others {
+			if record.Letters(of(b), of(o)) {
+				t.Errorf("%s replaces %s", o, b)
+			}
+			if !record.Letters(of(o), of(b)) || !record.Letters(of(o), of(o)) || !record.Letters(of(b), of(b)) {
+				t.Errorf("%s does not replace %s, or one of them not itself", b, o)
+			}
+		}
+	}
+}

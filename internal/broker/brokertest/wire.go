@@ -1,0 +1,204 @@
+package brokertest
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Fault is what happens to a request on a Wire.
+type Fault int
+
+// The faults.
+const (
+	RequestLost Fault = iota // the server never hears it
+	ReplyLost                // the server does what it says, and nobody hears of it
+	ReplyLate                // all that the server answers comes late
+)
+
+// Wire lies between a client and the server, and loses or delays what is said
+// on it: what a write or a read came to, is then unknown to whoever made it.
+// It works inside a bubble, too.
+type Wire struct {
+	mu     sync.Mutex
+	faults []*broken
+	of     map[string]*broken // by reply subject
+	met    int
+}
+
+type broken struct {
+	part  string // of the subject
+	fault Fault
+	times int
+	late  time.Duration
+}
+
+// Break has the next requests, so many, fail whose subjects contain a part.
+// late is for ReplyLate.
+func (w *Wire) Break(part string, fault Fault, times int, late time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.faults = append(w.faults, &broken{part, fault, times, late})
+}
+
+// Mend lets everything through again.
+func (w *Wire) Mend() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.faults = nil
+}
+
+// Met is how many requests have met a fault.
+func (w *Wire) Met() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.met
+}
+
+// ConnectThrough opens a connection that runs through a wire.
+func (b *Broker) ConnectThrough(t testing.TB, w *Wire) *nats.Conn {
+	t.Helper()
+	nc, err := b.Server.Connect(func(o *nats.Options) error {
+		o.InProcessServer = &wired{w, o.InProcessServer}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return nc
+}
+
+type wired struct {
+	wire   *Wire
+	server nats.InProcessConnProvider
+}
+
+// InProcessConn implements nats.InProcessConnProvider.
+func (w *wired) InProcessConn() (net.Conn, error) {
+	server, err := w.server.InProcessConn()
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := net.Pipe()
+	go pump(theirs, server, w.wire.asked)
+	go pump(server, theirs, w.wire.answered)
+	return ours, nil
+}
+
+// frame is one message of the protocol, or a line of another kind.
+type frame struct {
+	subject, reply string // empty: another kind
+	bytes          []byte
+}
+
+// asked says what becomes of what the client says.
+func (w *Wire) asked(f frame) (passes bool, late time.Duration) {
+	if f.reply == "" {
+		return true, 0
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range w.faults {
+		if b.times == 0 || !strings.Contains(f.subject, b.part) {
+			continue
+		}
+		b.times--
+		w.met++
+		if w.of == nil {
+			w.of = map[string]*broken{}
+		}
+		w.of[f.reply] = b
+		return b.fault != RequestLost, 0
+	}
+	return true, 0
+}
+
+// answered says what becomes of what the server says.
+func (w *Wire) answered(f frame) (passes bool, late time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b := w.of[f.subject]
+	if b == nil {
+		return true, 0
+	}
+	return b.fault != ReplyLost, b.late
+}
+
+// pump carries what one says to the other until either has left.
+func pump(from, to net.Conn, judge func(frame) (passes bool, late time.Duration)) {
+	defer func() { _, _ = from.Close(), to.Close() }()
+	var mu sync.Mutex
+	var waiting [][]byte // what comes late, in its order
+	say := func(b []byte) error {
+		mu.Lock()
+		defer mu.Unlock()
+		_, err := to.Write(b)
+		return err
+	}
+	for in := bufio.NewReader(from); ; {
+		f, err := read(in)
+		if err != nil {
+			return
+		}
+		passes, late := judge(f)
+		switch {
+		case !passes:
+		case late > 0:
+			mu.Lock()
+			waiting = append(waiting, f.bytes)
+			mu.Unlock()
+			time.AfterFunc(late, func() {
+				mu.Lock()
+				defer mu.Unlock()
+				_, _ = to.Write(waiting[0]) // whoever is gone hears nothing
+				waiting = waiting[1:]
+			})
+		default:
+			if say(f.bytes) != nil {
+				return
+			}
+		}
+	}
+}
+
+func read(in *bufio.Reader) (f frame, err error) {
+	if f.bytes, err = in.ReadBytes('\n'); err != nil {
+		return f, err
+	}
+	words := strings.Fields(string(f.bytes))
+	if len(words) < 3 {
+		return f, nil
+	}
+	sizes := 1 // numbers at the end
+	switch words[0] {
+	case "PUB":
+	case "HPUB":
+		sizes = 2
+	case "MSG", "HMSG":
+		if sizes = 1; words[0] == "HMSG" {
+			sizes = 2
+		}
+		words = append(words[:2], words[3:]...) // without the subscription
+	default:
+		return f, nil
+	}
+	f.subject = words[1]
+	if len(words) == 3+sizes {
+		f.reply = words[2]
+	}
+	size, err := strconv.Atoi(words[len(words)-1])
+	if err != nil {
+		return f, err
+	}
+	head := len(f.bytes)
+	f.bytes = append(f.bytes, make([]byte, size+2)...) // a line's end after it
+	_, err = io.ReadFull(in, f.bytes[head:])
+	return f, err
+}

@@ -1,0 +1,248 @@
+package record_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// wired runs a test on a clock of its own, with a server behind a wire that
+// can be broken, and a log beside it.
+func wired(t *testing.T, test func(t *testing.T, b *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		b.Ageless(t)
+		w := &brokertest.Wire{}
+		nc := b.ConnectThrough(t, w)
+		defer nc.Close()
+		js, err := broker.JetStream(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		test(t, b, js, w)
+	})
+}
+
+func named(a fetchworker.Answer, name string) fetchworker.Answer {
+	a.Identity.ID = name
+	return a
+}
+
+// Whatever is lost on the way of a write or of a read, once or for as long as
+// it lasts: what a Put says stands is what stands, and what it does not know
+// is an error.
+func TestWhatIsBelievedIsWhatStands(t *testing.T) {
+	wired(t, func(t *testing.T, b *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire) {
+		log, sure := record.New(js, nil), record.New(b.JS, nil)
+		n := 0
+		for before, stored := range map[string]*fetchworker.Answer{"nothing": nil, "a lower": ptr(waiting(1, "paused", 1)), "a higher": ptr(failed(1, false))} {
+			for at, part := range map[string]string{"the write": "fetch.put.", "the read": "DIRECT.GET"} {
+				for fault, name := range map[brokertest.Fault]string{brokertest.RequestLost: "the request", brokertest.ReplyLost: "the reply", brokertest.ReplyLate: "the reply for a while"} {
+					for _, times := range []int{1, 1 << 20} {
+						n++
+						what := fmt.Sprintf("over %s, %s of %s lost %d times", before, name, at, times)
+						slot := slotOf(named(ok(1), fmt.Sprint(n)).Identity)
+						if stored != nil {
+							if _, err := sure.Put(t.Context(), slot, named(*stored, fmt.Sprint(n)).Encode()); err != nil {
+								t.Fatal(err)
+							}
+						}
+						w.Break(part, fault, times, 7*time.Second)
+						ours := named(ok(1), fmt.Sprint(n))
+						ours.Body = []byte(what)
+						out, err := log.Put(t.Context(), slot, ours.Encode())
+						w.Mend()
+						time.Sleep(10 * time.Second) // what was late has come
+						stands, read := sure.Get(t.Context(), slot)
+						mine := read == nil && bytes.Equal(stands.Data, []byte(what))
+						switch {
+						case err != nil && times == 1:
+							t.Errorf("%s: %v", what, err)
+						case err != nil:
+						case out.Stored && !mine:
+							t.Errorf("%s: it counts as stored, and %q stands (%v)", what, stands.Data, read)
+						case !out.Stored && (out.Existing == nil || read != nil || !bytes.Equal(out.Existing.Data, stands.Data) || out.Sequence != stands.Sequence):
+							t.Errorf("%s: %+v is told to stand, and %q does (%v)", what, out, stands.Data, read)
+						}
+						if stored != nil && stored.Final && mine {
+							t.Errorf("%s: a final answer was replaced", what)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// What was seen is what is replaced: nothing lower over it, nothing over
+// another that came meanwhile, and what was taken away is no obstacle.
+func TestReplaceKnowsWhatItSaw(t *testing.T) {
+	b := brokertest.Start(t)
+	log := record.New(b.JS, nil)
+	ctx := t.Context()
+	put := func(a fetchworker.Answer) record.Seen {
+		t.Helper()
+		if _, err := log.Put(ctx, slotOf(a.Identity), a.Encode()); err != nil {
+			t.Fatal(err)
+		}
+		seen, err := log.Get(ctx, slotOf(a.Identity))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return seen
+	}
+	final := put(named(ok(1), "final"))
+	out, err := log.Replace(ctx, slotOf(named(ok(1), "final").Identity), final, named(waiting(1, "paused", 1), "final").Encode())
+	if err != nil || out.Stored || out.Existing == nil || out.Sequence != final.Sequence {
+		t.Errorf("lower over final: %+v %v", out, err)
+	}
+	if again, err := log.Get(ctx, slotOf(named(ok(1), "final").Identity)); err != nil || again.Sequence != final.Sequence {
+		t.Errorf("%d stands, not %d: %v", again.Sequence, final.Sequence, err)
+	}
+	gone := put(named(waiting(1, "paused", 1), "gone"))
+	if err := log.Delete(ctx, "take", fetchworker.StreamResults, gone.Sequence); err != nil {
+		t.Fatal(err)
+	}
+	soon, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if out, err = log.Replace(soon, slotOf(named(ok(1), "gone").Identity), gone, named(ok(1), "gone").Encode()); err != nil || !out.Stored {
+		t.Errorf("over what was taken away: %+v %v", out, err)
+	}
+}
+
+// What a stream drops because its message id is a recent one is not stored.
+func TestADuplicateIsNotStored(t *testing.T) {
+	b := brokertest.Start(t)
+	log := record.New(b.JS, nil)
+	m := func() *nats.Msg {
+		m := ok(1).Encode()
+		m.Header.Set(nats.MsgIdHdr, "once")
+		return m
+	}
+	out, err := log.Put(t.Context(), slotOf(id), m())
+	if err != nil || !out.Stored {
+		t.Fatalf("%+v %v", out, err)
+	}
+	if err := log.Delete(t.Context(), "take", fetchworker.StreamResults, out.Sequence); err != nil {
+		t.Fatal(err)
+	}
+	if out, err = log.Put(t.Context(), slotOf(id), m()); !errors.Is(err, record.ErrDuplicate) {
+		t.Errorf("%+v %v", out, err)
+	}
+}
+
+// A stream without room may have some again, whatever status the server says
+// it with; a refusal stays one.
+func TestNoRoomIsNoRefusal(t *testing.T) {
+	for _, code := range []int{400, 500, 503} {
+		err := error(&jetstream.APIError{Code: code, ErrorCode: 10002})
+		if record.Refused(&record.NoRoomError{Stream: "S", Err: err}) {
+			t.Errorf("%d without room is refused", code)
+		}
+		if record.Refused(err) != (code < 500) {
+			t.Errorf("%d is refused: %t", code, record.Refused(err))
+		}
+	}
+}
+
+// Looks that are made together find what stands, or say that they do not know:
+// never that nothing stands where something does.
+func TestALookNeverMissesWhatStands(t *testing.T) {
+	subject := func(n int) string { return fetchworker.ResultSubject(named(ok(1), fmt.Sprint(n)).Identity) }
+	store := func(t *testing.T, log *record.Log, n int, body []byte) {
+		t.Helper()
+		a := named(ok(1), fmt.Sprint(n))
+		a.Body = body
+		if _, err := log.Put(t.Context(), slotOf(a.Identity), a.Encode()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		stored, size int
+		found        int // at least
+	}{
+		"more than the server tells at once": {25, 500 << 10, 25},
+		"more than one look takes":           {1200, 2, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wired(t, func(t *testing.T, b *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire) {
+				for n := range c.stored {
+					store(t, record.New(b.JS, nil), n, bytes.Repeat([]byte("1"), c.size))
+				}
+				looks, err := record.NewLooks(js, fetchworker.StreamResults)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer looks.Close()
+				w.Break("DIRECT.GET", brokertest.ReplyLate, 1, 100*time.Millisecond) // the others gather
+				var all sync.WaitGroup
+				var mu sync.Mutex
+				found := 0
+				for n := range c.stored {
+					glance := looks.Begin(subject(n))
+					all.Go(func() {
+						m, err := glance.Wait(t.Context())
+						mu.Lock()
+						defer mu.Unlock()
+						if err == nil && m == nil {
+							t.Errorf("%d is not found", n)
+						} else if err == nil {
+							found++
+						}
+					})
+				}
+				all.Wait()
+				if found < c.found {
+					t.Errorf("%d of %d found", found, c.stored)
+				}
+			})
+		})
+	}
+
+	t.Run("an answer that is late", func(t *testing.T) {
+		wired(t, func(t *testing.T, b *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire) {
+			store(t, record.New(b.JS, nil), 1, []byte("1"))
+			looks, err := record.NewLooks(js, fetchworker.StreamResults)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer looks.Close()
+			w.Break("DIRECT.GET", brokertest.ReplyLate, 1, 2500*time.Millisecond)
+			began := time.Now()
+			if m, err := looks.Read(t.Context(), subject(2)); err == nil {
+				t.Errorf("an answer that had not come: %v", m)
+			}
+			if took := time.Since(began); took > 2100*time.Millisecond {
+				t.Errorf("a look held its request up for %v", took)
+			}
+			// The late one comes while the next is under way, and says that there is
+			// nothing more.
+			w.Break("DIRECT.GET", brokertest.ReplyLate, 1, time.Second)
+			if m, err := looks.Read(t.Context(), subject(1)); err != nil || m == nil {
+				t.Errorf("%v %v", m, err)
+			}
+			w.Break("DIRECT.GET", brokertest.ReplyLost, 1, 0)
+			if m, err := looks.Read(t.Context(), subject(1)); err == nil {
+				t.Errorf("an answer that never came: %v", m)
+			}
+		})
+	})
+}
