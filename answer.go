@@ -35,6 +35,7 @@ type Answer struct {
 	Digest     string          // of the request: see RequestDigest
 	Reason     Reason          // why it is not final
 	RetryAt    time.Time       // when the next attempt is due, where that is known
+	Sequence   uint64          // its place among all answers that were stored, where that is known
 
 	ContentType string
 	SHA256      string   // of the body, lower-case hex

@@ -46,6 +46,12 @@ func (a *arrivals[T]) next(ctx context.Context) (T, error) {
 	}
 }
 
+func (a *arrivals[T]) size() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.list)
+}
+
 func (a *arrivals[T]) take() (v T, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
 	"time"
@@ -40,27 +41,49 @@ func (c *Client) resolve(ctx context.Context, a *Answer) error {
 	if a.Claim == nil {
 		return nil
 	}
-	if err := a.Claim.Check(a.Identity.Agent); err != nil {
-		return err
-	}
-	body := make([]byte, 0, min(a.Claim.Bytes, roomAtOnce))
-	sum := sha256.New()
-	for part := 1; part <= a.Claim.Parts; part++ {
-		data, err := c.part(ctx, a.Claim.Prefix+"."+strconv.Itoa(part))
+	body := make([]byte, 0, min(max(a.Claim.Bytes, 0), roomAtOnce))
+	for part, err := range c.Parts(ctx, *a) {
 		if err != nil {
 			return err
 		}
-		body = append(body, data...)
-		if int64(len(body)) > a.Claim.Bytes {
-			return fmt.Errorf("%s is longer than it should be: %w", a.Claim.Prefix, ErrBodyCorrupt)
-		}
-		_, _ = sum.Write(data) // a hash takes everything
-	}
-	if int64(len(body)) != a.Claim.Bytes || hex.EncodeToString(sum.Sum(nil)) != a.Claim.SHA256 {
-		return fmt.Errorf("%s: %w", a.Claim.Prefix, ErrBodyCorrupt)
+		body = append(body, part...)
 	}
 	a.Body = body
 	return nil
+}
+
+// Parts reads the body of an answer part by part, at most MaxInlineBody bytes
+// each, also one that is in the answer itself. The last part comes after the
+// whole was checked against the claim: until then the rest may still turn out
+// to be ErrBodyCorrupt. It ends after an error.
+func (c *Client) Parts(ctx context.Context, a Answer) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		if a.Claim == nil {
+			yield(a.Body, nil)
+			return
+		}
+		if err := a.Claim.Check(a.Identity.Agent); err != nil {
+			yield(nil, err)
+			return
+		}
+		sum, had := sha256.New(), int64(0)
+		for part := 1; part <= a.Claim.Parts; part++ {
+			data, err := c.part(ctx, a.Claim.Prefix+"."+strconv.Itoa(part))
+			_, _ = sum.Write(data) // a hash takes everything
+			had += int64(len(data))
+			last := part == a.Claim.Parts
+			switch {
+			case err != nil:
+			case had > a.Claim.Bytes:
+				err = fmt.Errorf("%s is longer than it should be: %w", a.Claim.Prefix, ErrBodyCorrupt)
+			case last && (had != a.Claim.Bytes || hex.EncodeToString(sum.Sum(nil)) != a.Claim.SHA256):
+				err = fmt.Errorf("%s: %w", a.Claim.Prefix, ErrBodyCorrupt)
+			}
+			if !yield(data, err) || err != nil {
+				return
+			}
+		}
+	}
 }
 
 // resolveSurely tries again whatever is not the body's own fault, until ctx

@@ -23,6 +23,16 @@ type Client struct {
 	agent   string
 	owned   bool
 	watcher *watcher
+	lazy    bool // large bodies stay where they are
+}
+
+// Lazily is the same client, whose answers come without their large bodies:
+// of one that is not in its answer there is a Claim, and Parts reads it. So
+// nobody needs to hold a body of any size at once.
+func (c *Client) Lazily() *Client {
+	lazy := *c
+	lazy.lazy = true
+	return &lazy
 }
 
 // Connect connects to a NATS server as an agent. The options are nats.go's:
@@ -93,19 +103,19 @@ func (c *Client) Result(ctx context.Context, id Identity) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
-	_, a, err := c.stored(ctx, ResultSubject(id))
-	if err != nil {
+	a, err := c.stored(ctx, ResultSubject(id))
+	if err != nil || c.lazy {
 		return a, err
 	}
 	err = c.resolve(ctx, &a)
 	return a, err
 }
 
-// stored reads the answer under a result subject, and its sequence.
-func (c *Client) stored(ctx context.Context, subject string) (uint64, Answer, error) {
+// stored reads the answer under a result subject.
+func (c *Client) stored(ctx context.Context, subject string) (Answer, error) {
 	m, err := c.directGet(ctx, StreamResults, subject)
 	if err != nil {
-		return 0, Answer{}, err
+		return Answer{}, err
 	}
 	return decodeLive(subject, m)
 }

@@ -2,6 +2,7 @@ package fetchworker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 )
@@ -66,9 +67,19 @@ func (c *Client) Fetch(ctx context.Context, r Request) (Answer, error) {
 	}
 	a, err := w.final(ctx, id)
 	if err != nil {
-		return a, err
+		return a, stored(err)
 	}
-	return c.conclude(ctx, a, RequestDigest(r.Operation, r.Params))
+	a, err = c.conclude(ctx, a, RequestDigest(r.Operation, r.Params))
+	return a, stored(err)
+}
+
+// stored notes in the error of a wait that the request has its receipt.
+func stored(err error) error {
+	var pending *PendingError
+	if errors.As(err, &pending) {
+		pending.Stored = true
+	}
+	return err
 }
 
 // Wait waits for the final answer of a request submitted earlier. An empty
@@ -164,6 +175,9 @@ func (w *waiting) answer(ctx context.Context, id Identity, last *Answer) (Answer
 func (c *Client) conclude(ctx context.Context, a Answer, digest string) (Answer, error) {
 	if digest != "" && a.Digest != "" && a.Digest != digest {
 		return Answer{Identity: a.Identity}, fmt.Errorf("%s: %w", a.Identity, ErrIDReused)
+	}
+	if c.lazy {
+		return a, nil
 	}
 	err := c.resolveSurely(ctx, &a)
 	return a, err

@@ -30,9 +30,11 @@ type watcher struct {
 	closed  error
 	live    *nats.Subscription
 	watches map[string]map[*watch]struct{} // by result subject
-	due     schedule
-	running bool
-	wake    chan struct{}
+	// followers are told every answer of the agent.
+	followers map[*follower]struct{}
+	due       schedule
+	running   bool
+	wake      chan struct{}
 }
 
 // watch is one waiting for one request's answers.
@@ -69,7 +71,7 @@ func lookAfter(looks int) time.Duration {
 }
 
 func newWatcher(c *Client) *watcher {
-	w := &watcher{c: c, watches: map[string]map[*watch]struct{}{}, wake: make(chan struct{}, 1)}
+	w := &watcher{c: c, watches: map[string]map[*watch]struct{}{}, followers: map[*follower]struct{}{}, wake: make(chan struct{}, 1)}
 	w.looking, w.stop = context.WithCancel(context.Background())
 	return w
 }
@@ -102,7 +104,7 @@ func (w *watcher) subscribe() error {
 	if w.live != nil && w.live.IsValid() {
 		return nil
 	}
-	subject := "fetch.result.*.*." + w.c.agent + ".*"
+	subject := w.c.everyAnswer()
 	live, err := w.c.nc.Subscribe(subject, w.see)
 	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConnectionDraining) {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
@@ -143,23 +145,24 @@ func (w *watcher) drop(one *watch) {
 // see takes a live answer.
 func (w *watcher) see(m *nats.Msg) {
 	w.mu.Lock()
-	watched := len(w.watches[m.Subject]) > 0
+	wanted := len(w.watches[m.Subject]) > 0 || len(w.followers) > 0
 	w.mu.Unlock()
-	if !watched {
+	if !wanted {
 		return // of another process that asks for the same agent
 	}
-	if sequence, a, err := decodeLive(m.Subject, m); err == nil {
-		w.tell(m.Subject, sequence, a)
+	if a, err := decodeLive(m.Subject, m); err == nil {
+		w.tell(m.Subject, a)
+		w.tellAll(a)
 	} // what cannot be read is looked up, and told then
 }
 
 // tell hands an answer to those who wait for it and have seen none so new.
-func (w *watcher) tell(subject string, sequence uint64, a Answer) {
+func (w *watcher) tell(subject string, a Answer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for one := range w.watches[subject] {
-		if sequence > one.newest {
-			one.newest, one.trouble = sequence, nil
+		if a.Sequence > one.newest {
+			one.newest, one.trouble = a.Sequence, nil
 			one.got(a, nil)
 		}
 	}
@@ -167,19 +170,20 @@ func (w *watcher) tell(subject string, sequence uint64, a Answer) {
 
 // decodeLive reads an answer with its sequence in the stream, which a live
 // message has as well as a stored one.
-func decodeLive(subject string, m *nats.Msg) (uint64, Answer, error) {
+func decodeLive(subject string, m *nats.Msg) (Answer, error) {
 	sequence, err := strconv.ParseUint(own(m, jetstream.SequenceHeader), 10, 64)
 	if err != nil {
-		return 0, Answer{}, fmt.Errorf("answer %s: sequence: %w", subject, err)
+		return Answer{}, fmt.Errorf("answer %s: sequence: %w", subject, err)
 	}
 	a, err := DecodeAnswer(subject, m.Header, m.Data)
+	a.Sequence = sequence
 	if err != nil {
-		return sequence, a, err
+		return a, err
 	}
 	if a.SHA256 != "" && a.Claim == nil && len(m.Data) > 0 && sumOf(m.Data) != a.SHA256 {
-		return sequence, Answer{}, fmt.Errorf("answer %s: %w", subject, ErrBodyCorrupt)
+		return Answer{Sequence: sequence}, fmt.Errorf("answer %s: %w", subject, ErrBodyCorrupt)
 	}
-	return sequence, a, nil
+	return a, nil
 }
 
 // expect has a request looked up from soon on.
@@ -209,10 +213,10 @@ func (w *watcher) nudge() {
 // look looks a request up now. Only an answer that cannot be read, and what
 // no later look can mend, is an error.
 func (w *watcher) look(ctx context.Context, one *watch) error {
-	sequence, a, err := w.c.stored(ctx, one.subject)
+	a, err := w.c.stored(ctx, one.subject)
 	switch {
 	case err == nil:
-		w.tell(one.subject, sequence, a)
+		w.tell(one.subject, a)
 		return nil
 	case errors.Is(err, ErrNotPermitted), errors.Is(err, ErrClosed):
 		return err
