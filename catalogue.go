@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -15,6 +16,40 @@ type Catalogue struct {
 	Configured bool                 `json:"configured"` // whoever told it has a key for it
 	Notice     string               `json:"notice,omitempty"`
 	Operations []CatalogueOperation `json:"operations"`
+	Now        *Standing            `json:"now,omitempty"` // how it stands; nil: told by a worker of an earlier version
+}
+
+// Standing is how a provider stands for the whole fleet: what is left, when
+// more comes, and what holds its requests.
+type Standing struct {
+	At      time.Time    `json:"at"`                // the server's time
+	Workers int          `json:"workers"`           // live ones that serve it
+	Reason  Reason       `json:"reason,omitempty"`  // why its requests wait just now; empty: they do not
+	RetryAt time.Time    `json:"retry_at,omitzero"` // until when, where that is known
+	Limits  []WindowLeft `json:"limits,omitempty"`  // of the calls to it; none: unlimited, or no worker has served it yet
+	NextAt  time.Time    `json:"next_at,omitzero"`  // when the next call of an interactive request may begin
+	Open    []OpenCalls  `json:"open,omitempty"`    // operations that fail and are probed, while the rest goes on
+	Bytes   *BytesLeft   `json:"bytes,omitempty"`   // of the month, where they are limited and whoever tells it serves the provider
+}
+
+// WindowLeft is one limit: so many calls in any span of so long.
+type WindowLeft struct {
+	Calls int      `json:"calls"`
+	Per   Duration `json:"per"`
+	Left  int      `json:"left"` // that could be made now
+}
+
+// OpenCalls is an operation that fails for everybody and is probed.
+type OpenCalls struct {
+	Operation string    `json:"operation"` // of get with its path
+	Until     time.Time `json:"until"`     // when the next probe is due
+}
+
+// BytesLeft is how much of the month's bytes is used.
+type BytesLeft struct {
+	Used  int64     `json:"used"`
+	Limit int64     `json:"limit"`
+	Ends  time.Time `json:"ends"` // the month
 }
 
 // CatalogueOperation is one thing that can be asked.

@@ -3,7 +3,10 @@ package main
 import (
 	"strings"
 
+	"fetchworker"
 	"fetchworker/internal/app"
+	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
 
@@ -12,8 +15,8 @@ import (
 )
 
 // tellCatalogue tells agents what can be asked: of a provider named in the
-// subject its operations, of a literal "*" the providers.
-func tellCatalogue(set *providers.Set, logger *zap.Logger) app.Endpoint {
+// subject its operations and how it stands, of a literal "*" the providers.
+func tellCatalogue(set *providers.Set, board *fleet.View, serving []fetch.Served, logger *zap.Logger) app.Endpoint {
 	return app.Endpoint{Name: "catalog", Subject: "fetch.catalog.*", Handle: func(r micro.Request) {
 		name := r.Subject()[strings.LastIndexByte(r.Subject(), '.')+1:]
 		told, known := set.Tell(name)
@@ -28,6 +31,8 @@ func tellCatalogue(set *providers.Set, logger *zap.Logger) app.Endpoint {
 			}
 			err = r.RespondJSON(all)
 		case known:
+			told.Now = standing(board, serving, name)
+			told.Configured = told.Configured || told.Now.Workers > 0 // by another of the fleet
 			err = r.RespondJSON(told)
 		default:
 			err = r.Error("404", record.HeaderValue("no provider named "+name+" is known here"), nil)
@@ -36,4 +41,33 @@ func tellCatalogue(set *providers.Set, logger *zap.Logger) app.Endpoint {
 			logger.Debug("catalogue", zap.Error(err)) // whoever asked asks again
 		}
 	}}
+}
+
+// standing is how a provider stands, as the fleet shares it. Nothing of it says
+// what any one agent did.
+func standing(board *fleet.View, serving []fetch.Served, name string) *fetchworker.Standing {
+	now := board.Now()
+	p := board.Provider(name, now)
+	s := &fetchworker.Standing{At: now.UTC(), Workers: len(p.Workers), NextAt: p.NextAt.UTC()}
+	s.Reason, s.RetryAt = board.Held(name, now)
+	if s.Reason == "" && s.Workers == 0 {
+		s.Reason = fetchworker.ReasonNoWorker
+	}
+	for _, w := range p.Windows {
+		s.Limits = append(s.Limits, fetchworker.WindowLeft{Calls: w.N, Per: fetchworker.Duration(w.Per), Left: w.Left})
+	}
+	for _, o := range p.Circuit.OpenOperations() {
+		if o.ForAll() {
+			s.Open = append(s.Open, fetchworker.OpenCalls{Operation: o.Name, Until: o.Until().UTC()})
+		}
+	}
+	for _, sv := range serving {
+		if sv.Provider.Name != name {
+			continue
+		}
+		if state := sv.Gate.State(); state.BytesLimit > 0 {
+			s.Bytes = &fetchworker.BytesLeft{Used: state.BytesUsed, Limit: state.BytesLimit, Ends: state.MonthEnds.UTC()}
+		}
+	}
+	return s
 }

@@ -186,7 +186,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 
 	desk := cancel.NewDesk(cancels, log, served(board, set), config.MaxLife, logger)
 	closing.Push("orders to cancel", func() error { desk.Close(); return nil })
-	leave, err := announce(nc, name, serving, app.Endpoint{Name: "cancel", Subject: cancel.Subject, Handle: desk.Handle}, tellCatalogue(set, logger))
+	leave, err := announce(nc, name, serving, app.Endpoint{Name: "cancel", Subject: cancel.Subject, Handle: desk.Handle}, tellCatalogue(set, board, serving, logger))
 	if err != nil {
 		return err
 	}

@@ -55,6 +55,7 @@ type Provider struct {
 	Control     Control
 	Ordered     time.Time // when an operator's orders last changed, by word or because one ended; zero: never
 	Windows     []ledger.Usage
+	NextAt      time.Time      // when an interactive request can have a permit; zero: no limit is known
 	Foreign     ledger.Foreign // calls that the provider counted and the fleet did not make
 	Workers     []Worker       // that live and serve it
 	NoneSince   time.Time      // since when there are none; zero while there are some
@@ -305,7 +306,11 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 			out.HoldUntil = at
 		}
 		out.Foreign = p.register.ForeignCalls(ledger.InstantOf(now))
-		out.Windows = p.register.Usage(p.shapes(now), ledger.InstantOf(now))
+		shapes := p.shapes(now)
+		out.Windows = p.register.Usage(shapes, ledger.InstantOf(now))
+		if len(shapes) > 0 {
+			out.NextAt = p.register.Next(shapes, ledger.Order{Class: ledger.Heavy, Patience: turns.Patience}, ledger.InstantOf(now)).Time()
+		}
 	}
 	last := time.Time{}
 	for _, w := range v.workers {
