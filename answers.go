@@ -139,35 +139,52 @@ func (w *watcher) tellAll(a Answer) {
 func (c *Client) reread(ctx context.Context, f *follower, yield func(Answer, error) bool) error {
 	f.lost.Store(false) // what comes from here on is held again
 	for {
-		page, err := c.answersAfter(ctx, f.read)
+		page, read, err := c.AnswersAfter(ctx, f.read)
 		if err != nil {
 			return err
 		}
-		if len(page) == 0 {
+		if read == f.read {
 			return nil
 		}
-		for _, m := range page {
-			a, err := decodeLive(own(m, jetstream.SubjectHeader), m)
-			f.read = max(f.read, a.Sequence)
+		f.read = read
+		for _, a := range page {
 			if _, told := f.seen[a.Sequence]; told {
 				delete(f.seen, a.Sequence)
 				continue
 			}
-			if err == nil && !yield(a, nil) { // what cannot be read is of another version
+			if !yield(a, nil) {
 				return errLeft
 			}
 		}
 	}
 }
 
-// answersAfter reads the stored answers of the agent that come next.
-func (c *Client) answersAfter(ctx context.Context, after uint64) ([]*nats.Msg, error) {
+// AnswersAfter reads the next stored answers of the agent beyond a sequence, at
+// most 256 and 4 MiB of them, and tells up to where it has read: no further
+// than after, where there are no more. It needs the right that Answers needs.
+func (c *Client) AnswersAfter(ctx context.Context, after uint64) (page []Answer, read uint64, err error) {
+	messages, err := c.pageAfter(ctx, after)
+	if err != nil {
+		return nil, after, fmt.Errorf("answers of %s: %w", c.agent, err)
+	}
+	read = after
+	for _, m := range messages {
+		a, err := decodeLive(own(m, jetstream.SubjectHeader), m)
+		read = max(read, a.Sequence)
+		if err == nil { // what cannot be read is of another version
+			page = append(page, a)
+		}
+	}
+	return page, read, nil
+}
+
+func (c *Client) pageAfter(ctx context.Context, after uint64) ([]*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	inbox := c.nc.NewRespInbox()
 	sub, err := c.nc.SubscribeSync(inbox)
 	if err != nil {
-		return nil, fmt.Errorf("answers of %s: %w", c.agent, because(ctx, err))
+		return nil, because(ctx, err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // the connection is gone then
 	request, err := json.Marshal(struct {
@@ -177,19 +194,19 @@ func (c *Client) answersAfter(ctx context.Context, after uint64) ([]*nats.Msg, e
 		Bytes    int    `json:"max_bytes"`
 	}{after + 1, c.everyAnswer(), answersRead, answersBytes})
 	if err != nil {
-		return nil, fmt.Errorf("answers of %s: %w", c.agent, err)
+		return nil, fmt.Errorf("encode: %w", err)
 	}
 	subject := direct + StreamResults
 	ctx, release := c.untilRefused(ctx, subject)
 	defer release()
 	if err := c.nc.PublishRequest(subject, inbox, request); err != nil {
-		return nil, fmt.Errorf("answers of %s: %w", c.agent, because(ctx, err))
+		return nil, because(ctx, err)
 	}
 	var page []*nats.Msg
 	for {
 		m, err := sub.NextMsgWithContext(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("answers of %s: %w", c.agent, because(ctx, err))
+			return nil, because(ctx, err)
 		}
 		if own(m, jetstream.StreamHeader) != "" {
 			page = append(page, m)
@@ -199,7 +216,7 @@ func (c *Client) answersAfter(ctx context.Context, after uint64) ([]*nats.Msg, e
 		case "204", "404": // the end of the page, and of all
 			return page, nil
 		default:
-			return nil, fmt.Errorf("answers of %s: server says %s %s", c.agent, status, m.Header.Get("Description"))
+			return nil, fmt.Errorf("server says %s %s", status, m.Header.Get("Description"))
 		}
 	}
 }

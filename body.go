@@ -86,6 +86,18 @@ func (c *Client) Parts(ctx context.Context, a Answer) iter.Seq2[[]byte, error] {
 	}
 }
 
+// Part reads one part of the body of an answer that has a Claim, from 1. It is
+// not checked: who reads all of them with Parts knows what they must be.
+func (c *Client) Part(ctx context.Context, a Answer, part int) ([]byte, error) {
+	if a.Claim == nil {
+		return nil, fmt.Errorf("answer %s has no parts: %w", a.Identity, ErrBodyCorrupt)
+	}
+	if err := a.Claim.Check(a.Identity.Agent); err != nil {
+		return nil, err
+	}
+	return c.part(ctx, a.Claim.Prefix+"."+strconv.Itoa(part))
+}
+
 // resolveSurely tries again whatever is not the body's own fault, until ctx
 // ends.
 func (c *Client) resolveSurely(ctx context.Context, a *Answer) error {

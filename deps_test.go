@@ -69,6 +69,9 @@ func TestImportsPointDown(t *testing.T) {
 		{pkg: layer("observe"), deny: []string{internal, natsServer}, but: []string{layer("record"), layer("budget"), layer("wait")}},
 		{pkg: layer("app"), deny: []string{layer("fetch"), layer("providers"), layer("dlq"), layer("answer"), layer("record"), layer("budget"), layer("cancel")}},
 		{pkg: module + "/cmd/replayer", deny: []string{layer("fetch"), layer("providers")}},
+		{pkg: layer("gateway"), deny: []string{internal, natsServer}, but: []string{layer("gateway")}},
+		{pkg: layer("gateway/catalogue"), deny: []string{internal, natsServer}, but: []string{layer("gateway/catalogue")}},
+		{pkg: module + "/cmd/gateway", deny: []string{layer("fetch"), layer("providers"), layer("dlq"), layer("answer"), layer("record"), layer("budget")}},
 		{pkg: module + "/cmd/worker"},
 		{pkg: module + "/cmd/fetch", deny: []string{layer("fetch"), layer("providers"), layer("dlq"), layer("answer"), layer("record"), layer("budget")}},
 	} {

@@ -46,7 +46,6 @@ type PendingError struct {
 	Last     *Answer // the newest that was seen, waiting or provisional; nil: none
 	Cause    error   // the context's error
 	Trouble  error   // what last went wrong in looking for it, nil if nothing did
-	Stored   bool    // the receipt had come; without it, asking again under the same id is safe
 }
 
 func (e *PendingError) Error() string {

@@ -2,7 +2,6 @@ package fetchworker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 )
@@ -47,40 +46,58 @@ func (w *waiting) begin(ctx context.Context, mayBeStored bool) error {
 // answer later. An answer that comes with an error has no body, but tells
 // its identity.
 func (c *Client) Fetch(ctx context.Context, r Request) (Answer, error) {
-	named := r.ID != ""
-	m, err := c.encode(&r)
+	asked, err := c.Ask(ctx, r)
 	if err != nil {
-		return Answer{}, err
+		return Answer{Identity: asked.Identity}, err
 	}
-	id := r.Identity()
-	w, err := c.waitFor(id) // before the publish, so that the answer is seen live
-	if err != nil {
-		return Answer{Identity: id}, err
-	}
-	defer w.end()
-	receipt, err := c.submit(ctx, id, m, 0)
-	if err != nil {
-		return Answer{Identity: id}, err
-	}
-	if err := w.begin(ctx, named || receipt.Duplicate); err != nil {
-		return Answer{Identity: id}, fmt.Errorf("await %s: %w", id, err)
-	}
-	a, err := w.final(ctx, id)
-	if err != nil {
-		return a, stored(err)
-	}
-	a, err = c.conclude(ctx, a, RequestDigest(r.Operation, r.Params))
-	return a, stored(err)
+	defer asked.Leave()
+	return asked.Final(ctx)
 }
 
-// stored notes in the error of a wait that the request has its receipt.
-func stored(err error) error {
-	var pending *PendingError
-	if errors.As(err, &pending) {
-		pending.Stored = true
-	}
-	return err
+// Asked is a request that is stored. Its answers are watched from before it
+// was, until Leave.
+type Asked struct {
+	Receipt
+
+	w      *waiting
+	digest string
+	named  bool // its answer may be stored already
 }
+
+// Ask is the first half of Fetch: it publishes a request and returns when it
+// is stored. With an error, which is one of Submit's, there is nothing to
+// leave, and only the identity is told.
+func (c *Client) Ask(ctx context.Context, r Request) (*Asked, error) {
+	asked := &Asked{named: r.ID != ""}
+	m, err := c.encode(&r)
+	if err != nil {
+		return asked, err
+	}
+	asked.Identity, asked.digest = r.Identity(), RequestDigest(r.Operation, r.Params)
+	if asked.w, err = c.waitFor(asked.Identity); err != nil { // before the publish, so that the answer is seen live
+		return asked, err
+	}
+	if asked.Receipt, err = c.submit(ctx, asked.Identity, m, 0); err != nil {
+		asked.Leave()
+	}
+	return asked, err
+}
+
+// Final is the second half of Fetch: it waits for the final answer. It may be
+// called again after a *PendingError.
+func (a *Asked) Final(ctx context.Context) (Answer, error) {
+	if err := a.w.begin(ctx, a.named || a.Duplicate); err != nil {
+		return Answer{Identity: a.Identity}, fmt.Errorf("await %s: %w", a.Identity, err)
+	}
+	answer, err := a.w.final(ctx, a.Identity)
+	if err != nil {
+		return answer, err
+	}
+	return a.w.c.conclude(ctx, answer, a.digest)
+}
+
+// Leave ends the watch. The request goes on.
+func (a *Asked) Leave() { a.w.end() }
 
 // Wait waits for the final answer of a request submitted earlier. An empty
 // agent in its identity is the client's own.

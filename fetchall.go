@@ -64,7 +64,6 @@ type asked struct {
 	digest string
 	watch  *watch
 	roomy  bool // it holds a place in room
-	stored bool // its receipt has come
 
 	last   *Answer // the newest
 	done   bool
@@ -101,7 +100,6 @@ func (b *bulk) publish(ctx context.Context, one *asked, m *nats.Msg) error {
 	if err != nil {
 		return err
 	}
-	one.stored = true
 	if receipt.Duplicate {
 		if err := b.c.watcher.look(ctx, one.watch); err != nil {
 			return fmt.Errorf("await %s: %w", one.id, err)
@@ -194,7 +192,7 @@ func (b *bulk) pending(ctx context.Context, ended error, yield func(Answer, erro
 			a, err = b.take(ctx, one)
 		} else {
 			b.drop(one)
-			a.Identity, err = one.id, &PendingError{Identity: one.id, Last: one.last, Cause: ended, Trouble: one.watch.trouble, Stored: one.stored}
+			a.Identity, err = one.id, &PendingError{Identity: one.id, Last: one.last, Cause: ended, Trouble: one.watch.trouble}
 		}
 		if !yield(a, err) {
 			return

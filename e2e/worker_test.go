@@ -154,7 +154,7 @@ func alone(t *testing.T) *lone {
 	a := &lone{t: t, upstream: played(t, well(0))}
 	a.env = map[string]string{
 		"FMP_API_KEY": aKey, "FMP_BASE_URL": a.upstream.URL() + "/api/v3", "FMP_REQUESTS_PER_MINUTE": "0",
-		"FETCH_NATS_ADDR": "127.0.0.1:0", "FETCH_HTTP_ADDR": "127.0.0.1:0", "FETCH_DATA_DIR": t.TempDir(),
+		"FETCH_NATS_ADDR": "127.0.0.1:0", "FETCH_HTTP_ADDR": "127.0.0.1:0", "FETCH_GATEWAY": "off", "FETCH_DATA_DIR": t.TempDir(),
 	}
 	return a
 }

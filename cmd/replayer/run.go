@@ -71,7 +71,7 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	vitals := app.NewVitals(registry)
-	listener, err := c.listen(config, registry, vitals.Ready, logger)
+	listener, err := app.ListenIfFree(config, c.getenv, registry, vitals.Ready, logger)
 	if err != nil {
 		return err
 	}
@@ -143,17 +143,6 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	err = group.Wait()
 	logger.Info("replayer stops", zap.Error(err))
 	return err
-}
-
-// listen serves metrics and health. A worker on the same machine may have the
-// default address; only one that was asked for must be had.
-func (c *cli) listen(config app.Config, metrics prometheus.Gatherer, health app.Health, logger *zap.Logger) (*app.Listener, error) {
-	listener, err := app.Listen(config.HTTPAddr, metrics, health, config.Pprof)
-	if err != nil && c.getenv("FETCH_HTTP_ADDR") == "" {
-		logger.Warn("no metrics and no health: set FETCH_HTTP_ADDR to an address that is free", zap.Error(err))
-		return &app.Listener{}, nil
-	}
-	return listener, err
 }
 
 // ready says whether the DLQ can be reached.

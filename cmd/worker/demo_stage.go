@@ -83,7 +83,7 @@ func raise(ctx context.Context, stdout io.Writer) (s *stage, err error) {
 	s.closing.Push("folder", func() error { return os.RemoveAll(dir) })
 
 	env := map[string]string{
-		"FETCH_DATA_DIR": dir, "FETCH_NATS_ADDR": "127.0.0.1:0", "FETCH_HTTP_ADDR": "127.0.0.1:0",
+		"FETCH_DATA_DIR": dir, "FETCH_NATS_ADDR": "127.0.0.1:0", "FETCH_HTTP_ADDR": "127.0.0.1:0", "FETCH_GATEWAY": "off",
 		"FETCH_RETRY_BASE_SECONDS": fmt.Sprint(demoRetryBase.Seconds()), "FETCH_CIRCUIT_OPEN_SECONDS": fmt.Sprint(demoCircuitOpen.Seconds()),
 	}
 	if err := s.play(env); err != nil { //nolint:contextcheck // what listens does so until it is closed

@@ -192,6 +192,11 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	}
 	closing.Push("micro service", leave)
 
+	door, err := openGateway(ctx, config, embedded, name, registry, tracer, logger, &closing)
+	if err != nil {
+		return err
+	}
+
 	group, running := errgroup.WithContext(ctx)
 	// A connection that was closed for good does not come back by itself.
 	closed := nc.StatusChanged(nats.CLOSED)
@@ -236,7 +241,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	if embedded != nil {
 		url = embedded.URL()
 	}
-	logger.Info("serving", zap.Strings("providers", names(serving)), zap.String("http", listener.Addr()), zap.String("next", next(url, serving)))
+	logger.Info("serving", zap.Strings("providers", names(serving)), zap.String("http", listener.Addr()), zap.String("gateway", door), zap.String("next", next(url, serving)))
 	if h.ready != nil {
 		h.ready(listener.Addr(), url)
 	}

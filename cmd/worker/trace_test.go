@@ -119,7 +119,7 @@ func TestOneTraceFromTheAgentToReview(t *testing.T) {
 
 	env := map[string]string{
 		"FMP_API_KEY": key, "FMP_BASE_URL": upstream.URL() + "/api/v3",
-		"FETCH_NATS_ADDR": "127.0.0.1:0", "FETCH_HTTP_ADDR": "127.0.0.1:0", "FETCH_DATA_DIR": t.TempDir(), "FETCH_SYNC": "interval",
+		"FETCH_NATS_ADDR": "127.0.0.1:0", "FETCH_HTTP_ADDR": "127.0.0.1:0", "FETCH_DATA_DIR": t.TempDir(), "FETCH_SYNC": "interval", "FETCH_GATEWAY": "off",
 		"FETCH_RETRY_BASE_SECONDS": "0.1", "OTEL_EXPORTER_OTLP_ENDPOINT": spans.URL,
 	}
 	ctx, stop := context.WithCancel(t.Context())

@@ -115,7 +115,7 @@ func observe(t *testing.T) *observed {
 	o.worker = exec.Command(filepath.Join(dir, "worker"))
 	o.worker.Env = append(os.Environ(), "FMP_API_KEY=fmp-key-0123456789", "FMP_BASE_URL="+upstream.URL()+"/api/v3",
 		"FMP_REQUESTS_PER_MINUTE=6000", "FMP_BANDWIDTH_LIMIT_GB=1", "FETCH_CIRCUIT_OPEN_SECONDS=0.5", "FETCH_RETRY_BASE_SECONDS=0.2",
-		"FETCH_SYNC=interval", "FETCH_DATA_DIR="+t.TempDir(), "FETCH_NATS_ADDR="+nats, "FETCH_HTTP_ADDR="+listen)
+		"FETCH_SYNC=interval", "FETCH_GATEWAY=off", "FETCH_DATA_DIR="+t.TempDir(), "FETCH_NATS_ADDR="+nats, "FETCH_HTTP_ADDR="+listen)
 	var logs strings.Builder
 	o.worker.Stderr = &logs
 	if err := o.worker.Start(); err != nil {

@@ -83,7 +83,7 @@ func through(b *testing.B, requests, workers int, env ...string) (took time.Dura
 	}
 	host := freeAddr(b)
 	env = append(env, "FMP_API_KEY=fmp-key-0123456789", "FMP_BASE_URL="+upstream.URL()+"/api/v3", "FETCH_LOG_LEVEL=error",
-		"FETCH_CONCURRENCY=64", "FETCH_DATA_DIR="+b.TempDir(), "FETCH_NATS_ADDR="+host)
+		"FETCH_CONCURRENCY=64", "FETCH_GATEWAY=off", "FETCH_DATA_DIR="+b.TempDir(), "FETCH_NATS_ADDR="+host)
 	var fleet []*exec.Cmd
 	for i := range workers {
 		w := exec.Command(filepath.Join(dir, "worker"))

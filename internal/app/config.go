@@ -31,8 +31,9 @@ type Config struct {
 
 	HTTPAddr    string // FETCH_HTTP_ADDR: metrics and health
 	Pprof       string // FETCH_PPROF: where profiles are, loopback only; "" for nowhere
-	Concurrency int    // FETCH_CONCURRENCY: calls in flight per provider
-	BodyMemory  int64  // FETCH_BODY_MEMORY: bytes that large bodies may take of a worker's memory
+	Gateway     Gateway
+	Concurrency int   // FETCH_CONCURRENCY: calls in flight per provider
+	BodyMemory  int64 // FETCH_BODY_MEMORY: bytes that large bodies may take of a worker's memory
 
 	Topology broker.Options // FETCH_REPLICAS, FETCH_RESULT_AGE, FETCH_STREAM_BYTES, FETCH_STREAM_AGE, as far as they are set
 
@@ -85,6 +86,7 @@ func Load(getenv func(string) string) (Config, error) {
 		c.Topology.ResultAge = c.ResultAge
 	}
 	c.Pprof = r.profiles("FETCH_PPROF", c.HTTPAddr)
+	c.Gateway = r.gateway()
 	r.addresses(c)
 	return c, errors.Join(r.errs...)
 }

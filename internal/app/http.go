@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
 )
 
 // Listener serves metrics and health on one address, and profiles there or on
@@ -47,6 +48,18 @@ func Listen(addr string, metrics prometheus.Gatherer, ready Health, profiles str
 		}
 	}
 	return l, nil
+}
+
+// ListenIfFree is Listen for a process that is no worker, of which one on the
+// same machine may have the default address: only one that was asked for must
+// be had.
+func ListenIfFree(c Config, getenv func(string) string, metrics prometheus.Gatherer, ready Health, logger *zap.Logger) (*Listener, error) {
+	l, err := Listen(c.HTTPAddr, metrics, ready, c.Pprof)
+	if err != nil && getenv("FETCH_HTTP_ADDR") == "" {
+		logger.Warn("no metrics and no health: set FETCH_HTTP_ADDR to an address that is free", zap.Error(err))
+		return &Listener{}, nil
+	}
+	return l, err
 }
 
 func pages(metrics prometheus.Gatherer, ready Health) *http.ServeMux {
