@@ -66,7 +66,6 @@ func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
 	if done, err := w.usedBefore(ctx, r); done || err != nil {
 		return err
 	}
-	var result *providers.Result
 	for {
 		if done, err := w.cancelled(ctx, r); done || err != nil {
 			return err
@@ -79,40 +78,35 @@ func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
 		if err != nil {
 			return w.without(ctx, r, err)
 		}
-		r.start()
-		if time.Since(asked) > lateLookAfter {
-			if done, err := w.lateLook(ctx, r); done || err != nil {
-				permit.Done(unused) // for others
-				return err
-			}
-		}
-		alone, over := w.alone(ctx, r)
-		if !alone && !permit.Probe() {
-			permit.Done(unused)
-			if done, err := w.awaitOther(ctx, r); done || err != nil {
-				return err
-			}
-			continue
-		}
-		result, err = w.use(ctx, r, permit, land)
-		over()
-		if err != nil || !lapsed(result) {
+		if again, err := w.use(ctx, r, permit, time.Since(asked), land); !again || err != nil {
 			return err
 		}
-		// The permit's time was over before anything was on the wire: no call
-		// was made, and the request waits for its next permit.
 	}
 }
 
 // use makes the call that a permit allows, and gives the request its end. On
 // every path the permit has ended after it: one that was not needed is for
-// others. landed is told of the result before the end is stored.
-func (w *Worker) use(ctx context.Context, r *request, permit *budget.Permit, land func(*providers.Result)) (result *providers.Result, err error) {
+// others. landed is told of the result before the end is stored. again: no
+// call was made, and the request waits for its next permit.
+func (w *Worker) use(ctx context.Context, r *request, permit *budget.Permit, waited time.Duration, land func(*providers.Result)) (again bool, err error) {
 	defer permit.Done(unused)
+	r.start()
+	if waited > lateLookAfter {
+		if done, err := w.lateLook(ctx, r); done || err != nil {
+			return false, err
+		}
+	}
+	alone, over := w.alone(ctx, r)
+	defer over()
+	if !alone && !permit.Probe() {
+		permit.Done(unused) // not only after the wait
+		done, err := w.awaitOther(ctx, r)
+		return !done, err
+	}
 	err = w.guarded(ctx, r.delivery, func() error {
-		result = w.call(ctx, r, permit)
-		if lapsed(result) {
-			return nil
+		result := w.call(ctx, r, permit)
+		if again = lapsed(result); again {
+			return nil // its time was over before anything was on the wire
 		}
 		land(result)
 		made := ordinary
@@ -121,7 +115,7 @@ func (w *Worker) use(ctx context.Context, r *request, permit *budget.Permit, lan
 		}
 		return w.conclude(ctx, r, result, made)
 	})
-	return result, err
+	return again, err
 }
 
 // unused says that a permit let no call go.

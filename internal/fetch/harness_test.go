@@ -54,6 +54,8 @@ type rig struct {
 	mu   sync.Mutex
 	seen []budget.Event // that somebody would publish
 
+	gates []*budget.Gate // of all workers that were started
+
 	// Of the worker started last.
 	registry *prometheus.Registry
 	serving  []fetch.Served
@@ -147,6 +149,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		}
 		s.Heal = func(ctx context.Context) error { return broker.ServeProvider(ctx, js, p.Name, 256) }
 		serving = append(serving, s)
+		r.gates = append(r.gates, gate)
 	}
 	r.registry, r.serving = prometheus.NewRegistry(), serving
 	cancels, err := cancel.Watch(ctx, js, kv)

@@ -182,7 +182,12 @@ func TestARunThatMayStillGoOnIsNoDeath(t *testing.T) {
 // fault that can be put between its permit and its end, and counts what the
 // gate believes to be in flight.
 func TestEveryPathGivesItsPermitBack(t *testing.T) {
-	inFlight := func(r *rig) int { return r.serving[0].Gate.State().InFlight }
+	inFlight := func(r *rig) (n int) {
+		for _, g := range r.gates {
+			n += g.State().InFlight
+		}
+		return n
+	}
 	settled := func(t *testing.T, r *rig) {
 		t.Helper()
 		for deadline := time.Now().Add(time.Minute); inFlight(r) != 0; time.Sleep(100 * time.Millisecond) {
@@ -261,6 +266,43 @@ func TestEveryPathGivesItsPermitBack(t *testing.T) {
 				time.Sleep(90 * time.Second)
 				if _, err := r.b.KV.PutString(t.Context(), key, `{}`); err != nil && record != "" {
 					t.Fatal(err)
+				}
+				settled(t, r)
+			})
+		})
+	}
+
+	// Between the permit and the call, who has waited: another has the body
+	// meanwhile, or is at it; and what is then done with it fails.
+	for _, c := range []struct {
+		apart time.Duration // permits become free so far from each other
+		every int64         // so many answers, one is not stored; 0: all are
+	}{{0, 0}, {0, 3}, {5 * time.Second, 0}, {5 * time.Second, 3}} {
+		t.Run(fmt.Sprintf("late look, permits %v apart, one in %d answers fails", c.apart, c.every), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				r.well()
+				r.upstream.SetLatency(500 * time.Millisecond)
+				r.env["FMP_REQUESTS_PER_MINUTE"] = "12"
+				var answers atomic.Int64
+				hook := func(at string, done bool) error {
+					if at == "answer" && !done && c.every > 0 && answers.Add(1)%c.every == 0 {
+						return errCrash
+					}
+					return nil
+				}
+				for range 3 {
+					defer r.start(hook)()
+				}
+				for i := range 12 {
+					r.final(r.quote("before", fmt.Sprint("before-", i), fmt.Sprint("BEFORE", i), ""), time.Minute)
+					time.Sleep(c.apart)
+				}
+				var ids []fetchworker.Identity
+				for i := range 60 {
+					ids = append(ids, r.quote(fmt.Sprint("agent-", i%20), fmt.Sprint("q-", i), fmt.Sprint("SAME", i%4), ""))
+				}
+				for _, id := range ids {
+					r.final(id, 5*time.Minute)
 				}
 				settled(t, r)
 			})
