@@ -105,7 +105,7 @@ Exit codes: 0 an answer (ok or stale), 1 a failed answer or an error, 2 usage,
 	if err := root.RegisterFlagCompletionFunc("lane", cobra.FixedCompletions([]string{"interactive", "batch"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag is above
 	}
-	root.AddCommand(c.cmdOps(), c.cmdResult(), c.cmdWatch(), c.cmdCancel(), c.cmdVersion())
+	root.AddCommand(c.cmdOps(), c.cmdResult(), c.cmdWatch(), c.cmdCancel(), c.cmdMCP(), c.cmdVersion())
 	help := root.HelpFunc()
 	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
 		// fetch fmp --help tells of fmp.

@@ -1,5 +1,5 @@
-// Command gateway is the front door for agents that do not speak NATS: HTTP and
-// server-sent events. It joins the server of a
+// Command gateway is the front door for agents that do not speak NATS: HTTP,
+// server-sent events, and tools for language models. It joins the server of a
 // fleet and holds nothing: any number may run behind one name.
 package main
 
@@ -64,8 +64,8 @@ func root(getenv func(string) string, stdout, stderr io.Writer, started *bool) *
 	}
 	serves := do(func(ctx context.Context, _ []string) error { return serve(ctx, getenv, stderr, nil) })
 	root := &cobra.Command{
-		Use: "gateway", Short: "HTTP for agents that do not speak NATS",
-		Long: `gateway serves HTTP for agents that do not speak NATS, on
+		Use: "gateway", Short: "HTTP and MCP for agents that do not speak NATS",
+		Long: `gateway serves HTTP and MCP for agents that do not speak NATS, on
 FETCH_GATEWAY_ADDR (127.0.0.1:8081), until SIGTERM. It joins the server of
 NATS_URL or NATS_CONTEXT (default ` + nats.DefaultURL + `). docs/gateway.md
 lists the paths and the environment.

@@ -41,6 +41,7 @@ func (g *Gateway) routes() http.Handler {
 	handle("GET", "/v1/answers", g.events)
 	handle("GET", "/v1/providers", g.providers)
 	handle("GET", "/v1/limits", g.limits)
+	handle("POST", "/mcp", g.mcp())
 	mux.Handle("/", g.handle("", nil))
 	for path, allow := range map[string]string{
 		"/v1/{provider}/{operation}":               "GET, HEAD, POST",
@@ -48,6 +49,7 @@ func (g *Gateway) routes() http.Handler {
 		"/v1/answers":   "GET, HEAD",
 		"/v1/providers": "GET, HEAD",
 		"/v1/limits":    "GET, HEAD",
+		"/mcp":          "POST",
 	} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Allow", allow)
@@ -71,6 +73,7 @@ const home = `fetchworker: ask for a fetch, get one answer, inside every quota.
   GET  /v1/answers                                      your answers as they come (server-sent events)
   GET  /v1/providers                                    what can be asked
   GET  /v1/limits                                       what is left, and when more comes
+  POST /mcp                                             tools for language models
 `
 
 // handle does what every request needs: its agent, its body, its span, its

@@ -1,5 +1,5 @@
-// Package gateway is the front door for agents that do not speak NATS: HTTP and
-// server-sent events.
+// Package gateway is the front door for agents that do not speak NATS: HTTP,
+// server-sent events, and tools for language models (MCP) on /mcp.
 //
 // It stands on the agents' client alone and holds no state that matters: any
 // gateway serves any call, a request that waits holds no connection, and what

@@ -413,3 +413,27 @@ func TestCancelAndWhatCanBeAsked(t *testing.T) {
 		t.Errorf("%d %s", s.StatusCode, s.body)
 	}
 }
+
+// Whoever asks within a trace has the request in it, over HTTP and as a tool.
+func TestATraceGoesOn(t *testing.T) {
+	r := newRig(t, nil)
+	traces := make(chan string, 4)
+	_, err := r.b.NC.Subscribe("fetch.request.>", func(m *nats.Msg) { traces <- m.Header.Get("traceparent") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+	r.get("/v1/fmp/quote?symbol=AAPL", "traceparent", "00-"+trace+"-00f067aa0ba902b7-01")
+	m := r.model("Traceparent", "00-"+trace+"-00f067aa0ba902b7-01", nil)
+	m.call("fetch", args{"provider": "fmp", "operation": "quote", "params": args{"symbol": "AAPL"}}, false)
+	for range 2 {
+		select {
+		case got := <-traces:
+			if !strings.Contains(got, trace) {
+				t.Errorf("traceparent %q", got)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("no request")
+		}
+	}
+}
