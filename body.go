@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // mostParts bounds a claim: 2 GiB, far more than any worker takes from a
@@ -32,19 +34,51 @@ func (c Claim) Check(agent string) error {
 	return nil
 }
 
-// roomAtOnce is how much room is made for a body before any of it has come.
-const roomAtOnce = 8 << 20
+const (
+	// roomAtOnce is how much room is made for a body before any of it has come.
+	roomAtOnce = 8 << 20
+	// bodiesAtOnce are the bytes of large bodies that a client reads at a time,
+	// and a subscriber has in its handlers.
+	bodiesAtOnce = 128 << 20
+)
 
-// resolve reads the parts of a large body in order and checks them against
-// the claim.
+// bodyRoom is room for large bodies. A nil one is without bounds.
+type bodyRoom struct{ left *semaphore.Weighted }
+
+func newBodyRoom() *bodyRoom { return &bodyRoom{semaphore.NewWeighted(bodiesAtOnce)} }
+
+// take waits for the room that an answer's body needs. leave gives it back.
+func (b *bodyRoom) take(ctx context.Context, a *Answer) (leave func(), err error) {
+	if b == nil || a.Claim == nil {
+		return func() {}, nil
+	}
+	n := min(max(a.Claim.Bytes, 0), bodiesAtOnce)
+	if err := b.left.Acquire(ctx, n); err != nil {
+		return nil, fmt.Errorf("read %s: %w", a.Claim.Prefix, context.Cause(ctx))
+	}
+	return func() { b.left.Release(n) }, nil
+}
+
+// resolve reads the parts of a large body in order, one on its way at a time,
+// and checks them against the claim.
 func (c *Client) resolve(ctx context.Context, a *Answer) error {
 	if a.Claim == nil {
 		return nil
 	}
+	leave, err := c.bodies.take(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	body := make([]byte, 0, min(max(a.Claim.Bytes, 0), roomAtOnce))
 	for part, err := range c.Parts(ctx, *a) {
 		if err != nil {
 			return err
+		}
+		if len(body)+len(part) > cap(body) {
+			// So much has come that the rest is no empty promise: it is made room
+			// for once, for a body that grows leaves copies of itself behind.
+			body = append(make([]byte, 0, max(min(a.Claim.Bytes, 8*roomAtOnce), int64(2*len(body)+len(part)))), body...)
 		}
 		body = append(body, part...)
 	}

@@ -23,7 +23,8 @@ type Client struct {
 	agent   string
 	owned   bool
 	watcher *watcher
-	lazy    bool // large bodies stay where they are
+	lazy    bool      // large bodies stay where they are
+	bodies  *bodyRoom // of those being read
 }
 
 // Lazily is the same client, whose answers come without their large bodies:
@@ -60,7 +61,7 @@ func NewClient(nc *nats.Conn, agent string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	c := &Client{nc: nc, js: js, agent: agent}
+	c := &Client{nc: nc, js: js, agent: agent, bodies: newBodyRoom()}
 	c.watcher = newWatcher(c)
 	return c, nil
 }

@@ -87,12 +87,17 @@ func (s *Subscriber) Subscribe(ctx context.Context, f ResultFilter, handle func(
 		}
 	}
 	subject := "fetch.result." + either(f.Provider) + "." + either(f.Operation) + "." + either(f.Agent) + ".*"
-	bodies := &Client{nc: s.nc}
+	bodies, room := &Client{nc: s.nc}, newBodyRoom()
 	return s.consume(ctx, StreamResults, subject, f.Since, func(ctx context.Context, m *nats.Msg) error {
 		a, err := DecodeAnswer(m.Subject, m.Header, m.Data)
 		if err != nil || f.Final && !a.Final || len(f.Status) > 0 && !slices.Contains(f.Status, a.Status) {
 			return nil //nolint:nilerr // what nobody can read is of no use a second time either
 		}
+		leave, err := room.take(ctx, &a) // until it is handled
+		if err != nil {
+			return err
+		}
+		defer leave()
 		if err := bodies.resolveSurely(ctx, &a); err != nil && !errors.Is(err, ErrBodyCorrupt) {
 			return err
 		}
