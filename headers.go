@@ -1,5 +1,7 @@
 package fetchworker
 
+import "time"
+
 // Headers of answers, dead letters, replayed letters and review items.
 // Durations are milliseconds or seconds as the name says, times RFC 3339.
 const (
@@ -62,3 +64,8 @@ const MaxInlineBody = 512 << 10
 // MaxRequestBytes is the largest request in bytes, headers included, that the
 // queue takes.
 const MaxRequestBytes = 64 << 10
+
+// RepeatWithin is how soon a publish that is repeated under its Nats-Msg-Id is
+// dropped as a duplicate: long enough for one whose receipt got lost. Later it is
+// a request under an id that was used before, which has one answer all the same.
+const RepeatWithin = 5 * time.Second

@@ -19,7 +19,7 @@ import (
 type Receipt struct {
 	Identity  Identity
 	Sequence  uint64
-	Duplicate bool // the same identity was published within the last two minutes
+	Duplicate bool // the same identity was published within the last five seconds
 }
 
 // NewID makes a request id that cannot be guessed: the duplicate window is
@@ -137,7 +137,8 @@ func refusal(err error) bool {
 }
 
 func (c *Client) publish(ctx context.Context, m *nats.Msg, id Identity) (*jetstream.PubAck, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	// Short enough that the next try is still known as a repetition.
+	ctx, cancel := context.WithTimeout(ctx, RepeatWithin/2)
 	defer cancel()
 	ctx, release := c.untilRefused(ctx, m.Subject)
 	defer release()

@@ -32,7 +32,7 @@ type Options struct {
 
 // Revision counts what changes in the topology. A stream carries that of the
 // version that made it, so that an older one leaves it as it is.
-const Revision = 3
+const Revision = 4
 
 const revisionKey = "fetchworker.topology"
 
@@ -74,6 +74,9 @@ func Streams(o Options) []jetstream.StreamConfig {
 	requests.Discard = jetstream.DiscardNew
 	requests.MaxMsgSize = fetchworker.MaxRequestBytes
 	requests.MaxBytes = 2 * gib
+	// The server keeps every id of the window in memory, and an agent may send
+	// 60 KB of one.
+	requests.Duplicates = fetchworker.RepeatWithin
 	// A first fence: no more on one subject than an agent may have waiting on
 	// all. The sweep sees to the whole.
 	requests.MaxMsgsPerSubject = int64(cmp.Or(o.AgentBacklog, StandardAgentBacklog))
