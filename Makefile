@@ -40,6 +40,10 @@ soak: ## kills under an unreliable provider, and the server's outages, ten times
 cluster: ## a cluster of three NATS servers that loses its leaders
 	$(CHAOS) -run Cluster
 
+.PHONY: versions
+versions: ## the first version's worker beside this one's on one server, built from its commit (needs git's history)
+	FETCH_VERSIONS=beside go test -count=1 -v -timeout=20m ./e2e -run Beside
+
 .PHONY: bench
 bench: ## benchmarks into bench.txt; compared with BASE=old.txt if that is given
 	go test -run='^$$' -bench=. -benchmem -count=6 ./... > bench.txt || { cat bench.txt; exit 1; }
