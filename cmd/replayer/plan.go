@@ -31,6 +31,7 @@ type planLine struct {
 	Groups         []operate.GroupCount `json:"groups"`
 	Agents         map[string]int       `json:"agents,omitempty"`     // unless there are too many
 	Operations     map[string]int       `json:"operations,omitempty"` // the same
+	CircuitOpen    int                  `json:"circuit_open"`         // of count: a circuit is open for them
 	PastDeadline   int                  `json:"past_deadline"`        // with --keep-deadline
 	Oldest         time.Time            `json:"oldest,omitzero"`
 	Newest         time.Time            `json:"newest,omitzero"`
@@ -43,7 +44,7 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 	if b.c.json {
 		return b.c.object(planLine{
 			Kind: "plan", Action: b.verb, DryRun: b.pace.dryRun, Count: plan.Count, AlreadyDue: plan.Due,
-			Unreadable: plan.Unreadable, More: plan.More, Groups: plan.Bars(), Agents: plan.Agents, Operations: plan.Operations, PastDeadline: plan.PastEnding, Oldest: plan.Oldest, Newest: plan.Newest,
+			Unreadable: plan.Unreadable, More: plan.More, Groups: plan.Bars(), Agents: plan.Agents, Operations: plan.Operations, CircuitOpen: plan.Covered, PastDeadline: plan.PastEnding, Oldest: plan.Oldest, Newest: plan.Newest,
 			RateSeconds: atRate.Seconds(), PermitsSeconds: inPermits.Seconds(),
 		})
 	}
@@ -79,6 +80,9 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 	}
 	if plan.Due > 0 {
 		fmt.Fprintf(&text, "%d more are due already, and go by themselves\n", plan.Due)
+	}
+	if plan.Covered > 0 {
+		fmt.Fprintf(&text, "%d of them wait all the same: a circuit is open for them, and they go by themselves as soon as it closes\n", plan.Covered)
 	}
 	switch {
 	case atRate > 0:

@@ -232,13 +232,17 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 			permit.Done(budget.Report{Outcome: budget.Success})
 		}
 	},
-	// circuit PROVIDER STATE FOR: the circuit's record.
+	// circuit PROVIDER STATE FOR [OPERATION]: the circuit's record.
 	"circuit": func(ts *testscript.TestScript, _ bool, args []string) {
 		d, err := time.ParseDuration(args[2])
 		ts.Check(err)
-		value, err := circuit.Record{Circuit: circuit.Circuit{
+		record := circuit.Record{Circuit: circuit.Circuit{
 			State: circuit.State(args[1]), OpenedAt: time.Now(), OpenUntil: time.Now().Add(d), Why: "3 different requests failed in a row",
-		}}.Encode()
+		}}
+		if len(args) > 3 {
+			record = circuit.Record{Operations: []circuit.Operation{{Name: args[3], Circuit: record.Circuit}}}
+		}
+		value, err := record.Encode()
 		ts.Check(err)
 		_, err = stageOf(ts).KV.Put(context.Background(), "circuit."+args[0], value)
 		ts.Check(err)

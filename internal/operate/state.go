@@ -58,6 +58,20 @@ func (f *Fleet) Seen() Seen {
 	}}
 }
 
+// covered is whether a circuit is open for a letter now. The board is asked
+// once a provider.
+func (f *Fleet) covered() func(dlq.Letter) bool {
+	now, known := f.desk.Now(), map[string]circuit.Record{}
+	return func(l dlq.Letter) bool {
+		r, ok := known[l.Provider]
+		if !ok {
+			r = f.Provider(l.Provider, now).Circuit
+			known[l.Provider] = r
+		}
+		return covered(r, l)
+	}
+}
+
 // covered reports whether a circuit is open for a letter.
 func covered(circuits circuit.Record, l dlq.Letter) bool {
 	if !circuits.AnyHeld() {

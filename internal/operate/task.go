@@ -51,6 +51,7 @@ type Plan struct {
 	Histogram
 	Due        int    // letters that are due already, and go by themselves
 	More       bool   // the limit leaves some out
+	Covered    int    // of Count, those that a circuit is open for: they go when it closes, whatever is done to them
 	Last       uint64 // the sequence of the last message that is part of it
 	PastEnding int    // those whose deadline, which is to be kept, has passed
 }
@@ -106,6 +107,7 @@ func (t *Task) Works() bool { return t.Action != ActDiscard && t.Action != ActCa
 // Plan walks everything once and changes nothing.
 func (t *Task) Plan(ctx context.Context, w Watch) (Plan, error) {
 	var plan Plan
+	covered := t.fleet.covered()
 	t.told(w)
 	for found, err := range t.matching(ctx) {
 		if err != nil {
@@ -121,6 +123,9 @@ func (t *Task) Plan(ctx context.Context, w Watch) (Plan, error) {
 		default:
 			plan.Add(found)
 			plan.Last = found.Sequence
+			if t.Works() && found.Fault == nil && covered(found.Letter) {
+				plan.Covered++
+			}
 			if t.KeepDeadline && found.Fault == nil && !found.Deadline.IsZero() && found.Deadline.Before(t.edge.At) {
 				plan.PastEnding++
 			}
