@@ -58,7 +58,7 @@ func (c *cli) cmdAudit() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "List who did what, when and why",
-		Long: `List who did what to which request or provider, when and why, the oldest first.
+		Long: `List who did what to which request or provider, when and why, the newest first.
 
 An act is recorded before it is done, so the last line of somebody whose
 command was killed may tell of an act that was not done.`,
@@ -119,7 +119,7 @@ func actions() []string {
 
 func (c *cli) audit(ctx context.Context, l *link, f operate.ActFilter, limit int) error {
 	buffered := bufio.NewWriterSize(c.out, 64<<10)
-	t := terminal.NewTable(buffered, "WHEN", "WHO", "ACTION", "WHAT", "WHY")
+	t := terminal.NewTable(buffered, "WHEN", "WHO", "ACTION", "WHAT", "WHY").Fit(terminal.Width(c.out))
 	count, more := 0, false
 	var err error
 	for a, walkErr := range operate.Acts(ctx, l.Browser, f) {

@@ -109,7 +109,7 @@ func (b *bulk) run(ctx context.Context) error {
 		return err
 	}
 	if plan.Count == 0 {
-		return b.nothingToDo(plan)
+		return b.nothingToDo(ctx, plan)
 	}
 	if b.named && len(plan.Identities) > 1 {
 		return b.c.ambiguous(plan.Identities)
@@ -144,16 +144,19 @@ func (b *bulk) plan(ctx context.Context) (operate.Plan, error) {
 	return b.task.Plan(ctx, operate.Watch{Did: p.Add, Note: p.Note})
 }
 
-func (b *bulk) nothingToDo(plan operate.Plan) error {
+func (b *bulk) nothingToDo(ctx context.Context, plan operate.Plan) error {
 	switch {
 	case plan.Due > 0 && b.c.json:
 		return b.c.object(b.result(plan, operate.Result{}, ""))
 	case plan.Due > 0:
-		return b.c.printf("nothing to %s: %d are due already, and go by themselves\n", b.verb, plan.Due)
+		if err := b.c.printf("nothing to %s: %d are due already, and go by themselves\n", b.verb, plan.Due); err != nil {
+			return err
+		}
+		return b.c.groups(b.c.out, plan.ByThemselves)
 	case plan.Unreadable > 0:
 		return failed("look at them with replayer list; remove them with nats stream rmmsg", "the headers of all %d that match cannot be read", plan.Unreadable)
 	default:
-		return nothing("widen the filters; replayer status shows what there is", "nothing matched")
+		return b.c.unmatched(ctx, b.fleet, b.task.Filter.Provider)
 	}
 }
 

@@ -77,6 +77,7 @@ func TestEveryFieldOfJSONIsDocumented(t *testing.T) {
 		operate.Used{},
 		operate.Cause{},
 		operate.MostBy{},
+		operate.Event{},
 		doctor.Diagnosis{},
 		doctor.Finding{},
 		doctor.Answer{},

@@ -52,6 +52,7 @@ Exit code 0: well, 1: not.`,
 			}
 			return nil
 		}),
+		ValidArgsFunction: c.completeProviders,
 	}
 }
 

@@ -17,10 +17,12 @@ import (
 // selection is what a command's filter flags select.
 type selection struct {
 	filter       browse.Filter
-	class        string
+	class, code  string
 	since, until string
 	limit        int
 	all          bool
+	oldest       bool // list: the oldest first
+	grouped      bool // list: groups instead of single ones
 }
 
 // flags adds the filter flags to a command.
@@ -31,6 +33,10 @@ func (s *selection) flags(cmd *cobra.Command) {
 	f.StringVar(&s.filter.Agent, "agent", "", "only of this `agent`")
 	f.StringVar(&s.filter.ID, "id", "", "only the request of this `id`")
 	f.StringVar(&s.class, "class", "", "only of this error `class`: "+strings.Join(classes(), ", "))
+	f.StringVar(&s.code, "code", "", "only what ends, or ended, with this `code`, as rejected or not_found")
+	f.IntVar(&s.filter.HTTPStatus, "http", 0, "only failed with this HTTP `status`")
+	f.StringVar(&s.filter.Error, "error", "", "only with an error like this `pattern`: 'gone*', '*symbol*'")
+	f.IntVar(&s.filter.Group, "group", 0, "only of the group of this `number`, as a plan or list --groups shows it")
 	f.StringVar(&s.since, "since", "", "only failed since: a `time` as 2h, 7d or 2026-11-24T10:00:00Z")
 	f.StringVar(&s.until, "until", "", "only failed before: a `time` in the same form")
 	f.IntVar(&s.limit, "limit", 0, "stop after `N` messages (0 = no limit)")
@@ -76,6 +82,13 @@ func (s *selection) resolve(args []string, now time.Time) error {
 	var err error
 	if s.filter.Class, err = knownClass(s.class); err != nil {
 		return err
+	}
+	s.filter.Code = fetchworker.Code(s.code)
+	if s.filter.HTTPStatus != 0 && (s.filter.HTTPStatus < 100 || s.filter.HTTPStatus > 599) {
+		return misused("give one such as 503", "--http %d is no HTTP status", s.filter.HTTPStatus)
+	}
+	if s.filter.Group < 0 {
+		return misused("give the number that a plan or list --groups shows", "--group %d is no group", s.filter.Group)
 	}
 	if s.limit < 0 {
 		return misused("give a number from 1, or leave it out", "--limit %d is negative", s.limit)

@@ -49,6 +49,17 @@ func (c *cli) known(ctx context.Context, f *operate.Fleet, providers ...string) 
 	return nil
 }
 
+// unmatched says that a filter matched nothing; where it names a provider that
+// nobody knows, that is why.
+func (c *cli) unmatched(ctx context.Context, f *operate.Fleet, provider string) error {
+	if provider != "" {
+		if err := c.known(ctx, f, provider); err != nil {
+			return err
+		}
+	}
+	return nothing("widen the filters; replayer status shows what there is", "nothing matched")
+}
+
 // namesTold is how many providers an error lists.
 const namesTold = 12
 

@@ -99,7 +99,9 @@ func traceID(traceparent string) string {
 }
 
 // row is the line of a table.
-func (l letterLine) row(now time.Time) []string {
+// A terminal's width decides how much of the error it has room for; elsewhere
+// it has 60 characters.
+func (l letterLine) row(now time.Time, width int) []string {
 	when := l.State
 	if l.State == "waiting" {
 		when = "in " + terminal.Short(l.NotBefore.Sub(now))
@@ -113,7 +115,7 @@ func (l letterLine) row(now time.Time) []string {
 	}
 	return []string{
 		l.Agent + "/" + l.ID, l.Provider, l.Operation, string(l.Lane), l.Class,
-		strconv.Itoa(l.Failures) + "/" + strconv.Itoa(l.Calls), terminal.Ago(l.FailedAt, now), when, terminal.Clip(problem, 60),
+		strconv.Itoa(l.Failures) + "/" + strconv.Itoa(l.Calls), terminal.Ago(l.FailedAt, now), when, terminal.Clip(problem, max(60, width)),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/browse"
+	"fetchworker/internal/operate"
 	"fetchworker/internal/terminal"
 
 	"github.com/spf13/cobra"
@@ -18,25 +19,60 @@ func (c *cli) cmdList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the dead letters",
-		Long:  "List the dead letters: failures waiting for their retry, and parked requests.",
+		Long: `List the dead letters, the newest first: failures waiting for their retry, and
+parked requests. --groups counts them by what they failed of instead.`,
 		Example: `  replayer list --provider fmp --since 2h
+  replayer list --groups
   replayer list --class throttled --json | jq -r .id`,
 		Args: cobra.NoArgs,
 		RunE: c.do(func(cmd *cobra.Command, _ []string) error { return c.list(cmd, s, fetchworker.StreamDLQ) }),
 	}
 	s.flags(cmd)
+	s.order(cmd)
 	return cmd
+}
+
+// order adds the flags of a list.
+func (s *selection) order(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&s.oldest, "oldest-first", false, "the oldest first")
+	cmd.Flags().BoolVar(&s.grouped, "groups", false, "count by what they failed of, instead of listing")
 }
 
 // list writes what a selection matches as a table or as JSON lines.
 func (c *cli) list(cmd *cobra.Command, s *selection, stream string) error {
+	if s.grouped {
+		return c.stream(cmd, s, stream, c.histogram)
+	}
 	return c.stream(cmd, s, stream, func(out io.Writer) sink {
 		if c.json {
 			return jsonSink(out, func(l letterLine, _ browse.Found) any { return l })
 		}
-		t := terminal.NewTable(out, letterColumns...)
-		return sink{func(l letterLine, _ browse.Found, now time.Time) error { return t.Row(l.row(now)...) }, t.Flush}
+		width := terminal.Width(c.out)
+		t := terminal.NewTable(out, letterColumns...).Fit(width)
+		return sink{func(l letterLine, _ browse.Found, now time.Time) error { return t.Row(l.row(now, width)...) }, t.Flush}
 	})
+}
+
+// histogram counts what a selection matches by its groups.
+func (c *cli) histogram(out io.Writer) sink {
+	var h operate.Histogram
+	return sink{
+		func(_ letterLine, f browse.Found, _ time.Time) error { h.Add(f); return nil },
+		func() error {
+			if h.Count == 0 {
+				return nil
+			}
+			if !c.json {
+				return c.groups(out, h)
+			}
+			for _, g := range h.Bars() {
+				if err := encode(out, g); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
 }
 
 // sink is where a stream of letters is written.
@@ -79,7 +115,11 @@ func (c *cli) stream(cmd *cobra.Command, s *selection, stream string, open func(
 	buffered := bufio.NewWriterSize(c.out, 64<<10)
 	to, seen := open(buffered), fleet.Seen()
 	count, more := 0, false
-	for found, walkErr := range l.Walk(ctx, stream, s.filter, edge) {
+	walk := l.WalkBack
+	if s.oldest {
+		walk = l.Walk
+	}
+	for found, walkErr := range walk(ctx, stream, s.filter, edge) {
 		if err = walkErr; err != nil {
 			break
 		}
@@ -99,7 +139,7 @@ func (c *cli) stream(cmd *cobra.Command, s *selection, stream string, open func(
 		c.sayf("more match: stopped at --limit %d", s.limit)
 	}
 	if count == 0 {
-		return nothing("widen the filters; replayer status shows what there is", "nothing matched")
+		return c.unmatched(ctx, fleet, s.filter.Provider)
 	}
 	return nil
 }

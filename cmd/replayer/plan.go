@@ -29,6 +29,7 @@ type planLine struct {
 	Unreadable     int                  `json:"unreadable"`
 	More           bool                 `json:"more"` // --limit leaves some out
 	Groups         []operate.GroupCount `json:"groups"`
+	DueGroups      []operate.GroupCount `json:"due_groups"`           // of those that go by themselves
 	Agents         map[string]int       `json:"agents,omitempty"`     // unless there are too many
 	Operations     map[string]int       `json:"operations,omitempty"` // the same
 	CircuitOpen    int                  `json:"circuit_open"`         // of count: a circuit is open for them
@@ -44,7 +45,7 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 	if b.c.json {
 		return b.c.object(planLine{
 			Kind: "plan", Action: b.verb, DryRun: b.pace.dryRun, Count: plan.Count, AlreadyDue: plan.Due,
-			Unreadable: plan.Unreadable, More: plan.More, Groups: plan.Bars(), Agents: plan.Agents, Operations: plan.Operations, CircuitOpen: plan.Covered, PastDeadline: plan.PastEnding, Oldest: plan.Oldest, Newest: plan.Newest,
+			Unreadable: plan.Unreadable, More: plan.More, Groups: plan.Bars(), DueGroups: plan.ByThemselves.Bars(), Agents: plan.Agents, Operations: plan.Operations, CircuitOpen: plan.Covered, PastDeadline: plan.PastEnding, Oldest: plan.Oldest, Newest: plan.Newest,
 			RateSeconds: atRate.Seconds(), PermitsSeconds: inPermits.Seconds(),
 		})
 	}
@@ -55,13 +56,7 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 		text.WriteString(" (--limit leaves more out)")
 	}
 	text.WriteByte('\n')
-	t := terminal.NewTable(&text, "COUNT", "PROVIDER", "CLASS", "ERROR")
-	for _, g := range plan.Bars() {
-		if err := t.Row(strconv.Itoa(g.Count), g.Provider, string(g.Class), g.Error); err != nil {
-			return err
-		}
-	}
-	if err := t.Flush(); err != nil {
+	if err := b.c.groups(&text, plan.Histogram); err != nil {
 		return err
 	}
 	fmt.Fprintf(&text, "failed between %s and %s\n", terminal.Stamp(plan.Oldest, now), terminal.Stamp(plan.Newest, now))
@@ -79,7 +74,10 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 		}
 	}
 	if plan.Due > 0 {
-		fmt.Fprintf(&text, "%d more are due already, and go by themselves\n", plan.Due)
+		fmt.Fprintf(&text, "%d more are due already, and go by themselves:\n", plan.Due)
+		if err := b.c.groups(&text, plan.ByThemselves); err != nil {
+			return err
+		}
 	}
 	if plan.Covered > 0 {
 		fmt.Fprintf(&text, "%d of them wait all the same: a circuit is open for them, and they go by themselves as soon as it closes\n", plan.Covered)
@@ -94,6 +92,9 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 		switch {
 		case inPermits > 0:
 			fmt.Fprintf(&text, "; the calls take at least %s within the permits", terminal.Short(inPermits))
+			if gone := b.fleet.Gone(plan.Providers); gone.After(now) {
+				fmt.Fprintf(&text, ": gone at %s", terminal.Clock(gone, now))
+			}
 		default:
 			text.WriteString("; no limits are known that the calls must keep to")
 		}
@@ -102,6 +103,18 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 		text.WriteString("\ndry run: nothing was changed")
 	}
 	return b.c.printf("%s\n", terminal.Ours(text.String()))
+}
+
+// groups is the table of a histogram. Each group has its number, by which a
+// later command can choose it.
+func (c *cli) groups(w io.Writer, h operate.Histogram) error {
+	t := terminal.NewTable(w, "GROUP", "COUNT", "PROVIDER", "CLASS", "ERROR").Fit(terminal.Width(c.out))
+	for _, g := range h.Bars() {
+		if err := t.Row(strconv.Itoa(g.Number), strconv.Itoa(g.Count), g.Provider, string(g.Class), g.Error); err != nil {
+			return err
+		}
+	}
+	return t.Flush()
 }
 
 // namesShown is how many names a plan lists.
@@ -142,6 +155,11 @@ func (c *cli) confirm(ctx context.Context, verb string, count int) error {
 		want = []string{strconv.Itoa(count)}
 		question = fmt.Sprintf("type %d to %s these messages: ", count, verb)
 	}
+	return c.ask(ctx, question, want...)
+}
+
+// ask is done where the answer is one that is wanted.
+func (c *cli) ask(ctx context.Context, question string, want ...string) error {
 	if _, err := fmt.Fprint(c.errs, question); err != nil {
 		return fmt.Errorf("ask: %w", err)
 	}

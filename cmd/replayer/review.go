@@ -41,6 +41,7 @@ func (c *cli) cmdReviewList() *cobra.Command {
 		RunE: c.do(func(cmd *cobra.Command, _ []string) error { return c.list(cmd, s, fetchworker.StreamReview) }),
 	}
 	s.flags(cmd)
+	s.order(cmd)
 	return cmd
 }
 
@@ -163,7 +164,7 @@ func (c *cli) revise(ctx context.Context, f browse.Found) ([]byte, error) {
 }
 
 func (c *cli) cmdExport() *cobra.Command {
-	s := &selection{}
+	s := &selection{oldest: true}
 	format := "ndjson"
 	cmd := &cobra.Command{
 		Use:   "export",

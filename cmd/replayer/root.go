@@ -33,7 +33,9 @@ type cli struct {
 	errs   io.Writer
 
 	server, creds, context, inbox string
-	json, noColor                 bool
+	json, noColor, bold           bool // bold: --yes of a limit
+	output                        string
+	array                         *array // of -o json
 
 	started bool                   // a command runs: its errors are no longer about usage
 	refused atomic.Pointer[string] // the permission that the server refused
@@ -68,9 +70,13 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 nothing matched.`,
 	f.StringVar(&c.context, "context", "", "natscli context `name` (default $NATS_CONTEXT)")
 	f.StringVar(&c.inbox, "inbox-prefix", "", "inbox `prefix` that the user's permissions allow (default _INBOX_<user>)")
 	f.BoolVar(&c.json, "json", false, "one JSON object a line; docs/replayer.md lists the fields")
+	f.StringVarP(&c.output, "output", "o", "", "`form`: table, ndjson (as --json) or json, one array")
 	f.BoolVar(&c.noColor, "no-color", false, "no colours on a terminal (or set NO_COLOR)")
 	root.AddCommand(c.cmdRun(), c.cmdStatus(), c.cmdList(), c.cmdShow(), c.cmdReplay(), c.cmdCancel(),
-		c.cmdPause(), c.cmdResume(), c.cmdLimit(), c.cmdRetire(), c.cmdReview(), c.cmdAudit(), c.cmdUsage(), c.cmdDoctor())
+		c.cmdPause(), c.cmdResume(), c.cmdLimit(), c.cmdRetire(), c.cmdReview(), c.cmdAudit(), c.cmdUsage(), c.cmdDoctor(), c.cmdEvents(), c.cmdMan())
+	root.PersistentPreRunE = c.form
+	completeWords(root, "output", []string{outTable, outNDJSON, outJSON})
+	c.completions(root)
 	return root
 }
 

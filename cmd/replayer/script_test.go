@@ -208,6 +208,13 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"worker": func(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(fleet.Beat(context.Background(), stageOf(ts).JS, fleet.Worker{Name: args[0], Version: "test", Providers: args[1:]}))
 	},
+	// configured NAME PROVIDER LIMITS: a live worker with limits of its own.
+	"configured": func(ts *testscript.TestScript, _ bool, args []string) {
+		ts.Check(fleet.Beat(context.Background(), stageOf(ts).JS, fleet.Worker{
+			Name: args[0], Version: "test", Providers: args[1:2], Limits: map[string]string{args[1]: args[2]},
+			Keyless: map[string]string{"newsapi": "NEWS_API_KEY"},
+		}))
+	},
 	// serve PROVIDER: its consumers and its empty register.
 	"serve": func(ts *testscript.TestScript, _ bool, args []string) {
 		s := stageOf(ts)

@@ -211,7 +211,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	group.Go(func() error { return worker.Run(running) })
 	group.Go(func() error { return sweeper.Run(running) })
 	group.Go(func() error {
-		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving), Keyless: keyless(set), Look: func(w *fleet.Worker) {
+		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving), Keyless: keyless(set), Limits: configured(serving), Look: func(w *fleet.Worker) {
 			w.Unable = unable(serving)
 		}}
 		fleet.Present(running, js, kv, presence, func(err error) { logger.Warn("presence", zap.Error(err)) })
@@ -286,6 +286,15 @@ func unable(serving []fetch.Served) map[string]string {
 		}
 	}
 	return why
+}
+
+// configured are the limits of this worker's own configuration.
+func configured(serving []fetch.Served) map[string]string {
+	limits := map[string]string{}
+	for _, s := range serving {
+		limits[s.Provider.Name] = s.Provider.Limits.String()
+	}
+	return limits
 }
 
 // keyless are the providers that are known and have no key.

@@ -26,6 +26,10 @@ type Filter struct {
 	Provider, Operation, Agent, ID string
 
 	Class        fetchworker.Class
+	Code         fetchworker.Code
+	HTTPStatus   int
+	Error        string    // a pattern of its text: * is any text, ? any character
+	Group        int       // the number of its group; see Group.Number
 	Since, Until time.Time // of the last failure
 }
 
@@ -57,6 +61,10 @@ func (f Filter) Subject(stream string) string {
 // Matches judges what a subject filter cannot.
 func (f Filter) Matches(l dlq.Letter) bool {
 	return (f.Class == "" || f.Class == l.Class) &&
+		(f.Code == "" || f.Code == l.Code) &&
+		(f.HTTPStatus == 0 || f.HTTPStatus == l.HTTPStatus) &&
+		(f.Error == "" || like(f.Error, l.Error)) &&
+		(f.Group == 0 || f.Group == GroupOf(l).Number()) &&
 		(f.Since.IsZero() || !l.FailedAt.Before(f.Since)) &&
 		(f.Until.IsZero() || l.FailedAt.Before(f.Until))
 }
@@ -132,23 +140,7 @@ func (b *Browser) Edge(ctx context.Context, stream string) (Edge, error) {
 // stored, up to the edge. What cannot be read is yielded with a fault, so
 // that nothing is left out in silence. It stops after the first error.
 func (b *Browser) Walk(ctx context.Context, stream string, f Filter, edge Edge) iter.Seq2[Found, error] {
-	return func(yield func(Found, error) bool) {
-		for raw, err := range b.Messages(ctx, stream, f.Subject(stream), time.Time{}, edge) {
-			if err != nil {
-				yield(Found{}, err)
-				return
-			}
-			found := Found{Stream: stream, Sequence: raw.Sequence, StoredAt: raw.Time}
-			found.Letter, found.Fault = dlq.Decode(raw.Subject, raw.Header, raw.Data)
-			// Whether a filter would match what cannot be read is unknown:
-			// it is shown, and no act is ever done to it.
-			if found.Fault != nil || f.Matches(found.Letter) {
-				if !yield(found, nil) {
-					return
-				}
-			}
-		}
-	}
+	return found(stream, f, b.Messages(ctx, stream, f.Subject(stream), time.Time{}, edge))
 }
 
 // Count is how many messages of a stream a subject filter matches, and the

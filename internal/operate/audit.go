@@ -109,7 +109,7 @@ func (f ActFilter) matches(a Act) bool {
 		(f.By == "" || f.By == a.By) && (f.Until.IsZero() || a.At.Before(f.Until))
 }
 
-// Acts yields the acts that the filter selects, the oldest first.
+// Acts yields the acts that the filter selects, the newest first.
 func Acts(ctx context.Context, b *browse.Browser, f ActFilter) iter.Seq2[Act, error] {
 	return func(yield func(Act, error) bool) {
 		edge, err := b.Edge(ctx, fetchworker.StreamAudit)
@@ -124,9 +124,12 @@ func Acts(ctx context.Context, b *browse.Browser, f ActFilter) iter.Seq2[Act, er
 		if provider == "" {
 			provider = "*"
 		}
-		for raw, err := range b.Messages(ctx, fetchworker.StreamAudit, fetchworker.AuditSubject(action, provider), f.Since, edge) {
+		for raw, err := range b.Backwards(ctx, fetchworker.StreamAudit, fetchworker.AuditSubject(action, provider), edge) {
 			if err != nil {
 				yield(Act{}, err)
+				return
+			}
+			if raw.Time.Before(f.Since) {
 				return
 			}
 			var a Act

@@ -29,10 +29,15 @@ func (e *ServedError) Error() string {
 	return fmt.Sprintf("%s is served by %d workers", e.Provider, len(e.Workers))
 }
 
-// UnknownError says that nobody has ever served or asked for a provider.
-type UnknownError struct{ Provider string }
+// AboveError says that an order allows more calls than a worker's own
+// configuration does.
+type AboveError struct {
+	Provider, Limits, Configured string
+}
 
-func (e *UnknownError) Error() string { return "no provider " + e.Provider + " is known here" }
+func (e *AboveError) Error() string {
+	return fmt.Sprintf("%s is more than the %s that the workers of %s are configured for", e.Limits, e.Configured, e.Provider)
+}
 
 // Control does an act on a provider: recorded, done, announced. A lost
 // announcement is told to lost, for the act is done.
@@ -70,20 +75,21 @@ func (d *Desk) obey(ctx context.Context, s Signature, o Order) error {
 	return broker.RetireProvider(ctx, d.JS, o.Provider)
 }
 
-// May refuses to retire a provider that is served. An UnknownError is told of
-// one that nobody has served yet: any act but retire may come before the first
-// worker, though it is more likely a typing error.
-func (f *Fleet) May(ctx context.Context, o Order) error {
+// May refuses to retire a provider that is served, and doubts limits above
+// what its workers are configured for.
+func (f *Fleet) May(_ context.Context, o Order) error {
 	view := f.Provider(o.Provider, f.desk.Now())
 	if o.Action == ActRetire && len(view.Workers) > 0 {
 		return &ServedError{o.Provider, view.Workers}
 	}
-	survey, err := f.Survey(ctx)
-	if err != nil {
-		return err
+	if o.Action != ActLimit || o.Reset {
+		return nil
 	}
-	if !survey.Knows(o.Provider) {
-		return &UnknownError{o.Provider}
+	for _, w := range view.Workers {
+		configured, err := ledger.ParseLimits(w.Limits[o.Provider])
+		if err == nil && len(configured) > 0 && o.Limits.Above(configured) {
+			return &AboveError{o.Provider, o.Limits.String(), configured.String()}
+		}
 	}
 	return nil
 }

@@ -33,6 +33,18 @@ func (s Survey) Knows(provider string) bool {
 	return slices.Contains(s.Providers, provider) || slices.Contains(s.Unserved.Names, provider)
 }
 
+// Served are the providers that a worker serves, or has served.
+func (f *Fleet) Served(ctx context.Context) ([]string, error) {
+	survey, err := f.Survey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(survey.Providers, func(p string) bool {
+		view := f.Provider(p, f.desk.Now())
+		return !view.Registered && len(view.Workers) == 0
+	}), nil
+}
+
 // Survey looks at the shared state, the consumers and the streams.
 func (f *Fleet) Survey(ctx context.Context) (Survey, error) {
 	names := map[string]bool{}

@@ -135,6 +135,26 @@ func (f *Fleet) backlog(s *Status, now time.Time) {
 	}
 }
 
+// Gone is when calls for so many more of each provider are made at the present
+// limits; zero: nobody knows.
+func (f *Fleet) Gone(more map[string]int) (last time.Time) {
+	now := f.desk.Now()
+	for p, n := range more {
+		takes := WindowsTake(n, f.Provider(p, now).Windows)
+		if takes == 0 {
+			continue
+		}
+		begins := now
+		if h, held := f.Hold(p); held && h.Until.After(now) {
+			begins = h.Until
+		}
+		if at := begins.Add(takes); at.After(last) {
+			last = at
+		}
+	}
+	return last
+}
+
 // WindowsTake is how long n calls take from now on in windows that are partly
 // used; zero: there is no limit.
 func WindowsTake(n int, windows []ledger.Usage) time.Duration {

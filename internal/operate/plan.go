@@ -4,14 +4,11 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/budget/ledger"
-	"fetchworker/internal/dlq"
 )
 
 // Histogram counts messages by their cause. It grows by no more than its
@@ -46,16 +43,13 @@ func tally(names *map[string]int, name string, first bool) {
 }
 
 // Group is one bar of the histogram.
-type Group struct {
-	Provider string            `json:"provider"`
-	Class    fetchworker.Class `json:"class"`
-	Error    string            `json:"error"`
-}
+type Group = browse.Group
 
-// GroupCount is a bar with its length.
+// GroupCount is a bar with its length, and the number that chooses it.
 type GroupCount struct {
 	Group
-	Count int `json:"count"`
+	Count  int `json:"count"`
+	Number int `json:"group"`
 }
 
 // groupsKept bounds the histogram: errors that name each request apart would
@@ -87,7 +81,7 @@ func (p *Histogram) Add(f browse.Found) {
 	if f.FailedAt.After(p.Newest) {
 		p.Newest = f.FailedAt
 	}
-	group := Group{Provider: f.Provider, Class: f.Class, Error: Kind(f.Letter)}
+	group := browse.GroupOf(f.Letter)
 	if _, known := p.groups[group]; !known && len(p.groups) >= groupsKept {
 		group.Error = OtherErrors
 	}
@@ -101,53 +95,9 @@ func (p *Histogram) Bars() []GroupCount {
 		return cmp.Or(cmp.Compare(p.groups[b], p.groups[a]),
 			cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.Class, b.Class), cmp.Compare(a.Error, b.Error))
 	}) {
-		bars = append(bars, GroupCount{group, p.groups[group]})
+		bars = append(bars, GroupCount{group, p.groups[group], group.Number()})
 	}
 	return bars
-}
-
-const kindKept = 80 // bytes
-
-// Kind is what a letter's error has in common with others of its kind: the
-// code it would be answered with or the HTTP status, and the text with its
-// numbers left out.
-func Kind(l dlq.Letter) string {
-	var parts []string
-	if l.Code != "" {
-		parts = append(parts, string(l.Code))
-	}
-	if l.HTTPStatus != 0 {
-		parts = append(parts, "HTTP "+strconv.Itoa(l.HTTPStatus))
-	}
-	if text := withoutNumbers(l.Error); text != "" {
-		parts = append(parts, text)
-	}
-	if len(parts) == 0 {
-		return "(none)"
-	}
-	kind := []rune(strings.Join(parts, ": "))
-	if len(kind) > kindKept {
-		kind = append(kind[:kindKept-1], '…')
-	}
-	return string(kind)
-}
-
-// withoutNumbers writes # for every run of digits, so that errors that differ
-// only in a time, a port or a count are one kind.
-func withoutNumbers(s string) string {
-	var b strings.Builder
-	in := false
-	for _, r := range s {
-		digit := r >= '0' && r <= '9'
-		switch {
-		case !digit:
-			b.WriteRune(r)
-		case !in:
-			b.WriteByte('#')
-		}
-		in = digit
-	}
-	return b.String()
 }
 
 // CallsTake is how long n calls take at the full rate of every window.

@@ -35,7 +35,7 @@ func (v Seen) State(f browse.Found) string {
 // Waits reports whether a letter whose gate is open waits for its time. What
 // was parked for that gate does not.
 func Waits(l dlq.Letter, now time.Time) bool {
-	parked := l.Class == fetchworker.ClassCircuitOpen || l.Class == fetchworker.ClassPaused
+	parked := l.Class == fetchworker.ClassCircuitOpen || l.Class == fetchworker.ClassPaused || l.Class == fetchworker.ClassThrottled
 	return !parked && l.NotBefore.After(now)
 }
 

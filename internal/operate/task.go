@@ -49,11 +49,12 @@ type Task struct {
 // Plan is what a task would touch.
 type Plan struct {
 	Histogram
-	Due        int    // letters that are due already, and go by themselves
-	More       bool   // the limit leaves some out
-	Covered    int    // of Count, those that a circuit is open for: they go when it closes, whatever is done to them
-	Last       uint64 // the sequence of the last message that is part of it
-	PastEnding int    // those whose deadline, which is to be kept, has passed
+	Due          int       // letters that are due already, and go by themselves
+	ByThemselves Histogram // of those
+	More         bool      // the limit leaves some out
+	Covered      int       // of Count, those that a circuit is open for: they go when it closes, whatever is done to them
+	Last         uint64    // the sequence of the last message that is part of it
+	PastEnding   int       // those whose deadline, which is to be kept, has passed
 }
 
 // Watch is told of a task's progress. Its functions may be called by several
@@ -117,6 +118,7 @@ func (t *Task) Plan(ctx context.Context, w Watch) (Plan, error) {
 		switch {
 		case t.isDue(found):
 			plan.Due++
+			plan.ByThemselves.Add(found)
 		case t.Limit > 0 && plan.Count == t.Limit:
 			plan.More = true
 			return plan, nil

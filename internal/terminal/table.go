@@ -1,10 +1,13 @@
 package terminal
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
+	"unicode/utf8"
 )
 
 // Table writes aligned columns, a screenful at a time, so that any number of
@@ -13,13 +16,49 @@ type Table struct {
 	w       *tabwriter.Writer
 	columns []string
 	rows    int
+	fit     *fitting
 }
 
 const rowsAligned = 200 // together
 
 // NewTable begins a table.
 func NewTable(w io.Writer, columns ...string) *Table {
-	return &Table{w: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0), columns: columns}
+	fit := &fitting{out: w}
+	return &Table{w: tabwriter.NewWriter(fit, 0, 0, 2, ' ', 0), columns: columns, fit: fit}
+}
+
+// Fit cuts lines to so many characters; 0: not at all.
+func (t *Table) Fit(width int) *Table {
+	t.fit.width = width
+	return t
+}
+
+// fitting cuts each line that is longer than a terminal is wide.
+type fitting struct {
+	out   io.Writer
+	width int
+	line  []byte
+}
+
+func (f *fitting) Write(p []byte) (int, error) {
+	if f.width <= 0 {
+		return f.out.Write(p)
+	}
+	f.line = append(f.line, p...)
+	for {
+		i := bytes.IndexByte(f.line, '\n')
+		if i < 0 {
+			return len(p), nil
+		}
+		text := f.line[:i]
+		if utf8.RuneCount(text) > f.width {
+			text = []byte(string([]rune(string(text))[:f.width-1]) + "…")
+		}
+		if _, err := f.out.Write(append(slices.Clone(text), '\n')); err != nil {
+			return 0, err
+		}
+		f.line = f.line[i+1:]
+	}
 }
 
 // Row writes a row. Its cells are made visible.

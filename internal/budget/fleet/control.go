@@ -19,6 +19,7 @@ type Control struct {
 	Pause   *PauseOrder  `json:"pause,omitempty"`
 	Limits  *LimitOrder  `json:"limits,omitempty"`
 	Retired *RetireOrder `json:"retired,omitempty"`
+	Resumed time.Time    `json:"resumed,omitzero"` // when somebody last had all go on
 }
 
 // PauseOrder stops all calls to a provider.
@@ -156,21 +157,12 @@ func changeControl(ctx context.Context, kv jetstream.KeyValue, provider string, 
 	})
 }
 
-// Resume ends a pause, closes an open circuit and lifts a hold. A crash
-// between the three leaves what is not yet lifted; to repeat it is harmless.
+// Resume ends a pause, closes an open circuit and lifts a hold. The order is
+// written last, and also where there was no pause: what was parked for a hold,
+// a quota or a key goes when an order has come since. A crash in between leaves
+// what is not yet lifted; to repeat it is harmless.
 func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
-	err := store.Change(ctx, kv, store.ControlKey(provider), func(value []byte) ([]byte, error) {
-		c, err := DecodeControl(value)
-		if err != nil || c.Pause == nil {
-			return nil, err
-		}
-		c.Pause = nil
-		return json.Marshal(c)
-	})
-	if err != nil {
-		return err
-	}
-	err = store.Change(ctx, kv, store.CircuitKey(provider), func(value []byte) ([]byte, error) {
+	err := store.Change(ctx, kv, store.CircuitKey(provider), func(value []byte) ([]byte, error) {
 		c, err := circuit.Decode(value)
 		if err != nil || !c.AnyHeld() {
 			return nil, err
@@ -180,7 +172,7 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 	if err != nil {
 		return err
 	}
-	return store.Change(ctx, kv, store.PermitsKey(provider), func(value []byte) ([]byte, error) {
+	err = store.Change(ctx, kv, store.PermitsKey(provider), func(value []byte) ([]byte, error) {
 		if len(value) == 0 {
 			return nil, nil
 		}
@@ -191,4 +183,8 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 		r.Lift()
 		return r.Encode(), nil
 	})
+	if err != nil {
+		return err
+	}
+	return changeControl(ctx, kv, provider, func(c *Control) { c.Pause, c.Resumed = nil, time.Now() })
 }

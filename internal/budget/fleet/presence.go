@@ -23,6 +23,8 @@ type Worker struct {
 	// Keyless are the providers that it knows and has no key for: the variable
 	// that would hold it, by provider.
 	Keyless map[string]string `json:"keyless,omitempty"`
+	// Limits are those of its own configuration, by provider.
+	Limits map[string]string `json:"limits,omitempty"`
 	// Unable is why it cannot call some of them, by provider.
 	Unable map[string]string `json:"unable,omitempty"`
 	// Look brings what changes up to date before each beat; nil: nothing does.

@@ -96,3 +96,22 @@ func (l Limits) String() string {
 	}
 	return strings.Join(parts, ",")
 }
+
+// Above reports whether the limits let more calls through than others do, in
+// any window of theirs.
+func (l Limits) Above(others Limits) bool {
+	for _, w := range others {
+		most := -1 // no window of ours bounds it
+		for _, ours := range l {
+			// So many of our windows begin in one of theirs.
+			calls := ours.N * int((w.Per+ours.Per-1)/ours.Per)
+			if most < 0 || calls < most {
+				most = calls
+			}
+		}
+		if most < 0 || most > w.N {
+			return true
+		}
+	}
+	return false
+}

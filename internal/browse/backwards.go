@@ -1,0 +1,98 @@
+package browse
+
+import (
+	"context"
+	"iter"
+	"slices"
+
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/record"
+)
+
+// The server reads forwards only. Going back, so many sequences are read at
+// first; where few of them match, more the next time, up to as many as are
+// held in memory.
+const (
+	backFirst = 1000
+	backMost  = 64_000
+)
+
+// Backwards yields the stored messages of a subject filter, the newest first,
+// down to the first of the stream or as far as the caller goes.
+func (b *Browser) Backwards(ctx context.Context, stream, subject string, edge Edge) iter.Seq2[record.Raw, error] {
+	return func(yield func(record.Raw, error) bool) {
+		step := uint64(backFirst)
+		for last := edge.Sequence; last > 0; {
+			first := uint64(1)
+			if last > step {
+				first = last - step + 1
+			}
+			var found []record.Raw
+			for raw, err := range b.window(ctx, stream, subject, first, last) {
+				if err != nil {
+					yield(record.Raw{}, err)
+					return
+				}
+				found = append(found, raw)
+			}
+			for _, raw := range slices.Backward(found) {
+				if !yield(raw, nil) {
+					return
+				}
+			}
+			if len(found) < backFirst && step < backMost {
+				step *= 4
+			}
+			last = first - 1
+		}
+	}
+}
+
+// window reads what a filter matches between two sequences. No leader has to
+// say that it is over: what lags behind is newer than the edge.
+func (b *Browser) window(ctx context.Context, stream, subject string, first, last uint64) iter.Seq2[record.Raw, error] {
+	return func(yield func(record.Raw, error) bool) {
+		for {
+			page, err := b.page(ctx, stream, pageRequest{Subject: subject, Sequence: first, Batch: pageMessages, MaxBytes: pageBytes})
+			if err != nil {
+				yield(record.Raw{}, err)
+				return
+			}
+			for _, m := range page.messages {
+				if m.Sequence > last || !yield(m, nil) {
+					return
+				}
+				first = m.Sequence + 1
+			}
+			if page.left == 0 || first > last {
+				return
+			}
+		}
+	}
+}
+
+// WalkBack is Walk, the newest first.
+func (b *Browser) WalkBack(ctx context.Context, stream string, f Filter, edge Edge) iter.Seq2[Found, error] {
+	return found(stream, f, b.Backwards(ctx, stream, f.Subject(stream), edge))
+}
+
+// found are the letters or items among messages that a filter matches.
+func found(stream string, f Filter, messages iter.Seq2[record.Raw, error]) iter.Seq2[Found, error] {
+	return func(yield func(Found, error) bool) {
+		for raw, err := range messages {
+			if err != nil {
+				yield(Found{}, err)
+				return
+			}
+			found := Found{Stream: stream, Sequence: raw.Sequence, StoredAt: raw.Time}
+			found.Letter, found.Fault = dlq.Decode(raw.Subject, raw.Header, raw.Data)
+			// Whether a filter would match what cannot be read is unknown:
+			// it is shown, and no act is ever done to it.
+			if found.Fault != nil || f.Matches(found.Letter) {
+				if !yield(found, nil) {
+					return
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,102 @@
+package browse_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/browse"
+	"fetchworker/internal/dlq"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+func TestMain(m *testing.M) {
+	brokertest.Main()
+	m.Run()
+}
+
+func letter(provider string, n int) dlq.Letter {
+	now := time.Now()
+	return dlq.Letter{
+		Identity: fetchworker.Identity{Provider: provider, Operation: "quote", Agent: "alice", ID: fmt.Sprint("q-", n)},
+		Lane:     fetchworker.LaneBatch, Body: []byte("{}"), Generation: 1, Class: fetchworker.ClassTransient,
+		Error: "gone at port 8", HTTPStatus: 410, RequestedAt: now, FailedAt: now, FirstFailedAt: now, NotBefore: now,
+	}
+}
+
+// Backwards yields what Walk does, in the other order, however the messages
+// that match lie among those that do not.
+func TestBackwardsIsTheWalkTurnedRound(t *testing.T) {
+	b := brokertest.Start(t)
+	for n := range 6000 {
+		provider := "fmp"
+		if n%1500 == 7 {
+			provider = "fred" // four of six thousand
+		}
+		if _, err := b.JS.PublishMsgAsync(letter(provider, n).DeadLetter(), jetstream.WithStallWait(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-b.JS.PublishAsyncComplete()
+	reader := browse.New(b.NC)
+	for _, f := range []browse.Filter{{}, {Provider: "fmp"}, {Provider: "fred"}, {Provider: "nobody"}} {
+		edge, err := reader.Edge(t.Context(), fetchworker.StreamDLQ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var forth, back []uint64
+		for found, err := range reader.Walk(t.Context(), fetchworker.StreamDLQ, f, edge) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			forth = append(forth, found.Sequence)
+		}
+		for found, err := range reader.WalkBack(t.Context(), fetchworker.StreamDLQ, f, edge) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			back = append(back, found.Sequence)
+		}
+		slices.Reverse(back)
+		if !slices.Equal(forth, back) || f.Provider == "fred" && len(back) != 4 {
+			t.Errorf("%+v: %d forth, %d back", f, len(forth), len(back))
+		}
+	}
+}
+
+func TestAFilterChoosesByCause(t *testing.T) {
+	l := letter("fmp", 1)
+	l.Code = "rejected"
+	group := browse.GroupOf(l).Number()
+	for _, c := range []struct {
+		f    browse.Filter
+		want bool
+	}{
+		{browse.Filter{Error: "gone*"}, true},
+		{browse.Filter{Error: "GONE*8"}, true},
+		{browse.Filter{Error: "*port*"}, true},
+		{browse.Filter{Error: "gone at port ?"}, true},
+		{browse.Filter{Error: "gone at port ??"}, false},
+		{browse.Filter{Error: "gone"}, false},
+		{browse.Filter{Error: "*"}, true},
+		{browse.Filter{Error: "*gone"}, false},
+		{browse.Filter{HTTPStatus: 410}, true},
+		{browse.Filter{HTTPStatus: 503}, false},
+		{browse.Filter{Code: "rejected"}, true},
+		{browse.Filter{Code: "poison"}, false},
+		{browse.Filter{Group: group}, true},
+		{browse.Filter{Group: group + 1}, false},
+	} {
+		if got := c.f.Matches(l); got != c.want {
+			t.Errorf("%+v: %v", c.f, got)
+		}
+	}
+	l.Error = "gone at port 9000" // another number is the same group
+	if browse.GroupOf(l).Number() != group || group < 1000 {
+		t.Errorf("group %d, then %d", group, browse.GroupOf(l).Number())
+	}
+}
