@@ -7,13 +7,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"fetchworker"
 )
 
 // providersAtRest measures what providers cost that nobody asks: how long a
-// worker takes to start with them, and what it and the servers use up while
-// there is nothing to do.
+// worker takes to start with them, what it and the servers use up while there
+// is nothing to do, and how long the first request to one of them takes.
 func providersAtRest(ctx context.Context) error {
 	flags := flag.NewFlagSet("providers", flag.ExitOnError)
 	cases := flags.String("cases", "20x1,200x1,4x3,20x3,60x3", "providers x servers, with commas between them")
@@ -28,8 +31,8 @@ func providersAtRest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("| providers | servers | first start | second start | servers at rest | worker at rest |")
-	fmt.Println("| --- | --- | --- | --- | --- | --- |")
+	fmt.Println("| providers | servers | first start | second start | servers at rest | worker at rest | first request | one of the next |")
+	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- |")
 	for name := range strings.SplitSeq(*cases, ",") {
 		var providers, servers int
 		if _, err := fmt.Sscanf(name, "%dx%d", &providers, &servers); err != nil {
@@ -56,13 +59,17 @@ func atRest(ctx context.Context, dir, exe string, providers, servers int, rest t
 	if err != nil {
 		return err
 	}
-	// After the first, which has the address of the stand-in that nobody asks.
+	upstream, err := startRole(dir, "provider", "SIZE=200")
+	if err != nil {
+		return err
+	}
+	defer upstream.kill()
 	var catalogue strings.Builder
 	env := []string{fmt.Sprint("FETCH_REPLICAS=", servers), "BENCH_API_KEY=x"}
 	for i := range providers - 1 {
-		fmt.Fprintf(&catalogue, "  rest%d: {base_url: 'http://127.0.0.1:1', auth: none, limits: 60/min, operations: {quote: {path: /quote}}}\n", i)
+		fmt.Fprintf(&catalogue, "  rest%d: {base_url: '%s', auth: none, limits: 60/min, operations: {quote: {path: /quote}}}\n", i, upstream.address)
 	}
-	s := setup{dir: dir, worker: exe, provider: "http://127.0.0.1:1", concurrency: 16, env: env, more: catalogue.String()}
+	s := setup{dir: dir, worker: exe, provider: upstream.address, concurrency: 16, env: env, more: catalogue.String()}
 	var starts [2]time.Duration
 	var w *process
 	for i := range starts {
@@ -90,9 +97,46 @@ func atRest(ctx context.Context, dir, exe string, providers, servers int, rest t
 	serversAfter, serversBytes := used(all...)
 	workerAfter, workerBytes := used(w)
 	share := func(d time.Duration) float64 { return 100 * d.Seconds() / rest.Seconds() }
-	fmt.Printf("| %d | %d | %.1f s | %.1f s | %.1f %% of a core, %s | %.1f %%, %s |\n", providers, servers,
-		starts[0].Seconds(), starts[1].Seconds(), share(serversAfter-serversBefore), mib(serversBytes), share(workerAfter-workerBefore), mib(workerBytes))
+	first, next, err := latencies(ctx, all[0].address, min(providers-1, 12))
+	if err != nil {
+		return err
+	}
+	fmt.Printf("| %d | %d | %.1f s | %.1f s | %.1f %% of a core, %s | %.1f %%, %s | %s | %s |\n", providers, servers,
+		starts[0].Seconds(), starts[1].Seconds(), share(serversAfter-serversBefore), mib(serversBytes), share(workerAfter-workerBefore), mib(workerBytes),
+		first, next)
 	return nil
+}
+
+// latencies asks some providers at rest for the first time, and then each once
+// more: the median and the worst of both.
+func latencies(ctx context.Context, natsURL string, n int) (first, next string, err error) {
+	c, err := fetchworker.Connect(natsURL, "bench")
+	if err != nil {
+		return "", "", err
+	}
+	defer c.Close()
+	round := func() (string, error) {
+		var took []time.Duration
+		for i := range n {
+			began := time.Now()
+			r := fetchworker.Request{Provider: fmt.Sprint("rest", i), Operation: "quote", MaxAge: new(fetchworker.Duration)}
+			if a, err := c.Fetch(ctx, r); err != nil {
+				return "", err
+			} else if a.Status != fetchworker.StatusOK {
+				return "", fmt.Errorf("%s: %s %v", r.Provider, a.Status, a.Problem)
+			}
+			took = append(took, time.Since(began))
+			pause(ctx, 100*time.Millisecond)
+		}
+		slices.Sort(took)
+		ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+		return fmt.Sprintf("%.1f ms (at most %.1f)", ms(took[n/2]), ms(took[n-1])), nil
+	}
+	if first, err = round(); err != nil {
+		return "", "", err
+	}
+	next, err = round()
+	return first, next, err
 }
 
 // startServers starts one server, or a cluster of several.

@@ -199,7 +199,7 @@ func (f *fleet) handBack(n, times int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	consumer, err := stream.Consumer(ctx, broker.ShardConsumer("fmp", address.Lane, address.Shard))
+	consumer, err := stream.CreateOrUpdateConsumer(ctx, broker.RequestConsumer("fmp", address.Lane, address.Shard, n))
 	if err != nil {
 		t.Fatal(err)
 	}

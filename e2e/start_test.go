@@ -130,8 +130,14 @@ func TestWhatIsDeletedIsNamedAndHealed(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, 10*time.Second, "it is ready", func() bool { status, _ := ask(t, addr, "/readyz"); return status == 200 })
-	for shard := range fetchworker.Shards {
-		if err := js.DeleteConsumer(t.Context(), fetchworker.StreamRequests, broker.ShardConsumer("fmp", fetchworker.LaneInteractive, shard)); err != nil {
+	a.publish("alice", `{"id":"before","params":{"symbol":"AAPL"}}`)
+	a.final(fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "before"})
+	stream, err := js.Stream(t.Context(), fetchworker.StreamRequests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range stream.ConsumerNames(t.Context()).Name() {
+		if err := stream.DeleteConsumer(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -290,7 +290,7 @@ func serve(t *testing.T, s *server.Server, upstream *providertest.Server) {
 	if err := budget.CreateRegister(ctx, kv, fred.Name); err != nil {
 		t.Fatal(err)
 	}
-	if err := broker.ServeProvider(ctx, js, fred.Name, broker.Held(60)); err != nil {
+	if err := errors.Join(fleet.NoteServed(ctx, js, fred.Name), broker.MayServe(ctx, js, fred.Name)); err != nil {
 		t.Fatal(err)
 	}
 	if err := fleet.Beat(ctx, js, fleet.Worker{Name: "w", Providers: []string{fred.Name}}); err != nil {
@@ -301,8 +301,11 @@ func serve(t *testing.T, s *server.Server, upstream *providertest.Server) {
 		t.Fatal(err)
 	}
 	served := fetch.Served{
-		Provider: fred, Gate: gate, Replay: broker.ReplayConsumer(fred.Name),
-		Requests: func(l fetchworker.Lane, shard int) string { return broker.ShardConsumer(fred.Name, l, shard) },
+		Provider: fred, Gate: gate,
+		Consumer: func(l fetchworker.Lane, shard int) string { return fredConsumer(l, shard).Durable },
+		Make: func(ctx context.Context, l fetchworker.Lane, shard int) (time.Time, bool, error) {
+			return broker.MakeConsumer(ctx, js, fredConsumer(l, shard))
+		},
 	}
 	cancels, err := cancel.Watch(ctx, js, kv)
 	if err != nil {
@@ -343,6 +346,13 @@ func serve(t *testing.T, s *server.Server, upstream *providertest.Server) {
 		cancels.Close()
 		set.Close()
 	})
+}
+
+func fredConsumer(lane fetchworker.Lane, shard int) jetstream.ConsumerConfig {
+	if shard < 0 {
+		return broker.ReplaysConsumer("fred", broker.Held(60))
+	}
+	return broker.RequestConsumer("fred", lane, shard, broker.Held(60))
 }
 
 func subscribe(t *testing.T, nc *nats.Conn, subject string) *nats.Subscription {

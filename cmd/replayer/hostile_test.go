@@ -56,7 +56,7 @@ func newHostile(f *testing.F, b *brokertest.Broker) *hostile {
 		f.Fatal(err)
 	}
 	log := record.New(b.JS, nil)
-	sweeper := sweep.New(b.JS, log, board, sweep.Config{Served: broker.ServedProvider, Known: func(string) bool { return false }, MaxLife: time.Hour, Logger: zap.NewNop()})
+	sweeper := sweep.New(b.JS, log, board, sweep.Config{Known: func(string) bool { return false }, MaxLife: time.Hour, Logger: zap.NewNop()})
 	replayer := dlq.NewReplayer(b.JS, log, board, dlq.Config{
 		Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer, Retries: 3, MaxLife: time.Hour, Logger: zap.NewNop(),
 	})

@@ -123,7 +123,7 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	// Which names are known providers only a worker can say, so requests for
 	// any other are left for one.
 	sweeper := sweep.New(js, log, board, sweep.Config{
-		Served: broker.ServedProvider, MaxLife: config.MaxLife, Backlog: config.AgentBacklog, Logger: logger,
+		MaxLife: config.MaxLife, Backlog: config.AgentBacklog, Logger: logger,
 	})
 	vitals.Serves(app.All(ready(js), func(context.Context) error { return replayer.Ready() }))
 	logger.Info("replayer runs", zap.String("nats", nc.ConnectedUrlRedacted()), zap.String("http", listener.Addr()))

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"fetchworker"
@@ -13,48 +15,110 @@ import (
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 )
 
-// serveProvider makes a provider's consumers, its register and its gate.
-func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, p *providers.Provider, settings budget.Settings, on budget.Observer, logger *zap.Logger) (fetch.Served, error) {
-	served, err := broker.IsServed(ctx, js, p.Name)
-	if err != nil {
-		return fetch.Served{}, err
+// roll is what is known of the providers when a worker starts.
+type roll struct {
+	noted  map[string]bool // that they are served
+	served map[string]bool // noted so, or by consumers of an earlier version
+	board  *fleet.View
+}
+
+// enrolled looks once for all, whatever their number. An error tells also of a
+// right that is missing to serve them.
+func enrolled(ctx context.Context, js jetstream.JetStream, board *fleet.View, all []*providers.Provider) (r roll, err error) {
+	r.board = board
+	if len(all) == 0 {
+		return r, nil
 	}
-	// The register comes before the consumers: one that is missing while they
-	// exist has been lost, and counts as full.
-	if !served {
+	if err := broker.MayServe(ctx, js, all[0].Name); err != nil {
+		return r, err
+	}
+	if r.noted, err = fleet.Served(ctx, js); err != nil {
+		return r, err
+	}
+	r.served = maps.Clone(r.noted)
+	if slices.ContainsFunc(all, func(p *providers.Provider) bool { return !r.noted[p.Name] }) {
+		earlier, err := broker.Replayed(ctx, js)
+		maps.Copy(r.served, earlier)
+		return r, err
+	}
+	return r, nil
+}
+
+// serveProvider makes a provider's register where there never was one, and its
+// gate. Its consumers are made when something comes for them.
+func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, p *providers.Provider, r roll, settings budget.Settings, on budget.Observer) (fetch.Served, error) {
+	// The register comes before the note: one that is missing while that is there
+	// has been lost, and counts as full.
+	if !r.served[p.Name] {
 		if err := budget.CreateRegister(ctx, kv, p.Name); err != nil {
 			return fetch.Served{}, err
 		}
 	}
-	if err := broker.ServeProvider(ctx, js, p.Name, broker.Held(perMinute(p.Limits))); err != nil {
-		return fetch.Served{}, err
+	if !r.noted[p.Name] {
+		if err := fleet.NoteServed(ctx, js, p.Name); err != nil {
+			return fetch.Served{}, err
+		}
 	}
-	if err := fleet.Reinstate(ctx, kv, p.Name); err != nil {
-		return fetch.Served{}, err
+	if r.board.Provider(p.Name, r.board.Now()).Control.Retired != nil {
+		if err := fleet.Reinstate(ctx, kv, p.Name); err != nil {
+			return fetch.Served{}, err
+		}
 	}
 	gate, err := budget.Open(ctx, js, kv, settings, on)
 	if err != nil {
 		return fetch.Served{}, err
 	}
+	held := broker.Held(perMinute(p.Limits))
+	consumer := func(lane fetchworker.Lane, shard int) jetstream.ConsumerConfig {
+		if shard < 0 {
+			return broker.ReplaysConsumer(p.Name, held)
+		}
+		return broker.RequestConsumer(p.Name, lane, shard, held)
+	}
 	return fetch.Served{
 		Provider: p, Gate: gate,
-		Requests: func(lane fetchworker.Lane, shard int) string { return broker.ShardConsumer(p.Name, lane, shard) },
-		Replay:   broker.ReplayConsumer(p.Name),
-		Heal: func(ctx context.Context) error {
-			return broker.HealProvider(ctx, js, p.Name, broker.Held(perMinute(p.Limits)), logger)
+		Consumer: func(lane fetchworker.Lane, shard int) string { return consumer(lane, shard).Durable },
+		Make: func(ctx context.Context, lane fetchworker.Lane, shard int) (time.Time, bool, error) {
+			return broker.MakeConsumer(ctx, js, consumer(lane, shard))
 		},
 	}, nil
 }
 
-// atOnce are asked for together at a start: one after the other, a provider
-// took some seventy round trips.
-const atOnce = 8
+// adoptAgain is how often consumers of an earlier version are looked for.
+const adoptAgain = time.Hour
+
+// adopt lets consumers that an earlier version left go when nobody needs them.
+func adopt(ctx context.Context, js jetstream.JetStream, serving []fetch.Served, logger *zap.Logger) {
+	ours := map[string]bool{}
+	for _, name := range names(serving) {
+		ours[name] = true
+	}
+	for {
+		adopted, err := broker.Adopt(ctx, js, func(provider string) bool { return ours[provider] })
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			logger.Warn("consumers of an earlier version stay", zap.Error(err))
+		}
+		if adopted > 0 {
+			logger.Info("consumers of an earlier version go when nobody uses them", zap.Int("consumers", adopted))
+		}
+		if wait.For(ctx, adoptAgain) != nil {
+			return
+		}
+	}
+}
+
+// atOnce are asked for together at a start.
+const atOnce = 16
 
 // serveProviders serves all of them, in their order. Gates that were opened
 // are closed with the rest, also after an error.

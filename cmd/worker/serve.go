@@ -131,7 +131,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 			return fmt.Errorf("FETCH_REPLAY=%s: %w", config.Replay, err)
 		}
 	}
-	vitals.WaitsFor("its providers' consumers and registers")
+	vitals.WaitsFor("its providers' registers")
 	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", fetchworker.BucketProviders, err)
@@ -148,22 +148,26 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		return fmt.Errorf("watch %s: %w", fetchworker.BucketProviders, err)
 	}
 	closing.Push("mirror", func() error { mirror.Close(); return nil })
+	board := fleet.Follow(mirror)
+	closing.Push("board", func() error { board.Close(); return nil })
+	roll, err := enrolled(ctx, js, board, set.Configured())
+	if err != nil {
+		return err
+	}
 	bodies := memory.New(config.BodyMemory)
 	serving, err := serveProviders(ctx, set.Configured(), &closing, func(asking context.Context, p *providers.Provider) (fetch.Served, error) {
 		p.AtMost(config.Concurrency)
 		p.Within(bodies)
-		return serveProvider(asking, js, kv, p, budget.Settings{
+		return serveProvider(asking, js, kv, p, roll, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
 			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.LongestTimeout(), Mirror: mirror,
-		}, events.see, logger)
+		}, events.see)
 	})
 	if err != nil {
 		return err
 	}
 	logStart(logger, config, set, embedded)
 
-	board := fleet.Follow(mirror)
-	closing.Push("board", func() error { board.Close(); return nil })
 	cancels, guard, err := watchCancels(ctx, js, kv, name, &closing)
 	if err != nil {
 		return err
@@ -180,7 +184,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		return err
 	}
 	sweeper := sweep.New(js, log, board, sweep.Config{
-		Known: set.Known, Served: broker.ServedProvider, MaxLife: config.MaxLife, Backlog: config.AgentBacklog, Logger: logger,
+		Known: set.Known, MaxLife: config.MaxLife, Backlog: config.AgentBacklog, Logger: logger,
 	})
 	registry.MustRegister(observe.New(js, board, observed(serving), logger))
 
@@ -223,6 +227,10 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 				logger.Warn("presence", zap.Error(err))
 			}
 		}
+		return nil
+	})
+	group.Go(func() error {
+		adopt(running, js, serving, logger)
 		return nil
 	})
 	checks := []app.Health{readiness(ctx, js, worker)}

@@ -65,11 +65,11 @@ func permitted(ctx context.Context, config app.Config, p *providers.Provider, cl
 	if err != nil {
 		return nil, nil, err
 	}
-	served, err := broker.IsServed(ctx, js, p.Name)
+	known, err := enrolled(ctx, js, nil, []*providers.Provider{p})
 	if err != nil {
 		return nil, nil, err
 	}
-	if !served {
+	if !known.served[p.Name] {
 		return nil, nil, fmt.Errorf("no worker of this server has ever served %s: start one, or name no server, and the call is outside of its permits", p.Name)
 	}
 	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,23 +158,59 @@ func TestRequestsAreShardedByAgentAndAnswersRepublished(t *testing.T) {
 	}
 }
 
-func TestAProviderIsServedUntilItIsRetired(t *testing.T) {
+// Identical makings may race; what is there is found, and an earlier version's
+// gets the time after which the server takes it away.
+func TestConsumersAreMadeWhereTheyAreMissing(t *testing.T) {
 	b := brokertest.Start(t)
-	for _, want := range []bool{false, true} {
-		served, err := broker.IsServed(t.Context(), b.JS, "fmp")
-		if err != nil || served != want {
-			t.Errorf("served: %v, %v, want %v", served, err, want)
-		}
-		if err := broker.ServeProvider(t.Context(), b.JS, "fmp", broker.Held(120)); err != nil {
-			t.Fatal(err)
-		}
+	config := broker.RequestConsumer("fmp", fetchworker.LaneBatch, 3, broker.Held(120))
+	var made atomic.Int32
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			since, new, err := broker.MakeConsumer(t.Context(), b.JS, config)
+			if err != nil || time.Since(since) > time.Minute {
+				t.Error(since, err)
+			}
+			if new {
+				made.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	if made.Load() < 1 {
+		t.Error("nobody made it")
+	}
+	first, new, err := broker.MakeConsumer(t.Context(), b.JS, config)
+	if err != nil || new {
+		t.Error("it was made twice", err)
+	}
+	earlier := config
+	earlier.InactiveThreshold = 0
+	if _, err := b.JS.UpdateConsumer(t.Context(), fetchworker.StreamRequests, earlier); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := broker.Adopt(t.Context(), b.JS, func(provider string) bool { return provider == "other" }); n != 0 || err != nil {
+		t.Error("another provider's was adopted", n, err)
+	}
+	if n, err := broker.Adopt(t.Context(), b.JS, func(provider string) bool { return provider == "fmp" }); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+	if since, _, err := broker.MakeConsumer(t.Context(), b.JS, config); err != nil || !since.Equal(first) {
+		t.Error(since, first, err)
+	}
+	c, err := b.JS.Consumer(t.Context(), fetchworker.StreamRequests, config.Durable)
+	if err != nil || c.CachedInfo().Config.InactiveThreshold != broker.ConsumerRest {
+		t.Error(c.CachedInfo().Config, err)
+	}
+	if err := broker.MayServe(t.Context(), b.JS, "fmp"); err != nil {
+		t.Error(err)
 	}
 	if err := broker.RetireProvider(t.Context(), b.JS, "fmp"); err != nil {
 		t.Fatal(err)
 	}
 	stream, err := b.JS.Stream(t.Context(), fetchworker.StreamRequests)
 	if err != nil || stream.CachedInfo().State.Consumers != 0 {
-		t.Errorf("consumers left after retire: %v", err)
+		t.Errorf("consumers left after retire, or made by a look at rights: %v", err)
 	}
 }
 

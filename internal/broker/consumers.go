@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"fetchworker"
@@ -45,6 +43,25 @@ func ServedProvider(consumer string) string {
 	return ""
 }
 
+// Replayed are the providers that have a consumer on the replay stream.
+func Replayed(ctx context.Context, js jetstream.JetStream) (map[string]bool, error) {
+	stream, err := js.Stream(ctx, fetchworker.StreamReplay)
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", fetchworker.StreamReplay, err)
+	}
+	all := map[string]bool{}
+	names := stream.ConsumerNames(ctx)
+	for name := range names.Name() {
+		if provider, found := strings.CutSuffix(name, "-replay"); found {
+			all[provider] = true
+		}
+	}
+	if err := names.Err(); err != nil {
+		return nil, fmt.Errorf("list the consumers of %s: %w", fetchworker.StreamReplay, err)
+	}
+	return all, nil
+}
+
 func cutLast(s, sep string) (before, after string, found bool) {
 	i := strings.LastIndex(s, sep)
 	if i < 0 {
@@ -63,94 +80,119 @@ func Held(perMinute int) int {
 	return max(16, (2*perMinute+59)/60)
 }
 
-// ProviderConsumers are the consumers that make a provider served.
-func ProviderConsumers(provider string, held int) map[string][]jetstream.ConsumerConfig {
-	base := func(name, filter string) jetstream.ConsumerConfig {
-		return jetstream.ConsumerConfig{
-			Durable: name, FilterSubject: filter,
-			AckPolicy: jetstream.AckExplicitPolicy, AckWait: AckWait,
-			// A work queue hides a message whose deliveries ran out, for ever:
-			// the worker itself counts suspects.
-			MaxDeliver: -1, MaxAckPending: held, MaxWaiting: 4096,
-		}
+// ConsumerRest is how long nobody may have pulled from a provider's consumer,
+// nor held what it gave, before the server takes it away. It outlives the
+// pauses of a worker that dies and is started again, so that what a consumer
+// knows of deliveries is there when somebody comes back.
+const ConsumerRest = 15 * time.Minute
+
+// RequestConsumer is the consumer of one provider, lane and shard.
+func RequestConsumer(provider string, lane fetchworker.Lane, shard, held int) jetstream.ConsumerConfig {
+	return ofProvider(ShardConsumer(provider, lane, shard), fmt.Sprintf("fetch.request.%s.%s.%d.>", provider, lane, shard), held)
+}
+
+// ReplaysConsumer is a provider's consumer on the replay stream.
+func ReplaysConsumer(provider string, held int) jetstream.ConsumerConfig {
+	return ofProvider(ReplayConsumer(provider), "fetch.replay."+provider+".>", held)
+}
+
+func ofProvider(name, filter string, held int) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable: name, FilterSubject: filter,
+		AckPolicy: jetstream.AckExplicitPolicy, AckWait: AckWait,
+		// A work queue hides a message whose deliveries ran out, for ever:
+		// the worker itself counts suspects.
+		MaxDeliver: -1, MaxAckPending: held, MaxWaiting: 4096,
+		InactiveThreshold: ConsumerRest,
 	}
+}
+
+// ProviderConsumers are all that a provider can have, by stream. They exist
+// where messages are or may come, see intake.
+func ProviderConsumers(provider string, held int) map[string][]jetstream.ConsumerConfig {
 	var requests []jetstream.ConsumerConfig
 	for _, lane := range []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch} {
 		for shard := range fetchworker.Shards {
-			requests = append(requests, base(ShardConsumer(provider, lane, shard),
-				fmt.Sprintf("fetch.request.%s.%s.%d.>", provider, lane, shard)))
+			requests = append(requests, RequestConsumer(provider, lane, shard, held))
 		}
 	}
 	return map[string][]jetstream.ConsumerConfig{
 		fetchworker.StreamRequests: requests,
-		fetchworker.StreamReplay:   {base(ReplayConsumer(provider), "fetch.replay."+provider+".>")},
+		fetchworker.StreamReplay:   {ReplaysConsumer(provider, held)},
 	}
 }
 
-// IsServed reports whether a provider's consumers exist: whether somebody
-// serves it, or has served it and did not retire it.
-func IsServed(ctx context.Context, js jetstream.JetStream, provider string) (bool, error) {
-	_, err := js.Consumer(ctx, fetchworker.StreamReplay, ReplayConsumer(provider))
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return false, nil
+// StreamOf is the stream of a provider's consumer.
+func StreamOf(consumer jetstream.ConsumerConfig) string {
+	if strings.HasPrefix(consumer.FilterSubject, "fetch.replay.") {
+		return fetchworker.StreamReplay
 	}
-	if err != nil {
-		return false, fmt.Errorf("look up consumer %s: %w", ReplayConsumer(provider), err)
-	}
-	return true, nil
+	return fetchworker.StreamRequests
 }
 
-// ServeProvider makes sure that a provider's consumers exist. The replay
-// consumer comes last: it says that the others are there.
-func ServeProvider(ctx context.Context, js jetstream.JetStream, provider string, held int) error {
-	_, err := serveProvider(ctx, js, provider, held)
-	return err
-}
+// makeTime bounds one try to make a consumer: an answer that an election has
+// swallowed is not waited for.
+const makeTime = 2 * time.Second
 
-// HealProvider is ServeProvider for a provider whose consumers were there:
-// each that had to be made again is told.
-func HealProvider(ctx context.Context, js jetstream.JetStream, provider string, held int, log *zap.Logger) error {
-	made, err := serveProvider(ctx, js, provider, held)
-	tellMade(log, made)
-	return err
-}
-
-func tellMade(log *zap.Logger, made []string) {
-	if len(made) > 0 {
-		log.Warn("consumers were gone and are made again", zap.Strings("consumers", made))
-	}
-}
-
-// serveProvider returns the names of the consumers that it made.
-func serveProvider(ctx context.Context, js jetstream.JetStream, provider string, held int) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+// MakeConsumer makes sure that a provider's consumer exists. It tells since
+// when it does, and whether it was made just now. Any number may make the same
+// one together.
+func MakeConsumer(ctx context.Context, js jetstream.JetStream, config jetstream.ConsumerConfig) (since time.Time, made bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, makeTime)
 	defer cancel()
-	consumers := ProviderConsumers(provider, held)
-	var mu sync.Mutex
-	var made []string
-	for _, stream := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay} {
-		var group errgroup.Group
-		group.SetLimit(8)
-		for _, config := range consumers[stream] {
+	return applyConsumer(ctx, js, StreamOf(config), config)
+}
+
+// ServeProvider makes all consumers of a provider. Workers make only those that
+// are needed, when they are.
+func ServeProvider(ctx context.Context, js jetstream.JetStream, provider string, held int) error {
+	var group errgroup.Group
+	group.SetLimit(8)
+	for stream, configs := range ProviderConsumers(provider, held) {
+		for _, config := range configs {
 			group.Go(func() error {
-				created, err := applyConsumer(ctx, js, stream, config)
-				mu.Lock()
-				defer mu.Unlock()
-				if created {
-					made = append(made, config.Durable)
-				}
+				_, _, err := applyConsumer(ctx, js, stream, config)
 				return err
 			})
 		}
-		if err := group.Wait(); err != nil {
-			return made, err
+	}
+	return group.Wait()
+}
+
+// MayServe is an error where these credentials cannot make and use the
+// consumers of a provider.
+func MayServe(ctx context.Context, js jetstream.JetStream, provider string) error {
+	for _, config := range []jetstream.ConsumerConfig{
+		RequestConsumer(provider, fetchworker.LaneInteractive, 0, 0), ReplaysConsumer(provider, 0),
+	} {
+		stream := StreamOf(config)
+		if err := mayMake(ctx, js, stream, config); err != nil {
+			return err
+		}
+		if err := mayPull(ctx, js, stream, config.Durable); err != nil {
+			return err
 		}
 	}
-	slices.Sort(made)
-	if err := mayPull(ctx, js, fetchworker.StreamRequests, consumers[fetchworker.StreamRequests][0].Durable); err != nil {
-		return made, err
+	return nil
+}
+
+// mayMake asks for a consumer that no server makes, with more copies than its
+// stream, so that a right that is missing is found before it is needed.
+func mayMake(ctx context.Context, js jetstream.JetStream, stream string, config jetstream.ConsumerConfig) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	config.Replicas = 99
+	err := refusable(ctx, js, func(ctx context.Context) error {
+		_, err := js.CreateConsumer(ctx, stream, config)
+		return err
+	})
+	if !denied(err) {
+		return nil // anything else is seen when one is made
 	}
-	return made, mayPull(ctx, js, fetchworker.StreamReplay, ReplayConsumer(provider))
+	if _, found := js.Consumer(ctx, stream, config.Durable); found == nil {
+		return nil // somebody else makes them
+	}
+	return fmt.Errorf("consumer %s on %s is missing, and these credentials may not create it: %w", config.Durable, stream, err)
 }
 
 // mayPull asks a consumer for what it never gives, so that a right to pull
@@ -184,22 +226,28 @@ func MayReplay(ctx context.Context, js jetstream.JetStream) error {
 func HealDLQ(ctx context.Context, js jetstream.JetStream, log *zap.Logger) error {
 	made, err := serveDLQ(ctx, js)
 	if made {
-		tellMade(log, []string{ReplayerConsumer})
+		TellMade(log, ReplayerConsumer)
 	}
 	return err
 }
 
+// TellMade says that a consumer was gone while it was pulled from.
+func TellMade(log *zap.Logger, consumer string) {
+	log.Warn("a consumer was gone and is made again", zap.String("consumer", consumer))
+}
+
 func serveDLQ(ctx context.Context, js jetstream.JetStream) (made bool, err error) {
-	return applyConsumer(ctx, js, fetchworker.StreamDLQ, jetstream.ConsumerConfig{
+	_, made, err = applyConsumer(ctx, js, fetchworker.StreamDLQ, jetstream.ConsumerConfig{
 		Durable: ReplayerConsumer, FilterSubject: "fetch.dlq.>",
 		AckPolicy: jetstream.AckExplicitPolicy, AckWait: AckWait,
 		MaxDeliver: -1, MaxAckPending: -1, MaxWaiting: 512,
 	})
+	return made, err
 }
 
 // applyConsumer looks first: credentials that may not create are enough where
-// the consumer is as wanted.
-func applyConsumer(ctx context.Context, js jetstream.JetStream, stream string, want jetstream.ConsumerConfig) (created bool, err error) {
+// the consumer is as wanted, and the server is spared a decision.
+func applyConsumer(ctx context.Context, js jetstream.JetStream, stream string, want jetstream.ConsumerConfig) (since time.Time, made bool, err error) {
 	var c jetstream.Consumer
 	err = refusable(ctx, js, func(ctx context.Context) (err error) {
 		c, err = js.Consumer(ctx, stream, want.Durable)
@@ -207,24 +255,33 @@ func applyConsumer(ctx context.Context, js jetstream.JetStream, stream string, w
 	})
 	missing := errors.Is(err, jetstream.ErrConsumerNotFound)
 	if err == nil {
-		have := c.CachedInfo().Config
-		if have.MaxAckPending == want.MaxAckPending && have.AckWait == want.AckWait && have.FilterSubject == want.FilterSubject && have.MaxDeliver == want.MaxDeliver {
-			return false, nil
+		have := c.CachedInfo()
+		since = have.Created
+		if asWanted(have.Config, want) && have.Config.InactiveThreshold == want.InactiveThreshold {
+			return since, false, nil
 		}
 	} else if !missing {
-		return false, fmt.Errorf("look up consumer %s on %s: %w", want.Durable, stream, err)
+		return since, false, fmt.Errorf("look up consumer %s on %s: %w", want.Durable, stream, err)
 	}
-	err = refusable(ctx, js, func(ctx context.Context) error {
-		_, err := js.CreateOrUpdateConsumer(ctx, stream, want)
+	var now jetstream.Consumer
+	err = refusable(ctx, js, func(ctx context.Context) (err error) {
+		now, err = js.CreateOrUpdateConsumer(ctx, stream, want)
 		return err
 	})
-	if err != nil {
-		if denied(err) {
-			return false, fmt.Errorf("consumer %s on %s is missing or differs, and these credentials may not change it: %w", want.Durable, stream, err)
-		}
-		return false, fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, err)
+	switch {
+	case err == nil:
+		return now.CachedInfo().Created, missing, nil
+	case !denied(err):
+		return since, false, fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, err)
+	case !missing && asWanted(c.CachedInfo().Config, want):
+		return since, false, nil // it stays when nobody needs it
 	}
-	return missing, nil
+	return since, false, fmt.Errorf("consumer %s on %s is missing or differs, and these credentials may not change it: %w", want.Durable, stream, err)
+}
+
+// asWanted reports whether a consumer does what is expected of it.
+func asWanted(have, want jetstream.ConsumerConfig) bool {
+	return have.MaxAckPending == want.MaxAckPending && have.AckWait == want.AckWait && have.FilterSubject == want.FilterSubject && have.MaxDeliver == want.MaxDeliver
 }
 
 // RetireProvider deletes a provider's consumers, so that its requests are

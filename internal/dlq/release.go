@@ -170,14 +170,22 @@ func (r *rooms) served(ctx context.Context, provider string) (bool, error) {
 	return room.served, nil
 }
 
-// look asks the server. A provider without a consumer is served by nobody.
+// restingRoom is the room of a provider that has no consumer at the moment:
+// twice the least that one hands out. Its workers make it when something comes.
+const restingRoom = 32
+
+// look asks the server.
 func (r *room) look(ctx context.Context, rooms *rooms, provider string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	name := rooms.consumer(provider)
 	c, err := rooms.js.Consumer(ctx, fetchworker.StreamReplay, name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		r.served, r.left, r.looked = false, 0, time.Now()
+		stored, err := rooms.stored(ctx, provider)
+		if err != nil {
+			return err
+		}
+		r.served, r.left, r.looked = false, max(restingRoom-stored, 0), time.Now()
 		return nil
 	}
 	if err != nil {
@@ -200,4 +208,20 @@ func (r *room) look(ctx context.Context, rooms *rooms, provider string) error {
 	r.left = (max(left, 0) + sharers - 1) / sharers
 	r.looked = time.Now()
 	return nil
+}
+
+// stored is how many letters of a provider have been released and wait.
+func (r *rooms) stored(ctx context.Context, provider string) (int, error) {
+	stream, err := r.js.Stream(ctx, fetchworker.StreamReplay)
+	if err != nil {
+		return 0, fmt.Errorf("room in %s: %w", fetchworker.StreamReplay, err)
+	}
+	if stream.CachedInfo().State.Msgs == 0 {
+		return 0, nil
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter("fetch.replay."+provider+".>"))
+	if err != nil {
+		return 0, fmt.Errorf("room in %s: %w", fetchworker.StreamReplay, err)
+	}
+	return len(info.State.Subjects), nil // one each
 }

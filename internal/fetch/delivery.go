@@ -24,6 +24,7 @@ type delivery struct {
 	count    uint64    // times it has been delivered, this one included
 	behind   uint64    // messages of its shard that wait behind it
 	replayed bool      // from the replay stream
+	older    bool      // than its consumer: an earlier one may have delivered it too
 
 	again bool  // it has been in our own hands before, since it came
 	share int64 // of the process that it has at the moment
@@ -43,7 +44,7 @@ func newDelivery(msg intake.Message, meta *nats.MsgMetadata, from *intake.Shard,
 	return &delivery{
 		msg: msg, address: address, sequence: meta.Sequence.Stream, stored: meta.Timestamp,
 		count: meta.NumDelivered, behind: meta.NumPending, replayed: meta.Stream == fetchworker.StreamReplay,
-		shard: from, held: held,
+		older: from.Older(meta.Timestamp), shard: from, held: held,
 	}, nil
 }
 

@@ -3,6 +3,7 @@ package fetch_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -26,6 +27,7 @@ import (
 	"fetchworker/internal/usage"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
@@ -49,6 +51,7 @@ type rig struct {
 	open     time.Duration
 	maxLife  time.Duration
 	logs     *lockedBuffer
+	earlier  bool               // start workers that ask all consumers for ever, as earlier versions do
 	dial     providers.DialFunc // nil: the upstream\'s own
 
 	mu   sync.Mutex
@@ -124,17 +127,14 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	var serving []fetch.Served
 	for _, p := range set.Configured() {
 		p.AtMost(16)
-		served, err := broker.IsServed(ctx, js, p.Name)
+		served, err := fleet.Served(ctx, js)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !served {
-			if err := budget.CreateRegister(ctx, kv, p.Name); err != nil {
+		if !served[p.Name] {
+			if err := errors.Join(budget.CreateRegister(ctx, kv, p.Name), fleet.NoteServed(ctx, js, p.Name)); err != nil {
 				t.Fatal(err)
 			}
-		}
-		if err := broker.ServeProvider(ctx, js, p.Name, 256); err != nil {
-			t.Fatal(err)
 		}
 		gate, err := budget.Open(ctx, js, kv, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: 16,
@@ -143,11 +143,22 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := fetch.Served{
-			Provider: p, Gate: gate, Replay: broker.ReplayConsumer(p.Name),
-			Requests: func(l fetchworker.Lane, shard int) string { return broker.ShardConsumer(p.Name, l, shard) },
+		consumer := func(lane fetchworker.Lane, shard int) jetstream.ConsumerConfig {
+			if shard < 0 {
+				return broker.ReplaysConsumer(p.Name, 256)
+			}
+			return broker.RequestConsumer(p.Name, lane, shard, 256)
 		}
-		s.Heal = func(ctx context.Context) error { return broker.ServeProvider(ctx, js, p.Name, 256) }
+		s := fetch.Served{
+			Provider: p, Gate: gate,
+			Consumer: func(lane fetchworker.Lane, shard int) string { return consumer(lane, shard).Durable },
+			Make: func(ctx context.Context, lane fetchworker.Lane, shard int) (time.Time, bool, error) {
+				return broker.MakeConsumer(ctx, js, consumer(lane, shard))
+			},
+		}
+		if r.earlier {
+			s.Make = nil
+		}
 		serving = append(serving, s)
 		r.gates = append(r.gates, gate)
 	}
@@ -243,7 +254,7 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 		Retries: 3, MaxLife: r.maxLife, Logger: r.logger(), Cancels: cancels,
 	})
 	sweeper := sweep.New(js, log, board, sweep.Config{
-		Served: broker.ServedProvider, Known: func(p string) bool { return p == "polygon" }, MaxLife: r.maxLife, Logger: r.logger(),
+		Known: func(p string) bool { return p == "polygon" }, MaxLife: r.maxLife, Logger: r.logger(),
 	})
 	var running sync.WaitGroup
 	for _, run := range []func(context.Context) error{replayer.Run, sweeper.Run} {

@@ -76,7 +76,7 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 		}
 	}
 	r.Worker = w.name
-	if !d.again && d.count == 1 && !d.replayed && r.ID != fetchworker.ResolveID("", "", d.sequence, d.stored) {
+	if !d.again && d.count == 1 && !d.replayed && (d.older || r.ID != fetchworker.ResolveID("", "", d.sequence, d.stored)) {
 		r.used = w.used.Begin(fetchworker.ResultSubject(r.Identity))
 	}
 	asked.Provider, asked.Operation, asked.Agent, asked.Lane, asked.ID = r.Provider, r.Operation, r.Agent, r.Lane, r.ID

@@ -106,8 +106,8 @@ func (w *Worker) endedBefore(ctx context.Context, r *request) (bool, error) {
 }
 
 // usedBefore ends a request whose id has its final answer already. Only those
-// with an id of their agent's own can, and they are looked for together, while
-// the cache is looked into.
+// with an id of their agent's own can, and those that an earlier consumer may
+// have delivered; they are looked for together, while the cache is looked into.
 func (w *Worker) usedBefore(ctx context.Context, r *request) (bool, error) {
 	if !r.used.Begun() {
 		return false, nil

@@ -32,7 +32,7 @@ func (r *rig) vanish(n int) {
 		}
 		var held sync.WaitGroup
 		for shard := range fetchworker.Shards {
-			c, err := js.Consumer(context.Background(), fetchworker.StreamRequests, broker.ShardConsumer("fmp", fetchworker.LaneInteractive, shard))
+			c, err := js.CreateOrUpdateConsumer(context.Background(), fetchworker.StreamRequests, broker.RequestConsumer("fmp", fetchworker.LaneInteractive, shard, 256))
 			if err != nil {
 				r.t.Fatal(err)
 			}

@@ -62,12 +62,12 @@ type Config struct {
 type Served struct {
 	Provider *providers.Provider
 	Gate     *budget.Gate
-	// Names of its consumers: of requests by lane and shard, and of replay.
-	// They must exist.
-	Requests func(lane fetchworker.Lane, shard int) string
-	Replay   string
-	// Heal makes the consumers again if somebody deleted them; nil: never.
-	Heal func(context.Context) error
+	// Consumer is the name of its consumer of requests by lane and shard, or of
+	// replay with the shard -1.
+	Consumer func(lane fetchworker.Lane, shard int) string
+	// Make makes sure that one exists, and tells since when it does and whether
+	// it was made just now; nil: all exist.
+	Make func(ctx context.Context, lane fetchworker.Lane, shard int) (since time.Time, made bool, err error)
 }
 
 // Worker serves its providers until it is stopped.
@@ -133,9 +133,16 @@ func New(c Config) (*Worker, error) {
 	if w.used, err = record.NewLooks(c.JS, fetchworker.StreamResults); err != nil {
 		return nil, err
 	}
-	w.intake = intake.New(c.JS.Conn(), w.shards())
+	w.intake = intake.New(c.JS, w.shards())
 	w.intake.Complain = func(s *intake.Shard, err error) {
-		w.logger.Debug("pull", zap.String("lane", string(s.Lane)), zap.Int("shard", s.Index), zap.Error(err))
+		consumer := ""
+		if s != nil {
+			consumer = s.Consumer
+		}
+		w.logger.Debug("intake", zap.String("consumer", consumer), zap.Error(err))
+	}
+	w.intake.Remade = func(s *intake.Shard) {
+		w.logger.Warn("a consumer was gone and is made again", zap.String("consumer", s.Consumer))
 	}
 	return w, nil
 }
@@ -184,48 +191,26 @@ func (w *Worker) Run(stop context.Context) error {
 // errDrained is why work was broken off: the drain time was over.
 var errDrained = errors.New("the drain time is over")
 
-// shards are all that this worker pulls from.
+// shards are all that this worker may pull from.
 func (w *Worker) shards() []*intake.Shard {
 	var all []*intake.Shard
 	for _, sv := range w.served {
-		heal := sv.healing()
+		shut := func() bool { return w.stores.holds(sv.Provider.Name) != "" }
+		add := func(s *intake.Shard) {
+			s.Shut = shut
+			if sv.Make != nil {
+				s.Make = func(ctx context.Context) (time.Time, bool, error) { return sv.Make(ctx, s.Lane, s.Index) }
+			}
+			all = append(all, s)
+		}
 		for _, lane := range []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch} {
 			for index := range fetchworker.Shards {
-				all = append(all, intake.Requests(sv.Requests(lane, index), lane, index, sv.Gate.Pace))
+				add(intake.Requests(sv.Provider.Name, sv.Consumer(lane, index), lane, index, sv.Gate.Pace))
 			}
 		}
-		all = append(all, intake.Replays(sv.Replay, sv.Gate.Pace))
-		for _, s := range all {
-			if s.Heal == nil {
-				s.Heal = heal
-				s.Shut = func() bool { return w.stores.holds(sv.Provider.Name) != "" }
-			}
-		}
+		add(intake.Replays(sv.Provider.Name, sv.Consumer("", -1), sv.Gate.Pace))
 	}
 	return all
-}
-
-// healEach is how often a provider's consumers are looked after at the most,
-// when its pulls fail.
-const healEach = 5 * time.Second
-
-// healing is Heal for the provider's shards together: they fail together, and
-// one look is enough for all.
-func (s *Served) healing() func(context.Context) error {
-	var mu sync.Mutex
-	var last time.Time
-	return func(ctx context.Context) error {
-		mu.Lock()
-		due := s.Heal != nil && time.Since(last) >= healEach
-		if due {
-			last = time.Now()
-		}
-		mu.Unlock()
-		if !due {
-			return nil
-		}
-		return s.Heal(ctx)
-	}
 }
 
 // handle brings one delivery to its end, or hands it back.

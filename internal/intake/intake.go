@@ -14,26 +14,39 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Intake is where all messages of a worker come in: one subscription for as
 // long as it runs, on which all of its shards ask for more. (An inbox, a
 // subscription, a channel, a timer and a goroutine for each pull of one or two
 // messages were a third of a worker's CPU.)
+//
+// Of the shards that a worker could take from most are at rest, without a
+// consumer: see Shard, lane and lookout.
 type Intake struct {
 	nc     *nats.Conn
 	Shards []*Shard
 	of     map[consumerName]int // index in shards
 	// Deliver takes a message; Complain hears what the server had against a
-	// pull request. Both are set before Run and called while it runs.
+	// pull request, and what else went wrong; Remade of a consumer that was gone
+	// while it was asked. All are set before Run and called while it runs.
 	Deliver  func(*Shard, Message, *nats.MsgMetadata)
 	Complain func(*Shard, error)
+	Remade   func(*Shard)
 
 	inbox string
 	sub   *nats.Subscription
 	// round is part of the inbox of a request. It is raised when everything is
 	// asked for anew: what the server says of older requests is not heard.
 	round atomic.Int64
+
+	lanes   map[string]*lane // by the subject they are heard on
+	told    chan *nats.Msg   // what they have heard
+	deaf    bool             // these credentials may not listen: no shard rests
+	lookout *lookout
+	making  sync.WaitGroup
+	makers  chan struct{} // a place for each consumer that is being made
 
 	mu     sync.Mutex // held while a message is taken in
 	closed bool
@@ -49,6 +62,11 @@ const (
 	// pullBeats is how often the server says that the request is still open;
 	// two that are missing mean that it is not.
 	pullBeats = 5 * time.Second
+	// makersAtOnce bounds the consumers that are made at a time.
+	makersAtOnce = 16
+	// toldWait bounds what was heard and not yet looked at. What is beyond it is
+	// found by the lookout.
+	toldWait = 1024
 )
 
 var (
@@ -57,21 +75,38 @@ var (
 )
 
 // New makes an intake for some shards; Run starts it.
-func New(nc *nats.Conn, shards []*Shard) *Intake {
-	in := &Intake{nc: nc, Shards: shards, of: make(map[consumerName]int, len(shards))}
+func New(js jetstream.JetStream, shards []*Shard) *Intake {
+	in := &Intake{
+		nc: js.Conn(), Shards: shards, of: make(map[consumerName]int, len(shards)),
+		lanes: map[string]*lane{}, told: make(chan *nats.Msg, toldWait),
+		lookout: newLookout(js, shards), makers: make(chan struct{}, makersAtOnce),
+	}
 	ending := fmt.Sprintf(`,"expires":%d,"idle_heartbeat":%d}`, pullLasts, pullBeats)
+	in.lookout.needed = in.tires
+	in.lookout.failed = func(err error) { in.Complain(nil, err) }
 	for i, s := range shards {
 		in.of[consumerName{s.stream, s.Consumer}] = i
+		subject := subjectOf(s)
+		l := in.lanes[subject]
+		if l == nil {
+			l = &lane{subject: subject}
+			in.lanes[subject] = l
+		}
+		l.shards = append(l.shards, s)
 		next := "$JS.API.CONSUMER.MSG.NEXT." + s.stream + "." + s.Consumer
 		s.ask = func(n int) error {
 			request := make([]byte, 0, 80)
 			request = strconv.AppendInt(append(request, `{"batch":`...), int64(n), 10)
 			request = append(request, ending...)
 			reply := in.inbox + "." + strconv.Itoa(i) + "." + strconv.FormatInt(in.round.Load(), 10)
-			if err := nc.PublishRequest(next, reply, request); err != nil {
+			if err := in.nc.PublishRequest(next, reply, request); err != nil {
 				return fmt.Errorf("%w: %w", errPull, err)
 			}
 			return nil
+		}
+		s.mayEnd = func() bool {
+			since := l.since.Load()
+			return since != nil && in.lookout.covers(*since)
 		}
 	}
 	return in
@@ -90,11 +125,17 @@ func (in *Intake) Run(ctx context.Context) error {
 	if err := sub.SetPendingLimits(-1, -1); err != nil { // bounded by what is asked for
 		return fmt.Errorf("%w: %w", errPull, err)
 	}
+	for _, s := range in.Shards {
+		s.rise = func() { in.making.Go(func() { in.raise(ctx, s) }) }
+	}
 	// With a new connection the server, perhaps another one, knows nothing of
 	// what was asked for.
 	connected := in.nc.StatusChanged(nats.CONNECTED)
 	defer in.nc.RemoveStatusListener(connected)
+	in.deaf = !in.mayListen(ctx)
+	in.listen(time.Now())
 	in.begin()
+	in.making.Go(func() { in.lookout.run(ctx) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -104,13 +145,81 @@ func (in *Intake) Run(ctx context.Context) error {
 			return nil
 		case <-connected:
 			in.begin()
-		case <-timer.C:
-			timer.Reset(time.Until(in.look(ctx)))
+			in.lookout.again()
+		case m := <-in.told:
+			in.lanes[m.Sub.Subject].hear(m.Subject, time.Now())
+		case now := <-timer.C:
+			in.listen(now)
+			timer.Reset(time.Until(in.look(now)))
 		}
 	}
 }
 
-// begin asks for messages for all shards anew.
+// raise makes the consumer of a shard.
+func (in *Intake) raise(ctx context.Context, s *Shard) {
+	select {
+	case in.makers <- struct{}{}:
+		defer func() { <-in.makers }()
+	case <-ctx.Done():
+		return
+	}
+	since, made, err := s.Make(ctx)
+	if err != nil && ctx.Err() == nil {
+		in.Complain(s, err)
+	}
+	if s.risen(since, made, err) && in.Remade != nil {
+		in.Remade(s)
+	}
+}
+
+// mayListen tries whether these credentials may hear what is published.
+func (in *Intake) mayListen(ctx context.Context) bool {
+	if len(in.Shards) == 0 {
+		return true
+	}
+	before := in.nc.LastError()
+	sub, err := in.nc.SubscribeSync(subjectOf(in.Shards[0]))
+	if err != nil {
+		return true // there is no connection that could tell
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	_ = in.nc.FlushWithContext(ctx) // the server's word comes before its answer to this
+	_ = sub.Unsubscribe()
+	now := in.nc.LastError()
+	return now == before || !errors.Is(now, nats.ErrPermissionViolation) //nolint:errorlint // identity is meant
+}
+
+// listen listens to the lanes of which a shard rests or is about to, and leaves
+// the others.
+func (in *Intake) listen(now time.Time) {
+	for _, l := range in.lanes {
+		switch tires := l.tires(now); {
+		case in.deaf:
+			for _, s := range l.shards {
+				s.Stir()
+			}
+		case !tires:
+			l.leave()
+		default:
+			if err := l.listen(in.nc, in.told); err != nil {
+				in.Complain(l.shards[0], err)
+			}
+		}
+	}
+}
+
+// tires reports whether some shard rests or is about to.
+func (in *Intake) tires(now time.Time) bool {
+	for _, s := range in.Shards {
+		if s.tires(now) {
+			return true
+		}
+	}
+	return false
+}
+
+// begin asks anew for messages of all shards that do not rest.
 func (in *Intake) begin() {
 	in.round.Add(1)
 	for _, s := range in.Shards {
@@ -119,18 +228,11 @@ func (in *Intake) begin() {
 }
 
 // look has every shard do what is due, and tells when to look again.
-func (in *Intake) look(ctx context.Context) time.Time {
-	now := time.Now()
+func (in *Intake) look(now time.Time) time.Time {
 	next := now.Add(time.Second)
 	for _, s := range in.Shards {
-		again, heal := s.look(now)
-		if again.Before(next) {
+		if again := s.look(now); !again.IsZero() && again.Before(next) {
 			next = again
-		}
-		if heal && s.Heal != nil {
-			if err := s.Heal(ctx); err != nil {
-				in.Complain(s, err)
-			}
 		}
 	}
 	return next
@@ -142,6 +244,10 @@ func (in *Intake) stop() {
 	for _, s := range in.Shards {
 		s.close()
 	}
+	for _, l := range in.lanes {
+		l.leave()
+	}
+	in.making.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	if in.nc.FlushWithContext(ctx) == nil {
@@ -173,7 +279,7 @@ func (in *Intake) take(m *nats.Msg) {
 		if !ok {
 			return
 		}
-		in.Shards[i].came()
+		in.Shards[i].came(meta.Sequence.Consumer)
 		in.Deliver(in.Shards[i], Message{in.nc, m}, meta)
 		return
 	}

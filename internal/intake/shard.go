@@ -25,28 +25,41 @@ const (
 
 // Shard is one consumer that this worker takes messages from: of a provider,
 // a lane and a shard of agents, or of a provider's replayed letters.
+//
+// It is asked while something waits in it or may come, and for a while longer.
+// Otherwise it rests, and the server takes its consumer away after a time.
 type Shard struct {
 	Consumer string
 	Lane     fetchworker.Lane // empty for replay
 	Index    int              // -1 for replay
-	// Heal makes consumers that were deleted again; nil: nobody does.
-	Heal func(context.Context) error
+	// Make makes sure that the consumer exists, and tells since when it does and
+	// whether it was made just now; nil: it exists, and the shard never rests.
+	Make func(context.Context) (since time.Time, made bool, err error)
 	// Shut reports that nothing may be taken now, since it could not be stored;
 	// nil: never.
 	Shut func() bool
 
-	stream string
+	provider, stream string
+
 	least  int               // look-ahead
 	rate   func() float64    // calls a second that the limits allow
 	ask    func(n int) error // asks the server for n more messages
+	rise   func()            // has the consumer made
+	mayEnd func() bool       // it would be heard if something came
 
 	mu      sync.Mutex
-	open    bool  // messages may be asked for
-	asks    []ask // what the server has not sent yet, the oldest first
-	asked   int   // the sum of asks
-	waiting int   // messages that came and have not started
-	holding int   // messages that came and have not ended
-	ahead   int   // the look-ahead of the moment
+	open    bool      // the intake runs
+	state   state     // whether messages may be asked for
+	stirred time.Time // when something last came, or was known to wait
+	since   time.Time // since when the consumer exists, or a time after that; zero: not known
+	last    uint64    // the last of its deliveries
+	again   bool      // it may be gone or another: it must be looked for
+	lost    bool      // that is why it is being made
+	asks    []ask     // what the server has not sent yet, the oldest first
+	asked   int       // the sum of asks
+	waiting int       // messages that came and have not started
+	holding int       // messages that came and have not ended
+	ahead   int       // the look-ahead of the moment
 	pace    pace
 
 	heard    time.Time // from the server, about this shard
@@ -56,6 +69,19 @@ type Shard struct {
 	failedAt time.Time // the last of them
 	failure  error
 }
+
+// state is where a shard is between rest and work.
+type state int
+
+const (
+	resting state = iota // nothing is asked for
+	rising               // its consumer is being made
+	awake                // messages may be asked for
+)
+
+// restAfter is how long nothing has come, and nothing has been known to wait,
+// before a shard rests. An open pull request ends by itself.
+const restAfter = time.Minute
 
 // ask is an open pull request. The server forgets it when it ends.
 type ask struct {
@@ -71,17 +97,17 @@ type pace struct {
 
 // Requests is a provider's consumer for a lane and a shard of agents. rate is how
 // many calls a second the provider's limits allow.
-func Requests(consumer string, lane fetchworker.Lane, index int, rate func() float64) *Shard {
+func Requests(provider, consumer string, lane fetchworker.Lane, index int, rate func() float64) *Shard {
 	return &Shard{
-		Consumer: consumer, Lane: lane, Index: index,
+		Consumer: consumer, Lane: lane, Index: index, provider: provider,
 		stream: fetchworker.StreamRequests, least: lookAhead, ahead: lookAhead, rate: rate, pause: shortestPause,
 	}
 }
 
 // Replays is a provider's consumer for letters that were sent back to work.
-func Replays(consumer string, rate func() float64) *Shard {
+func Replays(provider, consumer string, rate func() float64) *Shard {
 	return &Shard{
-		Consumer: consumer, Index: -1,
+		Consumer: consumer, Index: -1, provider: provider,
 		stream: fetchworker.StreamReplay, least: lookAheadReplay, ahead: lookAheadReplay, rate: rate, pause: shortestPause,
 	}
 }
@@ -119,7 +145,7 @@ func (s *Shard) bound(starts int) int {
 // message: all of a short look-ahead, half of a long one.
 func (s *Shard) topUp() {
 	room := s.ahead - s.asked - s.waiting
-	if !s.open || s.Shut != nil && s.Shut() || room < (s.ahead+1)/2 || !s.retry.IsZero() {
+	if !s.open || s.state != awake || s.Shut != nil && s.Shut() || room < (s.ahead+1)/2 || !s.retry.IsZero() || s.idle(time.Now()) {
 		return
 	}
 	if err := s.ask(room); err != nil {
@@ -134,14 +160,19 @@ func (s *Shard) topUp() {
 	s.asked += room
 }
 
-// came notes a message that the server sent.
-func (s *Shard) came() {
+// came notes a message that the server sent, the consumer's nth delivery.
+func (s *Shard) came(n uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.word()
+	if n <= s.last { // it counts anew: this is another consumer
+		s.since = s.heard.Add(unsure)
+	}
+	s.last = n
 	s.answered(1)
 	s.waiting++
 	s.holding++
+	s.stirred, s.state = s.heard, awake // perhaps on a request that was still open
 }
 
 // over notes that the server has ended a pull request, and what it had not
@@ -200,6 +231,7 @@ func (s *Shard) fail(err error) {
 
 func (s *Shard) failed(err error) {
 	s.forget()
+	s.again = s.Make != nil
 	if !s.retry.IsZero() {
 		return // of the same failure
 	}
@@ -219,7 +251,13 @@ func (s *Shard) begin() {
 	defer s.mu.Unlock()
 	s.forget()
 	s.open, s.retry = true, time.Time{}
-	s.topUp()
+	switch {
+	case s.Make == nil:
+		s.state = awake
+		s.topUp()
+	case s.state == awake:
+		s.wake(true)
+	}
 }
 
 // close asks for nothing more.
@@ -229,16 +267,80 @@ func (s *Shard) close() {
 	s.open = false
 }
 
-// look does what time alone brings: it drops requests that the server must
-// have ended, tries again after a failure, and finds that the server is
-// silent. It tells when to look again at the latest, and whether the consumer
-// may be gone.
-func (s *Shard) look(now time.Time) (again time.Time, heal bool) {
+// Stir says that something waits in the shard, or is about to come.
+func (s *Shard) Stir() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	again = now.Add(time.Second)
-	if !s.open {
-		return again, false
+	if s.stirred = time.Now(); !s.open {
+		return
+	}
+	if s.state == resting {
+		s.wake(false)
+	} else {
+		s.topUp() // it may have been about to rest
+	}
+}
+
+func (s *Shard) wake(lost bool) {
+	s.state, s.again, s.lost = rising, false, lost
+	s.rise()
+}
+
+// risen notes that the consumer exists, or why it could not be made. Then it is
+// asked all the same: it may be only an answer that was lost. It reports whether
+// the consumer was gone while it was asked.
+func (s *Shard) risen(since time.Time, made bool, err error) (lost bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.state, s.since = awake, since
+	if made {
+		s.last = 0
+	}
+	if err != nil {
+		s.since = now.Add(unsure)
+		s.fails++
+		s.failedAt, s.failure = now, err
+	}
+	s.topUp()
+	return made && s.lost
+}
+
+// unsure is how far the clocks of servers and workers may be apart.
+const unsure = 5 * time.Second
+
+// Older reports whether a message is, or may be, older than the shard's
+// consumer: then that it is delivered for the first time says nothing of what
+// an earlier consumer made of it.
+func (s *Shard) Older(stored time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Make != nil && stored.Before(s.since.Add(unsure))
+}
+
+// idle reports whether the shard may rest: nothing has come for a while, this
+// worker holds nothing of it, and would hear if anything came.
+func (s *Shard) idle(now time.Time) bool {
+	return s.Make != nil && s.holding == 0 && now.Sub(s.stirred) >= restAfter && s.mayEnd()
+}
+
+// tires reports whether the shard rests, or will when it is sure to be heard.
+func (s *Shard) tires(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state == resting || s.Make != nil && s.holding == 0 && now.Sub(s.stirred) >= restAfter
+}
+
+// look does what time alone brings: it drops requests that the server must
+// have ended, tries again after a failure, finds that the server is silent, and
+// lets the shard rest. It tells when to look again at the latest; zero: not
+// until it is stirred.
+func (s *Shard) look(now time.Time) (next time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next = now.Add(time.Second)
+	if !s.open || s.state == resting {
+		return time.Time{}
 	}
 	for len(s.asks) > 0 && now.After(s.asks[0].ends.Add(pullBeats)) {
 		s.answered(s.asks[0].left)
@@ -247,15 +349,24 @@ func (s *Shard) look(now time.Time) (again time.Time, heal bool) {
 		s.failed(errSilent)
 	}
 	switch {
+	case s.state == rising:
+		return next
 	case s.retry.IsZero():
+		if s.asked == 0 && s.idle(now) {
+			s.state = resting
+			return time.Time{}
+		}
 	case now.Before(s.retry):
-		again = s.retry
+		return s.retry
 	default:
 		s.retry = time.Time{}
-		heal = s.fails >= failsUntilDown
+		if s.again {
+			s.wake(true)
+			return next
+		}
 	}
 	s.topUp()
-	return again, heal
+	return next
 }
 
 const (

@@ -68,7 +68,7 @@ func (d *Desk) obey(ctx context.Context, s Signature, o Order) error {
 	case o.Action == ActLimit:
 		return fleet.SetLimits(ctx, d.KV, o.Provider, o.Limits, o.Until, s.By, s.Reason)
 	}
-	// The note alone does nothing while there are consumers.
+	// The note does nothing while a worker lives; consumers that are left go too.
 	if err := fleet.Retire(ctx, d.KV, o.Provider, s.By, s.Reason); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func TestWhatAnAgentHasBeyondItsBacklogIsAnswered(t *testing.T) {
 			f.Serve(p)
 		}
 		f.Start(nil, func(js jetstream.JetStream, log *record.Log) dlqtest.Daemon {
-			return sweep.New(js, log, f.Board, sweep.Config{Served: broker.ServedProvider, MaxLife: f.MaxLife, Backlog: 100, Logger: f.Logger()}).Run
+			return sweep.New(js, log, f.Board, sweep.Config{MaxLife: f.MaxLife, Backlog: 100, Logger: f.Logger()}).Run
 		})
 		neighbour := f.Request("fmp", "batch", `{"id":"neighbour"}`)
 		var ids []fetchworker.Identity
@@ -84,7 +84,7 @@ func TestOneAgentOrProviderLeavesHalfOfTheQueue(t *testing.T) {
 					t.Fatal(err)
 				}
 				f.Start(nil, func(js jetstream.JetStream, log *record.Log) dlqtest.Daemon {
-					return sweep.New(js, log, f.Board, sweep.Config{Served: broker.ServedProvider, MaxLife: f.MaxLife, Backlog: 20_000, Logger: f.Logger()}).Run
+					return sweep.New(js, log, f.Board, sweep.Config{MaxLife: f.MaxLife, Backlog: 20_000, Logger: f.Logger()}).Run
 				})
 				accepted := 0
 				for i := range 100 { // 50 KB each: 5 MB

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -26,8 +27,6 @@ import (
 
 // Config is what a sweeper is made of.
 type Config struct {
-	// Served is the provider that a consumer of the request stream serves.
-	Served func(consumer string) string
 	// Known reports whether a provider is known by name. Whoever gives it
 	// answers the requests that no consumer takes; nil leaves them alone.
 	Known   func(provider string) bool
@@ -48,6 +47,8 @@ type Sweeper struct {
 	board   *fleet.View
 	config  Config
 
+	noted    map[string]bool   // providers that have ever been served
+	listed   time.Time         // when they were listed
 	clean    snapshot          // of the request stream when nothing in it was unserved
 	strays   map[string]uint64 // by filter: from which sequence of it strays are looked for
 	scanned  uint64            // up to which sequence of it all were looked at for what no list tells
@@ -59,10 +60,14 @@ type Sweeper struct {
 	dropped  prometheus.Counter
 }
 
-// snapshot tells whether a stream has changed.
+// snapshot tells whether a stream, or who is served, has changed.
 type snapshot struct {
 	last, messages uint64
-	consumers      int
+	served         map[string]bool
+}
+
+func (s snapshot) equal(t snapshot) bool {
+	return s.last == t.last && s.messages == t.messages && maps.Equal(s.served, t.served)
 }
 
 const (
@@ -122,7 +127,7 @@ func (s *Sweeper) pass(ctx context.Context) error {
 	if waiting.Msgs == 0 && released.Msgs == 0 {
 		return nil
 	}
-	served, err := s.served(ctx, requests)
+	served, err := s.served(ctx)
 	if err != nil {
 		return err
 	}
@@ -147,19 +152,34 @@ func (s *Sweeper) stream(ctx context.Context, name string) (jetstream.Stream, er
 	return stream, nil
 }
 
-// served are the providers that have consumers.
-func (s *Sweeper) served(ctx context.Context, requests jetstream.Stream) (map[string]bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	served := map[string]bool{}
-	names := requests.ConsumerNames(ctx)
-	for name := range names.Name() {
-		if provider := s.config.Served(name); provider != "" {
+// notedLasts is how long the list of who was served is believed: a name only
+// ever comes to it, and whoever brings it lives and is known by that.
+const notedLasts = 10 * time.Second
+
+// served are the providers that a worker serves, or has served and nobody has
+// retired since: what waits for them need not be refused.
+func (s *Sweeper) served(ctx context.Context) (map[string]bool, error) {
+	if time.Since(s.listed) >= notedLasts {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		noted, err := fleet.Served(ctx, s.js)
+		if err != nil {
+			return nil, err
+		}
+		s.noted, s.listed = noted, time.Now()
+	}
+	served, now := map[string]bool{}, s.board.Now()
+	look := func(provider string) {
+		view := s.board.Provider(provider, now)
+		if len(view.Workers) > 0 || view.Control.Retired == nil && (view.Registered || s.noted[provider]) {
 			served[provider] = true
 		}
 	}
-	if err := names.Err(); err != nil {
-		return nil, fmt.Errorf("consumers of %s: %w", fetchworker.StreamRequests, err)
+	for _, provider := range s.board.Providers() {
+		look(provider)
+	}
+	for provider := range s.noted {
+		look(provider)
 	}
 	return served, nil
 }

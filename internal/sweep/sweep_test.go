@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
@@ -124,7 +123,7 @@ func TestAFloodIsSweptInTurns(t *testing.T) {
 func TestASweeperThatKnowsNobodyRefusesNothing(t *testing.T) {
 	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
 		f.Start(nil, func(js jetstream.JetStream, log *record.Log) dlqtest.Daemon {
-			return sweep.New(js, log, f.Board, sweep.Config{Served: broker.ServedProvider, MaxLife: f.MaxLife, Logger: f.Logger()}).Run
+			return sweep.New(js, log, f.Board, sweep.Config{MaxLife: f.MaxLife, Logger: f.Logger()}).Run
 		})
 		id := f.Request("nobody", "batch", `{"id":"a"}`)
 		time.Sleep(time.Minute)
@@ -205,7 +204,7 @@ func TestAnyByteInASubject(t *testing.T) {
 		registry := prometheus.NewRegistry()
 		f.Start(nil, func(js jetstream.JetStream, log *record.Log) dlqtest.Daemon {
 			return sweep.New(js, log, f.Board, sweep.Config{
-				Served: broker.ServedProvider, Known: func(string) bool { return false }, MaxLife: f.MaxLife, Logger: f.Logger(), Registerer: registry,
+				Known: func(string) bool { return false }, MaxLife: f.MaxLife, Logger: f.Logger(), Registerer: registry,
 			}).Run
 		})
 		odd := []string{

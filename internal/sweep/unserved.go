@@ -23,8 +23,8 @@ import (
 // none.
 func (s *Sweeper) unserved(ctx context.Context, requests jetstream.Stream, served map[string]bool) error {
 	info := requests.CachedInfo()
-	now := snapshot{info.State.LastSeq, info.State.Msgs, info.State.Consumers}
-	if s.config.Known == nil || info.State.Msgs == 0 || now == s.clean {
+	now := snapshot{info.State.LastSeq, info.State.Msgs, served}
+	if s.config.Known == nil || info.State.Msgs == 0 || now.equal(s.clean) {
 		return nil
 	}
 	listing, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -239,8 +239,6 @@ const badLane = "lane: interactive or batch in the subject"
 func (s *Sweeper) refusal(address fetchworker.Address, served map[string]bool) (fetchworker.Code, string) {
 	view := s.board.Provider(address.Provider, s.board.Now())
 	switch {
-	case !served[address.Provider] && len(view.Workers) > 0:
-		return "", "" // somebody deleted its consumers; its worker makes them again
 	case !served[address.Provider] && (s.config.Known(address.Provider) || view.Control.Retired != nil):
 		return fetchworker.CodeProviderNotConfigured, "no worker has a key for " + address.Provider
 	case !served[address.Provider]:

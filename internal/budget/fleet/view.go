@@ -134,9 +134,15 @@ func (v *View) take(kind, name string, e store.Entry) {
 		v.entry(name).control, _ = DecodeControl(e.Value)
 		v.entry(name).ordered = e.At
 	case "worker":
-		before, old := v.named(), v.workers[name]
+		old := v.workers[name]
 		var w Worker
-		if e.Value == nil || json.Unmarshal(e.Value, &w) != nil {
+		gone := e.Value == nil || json.Unmarshal(e.Value, &w) != nil
+		var before map[string]bool
+		same := !gone && slices.Equal(old.Providers, w.Providers) // the next beat of one that is known
+		if !same {
+			before = v.named()
+		}
+		if gone {
 			delete(v.workers, name)
 		} else {
 			age := time.Duration(0)
@@ -144,6 +150,9 @@ func (v *View) take(kind, name string, e store.Entry) {
 				age = max(0, time.Since(e.At)+v.ahead)
 			}
 			v.workers[name] = beat{w, time.Now().Add(-age), e.Rev}
+		}
+		if same {
+			return
 		}
 		after := v.named()
 		at := e.At

@@ -46,16 +46,18 @@ type Mirror struct {
 
 	mu        sync.Mutex // guards all below, and is held while followers are told
 	entries   map[string]Entry
-	whole     bool // entries are all that there is
-	followers []*Follower
-	seen      uint64 // the last revision told
-	last      looked // at the stream; zero: since this watch began nobody has
+	whole     bool                   // entries are all that there is
+	followers []*Follower            // in the order in which they came
+	ofAll     []*Follower            // those of all keys
+	ofKey     map[string][]*Follower // those of some keys, by key
+	seen      uint64                 // the last revision told
+	last      looked                 // at the stream; zero: since this watch began nobody has
 }
 
 // NewMirror opens a process's copy of the bucket, or of some keys, and returns
 // once it is whole. Close ends it. Without a clock it has one of its own.
 func NewMirror(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, clock *Clock, keys ...string) (*Mirror, error) {
-	m := &Mirror{conn: js.Conn(), kv: kv, keys: keys, clock: clock, again: make(chan struct{}, 1), entries: map[string]Entry{}}
+	m := &Mirror{conn: js.Conn(), kv: kv, keys: keys, clock: clock, again: make(chan struct{}, 1), entries: map[string]Entry{}, ofKey: map[string][]*Follower{}}
 	if m.clock == nil {
 		clock, err := StartClock(ctx, js)
 		if err != nil {
@@ -94,13 +96,23 @@ func (m *Mirror) Follow(f *Follower) (leave func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.followers = append(m.followers, f)
+	if len(f.Keys) == 0 {
+		m.ofAll = append(m.ofAll, f)
+	}
+	for _, key := range f.Keys {
+		m.ofKey[key] = append(m.ofKey[key], f)
+	}
 	if m.whole {
 		m.tellAll(f)
 	}
 	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.followers = slices.DeleteFunc(m.followers, func(g *Follower) bool { return g == f })
+		isF := func(g *Follower) bool { return g == f }
+		m.followers, m.ofAll = slices.DeleteFunc(m.followers, isF), slices.DeleteFunc(m.ofAll, isF)
+		for _, key := range f.Keys {
+			m.ofKey[key] = slices.DeleteFunc(m.ofKey[key], isF)
+		}
 	}
 }
 
@@ -221,10 +233,11 @@ func (m *Mirror) see(e jetstream.KeyValueEntry) {
 	} else {
 		m.entries[next.Key] = next
 	}
-	for _, f := range m.followers {
-		if len(f.Keys) == 0 || slices.Contains(f.Keys, next.Key) {
-			f.See(next)
-		}
+	for _, f := range m.ofAll {
+		f.See(next)
+	}
+	for _, f := range m.ofKey[next.Key] {
+		f.See(next)
 	}
 }
 

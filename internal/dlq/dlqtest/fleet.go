@@ -113,7 +113,7 @@ func (f *Fleet) Sweeper(hook func(*nats.Conn) record.Hook) (stop func()) {
 	f.T.Helper()
 	return f.Start(hook, func(js jetstream.JetStream, log *record.Log) Daemon {
 		return sweep.New(js, log, f.Board, sweep.Config{
-			Served: broker.ServedProvider, Known: func(provider string) bool { return provider == "newsapi" },
+			Known:   func(provider string) bool { return provider == "newsapi" },
 			MaxLife: f.MaxLife, Logger: f.Logger(),
 		}).Run
 	})
@@ -155,6 +155,9 @@ func (f *Fleet) Serve(provider string) (leave func()) {
 		if _, err := f.JS.CreateOrUpdateConsumer(f.Ctx, stream, consumers[0]); err != nil {
 			f.T.Fatal(err)
 		}
+	}
+	if err := fleet.NoteServed(f.Ctx, f.JS, provider); err != nil {
+		f.T.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(f.Ctx)
 	f.Running.Go(func() {

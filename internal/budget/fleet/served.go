@@ -1,0 +1,41 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"fetchworker/internal/budget/store"
+)
+
+// A provider that was served once is so until it is retired, whether or not a
+// worker lives. That is noted beside the bucket, in the stream of counters: so
+// a register that is lost with the whole bucket is not taken for one that never
+// was, and what waits for a provider is not refused while its workers are away.
+const served = ".bytes.served"
+
+// Served are the providers that a worker has served, in one look.
+func Served(ctx context.Context, js jetstream.JetStream) (map[string]bool, error) {
+	stream, err := js.Stream(ctx, store.CounterStream)
+	if err != nil {
+		return nil, fmt.Errorf("who was served: %w", err)
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter("fetch.budget.*"+served))
+	if err != nil {
+		return nil, fmt.Errorf("who was served: %w", err)
+	}
+	all := map[string]bool{}
+	for subject := range info.State.Subjects {
+		all[strings.TrimSuffix(strings.TrimPrefix(subject, "fetch.budget."), served)] = true
+	}
+	return all, nil
+}
+
+// NoteServed notes that a provider is served. To repeat it changes nothing that
+// anybody reads.
+func NoteServed(ctx context.Context, js jetstream.JetStream, provider string) error {
+	_, err := store.NewCounter(js).Add(ctx, "fetch.budget."+provider+served, 1, "")
+	return err
+}

@@ -1,0 +1,217 @@
+package fetch_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/answer"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/record"
+)
+
+// consumers counts those of the two queues.
+func (r *rig) consumers() (n int) {
+	r.t.Helper()
+	for _, name := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay} {
+		s, err := r.b.JS.Stream(context.Background(), name)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		n += s.CachedInfo().State.Consumers
+	}
+	return n
+}
+
+// promptly bounds what a request to a provider at rest may take, on a clock
+// that does not count the machine's own work.
+const promptly = 100 * time.Millisecond
+
+// TestConsumersComeAndGo: there are none where nothing is; what comes after a
+// while is answered as soon as ever; a hundred agents in turn leave nothing.
+func TestConsumersComeAndGo(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		defer r.start(nil)()
+		defer r.start(nil)()
+		time.Sleep(5 * time.Second)
+		if n := r.consumers(); n != 0 {
+			t.Errorf("%d consumers before anything came", n)
+		}
+		for round := range 2 {
+			r.final(r.quote("alice", fmt.Sprint("a", round), "A", `,"max_age":"0s"`), promptly)
+			if n := r.consumers(); n != 1 {
+				t.Errorf("%d consumers for one agent", n)
+			}
+			time.Sleep(20 * time.Minute)
+			if n := r.consumers(); n != 0 {
+				t.Errorf("%d consumers after a time of rest", n)
+			}
+		}
+		for agent := range 100 {
+			r.final(r.quote(fmt.Sprint("agent-", agent), "q", "A", ""), promptly)
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := r.consumers(); n != fetchworker.Shards {
+			t.Errorf("%d consumers for a hundred agents of one lane", n)
+		}
+		time.Sleep(20 * time.Minute)
+		if n := r.consumers(); n != 0 {
+			t.Errorf("%d consumers after a time of rest", n)
+		}
+		if strings.Contains(r.logs.String(), "made again") {
+			t.Error("what the server took away in its time is told as an accident")
+		}
+	})
+}
+
+// TestTheWholeLaneWakesUnderLoad: many messages of a lane at rest, for all of its
+// shards, and nobody waits; the other lane stays at rest.
+func TestTheWholeLaneWakesUnderLoad(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		defer r.start(nil)()
+		time.Sleep(time.Second)
+		var all []fetchworker.Identity
+		for agent := range 200 {
+			all = append(all, r.quote(fmt.Sprint("agent-", agent), "q", "A", `,"max_age":"0s"`))
+		}
+		for _, id := range all {
+			r.final(id, time.Second)
+		}
+		if n := r.consumers(); n != fetchworker.Shards {
+			t.Errorf("%d consumers", n)
+		}
+		if n := len(r.upstream.Calls()); n > len(all) {
+			t.Errorf("%d calls for %d requests", n, len(all))
+		}
+	})
+}
+
+// TestWhatWaitsIsFoundAtAStart: requests and letters that came while there was
+// no worker for so long that no consumer was left.
+func TestWhatWaitsIsFoundAtAStart(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		r.start(nil)()
+		time.Sleep(time.Minute)
+		var all []fetchworker.Identity
+		for agent := range 20 {
+			all = append(all, r.quote(fmt.Sprint("agent-", agent), "q", "A", ""))
+		}
+		defer r.start(nil)()
+		for _, id := range all {
+			r.final(id, 2*time.Second)
+		}
+	})
+}
+
+// TestWhatAnotherHeldIsTaken: a worker that holds a request for longer than
+// anything else keeps a shard awake is cut off. The other, which has heard of
+// nothing since, takes it over.
+func TestWhatAnotherHeldIsTaken(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.env["FMP_TIMEOUT_SECONDS"] = "300"
+		calls := make(chan struct{}, 2)
+		var made atomic.Int32
+		r.upstream.Fallback = func(*http.Request) *providertest.Step {
+			calls <- struct{}{}
+			step := providertest.JSON(200, aapl)
+			if made.Add(1) == 1 {
+				step.Latency = 4 * time.Minute
+			}
+			return &step
+		}
+		nc, stop := r.startWorker(nil)
+		id := r.quote("alice", "q", "A", "")
+		<-calls
+		defer r.start(nil)()
+		time.Sleep(2 * time.Minute)
+		nc.Close()
+		r.final(id, broker.AckWait+3*time.Second)
+		stop()
+	})
+}
+
+// TestAnEarlierConsumersDeliveryIsNotCalledAgain: an answer was stored and its
+// acknowledgement lost, and then the consumer that knew of the delivery went.
+func TestAnEarlierConsumersDeliveryIsNotCalledAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		stop := r.start(nil)
+		stop()
+		r.ask("fetch.request.fmp.interactive.quote.alice", "", `{"params":{"symbol":"A"}}`)
+		raw, err := record.New(r.b.JS, nil).Next(t.Context(), fetchworker.StreamRequests, "fetch.request.>", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: fetchworker.ResolveID("", "", raw.Sequence, raw.Time)}
+		if _, _, err := answer.New(record.New(r.b.JS, nil)).Put(t.Context(), fetchworker.Answer{
+			Identity: id, Status: fetchworker.StatusOK, Final: true, Generation: 1, ContentType: "application/json", Body: []byte(aapl),
+		}, ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		defer r.start(nil)()
+		r.drained(fetchworker.StreamRequests, 0, 5*time.Second)
+		if n := len(r.upstream.Calls()); n != 0 {
+			t.Errorf("%d calls for a request that has its answer", n)
+		}
+	})
+}
+
+// TestWorkersOfAnEarlierVersionBeside: with requests waiting, both take from the
+// consumers that the earlier one made. When it is gone they go.
+func TestWorkersOfAnEarlierVersionBeside(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		for stream, configs := range broker.ProviderConsumers("fmp", 256) {
+			for _, c := range configs {
+				c.InactiveThreshold = 0
+				if _, err := r.b.JS.CreateConsumer(t.Context(), stream, c); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		var all []fetchworker.Identity
+		ask := func() {
+			for n := range 40 {
+				all = append(all, r.quote(fmt.Sprint("agent-", n), fmt.Sprint("q-", len(all)), fmt.Sprint("S", len(all)), ""))
+			}
+		}
+		ask()
+		r.earlier = true
+		stop := r.start(nil)
+		r.earlier = false
+		defer r.start(nil)()
+		ask()
+		// Those of the shards that were asked have been adopted by that.
+		if n, err := broker.Adopt(t.Context(), r.b.JS, func(string) bool { return true }); n < fetchworker.Shards+1 || err != nil {
+			t.Errorf("%d consumers were adopted: %v", n, err)
+		}
+		time.Sleep(20 * time.Minute)
+		if n := r.consumers(); n != 2*fetchworker.Shards+1 {
+			t.Errorf("%d consumers while a worker asks them", n)
+		}
+		ask()
+		time.Sleep(time.Second)
+		stop()
+		ask()
+		for _, id := range all {
+			r.final(id, 2*time.Second)
+		}
+		if n := len(r.upstream.Calls()); n != len(all) {
+			t.Errorf("%d calls for %d requests", n, len(all))
+		}
+		time.Sleep(20 * time.Minute)
+		if n := r.consumers(); n != 0 {
+			t.Errorf("%d consumers are left", n)
+		}
+	})
+}
