@@ -30,7 +30,7 @@ type Answer struct {
 	Latency    time.Duration   // of the provider call
 	Redacted   bool            // the body contained the provider's key
 	Next       json.RawMessage // parameters of the next page
-	NextLoop   bool            // the page names itself as the next one: there is no Next
+	NextLoop   bool            // the page leads back to itself: there is no Next
 	Time       time.Time       // when the answer was made
 	Digest     string          // of the request: see RequestDigest
 	Reason     Reason          // why it is not final

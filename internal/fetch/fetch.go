@@ -318,6 +318,7 @@ func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *p
 		r.cache.Revive(result)
 	}
 	if result.Class == fetchworker.ClassOK {
+		w.endLoop(r, result)
 		w.cache.Put(r.call.Key, cache.Of(result))
 	}
 	return result

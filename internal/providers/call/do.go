@@ -63,7 +63,7 @@ type Result struct {
 	Cacheable          bool            // false for an answer that must not be kept, or may be another in a minute
 	Redacted           bool            // Body contained the key, which is no longer in it
 	Next               json.RawMessage // parameters of the next page, nil if there is none
-	NextLoop           bool            // the page names itself as the next: Next is left out
+	NextLoop           bool            // the page leads back to itself: Next is left out
 
 	WireBytes int64         // of the body as it came over the connection, compressed if it was
 	FetchedAt time.Time     // when the origin made the body: as long before the end of the call as Age says
