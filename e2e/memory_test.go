@@ -257,19 +257,24 @@ func bomb(t *testing.T, size int) []byte {
 }
 
 // peak is the most memory that a process ever had, in MiB.
-func peak(t *testing.T, p *process) int {
+func peak(t *testing.T, p *process) int { return ofStatus(t, p, "VmHWM:") >> 10 }
+
+// resident is what it has now, in KiB.
+func resident(t *testing.T, p *process) int { return ofStatus(t, p, "VmRSS:") }
+
+func ofStatus(t *testing.T, p *process, name string) int {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if os.IsNotExist(err) {
-		t.Skip("this system does not tell a process's peak memory")
+		t.Skip("this system does not tell a process's memory")
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, after, _ := strings.Cut(string(status), "VmHWM:")
+	_, after, _ := strings.Cut(string(status), name)
 	var kib int
 	if _, err := fmt.Sscan(after, &kib); err != nil {
 		t.Fatal(err)
 	}
-	return kib >> 10
+	return kib
 }

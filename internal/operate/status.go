@@ -5,13 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
 
 	"fetchworker"
 	"fetchworker/internal/broker"
-	"fetchworker/internal/browse"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
@@ -177,14 +175,6 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	return s, err
 }
 
-// lettersRead is how many letters of an open gate are read to tell those that
-// wait for their time from those that are due. Of more, a sample says it: a
-// page of a million costs the server more than single messages do.
-const (
-	lettersRead    = 2000
-	lettersSampled = 200
-)
-
 // letters counts a provider's dead letters. Only those of an open gate need
 // to be read: all others are held.
 func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) (err error) {
@@ -206,7 +196,7 @@ func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) (err erro
 		return err
 	}
 	if s.Letters > lettersRead {
-		return f.sample(ctx, s, subject, edge, now)
+		return f.sample(ctx, s, subject, now)
 	}
 	s.Letters = 0
 	for raw, err := range f.desk.First(ctx, fetchworker.StreamDLQ, subject, 1, edge, 2*lettersRead) {
@@ -217,36 +207,6 @@ func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) (err erro
 		if l, err := dlq.Decode(raw.Subject, raw.Header, raw.Data); err == nil && Waits(l, now) {
 			s.Waiting++
 		}
-	}
-	s.Due = s.Letters - s.Waiting
-	return nil
-}
-
-// sample reads letters that lie spread over the stream.
-func (f *Fleet) sample(ctx context.Context, s *Status, subject string, edge browse.Edge, now time.Time) error {
-	waiting, read := 0, 0
-	var step uint64
-	for from := uint64(1); from <= edge.Sequence && read < lettersSampled; {
-		raw, err := f.desk.Log.Next(ctx, fetchworker.StreamDLQ, subject, from)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if step == 0 {
-			step = max((edge.Sequence-min(raw.Sequence, edge.Sequence))/lettersSampled, 1)
-		}
-		// Not at equal distances: what is sent in turns would look all the same.
-		from = raw.Sequence + 1 + rand.Uint64N(2*step) //nolint:gosec // a sample, no secret
-		read++
-		if l, err := dlq.Decode(raw.Subject, raw.Header, raw.Data); err == nil && Waits(l, now) {
-			waiting++
-		}
-	}
-	s.Sampled = true
-	if read > 0 {
-		s.Waiting = s.Letters * waiting / read
 	}
 	s.Due = s.Letters - s.Waiting
 	return nil
