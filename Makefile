@@ -43,7 +43,7 @@ cluster: ## a cluster of three NATS servers that loses its leaders
 
 .PHONY: versions
 versions: ## the first version's worker beside this one's on one server, built from its commit (needs git's history)
-	FETCH_VERSIONS=beside go test -count=1 -v -timeout=20m ./e2e -run Beside
+	FETCH_VERSIONS=beside go test -count=1 -v -timeout=20m ./e2e -run FirstVersionWorks
 
 .PHONY: bench
 bench: ## benchmarks into bench.txt; compared with BASE=old.txt if that is given

@@ -183,7 +183,8 @@ func TestRecordTheFirstVersion(t *testing.T) {
 
 // TestTheFirstVersionWorksBesideThisOne: on one server, as in an upgrade that
 // has come half of its way, both versions' workers and replayers do the work,
-// under one limit, and nothing is lost or called twice.
+// under one limit, and nothing is lost or called twice. The first version made
+// the streams; this one brings them up to date while it runs.
 func TestTheFirstVersionWorksBesideThisOne(t *testing.T) {
 	if versions != "beside" {
 		t.Skip("builds the first version: make versions")
@@ -191,7 +192,17 @@ func TestTheFirstVersionWorksBesideThisOne(t *testing.T) {
 	const limit, lasts = 300, time.Minute // calls a minute
 	first := firstPrograms(t)
 	var failed sync.Map
-	f := newFleet(t, func(r *http.Request) *providertest.Step {
+	server, err := broker.Embed(broker.EmbedOptions{DataDir: t.TempDir(), Listen: "127.0.0.1:0", Sync: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Shutdown)
+	nc, err := nats.Connect(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	f := withServer(t, func(r *http.Request) *providertest.Step {
 		step := *well(20 * time.Millisecond)(r)
 		if strings.HasSuffix(r.URL.Path, "7") {
 			if _, again := failed.LoadOrStore(r.URL.Path, true); !again {
@@ -199,7 +210,7 @@ func TestTheFirstVersionWorksBesideThisOne(t *testing.T) {
 			}
 		}
 		return &step
-	})
+	}, nc, nc, map[string]string{"NATS_URL": server.URL()})
 	f.env["FMP_REQUESTS_PER_MINUTE"] = fmt.Sprint(limit)
 	env := maps.Clone(f.env)
 	old := []*process{launch(t, "first worker", first("worker"), env), launch(t, "first replayer", first("replayer"), env, "run")}

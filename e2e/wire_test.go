@@ -78,14 +78,14 @@ func recordStreams(t *testing.T, js jetstream.JetStream) {
 				t.Fatal(err)
 			}
 		}
-		if err := os.WriteFile(filepath.Join(wireDir, info.Config.Name+".ndjson"), file.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(wireDir, info.Config.Name+".ndjson"), file.Bytes(), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := streams.Err(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(wireDir, "recorded_at"), []byte(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(wireDir, "recorded_at"), []byte(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }

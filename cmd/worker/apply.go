@@ -29,7 +29,7 @@ func apply(ctx context.Context, acceptLoss bool, getenv func(string) string, std
 		return fmt.Errorf("%w: apply needs NATS_URL or NATS_CONTEXT; an embedded server is brought up to date by its worker", errUsage)
 	}
 	config.NATS.Name = "fetchworker apply"
-	config.Topology.AcceptLoss = acceptLoss
+	config.Topology.AcceptLoss, config.Topology.Return = acceptLoss, acceptLoss
 	logger, err := app.NewLogger(config, stderr)
 	if err != nil {
 		return err

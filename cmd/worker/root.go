@@ -52,7 +52,7 @@ Exit codes: 0 done, 1 failed, 2 usage.`,
 	}
 	root.SetVersionTemplate("fetchworker {{.Version}}\n")
 	c.serves(root)
-	root.AddCommand(c.cmdServe(), c.cmdDemo(), c.cmdApply(), c.cmdHealth(), c.cmdCheck(), c.cmdRecord(), c.cmdVersion())
+	root.AddCommand(c.cmdServe(), c.cmdDemo(), c.cmdApply(), c.cmdHealth(), c.cmdCheck(), c.cmdRecord(), c.cmdMove(), c.cmdVersion())
 	return root
 }
 
@@ -154,6 +154,29 @@ who adds a test, not for a script.`,
 		},
 		RunE: c.do(func(ctx context.Context, args []string) error { return recordExchange(ctx, args, c.getenv, c.out) }),
 	}
+}
+
+func (c *cli) cmdMove() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "move --to URL", Short: "Take all that is stored to another server", Args: cobra.NoArgs,
+		Long: `move takes all that is stored to another server: answers, letters, review,
+waiting requests, registers, circuits and orders, each message with its sequence
+and time. What is moved is the data folder of an embedded server
+(FETCH_DATA_DIR), or the streams of NATS_URL, with credentials that may take
+snapshots. FETCH_REPLICAS says how many copies there are at the new place.
+
+Stop workers, replayers and agents first. It may be interrupted at any point and
+run again; until it has ended no worker starts at the new place, and from its
+beginning on none at the old one.`,
+		Example: `  worker move --to nats://admin:password@n1:4222 --to-inbox-prefix _INBOX_admin
+  NATS_URL=nats://old:4222 FETCH_REPLICAS=3 worker move --to nats://n1:4222,nats://n2:4222`,
+	}
+	var where moveTo
+	cmd.Flags().StringVar(&where.url, "to", "", "`URL` of the server that everything goes to")
+	cmd.Flags().StringVar(&where.creds, "to-creds", "", "NATS credentials `file` for it")
+	cmd.Flags().StringVar(&where.inbox, "to-inbox-prefix", "", "inbox `prefix` that the user's permissions there allow")
+	cmd.RunE = c.do(func(ctx context.Context, _ []string) error { return move(ctx, where, c.getenv, c.out) })
+	return cmd
 }
 
 // wordsNeeded are PROVIDER and OPERATION.

@@ -107,6 +107,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	}
 	closing.Push("http", listener.Close)
 
+	config.Topology.Return = h.acceptLoss
 	server, err := join(ctx, config, folder, h.acceptLoss, name, logger, &closing)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // stopped while it waited

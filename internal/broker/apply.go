@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"fetchworker"
+
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -29,6 +31,9 @@ type Applied struct {
 // hears of each stream; nil hears nothing.
 func Apply(ctx context.Context, js jetstream.JetStream, o Options, tell func(Applied)) error {
 	want := Streams(o)
+	if err := unmoved(ctx, js, o); err != nil {
+		return err
+	}
 	if err := room(ctx, js, want); err != nil {
 		return err
 	}
@@ -46,6 +51,25 @@ func Apply(ctx context.Context, js jetstream.JetStream, o Options, tell func(App
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// unmoved looks whether the streams are on their way to or from this server.
+func unmoved(ctx context.Context, js jetstream.JetStream, o Options) error {
+	stream, err := lookUp(ctx, js, fetchworker.StreamRequests)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = moves(stream.CachedInfo().Config)
+	if errors.Is(err, ErrMoved) && o.Return {
+		return mark(ctx, js, fetchworker.StreamRequests, func(metadata map[string]string) {
+			delete(metadata, movedKey)
+			delete(metadata, wholeKey)
+		})
+	}
+	return err
 }
 
 // ErrMissing says that a stream is not there, and that these credentials may

@@ -28,6 +28,7 @@ type Options struct {
 
 	MaxLife    time.Duration // how long a request may live: its answer must not go before it
 	AcceptLoss bool          // do also what loses messages or copies
+	Return     bool          // work where the streams were moved away from
 }
 
 // Revision counts what changes in the topology. A stream carries that of the

@@ -1,0 +1,123 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/record"
+)
+
+// TestEverythingMovesToServersOfOnesOwn: from an embedded server to one with
+// accounts, or to three, with letters and requests waiting, and with the move
+// killed in the middle. Nothing is lost, called again or beyond the limit.
+func TestEverythingMovesToServersOfOnesOwn(t *testing.T) {
+	begin(t)
+	const limit = 1200 // a minute
+	n := pick(40, 1000)
+	a := alone(t)
+	a.env["FMP_REQUESTS_PER_MINUTE"] = fmt.Sprint(limit)
+	a.start()
+	var answered []fetchworker.Identity
+	for i := range 20 {
+		id := fmt.Sprint("A", i)
+		a.publish("alice", fmt.Sprintf(`{"id":%q,"params":{"symbol":%q}}`, id, id))
+		answered = append(answered, fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: id})
+	}
+	for _, id := range answered {
+		a.final(id)
+	}
+	a.signal(t, syscall.SIGTERM)
+	a.ended(t, 30*time.Second)
+	waiting := fill(t, a.env["FETCH_DATA_DIR"], n)
+
+	servers, replicas := oneServer(t), 1
+	if full {
+		servers, replicas = threeServers(t), 3
+	}
+	env := maps.Clone(a.env)
+	env["FETCH_REPLICAS"] = fmt.Sprint(replicas)
+	run := func() *process {
+		return launch(t, "worker move", program("worker"), env, "move", "--to", urls(t, servers, "admin"), "--to-inbox-prefix", "_INBOX_admin")
+	}
+	p := run()
+	p.says(t, fetchworker.StreamRequests+": ")
+	p.kill()
+	admin := map[string]string{"NATS_URL": urls(t, servers, "admin"), "NATS_INBOX_PREFIX": "_INBOX_admin", "FETCH_REPLICAS": fmt.Sprint(replicas)}
+	early := launch(t, "an early apply", program("worker"), admin, "apply")
+	if code := early.ended(t, time.Minute); code != 1 || !strings.Contains(early.log.tail(5), broker.ErrMoving.Error()) {
+		t.Errorf("in the middle of a move: exit code %d, %s", code, early.log.tail(5))
+	}
+	again := launch(t, "a worker at the old place", program("worker"), a.env)
+	if code := again.ended(t, time.Minute); code != 1 || !strings.Contains(again.log.tail(5), broker.ErrMoved.Error()) {
+		t.Errorf("at the old place: exit code %d, %s", code, again.log.tail(5))
+	}
+	begun := time.Now()
+	if p = run(); p.ended(t, 3*time.Minute) != 0 {
+		t.Fatal(p.log.tail(20))
+	}
+	took := time.Since(begun)
+	if p = run(); p.ended(t, 3*time.Minute) != 0 { // once more harms nothing
+		t.Error(p.log.tail(20))
+	}
+
+	f := onServers(t, servers, replicas)
+	called := a.upstream.Calls()
+	f.env["FMP_BASE_URL"], f.env["FMP_REQUESTS_PER_MINUTE"] = a.env["FMP_BASE_URL"], a.env["FMP_REQUESTS_PER_MINUTE"]
+	f.upstream = a.upstream
+	f.worker()
+	f.replayer()
+	for _, id := range answered {
+		r := fetchworker.Request{Provider: "fmp", Operation: "quote", Agent: id.Agent, MaxAge: new(fetchworker.Duration)}
+		if err := f.ask(r, id.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	f.accepted = append(f.accepted, waiting...)
+	f.settled(5 * time.Minute)
+	for _, id := range f.accepted {
+		if calls := len(f.calls(id.ID)); calls != 1 {
+			t.Errorf("%s: %d calls", id, calls)
+		}
+	}
+	f.inside(limit)
+	t.Logf("%d waiting and %d letters moved in %v, all answered: %d calls before, %d after", n, n, took.Round(time.Millisecond), len(called), len(f.upstream.Calls())-len(called))
+}
+
+// fill puts waiting requests and letters into the data folder of a worker that
+// does not run.
+func fill(t *testing.T, dir string, n int) (ids []fetchworker.Identity) {
+	t.Helper()
+	b := brokertest.StartIn(t, dir, "")
+	defer b.Stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	log := record.New(b.JS, nil)
+	for i := range n {
+		waiting := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: fmt.Sprint("W", i)}
+		body := fmt.Sprintf(`{"id":%q,"params":{"symbol":%q}}`, waiting.ID, waiting.ID)
+		if _, err := b.JS.Publish(ctx, "fetch.request.fmp.batch.quote.alice", []byte(body)); err != nil {
+			t.Fatal(err)
+		}
+		parked := waiting
+		parked.ID = fmt.Sprint("L", i)
+		now := time.Now()
+		l := dlq.Letter{
+			Identity: parked, Lane: fetchworker.LaneBatch, Body: fmt.Appendf(nil, `{"id":%q,"params":{"symbol":%q}}`, parked.ID, parked.ID),
+			Generation: 1, Class: fetchworker.ClassPaused, Error: "paused", RequestedAt: now, FailedAt: now, NotBefore: now,
+		}
+		if err := dlq.Put(ctx, log, l); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, waiting, parked)
+	}
+	return ids
+}
