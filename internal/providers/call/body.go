@@ -58,7 +58,7 @@ func (b *bodyReader) read(res *http.Response) (body []byte, wire int64, err erro
 // not kept only what comes is touched.
 func (b *bodyReader) readPlain(from io.Reader, size int64) ([]byte, error) {
 	if size >= 0 && (size <= memory.Small || b.limit <= memory.Small) {
-		return readInto(make([]byte, 0, size+bytes.MinRead), from, b.limit)
+		return readInto(make([]byte, 0, size+1), from, b.limit) // with one more its end is met without growing
 	}
 	if size >= 0 {
 		room, err := b.reserve(size+bytes.MinRead, false)
@@ -102,12 +102,22 @@ func readStart(from io.Reader, size, limit int64) (start []byte, more bool, err 
 // readInto reads on behind what is there, up to limit bytes in all. Where
 // there is more, one byte of it lies behind what is returned.
 func readInto(body []byte, from io.Reader, limit int64) ([]byte, error) {
-	buffer := bytes.NewBuffer(body)
-	_, err := buffer.ReadFrom(io.LimitReader(from, limit+1-int64(len(body))))
-	if body = buffer.Bytes(); int64(len(body)) > limit {
-		return body[:limit], ErrTooLarge
+	for {
+		if len(body) == cap(body) {
+			body = append(body, 0)[:len(body)]
+		}
+		// At most one byte beyond the limit. (The end comes with the last bytes,
+		// mostly: a buffer around this loop cost three allocations a call.)
+		n, err := from.Read(body[len(body):min(int64(cap(body)), limit+1)])
+		switch body = body[:len(body)+n]; {
+		case int64(len(body)) > limit:
+			return body[:limit], ErrTooLarge
+		case err == io.EOF: //nolint:errorlint // a reader never wraps its end
+			return body, nil
+		case err != nil:
+			return body, err
+		}
 	}
-	return body, err
 }
 
 // readGzip decodes twice: once into nothing to learn the size, once into

@@ -115,7 +115,7 @@ func TestADeadConnectionIsRetired(t *testing.T) {
 	}
 	good()
 	delayed := *planned
-	delayed.Query = map[string][]string{"slow": {"1"}}
+	delayed.RawQuery = "slow=1"
 	var others sync.WaitGroup
 	others.Go(func() {
 		for range 20 {

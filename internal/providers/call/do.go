@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -118,7 +117,7 @@ func (p *Caller) Do(ctx context.Context, call *plan.Call, o Options) *Result {
 	var res *http.Response
 	req, err := p.request(within, call, o)
 	if err == nil {
-		res, err = p.transport.RoundTrip(req.WithContext(w.trace(within)))
+		res, err = p.transport.RoundTrip(req.WithContext(w.trace(within))) // which copies it
 	}
 	if err == nil && !plausible(res.StatusCode) {
 		// After 101 the connection would be ours, and no context ends a read of
@@ -164,17 +163,20 @@ func kept(value string, most int) string {
 	return value
 }
 
+// userAgent and encodings are the values of headers that every call carries.
+var userAgent, encodings = []string{"fetchworker"}, []string{"gzip"}
+
 // request is built anew for each attempt; the keys are only in it.
-func (p *Caller) request(ctx context.Context, call *plan.Call, o Options) (*http.Request, error) {
-	header := http.Header{"User-Agent": {"fetchworker"}, "Accept-Encoding": {"gzip"}}
+func (p *Caller) request(ctx context.Context, call *plan.Call, o Options) (req http.Request, err error) {
+	header := http.Header{"User-Agent": userAgent, "Accept-Encoding": encodings}
 	for _, fixed := range []map[string]string{p.api.Header, call.Operation.Header} {
 		for name, value := range fixed {
 			header.Set(name, p.fill(value))
 		}
 	}
-	query := maps.Clone(call.Query)
-	if err := p.sign(ctx, call, header, query); err != nil {
-		return nil, err
+	query, err := p.sign(ctx, call, header)
+	if err != nil {
+		return req, err
 	}
 	if o.ETag != "" {
 		header.Set("If-None-Match", o.ETag)
@@ -182,9 +184,9 @@ func (p *Caller) request(ctx context.Context, call *plan.Call, o Options) (*http
 	if o.LastModified != "" {
 		header.Set("If-Modified-Since", o.LastModified)
 	}
-	target := &url.URL{Scheme: p.api.Base().Scheme, Host: p.api.Base().Host, RawPath: call.Path, RawQuery: query.Encode()}
+	target := &url.URL{Scheme: p.api.Base().Scheme, Host: p.api.Base().Host, RawPath: call.Path, RawQuery: query}
 	target.Path, _ = url.PathUnescape(call.Path) // Plan has made it of valid parts
-	req := &http.Request{Method: http.MethodGet, URL: target, Host: p.api.Base().Host, Header: header}
+	req = http.Request{Method: http.MethodGet, URL: target, Host: p.api.Base().Host, Header: header}
 	if call.Body != nil {
 		// Without GetBody net/http never sends it a second time by itself.
 		req.Method, req.ContentLength = http.MethodPost, int64(len(call.Body))

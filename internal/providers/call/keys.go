@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -26,13 +27,23 @@ type Keys func(variable string) string
 var errNoToken = errors.New("no token")
 
 // sign adds the keys to a request that is about to be made, and the fixed
-// texts that hold secrets.
-func (p *Caller) sign(ctx context.Context, call *plan.Call, header http.Header, query url.Values) error {
+// texts that hold secrets. It returns the query as it is sent, which is the
+// call's own where no key is in it.
+func (p *Caller) sign(ctx context.Context, call *plan.Call, header http.Header) (query string, err error) {
+	var signed url.Values
+	set := func(name, value string) {
+		if signed == nil {
+			if signed = maps.Clone(call.Query); signed == nil {
+				signed = url.Values{}
+			}
+		}
+		signed.Set(name, value)
+	}
 	for i := range call.Auth {
 		a := &call.Auth[i]
 		switch a.Kind {
 		case sheet.AuthQuery:
-			query.Set(a.Name, p.secret(a.KeyVariable(&p.api.Spec)))
+			set(a.Name, p.secret(a.KeyVariable(&p.api.Spec)))
 		case sheet.AuthHeader:
 			header.Set(a.Name, a.Prefix+p.secret(a.KeyVariable(&p.api.Spec)))
 		case sheet.AuthBearer:
@@ -44,20 +55,21 @@ func (p *Caller) sign(ctx context.Context, call *plan.Call, header http.Header, 
 		case sheet.AuthOAuth2:
 			token, err := p.tokens.token(ctx, p, a)
 			if err != nil {
-				return err
+				return "", err
 			}
 			header.Set("Authorization", "Bearer "+token)
 		case sheet.AuthNone:
 		}
 	}
-	for _, fixed := range []map[string]string{call.Operation.Query, p.api.Query} {
-		for name, text := range fixed {
-			if sheet.SecretPattern.MatchString(text) && !query.Has(name) {
-				query.Set(name, p.fill(text))
-			}
+	for _, fixed := range p.api.SecretQuery(call) {
+		if !call.Query.Has(fixed.Name) && !signed.Has(fixed.Name) {
+			set(fixed.Name, p.fill(fixed.Text))
 		}
 	}
-	return nil
+	if signed == nil {
+		return call.RawQuery, nil
+	}
+	return signed.Encode(), nil
 }
 
 // secret is the value of a variable, which from now on is redacted.

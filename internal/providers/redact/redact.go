@@ -86,7 +86,13 @@ func isUnreserved(c rune) bool {
 // Text redacts an error text or header. It must come before any shortening,
 // since half a key is no longer recognised.
 func (r *Redactor) Text(s string) string {
-	clean, _ := replace([]byte(s), r.known(minKeyInText)) // a copy of its own
+	keys := r.known(minKeyInText)
+	// Headers are short and many, and hardly ever hold anything of a key or an
+	// escape: such a text is not copied.
+	if !strings.ContainsAny(s, `\%&+`) && !slices.ContainsFunc(keys, func(k *key) bool { return strings.Contains(s, string(k.hint)) }) {
+		return s
+	}
+	clean, _ := replace([]byte(s), keys) // a copy of its own
 	return string(clean)
 }
 
