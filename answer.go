@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -168,7 +167,7 @@ func (a Answer) waitsFor() (Reason, time.Time) {
 
 func sumOf(body []byte) string {
 	sum := sha256.Sum256(body)
-	return hex.EncodeToString(sum[:])
+	return hexText(sum[:])
 }
 
 // sniff is the type of a body that its provider named none for.

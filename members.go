@@ -9,7 +9,7 @@ import (
 // reports whether body is one: valid, and nothing else. Beyond the look
 // whether it is valid the object is gone through once, and nothing is copied;
 // a json.Decoder costs a request four times the memory and time.
-func members(body []byte, each func(name string, value json.RawMessage)) bool {
+func members(body []byte, each func(name []byte, value json.RawMessage)) bool {
 	body = bytes.Trim(body, " \t\r\n")
 	if len(body) == 0 || body[0] != '{' || !json.Valid(body) {
 		return false
@@ -22,8 +22,7 @@ func members(body []byte, each func(name string, value json.RawMessage)) bool {
 		name, after := splitJSON(rest)
 		after = bytes.TrimLeft(after, " \t\r\n")[1:] // the colon
 		value, next := splitJSON(bytes.TrimLeft(after, " \t\r\n"))
-		text, _ := jsonText(name)
-		each(text, value)
+		each(memberName(name), value)
 		rest = next
 	}
 }
@@ -53,15 +52,34 @@ func splitJSON(doc []byte) (value json.RawMessage, rest []byte) {
 	return doc, nil
 }
 
+// memberName is the text of a member's name: a part of the document, if that is
+// what it means. As strings they were a fiftieth of what a request allocates.
+func memberName(quoted []byte) []byte {
+	if isLiteral(quoted) {
+		return quoted[1 : len(quoted)-1]
+	}
+	text, _ := jsonText(quoted)
+	return []byte(text)
+}
+
 // jsonText is the text of a JSON string; not ok if it is something else.
 func jsonText(value []byte) (text string, ok bool) {
-	if len(value) == 0 || value[0] != '"' {
+	switch {
+	case len(value) == 0 || value[0] != '"':
 		return "", false
-	}
-	for _, c := range value {
-		if c == '\\' || c >= 0x80 { // escaped, or perhaps not UTF-8
-			return text, json.Unmarshal(value, &text) == nil
-		}
+	case !isLiteral(value):
+		return text, json.Unmarshal(value, &text) == nil
 	}
 	return string(value[1 : len(value)-1]), true
+}
+
+// isLiteral reports whether a JSON string says what it means: nothing in it is
+// escaped, or perhaps not UTF-8.
+func isLiteral(quoted []byte) bool {
+	for _, c := range quoted {
+		if c == '\\' || c >= 0x80 {
+			return false
+		}
+	}
+	return true
 }

@@ -1,6 +1,7 @@
 package fetchworker
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -84,11 +85,11 @@ func (e *RequestError) Error() string {
 func DecodeRequest(body []byte) (Request, error) {
 	var r Request
 	var first error
-	seen := make([]string, 0, 8)
-	isObject := members(body, func(field string, value json.RawMessage) {
+	seen := make([][]byte, 0, 8)
+	isObject := members(body, func(field []byte, value json.RawMessage) {
 		err := r.decodeField(field, value)
-		if slices.Contains(seen, field) {
-			err = &RequestError{field, "given more than once"}
+		if slices.ContainsFunc(seen, func(other []byte) bool { return bytes.Equal(other, field) }) {
+			err = &RequestError{string(field), "given more than once"}
 		}
 		seen = append(seen, field)
 		// Go on after a mistake: the id may still come.
@@ -108,12 +109,12 @@ func DecodeRequest(body []byte) (Request, error) {
 // requestFields are the fields that a request can have.
 var requestFields = []string{"id", "params", "reply_to", "deadline", "ttl", "max_age", "max_stale", "use"}
 
-func (r *Request) decodeField(field string, value json.RawMessage) error {
-	if string(value) == "null" && slices.Contains(requestFields, field) {
+func (r *Request) decodeField(field []byte, value json.RawMessage) error {
+	if string(value) == "null" && slices.Contains(requestFields, string(field)) {
 		return nil // the same as leaving it out: language models send it for what they don't use
 	}
 	var err error
-	switch field {
+	switch string(field) {
 	case "id":
 		id, ok := jsonText(value)
 		if !ok || !ValidID(id) {
@@ -160,7 +161,7 @@ func (r *Request) decodeField(field string, value json.RawMessage) error {
 			return &RequestError{"use", `a list of words such as ["export"]`}
 		}
 	default:
-		return &RequestError{field, "no such field; known are " + strings.Join(requestFields, ", ")}
+		return &RequestError{string(field), "no such field; known are " + strings.Join(requestFields, ", ")}
 	}
 	return nil
 }

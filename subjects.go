@@ -109,6 +109,9 @@ const (
 	longestRequest = longestSubject - 80
 )
 
+// longestAddress is the most tokens that a subject of ours has.
+const longestAddress = 7
+
 // errSubject says that a subject is none that could be answered, or shown.
 var errSubject = errors.New("the subject is none of ours")
 
@@ -118,7 +121,13 @@ var errSubject = errors.New("the subject is none of ours")
 // label and a line on a terminal, and the whole is short enough to be
 // answered. Whether a name is a valid one is for ValidToken.
 func ParseSubject(subject string) (Address, error) {
-	t := strings.Split(subject, ".")
+	var room [longestAddress + 1]string // for the tokens, on the stack
+	t := room[:0]
+	for token := range strings.SplitSeq(subject, ".") {
+		if t = append(t, token); len(t) > longestAddress {
+			break // none of ours
+		}
+	}
 	longest := longestSubject
 	if len(t) > 1 && t[1] == "request" {
 		longest = longestRequest

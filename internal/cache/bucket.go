@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"fetchworker"
 	"fetchworker/internal/record"
@@ -24,6 +25,8 @@ const (
 	// writesUnacked and bytesUnacked may be on their way to the server.
 	writesUnacked = 64
 	bytesUnacked  = 1 << 20
+	// writeLasts is how long an acknowledgement is waited for.
+	writeLasts = 5 * time.Second
 )
 
 const stream = "KV_" + fetchworker.BucketCache
@@ -58,6 +61,8 @@ func (b *bucket) write(ctx context.Context, key string, value []byte) error {
 		return b.js.Conn().PublishMsg(m)
 	}
 	b.unacked, b.unackedBytes = 0, 0
+	ctx, cancel := context.WithTimeout(ctx, writeLasts)
+	defer cancel()
 	_, err := b.js.PublishMsg(ctx, m)
 	return err
 }

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"fetchworker/internal/memory"
 
@@ -31,6 +30,8 @@ const (
 	localLimit = 64 << 20
 	// queuedLimit bounds their bytes.
 	queuedLimit = 64 << 20
+	// valueKept is the most room that is kept for the next value, in bytes.
+	valueKept = 64 << 10
 	// writesWaiting bounds the cache writes that nobody waits for; more are
 	// dropped, for a cache may forget.
 	writesWaiting = 1024
@@ -47,6 +48,8 @@ type Cache struct {
 	unzip   *zstd.Decoder
 	writes  chan write
 	queued  atomic.Int64 // bytes in writes
+
+	head, value []byte // room for what is written, of the one who writes
 
 	mu    sync.Mutex
 	local map[string]*list.Element // of *kept
@@ -239,14 +242,15 @@ func (c *Cache) store(ctx context.Context, w write) {
 		c.queued.Add(-int64(w.size(w.key)))
 		c.memory.Ended()
 	}()
-	value := c.encode(w.Entry)
+	value := c.encode(c.value[:0], w.Entry)
 	if value == nil || len(value) > cachedLimit {
 		return
 	}
+	if len(value) <= valueKept {
+		c.value = value
+	}
 	// A stop does not lose what was queued.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	if err := c.bucket.write(ctx, w.key, value); err != nil {
+	if err := c.bucket.write(context.WithoutCancel(ctx), w.key, value); err != nil {
 		c.logger.Debug("cache write", zap.String("key", w.key), zap.Error(err))
 	}
 }

@@ -15,14 +15,12 @@ import (
 
 // encode writes an entry as the length of its head, the head as JSON, and the
 // body, compressed if that is worth it. nil is more than the bucket keeps.
-func (c *Cache) encode(e *Entry) []byte {
-	stored := *e
-	stored.Plain, stored.Bytes = len(e.Body) < worthZipping, len(e.Body)
-	head, _ := json.Marshal(&stored) // plain fields: cannot fail
-	value := binary.AppendUvarint(nil, uint64(len(head)))
-	value = append(value, head...)
+func (c *Cache) encode(value []byte, e *Entry) []byte {
+	plain := len(e.Body) < worthZipping
+	c.head = e.appendHead(c.head[:0], plain)
+	value = append(binary.AppendUvarint(value, uint64(len(c.head))), c.head...)
 	switch {
-	case stored.Plain:
+	case plain:
 		return append(value, e.Body...)
 	case !e.large():
 		return c.zip.EncodeAll(e.Body, value)

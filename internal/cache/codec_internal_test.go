@@ -28,7 +28,7 @@ func TestLargeBodiesAreCodedWithinTheirRoom(t *testing.T) {
 	c := &Cache{memory: memory.New(100 << 20), zip: zip, unzip: unzip}
 	const size = 30 << 20
 	body := []byte(strings.Repeat("0123456789abcdef", size/16))
-	value := c.encode(&Entry{Body: body})
+	value := c.encode(nil, &Entry{Body: body})
 	if value == nil {
 		t.Fatal("it was not kept")
 	}
@@ -51,7 +51,7 @@ func TestLargeBodiesAreCodedWithinTheirRoom(t *testing.T) {
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	value = c.encode(&Entry{Body: noise})
+	value = c.encode(nil, &Entry{Body: noise})
 	runtime.ReadMemStats(&after)
 	if took := after.TotalAlloc - before.TotalAlloc; value != nil || took > 8<<20 {
 		t.Errorf("%d MiB for one that is not kept", took>>20)

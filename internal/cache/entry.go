@@ -2,10 +2,12 @@ package cache
 
 import (
 	"encoding/json"
+	"strconv"
 	"time"
 
 	"fetchworker/internal/memory"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/scan"
 )
 
 // Entry is a body that a provider sent, and when.
@@ -32,6 +34,54 @@ type Entry struct {
 	under *Entry
 	// refused: a call with its validators has failed, so the next go without.
 	refused bool
+}
+
+// appendHead writes what the bucket keeps before the body, as JSON. (Through
+// encoding/json, with its reflection, it was a fiftieth of a call's CPU and
+// eight allocations.)
+func (e *Entry) appendHead(b []byte, plain bool) []byte {
+	moment := func(name string, t time.Time) {
+		if !t.IsZero() {
+			b = append(append(append(b, `,"`...), name...), `":"`...)
+			b = append(t.AppendFormat(b, time.RFC3339Nano), '"')
+		}
+	}
+	text := func(name, value string) {
+		if value == "" {
+			return
+		}
+		b = append(append(append(b, `,"`...), name...), `":`...)
+		if scan.IsPlain([]byte(value)) {
+			b = append(append(append(b, '"'), value...), '"')
+			return
+		}
+		quoted, _ := json.Marshal(value) // a string always marshals
+		b = append(b, quoted...)
+	}
+	truth := func(name string, is bool) {
+		if is {
+			b = append(append(append(b, `,"`...), name...), `":true`...)
+		}
+	}
+	b = strconv.AppendInt(append(b, `{"http_status":`...), int64(e.HTTPStatus), 10)
+	moment("fetched_at", e.FetchedAt)
+	moment("came_at", e.CameAt)
+	text("content_type", e.ContentType)
+	text("etag", e.ETag)
+	text("last_modified", e.LastModified)
+	if len(e.Next) > 0 {
+		b = append(append(b, `,"next":`...), e.Next...)
+	}
+	truth("next_loop", e.NextLoop)
+	truth("redacted", e.Redacted)
+	if e.LatencyMS != 0 {
+		b = strconv.AppendInt(append(b, `,"latency_ms":`...), e.LatencyMS, 10)
+	}
+	truth("plain", plain)
+	if len(e.Body) > 0 {
+		b = strconv.AppendInt(append(b, `,"bytes":`...), int64(len(e.Body)), 10)
+	}
+	return append(b, '}')
 }
 
 // inherits reports whether the same validators have failed before.

@@ -57,20 +57,21 @@ func NewGuard(v *View, name string) *Guard {
 // Call is a call that may begin.
 type Call struct {
 	request Request
-	once    sync.Once
-	written chan struct{}
+	written chan struct{} // made by whoever waits for it, which hardly anybody does
 	guard   *Guard
 }
 
 // Written says that the call is on the wire, or will never be. It may be said
 // again.
 func (c *Call) Written() {
-	c.once.Do(func() {
+	c.guard.mu.Lock()
+	defer c.guard.mu.Unlock()
+	if _, begun := c.guard.begun[c]; !begun {
+		return
+	}
+	if delete(c.guard.begun, c); c.written != nil {
 		close(c.written)
-		c.guard.mu.Lock()
-		defer c.guard.mu.Unlock()
-		delete(c.guard.begun, c)
-	})
+	}
 }
 
 // tell says that a mark was seen, once the calls of its agent that were judged
@@ -80,7 +81,9 @@ func (g *Guard) tell(provider, agent, subject string) {
 	var before []*Call
 	for c := range g.begun {
 		if c.request.Provider == provider && c.request.Agent == agent {
-			before = append(before, c)
+			if before = append(before, c); c.written == nil {
+				c.written = make(chan struct{})
+			}
 		}
 	}
 	g.mu.Unlock()
@@ -191,7 +194,7 @@ func (g *Guard) MayCall(ctx context.Context, r Request) (*Call, error) {
 	if err := g.sure(ctx); err != nil {
 		return nil, err
 	}
-	c := &Call{request: r, written: make(chan struct{}), guard: g}
+	c := &Call{request: r, guard: g}
 	g.mu.Lock()
 	g.begun[c] = struct{}{} // before it is judged: a mark that comes now waits for it
 	g.mu.Unlock()

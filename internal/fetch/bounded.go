@@ -4,18 +4,51 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
-// bounded is a context that is made when somebody first waits for its end.
-// Most requests never wait: their permit is at hand, nobody cancels them. Made
-// for each, the contexts of waits were a tenth of what a request allocates.
+// bounded is the context of a request's waits, which is made when somebody first
+// waits for its end. Most requests never wait: their permit is at hand, nobody
+// cancels them. Made for each, the contexts of waits were a tenth of what a
+// request allocates.
 type bounded struct {
 	context.Context
-	begin func() (context.Context, context.CancelFunc)
+	w      *Worker
+	r      *request
+	within time.Duration // it lasts at the most; 0: as long as the request may wait
 
 	once sync.Once
 	made atomic.Pointer[context.Context]
 	end  context.CancelFunc
+}
+
+// untilOver ends when a request may wait no longer: its deadline, its maximum
+// life, its cancellation, or the worker's own stop. It is to be cancelled.
+func (w *Worker) untilOver(ctx context.Context, r *request) *bounded {
+	return &bounded{Context: ctx, w: w, r: r}
+}
+
+// shortly is the same, and ends after a while besides.
+func (b *bounded) shortly(within time.Duration) *bounded {
+	return &bounded{Context: b, within: within}
+}
+
+func (b *bounded) begin() (context.Context, context.CancelFunc) {
+	if b.within > 0 {
+		return context.WithTimeout(b.Context, b.within)
+	}
+	over := b.r.RequestedAt.Add(b.w.maxLife)
+	if d := b.r.Deadline; !d.IsZero() && d.Before(over) {
+		over = d
+	}
+	ctx, cancel := context.WithDeadline(b.Context, over)
+	release := context.AfterFunc(b.w.stopping, cancel)
+	whenCancelled := b.w.cancels.during(b.r, cancel)
+	return ctx, func() {
+		whenCancelled()
+		release()
+		cancel()
+	}
 }
 
 func (b *bounded) ctx() context.Context {

@@ -39,8 +39,7 @@ func (w *Worker) alone(ctx context.Context, r *request) (alone bool, over func()
 // awaitOther waits while another worker makes a request's call, and answers
 // the request if its body has come.
 func (w *Worker) awaitOther(ctx context.Context, r *request) (done bool, err error) {
-	waiting, cancel := w.untilOver(ctx, r)
-	defer cancel()
+	waiting := r.over
 	for {
 		if err := wait.For(waiting, claimLooks); err != nil {
 			return true, w.without(ctx, r, err)

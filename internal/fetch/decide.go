@@ -54,21 +54,25 @@ type ending struct {
 
 // decide turns the result of a call into the request's end.
 func decide(f facts) ending {
-	l := f.letter
 	if f.made != shared {
-		l.Calls++
+		f.letter.Calls++
 	}
-	l.HTTPStatus = f.result.HTTPStatus
-	l.Class = f.result.Class
-	if f.result.Class == fetchworker.ClassOK {
-		answer := okAnswer(l, f.result)
-		if f.made == shared {
-			answer.Source = fetchworker.SourceCache
-			answer.Age = f.now.Sub(f.result.FetchedAt)
-		}
-		return ending{answer: answer}
+	f.letter.HTTPStatus = f.result.HTTPStatus
+	f.letter.Class = f.result.Class
+	if f.result.Class != fetchworker.ClassOK {
+		return f.failed()
 	}
+	answer := okAnswer(f.letter, f.result)
+	if f.made == shared {
+		answer.Source = fetchworker.SourceCache
+		answer.Age = f.now.Sub(f.result.FetchedAt)
+	}
+	return ending{answer: answer}
+}
 
+// failed is the end of a request whose call failed.
+func (f facts) failed() ending {
+	l := f.letter
 	l.Error = f.result.Detail
 	l.FailedAt = f.now
 	l.Record(dlq.Attempt{

@@ -66,6 +66,8 @@ func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
 	if done, err := w.usedBefore(ctx, r); done || err != nil {
 		return err
 	}
+	r.over = w.untilOver(ctx, r)
+	defer r.over.cancel()
 	for {
 		if done, err := w.cancelled(ctx, r); done || err != nil {
 			return err
@@ -74,7 +76,7 @@ func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
 			return err
 		}
 		asked := time.Now()
-		permit, err := w.permit(ctx, r)
+		permit, err := w.permit(r.over, r)
 		if err != nil {
 			return w.without(ctx, r, err)
 		}
@@ -124,13 +126,13 @@ var unused = budget.Report{Outcome: budget.Unused, Remaining: -1}
 // follow waits for the call that an identical request of this worker makes.
 // A nil result means that it came to nothing that could be shared.
 func (w *Worker) follow(ctx context.Context, r *request, fl *flight) (*providers.Result, error) {
-	ctx, cancel := w.untilOver(ctx, r)
-	defer cancel()
+	over := w.untilOver(ctx, r)
+	defer over.cancel()
 	select {
 	case <-fl.done:
 		return fl.result, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	case <-over.Done():
+		return nil, context.Cause(over)
 	}
 }
 
@@ -224,10 +226,8 @@ func (w *Worker) overBudget(ctx context.Context, r *request) (done bool, err err
 }
 
 // permit asks the gate whether the provider may be called now, and waits for
-// the permit while the message is kept alive.
+// the permit while the message is kept alive, until ctx ends.
 func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error) {
-	ctx, cancel := w.untilOver(ctx, r)
-	defer cancel()
 	ctx, span := w.tracer.permit(ctx)
 	// What could not be stored is not called for.
 	if err := w.stores.room(ctx, r.Provider); err != nil {
@@ -239,27 +239,6 @@ func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error)
 	span(closed)
 	w.metrics.waited(r, time.Since(started), closed)
 	return permit, err
-}
-
-// untilOver ends when a request may wait no longer: its deadline, its maximum
-// life, its cancellation, or the worker's own stop.
-func (w *Worker) untilOver(ctx context.Context, r *request) (context.Context, context.CancelFunc) {
-	over := r.RequestedAt.Add(w.maxLife)
-	if d := r.Deadline; !d.IsZero() && d.Before(over) {
-		over = d
-	}
-	b := &bounded{Context: ctx}
-	b.begin = func() (context.Context, context.CancelFunc) {
-		ctx, cancel := context.WithDeadline(ctx, over)
-		release := context.AfterFunc(w.stopping, cancel)
-		whenCancelled := w.cancels.during(r, cancel)
-		return ctx, func() {
-			whenCancelled()
-			release()
-			cancel()
-		}
-	}
-	return b, b.cancel
 }
 
 // without ends a request that gets no permit: parked while the provider's
@@ -287,7 +266,7 @@ func (w *Worker) without(ctx context.Context, r *request, err error) error {
 // went. Once begun it is not broken off by a stop: its own timeout ends it.
 func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *providers.Result {
 	options := providers.Options{
-		BeforeWrite: func() error { return w.startCall(ctx, r, permit) }, Written: r.written,
+		BeforeWrite: func() error { return w.startCall(r, permit) }, Written: r.written,
 		Wait: func(came bool, wait func() error) error {
 			if came {
 				permit.Came()
@@ -345,11 +324,8 @@ func (r *request) mayAskWhetherChanged() bool {
 // outlasted the permit, which in a window of a second is valid for some 40 ms:
 // then the permit is renewed while the connection is kept, or a provider that
 // answers from far away would never be called.
-func (w *Worker) startCall(ctx context.Context, r *request, permit *budget.Permit) error {
-	over, cancel := w.untilOver(ctx, r)
-	defer cancel()
-	soon := &bounded{Context: over}
-	soon.begin = func() (context.Context, context.CancelFunc) { return context.WithTimeout(over, renewWithin) }
+func (w *Worker) startCall(r *request, permit *budget.Permit) error {
+	soon := r.over.shortly(renewWithin)
 	defer soon.cancel()
 	if err := w.cancels.mayCall(soon, r); err != nil {
 		return err
@@ -379,19 +355,27 @@ func (w *Worker) conclude(ctx context.Context, r *request, result *providers.Res
 	if err := w.log.Point("call", func() error { return nil }); err != nil {
 		return err
 	}
-	gate := r.served.Gate
-	e := decide(facts{
-		letter: r.Letter, result: result, made: how, now: gate.Now(), retries: w.retries,
-		cache: r.cache, maxStale: r.acceptsStale(), stale: r.call.Operation.Stale,
-		retryWait: func(failures int) time.Duration { return dlq.Wait(w.retryBase, longestRetry, failures) },
-		hold:      func() time.Time { return gate.State().HoldUntil },
-		outage:    func(first time.Time) bool { return gate.Outage(r.counts, first) },
-		circuit:   func() *budget.ClosedError { return gate.Holds(r.counts) },
-	})
+	f := facts{letter: r.Letter, result: result, made: how, now: r.now()}
+	if result.Class != fetchworker.ClassOK {
+		w.ofFailure(&f, r)
+	}
+	e := decide(f)
 	if !e.spare.IsZero() {
-		if err := gate.Spare(ctx, r.counts, e.spare); err != nil {
+		if err := r.served.Gate.Spare(ctx, r.counts, e.spare); err != nil {
 			w.logger.Warn("circuit not opened", zap.String("provider", r.Provider), zap.Error(err))
 		}
 	}
 	return w.finish(ctx, r, e, result)
+}
+
+// ofFailure adds what the end of a failed call is decided from. (It is apart
+// because even where it is not reached its functions would be made, for every
+// good answer four.)
+func (w *Worker) ofFailure(f *facts, r *request) {
+	gate := r.served.Gate
+	f.retries, f.cache, f.maxStale, f.stale = w.retries, r.cache, r.acceptsStale(), r.call.Operation.Stale
+	f.retryWait = func(failures int) time.Duration { return dlq.Wait(w.retryBase, longestRetry, failures) }
+	f.hold = func() time.Time { return gate.State().HoldUntil }
+	f.outage = func(first time.Time) bool { return gate.Outage(r.counts, first) }
+	f.circuit = func() *budget.ClosedError { return gate.Holds(r.counts) }
 }

@@ -16,7 +16,7 @@ type flights struct {
 // flight is one fetch under way. result is set when done is closed, nil if it
 // came to nothing that others could share.
 type flight struct {
-	done   chan struct{}
+	done   chan struct{} // made by the first who follows: most fetches are alone
 	result *providers.Result
 }
 
@@ -28,17 +28,21 @@ func (f *flights) join(key string) (*flight, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl, ok := f.flying[key]; ok {
+		if fl.done == nil {
+			fl.done = make(chan struct{})
+		}
 		return fl, false
 	}
-	fl := &flight{done: make(chan struct{})}
+	fl := &flight{}
 	f.flying[key] = fl
 	return fl, true
 }
 
 func (f *flights) land(key string, fl *flight, result *providers.Result) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	delete(f.flying, key)
-	f.mu.Unlock()
-	fl.result = result
-	close(fl.done)
+	if fl.result = result; fl.done != nil {
+		close(fl.done)
+	}
 }

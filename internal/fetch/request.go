@@ -34,6 +34,7 @@ type request struct {
 	call   *providers.Call
 	counts circuit.Call // as which its failures count
 	cache  *cache.Entry // the body that was kept for the same call, if there is one
+	over   *bounded     // of its waits, while it leads
 	begun  atomic.Pointer[cancel.Call]
 	stands answer.Standing // what was stored for it when that was looked at
 	used   record.Glance   // of what stands under an id of the agent's own; empty: nothing can, or it was read

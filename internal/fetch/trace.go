@@ -139,6 +139,9 @@ func (t *tracer) store(ctx context.Context, what, stream string) (context.Contex
 
 // closedBy is the reason that a gate gave, nil if it was another error.
 func closedBy(err error) *budget.ClosedError {
+	if err == nil {
+		return nil
+	}
 	var closed *budget.ClosedError
 	errors.As(err, &closed)
 	return closed

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"fetchworker/internal/wait"
@@ -192,21 +193,33 @@ const mostBusy = 10
 
 // publish writes once, over the subject's last sequence.
 func (l *Log) publish(ctx context.Context, stream string, m *nats.Msg, last uint64) (uint64, error) {
-	return l.publishAny(ctx, stream, m, jetstream.WithExpectLastSequencePerSubject(last))
+	expect(m, jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last, 10))
+	return l.publishAny(ctx, stream, m)
 }
 
-// publishAny writes once, whatever stands.
-func (l *Log) publishAny(ctx context.Context, stream string, m *nats.Msg, options ...jetstream.PublishOpt) (uint64, error) {
+func expect(m *nats.Msg, header, value string) {
+	if m.Header == nil {
+		m.Header = nats.Header{}
+	}
+	m.Header.Set(header, value)
+}
+
+// publishAny writes once, whatever stands, unless the message says otherwise.
+// (What is expected is set as headers: as options it cost five allocations.)
+func (l *Log) publishAny(ctx context.Context, stream string, m *nats.Msg) (uint64, error) {
 	trying, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	ascii(m.Header)
-	ack, err := l.js.PublishMsg(trying, m, append(options, jetstream.WithExpectStream(stream))...)
+	expect(m, jetstream.ExpectedStreamHeader, stream)
+	ack, err := l.js.PublishMsg(trying, m)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && l.js.Conn().IsConnected() {
 		l.silence.begins(stream)
 		return 0, err
 	}
 	l.silence.ends(stream)
 	switch {
+	case err == nil && !ack.Duplicate:
+		return ack.Sequence, nil
 	case hasCode(err, accountFull, serverFull, storageFull, storeFailed):
 		return 0, &NoRoomError{stream, err}
 	case err != nil:
@@ -255,6 +268,9 @@ const (
 )
 
 func hasCode(err error, codes ...jetstream.ErrorCode) bool {
+	if err == nil {
+		return false // nearly always, and what errors.As fills in lives on the heap
+	}
 	var api *jetstream.APIError
 	return errors.As(err, &api) && slices.Contains(codes, api.ErrorCode)
 }
@@ -311,11 +327,11 @@ func (l *Log) Append(ctx context.Context, point, stream string, m *nats.Msg) err
 // and these are spared the policy's timer and random numbers.
 func (l *Log) repeat(ctx context.Context, step func() error) error {
 	err := step()
-	var final *backoff.PermanentError
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case errors.As(err, &final):
+	}
+	var final *backoff.PermanentError
+	if errors.As(err, &final) {
 		return final.Err
 	}
 	policy := l.policy(ctx)
