@@ -81,7 +81,8 @@ type observed struct {
 	upstream *providertest.Server
 	client   *fetchworker.Client
 	worker   *exec.Cmd
-	url      string
+	targets  []target
+	quiet    bool // nobody asks for anything
 	store    *teststorage.TestStorage
 	engine   *promql.Engine
 	group    *rules.Group
@@ -91,7 +92,61 @@ type observed struct {
 	last     map[uint64]labels.Labels // what the last scrape saw
 }
 
+// target is a process that Prometheus scrapes.
+type target struct{ job, instance, url string }
+
 func observe(t *testing.T) *observed {
+	t.Helper()
+	o := watching(t)
+	nats, listen := freeAddr(t), freeAddr(t)
+	o.targets = []target{{"worker", "w-1", "http://" + listen}}
+	o.worker = o.launch("worker", "FETCH_DATA_DIR="+t.TempDir(), "FETCH_NATS_ADDR="+nats, "FETCH_HTTP_ADDR="+listen)
+	awaitReady(t, listen)
+	o.connect("nats://" + nats)
+	return o
+}
+
+// connect is how requests come in.
+func (o *observed) connect(url string) {
+	o.t.Helper()
+	client, err := fetchworker.Connect(url, "alice")
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.client = client
+	o.t.Cleanup(client.Close)
+}
+
+// launch starts one of our programs, with what makes its hours pass quickly.
+func (o *observed) launch(name string, env ...string) *exec.Cmd {
+	o.t.Helper()
+	dir, err := built()
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(dir, name))
+	if name == "replayer" {
+		cmd.Args = append(cmd.Args, "run")
+	}
+	cmd.Env = append(append(os.Environ(), "FMP_API_KEY=fmp-key-0123456789", "FMP_BASE_URL="+o.upstream.URL()+"/api/v3",
+		"FMP_REQUESTS_PER_MINUTE=6000", "FMP_BANDWIDTH_LIMIT_GB=1", "FETCH_CIRCUIT_OPEN_SECONDS=0.5", "FETCH_RETRY_BASE_SECONDS=0.2",
+		"FETCH_SYNC=interval", "FETCH_GATEWAY=off"), env...)
+	var logs strings.Builder
+	cmd.Stderr = &logs
+	if err := cmd.Start(); err != nil {
+		o.t.Fatal(err)
+	}
+	o.t.Cleanup(func() {
+		end(cmd)
+		if o.t.Failed() {
+			o.t.Log(logs.String())
+		}
+	})
+	return cmd
+}
+
+// watching is a Prometheus with the shipped alerts, and nothing to scrape yet.
+func watching(t *testing.T) *observed {
 	t.Helper()
 	upstream, err := providertest.Listen()
 	if err != nil {
@@ -105,33 +160,6 @@ func observe(t *testing.T) *observed {
 	}
 	o.now = o.start
 	o.group = alerts(t, &rules.ManagerOptions{QueryFunc: rules.EngineQueryFunc(o.engine, o.store), AppendableV2: o.store}, step)
-
-	dir, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
-	nats, listen := freeAddr(t), freeAddr(t)
-	o.url = "http://" + listen
-	o.worker = exec.Command(filepath.Join(dir, "worker"))
-	o.worker.Env = append(os.Environ(), "FMP_API_KEY=fmp-key-0123456789", "FMP_BASE_URL="+upstream.URL()+"/api/v3",
-		"FMP_REQUESTS_PER_MINUTE=6000", "FMP_BANDWIDTH_LIMIT_GB=1", "FETCH_CIRCUIT_OPEN_SECONDS=0.5", "FETCH_RETRY_BASE_SECONDS=0.2",
-		"FETCH_SYNC=interval", "FETCH_GATEWAY=off", "FETCH_DATA_DIR="+t.TempDir(), "FETCH_NATS_ADDR="+nats, "FETCH_HTTP_ADDR="+listen)
-	var logs strings.Builder
-	o.worker.Stderr = &logs
-	if err := o.worker.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		o.kill()
-		if t.Failed() {
-			t.Log(logs.String())
-		}
-	})
-	awaitReady(t, listen)
-	if o.client, err = fetchworker.Connect("nats://"+nats, "alice"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(o.client.Close)
 	return o
 }
 
@@ -151,10 +179,13 @@ func awaitReady(t testing.TB, listen string) {
 	}
 }
 
-func (o *observed) kill() {
-	if o.worker.ProcessState == nil {
-		_ = o.worker.Process.Signal(syscall.SIGTERM)
-		_ = o.worker.Wait()
+func (o *observed) kill() { end(o.worker) }
+
+// end stops a program, if it still runs.
+func end(cmd *exec.Cmd) {
+	if cmd.ProcessState == nil {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
 	}
 }
 
@@ -173,7 +204,7 @@ func (o *observed) live(what string, intervals int) {
 // requests asks for new things, for something that is cached, for something
 // that may be stale, and for what the provider fails and refuses.
 func (o *observed) requests() {
-	if o.worker.ProcessState != nil {
+	if o.quiet || o.worker.ProcessState != nil {
 		return
 	}
 	o.asked++
@@ -215,21 +246,20 @@ func answerAnything(r *http.Request) *providertest.Step {
 	return &step
 }
 
-// scrape stores what the worker tells, as Prometheus does: with up, and with
+// scrape stores what each process tells, as Prometheus does: with up, and with
 // nothing else if it does not answer.
 func (o *observed) scrape() {
 	at := model.TimeFromUnixNano(o.now.UnixNano())
-	up := model.SampleValue(0)
 	appender := o.store.Appender(o.t.Context())
 	gone := o.last
 	o.last = map[uint64]labels.Labels{}
-	add := func(m model.Metric, v model.SampleValue) {
+	add := func(from target, m model.Metric, v model.SampleValue) {
 		b := labels.NewBuilder(labels.EmptyLabels())
 		for name, value := range m {
 			b.Set(string(name), string(value))
 		}
-		b.Set("job", "worker")
-		b.Set("instance", "w-1")
+		b.Set("job", from.job)
+		b.Set("instance", from.instance)
 		l := b.Labels()
 		o.last[l.Hash()] = l
 		delete(gone, l.Hash())
@@ -237,23 +267,26 @@ func (o *observed) scrape() {
 			o.t.Fatal(err)
 		}
 	}
-	if res, err := http.Get(o.url + "/metrics"); err == nil {
-		defer res.Body.Close()
-		decoder := &expfmt.SampleDecoder{Dec: expfmt.NewDecoder(res.Body, expfmt.ResponseFormat(res.Header)), Opts: &expfmt.DecodeOptions{Timestamp: at}}
-		for {
-			var samples model.Vector
-			if err := decoder.Decode(&samples); err == io.EOF {
-				break
-			} else if err != nil {
-				o.t.Fatal(err)
+	for _, from := range o.targets {
+		up := model.SampleValue(0)
+		if res, err := http.Get(from.url + "/metrics"); err == nil {
+			decoder := &expfmt.SampleDecoder{Dec: expfmt.NewDecoder(res.Body, expfmt.ResponseFormat(res.Header)), Opts: &expfmt.DecodeOptions{Timestamp: at}}
+			for {
+				var samples model.Vector
+				if err := decoder.Decode(&samples); err == io.EOF {
+					break
+				} else if err != nil {
+					o.t.Fatal(err)
+				}
+				for _, s := range samples {
+					add(from, s.Metric, s.Value)
+				}
 			}
-			for _, s := range samples {
-				add(s.Metric, s.Value)
-			}
+			res.Body.Close()
+			up = 1
 		}
-		up = 1
+		add(from, model.Metric{"__name__": "up"}, up)
 	}
-	add(model.Metric{"__name__": "up"}, up)
 	for _, l := range gone { // what is not told any more ends here, not five minutes later
 		if _, err := appender.Append(0, l, int64(at), math.Float64frombits(value.StaleNaN)); err != nil {
 			o.t.Fatal(err)
