@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/providers/providertest"
 
+	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
@@ -30,6 +32,7 @@ type receiver struct {
 	mu    sync.Mutex
 	spans []*otlp.Span
 	raw   bytes.Buffer // everything that came, to search it for secrets
+	wrong int          // batches that were none
 }
 
 func newReceiver(t *testing.T) *receiver {
@@ -43,6 +46,9 @@ func newReceiver(t *testing.T) *receiver {
 		content, err := io.ReadAll(body)
 		var m collector.ExportTraceServiceRequest
 		if err != nil || proto.Unmarshal(content, &m) != nil {
+			r.mu.Lock()
+			r.wrong++
+			r.mu.Unlock()
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
@@ -194,5 +200,92 @@ ask
 	}
 	if strings.Contains(logs.String(), key) {
 		t.Error("the key is in the log")
+	}
+}
+
+// TestOddBytesCostNobodyTheirTrace has agents send what is no UTF-8 wherever
+// bytes can be: the spans of those who ask well, in the same batch, arrive.
+func TestOddBytesCostNobodyTheirTrace(t *testing.T) {
+	spans := newReceiver(t)
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", spans.URL)
+	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "700")
+	upstream, err := providertest.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer upstream.Close()
+	upstream.Fallback = func(*http.Request) *providertest.Step {
+		step := providertest.JSON(http.StatusOK, "[{\"price\":1,\"name\":\"\xff\xfe\"}]")
+		return &step
+	}
+	env := map[string]string{
+		"FMP_API_KEY": "fmp-key-0123456789", "FMP_BASE_URL": upstream.URL() + "/api/v3", "FMP_REQUESTS_PER_MINUTE": "0",
+		"FETCH_NATS_ADDR": "127.0.0.1:0", "FETCH_HTTP_ADDR": "127.0.0.1:0", "FETCH_DATA_DIR": t.TempDir(), "FETCH_SYNC": "interval", "FETCH_GATEWAY": "off",
+		"OTEL_EXPORTER_OTLP_ENDPOINT": spans.URL,
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var logs bytes.Buffer
+	urls, done := make(chan string, 1), make(chan error, 1)
+	go func() {
+		done <- serve(ctx, func(name string) string { return env[name] }, &logs, &hooks{ready: func(_, url string) { urls <- url }})
+	}()
+	nc, err := nats.Connect(<-urls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	send := func(subject, body string, headers ...string) {
+		t.Helper()
+		m := nats.NewMsg(subject)
+		m.Data = []byte(body)
+		for i := 0; i < len(headers); i += 2 {
+			m.Header[headers[i]] = []string{headers[i+1]}
+		}
+		if _, err := nc.RequestMsg(m, 5*time.Second); err != nil {
+			t.Fatalf("%q: %v", subject, err)
+		}
+	}
+	const odd = "\xff\xc0\xed\xa0\x80"
+	send("fetch.request.fmp.interactive.quote"+odd+".alice", `{"params":{"symbol":"A"}}`)
+	send("fetch.request.fmp.interactive.quote.al"+odd, `{"params":{"symbol":"A"}}`)
+	send("fetch.request.fmp.int"+odd+".quote.alice", `{"params":{"symbol":"A"}}`)
+	send("fetch.request.f"+odd+".interactive.quote.alice", `{"params":{"symbol":"A"}}`)
+	send("fetch.request.fmp.interactive.quote.alice", `{"id":"`+odd+`","params":{"symbol":"A"}}`)
+	send("fetch.request.fmp.interactive.quote.alice", `{"params":{"symbol":"`+odd+`"}}`)
+	send("fetch.request.fmp.interactive.quote.alice", `{"params":{"`+odd+`":"A"}}`)
+	send("fetch.request.fmp.interactive.quote.alice", `{"reply_to":"`+odd+`","params":{"symbol":"A"}}`)
+	send("fetch.request.fmp.interactive.quote.alice", odd)
+	send("fetch.request.fmp.interactive.get.alice", `{"params":{"path":"/`+odd+`"}}`)
+	send("fetch.request.fmp.interactive.quote.alice", `{"params":{"symbol":"B"}}`, "traceparent", odd, "tracestate", odd, "Nats-Msg-Id", odd)
+	client, err := fetchworker.NewClient(nc, "bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	const good = 5
+	for i := range good {
+		waiting, cancel := context.WithTimeout(ctx, 20*time.Second)
+		if _, err := client.Fetch(waiting, fetchworker.Request{Provider: "fmp", Operation: "quote", ID: fmt.Sprint("good-", i), Params: []byte(`{"symbol":"AAPL"}`)}); err != nil {
+			t.Error(err)
+		}
+		cancel()
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	spans.mu.Lock()
+	defer spans.mu.Unlock()
+	seen := map[string]bool{}
+	for _, s := range spans.spans {
+		if id := attributeOf(s, "fetch.request_id"); strings.HasPrefix(id, "good-") {
+			seen[id] = true
+		}
+	}
+	if len(seen) != good || spans.wrong > 0 {
+		t.Errorf("%d of %d traces came, %d batches were refused", len(seen), good, spans.wrong)
+	}
+	if line := "invalid UTF-8"; strings.Contains(logs.String(), line) {
+		t.Errorf("spans are lost: %s", logs.String()[strings.Index(logs.String(), line):])
 	}
 }

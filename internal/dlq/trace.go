@@ -2,6 +2,7 @@ package dlq
 
 import (
 	"context"
+	"strings"
 
 	"fetchworker"
 
@@ -56,15 +57,25 @@ func (l *Letter) Trace(span trace.SpanContext) {
 	l.Traceparent, l.Tracestate = carrier[fetchworker.HeaderTraceparent], carrier[fetchworker.HeaderTracestate]
 }
 
-// Describe puts what a request is into a span.
+// Describe puts what a request is into a span, as far as it can be what it
+// should be: one attribute that is no UTF-8 makes the exporter refuse every
+// span that goes with it.
 func (l Letter) Describe(span trace.Span) {
 	if !span.IsRecording() {
 		return
 	}
+	checked := func(value string, valid func(string) bool) string {
+		if !valid(value) {
+			return ""
+		}
+		return value
+	}
+	token, id := fetchworker.ValidToken, checked(l.ID, fetchworker.ValidID)
 	span.SetAttributes(
-		semconv.MessagingMessageID(l.ID), semconv.MessagingMessageBodySize(len(l.Body)),
-		attribute.String("fetch.provider", l.Provider), attribute.String("fetch.operation", l.Operation),
-		attribute.String("fetch.agent", l.Agent), attribute.String("fetch.request_id", l.ID), attribute.String("fetch.lane", string(l.Lane)),
+		semconv.MessagingMessageID(id), semconv.MessagingMessageBodySize(len(l.Body)),
+		attribute.String("fetch.provider", checked(l.Provider, token)), attribute.String("fetch.operation", checked(l.Operation, token)),
+		attribute.String("fetch.agent", checked(l.Agent, token)), attribute.String("fetch.request_id", id),
+		attribute.String("fetch.lane", checked(string(l.Lane), token)),
 		attribute.Int("fetch.generation", l.Generation), attribute.Int("fetch.calls", l.Calls), attribute.Int("fetch.failures", l.Failures),
 	)
 }
@@ -91,10 +102,15 @@ func (r *Replayer) trace(ctx context.Context, l *held, a act) (context.Context, 
 	span.SetAttributes(attribute.String("fetch.error_class", string(l.Class)))
 	return ctx, func(err error) {
 		if err != nil {
-			span.SetStatus(codes.Error, err.Error())
+			Failed(span, err)
 		}
 		span.End()
 	}
+}
+
+// Failed puts an error into a span: its text may quote what an agent sent.
+func Failed(span trace.Span, err error) {
+	span.SetStatus(codes.Error, strings.ToValidUTF8(err.Error(), "\uFFFD"))
 }
 
 // name is what an act is called in traces, and the stream that it writes to.

@@ -58,7 +58,7 @@ func (t *tracer) turn(ctx context.Context, d *delivery) (context.Context, trace.
 // ended closes a turn's span.
 func ended(span trace.Span, err error) {
 	if err != nil && span.IsRecording() {
-		span.SetStatus(codes.Error, err.Error())
+		dlq.Failed(span, err)
 	}
 	span.End()
 }
