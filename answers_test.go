@@ -121,10 +121,12 @@ func TestAnswersThatCameTooFastAreRead(t *testing.T) {
 		if first {
 			first = false
 			close(began)
-			for last, err := uint64(0), error(nil); last < many+1; { // nobody takes anything
-				if last, err = alice.LastAnswer(ctx); err != nil {
+			for last := uint64(0); last < many+1; { // nobody takes anything
+				at, err := alice.LastAnswer(ctx)
+				if err != nil {
 					t.Fatal(err)
 				}
+				last = at
 			}
 		}
 		if seen[a.Identity.ID]++; len(seen) == many+1 {
@@ -152,7 +154,7 @@ func TestFollowersAreEndedByClose(t *testing.T) {
 	alice.Close()
 	select {
 	case <-f.done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(5 * time.Second): //nolint:forbidigo // it has no context
 		t.Fatal("it goes on")
 	}
 	if !errors.Is(f.err, fetchworker.ErrClosed) {

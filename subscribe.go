@@ -91,7 +91,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, f ResultFilter, handle func(
 	return s.consume(ctx, StreamResults, subject, f.Since, func(ctx context.Context, m *nats.Msg) error {
 		a, err := DecodeAnswer(m.Subject, m.Header, m.Data)
 		if err != nil || f.Final && !a.Final || len(f.Status) > 0 && !slices.Contains(f.Status, a.Status) {
-			return nil //nolint:nilerr // what nobody can read is of no use a second time either
+			return nil // what nobody can read is of no use a second time either
 		}
 		leave, err := room.take(ctx, &a) // until it is handled
 		if err != nil {
@@ -139,7 +139,7 @@ func (s *Subscriber) Events(ctx context.Context, f EventFilter, handle func(cont
 		var e Event
 		tokens := strings.Split(m.Subject, ".")
 		if json.Unmarshal(m.Data, &e) != nil || len(tokens) != 4 {
-			return nil //nolint:nilerr // what nobody can read is of no use a second time either
+			return nil // what nobody can read is of no use a second time either
 		}
 		e.Kind, e.Provider = tokens[2], tokens[3]
 		return handle(ctx, e)

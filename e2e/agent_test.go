@@ -38,7 +38,7 @@ func TestAnAgentsThousandQuotesSurviveRestarts(t *testing.T) {
 		if counted["ok"] != n {
 			t.Errorf("%d quotes asked for, answered %v", n, counted)
 		}
-	case <-time.After(3 * time.Minute):
+	case <-time.After(3 * time.Minute): //nolint:forbidigo // the test has no other end
 		t.Fatal("there are answers missing after three minutes")
 	}
 }
@@ -99,7 +99,10 @@ func TestAListThatIsKilledHalfwayGoesOn(t *testing.T) {
 	after := written()
 	ids := map[string]int{}
 	for _, line := range after {
-		var a struct{ ID, Status string }
+		var a struct {
+			ID     string `json:"id"`
+			Status string `json:"status"`
+		}
 		if err := json.Unmarshal(line, &a); err != nil || a.Status != "ok" {
 			t.Fatalf("%s: %v", line, err)
 		}

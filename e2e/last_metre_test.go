@@ -29,12 +29,12 @@ func TestNoFetchWaitsForItsAnswerOnACluster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer nc.Close()
+		t.Cleanup(nc.Close)
 		c, err := fetchworker.NewClient(nc, "alice")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(c.Close)
 		clients = append(clients, c)
 	}
 	if _, err := clients[0].Fetch(t.Context(), fetchworker.Request{Provider: "fmp", Operation: "quote", Params: params("fmp", "FIRST")}); err != nil {

@@ -164,7 +164,8 @@ func files(t *testing.T, p *process) int {
 // scraped is a gauge of a process's metrics.
 func scraped(t *testing.T, addr, name string) int {
 	t.Helper()
-	res, err := http.Get("http://" + addr + "/metrics")
+	client := http.Client{Timeout: 5 * time.Second}
+	res, err := client.Get("http://" + addr + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

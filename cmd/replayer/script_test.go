@@ -285,7 +285,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 		stream, err := s.JS.Stream(context.Background(), args[0])
 		ts.Check(err)
 		config := stream.CachedInfo().Config
-		config.MaxBytes = int64(stream.CachedInfo().State.Bytes) //nolint:gosec // small
+		config.MaxBytes = int64(stream.CachedInfo().State.Bytes) // small
 		_, err = s.JS.UpdateStream(context.Background(), config)
 		ts.Check(err)
 	},

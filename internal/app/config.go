@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"fetchworker/internal/broker"
-	"fetchworker/internal/providers/call"
+	"fetchworker/internal/memory"
 )
 
 // Config is everything that the environment decides about a daemon, but for
@@ -64,7 +64,7 @@ func Load(getenv func(string) string) (Config, error) {
 		HTTPAddr:        r.text("FETCH_HTTP_ADDR", "127.0.0.1:8080"),
 		Concurrency:     r.whole("FETCH_CONCURRENCY", 16, 1, 10_000),
 		ResultAge:       r.duration("FETCH_RESULT_AGE", broker.StandardResultAge),
-		BodyMemory:      r.size("FETCH_BODY_MEMORY", bodyMemory(), call.MaxBody),
+		BodyMemory:      r.size("FETCH_BODY_MEMORY", bodyMemory(), memory.MaxBody),
 		AgentBacklog:    r.whole("FETCH_AGENT_BACKLOG", broker.StandardAgentBacklog, 1, 10_000_000),
 		MaxLife:         r.duration("FETCH_MAX_LIFE", 72*time.Hour),
 		CircuitOpen:     r.seconds("FETCH_CIRCUIT_OPEN_SECONDS", 60),

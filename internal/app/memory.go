@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"fetchworker/internal/providers/call"
+	"fetchworker/internal/memory"
 )
 
 const (
@@ -40,13 +40,13 @@ func bodyMemory() int64 {
 	if limit == math.MaxInt64 {
 		limit = memoryLimit
 	}
-	return max(limit/bodyShare, call.MaxBody)
+	return max(limit/bodyShare, memory.MaxBody)
 }
 
 // cgroupLimit is the memory that the process's cgroup allows, in bytes; 0 is no
 // limit, or none that can be read. root is where the files are.
 func cgroupLimit(root string) int64 {
-	groups, _ := os.ReadFile(filepath.Join(root, "proc/self/cgroup")) // none: another system
+	groups, _ := os.ReadFile(filepath.Join(root, "proc/self/cgroup")) //nolint:gosec // the kernel's; none: another system
 	least := int64(0)
 	for line := range strings.Lines(string(groups)) {
 		_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
@@ -60,7 +60,7 @@ func cgroupLimit(root string) int64 {
 		}
 		// A group above may allow less; in a container its own is the root.
 		for ; ; path = filepath.Dir(path) {
-			text, _ := os.ReadFile(filepath.Join(folder, path, file))
+			text, _ := os.ReadFile(filepath.Join(folder, path, file)) //nolint:gosec // the kernel's
 			n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 			if err == nil && n > 0 && n < 1<<50 && (least == 0 || n < least) {
 				least = n

@@ -167,11 +167,11 @@ func TestConsumersAreMadeWhereTheyAreMissing(t *testing.T) {
 	var group sync.WaitGroup
 	for range 8 {
 		group.Go(func() {
-			since, new, err := broker.MakeConsumer(t.Context(), b.JS, config)
+			since, created, err := broker.MakeConsumer(t.Context(), b.JS, config)
 			if err != nil || time.Since(since) > time.Minute {
 				t.Error(since, err)
 			}
-			if new {
+			if created {
 				made.Add(1)
 			}
 		})
@@ -180,8 +180,8 @@ func TestConsumersAreMadeWhereTheyAreMissing(t *testing.T) {
 	if made.Load() < 1 {
 		t.Error("nobody made it")
 	}
-	first, new, err := broker.MakeConsumer(t.Context(), b.JS, config)
-	if err != nil || new {
+	first, created, err := broker.MakeConsumer(t.Context(), b.JS, config)
+	if err != nil || created {
 		t.Error("it was made twice", err)
 	}
 	earlier := config

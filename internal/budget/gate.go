@@ -306,7 +306,7 @@ func (g *Gate) pump(now store.Reading) {
 	grants, wake := g.planner.Serve(now.At, now.U)
 	g.reach()
 	for _, gr := range grants {
-		gr.Turn.Wakes = now.Wakes
+		gr.Wakes = now.Wakes
 		gr.End(gr.Turn, nil)
 	}
 	// While a claim is on its way nobody is sent away: the watch may show it as

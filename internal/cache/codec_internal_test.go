@@ -2,7 +2,6 @@ package cache
 
 import (
 	"bytes"
-	"context"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -36,7 +35,7 @@ func TestLargeBodiesAreCodedWithinTheirRoom(t *testing.T) {
 	for name, value := range map[string][]byte{"ours": value, "an earlier version's": c.zip.EncodeAll(body, []byte("\x02{}"))} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		e, err := c.decode(context.Background(), value, waits)
+		e, err := c.decode(t.Context(), value, waits)
 		runtime.ReadMemStats(&after)
 		if err != nil || !bytes.Equal(e.Body, body) {
 			t.Fatalf("%s: %v", name, err)

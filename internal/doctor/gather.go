@@ -55,7 +55,7 @@ func Gather(ctx context.Context, d *operate.Desk, f *operate.Fleet, o operate.Ov
 			}
 		}
 		if s.Letters > 0 {
-			facts.Classes[p] = map[fetchworker.Class]int{}
+			facts.Classes[p] = make(map[fetchworker.Class]int)
 			if err := head(ctx, d, fetchworker.StreamDLQ, p, func(l dlq.Letter) { facts.Classes[p][l.Class]++ }); err != nil {
 				return facts, err
 			}
@@ -91,7 +91,7 @@ func stores(ctx context.Context, js jetstream.JetStream) ([]Store, error) {
 		}
 		info := stream.CachedInfo()
 		if info.Config.MaxBytes > 0 && info.Config.Discard == jetstream.DiscardNew {
-			found = append(found, Store{short, int64(min(info.State.Bytes, 1<<62)), info.Config.MaxBytes}) //nolint:gosec // bounded
+			found = append(found, Store{short, int64(min(info.State.Bytes, 1<<62)), info.Config.MaxBytes}) // bounded
 		}
 	}
 	return found, nil

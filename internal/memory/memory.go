@@ -21,6 +21,9 @@ import (
 // Small is how long a body may be to take its memory without asking, in bytes.
 const Small = 1 << 20
 
+// MaxBody is the longest body that is read at all, in bytes, unpacked.
+const MaxBody = 64 << 20
+
 // Budget is the memory that large bodies may take, all together. It is safe
 // for concurrent use. A nil one bounds nothing.
 type Budget struct {
@@ -92,7 +95,7 @@ func (b *Budget) Reserve(ctx context.Context, bytes int64) (*Room, error) {
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
-		case <-time.After(roomLooks):
+		case <-time.After(roomLooks): //nolint:forbidigo // beside ctx
 		}
 	}
 	return &Room{b, bytes}, nil

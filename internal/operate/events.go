@@ -77,8 +77,8 @@ func (e Event) Says() string {
 	}
 	var d struct {
 		State, Operation, Agent, Why, Sent, Month, Limits, By, Reason, Action, Code, Error, ID string
-		Until                                                                                 time.Time
-		Percent, Strikes                                                                      int
+		Until                                                                                  time.Time
+		Percent, Strikes                                                                       int
 	}
 	if json.Unmarshal(e.Data, &d) != nil {
 		return string(e.Data)

@@ -43,7 +43,7 @@ func (f *Fleet) sample(ctx context.Context, s *Status, subject string, now time.
 	waiting, read := 0, 0
 	until := time.Now().Add(sampleTime)
 	for places := 0; read < lettersSampled && (places < placesLeast || time.Now().Before(until)) && places < lettersSampled; places++ {
-		from := state.FirstSeq + rand.Uint64N(span)
+		from := state.FirstSeq + rand.Uint64N(span) //nolint:gosec // a sample
 		letters, err := f.place(ctx, subject, from, common)
 		if err != nil {
 			return err

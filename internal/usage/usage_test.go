@@ -52,7 +52,7 @@ func (d *deaf) Read(p []byte) (int, error) {
 type dialer struct{ lose *atomic.Int32 }
 
 func (d dialer) Dial(network, address string) (net.Conn, error) {
-	c, err := new(net.Dialer).Dial(network, address) //nolint:noctx // as the client asks for it
+	c, err := new(net.Dialer).Dial(network, address) // as the client asks for it
 	return &deaf{Conn: c, lose: d.lose}, err
 }
 
@@ -113,7 +113,7 @@ func TestSumsAreWrittenWithinASecondAndAtTheStop(t *testing.T) {
 		b := brokertest.StartIn(t, dir, "")
 		defer b.Stop()
 		book := usage.NewBook(b.JS, zap.NewNop())
-		ctx, stop := context.WithCancel(context.Background())
+		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { book.Run(ctx); close(done) }()
 		for range 1000 {

@@ -14,7 +14,7 @@ import (
 )
 
 // MaxBody is the longest decoded body that is an answer, in bytes: 64 MiB.
-const MaxBody = 64 << 20
+const MaxBody = memory.MaxBody
 
 // maxErrorBody is what is read of the body of an error: it is shown to
 // people, and a few KiB of it decide what it is.

@@ -37,7 +37,7 @@ func sendLarge(form string) http.HandlerFunc {
 			w.Header().Set("Content-Length", fmt.Sprint(len(large)))
 			_, _ = io.WriteString(w, large)
 		case "of no told length":
-			w.(http.Flusher).Flush()
+			_ = http.NewResponseController(w).Flush()
 			_, _ = io.WriteString(w, large)
 		case "packed to little":
 			w.Header().Set("Content-Encoding", "gzip")
