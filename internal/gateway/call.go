@@ -41,6 +41,7 @@ func (g *Gateway) routes() http.Handler {
 	handle("GET", "/v1/answers", g.events)
 	handle("GET", "/v1/providers", g.providers)
 	handle("GET", "/v1/limits", g.limits)
+	handle("GET", "/openapi.json", g.openAPI)
 	handle("POST", "/mcp", g.mcp())
 	mux.Handle("/", g.handle("", nil))
 	for path, allow := range map[string]string{
@@ -49,6 +50,7 @@ func (g *Gateway) routes() http.Handler {
 		"/v1/answers":   "GET, HEAD",
 		"/v1/providers": "GET, HEAD",
 		"/v1/limits":    "GET, HEAD",
+		"/openapi.json": "GET, HEAD",
 		"/mcp":          "POST",
 	} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
@@ -73,6 +75,7 @@ const home = `fetchworker: ask for a fetch, get one answer, inside every quota.
   GET  /v1/answers                                      your answers as they come (server-sent events)
   GET  /v1/providers                                    what can be asked
   GET  /v1/limits                                       what is left, and when more comes
+  GET  /openapi.json                                    all of it, for generators of clients
   POST /mcp                                             tools for language models
 `
 

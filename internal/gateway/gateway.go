@@ -42,6 +42,7 @@ type Gateway struct {
 	lately    *lately
 	metrics   *metrics
 	handler   http.Handler
+	api       cachedAPI
 	streams   streams
 	reading   chan struct{} // who reads the store for a stream
 
