@@ -22,6 +22,9 @@ func tell(h http.Header, a fetchworker.Answer) {
 			h[name] = values
 		}
 	}
+	if a.Problem != nil {
+		h.Del(fetchworker.HeaderSHA256) // of the problem as it is stored, under another status
+	}
 }
 
 // answer answers with a final answer: the provider's bytes, or the problem. It
