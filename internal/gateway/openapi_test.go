@@ -14,7 +14,9 @@ import (
 // standard has nothing against it.
 func TestTheDescriptionIsOpenAPI(t *testing.T) {
 	r := newRig(t, nil)
-	set, err := providers.Load(func(name string) string { return map[string]string{"FETCH_CATALOG": "../../examples/catalog.yaml"}[name] })
+	set, err := providers.Load(func(name string) string {
+		return map[string]string{"FETCH_CATALOG": "../../examples/catalog.yaml"}[name]
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
