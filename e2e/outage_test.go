@@ -124,10 +124,16 @@ func (f *fleet) workThrough(requests int, disturb func()) {
 }
 
 // leader is the server that leads the requests' stream.
-func (f *fleet) leader(servers []*natsServer) (leader *natsServer) {
+func (f *fleet) leader(servers []*natsServer) *natsServer {
+	f.t.Helper()
+	return f.leaderOf(fetchworker.StreamRequests, servers)
+}
+
+// leaderOf is the server that leads a stream.
+func (f *fleet) leaderOf(stream string, servers []*natsServer) (leader *natsServer) {
 	f.t.Helper()
 	until(f.t, time.Minute, "the stream has a leader", func() bool {
-		s, err := f.js.Stream(f.t.Context(), fetchworker.StreamRequests)
+		s, err := f.js.Stream(f.t.Context(), stream)
 		if err != nil {
 			return false
 		}

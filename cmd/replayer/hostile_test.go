@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -25,8 +26,8 @@ import (
 )
 
 // FuzzWhatOthersWrote stores any bytes as subjects, headers and bodies of every
-// stream that is read here, and runs the sweeper, the replayer and every
-// command over them: nothing panics, nothing stops, and nothing that a
+// stream that is read here, and runs a worker, the sweeper, the replayer and
+// every command over them: nothing panics, nothing stops, and nothing that a
 // terminal obeys comes out.
 func FuzzWhatOthersWrote(f *testing.F) {
 	for _, odd := range []string{
@@ -41,7 +42,7 @@ func FuzzWhatOthersWrote(f *testing.F) {
 	f.Fuzz(func(t *testing.T, token, header, text string, body []byte) { h.try(t, token, header, text, body) })
 }
 
-// hostile is a server with a sweeper and a replayer over it.
+// hostile is a server with a worker, a sweeper and a replayer over it.
 type hostile struct {
 	*brokertest.Broker
 	log   *record.Log
@@ -60,10 +61,14 @@ func newHostile(f *testing.F, b *brokertest.Broker) *hostile {
 	replayer := dlq.NewReplayer(b.JS, log, board, dlq.Config{
 		Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer, Retries: 3, MaxLife: time.Hour, Logger: zap.NewNop(),
 	})
+	endWorker := hostileWorker(f, b)
 	ended := make(chan error, 2)
 	go func() { ended <- sweeper.Run(ctx) }()
 	go func() { ended <- replayer.Run(ctx) }()
 	f.Cleanup(func() {
+		if err := endWorker(); err != nil {
+			f.Error(err)
+		}
 		stop()
 		for range 2 {
 			if err := <-ended; err != nil {
@@ -112,6 +117,22 @@ func (h *hostile) try(t *testing.T, token, header, text string, body []byte) {
 	put("fetch.review."+token+".quote.alice.q-1", letter...)
 	put("fetch.request."+token+".batch.quote.alice", fetchworker.HeaderTraceparent, nats.MsgIdHdr)
 	put("fetch.request.fmp." + token + ".quote.alice")
+	put("fetch.request.fmp.batch.quote.alice", fetchworker.HeaderTraceparent, fetchworker.HeaderTracestate, nats.MsgIdHdr)
+	put("fetch.request.fmp.batch."+token+".alice", fetchworker.HeaderTraceparent)
+	put("fetch.request.fmp.interactive.quote."+token, fetchworker.HeaderTracestate)
+	put("fetch.replay.fmp.batch.quote.alice.r-1", letter...)
+	for i := range letter {
+		put("fetch.replay.fmp.batch.quote.alice.r-"+string(rune('a'+i)), letter[i])
+	}
+	whole := body
+	for _, key := range []string{"id", "symbol", "reply_to", "ttl", "deadline", "max_age", "use", "path"} {
+		quoted, _ := json.Marshal(text) // a text can be written
+		body = fmt.Appendf(nil, `{%q:%s,"params":{%q:%s}}`, key, quoted, key, quoted)
+		put("fetch.request.fmp.batch.quote.alice")
+		body = fmt.Appendf(nil, `{%q:"%s","params":{%q:"%s"}}`, key, text, key, text)
+		put("fetch.request.fmp.batch.get.alice")
+	}
+	body = whole
 	put("fetch.request.nobody.batch." + token + ".alice")
 	put("fetch.put.fmp.quote."+token+".q-1", fetchworker.HeaderStatus, fetchworker.HeaderFinal, fetchworker.HeaderGeneration)
 	put("fetch.event.budget.fmp")
@@ -181,7 +202,8 @@ func obeyed(r rune) bool {
 	return r != '\n' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029')
 }
 
-// stillWorks looks whether sweeper and replayer still do what they are for.
+// stillWorks looks whether worker, sweeper and replayer still do what they are
+// for.
 func (h *hostile) stillWorks(t *testing.T) {
 	t.Helper()
 	id := fetchworker.Identity{Provider: "nobody", Operation: "quote", Agent: "bob", ID: fetchworker.NewID()}
@@ -194,7 +216,11 @@ func (h *hostile) stillWorks(t *testing.T) {
 	if err := dlq.Put(t.Context(), h.log, late); err != nil {
 		t.Fatal(err)
 	}
-	for _, i := range []fetchworker.Identity{id, late.Identity} {
+	asked := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "carol", ID: fetchworker.NewID()}
+	if _, err := h.JS.Publish(t.Context(), fetchworker.RequestSubject("fmp", "interactive", "quote", "carol"), []byte(`{"id":"`+asked.ID+`","params":{"symbol":"AAPL"}}`)); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []fetchworker.Identity{id, late.Identity, asked} {
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 			if _, err := h.log.Last(t.Context(), fetchworker.StreamResults, fetchworker.ResultSubject(i)); err == nil {
 				break
