@@ -184,6 +184,10 @@ func (p *Planner) Won(w *Write, rev uint64, now ledger.Instant) {
 	slices.SortStableFunc(p.held, func(a, b held) int { return int(a.From - b.From) })
 }
 
+// mostSpacing is the longest between permits of a block: in a window of a day a
+// tick takes minutes, and nobody waits so long for what is in hand already.
+const mostSpacing = time.Second
+
 // inHandBlock adds what spaces the permits of a block: up to 10 % of the
 // spacing as jitter, never early, and for the patient classes one after the
 // other instead of all at once.
@@ -196,11 +200,13 @@ func (p *Planner) inHandBlock(b ledger.Block, trial bool) held {
 	for _, s := range p.shapes[1:] {
 		tick, gap = min(tick, s.Tick), max(gap, s.Gap)
 	}
-	spacing := min(gap, tick)
+	// Windows of others may leave a permit less time than ours.
+	tick = min(tick, b.Until.Sub(b.From))
+	spacing := min(gap, tick, mostSpacing)
 	if b.Class >= ledger.Replay && b.N > 1 {
 		// No wider than the limit itself asks for: a block is no larger than
 		// what this worker can call at once, and there may be many in a tick.
-		spacing = min(gap, tick*9/10/time.Duration(b.N))
+		spacing = min(gap, tick*9/10/time.Duration(b.N), mostSpacing)
 		h.pace = rate.NewLimiter(rate.Every(spacing), 1)
 	}
 	h.ready = b.From.Add(time.Duration(p.rng.Float64() * float64(spacing) / 10))
