@@ -63,6 +63,7 @@ func TestImportsPointDown(t *testing.T) {
 		{pkg: layer("browse"), deny: []string{internal, natsServer}, but: []string{layer("dlq"), layer("answer"), layer("record"), layer("budget"), layer("wait"), layer("cancel")}},
 		{pkg: layer("operate"), deny: []string{layer("fetch"), layer("providers"), layer("app")}},
 		{pkg: layer("doctor"), deny: []string{layer("fetch"), layer("providers"), layer("app")}},
+		{pkg: layer("page"), deny: []string{layer("fetch"), layer("providers"), layer("app")}},
 		{pkg: layer("fetch"), deny: []string{layer("broker"), layer("app"), natsServer}},
 		{pkg: layer("intake"), deny: []string{internal, natsServer}, but: []string{layer("wait")}},
 		{pkg: layer("cache"), deny: []string{internal, natsServer}, but: []string{layer("record"), layer("wait"), layer("providers"), layer("budget/ledger"), layer("nearest"), layer("memory")}},

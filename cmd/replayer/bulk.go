@@ -176,7 +176,7 @@ func (b *bulk) warn(ctx context.Context, plan operate.Plan) error {
 		return err
 	}
 	for _, h := range holds {
-		words := wordsOf(h, b.l.Now())
+		words := h.Words(b.l.Now())
 		if h.Stops && b.task.Action == operate.ActReplay && !b.pace.dryRun {
 			return failed("wait for it; or choose others with --provider; replayer status shows what is open", "%s refused: %s", b.verb, words)
 		}
@@ -228,7 +228,7 @@ func (b *bulk) explain(err error) error {
 	case errors.As(err, &canary):
 		return failed("look at what failed with replayer list and replayer review list; the rest was not touched", "%w", canary)
 	case errors.As(err, &hold):
-		return failed("nothing is lost: run it again when replayer status shows the provider open", "stopped: %s", wordsOf(hold.Hold, b.l.Now()))
+		return failed("nothing is lost: run it again when replayer status shows the provider open", "stopped: %s", hold.Hold.Words(b.l.Now()))
 	}
 	return err
 }

@@ -73,7 +73,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 nothing matched.`,
 	f.StringVarP(&c.output, "output", "o", "", "`form`: table, ndjson (as --json) or json, one array")
 	f.BoolVar(&c.noColor, "no-color", false, "no colours on a terminal (or set NO_COLOR)")
 	root.AddCommand(c.cmdRun(), c.cmdStatus(), c.cmdList(), c.cmdShow(), c.cmdReplay(), c.cmdCancel(),
-		c.cmdPause(), c.cmdResume(), c.cmdLimit(), c.cmdRetire(), c.cmdReview(), c.cmdAudit(), c.cmdUsage(), c.cmdDoctor(), c.cmdEvents(), c.cmdMan())
+		c.cmdPause(), c.cmdResume(), c.cmdLimit(), c.cmdRetire(), c.cmdReview(), c.cmdAudit(), c.cmdUsage(), c.cmdDoctor(), c.cmdEvents(), c.cmdPage(), c.cmdMan())
 	root.PersistentPreRunE = c.form
 	completeWords(root, "output", []string{outTable, outNDJSON, outJSON})
 	c.completions(root)

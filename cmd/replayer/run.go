@@ -27,7 +27,8 @@ import (
 )
 
 func (c *cli) cmdRun() *cobra.Command {
-	return &cobra.Command{
+	var shows bool
+	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the daemon: release due letters, bury exhausted ones",
 		Long: `Run the daemon that sends due letters back to work, sends exhausted ones to
@@ -36,13 +37,16 @@ number may run, and any may be killed. It logs JSON lines on stderr and is
 configured by the same environment as a worker; SIGTERM stops it cleanly.`,
 		Example: `  NATS_URL=nats://127.0.0.1:4222 replayer run`,
 		Args:    cobra.NoArgs,
-		RunE:    c.do(func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context()) }),
+		RunE:    c.do(func(cmd *cobra.Command, _ []string) error { return c.serve(cmd, shows) }),
 	}
+	cmd.Flags().BoolVar(&shows, "page", false, "show the operators' page too, on FETCH_PAGE_ADDR; its acts need an operator's rights")
+	return cmd
 }
 
 // serve runs the daemon until ctx ends. Everything is opened in the order it
 // depends on, and closed in the reverse.
-func (c *cli) serve(ctx context.Context) (err error) {
+func (c *cli) serve(cmd *cobra.Command, shows bool) (err error) {
+	ctx := cmd.Context()
 	config, err := app.Load(c.getenv)
 	if err != nil {
 		return err
@@ -125,6 +129,14 @@ func (c *cli) serve(ctx context.Context) (err error) {
 	sweeper := sweep.New(js, log, board, sweep.Config{
 		MaxLife: config.MaxLife, Backlog: config.AgentBacklog, Logger: logger,
 	})
+	if shows && config.PageAddr != "off" {
+		shown, err := c.showPage(cmd, nc, config, logger)
+		if err != nil {
+			return err
+		}
+		closing.Push("page", shown.Close)
+		logger.Info("the operators' page is shown", zap.String("url", shown.URL()))
+	}
 	vitals.Serves(app.All(ready(js), func(context.Context) error { return replayer.Ready() }))
 	logger.Info("replayer runs", zap.String("nats", nc.ConnectedUrlRedacted()), zap.String("http", listener.Addr()))
 	group, running := errgroup.WithContext(ctx)

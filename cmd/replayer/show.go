@@ -79,7 +79,7 @@ func (c *cli) show(cmd *cobra.Command, s *selection, args []string, streams ...s
 		return err
 	}
 	defer done()
-	found, err := l.lookUp(ctx, s.filter, streams)
+	found, err := l.LookUp(ctx, s.filter, streams)
 	if err != nil {
 		return err
 	}
@@ -94,29 +94,6 @@ func (c *cli) show(cmd *cobra.Command, s *selection, args []string, streams ...s
 		return c.showOne(ctx, l, identity, records)
 	}
 	return nil
-}
-
-// lookUp finds the requests that a filter selects, with their records. A
-// request that has only an answer is found too, without records.
-func (l *link) lookUp(ctx context.Context, f browse.Filter, streams []string) (map[fetchworker.Identity][]browse.Found, error) {
-	found := map[fetchworker.Identity][]browse.Found{}
-	for _, stream := range streams {
-		edge, err := l.Edge(ctx, stream)
-		if err != nil {
-			return nil, err
-		}
-		for record, err := range l.Walk(ctx, stream, f, edge) {
-			if err != nil {
-				return nil, err
-			}
-			if stream == fetchworker.StreamResults {
-				found[record.Identity] = append([]browse.Found{}, found[record.Identity]...)
-				continue
-			}
-			found[record.Identity] = append(found[record.Identity], record)
-		}
-	}
-	return found, nil
 }
 
 // ambiguous lists the requests that an argument could mean.
@@ -196,7 +173,7 @@ func outlook(f *operate.Fleet, records []browse.Found, answer *fetchworker.Answe
 		return "it goes to review, for " + string(r.Class) + " is not retried"
 	}
 	if h, is := f.Hold(r.Provider); is && h.Stops {
-		return "refused: " + wordsOf(h, now)
+		return "refused: " + h.Words(now)
 	}
 	return join("a replayer releases it at once to "+orNobody(workerNames(f.Provider(r.Provider, now).Workers)), held(f, r.Provider, now))
 }

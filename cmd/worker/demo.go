@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wait"
 )
 
 // demoLasts is the longest a demonstration may take. It needs less than half.
@@ -22,20 +23,60 @@ var errDemoLong = errors.New("the demonstration should have ended by now")
 //
 // Only the four providers are played, from recorded answers. The rest is
 // what production runs: serve, with its queue, worker and replayer.
-func demo(ctx context.Context, stdout io.Writer) error {
-	return show(ctx, stdout, scenes)
+//
+// On a page's address it is shown there too, and goes on until it is
+// interrupted.
+func demo(ctx context.Context, stdout io.Writer, page string) error {
+	if page == "" {
+		return show(ctx, stdout, scenes)
+	}
+	return stay(ctx, stdout, scenes, page)
+}
+
+// stay is show on a page, until ctx ends.
+func stay(ctx context.Context, stdout io.Writer, scenes []scene, page string) error {
+	s, err := raise(ctx, stdout, page)
+	if err != nil {
+		return s.failed(ctx, err)
+	}
+	s.say("The operators' page shows all of this, live: %s\n\n", s.page)
+	err = s.perform(ctx, scenes)
+	if err == nil {
+		s.say("\nalice and bob go on asking. The page stays at %s until Ctrl-C.\n", s.page)
+		s.linger(ctx)
+	}
+	return errors.Join(err, s.close())
+}
+
+// linger has the agents go on asking until ctx ends.
+func (s *stage) linger(ctx context.Context) {
+	for n := 0; wait.For(ctx, time.Second) == nil; n++ {
+		agent := []string{"alice", "alice", "bob"}[n%3]
+		// One in four is not asked of the provider again.
+		r := fetchworker.Request{Provider: "fmp", Operation: "quote", Params: []byte(`{"symbol":"AAPL"}`)}
+		if n%4 != 0 {
+			r.MaxAge = new(fetchworker.Duration)
+		}
+		_, _ = s.agents[agent].Submit(ctx, r) // what is not taken is not seen
+	}
 }
 
 // show plays scenes on a stage of their own, and clears it away.
 func show(ctx context.Context, stdout io.Writer, scenes []scene) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, demoLasts, errDemoLong)
 	defer cancel()
-	s, err := raise(ctx, stdout)
+	s, err := raise(ctx, stdout, "off")
 	if err != nil {
 		return s.failed(ctx, err)
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
+	return s.perform(ctx, scenes)
+}
 
+// perform plays the scenes, checks the books and sums up.
+func (s *stage) perform(ctx context.Context, scenes []scene) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, demoLasts, errDemoLong)
+	defer cancel()
 	s.prologue()
 	for i, scene := range scenes {
 		s.say("\n%d. %s\n", i+1, scene.title)

@@ -63,10 +63,11 @@ type stage struct {
 	down     time.Time              // when polygon went off the network
 	parked   []fetchworker.Identity // what was asked of it meanwhile
 	closing  app.Stack
+	page     string // where it is shown; empty: nowhere
 }
 
 // raise builds the stage, or leaves nothing behind.
-func raise(ctx context.Context, stdout io.Writer) (s *stage, err error) {
+func raise(ctx context.Context, stdout io.Writer, page string) (s *stage, err error) {
 	s = &stage{
 		out: stdout, raised: time.Now(), log: &lastLines{most: 20}, served: make(chan error, 1),
 		upstream: map[string]*providertest.Server{}, recorded: map[string]*call.Exchange{}, agents: map[string]*fetchworker.Client{},
@@ -83,7 +84,7 @@ func raise(ctx context.Context, stdout io.Writer) (s *stage, err error) {
 	s.closing.Push("folder", func() error { return os.RemoveAll(dir) })
 
 	env := map[string]string{
-		"FETCH_DATA_DIR": dir, "FETCH_NATS_ADDR": "127.0.0.1:0", "FETCH_HTTP_ADDR": "127.0.0.1:0", "FETCH_GATEWAY": "off",
+		"FETCH_DATA_DIR": dir, "FETCH_NATS_ADDR": "127.0.0.1:0", "FETCH_HTTP_ADDR": "127.0.0.1:0", "FETCH_GATEWAY": "off", "FETCH_PAGE_ADDR": page,
 		"FETCH_RETRY_BASE_SECONDS": fmt.Sprint(demoRetryBase.Seconds()), "FETCH_CIRCUIT_OPEN_SECONDS": fmt.Sprint(demoCircuitOpen.Seconds()),
 	}
 	if err := s.play(env); err != nil { //nolint:contextcheck // what listens does so until it is closed
@@ -134,6 +135,7 @@ func (s *stage) start(ctx context.Context, env map[string]string) error {
 		s.served <- serve(serving, func(name string) string { return env[name] }, s.log, &hooks{
 			dial:  providertest.DialHosts(servers...), // and nowhere else
 			ready: func(_, natsURL string) { ready <- natsURL },
+			shown: func(url string) { s.page = url },
 		})
 		close(s.served)
 	}()

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -87,5 +90,48 @@ func TestTheDemoCanBeInterrupted(t *testing.T) {
 func TestTheDemoTakesNoArguments(t *testing.T) {
 	if err := run(t.Context(), []string{"demo", "fast"}, os.Getenv, io.Discard, io.Discard); !errors.Is(err, errUsage) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// With a page the demonstration goes on after its end, and shows it.
+func TestTheDemonstrationStaysOnItsPage(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	told, out := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		err := stay(ctx, out, []scene{scenes[0], scenes[3]}, "127.0.0.1:0")
+		_ = out.Close()
+		ended <- err
+	}()
+	url := ""
+	for lines := bufio.NewScanner(told); lines.Scan(); {
+		if found := regexp.MustCompile(`The page stays at (\S+) until`).FindStringSubmatch(lines.Text()); found != nil {
+			url = found[1]
+			break
+		}
+	}
+	go func() { _, _ = io.Copy(io.Discard, told) }()
+	client := &http.Client{Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	var body []byte
+	for range 100 {
+		answer, err := client.Get(url + "/agents")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err = io.ReadAll(answer.Body)
+		_ = answer.Body.Close()
+		if err == nil && bytes.Contains(body, []byte("alice")) && bytes.Contains(body, []byte("transient-500")) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if !bytes.Contains(body, []byte("alice")) || !bytes.Contains(body, []byte("transient-500")) {
+		t.Errorf("the page does not tell who asked and what failed: %s", body)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,12 +80,22 @@ func (c *cli) cmdServe() *cobra.Command {
 }
 
 func (c *cli) cmdDemo() *cobra.Command {
-	return &cobra.Command{
+	var page bool
+	cmd := &cobra.Command{
 		Use: "demo", Short: "Show the whole story on recorded responses", Args: cobra.NoArgs,
 		Long: `demo shows the service at work in scenes that each claim something and check it,
-on recorded responses: no key, no network, and it ends by itself.`,
-		RunE: c.do(func(ctx context.Context, _ []string) error { return demo(ctx, c.out) }),
+on recorded responses: no key, no network, and it ends by itself. With --page the
+operators' page shows it too, on FETCH_PAGE_ADDR, and it goes on until Ctrl-C.`,
+		RunE: c.do(func(ctx context.Context, _ []string) error {
+			addr := ""
+			if page {
+				addr = cmp.Or(c.getenv("FETCH_PAGE_ADDR"), "127.0.0.1:8090")
+			}
+			return demo(ctx, c.out, addr)
+		}),
 	}
+	cmd.Flags().BoolVar(&page, "page", false, "show the operators' page, and go on until Ctrl-C")
+	return cmd
 }
 
 func (c *cli) cmdApply() *cobra.Command {

@@ -43,6 +43,7 @@ type hooks struct {
 	dial   providers.DialFunc
 	record record.Hook
 	ready  func(httpAddr, natsURL string)
+	shown  func(pageURL string) // before ready
 
 	acceptLoss bool // go on with a store that holds less than it did
 }
@@ -244,6 +245,11 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		})
 		checks = append(checks, func(context.Context) error { return replayer.Ready() })
 		group.Go(func() error { return replayer.Run(running) })
+	}
+	if embedded != nil {
+		if err := showPage(ctx, nc, config, getenv, h.shown, logger, &closing); err != nil {
+			return err
+		}
 	}
 	vitals.Serves(app.All(checks...))
 	url := ""

@@ -30,6 +30,9 @@ type Config struct {
 	Replay string // FETCH_REPLAY: auto (with an embedded server), on, off
 
 	HTTPAddr    string // FETCH_HTTP_ADDR: metrics and health
+	PageAddr    string // FETCH_PAGE_ADDR: the operators' page; off serves none
+	PageToken   string // FETCH_PAGE_TOKEN: who may open it; none: whoever is on this machine
+	PageTrace   string // FETCH_PAGE_TRACE_URL: where traces are looked at, with {trace} for the id
 	Pprof       string // FETCH_PPROF: where profiles are, loopback only; "" for nowhere
 	Gateway     Gateway
 	Concurrency int   // FETCH_CONCURRENCY: calls in flight per provider
@@ -50,6 +53,9 @@ type Config struct {
 	NoColor   bool   // NO_COLOR, as no-color.org has it
 }
 
+// shortestToken is how long a token is at least, in bytes.
+const shortestToken = 16
+
 // ErrConfig is wrapped by every error about the environment.
 var ErrConfig = errors.New("configuration")
 
@@ -62,6 +68,9 @@ func Load(getenv func(string) string) (Config, error) {
 		DataDir:         r.text("FETCH_DATA_DIR", "./data"),
 		Replay:          r.oneOf("FETCH_REPLAY", "auto", "on", "off"),
 		HTTPAddr:        r.text("FETCH_HTTP_ADDR", "127.0.0.1:8080"),
+		PageAddr:        r.text("FETCH_PAGE_ADDR", "127.0.0.1:8090"),
+		PageToken:       getenv("FETCH_PAGE_TOKEN"),
+		PageTrace:       getenv("FETCH_PAGE_TRACE_URL"),
 		Concurrency:     r.whole("FETCH_CONCURRENCY", 16, 1, 10_000),
 		ResultAge:       r.duration("FETCH_RESULT_AGE", broker.StandardResultAge),
 		BodyMemory:      r.size("FETCH_BODY_MEMORY", bodyMemory(), memory.MaxBody),
@@ -97,6 +106,13 @@ func (r *reader) addresses(c Config) {
 		_, port, err := net.SplitHostPort(c.HTTPAddr)
 		if n, e := strconv.Atoi(port); err != nil || e != nil || n < 0 || n > 65535 {
 			r.fail("FETCH_HTTP_ADDR", fmt.Sprintf("must be host:port, :port or off; it is %q", c.HTTPAddr))
+		}
+	}
+	if c.PageAddr != "off" {
+		if _, _, err := net.SplitHostPort(c.PageAddr); err != nil {
+			r.fail("FETCH_PAGE_ADDR", fmt.Sprintf("must be host:port or off; it is %q", c.PageAddr))
+		} else if _, _, err := broker.ListenAddress(c.PageAddr); err != nil && len(c.PageToken) < shortestToken {
+			r.fail("FETCH_PAGE_TOKEN", fmt.Sprintf("must have %d characters or more where FETCH_PAGE_ADDR is not loopback: whoever opens the page can act", shortestToken))
 		}
 	}
 	if !c.NATS.Remote() {

@@ -93,6 +93,12 @@ func (t *Task) Begin(ctx context.Context, d *Desk, f *Fleet) error {
 	return err
 }
 
+// Sign says who acts and why, where that is known only after the plan.
+func (t *Task) Sign(s Signature) {
+	t.Signed = s
+	t.operator.signed = s
+}
+
 // Stream is where the task's messages are.
 func (t *Task) Stream() string {
 	if t.Action == ActReplay || t.Action == ActCancel {

@@ -1,0 +1,350 @@
+package page
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"fetchworker/internal/operate"
+)
+
+// The steps of an act on messages.
+const (
+	stepPlanning = "planning" // everything that matches is counted
+	stepPlanned  = "planned"  // a person is asked
+	stepRunning  = "running"
+	stepDone     = "done"
+	stepFailed   = "failed"  // before it did anything
+	stepStopped  = "stopped" // by a person, a hold, a canary or an error, in the middle
+)
+
+const (
+	// manyMessages is from where a person must type the number.
+	manyMessages = 100
+	actsKept     = 200
+	actKept      = time.Hour // after it ended, or while a person thinks
+)
+
+// acting is one act on its way: planned, confirmed, done, watched.
+type acting struct {
+	ID     string
+	Action string
+	Filter chosen
+	By     string
+	Reason string
+	task   *operate.Task
+	stop   context.CancelFunc
+
+	mu     sync.Mutex
+	step   string
+	plan   operate.Plan
+	holds  []operate.Hold
+	read   int // while planning
+	did    int
+	began  time.Time
+	ended  time.Time
+	note   string
+	result operate.Result
+	why    string // it failed or stopped
+	stops  bool   // a person has asked it to
+}
+
+// actView is an act as a template sees it.
+type actView struct {
+	*acting
+	Step                 string
+	Plan                 operate.Plan
+	Bars                 []operate.GroupCount
+	Holds                []string
+	Refused              string // why it may not be done now
+	Read, Did            int
+	Began, Ended, Gone   time.Time
+	Rate                 float64
+	Left                 time.Duration
+	Note, Why            string
+	Fates                map[operate.Fate]int
+	Failures             []string
+	Type                 bool // the number has to be typed
+	Works, ReasonNeeded  bool
+	NoReplayer, Stopping bool
+	Back                 string
+}
+
+type acts struct {
+	s   *Server
+	mu  sync.Mutex
+	all map[string]*acting
+}
+
+func newActs(s *Server) *acts { return &acts{s: s, all: map[string]*acting{}} }
+
+// add keeps an act; those that ended long ago make room.
+func (a *acts) add(act *acting) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, other := range a.all {
+		other.mu.Lock()
+		over := other.step != stepRunning && other.step != stepPlanning && time.Since(other.ended) > actKept
+		other.mu.Unlock()
+		if over {
+			delete(a.all, id)
+		}
+	}
+	if len(a.all) >= actsKept {
+		return &mistake{"too many acts are under way", "finish some of them first"}
+	}
+	a.all[act.ID] = act
+	return nil
+}
+
+func (a *acts) get(id string) *acting {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.all[id]
+}
+
+// list are all acts of this page, the newest first.
+func (a *acts) list() []*acting {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var list []*acting
+	for _, act := range a.all {
+		list = append(list, act)
+	}
+	slices.SortFunc(list, func(x, y *acting) int { return y.began.Compare(x.began) })
+	return list
+}
+
+// planAct begins an act: it counts what would be touched, and changes nothing.
+func (s *Server) planAct(w http.ResponseWriter, r *http.Request) {
+	s.answer(w, r, func() (string, error) {
+		if err := r.ParseForm(); err != nil {
+			return "", &mistake{"the form cannot be read", "try it again"}
+		}
+		f, err := filterOf(r.PostForm, s.Desk.Now())
+		if err != nil {
+			return "", err
+		}
+		action := r.PostForm.Get("action")
+		if !slices.Contains([]string{operate.ActReplay, operate.ActCancel, operate.ActRequeue, operate.ActDiscard}, action) {
+			return "", &mistake{"there is no such act", "choose one of those that are offered"}
+		}
+		if f.Empty() && r.PostForm.Get("all") == "" {
+			return "", &mistake{"nothing is chosen", "choose a filter or a group, or everything"}
+		}
+		act := &acting{ID: rand.Text()[:16], Action: action, Filter: f, step: stepPlanning, began: time.Now(), ended: time.Now()}
+		act.task = &operate.Task{Action: action, Filter: f.Filter, MinSuccess: 0.9, CanaryWait: 5 * time.Minute}
+		if err := s.acts.add(act); err != nil {
+			return "", err
+		}
+		ctx, cancel := context.WithCancel(s.running)
+		act.stop = cancel
+		s.work.Go(func() {
+			defer cancel()
+			act.planned(ctx, s)
+		})
+		return "/acts/" + act.ID, nil
+	})
+}
+
+func (a *acting) watch() operate.Watch {
+	return operate.Watch{
+		Did: func() {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if a.step == stepPlanning {
+				a.read++
+			} else {
+				a.did++
+			}
+		},
+		Note: func(text string) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.note = text
+		},
+	}
+}
+
+func (a *acting) planned(ctx context.Context, s *Server) {
+	err := a.task.Begin(ctx, s.Desk, s.Fleet)
+	var plan operate.Plan
+	if err == nil {
+		plan, err = a.task.Plan(ctx, a.watch())
+	}
+	var holds []operate.Hold
+	if err == nil && a.task.Works() {
+		holds, err = a.task.Holds(ctx, plan)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.plan, a.holds, a.ended, a.note = plan, holds, time.Now(), ""
+	switch {
+	case ctx.Err() != nil:
+		a.step, a.why = stepFailed, "it was stopped while it counted; nothing was changed"
+	case err != nil:
+		a.step, a.why = stepFailed, err.Error()
+	default:
+		a.step = stepPlanned
+	}
+}
+
+// stepAct confirms an act, or stops it.
+func (s *Server) stepAct(w http.ResponseWriter, r *http.Request) {
+	s.answer(w, r, func() (string, error) {
+		act := s.acts.get(r.PathValue("id"))
+		if act == nil {
+			return "", &mistake{"this act is no longer kept here", "the audit tells what was done"}
+		}
+		back := "/acts/" + act.ID
+		switch r.PathValue("step") {
+		case "stop":
+			act.mu.Lock()
+			act.stops = true
+			act.mu.Unlock()
+			act.stop()
+			return back, nil
+		case "confirm":
+			return back, s.confirm(w, r, act)
+		}
+		return "", &mistake{"there is no such step", "an act is confirmed or stopped"}
+	})
+}
+
+func (s *Server) confirm(w http.ResponseWriter, r *http.Request, act *acting) error {
+	v := s.actView(act)
+	by, reason := oneLine(r.PostFormValue("by"), longestName), oneLine(r.PostFormValue("reason"), 500)
+	rate, err := strconv.ParseFloat(r.PostFormValue("rate"), 64)
+	if r.PostFormValue("rate") == "" {
+		rate, err = 0, nil
+	}
+	canary, canaryErr := strconv.Atoi(r.PostFormValue("canary"))
+	if r.PostFormValue("canary") == "" {
+		canary, canaryErr = 0, nil
+	}
+	switch {
+	case v.Step != stepPlanned:
+		return nil // somebody pressed twice
+	case v.Refused != "":
+		return &mistake{v.Refused, "nothing was changed"}
+	case by == "":
+		return &mistake{"say who you are", "the audit keeps it"}
+	case reason == "" && v.ReasonNeeded:
+		return &mistake{"give a reason", "colleagues will read it in the audit"}
+	case err != nil || rate < 0 || rate > 1e6 || canaryErr != nil || canary < 0:
+		return &mistake{"the rate and the canary are numbers", "leave them empty for as fast as possible, and for none"}
+	case v.Type && strings.Join(strings.FieldsFunc(r.PostFormValue("count"), func(c rune) bool { return c < '0' || c > '9' }), "") != strconv.Itoa(v.Plan.Count):
+		return &mistake{fmt.Sprintf("type %d to %s so many messages", v.Plan.Count, act.Action), "nothing was changed"}
+	}
+	act.mu.Lock()
+	if act.step != stepPlanned {
+		act.mu.Unlock()
+		return nil
+	}
+	act.step, act.By, act.Reason, act.began = stepRunning, by, reason, time.Now()
+	ctx, cancel := context.WithCancel(s.running)
+	act.stop = cancel
+	act.task.PerSecond, act.task.Canary = rate, canary
+	act.mu.Unlock()
+	act.task.Sign(operate.Signature{By: by, NATSUser: s.User, Reason: reason, Run: "page-" + act.ID[:6]})
+	keepBy(w, r, by)
+	s.work.Go(func() {
+		defer cancel()
+		result, err := act.task.Do(ctx, v.Plan, act.watch())
+		act.finish(result, err, s)
+	})
+	return nil
+}
+
+func (a *acting) finish(result operate.Result, err error, s *Server) {
+	a.mu.Lock()
+	a.result, a.ended, a.step, a.note = result, time.Now(), stepDone, ""
+	if err != nil {
+		a.step, a.why = stepStopped, s.whyStopped(err, a.stops)
+	}
+	a.mu.Unlock()
+	s.looks.again()
+}
+
+func (s *Server) whyStopped(err error, asked bool) string {
+	var hold *operate.HoldError
+	switch {
+	case asked:
+		return "it was stopped; what was begun is done, and the rest was not touched"
+	case errors.As(err, &hold):
+		return "it stopped by itself: " + hold.Hold.Words(s.Desk.Now())
+	}
+	return err.Error()
+}
+
+func (s *Server) actView(a *acting) actView {
+	running := true
+	if o, err := s.looks.get(context.Background()); err == nil && o != nil {
+		running = o.Replayers
+	}
+	now := s.Desk.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v := actView{
+		acting: a, Step: a.step, Plan: a.plan, Bars: a.plan.Bars(), Read: a.read, Did: a.did, Began: a.began, Ended: a.ended,
+		Note: a.note, Why: a.why, Fates: a.result.Fates, Type: a.plan.Count > manyMessages, Works: a.task.Works(),
+		ReasonNeeded: a.Action != operate.ActReplay, NoReplayer: a.task.Works() && !running, Stopping: a.stops,
+		Back: "/letters" + a.Filter.With(),
+	}
+	if a.task.Stream() == "FETCH_REVIEW" {
+		v.Back = "/review" + a.Filter.With()
+	}
+	for _, h := range a.holds {
+		v.Holds = append(v.Holds, h.Words(now))
+		if h.Stops && a.Action == operate.ActReplay {
+			v.Refused = h.Words(now)
+		}
+	}
+	for _, err := range a.result.Failures {
+		v.Failures = append(v.Failures, err.Error())
+	}
+	if a.step == stepPlanned && v.Works {
+		v.Gone = s.Fleet.Gone(a.plan.Providers)
+	}
+	if took := time.Since(a.began); a.step == stepRunning && a.did > 0 {
+		v.Rate = float64(a.did) / took.Seconds()
+		v.Left = time.Duration(float64(a.plan.Count-a.did) / v.Rate * float64(time.Second))
+	}
+	return v
+}
+
+// act shows an act at whatever step it is.
+func (s *Server) act(r *http.Request) (view, error) {
+	a := s.acts.get(r.PathValue("id"))
+	if a == nil {
+		return missing("this act is no longer kept here; the audit tells what was done"), nil
+	}
+	v := s.actView(a)
+	still := v.Step == stepPlanned || v.Step == stepDone || v.Step == stepFailed || v.Step == stepStopped
+	return view{Name: "act", Title: v.Action, Nav: "", Data: v, Still: still}, nil
+}
+
+func (s *Server) allActs(*http.Request) (view, error) {
+	var list []actView
+	for _, a := range s.acts.list() {
+		list = append(list, s.actView(a))
+	}
+	return view{Name: "acts", Title: "Acts", Nav: "audit", Data: list}, nil
+}
+
+// answer does what a form asks for, and goes on to where its result is seen.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, do func() (string, error)) {
+	to, err := do()
+	if err == nil {
+		http.Redirect(w, r, to, http.StatusSeeOther)
+		return
+	}
+	s.show(func(*http.Request) (view, error) { return view{}, err }).ServeHTTP(w, r)
+}

@@ -1,0 +1,217 @@
+package page
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/browse"
+	"fetchworker/internal/operate"
+)
+
+const (
+	rowsShown  = 100
+	searchTime = 400 * time.Millisecond // for one screen; a search goes on from where it stopped
+)
+
+// list is a view of letters or items: groups by cause, then single ones.
+type list struct {
+	Of     string // letters, review
+	Filter chosen
+	Total  int // in the stream, whatever the filter
+	Groups grouped
+	Rows   []row
+	// More is where the list goes on; Searched says that it has only been
+	// searched down to there, and Down when that was stored.
+	More     uint64
+	Searched bool
+	Down     time.Time
+}
+
+// row is a letter or item with its state.
+type row struct {
+	browse.Found
+	State string
+}
+
+func (s *Server) letters(r *http.Request) (view, error) {
+	return s.list(r, "letters", "Dead letters", fetchworker.StreamDLQ)
+}
+
+func (s *Server) review(r *http.Request) (view, error) {
+	return s.list(r, "review", "Review", fetchworker.StreamReview)
+}
+
+func (s *Server) list(r *http.Request, of, title, stream string) (view, error) {
+	f, err := s.filter(r)
+	if err != nil {
+		return view{}, err
+	}
+	l := list{Of: of, Filter: f}
+	if l.Total, _, err = s.Desk.Count(r.Context(), stream, browse.Filter{}.Subject(stream)); err != nil {
+		return view{}, err
+	}
+	if err := s.rows(r.Context(), &l, stream); err != nil {
+		return view{}, err
+	}
+	l.Groups = s.counts.of(stream, f.Filter, l.Total)
+	return view{Name: "list", Title: title, Nav: of, Data: l}, nil
+}
+
+// rows fills a screen of single ones, the newest first.
+func (s *Server) rows(ctx context.Context, l *list, stream string) error {
+	edge, err := s.Desk.Edge(ctx, stream)
+	if err != nil {
+		return err
+	}
+	if l.Filter.Before > 0 {
+		edge.Sequence = min(edge.Sequence, l.Filter.Before-1)
+	}
+	began, seen := time.Now(), s.Fleet.Seen()
+	// The filter is applied here, so that a search in vain ends in time too.
+	subjects := browse.Filter{Provider: l.Filter.Provider, Operation: l.Filter.Operation, Agent: l.Filter.Agent, ID: l.Filter.ID}
+	for found, err := range s.Desk.WalkBack(ctx, stream, subjects, edge) {
+		if err != nil {
+			return err
+		}
+		if len(l.Rows) == rowsShown {
+			l.More = l.Rows[len(l.Rows)-1].Sequence
+			return nil
+		}
+		if time.Since(began) > searchTime {
+			l.More, l.Searched, l.Down = found.Sequence+1, true, found.StoredAt
+			return nil
+		}
+		if found.Fault != nil || l.Filter.Matches(found.Letter) {
+			l.Rows = append(l.Rows, row{found, seen.State(found)})
+		}
+	}
+	return nil
+}
+
+// counts keeps the histograms that somebody looks at: to count a million takes
+// its time, and is done once for all who watch.
+type counts struct {
+	s *Server
+
+	mu   sync.Mutex
+	jobs map[countKey]*counting
+	turn chan struct{} // one is counted at a time
+}
+
+type countKey struct {
+	stream string
+	filter browse.Filter
+}
+
+// counting is a histogram on its way, and the one before.
+type counting struct {
+	running bool
+	read    int
+	of      int
+	done    *operate.Histogram
+	at      time.Time // when done was done
+	took    time.Duration
+	asked   time.Time
+}
+
+// grouped is a histogram as far as it is known.
+type grouped struct {
+	Bars       []operate.GroupCount
+	Count      int
+	Unreadable int
+	Known      bool // Bars are of a whole count
+	Running    bool
+	Read, Of   int
+	At         time.Time
+}
+
+func newCounts(s *Server) *counts {
+	return &counts{s: s, jobs: map[countKey]*counting{}, turn: make(chan struct{}, 1)}
+}
+
+const (
+	countLasts = 2 * time.Second  // a count that took no time is believed for so long
+	countKept  = 2 * time.Minute  // nobody asks any more
+	countMost  = 64               // histograms
+	countTime  = 10 * time.Minute // of one
+)
+
+// of is the histogram of a filter, begun now if there is none.
+func (c *counts) of(stream string, f browse.Filter, total int) grouped {
+	f.Since = f.Since.Truncate(time.Minute) // how long ago moves on with every look
+	f.Until = f.Until.Truncate(time.Minute)
+	key := countKey{stream, f}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, j := range c.jobs {
+		if !j.running && time.Since(j.asked) > countKept {
+			delete(c.jobs, k)
+		}
+	}
+	j := c.jobs[key]
+	if j == nil {
+		if len(c.jobs) >= countMost {
+			return grouped{}
+		}
+		j = &counting{}
+		c.jobs[key] = j
+	}
+	j.asked = time.Now()
+	// One that took long is not begun anew at once.
+	if !j.running && (j.done == nil || time.Since(j.at) > countLasts+5*j.took) {
+		j.running, j.read, j.of = true, 0, total
+		c.s.work.Go(func() { c.count(key, j) })
+	}
+	g := grouped{Running: j.running, Read: j.read, Of: j.of}
+	if j.done != nil {
+		g.Known, g.At = true, j.at
+		g.Bars, g.Count, g.Unreadable = j.done.Bars(), j.done.Count, j.done.Unreadable
+	}
+	return g
+}
+
+func (c *counts) count(key countKey, j *counting) {
+	ctx, cancel := context.WithTimeout(c.s.running, countTime)
+	defer cancel()
+	defer func() {
+		c.mu.Lock()
+		j.running = false
+		c.mu.Unlock()
+	}()
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return
+	}
+	began := time.Now()
+	edge, err := c.s.Desk.Edge(ctx, key.stream)
+	if err != nil {
+		return // the next look begins anew
+	}
+	var h operate.Histogram
+	read := 0
+	for found, err := range c.s.Desk.Walk(ctx, key.stream, browse.Filter{Provider: key.filter.Provider, Operation: key.filter.Operation, Agent: key.filter.Agent, ID: key.filter.ID}, edge) {
+		if err != nil {
+			return
+		}
+		if read++; read%1000 == 0 {
+			c.mu.Lock()
+			j.read = read
+			forgotten := time.Since(j.asked) > countKept
+			c.mu.Unlock()
+			if forgotten {
+				return
+			}
+		}
+		if found.Fault != nil || key.filter.Matches(found.Letter) {
+			h.Add(found)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j.done, j.at, j.took = &h, time.Now(), time.Since(began)
+}

@@ -1,0 +1,101 @@
+package page
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/browse"
+	"fetchworker/internal/operate"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+func noStream(err error) bool { return errors.Is(err, jetstream.ErrStreamNotFound) }
+
+// story is all that is known of one request.
+type story struct {
+	fetchworker.Identity
+	Records []row
+	Answer  *fetchworker.Answer
+	Problem string
+	Acts    []operate.Act
+	More    bool // of the acts, some are not shown
+	Hold    string
+	Trace   string
+}
+
+// request tells one request's story: publish, calls, letters, answers, audit.
+func (s *Server) request(r *http.Request) (view, error) {
+	i := fetchworker.Identity{Provider: r.PathValue("p"), Operation: r.PathValue("operation"), Agent: r.PathValue("agent"), ID: r.PathValue("id")}
+	if !fetchworker.ValidToken(i.Provider) || !fetchworker.ValidToken(i.Operation) || !fetchworker.ValidToken(i.Agent) || !fetchworker.ValidID(i.ID) {
+		return missing("that is no request's name"), nil
+	}
+	data, seen := story{Identity: i}, s.Fleet.Seen()
+	f := browse.Filter{Provider: i.Provider, Operation: i.Operation, Agent: i.Agent, ID: i.ID}
+	found, err := s.Desk.LookUp(r.Context(), f, []string{fetchworker.StreamDLQ, fetchworker.StreamReplay, fetchworker.StreamReview})
+	if err != nil {
+		return view{}, err
+	}
+	for _, record := range found[i] {
+		data.Records = append(data.Records, row{record, seen.State(record)})
+		if parts := strings.Split(record.Traceparent, "-"); len(parts) == 4 {
+			data.Trace = parts[1]
+		}
+	}
+	if data.Answer, err = s.Desk.Answer(r.Context(), i); err != nil {
+		return view{}, err
+	}
+	if a := data.Answer; a != nil && a.Problem != nil {
+		data.Problem = string(a.Problem.Code()) + ": " + a.Problem.Detail
+	}
+	if h, held := s.Fleet.Hold(i.Provider); held {
+		data.Hold = h.Words(s.Desk.Now())
+	}
+	var more time.Time
+	data.Acts, more, err = s.actsUntil(r.Context(), operate.ActFilter{Provider: i.Provider, Operation: i.Operation, Agent: i.Agent, ID: i.ID})
+	data.More = !more.IsZero()
+	if data.Answer == nil && len(data.Records) == 0 && len(data.Acts) == 0 {
+		v := missing("nothing is stored of " + i.Agent + "/" + i.ID + " of " + i.Provider + " " + i.Operation)
+		v.Data = trouble{v.Data.(trouble).Text, "a request that still waits in the queue has no record yet: see what waits"} //nolint:forcetypeassert // made above
+		v.Still = false
+		return v, err
+	}
+	return view{Name: "request", Title: i.Agent + "/" + i.ID, Data: data}, err
+}
+
+// address is where a request's story is.
+func address(i fetchworker.Identity) string {
+	return "/request/" + url.PathEscape(i.Provider) + "/" + url.PathEscape(i.Operation) + "/" + url.PathEscape(i.Agent) + "/" + url.PathEscape(i.ID)
+}
+
+type finds struct {
+	Asked string
+	Found []fetchworker.Identity
+}
+
+// find looks for [AGENT/]ID, or for all that an agent has.
+func (s *Server) find(r *http.Request) (view, error) {
+	asked := strings.TrimSpace(r.URL.Query().Get("q"))
+	agent, id, both := strings.Cut(asked, "/")
+	if !both {
+		agent, id = "", asked
+	}
+	data := finds{Asked: asked}
+	if asked != "" && fetchworker.ValidID(id) && (agent == "" || fetchworker.ValidToken(agent)) {
+		found, err := s.Desk.LookUp(r.Context(), browse.Filter{Agent: agent, ID: id},
+			[]string{fetchworker.StreamDLQ, fetchworker.StreamReplay, fetchworker.StreamReview, fetchworker.StreamResults})
+		if err != nil {
+			return view{}, err
+		}
+		for i := range found {
+			data.Found = append(data.Found, i)
+		}
+		slices.SortFunc(data.Found, func(a, b fetchworker.Identity) int { return strings.Compare(a.String(), b.String()) })
+	}
+	return view{Name: "find", Title: "Find", Data: data, Still: true}, nil
+}

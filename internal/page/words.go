@@ -1,0 +1,182 @@
+package page
+
+import (
+	"fmt"
+	"html/template"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/doctor"
+	"fetchworker/internal/operate"
+	"fetchworker/internal/terminal"
+)
+
+// longestName is how long a person's name may be, in characters.
+const longestName = 60
+
+// words are what templates can say.
+func (s *Server) words() template.FuncMap {
+	return template.FuncMap{
+		"vis": func(text any) string { return terminal.Visible(fmt.Sprint(text)) }, "clip": terminal.Clip, "size": size, "num": num, "ago": ago, "clock": terminal.Clock,
+		"stamp": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") },
+		"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"share": share, "short": terminal.Short, "percent": percent, "lower": strings.ToLower, "plural": plural,
+		"address": address, "when": when, "bar": bar, "limitOf": limitOf, "with2": with2, "with3": with3, "cause": causeWords,
+		"identity": func(a operate.Act) fetchworker.Identity {
+			return fetchworker.Identity{Provider: a.Provider, Operation: a.Operation, Agent: a.Agent, ID: a.ID}
+		},
+		"text": func(b []byte) string { return string(b) }, "list": func(words ...string) []string { return words },
+		"classes": classes, "title": func(s string) string { return strings.ToUpper(s[:1]) + s[1:] },
+		"fate":   func(of map[operate.Fate]int, fate string) int { return of[operate.Fate(fate)] },
+		"has":    func(list []string, word string) bool { return slices.Contains(list, word) },
+		"pretty": terminal.Printable, "trace": s.traceURL, "add": func(a, b int) int { return a + b },
+	}
+}
+
+// when is a moment beside now, with the exact one for whoever points at it.
+func when(t, now time.Time) template.HTML {
+	t = t.UTC()
+	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `" title="` + t.Format("2006-01-02 15:04:05 UTC") + `">` + ago(t, now) + `</time>`) //nolint:gosec // of a time only
+}
+
+// bar is a part of a whole, for those who would rather look than read.
+func bar(part, whole any, kind string) template.HTML {
+	const form = `<svg class="bar %s" viewBox="0 0 100 4" preserveAspectRatio="none" role="img" aria-label="%d %%"><rect width="%d" height="4"/></svg>`
+	n := share(part, whole)
+	if kind == "use" && n >= 95 && float(whole) > 1e6 {
+		kind = "warn" // of bytes
+	}
+	return template.HTML(fmt.Sprintf(form, template.HTMLEscapeString(kind), n, n)) //nolint:gosec // of numbers only
+}
+
+// limitOf is the number of calls of a limit as 120/min.
+func limitOf(limit string) int {
+	number, _, _ := strings.Cut(limit, "/")
+	n, _ := strconv.Atoi(number) // else no bar
+	return n
+}
+
+type two struct{ A, B any }
+
+type three struct{ A, B, C any }
+
+func with2(a, b any) two { return two{a, b} }
+
+func with3(a, b, c any) three { return three{a, b, c} }
+
+// causeWords are a doctor's cause as a person says it.
+func causeWords(c doctor.Cause) string {
+	if c == doctor.CauseFlood {
+		return "one agent's flood"
+	}
+	return strings.ReplaceAll(string(c), "_", " ")
+}
+
+func classes() []fetchworker.Class {
+	return []fetchworker.Class{
+		fetchworker.ClassTransient, fetchworker.ClassThrottled, fetchworker.ClassUnauthorized, fetchworker.ClassPermanent, fetchworker.ClassPending,
+		fetchworker.ClassCircuitOpen, fetchworker.ClassPaused, fetchworker.ClassQuota, fetchworker.ClassPoison, fetchworker.ClassExpired,
+	}
+}
+
+// ago is a moment beside now, in words.
+func ago(t, now time.Time) string {
+	if d := now.Sub(t).Abs(); d < time.Second {
+		return "now"
+	}
+	return terminal.Ago(t.Round(time.Second), now.Round(time.Second))
+}
+
+// num writes a count with a thin space between thousands.
+func num(n any) string {
+	var text string
+	switch v := n.(type) {
+	case int:
+		text = strconv.Itoa(v)
+	case int64:
+		text = strconv.FormatInt(v, 10)
+	default:
+		return fmt.Sprint(n)
+	}
+	sign := ""
+	if strings.HasPrefix(text, "-") {
+		sign, text = "-", text[1:]
+	}
+	var parts []string
+	for len(text) > 3 {
+		parts, text = append([]string{text[len(text)-3:]}, parts...), text[:len(text)-3]
+	}
+	return sign + strings.Join(append([]string{text}, parts...), "\u202f")
+}
+
+func size(n int64) string {
+	const unit = 1024
+	value, name := float64(n), "B"
+	for _, next := range []string{"KB", "MB", "GB", "TB"} {
+		if value < unit {
+			break
+		}
+		value, name = value/unit, next
+	}
+	if name == "B" {
+		return strconv.FormatInt(n, 10) + " B"
+	}
+	return strconv.FormatFloat(value, 'f', 1, 64) + " " + name
+}
+
+// share is a part of a whole for a bar that is 100 wide; what is there at all
+// can be seen.
+func share(part, whole any) int {
+	p, w := float(part), float(whole)
+	if w <= 0 || p <= 0 {
+		return 0
+	}
+	return int(math.Ceil(min(100*p/w, 100)))
+}
+
+func percent(part, whole any) string {
+	if float(whole) <= 0 {
+		return "–"
+	}
+	return strconv.FormatFloat(100*float(part)/float(whole), 'f', 0, 64) + " %"
+}
+
+func float(n any) float64 {
+	switch v := n.(type) {
+	case int:
+		return float64(v)
+	case int64:
+		return float64(v)
+	case float64:
+		return v
+	}
+	return 0
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return num(n) + " " + many
+}
+
+// oneLine is a text that a person gave, as one line of so many characters.
+func oneLine(s string, most int) string {
+	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "")), " ")
+	if r := []rune(s); len(r) > most {
+		s = string(r[:most])
+	}
+	return s
+}
+
+// traceURL is where a trace is looked at; empty where nowhere is configured.
+func (s *Server) traceURL(id string) string {
+	if s.Trace == "" || strings.Trim(id, "0123456789abcdef") != "" || id == "" {
+		return ""
+	}
+	return strings.ReplaceAll(s.Trace, "{trace}", id)
+}
