@@ -101,6 +101,22 @@ func TestWhatWasReadGoesIntoTheWrite(t *testing.T) {
 	if err != nil || string(m.Data) != "{}" || m.Header.Get(fetchworker.HeaderStatus) != "ok" {
 		t.Errorf("copy: %+v %v", m, err)
 	}
+	// So is the copy of what was read, without what the server adds to it.
+	read, err := store.Read(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Copy(read, "fetch.reply.alice.x"); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = copies.NextMsg(5 * time.Second); err != nil || string(m.Data) != "{}" {
+		t.Fatalf("copy: %+v %v", m, err)
+	}
+	for header := range m.Header {
+		if strings.HasPrefix(header, "Nats-") {
+			t.Errorf("a copy with %s", header)
+		}
+	}
 	// Seen too long ago: another has written meanwhile.
 	if _, stored, err := store.Replace(ctx, answer.Standing{}, ok(1), ""); err != nil || stored {
 		t.Errorf("a second ok: %t %v", stored, err)
@@ -154,5 +170,21 @@ func TestALargeBodyIsStoredBeforeItsAnswer(t *testing.T) {
 	others, _, err := store.Put(t.Context(), a, "")
 	if err != nil || !strings.HasPrefix(others.Claim.Prefix, "fetch.body.bob.") || held() == before {
 		t.Errorf("%+v %v", others.Claim, err)
+	}
+}
+
+// What cannot be read ends nothing, and gives way to anything.
+func TestAnAnswerThatCannotBeReadStandsForNothing(t *testing.T) {
+	b := brokertest.Start(t)
+	if _, err := b.JS.Publish(t.Context(), "fetch.put.fmp.quote.alice.q-1", []byte("?")); err != nil {
+		t.Fatal(err)
+	}
+	store := answer.New(record.New(b.JS, nil))
+	stands, err := store.Read(t.Context(), id)
+	if err != nil || stands.Stands || stands.Ends(1) {
+		t.Errorf("%+v %v", stands, err)
+	}
+	if _, stored, err := store.Replace(t.Context(), stands, waiting(1), ""); err != nil || !stored {
+		t.Errorf("stored %t: %v", stored, err)
 	}
 }

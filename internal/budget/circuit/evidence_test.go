@@ -185,14 +185,15 @@ func TestLastRetry(t *testing.T) {
 		story []string // the call is alice's quote A, whose first failure is the first line
 		want  []string // open after it; nil: it goes to review
 	}{
-		"nobody else called":                  {[]string{"alice quote A 500"}, []string{"provider for alice's quote/A"}},
-		"an odd one that nobody else called":  {[]string{"alice quote A odd"}, []string{"provider for alice's quote/A"}},
-		"the provider has answered meanwhile": {[]string{"alice quote A 500", "bob chart A ok", "alice quote A 500"}, nil},
-		"its operation has":                   {[]string{"alice quote A 500", "bob quote B ok", "alice quote A 500"}, nil},
-		"another of its operation failed":     {[]string{"alice quote A 500", "alice quote B odd", "bob chart A ok", "alice quote A 500"}, []string{"quote for alice"}},
-		"another agent's of its operation":    {[]string{"alice quote A odd", "bob quote B odd", "bob chart A ok", "alice quote A odd"}, []string{"quote"}},
-		"another operation failed too":        {[]string{"alice quote A 500", "alice chart A 500"}, []string{"provider for alice"}},
-		"another agent's other operation":     {[]string{"alice quote A 500", "bob chart A 500"}, []string{"provider"}},
+		"nobody else called":                               {[]string{"alice quote A 500"}, []string{"provider for alice's quote/A"}},
+		"an odd one that nobody else called":               {[]string{"alice quote A odd"}, []string{"provider for alice's quote/A"}},
+		"the provider has answered meanwhile":              {[]string{"alice quote A 500", "bob chart A ok", "alice quote A 500"}, nil},
+		"its operation has, and another call failed since": {[]string{"alice quote A 500", "bob quote B ok", "bob quote C 500", "alice quote A 500"}, nil},
+		"its operation has":                                {[]string{"alice quote A 500", "bob quote B ok", "alice quote A 500"}, nil},
+		"another of its operation failed":                  {[]string{"alice quote A 500", "alice quote B odd", "bob chart A ok", "alice quote A 500"}, []string{"quote for alice"}},
+		"another agent's of its operation":                 {[]string{"alice quote A odd", "bob quote B odd", "bob chart A ok", "alice quote A odd"}, []string{"quote"}},
+		"another operation failed too":                     {[]string{"alice quote A 500", "alice chart A 500"}, []string{"provider for alice"}},
+		"another agent's other operation":                  {[]string{"alice quote A 500", "bob chart A 500"}, []string{"provider"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, x, now := play(t, Record{}, c.story...), call(t, "alice quote A"), start.Add(time.Minute)
@@ -289,6 +290,13 @@ func TestTheProviderIsBack(t *testing.T) {
 	}
 	if r := probeOnce(t, r, "profile", call(t, "bob profile A"), Throttled, now); len(open(r)) != 0 {
 		t.Errorf("a 429 is an answer; open: %q", open(r))
+	}
+}
+
+// What was odd is no evidence, whatever follows it.
+func TestOddOnesDoNotAddUp(t *testing.T) {
+	if got := open(play(t, Record{}, "alice quote A odd", "bob quote B odd", "carol quote C odd", "dave quote D 500", "erin quote E 500")); len(got) > 0 {
+		t.Errorf("open: %q", got)
 	}
 }
 

@@ -89,3 +89,85 @@ func TestNeverTwoProbes(t *testing.T) {
 		}
 	})
 }
+
+// A change is made in a copy: whoever holds the record sees nothing of it.
+func TestChangesAreMadeInACopy(t *testing.T) {
+	c := Call{Agent: "alice", Operation: "quote", Key: "A"}
+	r := Record{}
+	for _, change := range []func(Record, time.Time) Record{
+		func(r Record, now time.Time) Record { return r.Failed(c, Failure, now, policy) },
+		func(r Record, now time.Time) Record { return r.Failed(c, Odd, now, policy) },
+		func(r Record, now time.Time) Record {
+			return r.Failed(Call{Agent: "bob", Operation: "quote", Key: "A"}, Failure, now, policy)
+		},
+		func(r Record, now time.Time) Record { return r.Spared(c, start, now, policy) },
+		func(r Record, now time.Time) Record { return r.Claimed("", c, "w", now, now.Add(time.Minute)) },
+		func(r Record, now time.Time) Record { return r.Probed("", c, "w", Failure, 1, now, policy) },
+		func(r Record, now time.Time) Record { return r.Claimed("", c, "w", now, now.Add(time.Minute)) },
+		func(r Record, now time.Time) Record { return r.Probed("", c, "w", Failure, 1, now, policy) },
+		func(r Record, now time.Time) Record { return r.Succeeded(c, now) },
+	} {
+		before, err := r.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := start
+		for _, at := range []time.Time{r.LastFailure, r.OpenUntil} {
+			if at.After(now) {
+				now = at
+			}
+		}
+		next := change(r, now.Add(time.Hour))
+		if after, err := r.Encode(); err != nil || string(after) != string(before) {
+			t.Fatalf("%s\nbecame\n%s: %v", before, after, err)
+		}
+		r = next
+	}
+}
+
+// Only whoever has the lease ends the probe, and one that died has it no longer
+// than it was given.
+func TestALeaseIsItsHoldersAndEnds(t *testing.T) {
+	c, other := Call{Agent: "alice", Operation: "quote", Key: "A"}, Call{Agent: "bob", Operation: "quote", Key: "B"}
+	r := Record{}
+	for i, key := range []string{"A", "B", "C"} {
+		r = r.Failed(Call{Agent: string(rune('a' + i)), Operation: "quote", Key: key}, Failure, start, policy)
+	}
+	if !r.Of("quote").Held() {
+		t.Fatal("it is not open")
+	}
+	due := start.Add(policy.Open)
+	r = r.Claimed("quote", c, "w1", due, due.Add(30*time.Second))
+	if got := r.Claimed("quote", other, "w2", due.Add(29*time.Second), due.Add(time.Minute)); got.Of("quote").Prober != "w1" {
+		t.Error("a lease that stands was taken")
+	}
+	died := due.Add(30 * time.Second)
+	r = r.Claimed("quote", other, "w2", died, died.Add(30*time.Second))
+	if k := r.Of("quote"); k.Prober != "w2" || k.State != HalfOpen {
+		t.Fatalf("nobody follows a prober that died: %+v", k)
+	}
+	for _, o := range []Outcome{Failure, Throttled, Neutral, Unused} {
+		if got := r.Probed("quote", c, "w1", o, 0, died.Add(time.Second), policy); !got.Equal(r) {
+			t.Errorf("%d of one whose lease had ended: %+v", o, got.Of("quote"))
+		}
+	}
+}
+
+// When the provider is back its operations are probed at once.
+func TestWhatFailedWithTheProviderIsProbedWithIt(t *testing.T) {
+	r := Record{}
+	for _, agent := range []string{"a", "b", "c"} {
+		r = r.Failed(Call{Agent: agent, Operation: "quote", Key: agent}, Failure, start, policy)
+	}
+	for _, agent := range []string{"a", "b", "c"} {
+		r = r.Failed(Call{Agent: agent, Operation: "chart", Key: agent}, Unreached, start.Add(time.Second), policy)
+	}
+	if !r.Held() || !r.Of("quote").Held() {
+		t.Fatalf("%q", open(r))
+	}
+	now := start.Add(2 * time.Second)
+	r = r.Succeeded(Call{Agent: "a", Operation: "other", Key: "x"}, now)
+	if r.Held() || !r.Of("quote").Due(now) {
+		t.Errorf("%q, the next probe at %v", open(r), r.Of("quote").OpenUntil)
+	}
+}

@@ -80,3 +80,31 @@ func TestClockOfAMachineThatSlept(t *testing.T) {
 		}
 	})
 }
+
+// A new leader is followed also where its first samples are far less sure than
+// what was known of the old one.
+func TestEstimateFollowsAnUnsureLeader(t *testing.T) {
+	var e Estimate
+	now := start.Time()
+	for range samples {
+		e = e.Add(Sample{At: now, Server: ledger.InstantOf(now), RTT: 100 * time.Microsecond})
+		now = now.Add(SampleEach)
+	}
+	e = e.Add(Sample{At: now, Server: ledger.InstantOf(now).Add(time.Second), RTT: 300 * time.Millisecond})
+	got, u, ok := e.Read(now)
+	if off := got.Sub(ledger.InstantOf(now).Add(time.Second)); !ok || max(off, -off) > u || u > 200*time.Millisecond {
+		t.Errorf("off by %v, said %v", off, u)
+	}
+}
+
+// Of samples that agree the surest rules, whenever it was taken.
+func TestTheSurestSampleRules(t *testing.T) {
+	now := start.Time()
+	var e Estimate
+	for _, rtt := range []time.Duration{80, 1, 200, 40} {
+		e = e.Add(Sample{At: now, Server: ledger.InstantOf(now), RTT: rtt * time.Millisecond})
+	}
+	if _, u, _ := e.Read(now); u != 500*time.Microsecond {
+		t.Errorf("sure to %v, and one sample is to half a millisecond", u)
+	}
+}

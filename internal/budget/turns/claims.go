@@ -126,7 +126,7 @@ func (p *Planner) claim(w *Write, o ledger.Order, now ledger.Instant) (wake ledg
 func (p *Planner) order(now ledger.Instant) (ledger.Order, bool) {
 	spare := p.slots - p.out
 	held := p.InHand()
-	if p.queue.total() <= held || spare <= held || p.unlimited(p.Effective(now)) {
+	if p.queue.total() <= held || spare <= held || p.unlimited(p.Effective(now), now) {
 		return ledger.Order{}, false
 	}
 	if _, far := p.TooFar(); far {

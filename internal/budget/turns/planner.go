@@ -97,9 +97,10 @@ func (p *Planner) Effective(now ledger.Instant) *ledger.Register {
 	return r
 }
 
-// unlimited reports whether permits need no claim: no limits, and no throttle.
-func (p *Planner) unlimited(r *ledger.Register) bool {
-	return len(p.shapes) == 0 && r != nil && r.Strikes == 0
+// unlimited reports whether permits need no claim: no limits, no throttle, and
+// no hold that a throttle's end has left.
+func (p *Planner) unlimited(r *ledger.Register, now ledger.Instant) bool {
+	return len(p.shapes) == 0 && r != nil && r.Strikes == 0 && r.Hold <= now
 }
 
 // Serve hands out what can start now, and says when to look again. The grants
@@ -117,7 +118,7 @@ func (p *Planner) serve(grants []Grant, now ledger.Instant, u time.Duration) ([]
 	r := p.Effective(now)
 	for p.queue.total() > 0 && p.out < p.slots {
 		var g Grant
-		if p.unlimited(r) {
+		if p.unlimited(r, now) {
 			g.Block = ledger.Block{From: now, Until: now.Add(ledger.Unpaced), N: 1, Epoch: r.Epoch}
 			p.record(now, r)
 		} else {

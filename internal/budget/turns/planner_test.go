@@ -146,3 +146,162 @@ func TestTooFar(t *testing.T) {
 		t.Error("still too far")
 	}
 }
+
+// TestAWriteThatNobodyHeardOf: what it took with it is not handed in again, and
+// nothing is claimed before the register was read.
+func TestAWriteThatNobodyHeardOf(t *testing.T) {
+	p := planner(ledger.Limits{{N: 10, Per: 24 * time.Hour}}, 2)
+	w, now := plan(t, p, start)
+	p.Won(w, 2, now)
+	grants, _ := p.Serve(now, 0)
+	for _, g := range grants {
+		p.End(g.Turn, false)
+	}
+	w, now = plan(t, p, now)
+	p.Unknown(w, now)
+	if known, _ := p.Known(); known != nil {
+		t.Error("what is known is believed")
+	}
+	if w, _ := p.Plan(now); w != nil {
+		t.Errorf("%+v is written", w)
+	}
+	p.Learn(ledger.New(7), 9)
+	if w, wake := p.Plan(now.Add(time.Second)); w != nil && (w.refunds > 0 || len(w.Blocks) > 0) {
+		t.Errorf("%+v is written again, %v", w, wake)
+	}
+}
+
+// TestAWriteTakesWithItWhatItSays: once it is stored that is not said again,
+// and what came meanwhile is.
+func TestAWriteTakesWithItWhatItSays(t *testing.T) {
+	p := planner(ledger.Limits{{N: 10, Per: 24 * time.Hour}}, 0)
+	booked := 0
+	op := func(*ledger.Register, ledger.Instant) { booked++ }
+	p.Post(start, op)
+	w, now := plan(t, p, start)
+	p.Post(now, op)
+	p.Won(w, 2, now)
+	w, now = plan(t, p, now)
+	p.Won(w, 3, now)
+	booked = 0
+	p.Effective(now)
+	if booked != 0 {
+		t.Errorf("%d changes are said again", booked)
+	}
+}
+
+// TestALostRaceIsNotRunAgainAtOnce: who lost steps aside, the longer the more
+// often, and one write at a time is on its way.
+func TestALostRaceIsNotRunAgainAtOnce(t *testing.T) {
+	p := planner(ledger.Limits{{N: 10, Per: 24 * time.Hour}}, 1)
+	now := start
+	for range 8 {
+		var w *Write
+		w, now = plan(t, p, now)
+		if w == nil {
+			t.Fatal("nothing is written")
+		}
+		if again, _ := p.Plan(now); again != nil {
+			t.Fatal("two writes at once")
+		}
+		p.Conflict(now)
+		if again, wake := p.Plan(now); again != nil || wake <= now {
+			t.Errorf("written again at once: %+v at %v", again, wake.Sub(now))
+		}
+	}
+}
+
+// TestPermitsOfOldLimitsGoBack: they are no permits under the new ones.
+func TestPermitsOfOldLimitsGoBack(t *testing.T) {
+	p := planner(ledger.Limits{{N: 10, Per: 24 * time.Hour}}, 5)
+	w, now := plan(t, p, start)
+	p.Won(w, 2, now)
+	p.Limit(ledger.Limits{{N: 3, Per: 24 * time.Hour}})
+	if p.InHand() != 0 {
+		t.Errorf("%d permits of the old limit in hand", p.InHand())
+	}
+	if grants, _ := p.Serve(now, 0); len(grants) > 0 {
+		t.Errorf("%d turns", len(grants))
+	}
+}
+
+// TestWhatIsForgottenIsReadAgain: after a reconnect nothing is claimed on what
+// was known.
+func TestWhatIsForgottenIsReadAgain(t *testing.T) {
+	p := planner(ledger.Limits{{N: 10, Per: 24 * time.Hour}}, 5)
+	p.Forget()
+	if w, _ := p.Plan(start); w != nil {
+		t.Errorf("%+v is written", w)
+	}
+	p.Learn(ledger.New(7), 1) // revisions begin anew
+	if w, _ := plan(t, p, start); len(w.Blocks) == 0 {
+		t.Error("nothing is claimed")
+	}
+}
+
+// TestATrialGivenBackIsTheNextOnes: who has the trial and does not call lets
+// another have it at once, not when its time is over.
+func TestATrialGivenBackIsTheNextOnes(t *testing.T) {
+	l := ledger.Limits{{N: 60, Per: time.Minute}}
+	p := planner(l, 1)
+	r := ledger.New(7)
+	r.Throttled(start.Add(-2*time.Second), "", time.Second, 0, 0)
+	p.Learn(r, 2)
+	w, now := plan(t, p, start)
+	p.Won(w, 3, now)
+	grants, _ := p.Serve(now, 0)
+	for ; len(grants) == 0; grants, _ = p.Serve(now, 0) {
+		now = now.Add(time.Millisecond)
+	}
+	if !grants[0].Trial {
+		t.Fatalf("%+v", grants[0])
+	}
+	order := ledger.Order{Class: ledger.Light, Want: 1, Owner: "another", TrialTime: time.Minute}
+	if _, blocks, _ := p.Effective(now).Claim(ledger.NewShapes(l), now, order); len(blocks) > 0 {
+		t.Fatal("two trials")
+	}
+	p.End(grants[0].Turn, false)
+	if _, blocks, at := p.Effective(now).Claim(ledger.NewShapes(l), now, order); len(blocks) == 0 {
+		t.Errorf("the next one may go in %v", at.Sub(now))
+	}
+}
+
+// TestALostRegistersPermitsAreVoid: those in hand are not handed out.
+func TestALostRegistersPermitsAreVoid(t *testing.T) {
+	p := planner(ledger.Limits{{N: 10, Per: 24 * time.Hour}}, 5)
+	w, now := plan(t, p, start)
+	p.Won(w, 2, now)
+	p.Learn(ledger.New(8), 3)
+	if grants, _ := p.Serve(now, 0); len(grants) > 0 {
+		t.Errorf("%d turns of a register that is gone", len(grants))
+	}
+	if w, _ := plan(t, p, now); w.refunds > 0 {
+		t.Error("they free places of the new one")
+	}
+}
+
+// TestAHoldHoldsThoseWithoutLimitsToo: also one that outlives its throttle, as a
+// late 429 leaves it.
+func TestAHoldHoldsThoseWithoutLimitsToo(t *testing.T) {
+	p := planner(nil, 3)
+	r := ledger.New(7)
+	r.Hold = start.Add(20 * time.Second)
+	p.Learn(r, 2)
+	if grants, _ := p.Serve(start, 0); len(grants) > 0 {
+		t.Error("a turn during a hold")
+	}
+	if at := p.Soonest(ledger.Heavy, start); at != r.Hold {
+		t.Errorf("the next in %v", at.Sub(start))
+	}
+	for now := start; now < r.Hold.Add(5*time.Second); now = now.Add(100 * time.Millisecond) {
+		if w, _ := p.Plan(now); w != nil {
+			p.Won(w, w.Rev+1, now)
+		}
+		if grants, _ := p.Serve(now, 0); len(grants) > 0 && now < r.Hold {
+			t.Fatalf("a turn %v before the hold's end", r.Hold.Sub(now))
+		}
+	}
+	if p.Queued() > 0 {
+		t.Errorf("%d still wait after it", p.Queued())
+	}
+}

@@ -1,0 +1,135 @@
+package meter
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// counted is a fleet's counter that can fail in the ways a server can.
+type counted struct {
+	mu     sync.Mutex
+	totals map[string]int64
+	ids    map[string]bool
+	fails  error
+	stored bool // what fails is counted all the same
+	reads  int
+}
+
+func (c *counted) counter() Counter {
+	return Counter{
+		Add: func(_ context.Context, month string, n int64, id string) (int64, error) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if (c.fails == nil || c.stored) && !c.ids[id] {
+				c.ids[id] = true
+				c.totals[month] += n
+			}
+			return c.totals[month], c.fails
+		},
+		Read: func(_ context.Context, month string) (int64, error) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.reads++
+			return c.totals[month], nil
+		},
+		Pass: func(context.Context, string, int) (bool, error) { return true, nil },
+	}
+}
+
+func (c *counted) fail(err error, stored bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fails, c.stored = err, stored
+}
+
+func (c *counted) total(month string) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.totals[month]
+}
+
+func metered(t *testing.T, limit int64, test func(t *testing.T, c *counted, m *Meter, stop func())) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c := &counted{totals: map[string]int64{}, ids: map[string]bool{}}
+		m := New(c.counter(), "w", limit, time.Now, func(Passed) {})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { m.Run(ctx) })
+		stop := func() { cancel(); running.Wait() }
+		defer stop()
+		test(t, c, m, stop)
+	})
+}
+
+// What is counted is what was seen: not twice where nobody knows whether an
+// increment is in, and not lost where it certainly is not, however long that
+// takes.
+func TestWhatIsCountedIsWhatWasSeen(t *testing.T) {
+	for name, c := range map[string]struct {
+		err    error
+		stored bool
+		most   int64 // that may be missing
+	}{
+		"stored, and nobody hears":          {errors.New("no answer"), true, 0},
+		"not stored, and nobody knows":      {errors.New("no answer"), false, 20},
+		"certainly not stored":              {ErrNotCounted, false, 0},
+		"certainly not stored, for a while": {ErrNotCounted, false, 0},
+	} {
+		for _, lasts := range []time.Duration{time.Second, 5 * time.Minute} {
+			t.Run(name+" for "+lasts.String(), func(t *testing.T) {
+				metered(t, 1000, func(t *testing.T, counts *counted, m *Meter, _ func()) {
+					month := Month(time.Now())
+					m.Add(10)
+					time.Sleep(time.Second)
+					counts.fail(c.err, c.stored)
+					m.Add(20)
+					time.Sleep(lasts)
+					counts.fail(nil, false)
+					m.Add(5)
+					time.Sleep(10 * time.Second)
+					most := c.most
+					if lasts < sureFor {
+						most = 0
+					}
+					if total := counts.total(month); total > 35 || total < 35-most {
+						t.Errorf("%d counted of 35", total)
+					}
+					if used, _ := m.Used(); used != counts.total(month) {
+						t.Errorf("%d used, %d counted", used, counts.total(month))
+					}
+				})
+			})
+		}
+	}
+}
+
+// A worker that stops says what it has counted.
+func TestAStopLosesNoBytes(t *testing.T) {
+	metered(t, 0, func(t *testing.T, c *counted, m *Meter, stop func()) {
+		m.Add(7)
+		stop()
+		if total := c.total(Month(time.Now())); total != 7 {
+			t.Errorf("%d counted of 7", total)
+		}
+	})
+}
+
+// In the first moment of a month nothing of it is used.
+func TestANewMonthBeginsWithNothing(t *testing.T) {
+	metered(t, 1000, func(t *testing.T, _ *counted, m *Meter, _ func()) {
+		m.Add(990)
+		time.Sleep(time.Second)
+		if used, _ := m.Used(); used != 990 {
+			t.Fatalf("%d used", used)
+		}
+		time.Sleep(time.Until(NextMonth(time.Now())))
+		if used, _ := m.Used(); used != 0 {
+			t.Errorf("%d used of a month that has just begun", used)
+		}
+	})
+}
