@@ -62,6 +62,9 @@ const (
 // messages are round trips that it waits for: the look into the cache, which
 // it shares with others, and the answer. Byte counts and limits add nothing.
 func TestWhatARequestCosts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector has costs of its own")
+	}
 	r := newRig(t, t.TempDir(), providertest.Pipe("upstream.test"))
 	defer r.close()
 	r.well()
