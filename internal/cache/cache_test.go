@@ -178,7 +178,7 @@ func TestWhatCannotBeReadIsAbsent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		good := d.encode(&Entry{Body: body(worthZipping, "x"), FetchedAt: time.Now()})
+		good := d.encode(nil, &Entry{Body: body(worthZipping, "x"), FetchedAt: time.Now()})
 		values := map[string][]byte{"empty": {}, "long": {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}, "text": []byte("?")}
 		for i := 0; i < len(good); i += 7 {
 			values[fmt.Sprint("cut", i)] = good[:i]
