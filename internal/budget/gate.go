@@ -17,6 +17,7 @@ import (
 	"fetchworker/internal/budget/meter"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/budget/turns"
+	"fetchworker/internal/wait"
 )
 
 // Settings are what one worker knows of one provider.
@@ -84,6 +85,7 @@ type Gate struct {
 	control fleet.Control
 	wakes   int            // of the clock
 	alarm   ledger.Instant // when the run loop looks next
+	still   bool           // it looks seldom: all is quiet
 	shut    bool
 	unable  unable
 	barred  error          // what unable says; nil: it can
@@ -282,6 +284,10 @@ func (g *Gate) turnAway(why func(*turns.Waiter) error) {
 // pump hands out what can start, turns away who waits in vain, and plans the
 // next claim. Everything that changes something ends here, under the lock.
 func (g *Gate) pump(now store.Reading) {
+	if g.still && !g.quiet() {
+		g.still = false
+		wait.Signal(g.poke) // from now on it looks each second
+	}
 	if now.Wakes != g.wakes {
 		g.wakes = now.Wakes
 		g.planner.Void()

@@ -23,8 +23,21 @@ func (g *Gate) wakeAt(at ...ledger.Instant) {
 	}
 }
 
-// run looks again when the alarm says so, and at least once a second: a
-// limit's end, a pause's end and a machine that slept come with no event.
+// quietEach is how often a gate looks that nobody waits at. There may be
+// hundreds, and each look wakes the processor.
+const quietEach = 10 * time.Second
+
+// quiet reports whether time alone changes nothing here that anybody could
+// notice before something else happens.
+func (g *Gate) quiet() bool {
+	known, _ := g.planner.Known()
+	return known != nil && g.planner.Queued() == 0 && g.planner.InHand() == 0 && g.planner.UnderWay() == 0 && !g.planner.Writing() &&
+		!g.held && g.control.Limits == nil && g.control.Pause == nil && g.barred == nil
+}
+
+// run looks again when the alarm says so, and at least once a second unless all
+// is quiet: a limit's end, a pause's end and a machine that slept come with no
+// event.
 func (g *Gate) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -40,6 +53,9 @@ func (g *Gate) run(ctx context.Context) {
 		}
 		g.mu.Lock()
 		d := time.Second
+		if g.still = g.quiet(); g.still {
+			d = quietEach
+		}
 		if now := g.clock.Read(); now.OK && g.alarm > 0 {
 			d = min(d, max(g.alarm.Sub(now.At), 0))
 		}
