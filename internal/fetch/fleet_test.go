@@ -243,6 +243,47 @@ func TestAScrapeIsCheapWithAHundredThousandLetters(t *testing.T) {
 	}
 }
 
+// A scrape asks only for queues that may hold something: of two hundred
+// providers with two in use, a few requests, and what it tells is the same.
+func TestAScrapeAsksForWhatHoldsSomething(t *testing.T) {
+	b := brokertest.Start(t)
+	w := fleet.Worker{Name: "w1"}
+	for i := range 200 {
+		w.Providers = append(w.Providers, fmt.Sprint("p", i))
+	}
+	if err := fleet.Beat(t.Context(), b.JS, w); err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range []string{"fetch.request.p7.batch.quote.alice", "fetch.request.p7.batch.quote.bob", "fetch.dlq.p9.batch.quote.alice.q"} {
+		if _, err := b.JS.Publish(t.Context(), subject, []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	board, err := fleet.Watch(t.Context(), b.JS, b.KV)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer board.Close()
+	asked, err := b.NC.SubscribeSync("$JS.API.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(observe.New(b.JS, board, nil, zap.NewNop()))
+	got := scrape(t, registry)
+	for head, want := range map[string]float64{
+		`fetch_queue_depth{lane="batch",provider="p7"}`: 2, `fetch_queue_depth{lane="batch",provider="p8"}`: 0,
+		`fetch_queue_depth{lane="replay",provider="p7"}`: 0, `dlq_size{provider="p9"}`: 1, `dlq_size{provider="p7"}`: 0,
+	} {
+		if value, told := got[head]; !told || value != want {
+			t.Errorf("%s is %v (told: %v), want %v", head, value, told, want)
+		}
+	}
+	if n, _, _ := asked.Pending(); n == 0 || n > 40 {
+		t.Errorf("%d requests for a scrape", n)
+	}
+}
+
 // watched is a collector with the board that it reads.
 type watched struct{ board *fleet.View }
 

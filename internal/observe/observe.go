@@ -64,6 +64,7 @@ const (
 // storage is how full a stream is.
 type storage struct {
 	at                     time.Time
+	subjects               uint64
 	messages, bytes, limit float64
 }
 
@@ -321,8 +322,8 @@ func (f *Fleet) collectQueues(tell tell, providers []string) {
 	}
 }
 
-// ask reads all queues and streams. What fails keeps its last value for a
-// while.
+// ask reads all streams, and the queues in those that hold something. What
+// fails keeps its last value for a while.
 func (f *Fleet) ask(providers []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), queuesTimeout)
 	defer cancel()
@@ -343,14 +344,6 @@ func (f *Fleet) ask(providers []string) {
 			return nil
 		})
 	}
-	for _, p := range providers {
-		for _, q := range queuesOf(p) {
-			read(q.filter, func() (func(), error) {
-				l, err := q.ask(ctx, f.js.Conn())
-				return func() { f.queues[q] = l }, err
-			})
-		}
-	}
 	for _, name := range observedStreams {
 		read(name, func() (func(), error) {
 			s, err := storageOf(ctx, f.js, name)
@@ -358,6 +351,24 @@ func (f *Fleet) ask(providers []string) {
 		})
 	}
 	_ = group.Wait() // errors are counted one by one
+	holding := map[string]map[string]bool{}
+	for _, q := range queuesOf("") {
+		if holding[q.stream] == nil {
+			holding[q.stream] = f.holding(ctx, q.stream, providers)
+		}
+	}
+	for _, p := range providers {
+		for _, q := range queuesOf(p) {
+			read(q.filter, func() (func(), error) {
+				if !holding[q.stream][p] {
+					return func() { f.queues[q] = length{at: time.Now()} }, nil
+				}
+				l, err := q.ask(ctx, f.js.Conn())
+				return func() { f.queues[q] = l }, err
+			})
+		}
+	}
+	_ = group.Wait()
 }
 
 func storageOf(ctx context.Context, js jetstream.JetStream, name string) (storage, error) {
@@ -368,6 +379,7 @@ func storageOf(ctx context.Context, js jetstream.JetStream, name string) (storag
 	info := stream.CachedInfo()
 	return storage{
 		at:       time.Now(),
+		subjects: info.State.NumSubjects,
 		messages: float64(info.State.Msgs), bytes: float64(info.State.Bytes), limit: float64(max(info.Config.MaxBytes, 0)),
 	}, nil
 }

@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -92,6 +93,50 @@ func (q queue) ask(ctx context.Context, nc *nats.Conn) (length, error) {
 		return length{}, fmt.Errorf("ask %s: since when: %w", q.filter, err)
 	}
 	return l, nil
+}
+
+const (
+	// fewProviders are asked for one by one, mostSubjects listed to learn who has
+	// something.
+	fewProviders = 8
+	mostSubjects = 2000
+)
+
+// holding are the providers that may have something in a stream, by what was
+// just seen of it: most of many have nothing, and need not be asked for.
+func (f *Fleet) holding(ctx context.Context, stream string, providers []string) map[string]bool {
+	holding := map[string]bool{}
+	s := f.streams[stream]
+	seen := time.Since(s.at) < queuesLast
+	if seen && s.messages == 0 {
+		return holding
+	}
+	if seen && len(providers) > fewProviders && s.subjects <= mostSubjects {
+		if subjects, err := subjectsOf(ctx, f.js, stream); err == nil {
+			for subject := range subjects {
+				if tokens := strings.SplitN(subject, ".", 4); len(tokens) == 4 {
+					holding[tokens[2]] = true
+				}
+			}
+			return holding
+		}
+	}
+	for _, p := range providers {
+		holding[p] = true
+	}
+	return holding
+}
+
+func subjectsOf(ctx context.Context, js jetstream.JetStream, name string) (map[string]uint64, error) {
+	stream, err := js.Stream(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
+	if err != nil {
+		return nil, err
+	}
+	return info.State.Subjects, nil
 }
 
 // windowName is how a limit's window is called in labels: s, min, h, d, 12h,
