@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"fetchworker"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // providersAtRest measures what providers cost that nobody asks: how long a
@@ -31,8 +34,8 @@ func providersAtRest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("| providers | servers | first start | second start | servers at rest | worker at rest | first request | one of the next |")
-	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- |")
+	fmt.Println("| providers | servers | first start | second start | servers at rest | worker at rest | first request | one of the next | three asked |")
+	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
 	for name := range strings.SplitSeq(*cases, ",") {
 		var providers, servers int
 		if _, err := fmt.Sscanf(name, "%dx%d", &providers, &servers); err != nil {
@@ -67,7 +70,11 @@ func atRest(ctx context.Context, dir, exe string, providers, servers int, rest t
 	var catalogue strings.Builder
 	env := []string{fmt.Sprint("FETCH_REPLICAS=", servers), "BENCH_API_KEY=x"}
 	for i := range providers - 1 {
-		fmt.Fprintf(&catalogue, "  rest%d: {base_url: '%s', auth: none, limits: 60/min, operations: {quote: {path: /quote}}}\n", i, upstream.address)
+		limits := "60/min"
+		if i < asked {
+			limits = "unlimited"
+		}
+		fmt.Fprintf(&catalogue, "  rest%d: {base_url: '%s', auth: none, limits: %s, operations: {quote: {path: /quote, params: {n: {required: false}}}}}\n", i, upstream.address, limits)
 	}
 	s := setup{dir: dir, worker: exe, provider: upstream.address, concurrency: 16, env: env, more: catalogue.String()}
 	var starts [2]time.Duration
@@ -101,10 +108,52 @@ func atRest(ctx context.Context, dir, exe string, providers, servers int, rest t
 	if err != nil {
 		return err
 	}
-	fmt.Printf("| %d | %d | %.1f s | %.1f s | %.1f %% of a core, %s | %.1f %%, %s | %s | %s |\n", providers, servers,
+	rate, err := busy(ctx, all[0].address)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("| %d | %d | %.1f s | %.1f s | %.1f %% of a core, %s | %.1f %%, %s | %s | %s | %.0f/s |\n", providers, servers,
 		starts[0].Seconds(), starts[1].Seconds(), share(serversAfter-serversBefore), mib(serversBytes), share(workerAfter-workerBefore), mib(workerBytes),
-		first, next)
+		first, next, rate)
 	return nil
+}
+
+// asked are the providers that are asked for all that they can do, each by an
+// agent of its own; requestsEach is how often.
+const (
+	asked        = 3
+	requestsEach = 2000
+)
+
+// busy is how many requests a second the three that are asked have answered.
+func busy(ctx context.Context, natsURL string) (float64, error) {
+	nc, err := nats.Connect(natsURL)
+	if err != nil {
+		return 0, err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(256))
+	if err != nil {
+		return 0, err
+	}
+	stream, err := js.Stream(ctx, fetchworker.StreamRequests)
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	for n := range asked * requestsEach {
+		subject := fetchworker.RequestSubject(fmt.Sprint("rest", n%asked), fetchworker.LaneInteractive, "quote", fmt.Sprint("agent", n%asked))
+		if _, err := js.PublishAsync(subject, fmt.Appendf(nil, `{"params":{"n":"%d"}}`, n), jetstream.WithStallWait(10*time.Second)); err != nil {
+			return 0, err
+		}
+	}
+	<-js.PublishAsyncComplete()
+	err = eventually(time.Minute, func() bool {
+		pause(ctx, 20*time.Millisecond)
+		info, err := stream.Info(ctx)
+		return err == nil && info.State.Msgs == 0
+	})
+	return asked * requestsEach / time.Since(began).Seconds(), err
 }
 
 // latencies asks some providers at rest for the first time, and then each once

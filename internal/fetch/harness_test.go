@@ -2,6 +2,7 @@ package fetch_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,7 @@ type rig struct {
 	open     time.Duration
 	maxLife  time.Duration
 	logs     *lockedBuffer
+	rest     time.Duration      // 0: as in production; else consumers go as soon, too
 	earlier  bool               // start workers that ask all consumers for ever, as earlier versions do
 	dial     providers.DialFunc // nil: the upstream\'s own
 
@@ -143,11 +145,12 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		consumer := func(lane fetchworker.Lane, shard int) jetstream.ConsumerConfig {
-			if shard < 0 {
-				return broker.ReplaysConsumer(p.Name, 256)
+		consumer := func(lane fetchworker.Lane, shard int) (c jetstream.ConsumerConfig) {
+			if c = broker.RequestConsumer(p.Name, lane, shard, 256); shard < 0 {
+				c = broker.ReplaysConsumer(p.Name, 256)
 			}
-			return broker.RequestConsumer(p.Name, lane, shard, 256)
+			c.InactiveThreshold = cmp.Or(r.rest, c.InactiveThreshold)
+			return c
 		}
 		s := fetch.Served{
 			Provider: p, Gate: gate,
@@ -183,7 +186,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	counts.Go(func() { book.Run(counting) })
 	w, err := fetch.New(fetch.Config{
 		Name: name, JS: js, KV: kv, Log: record.New(js, hook), Serve: serving, Rights: set.Rights,
-		Retries: 3, RetryBase: time.Second, MaxLife: r.maxLife, Drain: 30 * time.Second,
+		Retries: 3, RetryBase: time.Second, MaxLife: r.maxLife, Drain: 30 * time.Second, Rest: r.rest,
 		Logger: r.logger(), Metrics: r.registry, Cancels: guard, Usage: book,
 	})
 	if err != nil {

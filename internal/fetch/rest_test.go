@@ -3,8 +3,10 @@ package fetch_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +16,8 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
 )
 
 // consumers counts those of the two queues.
@@ -212,6 +216,75 @@ func TestWorkersOfAnEarlierVersionBeside(t *testing.T) {
 		time.Sleep(20 * time.Minute)
 		if n := r.consumers(); n != 0 {
 			t.Errorf("%d consumers are left", n)
+		}
+	})
+}
+
+// TestNothingIsLostWhileConsumersComeAndGo: three workers, of which one is cut
+// off and replaced every few seconds, a replayer, agents that ask now and then,
+// calls that fail at first; shards rest and consumers go after a second.
+func TestNothingIsLostWhileConsumersComeAndGo(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.rest, r.circuit = time.Second, 0
+		var mu sync.Mutex
+		calls := map[string]int{}
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			mu.Lock()
+			defer mu.Unlock()
+			calls[q.URL.Path]++
+			step := providertest.JSON(200, aapl)
+			if strings.HasSuffix(q.URL.Path, "7") && calls[q.URL.Path] == 1 {
+				step = providertest.JSON(500, "boom")
+			}
+			return &step
+		}
+		type worker struct {
+			nc   *nats.Conn
+			stop func()
+		}
+		start := func() worker {
+			nc, stop := r.startWorker(nil)
+			return worker{nc, stop}
+		}
+		workers := []worker{start(), start(), start()}
+		stopReplayer := r.startReplayer(nil)
+		var all []fetchworker.Identity
+		var gone []func()
+		most, least := 0, 100
+		for round := range 40 {
+			for range rand.IntN(6) {
+				all = append(all, r.quote(fmt.Sprint("agent-", rand.IntN(50)), fmt.Sprint("q-", len(all)), fmt.Sprint("S", len(all)), ""))
+				time.Sleep(rand.N(300 * time.Millisecond))
+			}
+			time.Sleep(rand.N(4 * time.Second))
+			if round%4 == 3 {
+				w := workers[0]
+				w.nc.Close()
+				gone = append(gone, w.stop)
+				workers = append(workers[1:], start())
+			}
+			n := r.consumers()
+			most, least = max(most, n), min(least, n)
+		}
+		for i, id := range all {
+			r.final(id, 30*time.Second)
+			want := 1
+			if strings.HasSuffix(fmt.Sprint(i), "7") {
+				want = 2
+			}
+			if n := calls[fmt.Sprint("/api/v3/quote/S", i)]; n != want {
+				t.Errorf("%s: %d calls, want %d", id, n, want)
+			}
+		}
+		if most == 0 || least > most/2 {
+			t.Errorf("consumers did not come and go: %d to %d of them", least, most)
+		}
+		stopReplayer()
+		for _, w := range workers {
+			w.stop()
+		}
+		for _, stop := range gone {
+			stop()
 		}
 	})
 }

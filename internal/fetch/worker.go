@@ -9,6 +9,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -47,6 +48,7 @@ type Config struct {
 	RetryBase time.Duration // wait after the first failure
 	MaxLife   time.Duration // of a request
 	Drain     time.Duration // how long a stop waits for what is in flight
+	Rest      time.Duration // from when on a shard rests that nothing comes into; 0: intake.RestAfter
 
 	Logger  *zap.Logger
 	Metrics prometheus.Registerer
@@ -133,7 +135,7 @@ func New(c Config) (*Worker, error) {
 	if w.used, err = record.NewLooks(c.JS, fetchworker.StreamResults); err != nil {
 		return nil, err
 	}
-	w.intake = intake.New(c.JS, w.shards())
+	w.intake = intake.New(c.JS, cmp.Or(c.Rest, intake.RestAfter), w.shards())
 	w.intake.Complain = func(s *intake.Shard, err error) {
 		consumer := ""
 		if s != nil {

@@ -74,8 +74,9 @@ var (
 	errSilent = fmt.Errorf("%w: the server is silent", errPull)
 )
 
-// New makes an intake for some shards; Run starts it.
-func New(js jetstream.JetStream, shards []*Shard) *Intake {
+// New makes an intake for some shards, which rest when nothing has come for a
+// while; Run starts it.
+func New(js jetstream.JetStream, rest time.Duration, shards []*Shard) *Intake {
 	in := &Intake{
 		nc: js.Conn(), Shards: shards, of: make(map[consumerName]int, len(shards)),
 		lanes: map[string]*lane{}, told: make(chan *nats.Msg, toldWait),
@@ -93,6 +94,7 @@ func New(js jetstream.JetStream, shards []*Shard) *Intake {
 			in.lanes[subject] = l
 		}
 		l.shards = append(l.shards, s)
+		s.rest = rest
 		next := "$JS.API.CONSUMER.MSG.NEXT." + s.stream + "." + s.Consumer
 		s.ask = func(n int) error {
 			request := make([]byte, 0, 80)

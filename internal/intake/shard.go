@@ -46,6 +46,7 @@ type Shard struct {
 	ask    func(n int) error // asks the server for n more messages
 	rise   func()            // has the consumer made
 	mayEnd func() bool       // it would be heard if something came
+	rest   time.Duration     // when nothing has come for so long
 
 	mu      sync.Mutex
 	open    bool      // the intake runs
@@ -79,9 +80,9 @@ const (
 	awake                // messages may be asked for
 )
 
-// restAfter is how long nothing has come, and nothing has been known to wait,
+// RestAfter is how long nothing has come, and nothing has been known to wait,
 // before a shard rests. An open pull request ends by itself.
-const restAfter = time.Minute
+const RestAfter = time.Minute
 
 // ask is an open pull request. The server forgets it when it ends.
 type ask struct {
@@ -321,14 +322,14 @@ func (s *Shard) Older(stored time.Time) bool {
 // idle reports whether the shard may rest: nothing has come for a while, this
 // worker holds nothing of it, and would hear if anything came.
 func (s *Shard) idle(now time.Time) bool {
-	return s.Make != nil && s.holding == 0 && now.Sub(s.stirred) >= restAfter && s.mayEnd()
+	return s.Make != nil && s.holding == 0 && now.Sub(s.stirred) >= s.rest && s.mayEnd()
 }
 
 // tires reports whether the shard rests, or will when it is sure to be heard.
 func (s *Shard) tires(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.state == resting || s.Make != nil && s.holding == 0 && now.Sub(s.stirred) >= restAfter
+	return s.state == resting || s.Make != nil && s.holding == 0 && now.Sub(s.stirred) >= s.rest
 }
 
 // look does what time alone brings: it drops requests that the server must
