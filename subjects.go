@@ -57,6 +57,11 @@ func CancelSubject(provider, agent string) string { return "fetch.cancel." + pro
 // ReviewSubject is where a request waits for a person.
 func ReviewSubject(i Identity) string { return "fetch.review." + i.String() }
 
+// Queued is where it is told that something was stored under a subject of the
+// requests or the replays: fetch.queued.request.<provider>.<lane>.<shard>.>,
+// fetch.queued.replay.<provider>.>. Only workers hear it.
+func Queued(stored string) string { return "fetch.queued." + strings.TrimPrefix(stored, "fetch.") }
+
 // EventSubject is where events of a kind about a provider are published.
 func EventSubject(kind, provider string) string { return "fetch.event." + kind + "." + provider }
 

@@ -18,7 +18,7 @@ func TestAWorkerThatMayNotListen(t *testing.T) {
 	for _, u := range o.Users {
 		if u.Username == "worker" {
 			u.Permissions.Subscribe.Allow = slices.DeleteFunc(u.Permissions.Subscribe.Allow, func(subject string) bool {
-				return strings.HasPrefix(subject, "fetch.request.") || strings.HasPrefix(subject, "fetch.replay.")
+				return strings.HasPrefix(subject, "fetch.queued.")
 			})
 		}
 	}

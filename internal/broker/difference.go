@@ -38,6 +38,16 @@ var (
 	otherFields = []string{"description", "max_msg_size", "duplicate_window", "deny_delete", "deny_purge"}
 )
 
+// needs are the fields that guarantees of a stream stand on, and the others.
+// Without what the queues tell, workers keep all of their consumers.
+func needs(want jetstream.StreamConfig) (needed, other []string) {
+	if want.RePublish == nil || !want.RePublish.HeadersOnly {
+		return neededFields, otherFields
+	}
+	needed = slices.DeleteFunc(slices.Clone(neededFields), func(name string) bool { return name == "republish" })
+	return needed, append(slices.Clone(otherFields), "republish")
+}
+
 // compare finds what is to be done to a stream. It asks the server only where
 // a smaller limit might delete.
 func compare(ctx context.Context, stream jetstream.Stream, want jetstream.StreamConfig, o Options) (difference, error) {
@@ -56,8 +66,9 @@ func compare(ctx context.Context, stream jetstream.Stream, want jetstream.Stream
 		c.Metadata = map[string]string{}
 	}
 	maps.Copy(c.Metadata, want.Metadata)
-	d.needed = append(d.needed, unlike(have, want, neededFields)...)
-	d.other = append(d.other, unlike(have, want, otherFields)...)
+	needed, other := needs(want)
+	d.needed = append(d.needed, unlike(have, want, needed)...)
+	d.other = append(d.other, unlike(have, want, other)...)
 	if revision(have) < revision(want) {
 		d.other = append(d.other, "an older version made it")
 	}

@@ -33,7 +33,7 @@ type Options struct {
 
 // Revision counts what changes in the topology. A stream carries that of the
 // version that made it, so that an older one leaves it as it is.
-const Revision = 4
+const Revision = 5
 
 const revisionKey = "fetchworker.topology"
 
@@ -88,10 +88,19 @@ func Streams(o Options) []jetstream.StreamConfig {
 		Destination: "fetch.request.{{wildcard(1)}}.{{wildcard(2)}}.{{partition(16,4)}}.{{wildcard(3)}}.{{wildcard(4)}}",
 	}
 
+	// What is stored is told, without its body: so workers hear of what comes for
+	// shards at rest. A subscription to the requests themselves would also hide
+	// from agents that no stream takes them.
+	told := func(c *jetstream.StreamConfig, source string) {
+		c.RePublish = &jetstream.RePublish{Source: source, Destination: fetchworker.Queued(source), HeadersOnly: true}
+	}
+	told(&requests, "fetch.request.>")
+
 	replay := base(fetchworker.StreamReplay, "Letters sent back to work", "fetch.replay.*.*.*.*.*")
 	replay.Retention = jetstream.WorkQueuePolicy
 	replay.MaxMsgsPerSubject = 1
 	replay.Discard = jetstream.DiscardNew // should an operator bound it: work is held back, never dropped
+	told(&replay, "fetch.replay.>")
 
 	results := base(fetchworker.StreamResults, "The latest answer of each request", "fetch.put.*.*.*.*")
 	results.MaxMsgsPerSubject = 1

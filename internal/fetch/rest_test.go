@@ -2,6 +2,7 @@ package fetch_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -285,6 +286,58 @@ func TestNothingIsLostWhileConsumersComeAndGo(t *testing.T) {
 		}
 		for _, stop := range gone {
 			stop()
+		}
+	})
+}
+
+// TestStreamsOfAnEarlierVersion do not tell what comes: all consumers are kept,
+// and nobody waits, until somebody brings the streams up to date.
+func TestStreamsOfAnEarlierVersion(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		for _, name := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay} {
+			s, err := r.b.JS.Stream(t.Context(), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config := s.CachedInfo().Config
+			config.RePublish = nil
+			if _, err := r.b.JS.UpdateStream(t.Context(), config); err != nil {
+				t.Fatal(err)
+			}
+		}
+		defer r.start(nil)()
+		time.Sleep(20 * time.Minute)
+		if n := r.consumers(); n != 2*fetchworker.Shards+1 {
+			t.Errorf("%d consumers", n)
+		}
+		r.final(r.quote("alice", "before", "A", ""), promptly)
+		if err := broker.Apply(t.Context(), r.b.JS, broker.Options{ResultAge: 168 * time.Hour}, nil); err != nil {
+			t.Fatal(err)
+		}
+		r.b.Ageless(t)
+		time.Sleep(20 * time.Minute)
+		if n := r.consumers(); n != 0 {
+			t.Errorf("%d consumers when the streams tell what comes", n)
+		}
+		r.final(r.quote("alice", "after", "B", ""), promptly)
+	})
+}
+
+// TestWhereNobodyTakesRequestsAgentsAreTold: that workers hear of requests hides
+// from no publisher that there is no stream.
+func TestWhereNobodyTakesRequestsAgentsAreTold(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		defer r.start(nil)()
+		time.Sleep(5 * time.Second)
+		if err := r.b.JS.DeleteStream(t.Context(), fetchworker.StreamRequests); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := r.b.NC.RequestWithContext(ctx, "fetch.request.fmp.interactive.quote.alice", []byte(`{}`))
+		if !errors.Is(err, nats.ErrNoResponders) {
+			t.Errorf("a publish where no stream is: %v", err)
 		}
 	})
 }

@@ -174,7 +174,7 @@ func (in *Intake) raise(ctx context.Context, s *Shard) {
 	}
 }
 
-// mayListen tries whether these credentials may hear what is published.
+// mayListen tries whether these credentials may hear what comes.
 func (in *Intake) mayListen(ctx context.Context) bool {
 	if len(in.Shards) == 0 {
 		return true
@@ -197,7 +197,7 @@ func (in *Intake) mayListen(ctx context.Context) bool {
 func (in *Intake) listen(now time.Time) {
 	for _, l := range in.lanes {
 		switch tires := l.tires(now); {
-		case in.deaf:
+		case in.deaf || in.lookout.mute.Load():
 			for _, s := range l.shards {
 				s.Stir()
 			}

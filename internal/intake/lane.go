@@ -2,7 +2,7 @@ package intake
 
 import (
 	"fmt"
-	"hash/fnv"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -12,13 +12,13 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// lane is what is published under one subject: a provider's requests of one
-// lane, or its released letters. While some of its shards rest this worker
-// listens to what is published, and stirs the shard that it is for. A lane with
+// lane is what a stream tells under one subject: of a provider's requests of one
+// lane, or of its released letters. While some of its shards rest this worker
+// listens to what was stored, and stirs the shard that it is for. A lane with
 // much traffic wakes whole, and then nobody listens to it.
 type lane struct {
 	subject string
-	shards  []*Shard
+	shards  []*Shard // in their order
 
 	sub   *nats.Subscription        // nil: nobody listens
 	since atomic.Pointer[time.Time] // since when somebody does; nil: nobody
@@ -31,23 +31,15 @@ type lane struct {
 // open pull costs less than to hear of each message.
 const busy = 20
 
-// subjectOf is where what comes into a shard is published.
+// subjectOf is where it is told that something came into a shard's lane.
 func subjectOf(s *Shard) string {
 	if s.Index < 0 {
-		return "fetch.replay." + s.provider + ".>"
+		return fetchworker.Queued("fetch.replay." + s.provider + ".>")
 	}
-	return "fetch.request." + s.provider + "." + string(s.Lane) + ".*.*"
+	return fetchworker.Queued("fetch.request." + s.provider + "." + string(s.Lane) + ".>")
 }
 
-// shardOf is the shard of an agent, as the request stream's subject transform
-// spreads them.
-func shardOf(agent string) int {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(agent))
-	return int(h.Sum32() % fetchworker.Shards)
-}
-
-// listen has published messages told on a channel.
+// listen has what comes told on a channel.
 func (l *lane) listen(nc *nats.Conn, told chan *nats.Msg) error {
 	if l.sub != nil {
 		return nil
@@ -81,7 +73,7 @@ func (l *lane) tires(now time.Time) bool {
 	return false
 }
 
-// hear stirs what a published message is for.
+// hear stirs what has come.
 func (l *lane) hear(subject string, now time.Time) {
 	if now.Sub(l.second) >= time.Second {
 		l.second, l.heard = now, 0
@@ -93,10 +85,10 @@ func (l *lane) hear(subject string, now time.Time) {
 		}
 		return
 	}
-	index := shardOf(subject[strings.LastIndexByte(subject, '.')+1:])
-	for _, s := range l.shards {
-		if s.Index == index {
-			s.Stir()
-		}
+	shard, _, _ := strings.Cut(strings.TrimPrefix(subject, strings.TrimSuffix(l.subject, ">")), ".")
+	index, err := strconv.Atoi(shard)
+	if err != nil || index < 0 || index >= len(l.shards) {
+		return
 	}
+	l.shards[index].Stir()
 }

@@ -3,6 +3,7 @@ package intake
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,7 @@ type lookout struct {
 	failed func(error)
 	poke   chan struct{}             // look now
 	looked atomic.Pointer[time.Time] // when the last look that told all began; nil: none did
+	mute   atomic.Bool               // an earlier version made the streams: they do not tell what comes
 }
 
 type place struct {
@@ -76,7 +78,7 @@ func (o *lookout) run(ctx context.Context) {
 		case <-timer.C:
 		case <-o.poke:
 		}
-		if now := time.Now(); o.needed(now) {
+		if now := time.Now(); o.mute.Load() || o.needed(now) {
 			if err := o.look(ctx); err == nil {
 				o.looked.Store(&now)
 			} else if ctx.Err() == nil {
@@ -102,39 +104,44 @@ func (o *lookout) covers(since time.Time) bool {
 func (o *lookout) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
+	mute := false
 	for _, q := range o.queues {
-		if err := q.look(ctx, o); err != nil {
+		tells, err := q.look(ctx, o)
+		if err != nil {
 			q.stream = nil
 			return fmt.Errorf("look into %s: %w", q.name, err)
 		}
+		mute = mute || !tells
 		for _, s := range q.waiting {
 			s.Stir()
 		}
 	}
+	o.mute.Store(mute)
 	return nil
 }
 
-func (q *waitroom) look(ctx context.Context, o *lookout) (err error) {
+func (q *waitroom) look(ctx context.Context, o *lookout) (tells bool, err error) {
 	if q.stream == nil {
 		if q.stream, err = o.js.Stream(ctx, q.name); err != nil {
-			return err
+			return false, err
 		}
 	}
 	info, err := q.stream.Info(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
+	tells = info.Config.RePublish != nil && strings.HasPrefix(info.Config.RePublish.Destination, fetchworker.Queued(""))
 	now := seen{info.Created, info.State.LastSeq, info.State.Msgs}
 	switch {
 	case now.messages == 0:
 		q.seen, q.waiting = now, nil
-		return nil
+		return tells, nil
 	case now == q.seen:
-		return nil
+		return tells, nil
 	}
 	listed, err := q.stream.Info(ctx, jetstream.WithSubjectFilter(">"))
 	if err != nil {
-		return err
+		return false, err
 	}
 	found := map[*Shard]bool{}
 	for subject := range listed.State.Subjects {
@@ -156,5 +163,5 @@ func (q *waitroom) look(ctx context.Context, o *lookout) (err error) {
 	}
 	// What came between the two is in the list, and will be listed again.
 	q.seen = now
-	return nil
+	return tells, nil
 }
