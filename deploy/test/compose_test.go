@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"fetchworker/internal/app"
+	"fetchworker/internal/gateway"
 	"fetchworker/internal/providers"
 
 	"github.com/compose-spec/compose-go/v2/cli"
@@ -69,7 +70,7 @@ func project(t *testing.T, profiles ...string) *types.Project {
 }
 
 func TestComposeRunsOneServerOrThree(t *testing.T) {
-	always := []string{"apply", "grafana", "prometheus", "replayer", "worker"}
+	always := []string{"apply", "gateway", "grafana", "prometheus", "replayer", "worker"}
 	for _, c := range []struct {
 		profile string
 		more    []string
@@ -96,7 +97,7 @@ func TestComposeRunsOneServerOrThree(t *testing.T) {
 
 func TestComposeSetsOnlyWhatTheCodeReads(t *testing.T) {
 	p, names := project(t, "*"), known(t)
-	for _, service := range []string{"apply", "worker", "replayer", "operator"} {
+	for _, service := range []string{"apply", "worker", "replayer", "gateway", "operator"} {
 		for name := range p.Services[service].Environment {
 			if !names[name] && !elsewhere[name] {
 				t.Errorf("%s is given %s, which nothing reads", service, name)
@@ -108,6 +109,7 @@ func TestComposeSetsOnlyWhatTheCodeReads(t *testing.T) {
 		// An embedded server's, and what compose leaves at the default.
 		if _, ok := given[name]; !ok && !slices.Contains([]string{
 			"NATS_CREDS", "NATS_CONTEXT", "FETCH_NATS_ADDR", "FETCH_DATA_DIR", "FETCH_SYNC", "FETCH_REPLAY", "FETCH_HTTP_ADDR",
+			"FETCH_GATEWAY", "FETCH_GATEWAY_ADDR", "FETCH_GATEWAY_TOKENS", "FETCH_GATEWAY_ORIGINS", // the gateway's
 		}, name) {
 			t.Errorf("the worker reads %s, and compose cannot set it", name)
 		}
@@ -248,7 +250,7 @@ func TestComposeHardensAndLimitsEverything(t *testing.T) {
 
 func TestEachProcessHasItsOwnUserAndInbox(t *testing.T) {
 	p := project(t, "single", "tools")
-	for service, user := range map[string]string{"apply": "admin", "worker": "worker", "replayer": "replayer", "operator": "operator"} {
+	for service, user := range map[string]string{"apply": "admin", "worker": "worker", "replayer": "replayer", "gateway": "gateway", "operator": "operator"} {
 		env := p.Services[service].Environment
 		if url := *env["NATS_URL"]; !strings.HasPrefix(url, "nats://"+user+":") {
 			t.Errorf("%s is %s", service, url)
@@ -271,4 +273,10 @@ func TestTheExampleRightsAreValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	set.Close()
+}
+
+func TestTheExampleTokensAreValid(t *testing.T) {
+	if _, err := gateway.LoadTokens(filepath.Join(root, "deploy/config/tokens.yaml"), nil); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -39,7 +39,7 @@ func TestTheImagesBuildStepsRun(t *testing.T) {
 
 	const limit = 40 << 20
 	copied := regexp.MustCompile(`COPY --from=build /out/(\S+)`).FindAllStringSubmatch(dockerfile, -1)
-	if len(copied) != 2 {
+	if len(copied) != 3 {
 		t.Fatalf("the images hold %v", copied)
 	}
 	for _, m := range copied {

@@ -87,7 +87,7 @@ func TestTheKubernetesExampleFitsTogether(t *testing.T) {
 			t.Errorf("%s is not hardened", o.Metadata.Name)
 		}
 		image := pod.Containers[0].Image
-		if image != compose.Services["worker"].Image && image != compose.Services["replayer"].Image {
+		if image != compose.Services["worker"].Image && image != compose.Services["replayer"].Image && image != compose.Services["gateway"].Image {
 			t.Errorf("%s runs %s, which nobody builds", o.Metadata.Name, image)
 		}
 		for _, e := range pod.Containers[0].Env {
@@ -126,7 +126,7 @@ func TestTheKubernetesExampleFitsTogether(t *testing.T) {
 
 func TestTheSystemdUnitsFitTogether(t *testing.T) {
 	units, err := filepath.Glob(filepath.Join(root, "deploy/systemd/*.service"))
-	if err != nil || len(units) != 3 {
+	if err != nil || len(units) != 4 {
 		t.Fatal(units, err)
 	}
 	names := known(t)
@@ -145,7 +145,7 @@ func TestTheSystemdUnitsFitTogether(t *testing.T) {
 			t.Errorf("%s does not say how its user reads credentials", base)
 		}
 		exec := regexp.MustCompile(`(?m)^ExecStart=/usr/local/bin/(\w+) ?(\w*)$`).FindStringSubmatch(text)
-		if exec == nil || !slices.Contains([]string{"worker", "worker apply", "replayer run"}, strings.TrimSpace(exec[1]+" "+exec[2])) {
+		if exec == nil || !slices.Contains([]string{"worker", "worker apply", "replayer run", "gateway"}, strings.TrimSpace(exec[1]+" "+exec[2])) {
 			t.Errorf("%s starts %v", base, exec)
 		}
 		file := regexp.MustCompile(`(?m)^EnvironmentFile=/etc/fetchworker/(\S+)$`).FindStringSubmatch(text)
