@@ -96,8 +96,7 @@ func (a Answer) Encode() *nats.Msg {
 		a.Time = time.Now()
 	}
 	h.Set(headerSpecVersion, "1.0")
-	// Of the same bytes as the subject, whose prefix it leaves out.
-	h.Set(headerEventID, m.Subject[len(putPrefix):]+"."+strconv.Itoa(a.Generation)+"."+strconv.FormatInt(a.Time.UnixNano(), 36))
+	h.Set(headerEventID, a.Identity.String()+"."+strconv.Itoa(a.Generation)+"."+strconv.FormatInt(a.Time.UnixNano(), 36))
 	h.Set(headerEventType, "fetch.result")
 	h.Set(headerEventSource, "/fetch/"+a.Identity.Provider+"/"+a.Identity.Operation)
 	h.Set(headerSubject, a.Identity.ID)

@@ -36,9 +36,7 @@ func RequestSubject(provider string, lane Lane, operation, agent string) string 
 
 // PutSubject is where a worker publishes an answer; the stream stores and
 // republishes it under ResultSubject.
-func PutSubject(i Identity) string { return i.under(putPrefix) }
-
-const putPrefix = "fetch.put."
+func PutSubject(i Identity) string { return i.under("fetch.put.") }
 
 // ResultSubject is where the answer of a request is stored and seen live.
 func ResultSubject(i Identity) string { return i.under("fetch.result.") }
