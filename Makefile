@@ -37,6 +37,10 @@ soak: ## ten minutes of 300 requests a second with 5 % faults, then kills and th
 	$(CHAOS) -run Soaks
 	for n in 1 2 3 4 5 6 7 8 9 10; do GOFLAGS=-race $(CHAOS) -run 'Nothing|Server' || exit 1; done
 
+.PHONY: outage
+outage: ## an outage of 10,000 and 100,000 requests: a table of what parking and draining take beside fresh ones
+	$(CHAOS) -run AtScale
+
 .PHONY: cluster
 cluster: ## a cluster of three NATS servers that loses its leaders
 	$(CHAOS) -run Cluster

@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -39,6 +42,7 @@ type drain struct {
 	idle   bool      // nothing was released since the beginning of the stream
 	rest   time.Time // when to look again
 	leased time.Time // until when the lease is ours
+	alone  int       // letters to be read one by one: they lie among many others
 }
 
 func newDrains() *drains { return &drains{all: map[string]*drain{}, claimed: map[uint64]bool{}} }
@@ -133,9 +137,15 @@ func (r *Replayer) drain(ctx context.Context) {
 func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain) error {
 	var releases sync.WaitGroup
 	defer releases.Wait()
+	var page []record.Raw
 	for range readsAPass {
-		raw, err := r.log.Next(ctx, fetchworker.StreamDLQ, "fetch.dlq."+provider+".>", d.next)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
+		if len(page) == 0 {
+			var err error
+			if page, err = r.read(ctx, provider, d); err != nil {
+				return fmt.Errorf("read %s: %w", provider, err)
+			}
+		}
+		if len(page) == 0 {
 			d.rest = r.now().Add(restAfterAll)
 			if d.idle {
 				r.drains.done(provider) // whoever waits still is met again
@@ -143,9 +153,8 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain) erro
 			d.next, d.idle = 1, true
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("read %s: %w", provider, err)
-		}
+		raw := page[0]
+		page = page[1:]
 		l := &held{Letter: Read(raw.Subject, raw.Header, raw.Data), sequence: raw.Sequence, stored: raw.Time}
 		if decide(l.Letter, r.facts(l, r.now())).act != actRelease {
 			d.next = raw.Sequence + 1
@@ -178,6 +187,37 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain) erro
 		})
 	}
 	return nil
+}
+
+// readsAtOnce are the letters of a page. To read them one by one took a round
+// trip each, which was most of a drain.
+const readsAtOnce = 64
+
+// read reads the next letters of a provider. Whatever lies there is read as a
+// page, which the server has at hand, and the provider's are taken out of it;
+// where they are few among others, the server is asked for the next one of
+// them: a page of those it would have to search for.
+func (r *Replayer) read(ctx context.Context, provider string, d *drain) ([]record.Raw, error) {
+	prefix := "fetch.dlq." + provider + "."
+	if d.alone > 0 {
+		d.alone--
+	} else {
+		page, err := r.log.Page(ctx, fetchworker.StreamDLQ, ">", d.next, readsAtOnce)
+		if err != nil {
+			return nil, err
+		}
+		all := len(page)
+		page = slices.DeleteFunc(page, func(raw record.Raw) bool { return !strings.HasPrefix(raw.Subject, prefix) })
+		if len(page) > 0 && 4*len(page) >= all {
+			return page, nil
+		}
+		d.alone = readsAtOnce
+	}
+	raw, err := r.log.Next(ctx, fetchworker.StreamDLQ, prefix+">", d.next)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	return []record.Raw{raw}, err
 }
 
 // sendBack releases a letter that was read and not pulled, so that it is

@@ -1,0 +1,131 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/providers/providertest"
+
+	"github.com/nats-io/nats.go"
+)
+
+// TestAnOutageAtScale has a provider be down while thousands of requests come,
+// and come back: what it takes to park and to drain them, beside what fresh
+// ones take in the same run, and what a neighbour notices. It prints a table.
+func TestAnOutageAtScale(t *testing.T) {
+	begin(t)
+	var table strings.Builder
+	fmt.Fprintf(&table, "\n%10s %12s %12s %12s %28s\n", "requests", "fresh", "parked", "drained", "a neighbour's p99: alone, then")
+	for _, n := range pick([]int{400}, []int{10_000, 100_000}) {
+		fresh, parked, drained, alone, beside := outage(t, n)
+		fmt.Fprintf(&table, "%10d %10.0f/s %10.0f/s %10.0f/s %16v %11v\n", n, fresh, parked, drained, alone, beside)
+		if full && (parked < fresh/2 || drained < fresh/2) {
+			t.Errorf("%d: fresh requests come at %.0f a second, are parked at %.0f and drained at %.0f", n, fresh, parked, drained)
+		}
+	}
+	t.Log(table.String())
+}
+
+// outage is one of so many requests: rates a second, and the neighbour's p99
+// before and during it.
+func outage(t *testing.T, n int) (fresh, parked, drained float64, alone, beside time.Duration) {
+	t.Helper()
+	var down bool
+	f := newFleet(t, well(0))
+	f.upstream.Fallback = func(r *http.Request) *providertest.Step {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		step := providertest.JSON(http.StatusOK, aQuote)
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/v2/"):
+			step = providertest.JSON(http.StatusOK, `{"status":"OK","results":[{"c":1}]}`)
+		case down:
+			step = providertest.JSON(http.StatusServiceUnavailable, "down")
+		}
+		return &step
+	}
+	turn := func(off bool) {
+		f.mu.Lock()
+		down = off
+		f.mu.Unlock()
+	}
+	f.env["POLYGON_API_KEY"], f.env["POLYGON_BASE_URL"], f.env["POLYGON_REQUESTS_PER_MINUTE"] = aKey, f.upstream.URL(), "0"
+	f.env["FETCH_CIRCUIT_OPEN_SECONDS"], f.env["FETCH_CONCURRENCY"], f.env["FETCH_AGENT_BACKLOG"], f.env["FETCH_LOG_LEVEL"] = "1", "64", "1000000", "warn"
+	f.spawn("worker")
+	f.spawn("replayer")
+	f.final(f.quote("alice", "FIRST"), time.Minute)
+
+	neighbour, err := f.agent("neighbour")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	look := func(stop <-chan struct{}) time.Duration {
+		var took []time.Duration
+		for {
+			select {
+			case <-stop:
+				slices.Sort(took)
+				return took[max(len(took)-1-len(took)/100, 0)].Round(100 * time.Microsecond)
+			case <-time.After(20 * time.Millisecond):
+			}
+			start := time.Now()
+			asked++
+			if _, err := neighbour.Fetch(t.Context(), fetchworker.Request{Provider: "polygon", Operation: "aggregates", Params: params("polygon", fmt.Sprint("N", asked))}); err != nil {
+				t.Error(err)
+				return 0
+			}
+			took = append(took, time.Since(start))
+		}
+	}
+	during := func(work func()) time.Duration {
+		stop := make(chan struct{})
+		var p99 time.Duration
+		var looking sync.WaitGroup
+		looking.Go(func() { p99 = look(stop) })
+		work()
+		close(stop)
+		looking.Wait()
+		return p99
+	}
+	publish := func(what string) {
+		store(t, f.js, n, func(i int) *nats.Msg {
+			m := nats.NewMsg(fmt.Sprintf("fetch.request.fmp.batch.quote.agent-%d", i%50))
+			m.Data, _ = json.Marshal(map[string]any{"id": fmt.Sprintf("%s-%d", what, i), "params": map[string]string{"symbol": fmt.Sprintf("%s%d", what, i)}})
+			return m
+		})
+	}
+	rate := func(start time.Time) float64 { return float64(n) / time.Since(start).Seconds() }
+	answered := func() int { return f.count(fetchworker.StreamResults) }
+
+	alone = during(func() { time.Sleep(pick(time.Second, 5*time.Second)) })
+	before, start := answered(), time.Now()
+	publish("A")
+	until(t, 10*time.Minute, "fresh ones are answered", func() bool { return f.count(fetchworker.StreamRequests) == 0 && answered() >= before+n })
+	fresh = rate(start)
+
+	beside = during(func() {
+		turn(true)
+		start := time.Now()
+		publish("B")
+		until(t, 10*time.Minute, "all are parked", func() bool {
+			return f.count(fetchworker.StreamRequests) == 0 && f.count(fetchworker.StreamDLQ) >= n-1
+		})
+		parked = rate(start)
+		turn(false)
+		until(t, time.Minute, "the circuit closes", func() bool { return f.count(fetchworker.StreamDLQ) < n-n/50 })
+		start, left := time.Now(), f.count(fetchworker.StreamDLQ)
+		until(t, 10*time.Minute, "all are drained", func() bool {
+			return f.count(fetchworker.StreamDLQ)+f.count(fetchworker.StreamReplay)+f.count(fetchworker.StreamRequests) == 0
+		})
+		drained = float64(left) / time.Since(start).Seconds()
+	})
+	return fresh, parked, drained, alone, beside
+}
