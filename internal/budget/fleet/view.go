@@ -65,8 +65,9 @@ type Provider struct {
 // beat is a worker, and when it last said that it lives.
 type beat struct {
 	Worker
-	at  time.Time // ours
-	rev uint64
+	serves map[string]bool // its providers
+	at     time.Time       // ours
+	rev    uint64
 }
 
 // lives reports whether a worker is believed. Its key alone proves nothing: a
@@ -149,7 +150,14 @@ func (v *View) take(kind, name string, e store.Entry) {
 			if !e.At.IsZero() {
 				age = max(0, time.Since(e.At)+v.ahead)
 			}
-			v.workers[name] = beat{w, time.Now().Add(-age), e.Rev}
+			serves := old.serves
+			if !same {
+				serves = make(map[string]bool, len(w.Providers))
+				for _, p := range w.Providers {
+					serves[p] = true
+				}
+			}
+			v.workers[name] = beat{w, serves, time.Now().Add(-age), e.Rev}
 		}
 		if same {
 			return
@@ -324,7 +332,7 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 	last := time.Time{}
 	for _, w := range v.workers {
 		switch {
-		case !slices.Contains(w.Providers, provider):
+		case !w.serves[provider]:
 		case w.lives():
 			out.Workers = append(out.Workers, w.Worker)
 		case w.at.After(last):
