@@ -132,7 +132,7 @@ func StreamOf(consumer jetstream.ConsumerConfig) string {
 
 // makeTime bounds one try to make a consumer: an answer that an election has
 // swallowed is not waited for.
-const makeTime = 2 * time.Second
+const makeTime = 1500 * time.Millisecond
 
 // MakeConsumer makes sure that a provider's consumer exists. It tells since
 // when it does, and whether it was made just now. Any number may make the same

@@ -1,0 +1,141 @@
+package intake_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/intake"
+
+	"github.com/nats-io/nats.go"
+)
+
+// taker is an intake for one provider that acknowledges whatever comes.
+type taker struct {
+	mu     sync.Mutex
+	came   map[string]time.Duration // since it was stored, by agent
+	remade []string
+	stop   func()
+}
+
+func take(t *testing.T, b *brokertest.Broker, rest time.Duration) *taker {
+	t.Helper()
+	var shards []*intake.Shard
+	for index := range fetchworker.Shards {
+		config := broker.RequestConsumer("fmp", fetchworker.LaneBatch, index, 16)
+		s := intake.Requests("fmp", config.Durable, fetchworker.LaneBatch, index, func() float64 { return 1000 })
+		s.Make = func(ctx context.Context) (time.Time, bool, error) { return broker.MakeConsumer(ctx, b.JS, config) }
+		shards = append(shards, s)
+	}
+	k := &taker{came: map[string]time.Duration{}}
+	in := intake.New(b.JS, rest, shards)
+	in.Complain = func(_ *intake.Shard, err error) { t.Log(err) }
+	in.Remade = func(s *intake.Shard) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.remade = append(k.remade, s.Consumer)
+	}
+	in.Deliver = func(s *intake.Shard, m intake.Message, meta *nats.MsgMetadata) {
+		a, err := fetchworker.ParseSubject(m.Subject())
+		if err != nil || a.Shard != s.Index {
+			t.Errorf("%s came to shard %d: %v", m.Subject(), s.Index, err)
+		}
+		k.mu.Lock()
+		k.came[a.Agent] = time.Since(meta.Timestamp)
+		k.mu.Unlock()
+		s.Start()
+		if err := m.Ack(); err != nil {
+			t.Error(err)
+		}
+		s.End()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- in.Run(ctx) }()
+	k.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	return k
+}
+
+// within checks that an agent's message came in time.
+func (k *taker) within(t *testing.T, agent string, most time.Duration) {
+	t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if took, came := k.came[agent]; !came || took > most {
+		t.Errorf("%s: came %v, after %v", agent, came, took)
+	}
+}
+
+func ask(t *testing.T, b *brokertest.Broker, agent string) {
+	t.Helper()
+	if _, err := b.JS.Publish(t.Context(), fetchworker.RequestSubject("fmp", fetchworker.LaneBatch, "quote", agent), []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A consumer that is deleted while it is asked is made again and told; one that
+// rests is not missed. Neither keeps anybody waiting for two seconds.
+func TestAConsumerThatIsDeletedIsMadeAgain(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		k := take(t, b, intake.RestAfter)
+		defer k.stop()
+		time.Sleep(2 * time.Second)
+		for round := range 3 {
+			agent := fmt.Sprint("agent-", round)
+			ask(t, b, agent)
+			time.Sleep(time.Second)
+			k.within(t, agent, 100*time.Millisecond)
+			stream, err := b.JS.Stream(t.Context(), fetchworker.StreamRequests)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name := range stream.ConsumerNames(t.Context()).Name() {
+				if err := stream.DeleteConsumer(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ask(t, b, agent+"-again")
+			time.Sleep(3 * time.Second)
+			k.within(t, agent+"-again", 2*time.Second)
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if len(k.remade) < 3 {
+			t.Errorf("told of %v", k.remade)
+		}
+	})
+}
+
+// What was stored before there was an intake, or between two, is found.
+func TestWhatCameBetweenIsFound(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		k := take(t, b, intake.RestAfter)
+		ask(t, b, "before")
+		time.Sleep(5 * time.Second)
+		k.within(t, "before", time.Second)
+		k.stop()
+		ask(t, b, "between")
+		time.Sleep(time.Minute)
+		k = take(t, b, intake.RestAfter)
+		defer k.stop()
+		time.Sleep(2 * time.Second)
+		k.within(t, "between", time.Minute+2*time.Second)
+	})
+}
