@@ -36,10 +36,10 @@ func RequestSubject(provider string, lane Lane, operation, agent string) string 
 
 // PutSubject is where a worker publishes an answer; the stream stores and
 // republishes it under ResultSubject.
-func PutSubject(i Identity) string { return i.under("fetch.put.") }
+func PutSubject(i Identity) string { return "fetch.put." + i.String() }
 
 // ResultSubject is where the answer of a request is stored and seen live.
-func ResultSubject(i Identity) string { return i.under("fetch.result.") }
+func ResultSubject(i Identity) string { return "fetch.result." + i.String() }
 
 // DLQSubject is where the dead letter of a request is stored.
 func DLQSubject(lane Lane, i Identity) string {
@@ -55,7 +55,7 @@ func ReplaySubject(lane Lane, i Identity) string {
 func CancelSubject(provider, agent string) string { return "fetch.cancel." + provider + "." + agent }
 
 // ReviewSubject is where a request waits for a person.
-func ReviewSubject(i Identity) string { return i.under("fetch.review.") }
+func ReviewSubject(i Identity) string { return "fetch.review." + i.String() }
 
 // Queued is where it is told that something was stored under a subject of the
 // requests or the replays: fetch.queued.request.<provider>.<lane>.<shard>.>,

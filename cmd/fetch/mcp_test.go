@@ -34,8 +34,12 @@ func TestAModelSpeaksOverPipes(t *testing.T) {
 		t.Fatalf("%+v %v", res, err)
 	}
 	var told struct {
-		Handle struct{ ID string }
-		Body   []struct{ Price float64 }
+		Handle struct {
+			ID string `json:"id"`
+		} `json:"handle"`
+		Body []struct {
+			Price float64 `json:"price"`
+		} `json:"body"`
 	}
 	text, err := json.Marshal(res.StructuredContent)
 	if err != nil || json.Unmarshal(text, &told) != nil || len(told.Body) != 1 || told.Body[0].Price != 191.31 {

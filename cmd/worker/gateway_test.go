@@ -22,6 +22,10 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/gateway"
 	"fetchworker/internal/providers/providertest"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // door is a worker that is all of the service, with its front door open.
@@ -87,7 +91,7 @@ func openDoor(t *testing.T, pairs ...string) *door {
 	for i := 0; i < len(pairs); i += 2 {
 		env[pairs[i]] = pairs[i+1]
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(t.Context())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() {
 		done <- serve(ctx, func(name string) string { return env[name] }, d.logs, &hooks{ready: func(_, _ string) { close(ready) }})
@@ -224,5 +228,32 @@ func TestAnAddressThatIsTaken(t *testing.T) {
 	err = serve(t.Context(), func(name string) string { return env[name] }, io.Discard, nil)
 	if !errors.Is(err, app.ErrConfig) || !strings.Contains(err.Error(), "FETCH_GATEWAY_ADDR") {
 		t.Errorf("one that was given: %v", err)
+	}
+}
+
+// The default address may belong to somebody else: that is no reason not to
+// fetch.
+func TestADefaultAddressThatIsTakenIsAWarning(t *testing.T) {
+	b := brokertest.Start(t)
+	taken, err := app.Listen("127.0.0.1:0", nil, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	core, logs := observer.New(zap.InfoLevel)
+	var closing app.Stack
+	for open, want := range map[string]int{"auto": 1, "off": 0} {
+		config := app.Config{Gateway: app.Gateway{Open: open, Addr: taken.Addr()}}
+		addr, err := openGateway(t.Context(), config, b.Server, "w", prometheus.NewRegistry(), nil, zap.New(core), &closing)
+		if got := logs.FilterMessageSnippet("no gateway").Len(); addr != "" || err != nil || got != want {
+			t.Errorf("%s: %s %v, %d warnings", open, addr, err, got)
+		}
+		logs.TakeAll()
+	}
+	if addr, err := openGateway(t.Context(), app.Config{Gateway: app.Gateway{Open: "auto"}}, nil, "w", nil, nil, zap.New(core), &closing); addr != "" || err != nil {
+		t.Errorf("beside a server of one's own: %s %v", addr, err)
+	}
+	if err := closing.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -48,12 +48,14 @@ func (r *rig) listen(headers ...string) *sse {
 type sseEvent struct {
 	ID, Event string
 	Data      struct {
-		Provider, Operation, ID, Status, Location string
-		Final                                     bool
-		Bytes                                     int
-		Reason                                    string
-		Body                                      json.RawMessage
-		Problem                                   *fetchworker.Problem
+		ID       string               `json:"id"`
+		Status   string               `json:"status"`
+		Location string               `json:"location"`
+		Final    bool                 `json:"final"`
+		Bytes    int                  `json:"bytes"`
+		Reason   string               `json:"reason"`
+		Body     json.RawMessage      `json:"body"`
+		Problem  *fetchworker.Problem `json:"problem"`
 	}
 }
 
@@ -162,13 +164,15 @@ func TestAStreamEndsWithItsGateway(t *testing.T) {
 	s := r.listen()
 	go r.stop()
 	ended := make(chan sseEvent, 1)
+	patience, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
 	go func() { ended <- s.next() }()
 	select {
 	case e := <-ended:
 		if e.ID != "" {
 			t.Errorf("%+v", e)
 		}
-	case <-time.After(5 * time.Second):
+	case <-patience.Done():
 		t.Error("it goes on")
 	}
 }

@@ -418,6 +418,8 @@ func TestCancelAndWhatCanBeAsked(t *testing.T) {
 func TestATraceGoesOn(t *testing.T) {
 	r := newRig(t, nil)
 	traces := make(chan string, 4)
+	patience, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	_, err := r.b.NC.Subscribe("fetch.request.>", func(m *nats.Msg) { traces <- m.Header.Get("traceparent") })
 	if err != nil {
 		t.Fatal(err)
@@ -432,7 +434,7 @@ func TestATraceGoesOn(t *testing.T) {
 			if !strings.Contains(got, trace) {
 				t.Errorf("traceparent %q", got)
 			}
-		case <-time.After(5 * time.Second):
+		case <-patience.Done():
 			t.Fatal("no request")
 		}
 	}

@@ -181,7 +181,7 @@ func TestSmuggling(t *testing.T) {
 		res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
-		} else if res.StatusCode < 400 || res.StatusCode >= 500 && res.StatusCode != 501 && res.StatusCode != 505 {
+		} else if _ = res.Body.Close(); res.StatusCode < 400 || res.StatusCode >= 500 && res.StatusCode != 501 && res.StatusCode != 505 {
 			t.Errorf("%s: %d", name, res.StatusCode)
 		}
 		_ = nc.Close()

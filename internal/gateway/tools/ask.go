@@ -220,7 +220,7 @@ func (t *tools) show(ctx context.Context, client *fetchworker.Client, a fetchwor
 		Source: a.Source, FetchedAt: a.FetchedAt, ContentType: a.ContentType, Bytes: int64(len(a.Body)), NextPage: a.Next,
 	}
 	if a.Problem != nil {
-		return nil, refusal{out}
+		return nil, refusedError{out}
 	}
 	if !a.FetchedAt.IsZero() {
 		out.AgeSeconds = new(int(max(time.Since(a.FetchedAt), a.Age, 0).Seconds()))

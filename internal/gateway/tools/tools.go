@@ -153,17 +153,17 @@ func result(v any, failed bool) *mcp.CallToolResult {
 
 // wrong is a result that says what is wrong.
 func wrong(err error) *mcp.CallToolResult {
-	var said refusal
+	var said refusedError
 	if errors.As(err, &said) {
 		return result(said.value, true)
 	}
 	return result(map[string]string{"error": explained(err)}, true)
 }
 
-// refusal is an error that has more to say than a text.
-type refusal struct{ value any }
+// refusedError is an error that has more to say than a text.
+type refusedError struct{ value any }
 
-func (refusal) Error() string { return "refused" }
+func (refusedError) Error() string { return "refused" }
 
 // explained is an error of the client in words for a model.
 func explained(err error) string {
