@@ -72,6 +72,10 @@ interop: ## the clients of other languages in examples/ against the conformance 
 	cd examples/node && npm ci --no-audit --no-fund
 	FETCH_INTEROP=1 go test -count=1 -v -run 'TestTheExamplesConform|TestNodeAsAlice' . ./nats
 
+.PHONY: browser
+browser: ## the operators' page in a real browser, its pictures in browser/shots (needs Debian's chromium; a module of its own)
+	cd browser && go vet ./... && go test -count=1 ./...
+
 .PHONY: rename
 rename: ## gives a fork its own module path: make rename MODULE=example.com/you/fetchworker
 	test -n "$(MODULE)"

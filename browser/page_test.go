@@ -1,0 +1,225 @@
+package browser
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"fetchworker"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+// tab is one tab of a headless browser, and what went wrong in it.
+type tab struct {
+	t   *testing.T
+	ctx context.Context
+	url string
+
+	mu    sync.Mutex
+	wrong []string
+}
+
+func openTab(t *testing.T, url string) *tab {
+	t.Helper()
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox)
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
+	t.Cleanup(cancel)
+	return tabIn(t, ctx, url)
+}
+
+func tabIn(t *testing.T, ctx context.Context, url string) *tab {
+	t.Helper()
+	ctx, cancel := chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	b := &tab{t: t, ctx: ctx, url: url}
+	chromedp.ListenTarget(ctx, func(event any) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		switch e := event.(type) {
+		case *runtime.EventConsoleAPICalled:
+			if e.Type == runtime.APITypeError {
+				b.wrong = append(b.wrong, fmt.Sprintf("console: %s", e.Args[0].Value))
+			}
+		case *runtime.EventExceptionThrown:
+			b.wrong = append(b.wrong, "exception: "+e.ExceptionDetails.Error())
+		case *log.EventEntryAdded:
+			if e.Entry.Level == log.LevelError && !strings.Contains(e.Entry.URL, "/request/") {
+				b.wrong = append(b.wrong, e.Entry.Text+" "+e.Entry.URL)
+			}
+		case *network.EventRequestWillBeSent:
+			if !strings.HasPrefix(e.Request.URL, url) && !strings.HasPrefix(e.Request.URL, "data:") && e.Request.URL != "about:blank" {
+				b.wrong = append(b.wrong, "asked elsewhere: "+e.Request.URL)
+			}
+		}
+	})
+	if err := chromedp.Run(ctx); err != nil { // the browser lives as long as what it was first asked in
+		t.Fatal(err)
+	}
+	b.do(network.Enable(), log.Enable(), runtime.Enable())
+	return b
+}
+
+func (b *tab) do(actions ...chromedp.Action) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, 40*time.Second)
+	defer cancel()
+	if err := chromedp.Run(ctx, actions...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *tab) well() {
+	b.t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, w := range b.wrong {
+		b.t.Error(w)
+	}
+	b.wrong = nil
+}
+
+// says waits until the view says something.
+func (b *tab) says(text string) {
+	b.t.Helper()
+	var body string
+	for began := time.Now(); time.Since(began) < 20*time.Second; time.Sleep(100 * time.Millisecond) {
+		b.do(chromedp.Text("main", &body, chromedp.ByQuery))
+		if strings.Contains(strings.ReplaceAll(body, "\u202f", ""), text) {
+			return
+		}
+	}
+	b.t.Fatalf("it does not say %q:\n%s", text, body)
+}
+
+var views = map[string]string{
+	"overview": "/", "provider": "/provider/polygon", "waiting": "/waiting", "letters": "/letters", "review": "/review", "agents": "/agents?since=7d",
+	"audit": "/audit", "events": "/events", "request": "/request/polygon/aggregates/alice/aggregates-0", "stop-all": "/control?do=pause&all=1&for=1h", "find": "/find?q=nothing", "acts": "/acts",
+}
+
+// Each view at two widths, light and dark: no error in the console, nothing
+// asked of another host, nothing wider than the screen. The pictures are kept
+// in shots/ to be looked at.
+func TestEveryViewAtEveryWidth(t *testing.T) {
+	_, url := staged(t)
+	b := openTab(t, url)
+	if err := os.MkdirAll("shots", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, path := range views {
+		for _, width := range []int64{1280, 390} {
+			for _, scheme := range []string{"light", "dark"} {
+				b.do(emulation.SetDeviceMetricsOverride(width, 900, 1, width < 500),
+					emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}))
+				b.do(chromedp.Navigate(url+path), chromedp.WaitVisible("h1", chromedp.ByQuery))
+				switch name {
+				case "letters", "review":
+					b.says("match")
+				case "overview", "provider":
+					b.says("polygon")
+				}
+				var over int
+				var picture []byte
+				b.do(chromedp.Evaluate(`document.documentElement.scrollWidth - document.documentElement.clientWidth`, &over), chromedp.FullScreenshot(&picture, 100))
+				if over > 0 {
+					t.Errorf("%s at %d is %d pixels too wide", name, width, over)
+				}
+				file := filepath.Join("shots", fmt.Sprintf("%s-%d-%s.png", name, width, scheme))
+				if err := os.WriteFile(file, picture, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	b.well()
+}
+
+// An act from the list to its end: the plan, the number typed, a stop in the
+// middle; then a second operator takes the same item.
+func TestAnActIsClickedThrough(t *testing.T) {
+	broker, url := staged(t)
+	b := openTab(t, url)
+	b.do(chromedp.Navigate(url+"/review?provider=fmp"), chromedp.WaitVisible(`.actions form button`, chromedp.ByQuery))
+	b.do(chromedp.Click(`//button[text()="Discard…"]`, chromedp.BySearch))
+	b.says("1000 messages to discard")
+	b.do(chromedp.WaitVisible(`input[name=count]`, chromedp.ByQuery), chromedp.SetValue(`input[name=by]`, "bea", chromedp.ByQuery),
+		chromedp.SendKeys(`input[name=reason]`, "producer fixed", chromedp.ByQuery), chromedp.SendKeys(`input[name=rate]`, "100", chromedp.ByQuery),
+		chromedp.SendKeys(`input[name=count]`, "1000", chromedp.ByQuery), chromedp.Click(`.stack .danger`, chromedp.ByQuery))
+	b.says("a second, about")
+	b.do(chromedp.Click(`//button[text()="Stop"]`, chromedp.BySearch))
+	b.says("the rest was not touched")
+	stream, err := broker.JS.Stream(t.Context(), fetchworker.StreamReview)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := stream.CachedInfo().State.Msgs; left == 0 || left == 1000 {
+		t.Errorf("%d items are left", left)
+	}
+	// Two tabs on the last item: both plan, both confirm, one has done it.
+	other := tabIn(t, b.ctx, url)
+	for _, tab := range []*tab{b, other} {
+		tab.do(chromedp.Navigate(url+"/request/fmp/quote/bob/quote-999"), chromedp.Click(`//button[text()="Requeue…"]`, chromedp.BySearch))
+		tab.says("1 message to requeue")
+	}
+	done := 0
+	for _, tab := range []*tab{b, other} {
+		tab.do(chromedp.SetValue(`input[name=by]`, "bea", chromedp.ByQuery), chromedp.SendKeys(`input[name=reason]`, "again", chromedp.ByQuery), chromedp.Click(`.stack .primary`, chromedp.ByQuery))
+		tab.says("of 1 done")
+		var body string
+		tab.do(chromedp.Text(".big", &body, chromedp.ByQuery))
+		if strings.HasPrefix(body, "1") {
+			done++
+		}
+	}
+	if done != 1 {
+		t.Errorf("%d of two operators have done it", done)
+	}
+	b.well()
+	other.well()
+}
+
+// Without a mouse: to the letters by Tab and Enter, and a pause of everything.
+func TestTheKeyboardIsEnough(t *testing.T) {
+	_, address := staged(t)
+	b := openTab(t, address)
+	b.do(chromedp.Navigate(address+"/"), chromedp.WaitVisible("nav", chromedp.ByQuery))
+	b.says("polygon")
+	press := func(want string) {
+		t.Helper()
+		for range 80 {
+			var focused string
+			b.do(chromedp.KeyEvent(kb.Tab), chromedp.Evaluate(`(document.activeElement.textContent || document.activeElement.name || "").trim()`, &focused))
+			if focused == want {
+				b.do(chromedp.KeyEvent(kb.Enter))
+				return
+			}
+		}
+		t.Fatalf("Tab does not lead to %q", want)
+	}
+	press("Stop everything…")
+	b.says("Pause everything")
+	b.do(chromedp.Focus(`input[name=reason]`, chromedp.ByQuery), chromedp.KeyEvent("maintenance"), chromedp.KeyEvent(kb.Enter))
+	var at string
+	for range 50 {
+		b.do(chromedp.Location(&at))
+		if u, err := url.Parse(at); err == nil && u.Path == "/" {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	b.says("paused")
+	press("Dead letters")
+	b.says("By cause")
+	b.well()
+}
