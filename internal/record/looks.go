@@ -37,6 +37,7 @@ type look struct {
 	number   string // in its inbox
 	subjects map[string]struct{}
 	found    map[string]*nats.Msg
+	single   bool // it asks for one subject
 	partial  bool // there is more than was sent
 	err      error
 	done     chan struct{}
@@ -123,16 +124,7 @@ func (s *Looks) ask() {
 	s.asked, s.next = l, newLook()
 	s.made++
 	l.number = strconv.FormatUint(s.made, 10)
-	subjects := slices.Collect(maps.Keys(l.subjects))
-	request, err := json.Marshal(struct {
-		Last     []string `json:"multi_last"`
-		Batch    int      `json:"batch"`
-		MaxBytes int      `json:"max_bytes"`
-	}{subjects, looksAtOnce, bytesAtOnce})
-	if err == nil {
-		err = s.nc.PublishRequest("$JS.API.DIRECT.GET."+s.stream, s.inbox+"."+l.number, request)
-	}
-	if err != nil {
+	if err := s.send(l); err != nil {
 		s.end(l, err)
 		return
 	}
@@ -141,6 +133,28 @@ func (s *Looks) ask() {
 		defer s.mu.Unlock()
 		s.end(l, errLook)
 	})
+}
+
+// send asks the server. One subject alone, which is what a request finds that
+// comes while nothing else happens, is asked for by its name: that is one
+// message back instead of two, and no document for the server to read.
+func (s *Looks) send(l *look) error {
+	api, inbox := "$JS.API.DIRECT.GET."+s.stream, s.inbox+"."+l.number
+	if l.single = len(l.subjects) == 1; l.single {
+		for subject := range l.subjects {
+			api += "." + subject
+		}
+		return s.nc.PublishRequest(api, inbox, nil)
+	}
+	request, err := json.Marshal(struct {
+		Last     []string `json:"multi_last"`
+		Batch    int      `json:"batch"`
+		MaxBytes int      `json:"max_bytes"`
+	}{slices.Collect(maps.Keys(l.subjects)), looksAtOnce, bytesAtOnce})
+	if err != nil {
+		return err
+	}
+	return s.nc.PublishRequest(api, inbox, request)
 }
 
 // take takes one value in, or the server's word that there are no more.
@@ -152,7 +166,9 @@ func (s *Looks) take(m *nats.Msg) {
 		return
 	}
 	if IsStored(m.Header) {
-		l.found[Own(m.Header, jetstream.SubjectHeader)] = m
+		if l.found[Own(m.Header, jetstream.SubjectHeader)] = m; l.single {
+			s.end(l, nil)
+		}
 		return
 	}
 	switch status := m.Header.Get("Status"); status {
