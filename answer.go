@@ -91,7 +91,7 @@ func (a Answer) Rank() int {
 // Encode writes the answer as the message a worker publishes.
 func (a Answer) Encode() *nats.Msg {
 	h := newHeader(headersOfAnswer)
-	m := &nats.Msg{Subject: PutSubject(a.Identity), Header: h.Header}
+	m := &nats.Msg{Subject: "fetch.put." + a.Identity.String(), Header: h.Header}
 	if a.Time.IsZero() {
 		a.Time = time.Now()
 	}
@@ -231,8 +231,8 @@ func DecodeAnswer(subject string, h nats.Header, body []byte) (Answer, error) {
 	if next := h.Get(HeaderNext); next != "" {
 		a.Next = json.RawMessage(next)
 	}
-	if address, err := ParseSubject(subject); err == nil {
-		a.Identity = address.Identity
+	if i, ok := resultOf(subject); ok {
+		a.Identity = i
 	} else {
 		a.Identity.ID = h.Get(HeaderRequestID)
 		source, _ := strings.CutPrefix(h.Get(headerEventSource), "/fetch/")

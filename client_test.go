@@ -13,6 +13,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -49,7 +50,7 @@ func (s *service) onRequest(answer func(fetchworker.Request)) {
 		s.t.Fatal(err)
 	}
 	consuming, err := consumer.Consume(func(m jetstream.Msg) {
-		address, err := fetchworker.ParseSubject(m.Subject())
+		address, err := wire.ParseSubject(m.Subject())
 		if err != nil {
 			s.t.Error(err)
 			return
@@ -142,7 +143,7 @@ func TestSubmitStoresARequestOnceAnId(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address, err := fetchworker.ParseSubject(raw.Subject)
+	address, err := wire.ParseSubject(raw.Subject)
 	if err != nil || address.Lane != fetchworker.LaneInteractive || address.Agent != "alice" {
 		t.Errorf("stored under %s: %v", raw.Subject, err)
 	}
@@ -284,7 +285,7 @@ func TestResultReadsTheLatestAnswer(t *testing.T) {
 func (s *service) storeLarge(id fetchworker.Identity, body []byte, edit func(*fetchworker.Claim)) {
 	s.t.Helper()
 	sum := sha256.Sum256(body)
-	claim := &fetchworker.Claim{Prefix: fetchworker.BodyPrefix(id.Agent, hex.EncodeToString(sum[:])), Bytes: int64(len(body)), SHA256: hex.EncodeToString(sum[:])}
+	claim := &fetchworker.Claim{Prefix: wire.BodyPrefix(id.Agent, hex.EncodeToString(sum[:])), Bytes: int64(len(body)), SHA256: hex.EncodeToString(sum[:])}
 	for rest := body; len(rest) > 0; {
 		n := min(len(rest), fetchworker.MaxInlineBody)
 		claim.Parts++

@@ -1,11 +1,5 @@
 package fetchworker
 
-import (
-	"strconv"
-	"strings"
-	"time"
-)
-
 // Identity names one request for as long as its answer is kept. An id is an
 // idempotency key within one provider, operation and agent.
 type Identity struct {
@@ -47,16 +41,3 @@ func validWord(s string, longest int, allowed func(byte) bool) bool {
 func isLower(c byte) bool { return c >= 'a' && c <= 'z' }
 func isUpper(c byte) bool { return c >= 'A' && c <= 'Z' }
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
-
-// ResolveID is the id of a request: the body's own if it is valid, else the
-// last dot-separated token of its Nats-Msg-Id if that is a valid id, else one
-// made of its place in the queue.
-func ResolveID(bodyID, msgID string, sequence uint64, stored time.Time) string {
-	if ValidID(bodyID) {
-		return bodyID
-	}
-	if token := msgID[strings.LastIndexByte(msgID, '.')+1:]; ValidID(token) {
-		return token
-	}
-	return "seq-" + strconv.FormatUint(sequence, 10) + "-" + strconv.FormatInt(stored.Unix(), 10)
-}

@@ -19,6 +19,7 @@ import (
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -205,7 +206,7 @@ func checkEvent(t *testing.T, e example) {
 	}
 	strict(t, e.Data, &envelope)
 	tokens := strings.Split(e.Subject, ".")
-	if len(tokens) != 4 || e.Subject != fetchworker.EventSubject(tokens[2], tokens[3]) || envelope.Type != "fetch.event."+tokens[2] ||
+	if len(tokens) != 4 || e.Subject != wire.EventSubject(tokens[2], tokens[3]) || envelope.Type != "fetch.event."+tokens[2] ||
 		envelope.Source != "/fetch/"+tokens[3] || !strings.HasPrefix(envelope.ID, tokens[2]+"."+tokens[3]+".") || e.Header.Get(nats.MsgIdHdr) != envelope.ID {
 		t.Errorf("subject %s and %+v do not belong together", e.Subject, envelope)
 	}
@@ -223,7 +224,7 @@ func checkAudit(t *testing.T, e example) {
 	t.Helper()
 	var act operate.Act
 	strict(t, e.Data, &act)
-	if want := fetchworker.AuditSubject(act.Action, act.Provider); e.Subject != want {
+	if want := wire.AuditSubject(act.Action, act.Provider); e.Subject != want {
 		t.Errorf("subject %s, want %s", e.Subject, want)
 	}
 }

@@ -71,23 +71,3 @@ const (
 	ReasonRetry        Reason = "retry"        // the last call failed, and is made again; told with a stale body only
 	ReasonPending      Reason = "pending"      // the provider is still computing the answer; it is asked again
 )
-
-// Class is how one attempt ended, the Fetch-Error-Class header of a dead
-// letter. The first six are what a provider's answer is classified as; the
-// others are reasons to park or bury a request without a call.
-type Class string
-
-// Every class.
-const (
-	ClassOK           Class = "ok"           // the body is an answer
-	ClassTransient    Class = "transient"    // network, timeout, 408, 5xx, unreadable body: retried, counts as a failure
-	ClassThrottled    Class = "throttled"    // rate or bandwidth limit of the provider: waits, counts no failure
-	ClassUnauthorized Class = "unauthorized" // the key is refused: the service's fault, waits, counts no failure
-	ClassPending      Class = "pending"      // the provider is still computing the answer: asked again, counts no failure
-	ClassPermanent    Class = "permanent"    // the provider will say the same again: answered, never retried
-	ClassCircuitOpen  Class = "circuit_open" // parked: the circuit is open
-	ClassPaused       Class = "paused"       // parked: an operator paused the provider
-	ClassQuota        Class = "quota"        // parked: no permit for more than 90 s
-	ClassPoison       Class = "poison"       // it kills workers
-	ClassExpired      Class = "expired"      // past the maximum life of a request
-)

@@ -18,6 +18,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/page"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -69,7 +70,7 @@ func staged(t *testing.T) (*brokertest.Broker, string) {
 	check(err)
 	_, err = b.KV.Put(ctx, "circuit.polygon", down)
 	check(err)
-	letter := func(provider, operation, agent string, n int, class fetchworker.Class, problem string, status int, ago time.Duration) dlq.Letter {
+	letter := func(provider, operation, agent string, n int, class wire.Class, problem string, status int, ago time.Duration) dlq.Letter {
 		failed := now.Add(-ago)
 		l := dlq.Letter{
 			Identity: fetchworker.Identity{Provider: provider, Operation: operation, Agent: agent, ID: fmt.Sprintf("%s-%d", operation, n)},
@@ -89,16 +90,16 @@ func staged(t *testing.T) (*brokertest.Broker, string) {
 		check(err)
 	}
 	for n := range 2017 {
-		put(letter("polygon", "aggregates", []string{"alice", "bob", "carol"}[n%3], n, fetchworker.ClassCircuitOpen, "the circuit was open", 0, time.Duration(n)*300*time.Millisecond).DeadLetter())
+		put(letter("polygon", "aggregates", []string{"alice", "bob", "carol"}[n%3], n, wire.ClassCircuitOpen, "the circuit was open", 0, time.Duration(n)*300*time.Millisecond).DeadLetter())
 	}
 	for n := range 1000 {
 		cause := []struct {
-			class   fetchworker.Class
+			class   wire.Class
 			problem string
 			status  int
 		}{
-			{fetchworker.ClassTransient, "upstream timed out after 30s", 504}, {fetchworker.ClassPermanent, "no such symbol", 404},
-			{fetchworker.ClassPermanent, "gone: the ticker was delisted", 410}, {fetchworker.ClassTransient, "bad gateway", 502}, {fetchworker.ClassPoison, "the worker died three times", 0},
+			{wire.ClassTransient, "upstream timed out after 30s", 504}, {wire.ClassPermanent, "no such symbol", 404},
+			{wire.ClassPermanent, "gone: the ticker was delisted", 410}, {wire.ClassTransient, "bad gateway", 502}, {wire.ClassPoison, "the worker died three times", 0},
 		}[min(n%11, n%7, 4)]
 		put(letter("fmp", "quote", []string{"alice", "bob"}[n%2], n, cause.class, cause.problem, cause.status, time.Duration(n)*time.Second).ReviewItem())
 	}
@@ -116,18 +117,18 @@ func staged(t *testing.T) (*brokertest.Broker, string) {
 		for i, agent := range []string{"research", "alice", "bob", "carol"} {
 			for _, provider := range []string{"fmp", "polygon"} {
 				calls := 9000/(i+1)/(i+1) - 700*day/(i+1)
-				count(fetchworker.UsageSubject(provider, agent, at, "calls"), calls)
-				count(fetchworker.UsageSubject(provider, agent, at, "bytes"), calls*48_000)
-				count(fetchworker.UsageSubject(provider, agent, at, "ok"), calls*9/10)
-				count(fetchworker.UsageSubject(provider, agent, at, "cached"), calls/3)
-				count(fetchworker.UsageSubject(provider, agent, at, "failed"), calls/40+1)
+				count(wire.UsageSubject(provider, agent, at, "calls"), calls)
+				count(wire.UsageSubject(provider, agent, at, "bytes"), calls*48_000)
+				count(wire.UsageSubject(provider, agent, at, "ok"), calls*9/10)
+				count(wire.UsageSubject(provider, agent, at, "cached"), calls/3)
+				count(wire.UsageSubject(provider, agent, at, "failed"), calls/40+1)
 			}
 		}
-		count(fetchworker.CauseSubject("polygon", "aggregates", at, "transient-503"), 412)
-		count(fetchworker.CauseSubject("fmp", "quote", at, "permanent-404"), 96)
-		count(fetchworker.CauseSubject("fmp", "quote", at, "transient-timeout"), 31)
+		count(wire.CauseSubject("polygon", "aggregates", at, "transient-503"), 412)
+		count(wire.CauseSubject("fmp", "quote", at, "permanent-404"), 96)
+		count(wire.CauseSubject("fmp", "quote", at, "transient-timeout"), 31)
 	}
-	count(fetchworker.BytesSubject("fmp", now), 31<<30)
+	count(wire.BytesSubject("fmp", now), 31<<30)
 	<-b.JS.PublishAsyncComplete()
 	log := operateDesk(t, b)
 	check(dlq.Emit(ctx, log.Log, dlq.Event{Kind: budget.KindBudget, Provider: "fmp", ID: "70", Time: now, Data: budget.Event{Kind: budget.KindBudget, Limit: 40 << 30, Percent: 70, Month: now.Format("2006-01")}}))

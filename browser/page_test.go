@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker"
+	"fetchworker/internal/wire"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
@@ -159,7 +159,7 @@ func TestAnActIsClickedThrough(t *testing.T) {
 	b.says("a second, about")
 	b.do(chromedp.Click(`//button[text()="Stop"]`, chromedp.BySearch))
 	b.says("the rest was not touched")
-	stream, err := broker.JS.Stream(t.Context(), fetchworker.StreamReview)
+	stream, err := broker.JS.Stream(t.Context(), wire.StreamReview)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
@@ -135,7 +136,7 @@ func TestOneOrderCancelsTheQueuedAndTheParked(t *testing.T) {
 	if took > pick(500*time.Millisecond, 100*time.Millisecond) {
 		t.Errorf("the reply took %v", took)
 	}
-	until(t, time.Until(replied.Add(10*time.Second)), "the letters have their answers", func() bool { return f.count(fetchworker.StreamDLQ) == 0 })
+	until(t, time.Until(replied.Add(10*time.Second)), "the letters have their answers", func() bool { return f.count(wire.StreamDLQ) == 0 })
 	t.Logf("the letters had their answers after %v", time.Since(replied))
 	f.accepted = append(f.accepted, letters...)
 	f.settled(3 * time.Minute)
@@ -158,7 +159,7 @@ func (f *fleet) park(n int) []fetchworker.Identity {
 		id := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: fmt.Sprint("parked-", i)}
 		l := dlq.Letter{
 			Identity: id, Lane: fetchworker.LaneInteractive, Generation: 1, Calls: 1, Failures: 1,
-			Body: fmt.Appendf(nil, `{"id":%q,"params":{"symbol":"aliceXP%d"}}`, id.ID, i), Class: fetchworker.ClassTransient,
+			Body: fmt.Appendf(nil, `{"id":%q,"params":{"symbol":"aliceXP%d"}}`, id.ID, i), Class: wire.ClassTransient,
 			RequestedAt: now, FailedAt: now, FirstFailedAt: now, NotBefore: now.Add(time.Hour),
 		}
 		ack, err := f.js.PublishMsgAsync(l.DeadLetter())

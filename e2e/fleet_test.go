@@ -16,6 +16,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -187,7 +188,7 @@ func (f *fleet) settled(within time.Duration) {
 	f.t.Helper()
 	// Along the flow of work and once around its loop, since a message on its
 	// way from one queue to the next is in both for a moment, and never in none.
-	queues := []string{fetchworker.StreamRequests, fetchworker.StreamDLQ, fetchworker.StreamReplay, fetchworker.StreamDLQ}
+	queues := []string{fetchworker.StreamRequests, wire.StreamDLQ, wire.StreamReplay, wire.StreamDLQ}
 	until(f.t, within, "all queues are empty", func() bool {
 		for _, stream := range queues {
 			if f.count(stream) != 0 {

@@ -17,6 +17,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
@@ -176,7 +177,7 @@ func TestWhatKillsItsWorkerEndsAsPoison(t *testing.T) {
 		}
 	}
 	f.settled(10 * time.Second)
-	if n := f.count(fetchworker.StreamReview); n != 1 {
+	if n := f.count(wire.StreamReview); n != 1 {
 		t.Errorf("%d in review", n)
 	}
 	t.Logf("%d processes died of it", deaths)
@@ -195,7 +196,7 @@ func (f *fleet) handBack(n, times int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address, err := fetchworker.ParseSubject(m.Subject)
+	address, err := wire.ParseSubject(m.Subject)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +227,7 @@ func (f *fleet) handBack(n, times int) {
 // suspect notes lone runs of the first request that did not come back.
 func (f *fleet) suspect(deaths string) {
 	f.t.Helper()
-	kv, err := f.js.KeyValue(f.t.Context(), fetchworker.BucketProviders)
+	kv, err := f.js.KeyValue(f.t.Context(), wire.BucketProviders)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 )
 
 // TestEverythingMovesToServersOfOnesOwn: from an embedded server to one with
@@ -112,7 +113,7 @@ func fill(t *testing.T, dir string, n int) (ids []fetchworker.Identity) {
 		now := time.Now()
 		l := dlq.Letter{
 			Identity: parked, Lane: fetchworker.LaneBatch, Body: fmt.Appendf(nil, `{"id":%q,"params":{"symbol":%q}}`, parked.ID, parked.ID),
-			Generation: 1, Class: fetchworker.ClassPaused, Error: "paused", RequestedAt: now, FailedAt: now, NotBefore: now,
+			Generation: 1, Class: wire.ClassPaused, Error: "paused", RequestedAt: now, FailedAt: now, NotBefore: now,
 		}
 		if err := dlq.Put(ctx, log, l); err != nil {
 			t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -39,9 +40,9 @@ func store(t *testing.T, js jetstream.JetStream, n int, message func(i int) *nat
 	}
 }
 
-func aLetter(id string, class fetchworker.Class) dlq.Letter {
+func aLetter(id string, class wire.Class) dlq.Letter {
 	now, failed := time.Now().UTC(), 0
-	if class == fetchworker.ClassTransient {
+	if class == wire.ClassTransient {
 		failed = 4
 	}
 	return dlq.Letter{
@@ -78,7 +79,7 @@ func TestHeldLettersDelayNoOtherProvidersRetry(t *testing.T) {
 	if code := pause.ended(t, time.Minute); code != 0 {
 		t.Fatalf("pause: %d\n%s", code, pause.log.tail(5))
 	}
-	store(t, f.js, held, func(i int) *nats.Msg { return aLetter(fmt.Sprint("H", i), fetchworker.ClassPaused).DeadLetter() })
+	store(t, f.js, held, func(i int) *nats.Msg { return aLetter(fmt.Sprint("H", i), wire.ClassPaused).DeadLetter() })
 	f.replayer()
 
 	var worst time.Duration
@@ -100,7 +101,7 @@ func TestHeldLettersDelayNoOtherProvidersRetry(t *testing.T) {
 	if worst > 1200*time.Millisecond+late {
 		t.Errorf("a retry of a second took %v", worst)
 	}
-	if left := f.count(fetchworker.StreamDLQ); left != held {
+	if left := f.count(wire.StreamDLQ); left != held {
 		t.Errorf("%d letters are held, %d were", left, held)
 	}
 }
@@ -126,13 +127,13 @@ func TestAnActGoesOnThroughAnElection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store(t, js, items, func(i int) *nats.Msg { return aLetter(fmt.Sprint("Q", i), fetchworker.ClassTransient).ReviewItem() })
+	store(t, js, items, func(i int) *nats.Msg { return aLetter(fmt.Sprint("Q", i), wire.ClassTransient).ReviewItem() })
 
 	act := launch(t, "replayer review requeue", program("replayer"), map[string]string{
 		"NATS_URL": urls(t, servers, "operator"), "NATS_INBOX_PREFIX": "_INBOX_operator", "USER": "ann",
 	}, "review", "requeue", "--all", "--rate", "50/s", "--yes", "--reason", "outage over")
-	until(t, time.Minute, "the act is in the middle", func() bool { return f.count(fetchworker.StreamDLQ) > items/4 })
-	leader := f.leaderOf(fetchworker.StreamReview, servers)
+	until(t, time.Minute, "the act is in the middle", func() bool { return f.count(wire.StreamDLQ) > items/4 })
+	leader := f.leaderOf(wire.StreamReview, servers)
 	leader.kill()
 	killed := time.Now()
 	time.Sleep(10 * time.Second)
@@ -145,15 +146,15 @@ func TestAnActGoesOnThroughAnElection(t *testing.T) {
 		t.Error("its progress does not tell that it waited")
 	}
 	until(t, time.Minute, "the cluster is whole again", f.whole)
-	if letters, left := f.count(fetchworker.StreamDLQ), f.count(fetchworker.StreamReview); letters != items || left != 0 {
+	if letters, left := f.count(wire.StreamDLQ), f.count(wire.StreamReview); letters != items || left != 0 {
 		t.Errorf("%d letters, %d items left", letters, left)
 	}
-	audit, err := f.js.OrderedConsumer(t.Context(), fetchworker.StreamAudit, jetstream.OrderedConsumerConfig{})
+	audit, err := f.js.OrderedConsumer(t.Context(), wire.StreamAudit, jetstream.OrderedConsumerConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	lines := map[string]int{}
-	for range f.count(fetchworker.StreamAudit) {
+	for range f.count(wire.StreamAudit) {
 		m, err := audit.Next(jetstream.FetchMaxWait(10 * time.Second))
 		if err != nil {
 			t.Fatal(err)

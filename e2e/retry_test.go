@@ -9,6 +9,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 // TestRetriesComeWhenTheyAreDueAndRunOut counts at the provider when each of
@@ -52,7 +53,7 @@ func TestRetriesComeWhenTheyAreDueAndRunOut(t *testing.T) {
 		}
 	}
 	f.settled(10 * time.Second)
-	if n := f.count(fetchworker.StreamReview); n != requests {
+	if n := f.count(wire.StreamReview); n != requests {
 		t.Errorf("%d of %d in review", n, requests)
 	}
 	t.Logf("the latest retry came %v beyond its wait + 20 %%", worst)

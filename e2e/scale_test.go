@@ -12,6 +12,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -116,14 +117,14 @@ func outage(t *testing.T, n int) (fresh, parked, drained float64, alone, beside 
 		start := time.Now()
 		publish("B")
 		until(t, 10*time.Minute, "all are parked", func() bool {
-			return f.count(fetchworker.StreamRequests) == 0 && f.count(fetchworker.StreamDLQ) >= n-1
+			return f.count(fetchworker.StreamRequests) == 0 && f.count(wire.StreamDLQ) >= n-1
 		})
 		parked = rate(start)
 		turn(false)
-		until(t, time.Minute, "the circuit closes", func() bool { return f.count(fetchworker.StreamDLQ) < n-n/50 })
-		start, left := time.Now(), f.count(fetchworker.StreamDLQ)
+		until(t, time.Minute, "the circuit closes", func() bool { return f.count(wire.StreamDLQ) < n-n/50 })
+		start, left := time.Now(), f.count(wire.StreamDLQ)
 		until(t, 10*time.Minute, "all are drained", func() bool {
-			return f.count(fetchworker.StreamDLQ)+f.count(fetchworker.StreamReplay)+f.count(fetchworker.StreamRequests) == 0
+			return f.count(wire.StreamDLQ)+f.count(wire.StreamReplay)+f.count(fetchworker.StreamRequests) == 0
 		})
 		drained = float64(left) / time.Since(start).Seconds()
 	})

@@ -15,6 +15,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -127,7 +128,7 @@ func TestTheFleetSoaks(t *testing.T) {
 	}
 	asking.Wait()
 	until(t, time.Minute, "all have their end", func() bool {
-		return f.count(fetchworker.StreamRequests)+f.count(fetchworker.StreamReplay)+f.count(fetchworker.StreamDLQ) == 0
+		return f.count(fetchworker.StreamRequests)+f.count(wire.StreamReplay)+f.count(wire.StreamDLQ) == 0
 	})
 	took := time.Since(start)
 	dlqtest.Check{Accepted: f.accepted, Retries: 3, Empty: true}.Run(t, f.js)

@@ -14,6 +14,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 // TestEachFullStoreIsNamedOverHTTP takes the room of one store after the other
@@ -87,8 +88,8 @@ func TestEachFullStoreIsNamedOverHTTP(t *testing.T) {
 		{stream: fetchworker.StreamResults, kind: "S", holds: true, fills: true, short: true},
 		{stream: fetchworker.StreamBodies, kind: "L", holds: true, others: true, short: true},
 		// The answer is stored and the letter waits: these calls are not in vain.
-		{stream: fetchworker.StreamReview, kind: "B", others: true, short: true},
-		{stream: fetchworker.StreamReplay, kind: "R", others: true, fills: true},
+		{stream: wire.StreamReview, kind: "B", others: true, short: true},
+		{stream: wire.StreamReplay, kind: "R", others: true, fills: true},
 	} {
 		if !full && !c.short {
 			continue
@@ -136,7 +137,7 @@ func TestEachFullStoreIsNamedOverHTTP(t *testing.T) {
 			t.Errorf("%s was called twice", symbol)
 		}
 	}
-	kv, err := a.js.KeyValue(t.Context(), fetchworker.BucketProviders)
+	kv, err := a.js.KeyValue(t.Context(), wire.BucketProviders)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -147,7 +147,7 @@ func TestRecordTheFirstVersion(t *testing.T) {
 	for _, id := range []string{"review", "requeued", "discarded"} {
 		quote(id, "BROKEN-"+id)
 	}
-	count(fetchworker.StreamReview, 3)
+	count(wire.StreamReview, 3)
 	operate("review", "discard", "alice/discarded", "--yes", "--reason", "no such thing")
 	stop(worker)
 	stop(replayer)
@@ -173,7 +173,7 @@ func TestRecordTheFirstVersion(t *testing.T) {
 	operate("resume", "fmp", "--reason", "to release one")
 	worker.kill()
 	operate("replay", "alice/replayed", "--yes", "--reason", "now")
-	count(fetchworker.StreamReplay, 1)
+	count(wire.StreamReplay, 1)
 	stop(replayer)
 	operate("pause", "fmp", "--for", "4h", "--reason", "maintenance")
 	quote("waiting", "MSFT")

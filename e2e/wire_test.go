@@ -19,6 +19,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -302,7 +303,7 @@ func TestWhatTheFirstVersionWroteIsReadToday(t *testing.T) {
 	}
 	f.accepted = append(f.accepted, cached.Identity())
 	until(t, 30*time.Second, "nothing waits", func() bool {
-		return f.count(fetchworker.StreamRequests)+f.count(fetchworker.StreamDLQ)+f.count(fetchworker.StreamReplay)+f.count(fetchworker.StreamReview) == 0
+		return f.count(fetchworker.StreamRequests)+f.count(wire.StreamDLQ)+f.count(wire.StreamReplay)+f.count(wire.StreamReview) == 0
 	})
 	dlqtest.Check{Accepted: f.accepted, Retries: 3, Empty: true}.Run(t, f.js)
 }

@@ -22,6 +22,7 @@ import (
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -82,7 +83,7 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		}
 		// The letter first, then the ack: only then does nothing move any more.
 		operator := stream(t, user(t, s, "operator"))
-		holds(t, operator, fetchworker.StreamDLQ, 1)
+		holds(t, operator, wire.StreamDLQ, 1)
 		holds(t, operator, fetchworker.StreamRequests, 0)
 	})
 
@@ -202,7 +203,7 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		}
 	})
 	t.Run("only a worker counts what is used, and the operator reads it", func(t *testing.T) {
-		subject := fetchworker.UsageSubject("fred", "alice", time.Now(), "calls")
+		subject := wire.UsageSubject("fred", "alice", time.Now(), "calls")
 		if _, err := store.Increment(ctx, stream(t, user(t, s, "worker")), subject, 3, "once"); err != nil {
 			t.Fatal(err)
 		}
@@ -219,7 +220,7 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 	})
 	t.Run("the worker's metrics see every queue", func(t *testing.T) {
 		js := stream(t, user(t, s, "worker"))
-		kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+		kv, err := js.KeyValue(ctx, wire.BucketProviders)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -282,7 +283,7 @@ func serve(t *testing.T, s *server.Server, upstream *providertest.Server) {
 	if err := broker.Apply(ctx, js, broker.Options{ResultAge: 168 * time.Hour}, nil); err != nil {
 		t.Fatalf("the worker looks the topology up: %v", err)
 	}
-	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+	kv, err := js.KeyValue(ctx, wire.BucketProviders)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -411,7 +412,7 @@ func waiting(t *testing.T, s *server.Server) uint64 {
 	var n uint64
 	lister := stream(t, user(t, s, "admin")).ListStreams(t.Context())
 	for info := range lister.Info() {
-		if info.Config.Name != "KV_"+fetchworker.BucketProviders && info.Config.Name != "KV_"+fetchworker.BucketCache {
+		if info.Config.Name != "KV_"+wire.BucketProviders && info.Config.Name != "KV_"+wire.BucketCache {
 			n += info.State.Msgs
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -23,7 +24,7 @@ func TestAgentsHearOfProvidersAndNotOfEachOther(t *testing.T) {
 	told := []string{"circuit", "budget", "throttle", "control"}
 	worker := stream(t, user(t, s, "worker"))
 	for _, kind := range append([]string{"review"}, told...) {
-		if _, err := worker.Publish(t.Context(), fetchworker.EventSubject(kind, "fmp"), []byte(kind)); err != nil {
+		if _, err := worker.Publish(t.Context(), wire.EventSubject(kind, "fmp"), []byte(kind)); err != nil {
 			t.Fatal(err)
 		}
 	}

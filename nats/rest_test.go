@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 )
 
 // TestAWorkerThatMayNotListen: accounts of an earlier version do not let a worker
@@ -27,9 +28,9 @@ func TestAWorkerThatMayNotListen(t *testing.T) {
 	serve(t, s, play(t))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	for n := 0; n != 2*fetchworker.Shards+1 && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+	for n := 0; n != 2*wire.Shards+1 && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
 		n = 0
-		for _, name := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay} {
+		for _, name := range []string{fetchworker.StreamRequests, wire.StreamReplay} {
 			stream, err := js.Stream(ctx, name)
 			if err != nil {
 				t.Fatal(err)

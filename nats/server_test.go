@@ -17,6 +17,7 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -166,7 +167,7 @@ func TestThreeServersCarryTheTopologyThreeTimes(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	copies := func() int {
-		s, err := js.Stream(ctx, fetchworker.StreamAudit)
+		s, err := js.Stream(ctx, wire.StreamAudit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -184,7 +185,7 @@ func TestThreeServersCarryTheTopologyThreeTimes(t *testing.T) {
 			t.Fatalf("%+v leaves %d copies", o, n)
 		}
 	}
-	if lost := losing[fetchworker.StreamAudit]; len(lost) != 1 || !strings.Contains(lost[0], "num_replicas from 3 to 1") {
+	if lost := losing[wire.StreamAudit]; len(lost) != 1 || !strings.Contains(lost[0], "num_replicas from 3 to 1") {
 		t.Errorf("it is not told: %v", lost)
 	}
 }
@@ -205,7 +206,7 @@ func TestWhoMayNotUpdateStartsUnlessAGuaranteeIsMissing(t *testing.T) {
 			c := found.CachedInfo().Config
 			by(&c)
 			if name == fetchworker.StreamBodies {
-				c.MaxAge += 2 * fetchworker.BodyReuse // parts outlive what names them
+				c.MaxAge += 2 * wire.BodyReuse // parts outlive what names them
 			}
 			if _, err := admin.UpdateStream(t.Context(), c); err != nil {
 				t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -47,7 +48,7 @@ func newRig(t *testing.T, answer func(fetchworker.Request) fetchworker.Answer) *
 }
 
 func (r *rig) serve(m jetstream.Msg) {
-	address, err := fetchworker.ParseSubject(m.Subject())
+	address, err := wire.ParseSubject(m.Subject())
 	if err != nil {
 		r.t.Error(err)
 		return

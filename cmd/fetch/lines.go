@@ -89,14 +89,14 @@ func ndjson(in io.Reader, model fetchworker.Request, send func(asked) bool) {
 
 // wire are the fields by which a line is known to be a request, as an agent
 // publishes it; any other object is the parameters alone.
-type wire struct {
+type onLine struct {
 	Params json.RawMessage `json:"params"`
 }
 
 // requestOf is the request of a JSON line.
 func requestOf(text []byte, model fetchworker.Request) (fetchworker.Request, error) {
 	r := model
-	var w wire
+	var w onLine
 	if err := json.Unmarshal(text, &w); err != nil {
 		return r, fmt.Errorf("no JSON object: %w", err)
 	}

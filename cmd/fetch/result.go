@@ -9,6 +9,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/terminal"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
@@ -86,7 +87,7 @@ func (l *link) identity(ctx context.Context, args []string) (fetchworker.Identit
 	if len(stored) == 0 {
 		return id, fmt.Errorf("%w: nothing is stored for %s of %s: never asked, not answered yet, or aged out", errPending, id.ID, id.Agent)
 	}
-	address, err := fetchworker.ParseSubject(stored[len(stored)-1])
+	address, err := wire.ParseSubject(stored[len(stored)-1])
 	return address.Identity, err
 }
 

@@ -11,11 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
@@ -104,7 +104,7 @@ func TestRightsAsDeployed(t *testing.T) {
 		t.Fatal(err)
 	}
 	worker := g.as("worker")
-	kv, err := worker.KeyValue(t.Context(), fetchworker.BucketProviders)
+	kv, err := worker.KeyValue(t.Context(), wire.BucketProviders)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestRightsAsDeployed(t *testing.T) {
 	}
 	// Four failures are one too many: the daemon buries these letters.
 	buried := g.as("operator")
-	for end := time.Now().Add(20 * time.Second); count(t, buried, fetchworker.StreamReview) < 3; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); count(t, buried, wire.StreamReview) < 3; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("nothing is in review: %s", log.String())
 		}

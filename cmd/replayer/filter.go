@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/browse"
+	"fetchworker/internal/wire"
 
 	"github.com/spf13/cobra"
 )
@@ -47,18 +48,18 @@ func completeWords(cmd *cobra.Command, flag string, words []string) {
 	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)) // fails for an unknown flag only
 }
 
-func knownClass(name string) (fetchworker.Class, error) {
+func knownClass(name string) (wire.Class, error) {
 	if name != "" && !slices.Contains(classes(), name) {
 		return "", misused("give one of "+strings.Join(classes(), ", "), "--class %q is not known", name)
 	}
-	return fetchworker.Class(name), nil
+	return wire.Class(name), nil
 }
 
 func classes() []string {
 	return []string{
-		string(fetchworker.ClassTransient), string(fetchworker.ClassThrottled), string(fetchworker.ClassUnauthorized),
-		string(fetchworker.ClassPermanent), string(fetchworker.ClassPending), string(fetchworker.ClassCircuitOpen), string(fetchworker.ClassPaused),
-		string(fetchworker.ClassQuota), string(fetchworker.ClassPoison), string(fetchworker.ClassExpired),
+		string(wire.ClassTransient), string(wire.ClassThrottled), string(wire.ClassUnauthorized),
+		string(wire.ClassPermanent), string(wire.ClassPending), string(wire.ClassCircuitOpen), string(wire.ClassPaused),
+		string(wire.ClassQuota), string(wire.ClassPoison), string(wire.ClassExpired),
 	}
 }
 

@@ -12,13 +12,14 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/terminal"
+	"fetchworker/internal/wire"
 )
 
 // The streams as a person calls them.
 var places = map[string]string{
-	fetchworker.StreamDLQ:    "dlq",
-	fetchworker.StreamReview: "review",
-	fetchworker.StreamReplay: "replay",
+	wire.StreamDLQ:    "dlq",
+	wire.StreamReview: "review",
+	wire.StreamReplay: "replay",
 }
 
 // letterLine is a letter or review item in --json and export. The names are

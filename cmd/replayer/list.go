@@ -6,10 +6,10 @@ import (
 	"io"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/terminal"
+	"fetchworker/internal/wire"
 
 	"github.com/spf13/cobra"
 )
@@ -25,7 +25,7 @@ parked requests. --groups counts them by what they failed of instead.`,
   replayer list --groups
   replayer list --class throttled --json | jq -r .id`,
 		Args: cobra.NoArgs,
-		RunE: c.do(func(cmd *cobra.Command, _ []string) error { return c.list(cmd, s, fetchworker.StreamDLQ) }),
+		RunE: c.do(func(cmd *cobra.Command, _ []string) error { return c.list(cmd, s, wire.StreamDLQ) }),
 	}
 	s.flags(cmd)
 	s.order(cmd)

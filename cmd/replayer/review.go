@@ -10,6 +10,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/wire"
 
 	"github.com/spf13/cobra"
 )
@@ -38,7 +39,7 @@ func (c *cli) cmdReviewList() *cobra.Command {
 		Example: `  replayer review list --provider fmp --since 7d
   replayer review list --json | wc -l`,
 		Args: cobra.NoArgs,
-		RunE: c.do(func(cmd *cobra.Command, _ []string) error { return c.list(cmd, s, fetchworker.StreamReview) }),
+		RunE: c.do(func(cmd *cobra.Command, _ []string) error { return c.list(cmd, s, wire.StreamReview) }),
 	}
 	s.flags(cmd)
 	s.order(cmd)
@@ -53,7 +54,7 @@ func (c *cli) cmdReviewShow() *cobra.Command {
 		Example: `  replayer review show alice/q-17`,
 		Args:    cobra.ExactArgs(1),
 		RunE: c.do(func(cmd *cobra.Command, args []string) error {
-			return c.show(cmd, s, args, fetchworker.StreamReview)
+			return c.show(cmd, s, args, wire.StreamReview)
 		}),
 	}
 	f := cmd.Flags()
@@ -175,9 +176,9 @@ func (c *cli) cmdExport() *cobra.Command {
 		RunE: c.do(func(cmd *cobra.Command, _ []string) error {
 			switch format {
 			case "ndjson":
-				return c.stream(cmd, s, fetchworker.StreamReview, exportJSON)
+				return c.stream(cmd, s, wire.StreamReview, exportJSON)
 			case "csv":
-				return c.stream(cmd, s, fetchworker.StreamReview, exportCSV)
+				return c.stream(cmd, s, wire.StreamReview, exportCSV)
 			default:
 				return misused("give ndjson or csv", "--format %q is not known", format)
 			}

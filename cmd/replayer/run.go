@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 
-	"fetchworker"
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget/fleet"
@@ -16,6 +15,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -101,9 +101,9 @@ func (c *cli) serve(cmd *cobra.Command, shows bool) (err error) {
 	if err := errors.Join(broker.ServeDLQ(ctx, js), broker.MayReplay(ctx, js)); err != nil {
 		return err
 	}
-	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+	kv, err := js.KeyValue(ctx, wire.BucketProviders)
 	if err != nil {
-		return fmt.Errorf("bucket %s: %w", fetchworker.BucketProviders, err)
+		return fmt.Errorf("bucket %s: %w", wire.BucketProviders, err)
 	}
 	board, err := fleet.Watch(ctx, js, kv)
 	if err != nil {
@@ -160,7 +160,7 @@ func (c *cli) serve(cmd *cobra.Command, shows bool) (err error) {
 // ready says whether the DLQ can be reached.
 func ready(js jetstream.JetStream) app.Health {
 	return func(ctx context.Context) error {
-		if _, err := js.Consumer(ctx, fetchworker.StreamDLQ, broker.ReplayerConsumer); err != nil {
+		if _, err := js.Consumer(ctx, wire.StreamDLQ, broker.ReplayerConsumer); err != nil {
 			return fmt.Errorf("consumer %s: %w", broker.ReplayerConsumer, err)
 		}
 		return nil

@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -113,7 +114,7 @@ func TestARequeueThatIsKilledIsDoneOnceAndWhole(t *testing.T) {
 	if err := killed.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for state(t, b, fetchworker.StreamReview).Msgs > uint64(n*3/4) {
+	for state(t, b, wire.StreamReview).Msgs > uint64(n*3/4) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	if err := killed.Process.Kill(); err != nil {
@@ -121,7 +122,7 @@ func TestARequeueThatIsKilledIsDoneOnceAndWhole(t *testing.T) {
 	}
 	_ = killed.Wait()
 	// At most: what the dead process had sent may still be on its way.
-	left := state(t, b, fetchworker.StreamReview).Msgs
+	left := state(t, b, wire.StreamReview).Msgs
 	if left == 0 {
 		t.Fatal("it was done before it was killed")
 	}
@@ -135,7 +136,7 @@ func TestARequeueThatIsKilledIsDoneOnceAndWhole(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &result); err != nil {
 		t.Fatal(err)
 	}
-	letters, items := state(t, b, fetchworker.StreamDLQ), state(t, b, fetchworker.StreamReview)
+	letters, items := state(t, b, wire.StreamDLQ), state(t, b, wire.StreamReview)
 	t.Logf("killed with %d of %d left; then %d more and %d only deleted in %v", left, n, result.Done, result.Superseded, time.Since(began))
 	if letters.Msgs != uint64(n) || letters.LastSeq != uint64(n) || items.Msgs != 0 {
 		t.Errorf("%d letters by %d writes, %d items left", letters.Msgs, letters.LastSeq, items.Msgs)
@@ -171,7 +172,7 @@ func TestTwoOperatorsAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	letters, items := state(t, b, fetchworker.StreamDLQ), state(t, b, fetchworker.StreamReview)
+	letters, items := state(t, b, wire.StreamDLQ), state(t, b, wire.StreamReview)
 	if letters.Msgs != n || letters.LastSeq != n || items.Msgs != 0 {
 		t.Errorf("%d letters by %d writes, %d items left", letters.Msgs, letters.LastSeq, items.Msgs)
 	}
@@ -191,14 +192,14 @@ func TestARequeueIsDoneOnceWhileTheFleetWorks(t *testing.T) {
 	}
 	defer stop()
 	requeue := []string{"review", "requeue", "--all", "--rate", "0", "--yes", "--reason", "x"}
-	for kills := 0; state(t, b, fetchworker.StreamReview).Msgs > 0; kills++ {
+	for kills := 0; state(t, b, wire.StreamReview).Msgs > 0; kills++ {
 		cmd := command(t, b.Server.URL(), requeue...)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
 		if kills < 5 {
-			before := state(t, b, fetchworker.StreamReview).Msgs
-			for end := time.Now().Add(10 * time.Second); before < state(t, b, fetchworker.StreamReview).Msgs+100 && time.Now().Before(end); {
+			before := state(t, b, wire.StreamReview).Msgs
+			for end := time.Now().Add(10 * time.Second); before < state(t, b, wire.StreamReview).Msgs+100 && time.Now().Before(end); {
 				time.Sleep(time.Millisecond)
 			}
 			_ = cmd.Process.Kill()

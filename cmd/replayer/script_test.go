@@ -26,6 +26,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -126,7 +127,7 @@ func (p pairs) letter(ts *testscript.TestScript, n int) dlq.Letter {
 		Lane:       fetchworker.Lane(p.text("lane", "interactive")),
 		Body:       []byte(p.text("body", `{"params":{"symbol":"AAPL"}}`)),
 		Generation: p.number(ts, "generation", 1), Calls: p.number(ts, "calls", 1), Failures: p.number(ts, "failures", 1),
-		Class: fetchworker.Class(p.text("class", "transient")), Error: p.text("error", "timeout after 5s"), HTTPStatus: p.number(ts, "http", 0),
+		Class: wire.Class(p.text("class", "transient")), Error: p.text("error", "timeout after 5s"), HTTPStatus: p.number(ts, "http", 0),
 		RequestedAt: failed.Add(-time.Second), FailedAt: failed, FirstFailedAt: failed,
 		NotBefore: now.Add(p.span(ts, "due", "1h")), Worker: "w-1",
 		Traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
@@ -161,7 +162,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	},
 	// unserved: the replayers' consumer is gone, as where none ever ran.
 	"unserved": func(ts *testscript.TestScript, _ bool, _ []string) {
-		ts.Check(stageOf(ts).JS.DeleteConsumer(context.Background(), fetchworker.StreamDLQ, broker.ReplayerConsumer))
+		ts.Check(stageOf(ts).JS.DeleteConsumer(context.Background(), wire.StreamDLQ, broker.ReplayerConsumer))
 	},
 	// letter [key=value …]: dead letters, count=N of them.
 	"letter": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -274,7 +275,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	},
 	// bytes PROVIDER N: bytes on this month's counter.
 	"bytes": func(ts *testscript.TestScript, _ bool, args []string) {
-		m := nats.NewMsg(fetchworker.BytesSubject(args[0], time.Now()))
+		m := nats.NewMsg(wire.BytesSubject(args[0], time.Now()))
 		m.Header.Set("Nats-Incr", "+"+args[1])
 		_, err := stageOf(ts).JS.PublishMsg(context.Background(), m)
 		ts.Check(err)
@@ -384,7 +385,7 @@ func (s *stage) fleet(provider, fails string) (stop func(), err error) {
 }
 
 func (s *stage) work(ctx context.Context, provider, fails string) {
-	consumer, err := s.JS.Consumer(ctx, fetchworker.StreamReplay, broker.ReplayConsumer(provider))
+	consumer, err := s.JS.Consumer(ctx, wire.StreamReplay, broker.ReplayConsumer(provider))
 	if err != nil {
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/terminal"
+	"fetchworker/internal/wire"
 
 	"github.com/spf13/cobra"
 )
@@ -34,7 +35,7 @@ have the same one, they are listed; name one with AGENT/ID, --provider and
 		Args: cobra.ExactArgs(1),
 		RunE: c.do(func(cmd *cobra.Command, args []string) error {
 			return c.show(cmd, s, args,
-				fetchworker.StreamDLQ, fetchworker.StreamReplay, fetchworker.StreamReview, fetchworker.StreamResults)
+				wire.StreamDLQ, wire.StreamReplay, wire.StreamReview, fetchworker.StreamResults)
 		}),
 	}
 	f := cmd.Flags()
@@ -160,16 +161,16 @@ func outlook(f *operate.Fleet, records []browse.Found, answer *fetchworker.Answe
 		return "nothing: its headers cannot be read"
 	case answer != nil && answer.Final && !answer.Review:
 		return "nothing: it has its final answer"
-	case answer != nil && answer.Generation > r.Generation && r.Stream == fetchworker.StreamReview:
+	case answer != nil && answer.Generation > r.Generation && r.Stream == wire.StreamReview:
 		return "nothing: a later generation is answered; replayer review requeue would only delete the item"
-	case r.Stream == fetchworker.StreamReplay:
+	case r.Stream == wire.StreamReplay:
 		return "nothing: it is released already and waits for a worker"
-	case r.Stream == fetchworker.StreamReview:
+	case r.Stream == wire.StreamReview:
 		next := "replayer review requeue starts generation " + fmt.Sprint(r.Generation+1) + " with no failures"
 		return join(next, held(f, r.Provider, now))
 	case !r.Deadline.IsZero() && !now.Before(r.Deadline):
 		return "it is answered deadline_exceeded: its deadline has passed"
-	case r.Class == fetchworker.ClassPermanent || r.Class == fetchworker.ClassPoison || r.Class == fetchworker.ClassExpired:
+	case r.Class == wire.ClassPermanent || r.Class == wire.ClassPoison || r.Class == wire.ClassExpired:
 		return "it goes to review, for " + string(r.Class) + " is not retried"
 	}
 	if h, is := f.Hold(r.Provider); is && h.Stops {

@@ -16,6 +16,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/creack/pty"
 )
@@ -39,7 +40,7 @@ func testLetter(id string) dlq.Letter {
 	return dlq.Letter{
 		Identity: fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: id},
 		Lane:     fetchworker.LaneInteractive, Body: []byte(`{"params":{"symbol":"AAPL"}}`),
-		Generation: 1, Calls: 4, Failures: 4, Class: fetchworker.ClassTransient, Error: "timeout after 5s",
+		Generation: 1, Calls: 4, Failures: 4, Class: wire.ClassTransient, Error: "timeout after 5s",
 		RequestedAt: now.Add(-time.Hour), FailedAt: now.Add(-time.Minute), FirstFailedAt: now.Add(-time.Hour), NotBefore: now.Add(time.Hour),
 	}
 }

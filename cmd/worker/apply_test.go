@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -25,7 +26,7 @@ func TestApplyCreatesTheTopologyAndCanBeRepeated(t *testing.T) {
 		if err := run(t.Context(), []string{"apply"}, env("NATS_URL", server.URL()), &out, io.Discard); err != nil {
 			t.Fatal(err)
 		}
-		for _, stream := range []string{fetchworker.StreamRequests, fetchworker.StreamAudit, "KV_" + fetchworker.BucketCache} {
+		for _, stream := range []string{fetchworker.StreamRequests, wire.StreamAudit, "KV_" + wire.BucketCache} {
 			if !strings.Contains(out.String(), stream) {
 				t.Errorf("nothing of %s in %s", stream, out.String())
 			}
@@ -40,7 +41,7 @@ func TestApplyCreatesTheTopologyAndCanBeRepeated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.Consumer(t.Context(), fetchworker.StreamDLQ, broker.ReplayerConsumer); err != nil {
+	if _, err := js.Consumer(t.Context(), wire.StreamDLQ, broker.ReplayerConsumer); err != nil {
 		t.Error(err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 )
 
 // demoLasts is the longest a demonstration may take. It needs less than half.
@@ -162,7 +163,7 @@ func (s *stage) settle(ctx context.Context) error {
 		}
 	}
 	left := map[string]uint64{
-		fetchworker.StreamRequests: 0, fetchworker.StreamDLQ: 0, fetchworker.StreamReplay: 0, fetchworker.StreamReview: 1,
+		fetchworker.StreamRequests: 0, wire.StreamDLQ: 0, wire.StreamReplay: 0, wire.StreamReview: 1,
 	}
 	for stream, want := range left {
 		err := s.until(ctx, 5*time.Second, fmt.Sprintf("%s holds %d messages", stream, want), func() (bool, error) {

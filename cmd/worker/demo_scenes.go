@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 // scene plays itself, and checks what it claims.
@@ -185,7 +186,7 @@ func sceneReview(ctx context.Context, s *stage) error {
 		return err
 	}
 	err = s.until(ctx, patience, "polygon has failed at it", func() (bool, error) {
-		letters, err := s.count(ctx, fetchworker.StreamDLQ)
+		letters, err := s.count(ctx, wire.StreamDLQ)
 		return letters > 0 && len(polygon.Calls()) > before, err
 	})
 	if err != nil {
@@ -207,10 +208,10 @@ func sceneReview(ctx context.Context, s *stage) error {
 	if a.Status != fetchworker.StatusFailed || a.Problem.Code() != fetchworker.CodeRetriesExhausted || !a.Review || a.Failures != a.Calls {
 		return fmt.Errorf("%s: %+v", r, a)
 	}
-	subject := fetchworker.ReviewSubject(id)
-	stream, err := s.js.Stream(ctx, fetchworker.StreamReview)
+	subject := wire.ReviewSubject(id)
+	stream, err := s.js.Stream(ctx, wire.StreamReview)
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", fetchworker.StreamReview, err)
+		return fmt.Errorf("stream %s: %w", wire.StreamReview, err)
 	}
 	item, err := stream.GetLastMsgForSubject(ctx, subject)
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fetchworker/internal/providers/call"
+	"fetchworker/internal/wire"
 )
 
 // What the demonstration runs faster than production, so that nobody has to
@@ -177,9 +178,9 @@ func (s *stage) watch(ctx context.Context) error {
 	if s.js, err = broker.JetStream(nc); err != nil {
 		return err
 	}
-	kv, err := s.js.KeyValue(ctx, fetchworker.BucketProviders)
+	kv, err := s.js.KeyValue(ctx, wire.BucketProviders)
 	if err != nil {
-		return fmt.Errorf("bucket %s: %w", fetchworker.BucketProviders, err)
+		return fmt.Errorf("bucket %s: %w", wire.BucketProviders, err)
 	}
 	if s.board, err = fleet.Watch(ctx, s.js, kv); err != nil {
 		return err
@@ -210,11 +211,11 @@ const freshly = -1
 
 // ask publishes a request. It is counted for the scene's row.
 func (s *stage) ask(ctx context.Context, r request) (fetchworker.Identity, error) {
-	wire := fetchworker.Request{Provider: r.provider, Operation: r.operation, Params: json.RawMessage(r.params), Use: r.use}
+	asked := fetchworker.Request{Provider: r.provider, Operation: r.operation, Params: json.RawMessage(r.params), Use: r.use}
 	if r.maxAge == freshly {
-		wire.MaxAge = new(fetchworker.Duration)
+		asked.MaxAge = new(fetchworker.Duration)
 	}
-	receipt, err := s.agents[r.agent].Submit(ctx, wire)
+	receipt, err := s.agents[r.agent].Submit(ctx, asked)
 	if err != nil {
 		return fetchworker.Identity{}, err
 	}

@@ -7,10 +7,10 @@ import (
 	"io"
 	"strings"
 
-	"fetchworker"
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -77,9 +77,9 @@ func still(ctx context.Context, config app.Config, closing *app.Stack) (jetstrea
 	if err != nil || folder != nil {
 		return js, err
 	}
-	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+	kv, err := js.KeyValue(ctx, wire.BucketProviders)
 	if err != nil {
-		return nil, fmt.Errorf("bucket %s: %w", fetchworker.BucketProviders, err)
+		return nil, fmt.Errorf("bucket %s: %w", wire.BucketProviders, err)
 	}
 	view, err := fleet.Watch(ctx, js, kv)
 	if err != nil {

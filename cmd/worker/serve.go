@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
@@ -27,6 +26,7 @@ import (
 	"fetchworker/internal/sweep"
 	"fetchworker/internal/usage"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
@@ -134,9 +134,9 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		}
 	}
 	vitals.WaitsFor("its providers' registers")
-	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+	kv, err := js.KeyValue(ctx, wire.BucketProviders)
 	if err != nil {
-		return fmt.Errorf("bucket %s: %w", fetchworker.BucketProviders, err)
+		return fmt.Errorf("bucket %s: %w", wire.BucketProviders, err)
 	}
 
 	log := record.New(js, h.record)
@@ -147,7 +147,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	}
 	mirror, err := store.NewMirror(ctx, js, kv, nil)
 	if err != nil {
-		return fmt.Errorf("watch %s: %w", fetchworker.BucketProviders, err)
+		return fmt.Errorf("watch %s: %w", wire.BucketProviders, err)
 	}
 	closing.Push("mirror", func() error { mirror.Close(); return nil })
 	board := fleet.Follow(mirror)

@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/wire"
 
 	"go.uber.org/zap"
 )
@@ -72,9 +73,9 @@ func permitted(ctx context.Context, config app.Config, p *providers.Provider, cl
 	if !known.served[p.Name] {
 		return nil, nil, fmt.Errorf("no worker of this server has ever served %s: start one, or name no server, and the call is outside of its permits", p.Name)
 	}
-	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+	kv, err := js.KeyValue(ctx, wire.BucketProviders)
 	if err != nil {
-		return nil, nil, fmt.Errorf("bucket %s: %w", fetchworker.BucketProviders, err)
+		return nil, nil, fmt.Errorf("bucket %s: %w", wire.BucketProviders, err)
 	}
 	gate, err := budget.Open(ctx, js, kv, budget.Settings{
 		Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: 1, CallTimeout: p.LongestTimeout(),
@@ -95,9 +96,9 @@ func permitted(ctx context.Context, config app.Config, p *providers.Provider, cl
 		switch {
 		case !r.Sent:
 			outcome = budget.Unused
-		case r.Class == fetchworker.ClassThrottled:
+		case r.Class == wire.ClassThrottled:
 			outcome = budget.Throttled
-		case r.Class == fetchworker.ClassOK:
+		case r.Class == wire.ClassOK:
 			outcome = budget.Success
 		}
 		permit.Done(budget.Report{
@@ -135,10 +136,10 @@ func showCall(p *providers.Provider, call *providers.Call, r *providers.Result, 
 	if r.Detail != "" {
 		out.line("detail", r.Detail)
 	}
-	if r.HoldSent != "" && r.Class != fetchworker.ClassOK {
+	if r.HoldSent != "" && r.Class != wire.ClassOK {
 		out.line("holds", fmt.Sprintf("%s (%s)", plain(r.RetryAfter), r.HoldSent))
 	}
-	if r.Class == fetchworker.ClassOK {
+	if r.Class == wire.ClassOK {
 		out.line("kept", fmt.Sprintf("%t, fresh %s, stale %s, %s old when it came", r.Cacheable, age(call.Operation.Fresh), age(call.Operation.Stale), plain(r.Age.Round(time.Second))))
 	}
 	if r.Next != nil {
@@ -149,7 +150,7 @@ func showCall(p *providers.Provider, call *providers.Call, r *providers.Result, 
 	if err := out.tabs.Flush(); err != nil {
 		return err
 	}
-	if r.Class != fetchworker.ClassOK {
+	if r.Class != wire.ClassOK {
 		return fmt.Errorf("%s %s was not answered: %s", p.Name, call.Operation.Name, class)
 	}
 	return nil

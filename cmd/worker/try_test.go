@@ -7,11 +7,11 @@ import (
 	"strings"
 	"testing"
 
-	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 // One real call shows what came, what it was taken for and why, and no key.
@@ -68,7 +68,7 @@ func TestTry(t *testing.T) {
 	if _, err := try("NATS_URL", b.Server.URL()); err == nil || !strings.Contains(err.Error(), "has ever served fmp") || len(upstream.Calls()) != calls {
 		t.Errorf("a provider that nobody serves: %v", err)
 	}
-	kv, err := b.JS.KeyValue(t.Context(), fetchworker.BucketProviders)
+	kv, err := b.JS.KeyValue(t.Context(), wire.BucketProviders)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ import (
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -141,7 +142,7 @@ func through(b *testing.B, requests, workers int, env ...string) (took time.Dura
 		b.Fatalf("%d of %d answered", final, requests)
 	}
 	took = time.Since(started)
-	kv, err := js.KeyValue(b.Context(), fetchworker.BucketProviders)
+	kv, err := js.KeyValue(b.Context(), wire.BucketProviders)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -373,7 +374,7 @@ func permits(b *testing.B, concurrency int) {
 	if err := broker.Apply(b.Context(), js, broker.Options{ResultAge: 168 * time.Hour}, nil); err != nil {
 		b.Fatal(err)
 	}
-	kv, err := js.KeyValue(b.Context(), fetchworker.BucketProviders)
+	kv, err := js.KeyValue(b.Context(), wire.BucketProviders)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"fetchworker/internal/answer"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 )
 
 // What cost no call goes after an hour, and its id can be used again; what cost
@@ -84,7 +85,7 @@ func TestPartsOutliveWhatNamesThem(t *testing.T) {
 			t.Fatal(err)
 		}
 		keep := results.CachedInfo().Config.MaxAge
-		if slack := s.CachedInfo().Config.MaxAge - keep; slack < 2*fetchworker.BodyReuse {
+		if slack := s.CachedInfo().Config.MaxAge - keep; slack < 2*wire.BodyReuse {
 			t.Fatalf("bodies outlive answers by %v", slack)
 		}
 		a := ok(1)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -30,13 +31,13 @@ func (s *Store) storeBody(parent context.Context, id fetchworker.Identity, body 
 	sum := sha256.Sum256(body)
 	digest := hex.EncodeToString(sum[:])
 	claim := &fetchworker.Claim{
-		Prefix: fetchworker.BodyPrefix(id.Agent, digest),
+		Prefix: wire.BodyPrefix(id.Agent, digest),
 		Parts:  (len(body) + fetchworker.MaxInlineBody - 1) / fetchworker.MaxInlineBody,
 		Bytes:  int64(len(body)), SHA256: digest,
 	}
 	whole, err := s.log.Last(parent, fetchworker.StreamBodies, claim.Prefix+wholeToken)
 	switch {
-	case err == nil && time.Since(whole.Time) < fetchworker.BodyReuse:
+	case err == nil && time.Since(whole.Time) < wire.BodyReuse:
 		return claim, nil
 	case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound):
 		return nil, fmt.Errorf("look for the body of %s: %w", id, err)

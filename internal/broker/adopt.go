@@ -9,6 +9,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -21,7 +22,7 @@ const adoptEach = 50 * time.Millisecond
 // time after which the server takes them away, and tells how many there were.
 // One that is pulled from stays, by whichever version.
 func Adopt(ctx context.Context, js jetstream.JetStream, ours func(provider string) bool) (adopted int, err error) {
-	for _, name := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay} {
+	for _, name := range []string{fetchworker.StreamRequests, wire.StreamReplay} {
 		stream, err := js.Stream(ctx, name)
 		if err != nil {
 			return adopted, fmt.Errorf("adopt consumers: %w", err)
@@ -29,7 +30,7 @@ func Adopt(ctx context.Context, js jetstream.JetStream, ours func(provider strin
 		names := stream.ConsumerNames(ctx)
 		for consumer := range names.Name() {
 			provider, isReplay := strings.CutSuffix(consumer, "-replay")
-			if !isReplay || name != fetchworker.StreamReplay {
+			if !isReplay || name != wire.StreamReplay {
 				provider = ServedProvider(consumer)
 			}
 			if provider == "" || !ours(provider) {

@@ -10,6 +10,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -67,7 +68,7 @@ func publish(t *testing.T, b *brokertest.Broker, subject string) {
 
 func TestASecondApplyFindsAllAsWanted(t *testing.T) {
 	b := standard(t)
-	change(t, b, fetchworker.StreamUsage, func(c *jetstream.StreamConfig) { c.MaxAge = broker.UsageAge }) // bubbles need another
+	change(t, b, wire.StreamUsage, func(c *jetstream.StreamConfig) { c.MaxAge = broker.UsageAge }) // bubbles need another
 	for _, o := range []broker.Options{{}, {Replicas: 1, ResultAge: 168 * time.Hour}} {
 		if err := broker.Apply(t.Context(), b.JS, o, func(a broker.Applied) {
 			if a.Did != "as wanted" || len(a.Kept)+len(a.Undone)+len(a.Losing) > 0 {
@@ -128,7 +129,7 @@ func TestWhatLosesSomethingNeedsAWord(t *testing.T) {
 		t.Errorf("%+v %v, %v, %d bytes", a, err, c.MaxAge, c.MaxBytes)
 	}
 	// An empty stream loses nothing.
-	if c := stands(t, b, fetchworker.StreamBodies); c.MaxAge != 96*time.Hour+2*fetchworker.BodyReuse {
+	if c := stands(t, b, fetchworker.StreamBodies); c.MaxAge != 96*time.Hour+2*wire.BodyReuse {
 		t.Errorf("bodies are kept %v", c.MaxAge)
 	}
 	narrow.AcceptLoss = true
@@ -141,41 +142,41 @@ func TestWhatLosesSomethingNeedsAWord(t *testing.T) {
 // The server would delete what is beyond a smaller limit without a word.
 func TestALimitForEachSubjectDeletesNothing(t *testing.T) {
 	b := standard(t)
-	change(t, b, fetchworker.StreamReview, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 })
+	change(t, b, wire.StreamReview, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 })
 	for range 3 {
 		publish(t, b, "fetch.review.fmp.quote.alice.q1")
 	}
 	publish(t, b, "fetch.review.fmp.quote.alice.q2")
 	err := broker.Apply(t.Context(), b.JS, broker.Options{}, nil)
-	if err == nil || !strings.Contains(err.Error(), fetchworker.StreamReview) || !strings.Contains(err.Error(), "from 5 to 1 would delete 2 messages") {
+	if err == nil || !strings.Contains(err.Error(), wire.StreamReview) || !strings.Contains(err.Error(), "from 5 to 1 would delete 2 messages") {
 		t.Errorf("%v", err)
 	}
-	s, err := b.JS.Stream(t.Context(), fetchworker.StreamReview)
+	s, err := b.JS.Stream(t.Context(), wire.StreamReview)
 	if err != nil || s.CachedInfo().State.Msgs != 4 {
 		t.Fatalf("%v", err)
 	}
 	if err := broker.Apply(t.Context(), b.JS, broker.Options{AcceptLoss: true}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = b.JS.Stream(t.Context(), fetchworker.StreamReview); err != nil || s.CachedInfo().State.Msgs != 2 || s.CachedInfo().Config.MaxMsgsPerSubject != 1 {
+	if s, err = b.JS.Stream(t.Context(), wire.StreamReview); err != nil || s.CachedInfo().State.Msgs != 2 || s.CachedInfo().Config.MaxMsgsPerSubject != 1 {
 		t.Errorf("%v", err)
 	}
 }
 
 func TestAnOlderVersionChangesNothingBack(t *testing.T) {
 	b := standard(t)
-	change(t, b, fetchworker.StreamReview, func(c *jetstream.StreamConfig) {
+	change(t, b, wire.StreamReview, func(c *jetstream.StreamConfig) {
 		c.Metadata["fetchworker.topology"], c.Description, c.MaxMsgSize = "99", "of the next version", 12345
 	})
-	a, err := applied(t, b, broker.Options{}, fetchworker.StreamReview)
+	a, err := applied(t, b, broker.Options{}, wire.StreamReview)
 	if err != nil || a.Did != "left as a newer version made it" || len(a.Undone) != 2 {
 		t.Errorf("%+v %v", a, err)
 	}
-	if c := stands(t, b, fetchworker.StreamReview); c.Description != "of the next version" || c.MaxMsgSize != 12345 {
+	if c := stands(t, b, wire.StreamReview); c.Description != "of the next version" || c.MaxMsgSize != 12345 {
 		t.Errorf("%+v", c)
 	}
 	// What guarantees stand on is missed all the same.
-	change(t, b, fetchworker.StreamReview, func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld })
+	change(t, b, wire.StreamReview, func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld })
 	if err := broker.Apply(t.Context(), b.JS, broker.Options{}, nil); err == nil || !strings.Contains(err.Error(), "discard") {
 		t.Errorf("%v", err)
 	}
@@ -183,7 +184,7 @@ func TestAnOlderVersionChangesNothingBack(t *testing.T) {
 
 func TestWhatCannotBeAppliedIsToldWithBothValues(t *testing.T) {
 	b := standard(t)
-	memory := stands(t, b, fetchworker.StreamDLQ)
+	memory := stands(t, b, wire.StreamDLQ)
 	memory.Storage = jetstream.MemoryStorage
 	if err := b.JS.DeleteStream(t.Context(), memory.Name); err != nil {
 		t.Fatal(err)
@@ -201,7 +202,7 @@ func TestWhatCannotBeAppliedIsToldWithBothValues(t *testing.T) {
 			t.Errorf("error does not name %s: %v", part, err)
 		}
 	}
-	s, err := b.JS.Stream(t.Context(), fetchworker.StreamDLQ)
+	s, err := b.JS.Stream(t.Context(), wire.StreamDLQ)
 	if err != nil || s.CachedInfo().State.Msgs != 1 {
 		t.Errorf("the stream's message is gone: %v", err)
 	}
@@ -246,7 +247,7 @@ func TestTooLittleRoomIsToldBeforeAStreamIsMade(t *testing.T) {
 	for _, name := range broker.StreamNames() {
 		small[name] = 100 << 20
 	}
-	delete(small, fetchworker.StreamBudget)
+	delete(small, wire.StreamBudget)
 	if err := broker.Apply(t.Context(), js, broker.Options{Bytes: small}, nil); err != nil {
 		t.Errorf("with smaller ones: %v", err)
 	}

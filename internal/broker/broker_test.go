@@ -15,6 +15,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
@@ -147,7 +148,7 @@ func TestRequestsAreShardedByAgentAndAnswersRepublished(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := fetchworker.ParseSubject(raw.Subject)
+		a, err := wire.ParseSubject(raw.Subject)
 		if err != nil {
 			t.Fatal(err)
 		}

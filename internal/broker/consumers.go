@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -45,9 +46,9 @@ func ServedProvider(consumer string) string {
 
 // Replayed are the providers that have a consumer on the replay stream.
 func Replayed(ctx context.Context, js jetstream.JetStream) (map[string]bool, error) {
-	stream, err := js.Stream(ctx, fetchworker.StreamReplay)
+	stream, err := js.Stream(ctx, wire.StreamReplay)
 	if err != nil {
-		return nil, fmt.Errorf("look up %s: %w", fetchworker.StreamReplay, err)
+		return nil, fmt.Errorf("look up %s: %w", wire.StreamReplay, err)
 	}
 	all := map[string]bool{}
 	names := stream.ConsumerNames(ctx)
@@ -57,7 +58,7 @@ func Replayed(ctx context.Context, js jetstream.JetStream) (map[string]bool, err
 		}
 	}
 	if err := names.Err(); err != nil {
-		return nil, fmt.Errorf("list the consumers of %s: %w", fetchworker.StreamReplay, err)
+		return nil, fmt.Errorf("list the consumers of %s: %w", wire.StreamReplay, err)
 	}
 	return all, nil
 }
@@ -112,20 +113,20 @@ func ofProvider(name, filter string, held int) jetstream.ConsumerConfig {
 func ProviderConsumers(provider string, held int) map[string][]jetstream.ConsumerConfig {
 	var requests []jetstream.ConsumerConfig
 	for _, lane := range []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch} {
-		for shard := range fetchworker.Shards {
+		for shard := range wire.Shards {
 			requests = append(requests, RequestConsumer(provider, lane, shard, held))
 		}
 	}
 	return map[string][]jetstream.ConsumerConfig{
 		fetchworker.StreamRequests: requests,
-		fetchworker.StreamReplay:   {ReplaysConsumer(provider, held)},
+		wire.StreamReplay:          {ReplaysConsumer(provider, held)},
 	}
 }
 
 // StreamOf is the stream of a provider's consumer.
 func StreamOf(consumer jetstream.ConsumerConfig) string {
 	if strings.HasPrefix(consumer.FilterSubject, "fetch.replay.") {
-		return fetchworker.StreamReplay
+		return wire.StreamReplay
 	}
 	return fetchworker.StreamRequests
 }
@@ -219,7 +220,7 @@ func ServeDLQ(ctx context.Context, js jetstream.JetStream) error {
 
 // MayReplay is an error where these credentials cannot work on the DLQ.
 func MayReplay(ctx context.Context, js jetstream.JetStream) error {
-	return mayPull(ctx, js, fetchworker.StreamDLQ, ReplayerConsumer)
+	return mayPull(ctx, js, wire.StreamDLQ, ReplayerConsumer)
 }
 
 // HealDLQ is ServeDLQ for a consumer that was there.
@@ -237,7 +238,7 @@ func TellMade(log *zap.Logger, consumer string) {
 }
 
 func serveDLQ(ctx context.Context, js jetstream.JetStream) (made bool, err error) {
-	_, made, err = applyConsumer(ctx, js, fetchworker.StreamDLQ, jetstream.ConsumerConfig{
+	_, made, err = applyConsumer(ctx, js, wire.StreamDLQ, jetstream.ConsumerConfig{
 		Durable: ReplayerConsumer, FilterSubject: "fetch.dlq.>",
 		AckPolicy: jetstream.AckExplicitPolicy, AckWait: AckWait,
 		MaxDeliver: -1, MaxAckPending: -1, MaxWaiting: 512,

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -104,7 +105,7 @@ func (m *Move) names(ctx context.Context) ([]string, error) {
 		switch name {
 		case fetchworker.StreamRequests:
 			return 0
-		case "KV_" + fetchworker.BucketProviders:
+		case "KV_" + wire.BucketProviders:
 			return 2
 		default:
 			return 1

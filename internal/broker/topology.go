@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -96,7 +97,7 @@ func Streams(o Options) []jetstream.StreamConfig {
 	}
 	told(&requests, "fetch.request.>")
 
-	replay := base(fetchworker.StreamReplay, "Letters sent back to work", "fetch.replay.*.*.*.*.*")
+	replay := base(wire.StreamReplay, "Letters sent back to work", "fetch.replay.*.*.*.*.*")
 	replay.Retention = jetstream.WorkQueuePolicy
 	replay.MaxMsgsPerSubject = 1
 	replay.Discard = jetstream.DiscardNew // should an operator bound it: work is held back, never dropped
@@ -117,25 +118,25 @@ func Streams(o Options) []jetstream.StreamConfig {
 	// What is stored, and only that, is seen live, under the stored name.
 	results.RePublish = &jetstream.RePublish{Source: "fetch.result.>", Destination: "fetch.result.>"}
 
-	dlq := base(fetchworker.StreamDLQ, "Failures waiting for their retry, and parked requests", "fetch.dlq.*.*.*.*.*")
+	dlq := base(wire.StreamDLQ, "Failures waiting for their retry, and parked requests", "fetch.dlq.*.*.*.*.*")
 	dlq.Retention = jetstream.WorkQueuePolicy
 	dlq.MaxMsgsPerSubject = 1
 	dlq.Discard = jetstream.DiscardNew
 
-	review := base(fetchworker.StreamReview, "What waits for a person's decision", "fetch.review.*.*.*.*")
+	review := base(wire.StreamReview, "What waits for a person's decision", "fetch.review.*.*.*.*")
 	review.MaxMsgsPerSubject = 1
 	review.Discard = jetstream.DiscardNew
 
 	events := base(fetchworker.StreamEvents, "Circuit, budget, throttle, review and control events", "fetch.event.*.*")
 	events.MaxAge = 7 * 24 * time.Hour
 
-	audit := base(fetchworker.StreamAudit, "Who did what to which message, when and why", "fetch.audit.*.*")
+	audit := base(wire.StreamAudit, "Who did what to which message, when and why", "fetch.audit.*.*")
 
-	budget := base(fetchworker.StreamBudget, "Bytes on the wire by provider and UTC month", "fetch.budget.*.bytes.*")
+	budget := base(wire.StreamBudget, "Bytes on the wire by provider and UTC month", "fetch.budget.*.bytes.*")
 	budget.MaxMsgsPerSubject = 1
 	budget.AllowMsgCounter = true
 
-	usage := base(fetchworker.StreamUsage, "What each agent had of each provider, and what failed, by UTC day", "fetch.usage.*.*.*.*", "fetch.cause.*.*.*.*")
+	usage := base(wire.StreamUsage, "What each agent had of each provider, and what failed, by UTC day", "fetch.usage.*.*.*.*", "fetch.cause.*.*.*.*")
 	usage.MaxMsgsPerSubject = 1
 	usage.AllowMsgCounter = true
 	usage.MaxAge = UsageAge
@@ -147,7 +148,7 @@ func Streams(o Options) []jetstream.StreamConfig {
 	bodies.MaxBytes = 4 * gib
 	// A body that lies there is named again for BodyReuse, by answers that then
 	// live for their whole age: its parts outlive all of them.
-	bodies.MaxAge = cmp.Or(o.ResultAge, StandardResultAge) + 2*fetchworker.BodyReuse
+	bodies.MaxAge = cmp.Or(o.ResultAge, StandardResultAge) + 2*wire.BodyReuse
 
 	bucket := func(name, description string) jetstream.StreamConfig {
 		c := base("KV_"+name, description, "$KV."+name+".>")
@@ -159,9 +160,9 @@ func Streams(o Options) []jetstream.StreamConfig {
 		c.SubjectDeleteMarkerTTL = 5 * time.Minute
 		return c
 	}
-	providers := bucket(fetchworker.BucketProviders, "Shared limit state: permits, circuits, control, live workers")
+	providers := bucket(wire.BucketProviders, "Shared limit state: permits, circuits, control, live workers")
 	providers.Discard = jetstream.DiscardNew
-	cache := bucket(fetchworker.BucketCache, "Bodies kept for fresh and stale answers")
+	cache := bucket(wire.BucketCache, "Bodies kept for fresh and stale answers")
 	// A full cache forgets its oldest bodies; a bucket made by the client
 	// library would refuse new ones instead.
 	cache.MaxBytes = 1 * gib

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -103,7 +104,7 @@ func missing(dir string, s *server.Server, now time.Time) ([]string, error) {
 
 // growing are the streams of which nothing is taken but by age. Of the others
 // somebody may take one while the server stops.
-var growing = []string{fetchworker.StreamResults, fetchworker.StreamAudit, fetchworker.StreamEvents, fetchworker.StreamBudget}
+var growing = []string{fetchworker.StreamResults, wire.StreamAudit, fetchworker.StreamEvents, wire.StreamBudget}
 
 // touch reads the first and the last message of every stream: the server
 // believes its index at first, and finds that a block is damaged when it loads

@@ -16,6 +16,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -25,7 +26,7 @@ import (
 type Filter struct {
 	Provider, Operation, Agent, ID string
 
-	Class        fetchworker.Class
+	Class        wire.Class
 	Code         fetchworker.Code
 	HTTPStatus   int
 	Error        string    // a pattern of its text: * is any text, ? any character
@@ -47,11 +48,11 @@ func (f Filter) Subject(stream string) string {
 	}
 	identity := either(f.Operation) + "." + either(f.Agent) + "." + either(f.ID)
 	switch stream {
-	case fetchworker.StreamDLQ:
+	case wire.StreamDLQ:
 		return "fetch.dlq." + either(f.Provider) + ".*." + identity
-	case fetchworker.StreamReplay:
+	case wire.StreamReplay:
 		return "fetch.replay." + either(f.Provider) + ".*." + identity
-	case fetchworker.StreamReview:
+	case wire.StreamReview:
 		return "fetch.review." + either(f.Provider) + "." + identity
 	default:
 		return "fetch.result." + either(f.Provider) + "." + identity

@@ -10,6 +10,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -23,7 +24,7 @@ func letter(provider string, n int) dlq.Letter {
 	now := time.Now()
 	return dlq.Letter{
 		Identity: fetchworker.Identity{Provider: provider, Operation: "quote", Agent: "alice", ID: fmt.Sprint("q-", n)},
-		Lane:     fetchworker.LaneBatch, Body: []byte("{}"), Generation: 1, Class: fetchworker.ClassTransient,
+		Lane:     fetchworker.LaneBatch, Body: []byte("{}"), Generation: 1, Class: wire.ClassTransient,
 		Error: "gone at port 8", HTTPStatus: 410, RequestedAt: now, FailedAt: now, FirstFailedAt: now, NotBefore: now,
 	}
 }
@@ -44,18 +45,18 @@ func TestBackwardsIsTheWalkTurnedRound(t *testing.T) {
 	<-b.JS.PublishAsyncComplete()
 	reader := browse.New(b.NC)
 	for _, f := range []browse.Filter{{}, {Provider: "fmp"}, {Provider: "fred"}, {Provider: "nobody"}} {
-		edge, err := reader.Edge(t.Context(), fetchworker.StreamDLQ)
+		edge, err := reader.Edge(t.Context(), wire.StreamDLQ)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var forth, back []uint64
-		for found, err := range reader.Walk(t.Context(), fetchworker.StreamDLQ, f, edge) {
+		for found, err := range reader.Walk(t.Context(), wire.StreamDLQ, f, edge) {
 			if err != nil {
 				t.Fatal(err)
 			}
 			forth = append(forth, found.Sequence)
 		}
-		for found, err := range reader.WalkBack(t.Context(), fetchworker.StreamDLQ, f, edge) {
+		for found, err := range reader.WalkBack(t.Context(), wire.StreamDLQ, f, edge) {
 			if err != nil {
 				t.Fatal(err)
 			}

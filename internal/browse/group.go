@@ -6,15 +6,15 @@ import (
 	"strings"
 	"unicode"
 
-	"fetchworker"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/wire"
 )
 
 // Group is what letters that failed alike have in common.
 type Group struct {
-	Provider string            `json:"provider"`
-	Class    fetchworker.Class `json:"class"`
-	Error    string            `json:"error"`
+	Provider string     `json:"provider"`
+	Class    wire.Class `json:"class"`
+	Error    string     `json:"error"`
 }
 
 // GroupOf is the group of a letter.

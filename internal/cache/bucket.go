@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -29,7 +29,7 @@ const (
 	writeLasts = 5 * time.Second
 )
 
-const stream = "KV_" + fetchworker.BucketCache
+const stream = "KV_" + wire.BucketCache
 
 func newBucket(js jetstream.JetStream) (*bucket, error) {
 	l, err := record.NewLooks(js, stream)
@@ -39,7 +39,7 @@ func newBucket(js jetstream.JetStream) (*bucket, error) {
 	return &bucket{js: js, looks: l}, nil
 }
 
-func cacheSubject(key string) string { return "$KV." + fetchworker.BucketCache + "." + key }
+func cacheSubject(key string) string { return "$KV." + wire.BucketCache + "." + key }
 
 // read is what stands under a key, nil if nothing does.
 func (b *bucket) read(ctx context.Context, key string) ([]byte, error) {

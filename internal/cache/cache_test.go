@@ -10,9 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/wire"
 
 	"go.uber.org/zap"
 )
@@ -174,7 +174,7 @@ func TestTheQueueEmpties(t *testing.T) {
 func TestWhatCannotBeReadIsAbsent(t *testing.T) {
 	inBubble(t, func(t *testing.T, open func() *desk) {
 		d := open()
-		kv, err := d.b.JS.KeyValue(t.Context(), fetchworker.BucketCache)
+		kv, err := d.b.JS.KeyValue(t.Context(), wire.BucketCache)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -235,7 +236,7 @@ func store(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, p
 			return 0, err
 		}
 		m.Tell = tell
-		msg := nats.NewMsg("$KV." + fetchworker.BucketProviders + "." + markKey(provider, agent))
+		msg := nats.NewMsg("$KV." + wire.BucketProviders + "." + markKey(provider, agent))
 		msg.Data = m.encode()
 		ack, err := js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last), jetstream.WithMsgTTL((maxLife + time.Hour).Truncate(time.Second)))
 		var api *jetstream.APIError

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -151,7 +152,7 @@ func (g *Guard) beat() chan struct{} {
 }
 
 func (g *Guard) beatOnce(ctx context.Context) error {
-	m := nats.NewMsg("$KV." + fetchworker.BucketProviders + "." + beatPrefix + g.name)
+	m := nats.NewMsg("$KV." + wire.BucketProviders + "." + beatPrefix + g.name)
 	ack, err := g.js.PublishMsg(ctx, m, jetstream.WithMsgTTL(beatsLast))
 	if err != nil {
 		return fmt.Errorf("beat: %w", err)

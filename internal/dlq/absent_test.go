@@ -8,6 +8,7 @@ import (
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/wire"
 )
 
 // Behind a closed gate without a worker nobody probes and nobody claims: once
@@ -19,7 +20,7 @@ func TestAClosedGateWithoutAWorkerWaitsForOne(t *testing.T) {
 		until := time.Now().Add(time.Hour).Truncate(time.Millisecond).UTC()
 		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: until}})
 		for i := range 3 {
-			f.Put(dlqtest.Fresh(i, fetchworker.ClassCircuitOpen))
+			f.Put(dlqtest.Fresh(i, wire.ClassCircuitOpen))
 		}
 		told(f, 5*time.Second, 3, fetchworker.ReasonCircuitOpen, until)
 		leave()

@@ -10,6 +10,7 @@ import (
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -104,7 +105,7 @@ func (r *Replayer) cancelLetters(ctx context.Context, provider, agent string) er
 	group.SetLimit(cancelsAtOnce)
 	var failed error
 	for sequence := uint64(1); ; {
-		page, err := r.log.Page(ctx, fetchworker.StreamDLQ, filter, sequence, cancelsAPage)
+		page, err := r.log.Page(ctx, wire.StreamDLQ, filter, sequence, cancelsAPage)
 		if failed = err; err != nil || len(page) == 0 {
 			break
 		}
@@ -122,5 +123,5 @@ func (r *Replayer) cancelStored(ctx context.Context, l Letter, raw record.Raw) e
 	if err := r.answerCancelled(ctx, l); err != nil {
 		return err
 	}
-	return r.log.Delete(ctx, "cancel", fetchworker.StreamDLQ, raw.Sequence)
+	return r.log.Delete(ctx, "cancel", wire.StreamDLQ, raw.Sequence)
 }

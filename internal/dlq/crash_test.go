@@ -15,6 +15,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -87,7 +88,7 @@ func stories() []story {
 		}
 	}
 	rejected := func() dlq.Letter {
-		l := dlqtest.Fresh(1, fetchworker.ClassPermanent)
+		l := dlqtest.Fresh(1, wire.ClassPermanent)
 		l.Calls, l.Code, l.HTTPStatus = 1, fetchworker.CodeRejected, 400
 		return l
 	}
@@ -102,7 +103,7 @@ func stories() []story {
 		}},
 		{name: "a parked request", points: "answer replay ack", status: fetchworker.StatusOK, put: func(f *dlqtest.Fleet) {
 			f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)}})
-			f.Put(dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
+			f.Put(dlqtest.Fresh(1, wire.ClassCircuitOpen))
 			f.Running.Go(func() {
 				time.Sleep(20 * time.Second)
 				if f.Ctx.Err() == nil {
@@ -112,7 +113,7 @@ func stories() []story {
 		}},
 		{name: "a probe", points: "answer replay ack", status: fetchworker.StatusOK, put: func(f *dlqtest.Fleet) {
 			f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now().Add(5 * time.Second)}})
-			f.Put(dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
+			f.Put(dlqtest.Fresh(1, wire.ClassCircuitOpen))
 		}},
 		{name: "a deadline", points: "answer ack", status: fetchworker.StatusFailed, code: fetchworker.CodeDeadlineExceeded, put: func(f *dlqtest.Fleet) {
 			l := dlqtest.FailedOnce(1)
@@ -130,10 +131,10 @@ func stories() []story {
 			f.Put(rejected())
 		}},
 		{name: "a poisoned request", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodePoison, review: true, put: func(f *dlqtest.Fleet) {
-			f.Put(dlqtest.Fresh(1, fetchworker.ClassPoison))
+			f.Put(dlqtest.Fresh(1, wire.ClassPoison))
 		}},
 		{name: "past the maximum life", points: "answer review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *dlqtest.Fleet) {
-			l := dlqtest.Fresh(1, fetchworker.ClassPaused)
+			l := dlqtest.Fresh(1, wire.ClassPaused)
 			l.RequestedAt = l.RequestedAt.Add(5*time.Second - f.MaxLife)
 			l.NotBefore = l.NotBefore.Add(time.Hour)
 			if err := fleet.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
@@ -212,7 +213,7 @@ func (s story) tell(t *testing.T, c *crash) {
 		id := f.Accepted[0]
 		f.Eventually(2*time.Minute, "the request has its end, and nothing waits", func() bool {
 			a, _ := f.Answer(id)
-			return a.Final && f.Count(fetchworker.StreamDLQ, ">")+f.Count(fetchworker.StreamReplay, ">")+f.Count(fetchworker.StreamRequests, ">") == 0
+			return a.Final && f.Count(wire.StreamDLQ, ">")+f.Count(wire.StreamReplay, ">")+f.Count(fetchworker.StreamRequests, ">") == 0
 		})
 		a, _ := f.Answer(id)
 		if a.Status != s.status || a.Review != s.review || a.Problem != nil && a.Problem.Code() != s.code {
@@ -225,7 +226,7 @@ func (s story) tell(t *testing.T, c *crash) {
 		if n := f.Count(fetchworker.StreamEvents, ">"); n != events {
 			t.Errorf("%d events", n)
 		}
-		if n := f.Count(fetchworker.StreamReview, ">"); n != items {
+		if n := f.Count(wire.StreamReview, ">"); n != items {
 			t.Errorf("%d review items", n)
 		}
 		f.Check(dlqtest.Check{Empty: true})

@@ -8,11 +8,11 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/wire"
 )
 
 // crowdOf is how many letters the tests of scale use: ten thousand, or as many
@@ -44,10 +44,10 @@ func TestNoCrowdStandsBeforeAnothersLetter(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := crowdOf()
-	f.Crowd(n, func(l *dlq.Letter) { l.Class = fetchworker.ClassCircuitOpen })
+	f.Crowd(n, func(l *dlq.Letter) { l.Class = wire.ClassCircuitOpen })
 	f.Replayer(nil)
 	f.Eventually(2*time.Minute, "it has met them all", func() bool {
-		c, err := f.JS.Consumer(f.Ctx, fetchworker.StreamDLQ, "replayer")
+		c, err := f.JS.Consumer(f.Ctx, wire.StreamDLQ, "replayer")
 		return err == nil && c.CachedInfo().NumPending == 0
 	})
 	var mu sync.Mutex
@@ -84,7 +84,7 @@ func TestDueLettersWithoutRoomDoNotSpin(t *testing.T) {
 	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
 		f.Serve("fmp")
 		n := 2000
-		f.Crowd(n, func(l *dlq.Letter) { l.Class, l.NotBefore = fetchworker.ClassPaused, time.Now() })
+		f.Crowd(n, func(l *dlq.Letter) { l.Class, l.NotBefore = wire.ClassPaused, time.Now() })
 		var mu sync.Mutex
 		handled := 0
 		f.Worker("fmp", func(dlq.Letter) error {
@@ -96,7 +96,7 @@ func TestDueLettersWithoutRoomDoNotSpin(t *testing.T) {
 		})
 		f.Replayer(nil)
 		time.Sleep(5 * time.Second)
-		consumer, err := f.JS.Consumer(f.Ctx, fetchworker.StreamDLQ, "replayer")
+		consumer, err := f.JS.Consumer(f.Ctx, wire.StreamDLQ, "replayer")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -123,7 +123,7 @@ func TestDueLettersWithoutRoomDoNotSpin(t *testing.T) {
 		if rate < 90 {
 			t.Errorf("only %.0f letters a second go, of 100 that could", rate)
 		}
-		f.Eventually(time.Minute, "all go", func() bool { return f.Count(fetchworker.StreamDLQ, ">") == 0 })
+		f.Eventually(time.Minute, "all go", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
 		f.Accepted = nil
 	})
 }

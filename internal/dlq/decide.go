@@ -6,6 +6,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/wire"
 )
 
 const (
@@ -111,11 +112,11 @@ func decide(l Letter, f facts) verdict {
 	}
 	v := verdict{act: actHold, wake: earliest(last, due)}
 	switch l.Class { //nolint:exhaustive // the others wait for their time only
-	case fetchworker.ClassQuota:
+	case wire.ClassQuota:
 		v.watch, v.reason, v.retryAt = true, fetchworker.ReasonQuota, l.NotBefore
-	case fetchworker.ClassUnauthorized:
+	case wire.ClassUnauthorized:
 		v.watch, v.reason, v.retryAt = true, fetchworker.ReasonUnauthorized, l.NotBefore
-	case fetchworker.ClassPending:
+	case wire.ClassPending:
 		v.reason, v.retryAt = fetchworker.ReasonPending, l.NotBefore
 	}
 	return v
@@ -124,7 +125,7 @@ func decide(l Letter, f facts) verdict {
 // outdated reports whether what is known of a quota is older than a change of
 // the limits: only a worker can tell whether there are permits now.
 func outdated(l Letter, f facts) bool {
-	return f.gate.held == fetchworker.ReasonQuota && l.Class == fetchworker.ClassQuota && f.gate.lifted.After(f.stored)
+	return f.gate.held == fetchworker.ReasonQuota && l.Class == wire.ClassQuota && f.gate.lifted.After(f.stored)
 }
 
 // holdFor is the verdict on a letter whose provider's gate is closed.
@@ -147,13 +148,13 @@ func holdFor(f facts, last time.Time) verdict {
 func dueAt(l Letter, f facts) time.Time {
 	soon := f.stored.Add(settle)
 	switch l.Class { //nolint:exhaustive // the others are due at their time
-	case fetchworker.ClassCircuitOpen, fetchworker.ClassPaused, fetchworker.ClassThrottled:
+	case wire.ClassCircuitOpen, wire.ClassPaused, wire.ClassThrottled:
 		return soon
-	case fetchworker.ClassQuota:
+	case wire.ClassQuota:
 		if f.gate.lifted.After(f.stored) {
 			return soon
 		}
-	case fetchworker.ClassUnauthorized:
+	case wire.ClassUnauthorized:
 		// The key works again, or somebody has seen to it.
 		if f.gate.succeeded.After(l.FailedAt) || f.gate.lifted.After(f.stored) {
 			return soon
@@ -165,7 +166,7 @@ func dueAt(l Letter, f facts) time.Time {
 // spent reports whether another retry is of no use.
 func spent(l Letter, retries int) bool {
 	switch l.Class { //nolint:exhaustive // the others can be retried
-	case fetchworker.ClassPermanent, fetchworker.ClassPoison, fetchworker.ClassExpired:
+	case wire.ClassPermanent, wire.ClassPoison, wire.ClassExpired:
 		return true
 	}
 	if l.Allowed > 0 { // by whoever wrote it, and drew its wait
@@ -197,7 +198,7 @@ func failureCode(l Letter) fetchworker.Code {
 	switch {
 	case l.Code != "":
 		return l.Code
-	case l.Class == fetchworker.ClassPoison:
+	case l.Class == wire.ClassPoison:
 		return fetchworker.CodePoison
 	default:
 		return fetchworker.CodeRetriesExhausted

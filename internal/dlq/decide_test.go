@@ -6,6 +6,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
+	"fetchworker/internal/wire"
 )
 
 func TestDecide(t *testing.T) {
@@ -15,7 +16,7 @@ func TestDecide(t *testing.T) {
 	end := in(maxLife - time.Hour) // requested an hour ago
 
 	// A letter of an hour-old request that failed once, ten seconds ago.
-	letter := func(class fetchworker.Class, edit ...func(*Letter)) Letter {
+	letter := func(class wire.Class, edit ...func(*Letter)) Letter {
 		l := Letter{
 			Generation: 1, Calls: 1, Failures: 1, Class: class,
 			RequestedAt: in(-time.Hour), FailedAt: in(-10 * time.Second), NotBefore: in(-9 * time.Second),
@@ -147,10 +148,10 @@ func TestFailureCode(t *testing.T) {
 		letter Letter
 		want   fetchworker.Code
 	}{
-		{Letter{Class: fetchworker.ClassPermanent, Code: fetchworker.CodeRejected}, fetchworker.CodeRejected},
-		{Letter{Class: fetchworker.ClassPoison}, fetchworker.CodePoison},
-		{Letter{Class: fetchworker.ClassExpired}, fetchworker.CodeRetriesExhausted},
-		{Letter{Class: fetchworker.ClassTransient}, fetchworker.CodeRetriesExhausted},
+		{Letter{Class: wire.ClassPermanent, Code: fetchworker.CodeRejected}, fetchworker.CodeRejected},
+		{Letter{Class: wire.ClassPoison}, fetchworker.CodePoison},
+		{Letter{Class: wire.ClassExpired}, fetchworker.CodeRetriesExhausted},
+		{Letter{Class: wire.ClassTransient}, fetchworker.CodeRetriesExhausted},
 	} {
 		if got := failureCode(c.letter); got != c.want {
 			t.Errorf("%s %s: %s, want %s", c.letter.Class, c.letter.Code, got, c.want)
@@ -176,7 +177,7 @@ func TestWhatWasAllowedStandsInTheLetter(t *testing.T) {
 		{"a shorter life", 4, 1, time.Hour, actReview},
 		{"a longer life", 4, 1, 200 * time.Hour, actRelease},
 	} {
-		l := Letter{Class: fetchworker.ClassTransient, Failures: c.failures, Allowed: c.allowed, MaxLife: c.life, RequestedAt: now.Add(-100 * time.Hour), NotBefore: now}
+		l := Letter{Class: wire.ClassTransient, Failures: c.failures, Allowed: c.allowed, MaxLife: c.life, RequestedAt: now.Add(-100 * time.Hour), NotBefore: now}
 		if c.life == 0 {
 			l.RequestedAt = now.Add(-time.Hour)
 		}

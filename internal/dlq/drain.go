@@ -11,9 +11,9 @@ import (
 	"sync"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -102,7 +102,7 @@ const (
 
 // drain releases what waits, until ctx ends.
 func (r *Replayer) drain(ctx context.Context) {
-	kv, err := r.js.KeyValue(ctx, fetchworker.BucketProviders)
+	kv, err := r.js.KeyValue(ctx, wire.BucketProviders)
 	if err != nil {
 		r.logger.Warn("no drain: letters that wait go at their next look", zap.Error(err))
 		return
@@ -202,7 +202,7 @@ func (r *Replayer) read(ctx context.Context, provider string, d *drain) ([]recor
 	if d.alone > 0 {
 		d.alone--
 	} else {
-		page, err := r.log.Page(ctx, fetchworker.StreamDLQ, ">", d.next, readsAtOnce)
+		page, err := r.log.Page(ctx, wire.StreamDLQ, ">", d.next, readsAtOnce)
 		if err != nil {
 			return nil, err
 		}
@@ -213,7 +213,7 @@ func (r *Replayer) read(ctx context.Context, provider string, d *drain) ([]recor
 		}
 		d.alone = readsAtOnce
 	}
-	raw, err := r.log.Next(ctx, fetchworker.StreamDLQ, prefix+">", d.next)
+	raw, err := r.log.Next(ctx, wire.StreamDLQ, prefix+">", d.next)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}
@@ -228,7 +228,7 @@ func (r *Replayer) sendBack(ctx context.Context, l *held) error {
 		return err
 	}
 	r.did(didRelease, l.Provider)
-	return r.log.Delete(ctx, "ack", fetchworker.StreamDLQ, l.sequence)
+	return r.log.Delete(ctx, "ack", wire.StreamDLQ, l.sequence)
 }
 
 // lease takes or renews the right to read for a provider: until when, or zero

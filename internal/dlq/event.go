@@ -8,6 +8,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -40,7 +41,7 @@ func Emit(ctx context.Context, log *record.Log, e Event) error {
 	if err != nil {
 		return fmt.Errorf("%s event of %s: %w", e.Kind, e.Provider, err)
 	}
-	m := nats.NewMsg(fetchworker.EventSubject(e.Kind, e.Provider))
+	m := nats.NewMsg(wire.EventSubject(e.Kind, e.Provider))
 	m.Header.Set(fetchworker.HeaderContentType, "application/cloudevents+json")
 	m.Header.Set(jetstream.MsgIDHeader, id)
 	m.Data = body

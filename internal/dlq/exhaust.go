@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -76,7 +77,7 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 
 // withdraw deletes the review item of a letter whose request has its answer.
 func (r *Replayer) withdraw(ctx context.Context, l Letter) error {
-	item, err := r.log.Last(ctx, fetchworker.StreamReview, fetchworker.ReviewSubject(l.Identity))
+	item, err := r.log.Last(ctx, wire.StreamReview, wire.ReviewSubject(l.Identity))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil
 	}
@@ -89,7 +90,7 @@ func (r *Replayer) withdraw(ctx context.Context, l Letter) error {
 	if requested, err := time.Parse(time.RFC3339, item.Header.Get(fetchworker.HeaderRequestedAt)); err == nil && !requested.Equal(l.RequestedAt) {
 		return nil // of another request under the same id
 	}
-	return r.log.Delete(ctx, "withdraw", fetchworker.StreamReview, item.Sequence)
+	return r.log.Delete(ctx, "withdraw", wire.StreamReview, item.Sequence)
 }
 
 func reviewEvent(l Letter, code fetchworker.Code) Event {
@@ -97,18 +98,18 @@ func reviewEvent(l Letter, code fetchworker.Code) Event {
 		Kind: "review", Provider: l.Provider, Subject: l.ID, Time: time.Now(),
 		ID: l.Operation + "." + l.Agent + "." + l.ID + "." + strconv.Itoa(l.Generation),
 		Data: struct {
-			Severity   string            `json:"severity"`
-			Provider   string            `json:"provider"`
-			Operation  string            `json:"operation"`
-			Agent      string            `json:"agent"`
-			ID         string            `json:"id"`
-			Generation int               `json:"generation"`
-			Code       fetchworker.Code  `json:"code"`
-			Class      fetchworker.Class `json:"class"`
-			Error      string            `json:"error,omitempty"`
-			HTTPStatus int               `json:"http_status,omitempty"`
-			Calls      int               `json:"calls"`
-			Failures   int               `json:"failures"`
+			Severity   string           `json:"severity"`
+			Provider   string           `json:"provider"`
+			Operation  string           `json:"operation"`
+			Agent      string           `json:"agent"`
+			ID         string           `json:"id"`
+			Generation int              `json:"generation"`
+			Code       fetchworker.Code `json:"code"`
+			Class      wire.Class       `json:"class"`
+			Error      string           `json:"error,omitempty"`
+			HTTPStatus int              `json:"http_status,omitempty"`
+			Calls      int              `json:"calls"`
+			Failures   int              `json:"failures"`
 		}{"warning", l.Provider, l.Operation, l.Agent, l.ID, l.Generation, code, l.Class, l.Error, l.HTTPStatus, l.Calls, l.Failures},
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -35,9 +36,9 @@ type Letter struct { //nolint:recvcheck // only Record changes one
 
 	MaxLife time.Duration // that the request may have; 0: whoever reads it says
 
-	Class      fetchworker.Class // of the last attempt, or why it is parked
-	Code       fetchworker.Code  // what its failed answer will say, where retries cannot help
-	Error      string            // redacted
+	Class      wire.Class       // of the last attempt, or why it is parked
+	Code       fetchworker.Code // what its failed answer will say, where retries cannot help
+	Error      string           // redacted
 	HTTPStatus int
 
 	RequestedAt   time.Time // when the request was stored; a requeue starts it anew
@@ -56,11 +57,11 @@ type Letter struct { //nolint:recvcheck // only Record changes one
 
 // Attempt is one entry of a letter's history.
 type Attempt struct {
-	At         time.Time         `json:"at"`
-	Class      fetchworker.Class `json:"class"`
-	HTTPStatus int               `json:"http_status"` // 0: no answer came
-	LatencyMS  int64             `json:"latency_ms"`
-	Error      string            `json:"error"` // redacted
+	At         time.Time  `json:"at"`
+	Class      wire.Class `json:"class"`
+	HTTPStatus int        `json:"http_status"` // 0: no answer came
+	LatencyMS  int64      `json:"latency_ms"`
+	Error      string     `json:"error"` // redacted
 
 	// Conditional: it asked whether the cached body is still right. The next
 	// one asks for a whole one, for validators are a courtesy.
@@ -129,15 +130,15 @@ func (l *Letter) Know(params json.RawMessage) {
 }
 
 // DeadLetter is the message for the DLQ.
-func (l Letter) DeadLetter() *nats.Msg { return l.message(fetchworker.DLQSubject(l.Lane, l.Identity)) }
+func (l Letter) DeadLetter() *nats.Msg { return l.message(wire.DLQSubject(l.Lane, l.Identity)) }
 
 // Replayed is the message that goes back to work.
-func (l Letter) Replayed() *nats.Msg { return l.message(fetchworker.ReplaySubject(l.Lane, l.Identity)) }
+func (l Letter) Replayed() *nats.Msg { return l.message(wire.ReplaySubject(l.Lane, l.Identity)) }
 
 // ReviewItem is the message that a person will see. Its subject has no lane,
 // so a header keeps it for a requeue.
 func (l Letter) ReviewItem() *nats.Msg {
-	m := l.message(fetchworker.ReviewSubject(l.Identity))
+	m := l.message(wire.ReviewSubject(l.Identity))
 	m.Header.Set(fetchworker.HeaderLane, string(l.Lane))
 	return m
 }
@@ -189,13 +190,13 @@ func (l Letter) message(subject string) *nats.Msg {
 // Decode reads a letter from the DLQ, the replay stream or review. The
 // subject and the headers are ours; a broken one is a fault of ours.
 func Decode(subject string, h nats.Header, data []byte) (Letter, error) {
-	address, err := fetchworker.ParseSubject(subject)
+	address, err := wire.ParseSubject(subject)
 	if err != nil {
 		return Letter{}, err
 	}
 	l := Letter{
 		Identity: address.Identity, Lane: address.Lane, Body: data,
-		Class: fetchworker.Class(h.Get(fetchworker.HeaderErrorClass)),
+		Class: wire.Class(h.Get(fetchworker.HeaderErrorClass)),
 		Code:  fetchworker.Code(h.Get(fetchworker.HeaderErrorCode)),
 		Error: h.Get(fetchworker.HeaderError), Worker: h.Get(fetchworker.HeaderWorker),
 		Traceparent: h.Get(fetchworker.HeaderTraceparent), Tracestate: h.Get(fetchworker.HeaderTracestate),
@@ -267,7 +268,7 @@ func salvage(subject string, h nats.Header, data []byte, cause error) Letter {
 		l = Letter{Body: data} // a subject that the stream does not take
 	}
 	l.Generation = max(l.Generation, 1)
-	l.Class, l.Code = fetchworker.ClassPermanent, ""
+	l.Class, l.Code = wire.ClassPermanent, ""
 	l.Error = shorten("the dead letter cannot be read: " + cause.Error())
 	return l
 }
@@ -277,17 +278,17 @@ func salvage(subject string, h nats.Header, data []byte, cause error) Letter {
 
 // DeadLetterSlot is where its dead letter is stored.
 func (l Letter) DeadLetterSlot() record.Slot {
-	return record.Slot{Stream: fetchworker.StreamDLQ, Subject: fetchworker.DLQSubject(l.Lane, l.Identity), Order: record.Letters, Point: "letter"}
+	return record.Slot{Stream: wire.StreamDLQ, Subject: wire.DLQSubject(l.Lane, l.Identity), Order: record.Letters, Point: "letter"}
 }
 
 // ReplaySlot is where it is stored when it was released.
 func (l Letter) ReplaySlot() record.Slot {
-	return record.Slot{Stream: fetchworker.StreamReplay, Subject: fetchworker.ReplaySubject(l.Lane, l.Identity), Order: record.Letters, Point: "replay"}
+	return record.Slot{Stream: wire.StreamReplay, Subject: wire.ReplaySubject(l.Lane, l.Identity), Order: record.Letters, Point: "replay"}
 }
 
 // ReviewSlot is where its review item is stored.
 func (l Letter) ReviewSlot() record.Slot {
-	return record.Slot{Stream: fetchworker.StreamReview, Subject: fetchworker.ReviewSubject(l.Identity), Order: record.Reviews, Point: "review"}
+	return record.Slot{Stream: wire.StreamReview, Subject: wire.ReviewSubject(l.Identity), Order: record.Reviews, Point: "review"}
 }
 
 const (

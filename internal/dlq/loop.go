@@ -8,12 +8,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -100,7 +100,7 @@ func NewReplayer(js jetstream.JetStream, log *record.Log, board *fleet.View, c C
 // Run works until stop ends. Then it pulls no more, hands back what it has
 // not begun, finishes what it has, and returns when it holds nothing.
 func (r *Replayer) Run(stop context.Context) error {
-	consumer, err := r.js.Consumer(stop, fetchworker.StreamDLQ, r.config.Consumer)
+	consumer, err := r.js.Consumer(stop, wire.StreamDLQ, r.config.Consumer)
 	if stop.Err() != nil {
 		return nil
 	}
@@ -311,7 +311,7 @@ func newHeld(msg jetstream.Msg) (*held, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := fetchworker.ParseSubject(msg.Subject()); err != nil {
+	if _, err := wire.ParseSubject(msg.Subject()); err != nil {
 		return nil, err
 	}
 	return &held{

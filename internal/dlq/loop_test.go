@@ -18,6 +18,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -38,7 +39,7 @@ func retriesOf(f *dlqtest.Fleet) {
 		f.Put(dlqtest.FailedOnce(i))
 	}
 	f.Eventually(15*time.Second, "all are in review", func() bool {
-		return f.Count(fetchworker.StreamReview, "fetch.review.>") == 20
+		return f.Count(wire.StreamReview, "fetch.review.>") == 20
 	})
 	mu.Lock()
 	defer mu.Unlock()
@@ -85,7 +86,7 @@ func TestRetriesComeAtTheirTimesInACrowd(t *testing.T) {
 		f.Crowd(100_000, func(l *dlq.Letter) { l.NotBefore = l.NotBefore.Add(10 * time.Hour) })
 		time.Sleep(time.Second)
 		retriesOf(f)
-		if n := f.Count(fetchworker.StreamDLQ, "fetch.dlq.fmp.>"); n != 100_000 {
+		if n := f.Count(wire.StreamDLQ, "fetch.dlq.fmp.>"); n != 100_000 {
 			t.Errorf("%d letters wait", n)
 		}
 		f.Accepted = nil // too many to check one by one
@@ -110,7 +111,7 @@ func TestADeadlineIsAnsweredOnTime(t *testing.T) {
 		waits := dlqtest.FailedOnce(1)
 		waits.NotBefore = waits.FailedAt.Add(time.Hour)
 		waits.Deadline = waits.FailedAt.Add(7300 * time.Millisecond)
-		held := dlqtest.Fresh(2, fetchworker.ClassCircuitOpen)
+		held := dlqtest.Fresh(2, wire.ClassCircuitOpen)
 		held.Provider = "polygon"
 		held.Deadline = held.FailedAt.Add(21700 * time.Millisecond)
 		f.Put(waits, held)
@@ -137,7 +138,7 @@ func TestADeadlineIsAnsweredOnTime(t *testing.T) {
 func released(f *dlqtest.Fleet, within time.Duration, n int) time.Duration {
 	f.T.Helper()
 	return f.Eventually(within, "the letters are released", func() bool {
-		return f.Count(fetchworker.StreamReplay, "fetch.replay.>") == n
+		return f.Count(wire.StreamReplay, "fetch.replay.>") == n
 	})
 }
 
@@ -163,10 +164,10 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 
 	for _, c := range []struct {
 		name  string
-		class fetchworker.Class
+		class wire.Class
 		run   func(f *dlqtest.Fleet, put func())
 	}{
-		{"circuit", fetchworker.ClassCircuitOpen, func(f *dlqtest.Fleet, put func()) {
+		{"circuit", wire.ClassCircuitOpen, func(f *dlqtest.Fleet, put func()) {
 			until := time.Now().Add(time.Minute).Truncate(time.Millisecond).UTC()
 			f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: until}})
 			put()
@@ -175,7 +176,7 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 			released(f, 0, 0)
 			f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, LastSuccess: time.Now()})
 		}},
-		{"pause", fetchworker.ClassPaused, func(f *dlqtest.Fleet, put func()) {
+		{"pause", wire.ClassPaused, func(f *dlqtest.Fleet, put func()) {
 			until := time.Now().Add(time.Hour).Truncate(time.Millisecond).UTC()
 			if err := fleet.Pause(f.Ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
 				t.Fatal(err)
@@ -188,7 +189,7 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"pause that ends", fetchworker.ClassPaused, func(f *dlqtest.Fleet, put func()) {
+		{"pause that ends", wire.ClassPaused, func(f *dlqtest.Fleet, put func()) {
 			until := time.Now().Add(40 * time.Second)
 			if err := fleet.Pause(f.Ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
 				t.Fatal(err)
@@ -197,7 +198,7 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 			time.Sleep(time.Until(until) - time.Millisecond)
 			released(f, 0, 0)
 		}},
-		{"no worker", fetchworker.ClassTransient, func(f *dlqtest.Fleet, put func()) {
+		{"no worker", wire.ClassTransient, func(f *dlqtest.Fleet, put func()) {
 			f.Leave()
 			put()
 			time.Sleep(25 * time.Second)
@@ -209,13 +210,13 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 			released(f, 0, 0)
 			f.Serve("fmp")
 		}},
-		{"unauthorized", fetchworker.ClassUnauthorized, func(f *dlqtest.Fleet, put func()) {
+		{"unauthorized", wire.ClassUnauthorized, func(f *dlqtest.Fleet, put func()) {
 			put()
 			time.Sleep(30 * time.Second)
 			released(f, 0, 0)
 			f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, LastSuccess: time.Now()})
 		}},
-		{"quota", fetchworker.ClassQuota, func(f *dlqtest.Fleet, put func()) {
+		{"quota", wire.ClassQuota, func(f *dlqtest.Fleet, put func()) {
 			put()
 			time.Sleep(30 * time.Second)
 			released(f, 0, 0)
@@ -235,7 +236,7 @@ func TestParkedLettersWaitForTheirGate(t *testing.T) {
 				c.run(f, func() {
 					for i := range n {
 						l := dlqtest.Fresh(i, c.class)
-						if c.class != fetchworker.ClassTransient {
+						if c.class != wire.ClassTransient {
 							l = later(l)
 						}
 						f.Put(l)
@@ -260,7 +261,7 @@ func TestAGateOpensAtItsTime(t *testing.T) {
 		// Each is looked at again after a second, in the last moments of the pause.
 		for i := range 10 {
 			time.Sleep(time.Until(until) - 1200*time.Millisecond + time.Duration(i)*23*time.Millisecond)
-			f.Put(dlqtest.Fresh(i, fetchworker.ClassPaused))
+			f.Put(dlqtest.Fresh(i, wire.ClassPaused))
 		}
 		time.Sleep(time.Until(until) - time.Millisecond)
 		released(f, 0, 0)
@@ -276,7 +277,7 @@ func TestTheWorkerThatParksTellsItsAgent(t *testing.T) {
 		f.Replayer(nil)
 		until := time.Now().Add(time.Minute).Truncate(time.Millisecond).UTC()
 		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: until}})
-		f.Put(dlqtest.Fresh(0, fetchworker.ClassCircuitOpen), dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
+		f.Put(dlqtest.Fresh(0, wire.ClassCircuitOpen), dlqtest.Fresh(1, wire.ClassCircuitOpen))
 		time.Sleep(500 * time.Millisecond)
 		if _, _, err := answer.New(f.Log).Put(f.Ctx, fetchworker.Answer{
 			Identity: dlqtest.Ident(0), Status: fetchworker.StatusStale, Generation: 1, Source: fetchworker.SourceCache, Body: []byte(`{}`),
@@ -304,11 +305,11 @@ func TestLettersOfARetiredProviderAreAnswered(t *testing.T) {
 		retry := dlqtest.FailedOnce(0)
 		retry.NotBefore = time.Now().Add(time.Hour)
 		parked := dlqtest.FailedOnce(1)
-		parked.NotBefore, parked.Class = time.Now().Add(time.Hour), fetchworker.ClassQuota
+		parked.NotBefore, parked.Class = time.Now().Add(time.Hour), wire.ClassQuota
 		leave()
-		requeued := dlqtest.Fresh(3, fetchworker.ClassTransient) // by a person
+		requeued := dlqtest.Fresh(3, wire.ClassTransient) // by a person
 		requeued.Generation, requeued.NotBefore = 2, time.Now().Add(time.Hour)
-		f.Put(retry, parked, dlqtest.Fresh(2, fetchworker.ClassPaused), requeued)
+		f.Put(retry, parked, dlqtest.Fresh(2, wire.ClassPaused), requeued)
 		all := []fetchworker.Identity{dlqtest.Ident(0), dlqtest.Ident(1), dlqtest.Ident(2)}
 		final := func() (n int) {
 			for _, id := range all {
@@ -341,8 +342,8 @@ func TestLettersOfARetiredProviderAreAnswered(t *testing.T) {
 		}
 		took := f.Eventually(10*time.Second, "all are answered", func() bool { return final() == len(all) })
 		t.Logf("answered after %v", took)
-		f.Eventually(10*time.Second, "no letter is left", func() bool { return f.Count(fetchworker.StreamDLQ, ">") == 0 })
-		if a, ok := f.Answer(requeued.Identity); !ok || !a.Review || a.Problem.Code() != fetchworker.CodeProviderNotConfigured || f.Count(fetchworker.StreamReview, ">") != 1 {
+		f.Eventually(10*time.Second, "no letter is left", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
+		if a, ok := f.Answer(requeued.Identity); !ok || !a.Review || a.Problem.Code() != fetchworker.CodeProviderNotConfigured || f.Count(wire.StreamReview, ">") != 1 {
 			t.Errorf("what a person has requeued did not come back to them: %s", dlqtest.Describe(a))
 		}
 	})
@@ -373,11 +374,11 @@ func TestAFrozenReplayerTakesItsItemBack(t *testing.T) {
 					if err := dlq.Put(f.Ctx, f.Log, next); err != nil {
 						t.Error(err)
 					}
-					item, err := f.Log.Last(f.Ctx, fetchworker.StreamReview, fetchworker.ReviewSubject(l.Identity))
+					item, err := f.Log.Last(f.Ctx, wire.StreamReview, wire.ReviewSubject(l.Identity))
 					if err != nil {
 						t.Error(err)
 					}
-					if err := f.Log.Delete(f.Ctx, "", fetchworker.StreamReview, item.Sequence); err != nil {
+					if err := f.Log.Delete(f.Ctx, "", wire.StreamReview, item.Sequence); err != nil {
 						t.Error(err)
 					}
 				}
@@ -387,10 +388,10 @@ func TestAFrozenReplayerTakesItsItemBack(t *testing.T) {
 		f.Put(l)
 		f.Eventually(time.Minute, "it was frozen", frozen.Load)
 		time.Sleep(10 * time.Second)
-		if n := f.Count(fetchworker.StreamReview, ">"); n != 0 {
+		if n := f.Count(wire.StreamReview, ">"); n != 0 {
 			t.Errorf("%d items of a request that lives on", n)
 		}
-		if n := f.Count(fetchworker.StreamDLQ, ">"); n != 1 {
+		if n := f.Count(wire.StreamDLQ, ">"); n != 1 {
 			t.Errorf("%d letters of its new life", n)
 		}
 	})
@@ -405,15 +406,15 @@ func TestAReleaseNeedsRoom(t *testing.T) {
 		}
 		const n, room = 100, 2 * 16
 		for i := range n {
-			f.Put(dlqtest.Fresh(i, fetchworker.ClassPaused))
+			f.Put(dlqtest.Fresh(i, wire.ClassPaused))
 		}
 		f.Eventually(10*time.Second, "the room is full", func() bool {
-			return f.Count(fetchworker.StreamReplay, ">") >= room
+			return f.Count(wire.StreamReplay, ">") >= room
 		})
 		time.Sleep(time.Minute)
 		// Replayers that count at the same moment may overshoot by what they
 		// release until they count again.
-		if got := f.Count(fetchworker.StreamReplay, ">"); got > room*3/2 {
+		if got := f.Count(wire.StreamReplay, ">"); got > room*3/2 {
 			t.Errorf("%d letters wait, room is for %d", got, room)
 		}
 		f.Worker("fmp", func(l dlq.Letter) error {
@@ -421,7 +422,7 @@ func TestAReleaseNeedsRoom(t *testing.T) {
 			return f.Succeed(l)
 		})
 		f.Eventually(time.Minute, "all are answered", func() bool {
-			return f.Count(fetchworker.StreamDLQ, ">")+f.Count(fetchworker.StreamReplay, ">") == 0
+			return f.Count(wire.StreamDLQ, ">")+f.Count(wire.StreamReplay, ">") == 0
 		})
 		f.Check(dlqtest.Check{Empty: true})
 	})
@@ -451,15 +452,15 @@ func TestManyReplayers(t *testing.T) {
 				case 0:
 					return f.Succeed(l)
 				case 1:
-					return f.ParkedAgain(l, fetchworker.ClassThrottled)
+					return f.ParkedAgain(l, wire.ClassThrottled)
 				default:
 					return f.FailedAgain(l)
 				}
 			})
 		}
-		classes := []fetchworker.Class{
-			fetchworker.ClassTransient, fetchworker.ClassCircuitOpen, fetchworker.ClassPaused,
-			fetchworker.ClassThrottled, fetchworker.ClassQuota, fetchworker.ClassUnauthorized, fetchworker.ClassPermanent,
+		classes := []wire.Class{
+			wire.ClassTransient, wire.ClassCircuitOpen, wire.ClassPaused,
+			wire.ClassThrottled, wire.ClassQuota, wire.ClassUnauthorized, wire.ClassPermanent,
 		}
 		for i := range n {
 			l := dlqtest.Fresh(i, classes[i%len(classes)])
@@ -473,7 +474,7 @@ func TestManyReplayers(t *testing.T) {
 			}
 		}
 		f.Eventually(5*time.Minute, "nothing waits", func() bool {
-			return f.Count(fetchworker.StreamDLQ, ">")+f.Count(fetchworker.StreamReplay, ">") == 0
+			return f.Count(wire.StreamDLQ, ">")+f.Count(wire.StreamReplay, ">") == 0
 		})
 		f.Check(dlqtest.Check{Empty: true})
 	})
@@ -497,7 +498,7 @@ func TestAStopHandsBackAtOnce(t *testing.T) {
 		})
 		const n = 500
 		for i := range n {
-			f.Put(dlqtest.Fresh(i, fetchworker.ClassPaused))
+			f.Put(dlqtest.Fresh(i, wire.ClassPaused))
 		}
 		<-begun
 		start := time.Now()
@@ -511,10 +512,10 @@ func TestAStopHandsBackAtOnce(t *testing.T) {
 		}
 		f.Replayer(nil)
 		f.Eventually(8*time.Second, "the others are released", func() bool {
-			return f.Count(fetchworker.StreamDLQ, ">") == 0
+			return f.Count(wire.StreamDLQ, ">") == 0
 		})
 		f.Eventually(8*time.Second, "and answered", func() bool {
-			return f.Count(fetchworker.StreamReplay, ">") == 0
+			return f.Count(wire.StreamReplay, ">") == 0
 		})
 		f.Check(dlqtest.Check{Empty: true})
 	})
@@ -584,7 +585,7 @@ func TestALetterThatPanicsIsSetAside(t *testing.T) {
 		}
 		f.Eventually(5*time.Second, "all others have their answers", func() bool { return f.Count(fetchworker.StreamResults, ">") == 9 })
 		time.Sleep(10 * time.Minute)
-		if n := f.Count(fetchworker.StreamDLQ, ">"); n != 1 {
+		if n := f.Count(wire.StreamDLQ, ">"); n != 1 {
 			t.Errorf("%d letters wait, want the one set aside", n)
 		}
 		f.Eventually(6*time.Minute, "it has its turn again", func() bool { return f.Count(fetchworker.StreamResults, ">") == 10 })
@@ -599,7 +600,7 @@ func TestAGateThatOpenedUnseenIsOpen(t *testing.T) {
 		f.Serve("fmp")
 		f.Worker("fmp", f.Succeed)
 		for i := range 5 {
-			l := dlqtest.Fresh(i, fetchworker.ClassQuota)
+			l := dlqtest.Fresh(i, wire.ClassQuota)
 			l.NotBefore = time.Now().Add(20 * time.Hour)
 			f.Put(l)
 		}

@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -91,13 +92,13 @@ func (r *Replayer) probe(ctx context.Context, provider, operation string, c circ
 	r.logger.Info("released as a probe", zap.Stringer("request", l.Identity), zap.Int("failures", l.Failures))
 	// It was not pulled but read, so it is deleted, not acked. If a replayer
 	// holds it at this moment, its acknowledgement finds nothing.
-	return true, r.log.Delete(ctx, "ack", fetchworker.StreamDLQ, sequence)
+	return true, r.log.Delete(ctx, "ack", wire.StreamDLQ, sequence)
 }
 
 // busy reports whether a call that could be the probe waits for a worker, or
 // is in the hands of one.
 func (r *Replayer) busy(ctx context.Context, provider, operation string, c circuit.Circuit) (bool, error) {
-	for raw, err := range r.under(ctx, fetchworker.StreamReplay, "fetch.replay."+provider+".*"+under(operation, c)+".>", probesAtWork) {
+	for raw, err := range r.under(ctx, wire.StreamReplay, "fetch.replay."+provider+".*"+under(operation, c)+".>", probesAtWork) {
 		if err != nil {
 			return false, fmt.Errorf("probe %s: %w", provider, err)
 		}
@@ -161,7 +162,7 @@ func (r *Replayer) candidate(ctx context.Context, provider, operation string, c 
 	var best Letter
 	var bestRank [4]int
 	var sequence uint64
-	for raw, err := range r.under(ctx, fetchworker.StreamDLQ, "fetch.dlq."+provider+".*"+under(operation, c)+".>", probesLookedAt) {
+	for raw, err := range r.under(ctx, wire.StreamDLQ, "fetch.dlq."+provider+".*"+under(operation, c)+".>", probesLookedAt) {
 		if err != nil {
 			return Letter{}, 0, fmt.Errorf("probe %s: %w", provider, err)
 		}
@@ -184,7 +185,7 @@ func (r *Replayer) candidate(ctx context.Context, provider, operation string, c 
 func rankOf(l Letter, c circuit.Circuit) [4]int {
 	agent, same := c.Turns(l.Call())
 	failed, batch := 0, 0
-	if l.Failures > 0 || slices.ContainsFunc(l.History, func(a Attempt) bool { return a.Class == fetchworker.ClassTransient }) {
+	if l.Failures > 0 || slices.ContainsFunc(l.History, func(a Attempt) bool { return a.Class == wire.ClassTransient }) {
 		failed = 1
 	}
 	if l.Lane == fetchworker.LaneBatch {
@@ -205,6 +206,6 @@ func (r *Replayer) canProbe(raw record.Raw, operation string, c circuit.Circuit)
 	g := r.gates.of(l.Provider, now).closedTo(l)
 	v := decide(l, facts{now: now, stored: raw.Time, gate: g, cancelled: r.cancelled(l, raw.Time), retries: r.config.Retries, maxLife: r.config.MaxLife})
 	by, _ := g.circuits.Covers(l.Call())
-	quota := l.Class == fetchworker.ClassQuota && now.Before(l.NotBefore)
+	quota := l.Class == wire.ClassQuota && now.Before(l.NotBefore)
 	return l, v.act == actHold && v.reason == fetchworker.ReasonCircuitOpen && by == operation && c.MayProbe(l.Call(), now) && !quota
 }

@@ -11,6 +11,7 @@ import (
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/wire"
 )
 
 // On a quiet provider the replayer releases the probe: one letter at a time,
@@ -29,7 +30,7 @@ func TestProbesGoOneAtATime(t *testing.T) {
 			f.Put(dlqtest.FailedOnce(i))
 		}
 		for i := 3; i < 5; i++ {
-			f.Put(dlqtest.Fresh(i, fetchworker.ClassCircuitOpen))
+			f.Put(dlqtest.Fresh(i, wire.ClassCircuitOpen))
 		}
 
 		var mu sync.Mutex
@@ -40,19 +41,19 @@ func TestProbesGoOneAtATime(t *testing.T) {
 			n := len(order)
 			order, at = append(order, l.ID), append(at, time.Since(opened))
 			mu.Unlock()
-			if waiting := f.Count(fetchworker.StreamReplay, "fetch.replay.>"); waiting != 1 && n < 4 {
+			if waiting := f.Count(wire.StreamReplay, "fetch.replay.>"); waiting != 1 && n < 4 {
 				t.Errorf("%d letters are at work while a probe is", waiting)
 			}
 			switch n {
 			case 0: // it ends without a call
 				time.Sleep(3 * time.Second)
-				return f.ParkedAgain(l, fetchworker.ClassCircuitOpen)
+				return f.ParkedAgain(l, wire.ClassCircuitOpen)
 			case 1, 2: // it calls, and fails
 				f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.HalfOpen, Prober: "w", ProbeUntil: time.Now().Add(30 * time.Second)}})
 				time.Sleep(5 * time.Second)
 				f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now().Add(open)}})
 				l.Calls++
-				return f.ParkedAgain(l, fetchworker.ClassCircuitOpen)
+				return f.ParkedAgain(l, wire.ClassCircuitOpen)
 			case 3: // it calls, and succeeds
 				f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, LastSuccess: time.Now()})
 			}
@@ -79,7 +80,7 @@ func TestProbesGoOneAtATime(t *testing.T) {
 			}
 		}
 		f.Eventually(10*time.Second, "nothing waits", func() bool {
-			return f.Count(fetchworker.StreamDLQ, "fetch.dlq.>")+f.Count(fetchworker.StreamReplay, "fetch.replay.>") == 0
+			return f.Count(wire.StreamDLQ, "fetch.dlq.>")+f.Count(wire.StreamReplay, "fetch.replay.>") == 0
 		})
 		f.Check(dlqtest.Check{Empty: true})
 	})
@@ -93,7 +94,7 @@ func TestARequestIsTheBetterProbe(t *testing.T) {
 		f.Replayer(nil)
 		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now()}})
 		f.Request("fmp", fetchworker.LaneInteractive, `{"id":"q-9"}`)
-		f.Put(dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
+		f.Put(dlqtest.Fresh(1, wire.ClassCircuitOpen))
 		time.Sleep(1500 * time.Millisecond)
 		released(f, 0, 0)
 		released(f, 5*time.Second, 1)
@@ -109,7 +110,7 @@ func TestNoProbeBehindAnotherGate(t *testing.T) {
 		if err := fleet.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
 			t.Fatal(err)
 		}
-		f.Put(dlqtest.Fresh(1, fetchworker.ClassCircuitOpen))
+		f.Put(dlqtest.Fresh(1, wire.ClassCircuitOpen))
 		time.Sleep(30 * time.Second)
 		released(f, 0, 0)
 		leave()
@@ -122,7 +123,7 @@ func TestNoProbeBehindAnotherGate(t *testing.T) {
 
 // asks is a letter of an agent's own request.
 func asks(i int, agent, operation, params string) dlq.Letter {
-	l := dlqtest.Fresh(i, fetchworker.ClassCircuitOpen)
+	l := dlqtest.Fresh(i, wire.ClassCircuitOpen)
 	l.Agent, l.Operation = agent, operation
 	l.Body = []byte(`{"params":` + params + `}`)
 	return l
@@ -183,7 +184,7 @@ func TestEachCircuitGetsAProbeOfItsOwn(t *testing.T) {
 		}
 		released(f, 9*time.Second, 1)
 		time.Sleep(time.Minute)
-		if quotes, ratios := f.Count(fetchworker.StreamReplay, "fetch.replay.fmp.*.quote.>"), f.Count(fetchworker.StreamReplay, "fetch.replay.fmp.*.get.>"); quotes != 1 || ratios != 1 {
+		if quotes, ratios := f.Count(wire.StreamReplay, "fetch.replay.fmp.*.quote.>"), f.Count(wire.StreamReplay, "fetch.replay.fmp.*.get.>"); quotes != 1 || ratios != 1 {
 			t.Errorf("%d quotes and %d ratios are probes", quotes, ratios)
 		}
 	})
@@ -204,7 +205,7 @@ func TestTheNextProbeIsAnothers(t *testing.T) {
 		}})
 		f.Replayer(nil)
 		released(f, 10*time.Second, 1)
-		if n := f.Count(fetchworker.StreamReplay, "fetch.replay.fmp.*.quote.bob.>"); n != 1 {
+		if n := f.Count(wire.StreamReplay, "fetch.replay.fmp.*.quote.bob.>"); n != 1 {
 			t.Error("the probe is alice's again")
 		}
 	})
@@ -216,7 +217,7 @@ func TestALetterWithoutQuotaIsNoProbe(t *testing.T) {
 		f.Serve("fmp")
 		f.Replayer(nil)
 		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now()}})
-		l := dlqtest.Fresh(1, fetchworker.ClassQuota)
+		l := dlqtest.Fresh(1, wire.ClassQuota)
 		l.NotBefore = time.Now().Add(time.Hour)
 		f.Put(l)
 		time.Sleep(time.Minute)

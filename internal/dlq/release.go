@@ -9,6 +9,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -37,7 +38,7 @@ func (r *Replayer) refuse(ctx context.Context, l *held) (time.Duration, error) {
 	if l.Generation > 1 {
 		// A person began this life: it does not end for good for a reason that
 		// passes, but comes back to them.
-		l.Class, l.Code, l.Error = fetchworker.ClassPermanent, fetchworker.CodeProviderNotConfigured, retiredMeanwhile(l.Provider)
+		l.Class, l.Code, l.Error = wire.ClassPermanent, fetchworker.CodeProviderNotConfigured, retiredMeanwhile(l.Provider)
 		return r.exhaust(ctx, l)
 	}
 	a := l.Failed(fetchworker.CodeProviderNotConfigured, retiredMeanwhile(l.Provider))
@@ -179,7 +180,7 @@ func (r *room) look(ctx context.Context, rooms *rooms, provider string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	name := rooms.consumer(provider)
-	c, err := rooms.js.Consumer(ctx, fetchworker.StreamReplay, name)
+	c, err := rooms.js.Consumer(ctx, wire.StreamReplay, name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		stored, err := rooms.stored(ctx, provider)
 		if err != nil {
@@ -199,7 +200,7 @@ func (r *room) look(ctx context.Context, rooms *rooms, provider string) error {
 	}
 	// One that pulls at this moment is not counted; it was the last time.
 	now := 1
-	if letters, err := rooms.js.Consumer(ctx, fetchworker.StreamDLQ, rooms.letters); err == nil {
+	if letters, err := rooms.js.Consumer(ctx, wire.StreamDLQ, rooms.letters); err == nil {
 		now = max(letters.CachedInfo().NumWaiting, 1)
 	}
 	sharers := max(now, r.sharers)
@@ -212,16 +213,16 @@ func (r *room) look(ctx context.Context, rooms *rooms, provider string) error {
 
 // stored is how many letters of a provider have been released and wait.
 func (r *rooms) stored(ctx context.Context, provider string) (int, error) {
-	stream, err := r.js.Stream(ctx, fetchworker.StreamReplay)
+	stream, err := r.js.Stream(ctx, wire.StreamReplay)
 	if err != nil {
-		return 0, fmt.Errorf("room in %s: %w", fetchworker.StreamReplay, err)
+		return 0, fmt.Errorf("room in %s: %w", wire.StreamReplay, err)
 	}
 	if stream.CachedInfo().State.Msgs == 0 {
 		return 0, nil
 	}
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter("fetch.replay."+provider+".>"))
 	if err != nil {
-		return 0, fmt.Errorf("room in %s: %w", fetchworker.StreamReplay, err)
+		return 0, fmt.Errorf("room in %s: %w", wire.StreamReplay, err)
 	}
 	return len(info.State.Subjects), nil // one each
 }

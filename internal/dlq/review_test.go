@@ -10,6 +10,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -47,8 +48,8 @@ func TestAReviewItemKeepsTheLetter(t *testing.T) {
 		l.Calls, l.Failures, l.Lane, l.NotBefore = 5, 4, fetchworker.LaneBatch, l.FailedAt
 		l.Record(dlq.Attempt{At: l.FailedAt, Class: l.Class, HTTPStatus: 503, Error: "HTTP 503"})
 		f.Put(l)
-		f.Eventually(time.Second, "it is in review", func() bool { return f.Count(fetchworker.StreamReview, ">") == 1 })
-		m, err := f.Log.Last(f.Ctx, fetchworker.StreamReview, fetchworker.ReviewSubject(l.Identity))
+		f.Eventually(time.Second, "it is in review", func() bool { return f.Count(wire.StreamReview, ">") == 1 })
+		m, err := f.Log.Last(f.Ctx, wire.StreamReview, wire.ReviewSubject(l.Identity))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +80,7 @@ func TestAReviewItemKeepsTheLetter(t *testing.T) {
 		if event.Subject != "q-1" || event.Data.Agent != "alice" || event.Data.Code != "retries_exhausted" || event.Data.Error != "HTTP 503" || event.Data.Calls != 5 {
 			t.Errorf("%s", e.Data)
 		}
-		f.Eventually(time.Second, "nothing waits", func() bool { return f.Count(fetchworker.StreamDLQ, ">") == 0 })
+		f.Eventually(time.Second, "nothing waits", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
 		f.Check(dlqtest.Check{Empty: true})
 	})
 }
@@ -102,8 +103,8 @@ func TestALetterInHandIsKeptAlive(t *testing.T) {
 		for range 2 {
 			f.Replayer(slow)
 		}
-		f.Put(dlqtest.Fresh(1, fetchworker.ClassPaused))
-		f.Eventually(2*time.Minute, "it is released", func() bool { return f.Count(fetchworker.StreamDLQ, ">") == 0 })
+		f.Put(dlqtest.Fresh(1, wire.ClassPaused))
+		f.Eventually(2*time.Minute, "it is released", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
 		if n := begun.Load(); n != 1 {
 			t.Errorf("it was begun %d times", n)
 		}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -117,9 +118,9 @@ func Failed(span trace.Span, err error) {
 func (a act) name() (name, stream string) {
 	switch a {
 	case actRelease:
-		return "replay", fetchworker.StreamReplay
+		return "replay", wire.StreamReplay
 	case actReview:
-		return "review", fetchworker.StreamReview
+		return "review", wire.StreamReview
 	case actExpire:
 		return "expire", fetchworker.StreamResults
 	case actRefuse:
@@ -130,5 +131,5 @@ func (a act) name() (name, stream string) {
 		return "cancel", fetchworker.StreamResults
 	case actDone:
 	}
-	return "finish", fetchworker.StreamDLQ
+	return "finish", wire.StreamDLQ
 }

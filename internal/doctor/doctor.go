@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/wire"
 )
 
 // Cause is what is likely the matter.
@@ -68,7 +68,7 @@ type Facts struct {
 	Agents  map[string]map[string]int // requests in the queues, by provider and agent
 	Most    int                       // how many one agent may have; 0: not known
 	Review  map[string][]Asked        // what items are about, of a sample, by provider
-	Classes map[string]map[fetchworker.Class]int
+	Classes map[string]map[wire.Class]int
 }
 
 // Store is one stream and what it may hold.
@@ -80,7 +80,7 @@ type Store struct {
 // Asked is what the items of a sample have in common.
 type Asked struct {
 	Operation, Params, Agent string
-	Class                    fetchworker.Class
+	Class                    wire.Class
 	Count, Of                int // of so many that were read
 }
 

@@ -8,11 +8,11 @@ import (
 	"maps"
 	"slices"
 
-	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -37,7 +37,7 @@ const sampled = 200
 func Gather(ctx context.Context, d *operate.Desk, f *operate.Fleet, o operate.Overview) (Facts, error) {
 	facts := Facts{
 		Overview: o, Holds: map[string]operate.Hold{}, Refused: map[string]bool{}, Agents: map[string]map[string]int{},
-		Review: map[string][]Asked{}, Classes: map[string]map[fetchworker.Class]int{},
+		Review: map[string][]Asked{}, Classes: map[string]map[wire.Class]int{},
 	}
 	var err error
 	if facts.Stores, err = stores(ctx, d.JS); err != nil {
@@ -55,8 +55,8 @@ func Gather(ctx context.Context, d *operate.Desk, f *operate.Fleet, o operate.Ov
 			}
 		}
 		if s.Letters > 0 {
-			facts.Classes[p] = make(map[fetchworker.Class]int)
-			if err := head(ctx, d, fetchworker.StreamDLQ, p, func(l dlq.Letter) { facts.Classes[p][l.Class]++ }); err != nil {
+			facts.Classes[p] = make(map[wire.Class]int)
+			if err := head(ctx, d, wire.StreamDLQ, p, func(l dlq.Letter) { facts.Classes[p][l.Class]++ }); err != nil {
 				return facts, err
 			}
 		}
@@ -118,7 +118,7 @@ func head(ctx context.Context, d *operate.Desk, stream, provider string, see fun
 // asked groups a provider's items by what was asked.
 func asked(ctx context.Context, d *operate.Desk, provider string) ([]Asked, error) {
 	counts, of := map[Asked]int{}, 0
-	err := head(ctx, d, fetchworker.StreamReview, provider, func(l dlq.Letter) {
+	err := head(ctx, d, wire.StreamReview, provider, func(l dlq.Letter) {
 		of++
 		counts[Asked{Operation: l.Operation, Params: params(l.Body), Agent: l.Agent, Class: l.Class}]++
 	})

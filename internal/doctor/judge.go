@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/wire"
 )
 
 func fleetWide(f Facts) (found []Finding) {
@@ -57,7 +58,7 @@ func ofProvider(f Facts, s operate.Status) (found []Finding) {
 	case !s.PausedUntil.IsZero():
 		add(CausePaused, true, fmt.Sprintf("paused by %s until %s: %s", s.PausedBy, s.PausedUntil.UTC().Format(time.TimeOnly+"Z"), s.PausedWhy),
 			`replayer resume `+s.Provider+` --reason "…"`)
-	case f.Refused[s.Provider] || mostly(f.Classes[s.Provider], fetchworker.ClassUnauthorized):
+	case f.Refused[s.Provider] || mostly(f.Classes[s.Provider], wire.ClassUnauthorized):
 		add(CauseKey, true, "the provider refuses the key", "worker check --try "+s.Provider+` OPERATION, with the right key; restart the workers with it; then replayer resume `+s.Provider+` --reason "key replaced"`)
 	case s.Circuit != "closed" && s.CircuitCall == "" && s.CircuitAgent == "":
 		add(CauseDown, true, "the provider is down: "+cmp.Or(s.CircuitWhy, "its circuit is open")+"; it is probed, and all goes by itself when it is back",
@@ -241,7 +242,7 @@ func most(of map[string]int) (name string, n, all int) {
 	return name, n, all
 }
 
-func mostly(of map[fetchworker.Class]int, class fetchworker.Class) bool {
+func mostly(of map[wire.Class]int, class wire.Class) bool {
 	all := 0
 	for _, n := range of {
 		all += n

@@ -14,6 +14,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 func TestIdenticalRequestsShareOneCall(t *testing.T) {
@@ -148,11 +149,11 @@ func TestAnUnchangedBodyCostsOnlyA304(t *testing.T) {
 // bytesUsed reads the month's counter.
 func (r *rig) bytesUsed() int {
 	r.t.Helper()
-	stream, err := r.b.JS.Stream(context.Background(), fetchworker.StreamBudget)
+	stream, err := r.b.JS.Stream(context.Background(), wire.StreamBudget)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	raw, err := stream.GetLastMsgForSubject(context.Background(), fetchworker.BytesSubject("fmp", time.Now()))
+	raw, err := stream.GetLastMsgForSubject(context.Background(), wire.BytesSubject("fmp", time.Now()))
 	if err != nil {
 		return 0
 	}
@@ -202,7 +203,7 @@ func TestNearTheEndOfTheMonthsBytes(t *testing.T) {
 		}
 		requeued := dlq.Letter{
 			Identity: fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "requeued"}, Lane: fetchworker.LaneBatch,
-			Generation: 2, Class: fetchworker.ClassTransient, RequestedAt: time.Now(), Body: []byte(`{"params":{"symbol":"NEW4"}}`),
+			Generation: 2, Class: wire.ClassTransient, RequestedAt: time.Now(), Body: []byte(`{"params":{"symbol":"NEW4"}}`),
 		}
 		if _, err := r.b.JS.PublishMsg(t.Context(), requeued.Replayed()); err != nil {
 			t.Fatal(err)

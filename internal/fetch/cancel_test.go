@@ -12,6 +12,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 // calls notes when each call came to the provider.
@@ -252,7 +253,7 @@ func TestParkedLettersAreCancelledWithinTenSeconds(t *testing.T) {
 		if a, ok := r.answer(bobs); ok && a.Final {
 			t.Errorf("bob's: %+v", a)
 		}
-		if n := r.count(fetchworker.StreamDLQ) + r.count(fetchworker.StreamReplay); n > 1 {
+		if n := r.count(wire.StreamDLQ) + r.count(wire.StreamReplay); n > 1 {
 			t.Errorf("%d letters are left", n)
 		}
 	})

@@ -12,6 +12,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -117,7 +118,7 @@ func TestTwoBrokenEndpoints(t *testing.T) {
 			}
 		}
 		t.Logf("all answered %v after the recovery", time.Since(back))
-		if n := r.count(fetchworker.StreamReview); n != 0 {
+		if n := r.count(wire.StreamReview); n != 0 {
 			t.Errorf("%d in review", n)
 		}
 	})

@@ -12,6 +12,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 var errCrash = errors.New("crash")
@@ -100,7 +101,7 @@ func TestACrashAtAnyPointLeavesExactlyOneEnd(t *testing.T) {
 						r.quote("alice", "fails", "FAILS", ""): fetchworker.CodeRetriesExhausted,
 						r.quote("alice", "bad", "BAD", ""):     fetchworker.CodeRejected,
 						r.quote("alice", "none", "NONE", ""):   fetchworker.CodeNotFound,
-						r.ask("fetch.request.fmp.batch.quote.alice", fetchworker.ResolveID("", "", 7, time.Now()), "not json"): fetchworker.CodeInvalidRequest,
+						r.ask("fetch.request.fmp.batch.quote.alice", wire.ResolveID("", "", 7, time.Now()), "not json"): fetchworker.CodeInvalidRequest,
 					}
 					time.Sleep(2 * time.Minute)
 					if !crashed() {
@@ -138,10 +139,10 @@ func TestACrashAtAnyPointLeavesExactlyOneEnd(t *testing.T) {
 							t.Errorf("%s: %d final answers", subject, n)
 						}
 					}
-					if n := r.count(fetchworker.StreamReview); n != reviews {
+					if n := r.count(wire.StreamReview); n != reviews {
 						t.Errorf("%d in review, %d answers say so", n, reviews)
 					}
-					for _, stream := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay, fetchworker.StreamDLQ} {
+					for _, stream := range []string{fetchworker.StreamRequests, wire.StreamReplay, wire.StreamDLQ} {
 						if n := r.count(stream); n != 0 {
 							t.Errorf("%s still holds %d", stream, n)
 						}
@@ -259,7 +260,7 @@ func TestRollingRestartsBuryNothing(t *testing.T) {
 				t.Errorf("%s: %+v", id, a.Problem)
 			}
 		}
-		if n := r.count(fetchworker.StreamReview); n != 0 {
+		if n := r.count(wire.StreamReview); n != 0 {
 			t.Errorf("%d in review", n)
 		}
 	})
@@ -319,7 +320,7 @@ func TestWhatKillsItsWorkerEndsAsPoisonAndTakesNobodyAlong(t *testing.T) {
 				t.Errorf("%s: %+v", other, a.Problem)
 			}
 		}
-		r.drained(fetchworker.StreamReview, 1, 10*time.Second)
+		r.drained(wire.StreamReview, 1, 10*time.Second)
 		t.Logf("%d workers died of it", deaths)
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"fetchworker/internal/cache"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/wire"
 )
 
 const (
@@ -59,7 +60,7 @@ func decide(f facts) ending {
 	}
 	f.letter.HTTPStatus = f.result.HTTPStatus
 	f.letter.Class = f.result.Class
-	if f.result.Class != fetchworker.ClassOK {
+	if f.result.Class != wire.ClassOK {
 		return f.failed()
 	}
 	answer := okAnswer(f.letter, f.result)
@@ -81,7 +82,7 @@ func (f facts) failed() ending {
 	})
 
 	switch f.result.Class { //nolint:exhaustive // a provider's result is one of these
-	case fetchworker.ClassPermanent:
+	case wire.ClassPermanent:
 		l.Code = f.result.Code
 		answer := failedAnswer(l, l.Code, l.Error)
 		if l.Code != fetchworker.CodeRejected {
@@ -93,7 +94,7 @@ func (f facts) failed() ending {
 		l.NotBefore = f.now
 		return ending{letter: &l, answer: answer}
 
-	case fetchworker.ClassThrottled:
+	case wire.ClassThrottled:
 		if f.cache.Within(f.maxStale, f.now) {
 			return ending{answer: staleAnswer(l, f.cache, f.now, true)}
 		}
@@ -106,14 +107,14 @@ func (f facts) failed() ending {
 		}
 		return ending{letter: &l}
 
-	case fetchworker.ClassPending:
+	case wire.ClassPending:
 		l.NotBefore = f.now.Add(pendingWait(f.result.RetryAfter, l.History))
 		if f.cache.Within(f.stale, f.now) {
 			return ending{letter: &l, answer: meanwhile(l, f.cache, f.now, fetchworker.ReasonPending, l.NotBefore)}
 		}
 		return ending{letter: &l, answer: waitingAnswer(l, fetchworker.ReasonPending, l.Error, l.NotBefore)}
 
-	case fetchworker.ClassUnauthorized:
+	case wire.ClassUnauthorized:
 		l.NotBefore = f.now.Add(unauthorizedWait(l.History))
 		return ending{letter: &l, answer: waitingAnswer(l, fetchworker.ReasonUnauthorized, l.Error, l.NotBefore)}
 	}
@@ -131,13 +132,13 @@ func (f facts) failed() ending {
 	case f.made == probe:
 		// A failed probe says that the provider is still down, nothing about
 		// the request that happened to be it.
-		l.Class, l.NotBefore = fetchworker.ClassCircuitOpen, f.now
+		l.Class, l.NotBefore = wire.ClassCircuitOpen, f.now
 		e.answer = f.waitsForCircuit(l)
 	case l.Failures+1 > f.retries && f.outage(first):
 		// It would run out of retries, yet nothing that could tell a bad
 		// request from an outage has succeeded since its first failure: that
 		// costs it nothing.
-		l.Class, l.NotBefore = fetchworker.ClassCircuitOpen, f.now
+		l.Class, l.NotBefore = wire.ClassCircuitOpen, f.now
 		e.answer = f.waitsForCircuit(l)
 		e.spare = first
 	default:
@@ -195,7 +196,7 @@ func beyondBudget(r *request, used, limit int64, now time.Time) (e ending, over 
 		// A person began this life: it does not end for good for a reason that
 		// passes, but comes back to them.
 		l := r.Letter
-		l.Class, l.Code, l.Error = fetchworker.ClassPermanent, fetchworker.CodeBudgetExhausted, "the month's bytes are used up"
+		l.Class, l.Code, l.Error = wire.ClassPermanent, fetchworker.CodeBudgetExhausted, "the month's bytes are used up"
 		l.FailedAt, l.NotBefore = now, now
 		a.Review = true
 		return ending{letter: &l, answer: a}, true
@@ -207,10 +208,10 @@ func beyondBudget(r *request, used, limit int64, now time.Time) (e ending, over 
 // the key was refused. The history keeps ten, which is where the cap is.
 func unauthorizedWait(history []dlq.Attempt) time.Duration {
 	wait := time.Second
-	if len(history) == dlq.HistoryKept && !slices.ContainsFunc(history, func(a dlq.Attempt) bool { return a.Class != fetchworker.ClassUnauthorized }) {
+	if len(history) == dlq.HistoryKept && !slices.ContainsFunc(history, func(a dlq.Attempt) bool { return a.Class != wire.ClassUnauthorized }) {
 		return longestRetry
 	}
-	for i := len(history) - 2; i >= 0 && history[i].Class == fetchworker.ClassUnauthorized; i-- {
+	for i := len(history) - 2; i >= 0 && history[i].Class == wire.ClassUnauthorized; i-- {
 		wait *= 2
 	}
 	return min(wait, longestRetry)
@@ -227,7 +228,7 @@ func pendingWait(asked time.Duration, history []dlq.Attempt) time.Duration {
 		return asked
 	}
 	wait := time.Second
-	for i := len(history) - 2; i >= 0 && history[i].Class == fetchworker.ClassPending && wait < longestPending; i-- {
+	for i := len(history) - 2; i >= 0 && history[i].Class == wire.ClassPending && wait < longestPending; i-- {
 		wait *= 2
 	}
 	return min(wait, longestPending)
@@ -263,11 +264,11 @@ func outcome(r *request, result *providers.Result) budget.Outcome {
 	switch {
 	case lapsed(result):
 		return budget.Unused
-	case result.Class == fetchworker.ClassThrottled:
+	case result.Class == wire.ClassThrottled:
 		return budget.Throttled
-	case result.Class == fetchworker.ClassUnauthorized:
+	case result.Class == wire.ClassUnauthorized:
 		return budget.Unauthorized
-	case result.Class != fetchworker.ClassTransient:
+	case result.Class != wire.ClassTransient:
 		return budget.Success
 	case result.Latency > r.served.Provider.TimeoutOf(r.call.Operation)+stoodStill:
 		return budget.Neutral // the fault is ours: no circuit opens for it

@@ -8,6 +8,7 @@ import (
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/wire"
 )
 
 // TestWhoIsToBlame is what a failure becomes, by how many there were, by how
@@ -19,17 +20,17 @@ func TestWhoIsToBlame(t *testing.T) {
 		failures int
 		made     made
 		outage   bool
-		want     fetchworker.Class
+		want     wire.Class
 		counts   int
 		spared   bool
 	}{
-		"the first":                       {0, ordinary, true, fetchworker.ClassTransient, 1, false},
-		"the last but one, in an outage":  {2, ordinary, true, fetchworker.ClassTransient, 3, false},
-		"the last":                        {3, ordinary, false, fetchworker.ClassTransient, 4, false},
-		"the last, in an outage":          {3, ordinary, true, fetchworker.ClassCircuitOpen, 3, true},
-		"a probe":                         {1, probe, false, fetchworker.ClassCircuitOpen, 1, false},
-		"a probe that would be its last":  {3, probe, false, fetchworker.ClassCircuitOpen, 3, false},
-		"the last, by another's own call": {3, shared, true, fetchworker.ClassCircuitOpen, 3, true},
+		"the first":                       {0, ordinary, true, wire.ClassTransient, 1, false},
+		"the last but one, in an outage":  {2, ordinary, true, wire.ClassTransient, 3, false},
+		"the last":                        {3, ordinary, false, wire.ClassTransient, 4, false},
+		"the last, in an outage":          {3, ordinary, true, wire.ClassCircuitOpen, 3, true},
+		"a probe":                         {1, probe, false, wire.ClassCircuitOpen, 1, false},
+		"a probe that would be its last":  {3, probe, false, wire.ClassCircuitOpen, 3, false},
+		"the last, by another's own call": {3, shared, true, wire.ClassCircuitOpen, 3, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := dlq.Letter{Failures: c.failures}
@@ -38,7 +39,7 @@ func TestWhoIsToBlame(t *testing.T) {
 			}
 			asked := time.Time{}
 			e := decide(facts{
-				letter: l, result: &providers.Result{Class: fetchworker.ClassTransient, HTTPStatus: 503, Detail: "status 503"},
+				letter: l, result: &providers.Result{Class: wire.ClassTransient, HTTPStatus: 503, Detail: "status 503"},
 				made: c.made, now: now, retries: 3,
 				retryWait: func(int) time.Duration { return time.Second },
 				hold:      func() time.Time { return time.Time{} },
@@ -53,7 +54,7 @@ func TestWhoIsToBlame(t *testing.T) {
 			if c.spared && (!e.spare.Equal(first) || !asked.Equal(first)) {
 				t.Errorf("asked of %v, spared since %v; it failed first at %v", asked, e.spare, first)
 			}
-			if c.want == fetchworker.ClassCircuitOpen && (e.answer == nil || e.answer.Problem.Detail != "it is open; the last attempt: status 503, the next probe at 2026-03-01T12:01:00Z" || e.answer.Problem.RetryAt.IsZero()) {
+			if c.want == wire.ClassCircuitOpen && (e.answer == nil || e.answer.Problem.Detail != "it is open; the last attempt: status 503, the next probe at 2026-03-01T12:01:00Z" || e.answer.Problem.RetryAt.IsZero()) {
 				t.Errorf("told %+v", e.answer)
 			}
 		})

@@ -10,6 +10,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -17,12 +18,12 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // TestDecide: what a call's result becomes, by what is at hand besides.
 func TestDecide(t *testing.T) {
 	const (
-		ok           = fetchworker.ClassOK
-		transient    = fetchworker.ClassTransient
-		throttled    = fetchworker.ClassThrottled
-		unauthorized = fetchworker.ClassUnauthorized
-		permanent    = fetchworker.ClassPermanent
-		pending      = fetchworker.ClassPending
+		ok           = wire.ClassOK
+		transient    = wire.ClassTransient
+		throttled    = wire.ClassThrottled
+		unauthorized = wire.ClassUnauthorized
+		permanent    = wire.ClassPermanent
+		pending      = wire.ClassPending
 	)
 	body := func(age time.Duration) *cache.Entry {
 		return &cache.Entry{FetchedAt: noon.Add(-age), CameAt: noon.Add(-age), Body: []byte("[1]"), HTTPStatus: 200}
@@ -130,20 +131,20 @@ func TestDecide(t *testing.T) {
 // TestHowLongARefusedKeyWaits doubles from a second to a quarter of an hour,
 // counts refusals in a row only, and so does the wait for what is computed.
 func TestHowLongARefusedKeyWaits(t *testing.T) {
-	of := func(classes ...fetchworker.Class) (h []dlq.Attempt) {
+	of := func(classes ...wire.Class) (h []dlq.Attempt) {
 		for _, c := range classes {
 			h = append(h, dlq.Attempt{Class: c})
 		}
 		return h
 	}
-	row := func(class fetchworker.Class, n int) []dlq.Attempt {
+	row := func(class wire.Class, n int) []dlq.Attempt {
 		var h []dlq.Attempt
 		for range min(n, dlq.HistoryKept) {
 			h = append(h, dlq.Attempt{Class: class})
 		}
 		return h
 	}
-	const u, p, x = fetchworker.ClassUnauthorized, fetchworker.ClassPending, fetchworker.ClassTransient
+	const u, p, x = wire.ClassUnauthorized, wire.ClassPending, wire.ClassTransient
 	for n := 1; n <= 12; n++ {
 		want := min(time.Second<<(n-1), longestRetry)
 		if n >= dlq.HistoryKept {
@@ -215,9 +216,9 @@ func TestBeyondBudget(t *testing.T) {
 func TestParkedWaitsForItsGate(t *testing.T) {
 	hour := time.Hour
 	body := &cache.Entry{FetchedAt: noon.Add(-time.Minute), Body: []byte("[1]")}
-	for reason, class := range map[fetchworker.Reason]fetchworker.Class{
-		fetchworker.ReasonPaused: fetchworker.ClassPaused, fetchworker.ReasonThrottled: fetchworker.ClassThrottled,
-		fetchworker.ReasonQuota: fetchworker.ClassQuota, fetchworker.ReasonCircuitOpen: fetchworker.ClassCircuitOpen,
+	for reason, class := range map[fetchworker.Reason]wire.Class{
+		fetchworker.ReasonPaused: wire.ClassPaused, fetchworker.ReasonThrottled: wire.ClassThrottled,
+		fetchworker.ReasonQuota: wire.ClassQuota, fetchworker.ReasonCircuitOpen: wire.ClassCircuitOpen,
 	} {
 		by := &budget.ClosedError{Reason: reason, Until: noon.Add(10 * time.Minute)}
 		r := requestOf(fetchworker.LaneBatch, 1, nil, nil)

@@ -9,6 +9,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/intake"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -18,7 +19,7 @@ import (
 // told so, or it would give it to another worker.
 type delivery struct {
 	msg      intake.Message
-	address  fetchworker.Address
+	address  wire.Address
 	sequence uint64
 	stored   time.Time // when the message was stored
 	count    uint64    // times it has been delivered, this one included
@@ -37,20 +38,20 @@ type delivery struct {
 }
 
 func newDelivery(msg intake.Message, meta *nats.MsgMetadata, from *intake.Shard, held *wait.Heart[*delivery]) (*delivery, error) {
-	address, err := fetchworker.ParseSubject(msg.Subject())
+	address, err := wire.ParseSubject(msg.Subject())
 	if err != nil {
 		return nil, fmt.Errorf("delivery: %w", err)
 	}
 	return &delivery{
 		msg: msg, address: address, sequence: meta.Sequence.Stream, stored: meta.Timestamp,
-		count: meta.NumDelivered, behind: meta.NumPending, replayed: meta.Stream == fetchworker.StreamReplay,
+		count: meta.NumDelivered, behind: meta.NumPending, replayed: meta.Stream == wire.StreamReplay,
 		older: from.Older(meta.Timestamp), shard: from, held: held,
 	}, nil
 }
 
 func (d *delivery) stream() string {
 	if d.replayed {
-		return fetchworker.StreamReplay
+		return wire.StreamReplay
 	}
 	return fetchworker.StreamRequests
 }

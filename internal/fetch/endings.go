@@ -11,6 +11,7 @@ import (
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/wire"
 )
 
 // longestDetail bounds what a provider's error text adds to an answer, bytes.
@@ -33,14 +34,14 @@ func (w *Worker) refuse(ctx context.Context, r *request, cause error) error {
 	case errors.Is(cause, providers.ErrUnknownOperation):
 		return w.fail(ctx, r, fetchworker.CodeUnknownOperation, cause.Error())
 	case errors.Is(cause, errBrokenLetter):
-		return w.bury(ctx, r, fetchworker.ClassPermanent, fetchworker.CodeRetriesExhausted, cause.Error())
+		return w.bury(ctx, r, wire.ClassPermanent, fetchworker.CodeRetriesExhausted, cause.Error())
 	case errors.Is(cause, fetchworker.ErrNotObject):
 		if room, err := w.raws.room(ctx, r.Agent); err != nil {
 			return err
 		} else if !room {
 			return w.fail(ctx, r, fetchworker.CodeInvalidRequest, cause.Error())
 		}
-		return w.bury(ctx, r, fetchworker.ClassPermanent, fetchworker.CodeInvalidRequest, cause.Error())
+		return w.bury(ctx, r, wire.ClassPermanent, fetchworker.CodeInvalidRequest, cause.Error())
 	default:
 		return w.fail(ctx, r, fetchworker.CodeInvalidRequest, cause.Error())
 	}
@@ -49,7 +50,7 @@ func (w *Worker) refuse(ctx context.Context, r *request, cause error) error {
 // bury ends a request in review: its dead letter first, then the failed
 // answer, so that a crash between the two leaves a letter that the replayer
 // takes to review and answers.
-func (w *Worker) bury(ctx context.Context, r *request, class fetchworker.Class, code fetchworker.Code, detail string) error {
+func (w *Worker) bury(ctx context.Context, r *request, class wire.Class, code fetchworker.Code, detail string) error {
 	now := r.now()
 	l := r.Letter
 	l.Class, l.Code, l.Error = class, code, clip(detail)
@@ -63,7 +64,7 @@ func (w *Worker) bury(ctx context.Context, r *request, class fetchworker.Class, 
 // expire ends a request that has reached its maximum life: it goes to review
 // with all that has become of it.
 func (w *Worker) expire(ctx context.Context, r *request) error {
-	return w.bury(ctx, r, fetchworker.ClassExpired, fetchworker.CodeRetriesExhausted,
+	return w.bury(ctx, r, wire.ClassExpired, fetchworker.CodeRetriesExhausted,
 		fmt.Sprintf("the request reached its maximum life of %v", w.maxLife))
 }
 
@@ -88,24 +89,24 @@ func parked(r *request, by *budget.ClosedError, now time.Time) ending {
 	return ending{letter: &l, answer: waitingAnswer(l, by.Reason, by.Detail, by.Until)}
 }
 
-func parkedAs(reason fetchworker.Reason) fetchworker.Class {
+func parkedAs(reason fetchworker.Reason) wire.Class {
 	switch reason {
 	case fetchworker.ReasonPaused:
-		return fetchworker.ClassPaused
+		return wire.ClassPaused
 	case fetchworker.ReasonThrottled:
-		return fetchworker.ClassThrottled
+		return wire.ClassThrottled
 	case fetchworker.ReasonQuota:
-		return fetchworker.ClassQuota
+		return wire.ClassQuota
 	case fetchworker.ReasonUnauthorized:
-		return fetchworker.ClassUnauthorized
+		return wire.ClassUnauthorized
 	case fetchworker.ReasonPending:
-		return fetchworker.ClassPending
+		return wire.ClassPending
 	case fetchworker.ReasonRetry:
-		return fetchworker.ClassTransient
+		return wire.ClassTransient
 	case fetchworker.ReasonCircuitOpen, fetchworker.ReasonNoWorker:
-		return fetchworker.ClassCircuitOpen
+		return wire.ClassCircuitOpen
 	}
-	return fetchworker.ClassCircuitOpen
+	return wire.ClassCircuitOpen
 }
 
 func clip(s string) string {

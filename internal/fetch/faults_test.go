@@ -11,6 +11,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -157,7 +158,7 @@ func TestTwoKillersTakeNobodyAlong(t *testing.T) {
 				t.Errorf("%s: %+v", id, a.Problem)
 			}
 		}
-		r.drained(fetchworker.StreamReview, 2, 10*time.Second)
+		r.drained(wire.StreamReview, 2, 10*time.Second)
 		r.cleanOfSuspects(5 * time.Second)
 	})
 }
@@ -212,7 +213,7 @@ func TestAnAnswerThatCannotBeLookedForIsRead(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		stop()
 		// A look that the server refuses: whoever asks it, asks for too much.
-		if err := r.b.JS.DeleteStream(t.Context(), "KV_"+fetchworker.BucketCache); err != nil {
+		if err := r.b.JS.DeleteStream(t.Context(), "KV_"+wire.BucketCache); err != nil {
 			t.Fatal(err)
 		}
 		defer r.start(nil)()

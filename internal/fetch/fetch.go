@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/cache"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/wire"
 )
 
 // life is the life of a request in a worker, from top to bottom: every path
@@ -139,7 +140,7 @@ func (w *Worker) follow(ctx context.Context, r *request, fl *flight) (*providers
 // shareable is what others who asked for the same may have of a result: an
 // answer. A failure is the caller's own; the next one tries for itself.
 func shareable(result *providers.Result) *providers.Result {
-	if result != nil && (result.Class == fetchworker.ClassOK || result.Class == fetchworker.ClassPermanent) {
+	if result != nil && (result.Class == wire.ClassOK || result.Class == wire.ClassPermanent) {
 		return result
 	}
 	return nil
@@ -296,7 +297,7 @@ func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *p
 	if result.NotModified {
 		r.cache.Revive(result)
 	}
-	if result.Class == fetchworker.ClassOK {
+	if result.Class == wire.ClassOK {
 		w.endLoop(r, result)
 		w.cache.Put(r.call.Key, cache.Of(result))
 	}
@@ -306,7 +307,7 @@ func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *p
 // failedConditional reports whether a call may have failed because it asked
 // whether the body at hand is still right.
 func failedConditional(result *providers.Result) bool {
-	return result.Conditional && (result.Class == fetchworker.ClassTransient || result.Class == fetchworker.ClassPermanent)
+	return result.Conditional && (result.Class == wire.ClassTransient || result.Class == wire.ClassPermanent)
 }
 
 // mayAskWhetherChanged reports whether the call may carry the validators of
@@ -356,7 +357,7 @@ func (w *Worker) conclude(ctx context.Context, r *request, result *providers.Res
 		return err
 	}
 	f := facts{letter: r.Letter, result: result, made: how, now: r.now()}
-	if result.Class != fetchworker.ClassOK {
+	if result.Class != wire.ClassOK {
 		w.ofFailure(&f, r)
 	}
 	e := decide(f)

@@ -8,6 +8,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 const aapl = `[{"symbol":"AAPL","price":191.31}]`
@@ -127,7 +128,7 @@ func TestBadRequestsAreRefusedAndLoseNothing(t *testing.T) {
 		for i, c := range cases {
 			id := c.id
 			if id == "" {
-				id = fetchworker.ResolveID("", "", uint64(i+1), time.Now())
+				id = wire.ResolveID("", "", uint64(i+1), time.Now())
 			}
 			identity := r.ask("fetch.request.fmp.batch.quote.alice", id, c.body)
 			a := r.final(identity, 5*time.Second)
@@ -142,7 +143,7 @@ func TestBadRequestsAreRefusedAndLoseNothing(t *testing.T) {
 			}
 		}
 		r.drained(fetchworker.StreamRequests, 0, time.Second)
-		r.drained(fetchworker.StreamDLQ, reviews, time.Second)
+		r.drained(wire.StreamDLQ, reviews, time.Second)
 		if n := len(r.upstream.Calls()); n != 0 {
 			t.Errorf("%d calls were spent on bad requests", n)
 		}
@@ -154,7 +155,7 @@ func TestAFailureBecomesALetterWithItsHistory(t *testing.T) {
 		r.upstream.Fallback = respond(500, `{"Error Message":"boom"}`)
 		defer r.start(nil)()
 		id := r.quote("alice", "q-1", "AAPL", "")
-		r.drained(fetchworker.StreamDLQ, 1, 5*time.Second)
+		r.drained(wire.StreamDLQ, 1, 5*time.Second)
 		raw, _ := r.letter(fetchworker.LaneInteractive, id)
 		for header, want := range map[string]string{
 			"Fetch-Error-Class": "transient", "Fetch-Calls": "1", "Fetch-Failures": "1", "Fetch-Generation": "1", "Fetch-Http-Status": "500",
@@ -186,7 +187,7 @@ func TestAgentsHeadersAreNeverCarriedAlong(t *testing.T) {
 		if _, err := r.b.JS.PublishMsg(t.Context(), m); err != nil {
 			t.Fatal(err)
 		}
-		r.drained(fetchworker.StreamDLQ, 1, 5*time.Second)
+		r.drained(wire.StreamDLQ, 1, 5*time.Second)
 		raw, _ := r.letter(fetchworker.LaneBatch, fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "h1"})
 		if raw.Header.Get("Nats-Msg-Id") != "" || raw.Header.Get("X-Own") != "" || raw.Header.Get("Fetch-Generation") != "1" {
 			t.Errorf("headers %v", raw.Header)

@@ -20,6 +20,7 @@ import (
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/observe"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -99,11 +100,11 @@ func TestTheContractsMetricsAfterAHundredRequests(t *testing.T) {
 		for i := range broken {
 			r.upstream.Script(providertest.JSON(500, "{}"))
 			ask("")
-			r.drained(fetchworker.StreamDLQ, i+1, time.Minute)
+			r.drained(wire.StreamDLQ, i+1, time.Minute)
 		}
 		r.upstream.Script(providertest.JSON(429, "{}"))
 		ask("")
-		r.drained(fetchworker.StreamDLQ, broken+1, time.Minute)
+		r.drained(wire.StreamDLQ, broken+1, time.Minute)
 		if n != 100 {
 			t.Fatalf("%d requests", n)
 		}
@@ -178,7 +179,7 @@ func TestAProviderThatIsDownShowsFromEveryWorker(t *testing.T) {
 			r.quote("alice", fmt.Sprintf("q-%d", i), fmt.Sprintf("S%d", i), "")
 			r.ask("fetch.request.fmp.interactive.profile.bob", fmt.Sprintf("p-%d", i), fmt.Sprintf(`{"id":"p-%d","params":{"symbol":"S%d"}}`, i, i))
 		}
-		r.drained(fetchworker.StreamDLQ, 6, time.Minute)
+		r.drained(wire.StreamDLQ, 6, time.Minute)
 		time.Sleep(10 * time.Second)
 		for name, registry := range map[string]*prometheus.Registry{"first": first, "second": r.registry} {
 			got := scrape(t, registry)

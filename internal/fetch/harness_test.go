@@ -26,6 +26,7 @@ import (
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
 	"fetchworker/internal/usage"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -113,7 +114,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		t.Fatal(err)
 	}
 	ctx, stopping := context.WithCancel(context.Background())
-	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+	kv, err := js.KeyValue(ctx, wire.BucketProviders)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +239,7 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 		t.Fatal(err)
 	}
 	ctx, stopping := context.WithCancel(context.Background())
-	kv, err := js.KeyValue(ctx, fetchworker.BucketProviders)
+	kv, err := js.KeyValue(ctx, wire.BucketProviders)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,7 +391,7 @@ func rest(began, deadline time.Time) {
 
 // letter reads the dead letter of a request.
 func (r *rig) letter(lane fetchworker.Lane, id fetchworker.Identity) (record.Raw, bool) {
-	raw, err := record.New(r.b.JS, nil).Last(context.Background(), fetchworker.StreamDLQ, fetchworker.DLQSubject(lane, id))
+	raw, err := record.New(r.b.JS, nil).Last(context.Background(), wire.StreamDLQ, wire.DLQSubject(lane, id))
 	return raw, err == nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"fetchworker/internal/answer"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -109,7 +110,7 @@ func TestConsumersThatWereDeletedComeBack(t *testing.T) {
 		r.well()
 		defer r.whole(2, 1)()
 		time.Sleep(time.Second)
-		for _, stream := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay, fetchworker.StreamDLQ} {
+		for _, stream := range []string{fetchworker.StreamRequests, wire.StreamReplay, wire.StreamDLQ} {
 			s, err := r.b.JS.Stream(t.Context(), stream)
 			if err != nil {
 				t.Fatal(err)
@@ -131,7 +132,7 @@ func TestWhatCannotBeReadHoldsNothingUp(t *testing.T) {
 		r.well()
 		id := r.quote("alice", "q", "AAPL", "")
 		// A stored answer that is none, and a suspicion that is none.
-		m := newMsg(fetchworker.PutSubject(id), "garbage")
+		m := newMsg(wire.PutSubject(id), "garbage")
 		if _, err := record.New(r.b.JS, nil).Put(t.Context(), answer.Slot(id), m); err != nil {
 			t.Fatal(err)
 		}
@@ -176,10 +177,10 @@ func TestAReviewThatIsPromisedIsThere(t *testing.T) {
 				r.quote("alice", "q", order[1], "")
 				a := r.final(id, time.Minute)
 				time.Sleep(30 * time.Second)
-				if n := r.count(fetchworker.StreamReview); (n == 1) != a.Review || n > 1 {
+				if n := r.count(wire.StreamReview); (n == 1) != a.Review || n > 1 {
 					t.Errorf("%d items, and the answer says review: %t", n, a.Review)
 				}
-				r.drained(fetchworker.StreamDLQ, 0, time.Minute)
+				r.drained(wire.StreamDLQ, 0, time.Minute)
 				if again, _ := r.answer(id); again.Review != a.Review || again.Status != a.Status {
 					t.Errorf("%+v became %+v", a, again)
 				}
@@ -233,8 +234,8 @@ func TestOneAgentsRawBodiesDoNotFillReview(t *testing.T) {
 		}
 		r.ask("fetch.request.fmp.batch.quote.alice", "", "no JSON either")
 		r.drained(fetchworker.StreamRequests, 0, time.Minute)
-		r.drained(fetchworker.StreamDLQ, 0, time.Minute)
-		if n := r.count(fetchworker.StreamReview); n != 101 {
+		r.drained(wire.StreamDLQ, 0, time.Minute)
+		if n := r.count(wire.StreamReview); n != 101 {
 			t.Errorf("%d in review, want 100 of the one and 1 of the other", n)
 		}
 		if n := r.count(fetchworker.StreamResults); n != 151 {

@@ -9,6 +9,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 // TestOneLineForEachTurn holds the log to what is looked for in it: every turn
@@ -23,7 +24,7 @@ func TestOneLineForEachTurn(t *testing.T) {
 		if _, err := r.b.JS.PublishMsg(t.Context(), m); err != nil { // a letter, and an answer that says why
 			t.Fatal(err)
 		}
-		r.drained(fetchworker.StreamDLQ, 1, time.Minute)
+		r.drained(wire.StreamDLQ, 1, time.Minute)
 		r.final(r.quote("alice", "q-2", "AAPL", ""), time.Minute)
 		r.quote("alice", "q-3", "", "")
 		r.drained(fetchworker.StreamRequests, 0, time.Minute)

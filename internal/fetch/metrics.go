@@ -7,6 +7,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/wire"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -80,7 +81,7 @@ func newMetrics(r prometheus.Registerer, serve []Served) *metrics {
 		for _, result := range []string{lookupHit, lookupMiss} {
 			m.lookups.WithLabelValues(p, result)
 		}
-		for _, class := range []fetchworker.Class{fetchworker.ClassTransient, fetchworker.ClassCircuitOpen, fetchworker.ClassPoison} {
+		for _, class := range []wire.Class{wire.ClassTransient, wire.ClassCircuitOpen, wire.ClassPoison} {
 			m.letters.WithLabelValues(p, string(class))
 		}
 	}
@@ -110,10 +111,10 @@ func (m *metrics) called(r *request, result *providers.Result) {
 	provider, endpoint := r.Provider, r.call.Operation.Name
 	m.requests.WithLabelValues(provider, endpoint, status).Inc()
 	m.latency.WithLabelValues(provider, endpoint).Observe(result.Latency.Seconds())
-	if result.Class != fetchworker.ClassOK {
+	if result.Class != wire.ClassOK {
 		m.errors.WithLabelValues(provider, endpoint, result.ErrorType).Inc()
 	}
-	if result.Class == fetchworker.ClassThrottled {
+	if result.Class == wire.ClassThrottled {
 		m.throttled.WithLabelValues(provider).Inc()
 	}
 }

@@ -5,8 +5,8 @@ import (
 	"sync"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 )
 
 // raws bounds the bodies that are no JSON and lie in review for a person to
@@ -41,11 +41,11 @@ func (r *raws) room(ctx context.Context, agent string) (bool, error) {
 	defer r.mu.Unlock()
 	c := r.agents[agent]
 	if c == nil || c.n >= rawsMost && time.Since(c.looked) >= rawsLooked {
-		lies, err := r.log.Count(ctx, fetchworker.StreamReview, "fetch.review.*.*."+agent+".*", 1)
+		lies, err := r.log.Count(ctx, wire.StreamReview, "fetch.review.*.*."+agent+".*", 1)
 		if err != nil {
 			return false, err
 		}
-		comes, err := r.log.Count(ctx, fetchworker.StreamDLQ, "fetch.dlq.*.*.*."+agent+".*", 1)
+		comes, err := r.log.Count(ctx, wire.StreamDLQ, "fetch.dlq.*.*.*."+agent+".*", 1)
 		if err != nil {
 			return false, err
 		}

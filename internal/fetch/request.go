@@ -16,6 +16,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -67,7 +68,7 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 	} else {
 		h := d.msg.Headers()
 		who := d.address.Identity
-		who.ID = fetchworker.ResolveID(asked.ID, h.Get(jetstream.MsgIDHeader), d.sequence, d.stored)
+		who.ID = wire.ResolveID(asked.ID, h.Get(jetstream.MsgIDHeader), d.sequence, d.stored)
 		traceparent, tracestate := dlq.TraceOf(h)
 		r.Letter = dlq.Letter{
 			Identity: who, Lane: d.address.Lane, Body: body, Generation: 1,
@@ -77,7 +78,7 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 		}
 	}
 	r.Worker = w.name
-	if !d.again && d.count == 1 && !d.replayed && (d.older || r.ID != fetchworker.ResolveID("", "", d.sequence, d.stored)) {
+	if !d.again && d.count == 1 && !d.replayed && (d.older || r.ID != wire.ResolveID("", "", d.sequence, d.stored)) {
 		r.used = w.used.Begin(fetchworker.ResultSubject(r.Identity))
 	}
 	asked.Provider, asked.Operation, asked.Agent, asked.Lane, asked.ID = r.Provider, r.Operation, r.Agent, r.Lane, r.ID
@@ -117,7 +118,7 @@ func shardOf(r *request) int {
 	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(r.Agent))
-	return int(h.Sum32() % fetchworker.Shards)
+	return int(h.Sum32() % wire.Shards)
 }
 
 func late(r *request, now time.Time) bool {

@@ -17,6 +17,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -24,7 +25,7 @@ import (
 // consumers counts those of the two queues.
 func (r *rig) consumers() (n int) {
 	r.t.Helper()
-	for _, name := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay} {
+	for _, name := range []string{fetchworker.StreamRequests, wire.StreamReplay} {
 		s, err := r.b.JS.Stream(context.Background(), name)
 		if err != nil {
 			r.t.Fatal(err)
@@ -63,7 +64,7 @@ func TestConsumersComeAndGo(t *testing.T) {
 			r.final(r.quote(fmt.Sprint("agent-", agent), "q", "A", ""), promptly)
 			time.Sleep(100 * time.Millisecond)
 		}
-		if n := r.consumers(); n != fetchworker.Shards {
+		if n := r.consumers(); n != wire.Shards {
 			t.Errorf("%d consumers for a hundred agents of one lane", n)
 		}
 		time.Sleep(20 * time.Minute)
@@ -90,7 +91,7 @@ func TestTheWholeLaneWakesUnderLoad(t *testing.T) {
 		for _, id := range all {
 			r.final(id, time.Second)
 		}
-		if n := r.consumers(); n != fetchworker.Shards {
+		if n := r.consumers(); n != wire.Shards {
 			t.Errorf("%d consumers", n)
 		}
 		if n := len(r.upstream.Calls()); n > len(all) {
@@ -156,7 +157,7 @@ func TestAnEarlierConsumersDeliveryIsNotCalledAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		id := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: fetchworker.ResolveID("", "", raw.Sequence, raw.Time)}
+		id := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: wire.ResolveID("", "", raw.Sequence, raw.Time)}
 		if _, _, err := answer.New(record.New(r.b.JS, nil)).Put(t.Context(), fetchworker.Answer{
 			Identity: id, Status: fetchworker.StatusOK, Final: true, Generation: 1, ContentType: "application/json", Body: []byte(aapl),
 		}, ""); err != nil {
@@ -197,11 +198,11 @@ func TestWorkersOfAnEarlierVersionBeside(t *testing.T) {
 		defer r.start(nil)()
 		ask()
 		// Those of the shards that were asked have been adopted by that.
-		if n, err := broker.Adopt(t.Context(), r.b.JS, func(string) bool { return true }); n < fetchworker.Shards+1 || err != nil {
+		if n, err := broker.Adopt(t.Context(), r.b.JS, func(string) bool { return true }); n < wire.Shards+1 || err != nil {
 			t.Errorf("%d consumers were adopted: %v", n, err)
 		}
 		time.Sleep(20 * time.Minute)
-		if n := r.consumers(); n != 2*fetchworker.Shards+1 {
+		if n := r.consumers(); n != 2*wire.Shards+1 {
 			t.Errorf("%d consumers while a worker asks them", n)
 		}
 		ask()
@@ -295,7 +296,7 @@ func TestNothingIsLostWhileConsumersComeAndGo(t *testing.T) {
 func TestStreamsOfAnEarlierVersion(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.well()
-		for _, name := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay} {
+		for _, name := range []string{fetchworker.StreamRequests, wire.StreamReplay} {
 			s, err := r.b.JS.Stream(t.Context(), name)
 			if err != nil {
 				t.Fatal(err)
@@ -308,7 +309,7 @@ func TestStreamsOfAnEarlierVersion(t *testing.T) {
 		}
 		defer r.start(nil)()
 		time.Sleep(20 * time.Minute)
-		if n := r.consumers(); n != 2*fetchworker.Shards+1 {
+		if n := r.consumers(); n != 2*wire.Shards+1 {
 			t.Errorf("%d consumers", n)
 		}
 		r.final(r.quote("alice", "before", "A", ""), promptly)

@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 // What a provider, or what stands before it, sends, played through the whole
@@ -58,7 +59,7 @@ func TestWhatStandsInTheWayIsNotTheProvidersWord(t *testing.T) {
 				if a.Status != fetchworker.StatusOK || a.Calls != 2 || a.Failures != 1 || len(r.upstream.Calls()) != 2 {
 					t.Errorf("%s after %d calls (%d at the provider), %d failures", a.Status, a.Calls, len(r.upstream.Calls()), a.Failures)
 				}
-				if n := r.count(fetchworker.StreamReview); n != 0 {
+				if n := r.count(wire.StreamReview); n != 0 {
 					t.Errorf("%d review items", n)
 				}
 				if !strings.Contains(r.logs.String(), test.detail) {
@@ -227,7 +228,7 @@ func TestValidatorsAreACourtesy(t *testing.T) {
 						t.Errorf("%s: %s from %s after %d calls", id, a.Status, a.Source, a.Calls)
 					}
 				}
-				if n := r.count(fetchworker.StreamReview); n != 0 || len(r.upstream.Calls()) != 4 {
+				if n := r.count(wire.StreamReview); n != 0 || len(r.upstream.Calls()) != 4 {
 					t.Errorf("%d review items, %d calls", n, len(r.upstream.Calls()))
 				}
 			})

@@ -9,6 +9,7 @@ import (
 	"fetchworker/internal/memory"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"go.opentelemetry.io/otel/attribute"
 )
@@ -56,7 +57,7 @@ func (w *Worker) keep(ctx context.Context, r *request, write func() error) error
 
 // putLetter stores the dead letter of a request, which its replay will link to.
 func (w *Worker) putLetter(ctx context.Context, r *request) (stored bool, err error) {
-	ctx, span := w.tracer.store(ctx, "dead letter", fetchworker.StreamDLQ)
+	ctx, span := w.tracer.store(ctx, "dead letter", wire.StreamDLQ)
 	defer span.End()
 	r.Trace(span.SpanContext())
 	if span.IsRecording() {

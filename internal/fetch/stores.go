@@ -17,6 +17,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 )
 
 // stores knows which streams take nothing more. What has to be written to one
@@ -52,8 +53,8 @@ type fullness struct {
 // boundedStreams are those that refuse what goes beyond their limit, and so
 // may hold up work.
 var boundedStreams = []string{
-	fetchworker.StreamRequests, fetchworker.StreamReplay, fetchworker.StreamResults,
-	fetchworker.StreamDLQ, fetchworker.StreamReview, fetchworker.StreamBodies,
+	fetchworker.StreamRequests, wire.StreamReplay, fetchworker.StreamResults,
+	wire.StreamDLQ, wire.StreamReview, fetchworker.StreamBodies,
 }
 
 const (

@@ -12,6 +12,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 // limit sets the bytes that a stream may hold; 0 leaves it what it has, and no
@@ -185,7 +186,7 @@ func TestOneProvidersFullStoreIsNotAnothers(t *testing.T) {
 			step := providertest.JSON(200, `[{"symbol":"AAPL","price":1,"filler":"`+string(bytes.Repeat([]byte("x"), 700<<10))+`"}]`)
 			return &step
 		}, fetchworker.StatusOK},
-		{fetchworker.StreamDLQ, func() *providertest.Step { step := providertest.JSON(500, "boom"); return &step }, fetchworker.StatusOK},
+		{wire.StreamDLQ, func() *providertest.Step { step := providertest.JSON(500, "boom"); return &step }, fetchworker.StatusOK},
 	} {
 		t.Run(c.stream, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, r *rig) {
@@ -199,7 +200,7 @@ func TestOneProvidersFullStoreIsNotAnothers(t *testing.T) {
 					switch {
 					case strings.HasPrefix(q.URL.Path, "/v2/"):
 						return aggs(q)
-					case recovered && c.stream == fetchworker.StreamDLQ:
+					case recovered && c.stream == wire.StreamDLQ:
 						return good(q)
 					default:
 						return c.bad()

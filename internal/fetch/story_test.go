@@ -11,6 +11,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 // whole is a fleet with its replayers.
@@ -56,10 +57,10 @@ func TestRetriesRunOutAfterThreeWithTheirGapsAndEndInReview(t *testing.T) {
 		if len(calls) != 20 || len(different) < 40 {
 			t.Errorf("%d symbols, %d different gaps", len(calls), len(different))
 		}
-		if n := r.count(fetchworker.StreamReview); n != 20 {
+		if n := r.count(wire.StreamReview); n != 20 {
 			t.Errorf("%d in review", n)
 		}
-		if n := r.count(fetchworker.StreamDLQ); n != 0 {
+		if n := r.count(wire.StreamDLQ); n != 0 {
 			t.Errorf("%d in the DLQ", n)
 		}
 		for _, id := range ids {
@@ -112,11 +113,11 @@ func TestAnOutageOfAnyLengthLosesNothing(t *testing.T) {
 					}
 				}
 				t.Logf("all answered %v after recovery", time.Since(back))
-				if n := r.count(fetchworker.StreamReview); n != 0 {
+				if n := r.count(wire.StreamReview); n != 0 {
 					t.Errorf("%d in review", n)
 				}
-				r.drained(fetchworker.StreamDLQ, 0, 5*time.Second)
-				r.drained(fetchworker.StreamReplay, 0, 5*time.Second)
+				r.drained(wire.StreamDLQ, 0, 5*time.Second)
+				r.drained(wire.StreamReplay, 0, 5*time.Second)
 				r.drained(fetchworker.StreamRequests, 0, 5*time.Second)
 			})
 		})
@@ -216,7 +217,7 @@ func TestAHoldStopsTheWholeFleet(t *testing.T) {
 				t.Errorf("a call %v after the 429", since)
 			}
 		}
-		if n := r.count(fetchworker.StreamReview); n != 0 {
+		if n := r.count(wire.StreamReview); n != 0 {
 			t.Errorf("%d in review", n)
 		}
 	})

@@ -16,6 +16,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 )
 
 const (
@@ -307,7 +308,7 @@ func (w *Worker) purge(ctx context.Context, key string) {
 // needs is read of it.
 func (w *Worker) poison(ctx context.Context, d *delivery) error {
 	r, _ := w.decode(d)
-	if err := w.bury(ctx, r, fetchworker.ClassPoison, fetchworker.CodePoison, errPoison.Error()); err != nil {
+	if err := w.bury(ctx, r, wire.ClassPoison, fetchworker.CodePoison, errPoison.Error()); err != nil {
 		return err
 	}
 	return errPoison

@@ -15,6 +15,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -31,7 +32,7 @@ func (r *rig) vanish(n int) {
 			r.t.Fatal(err)
 		}
 		var held sync.WaitGroup
-		for shard := range fetchworker.Shards {
+		for shard := range wire.Shards {
 			c, err := js.CreateOrUpdateConsumer(context.Background(), fetchworker.StreamRequests, broker.RequestConsumer("fmp", fetchworker.LaneInteractive, shard, 256))
 			if err != nil {
 				r.t.Fatal(err)
@@ -57,7 +58,7 @@ func (r *rig) running() (raised func() []string, stop func()) {
 	r.t.Helper()
 	var mu sync.Mutex
 	var all []string
-	sub, err := r.b.NC.Subscribe("$KV."+fetchworker.BucketProviders+".suspect.>", func(m *nats.Msg) {
+	sub, err := r.b.NC.Subscribe("$KV."+wire.BucketProviders+".suspect.>", func(m *nats.Msg) {
 		mu.Lock()
 		defer mu.Unlock()
 		if strings.Contains(string(m.Data), "running") {
@@ -259,7 +260,7 @@ func TestEveryPathGivesItsPermitBack(t *testing.T) {
 						t.Fatal(err)
 					}
 				default:
-					if err := r.b.JS.DeleteKeyValue(t.Context(), fetchworker.BucketProviders); err != nil && !errors.Is(err, jetstream.ErrBucketNotFound) {
+					if err := r.b.JS.DeleteKeyValue(t.Context(), wire.BucketProviders); err != nil && !errors.Is(err, jetstream.ErrBucketNotFound) {
 						t.Fatal(err)
 					}
 				}

@@ -7,6 +7,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/usage"
+	"fetchworker/internal/wire"
 )
 
 // spent counts a call for the agent that it was made for.
@@ -15,7 +16,7 @@ func (w *Worker) spent(r *request, result *providers.Result) {
 		w.usage.Add(r.Provider, r.Agent, usage.Calls, 1, r.now())
 		w.usage.Add(r.Provider, r.Agent, usage.Bytes, result.WireBytes, r.now())
 	}
-	if result.Class != fetchworker.ClassOK {
+	if result.Class != wire.ClassOK {
 		w.usage.Cause(r.Provider, r.call.Operation.Name, causeOf(result), r.now())
 	}
 }

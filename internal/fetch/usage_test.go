@@ -8,15 +8,15 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 // counted reads every counter of the ledger, by what follows fetch.
 func (r *rig) counted() map[string]int64 {
 	r.t.Helper()
-	stream, err := r.b.JS.Stream(context.Background(), fetchworker.StreamUsage)
+	stream, err := r.b.JS.Stream(context.Background(), wire.StreamUsage)
 	if err != nil {
 		r.t.Fatal(err)
 	}

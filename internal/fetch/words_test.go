@@ -10,6 +10,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -64,7 +65,7 @@ func TestEveryHeaderIsPrintableASCII(t *testing.T) {
 		if a := r.final(good, time.Second); a.Status != fetchworker.StatusOK {
 			t.Errorf("%+v", a)
 		}
-		r.drained(fetchworker.StreamReview, 1, time.Second)
+		r.drained(wire.StreamReview, 1, time.Second)
 		stop()
 		nc.Close()
 		mu.Lock()

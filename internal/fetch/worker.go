@@ -26,6 +26,7 @@ import (
 	"fetchworker/internal/record"
 	"fetchworker/internal/usage"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -206,7 +207,7 @@ func (w *Worker) shards() []*intake.Shard {
 			all = append(all, s)
 		}
 		for _, lane := range []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch} {
-			for index := range fetchworker.Shards {
+			for index := range wire.Shards {
 				add(intake.Requests(sv.Provider.Name, sv.Consumer(lane, index), lane, index, sv.Gate.Pace))
 			}
 		}

@@ -15,6 +15,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/gateway"
+	"fetchworker/internal/wire"
 )
 
 // keep stores a body in parts, as a worker does.
@@ -22,7 +23,7 @@ func (r *rig) keep(agent, body string) *fetchworker.Claim {
 	r.t.Helper()
 	sum := sha256.Sum256([]byte(body))
 	digest := hex.EncodeToString(sum[:])
-	claim := &fetchworker.Claim{Prefix: fetchworker.BodyPrefix(agent, digest), Bytes: int64(len(body)), SHA256: digest}
+	claim := &fetchworker.Claim{Prefix: wire.BodyPrefix(agent, digest), Bytes: int64(len(body)), SHA256: digest}
 	for rest := body; rest != ""; {
 		n := min(len(rest), fetchworker.MaxInlineBody)
 		claim.Parts++

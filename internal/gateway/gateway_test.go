@@ -14,6 +14,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/gateway"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -118,7 +119,7 @@ func (r *rig) serve() {
 }
 
 func (r *rig) take(m jetstream.Msg) {
-	address, err := fetchworker.ParseSubject(m.Subject())
+	address, err := wire.ParseSubject(m.Subject())
 	if err != nil {
 		r.t.Error(err)
 		return

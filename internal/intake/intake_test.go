@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/intake"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -27,7 +28,7 @@ type taker struct {
 func take(t *testing.T, b *brokertest.Broker, rest time.Duration) *taker {
 	t.Helper()
 	var shards []*intake.Shard
-	for index := range fetchworker.Shards {
+	for index := range wire.Shards {
 		config := broker.RequestConsumer("fmp", fetchworker.LaneBatch, index, 16)
 		s := intake.Requests("fmp", config.Durable, fetchworker.LaneBatch, index, func() float64 { return 1000 })
 		s.Make = func(ctx context.Context) (time.Time, bool, error) { return broker.MakeConsumer(ctx, b.JS, config) }
@@ -42,7 +43,7 @@ func take(t *testing.T, b *brokertest.Broker, rest time.Duration) *taker {
 		k.remade = append(k.remade, s.Consumer)
 	}
 	in.Deliver = func(s *intake.Shard, m intake.Message, meta *nats.MsgMetadata) {
-		a, err := fetchworker.ParseSubject(m.Subject())
+		a, err := wire.ParseSubject(m.Subject())
 		if err != nil || a.Shard != s.Index {
 			t.Errorf("%s came to shard %d: %v", m.Subject(), s.Index, err)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -59,7 +60,7 @@ const (
 func newLookout(js jetstream.JetStream, shards []*Shard) *lookout {
 	o := &lookout{
 		js: js, shards: make(map[place]*Shard, len(shards)), poke: make(chan struct{}, 1),
-		queues: []*waitroom{{name: fetchworker.StreamRequests}, {name: fetchworker.StreamReplay}},
+		queues: []*waitroom{{name: fetchworker.StreamRequests}, {name: wire.StreamReplay}},
 	}
 	for _, s := range shards {
 		o.shards[placeOf(s)] = s
@@ -145,12 +146,12 @@ func (q *waitroom) look(ctx context.Context, o *lookout) (tells bool, err error)
 	}
 	found := map[*Shard]bool{}
 	for subject := range listed.State.Subjects {
-		a, err := fetchworker.ParseSubject(subject)
+		a, err := wire.ParseSubject(subject)
 		if err != nil {
 			continue // no request: the sweep drops it
 		}
 		at := place{q.name, a.Provider, a.Lane, a.Shard}
-		if q.name == fetchworker.StreamReplay {
+		if q.name == wire.StreamReplay {
 			at.lane, at.index = "", -1
 		}
 		if s := o.shards[at]; s != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 )
 
 // A worker looks ahead: it holds some messages of a shard that wait for their
@@ -109,7 +110,7 @@ func Requests(provider, consumer string, lane fetchworker.Lane, index int, rate 
 func Replays(provider, consumer string, rate func() float64) *Shard {
 	return &Shard{
 		Consumer: consumer, Index: -1, provider: provider,
-		stream: fetchworker.StreamReplay, least: lookAheadReplay, ahead: lookAheadReplay, rate: rate, pause: shortestPause,
+		stream: wire.StreamReplay, least: lookAheadReplay, ahead: lookAheadReplay, rate: rate, pause: shortestPause,
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/meter"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -119,9 +120,9 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 // observedStreams are those whose fill an operator watches.
 var observedStreams = []string{
-	fetchworker.StreamRequests, fetchworker.StreamReplay, fetchworker.StreamResults, fetchworker.StreamDLQ,
-	fetchworker.StreamReview, fetchworker.StreamEvents, fetchworker.StreamAudit, fetchworker.StreamBodies,
-	"KV_" + fetchworker.BucketCache,
+	fetchworker.StreamRequests, wire.StreamReplay, fetchworker.StreamResults, wire.StreamDLQ,
+	wire.StreamReview, fetchworker.StreamEvents, wire.StreamAudit, fetchworker.StreamBodies,
+	"KV_" + wire.BucketCache,
 }
 
 // viewLasts is how long a view over the fleet is worth telling: as long as a

@@ -11,6 +11,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -42,9 +43,9 @@ func queuesOf(provider string) []queue {
 	return []queue{
 		lane(fetchworker.LaneInteractive),
 		lane(fetchworker.LaneBatch),
-		{fetchworker.StreamReplay, "fetch.replay." + provider + ".>", queueDepth, queueOldest, provider, laneReplay},
-		{fetchworker.StreamDLQ, "fetch.dlq." + provider + ".>", dlqSize, dlqOldest, provider, ""},
-		{fetchworker.StreamReview, "fetch.review." + provider + ".>", reviewSize, reviewAge, provider, ""},
+		{wire.StreamReplay, "fetch.replay." + provider + ".>", queueDepth, queueOldest, provider, laneReplay},
+		{wire.StreamDLQ, "fetch.dlq." + provider + ".>", dlqSize, dlqOldest, provider, ""},
+		{wire.StreamReview, "fetch.review." + provider + ".>", reviewSize, reviewAge, provider, ""},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/browse"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -48,13 +49,13 @@ type Act struct {
 	Run      string    `json:"run"`
 
 	// of a message
-	Operation  string            `json:"operation,omitempty"`
-	Agent      string            `json:"agent,omitempty"`
-	ID         string            `json:"id,omitempty"`
-	Lane       fetchworker.Lane  `json:"lane,omitempty"`
-	Generation int               `json:"generation,omitempty"` // before the act
-	Class      fetchworker.Class `json:"class,omitempty"`
-	Error      string            `json:"error,omitempty"` // redacted
+	Operation  string           `json:"operation,omitempty"`
+	Agent      string           `json:"agent,omitempty"`
+	ID         string           `json:"id,omitempty"`
+	Lane       fetchworker.Lane `json:"lane,omitempty"`
+	Generation int              `json:"generation,omitempty"` // before the act
+	Class      wire.Class       `json:"class,omitempty"`
+	Error      string           `json:"error,omitempty"` // redacted
 	// Original is the request's body before an edit: text that is a JSON
 	// document as a string, so that a broken body is kept as it was.
 	Original string `json:"original,omitempty"`
@@ -85,11 +86,11 @@ func recordAct(ctx context.Context, js jetstream.JetStream, s Signature, a Act, 
 	if err != nil {
 		return fmt.Errorf("audit %s: %w", a.Action, err)
 	}
-	m := nats.NewMsg(fetchworker.AuditSubject(a.Action, a.Provider))
+	m := nats.NewMsg(wire.AuditSubject(a.Action, a.Provider))
 	m.Header.Set(fetchworker.HeaderContentType, "application/json")
 	m.Header.Set(nats.MsgIdHdr, id)
 	m.Data = body
-	if _, err := js.PublishMsg(ctx, m, jetstream.WithExpectStream(fetchworker.StreamAudit)); err != nil {
+	if _, err := js.PublishMsg(ctx, m, jetstream.WithExpectStream(wire.StreamAudit)); err != nil {
 		return fmt.Errorf("audit %s: nothing was done, for the audit could not be stored: %w", a.Action, err)
 	}
 	return nil
@@ -99,7 +100,7 @@ func recordAct(ctx context.Context, js jetstream.JetStream, s Signature, a Act, 
 type ActFilter struct {
 	Action, Provider, Operation, Agent, ID, By string
 
-	Class        fetchworker.Class
+	Class        wire.Class
 	Since, Until time.Time
 }
 
@@ -112,7 +113,7 @@ func (f ActFilter) matches(a Act) bool {
 // Acts yields the acts that the filter selects, the newest first.
 func Acts(ctx context.Context, b *browse.Browser, f ActFilter) iter.Seq2[Act, error] {
 	return func(yield func(Act, error) bool) {
-		edge, err := b.Edge(ctx, fetchworker.StreamAudit)
+		edge, err := b.Edge(ctx, wire.StreamAudit)
 		if err != nil {
 			yield(Act{}, err)
 			return
@@ -124,7 +125,7 @@ func Acts(ctx context.Context, b *browse.Browser, f ActFilter) iter.Seq2[Act, er
 		if provider == "" {
 			provider = "*"
 		}
-		for raw, err := range b.Backwards(ctx, fetchworker.StreamAudit, fetchworker.AuditSubject(action, provider), edge) {
+		for raw, err := range b.Backwards(ctx, wire.StreamAudit, wire.AuditSubject(action, provider), edge) {
 			if err != nil {
 				yield(Act{}, err)
 				return
@@ -134,7 +135,7 @@ func Acts(ctx context.Context, b *browse.Browser, f ActFilter) iter.Seq2[Act, er
 			}
 			var a Act
 			if err := json.Unmarshal(raw.Data, &a); err != nil {
-				a = Act{At: raw.Time, Unreadable: fmt.Sprintf("sequence %d of %s: %v", raw.Sequence, fetchworker.StreamAudit, err)}
+				a = Act{At: raw.Time, Unreadable: fmt.Sprintf("sequence %d of %s: %v", raw.Sequence, wire.StreamAudit, err)}
 			}
 			if (a.Unreadable != "" || f.matches(a)) && !yield(a, nil) {
 				return

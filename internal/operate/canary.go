@@ -9,6 +9,7 @@ import (
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 )
 
 // CanaryError says that too few of the first messages succeeded.
@@ -82,7 +83,7 @@ const (
 // in the DLQ or in review.
 func (t *Task) end(ctx context.Context, before browse.Found) (ending, error) {
 	generation := before.Generation
-	if before.Stream == fetchworker.StreamReview {
+	if before.Stream == wire.StreamReview {
 		generation++
 	}
 	answer, err := t.desk.Answer(ctx, before.Identity)
@@ -95,7 +96,7 @@ func (t *Task) end(ctx context.Context, before browse.Found) (ending, error) {
 		}
 		return endFailure, nil
 	}
-	count, raw, err := t.desk.Count(ctx, fetchworker.StreamDLQ, fetchworker.DLQSubject(before.Lane, before.Identity))
+	count, raw, err := t.desk.Count(ctx, wire.StreamDLQ, wire.DLQSubject(before.Lane, before.Identity))
 	if err != nil || count == 0 {
 		return endNone, err
 	}

@@ -8,6 +8,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/cancel"
+	"fetchworker/internal/wire"
 )
 
 // Cancel ends the request of a letter: the act is audited, then its final
@@ -30,7 +31,7 @@ func (o *Operator) Cancel(ctx context.Context, f browse.Found, now time.Time) (F
 	if err := o.note(ctx, f.Provider, f.Agent, now); err != nil {
 		return "", fmt.Errorf("cancel %s: %w", f.Identity, err)
 	}
-	if err := o.log.Delete(ctx, "cancel", fetchworker.StreamDLQ, f.Sequence); err != nil {
+	if err := o.log.Delete(ctx, "cancel", wire.StreamDLQ, f.Sequence); err != nil {
 		return "", fmt.Errorf("cancel %s: %w", f.Identity, err)
 	}
 	if !stored {
@@ -48,7 +49,7 @@ func (o *Operator) note(ctx context.Context, provider, agent string, now time.Ti
 	if o.noted[key].Equal(now) {
 		return nil
 	}
-	kv, err := o.js.KeyValue(ctx, fetchworker.BucketProviders)
+	kv, err := o.js.KeyValue(ctx, wire.BucketProviders)
 	if err != nil {
 		return err
 	}

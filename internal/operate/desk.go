@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -37,10 +38,10 @@ func Open(ctx context.Context, nc *nats.Conn) (*Desk, error) {
 		return nil, err
 	}
 	d.Log = record.New(d.JS, nil)
-	if d.KV, err = d.JS.KeyValue(ctx, fetchworker.BucketProviders); err != nil {
+	if d.KV, err = d.JS.KeyValue(ctx, wire.BucketProviders); err != nil {
 		return nil, err
 	}
-	edge, err := d.Edge(ctx, fetchworker.StreamDLQ)
+	edge, err := d.Edge(ctx, wire.StreamDLQ)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +79,7 @@ func (d *Desk) Replayers(ctx context.Context) (bool, error) {
 				return false, err
 			}
 		}
-		c, err := d.JS.Consumer(ctx, fetchworker.StreamDLQ, broker.ReplayerConsumer)
+		c, err := d.JS.Consumer(ctx, wire.StreamDLQ, broker.ReplayerConsumer)
 		if errors.Is(err, jetstream.ErrConsumerNotFound) {
 			return false, nil // none has ever run
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 )
 
 // Event is something that happened to a provider, or to a request of it, as it
@@ -44,7 +45,7 @@ func (d *Desk) Events(ctx context.Context, f EventFilter) iter.Seq2[Event, error
 			yield(Event{}, err)
 			return
 		}
-		subject := fetchworker.EventSubject(cmp.Or(f.Kind, "*"), cmp.Or(f.Provider, "*"))
+		subject := wire.EventSubject(cmp.Or(f.Kind, "*"), cmp.Or(f.Provider, "*"))
 		for raw, err := range d.Backwards(ctx, fetchworker.StreamEvents, subject, edge) {
 			if err != nil {
 				yield(Event{}, err)

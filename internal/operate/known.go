@@ -8,6 +8,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -67,14 +68,14 @@ func (f *Fleet) Survey(ctx context.Context) (Survey, error) {
 	survey := Survey{Providers: slices.Sorted(maps.Keys(names))}
 	others := map[string]bool{}
 	for stream, count := range map[string]*int{
-		fetchworker.StreamRequests: &survey.Unserved.Requests, fetchworker.StreamReplay: &survey.Unserved.Released,
-		fetchworker.StreamDLQ: &survey.Unserved.Letters, fetchworker.StreamReview: &survey.Unserved.Review,
+		fetchworker.StreamRequests: &survey.Unserved.Requests, wire.StreamReplay: &survey.Unserved.Released,
+		wire.StreamDLQ: &survey.Unserved.Letters, wire.StreamReview: &survey.Unserved.Review,
 	} {
 		counted := map[string]int{}
 		if *count, err = f.desk.others(ctx, stream, survey.Providers, others, counted); err != nil {
 			return Survey{}, err
 		}
-		if stream == fetchworker.StreamDLQ {
+		if stream == wire.StreamDLQ {
 			f.counted = counted
 		}
 	}
@@ -119,7 +120,7 @@ func (d *Desk) others(ctx context.Context, stream string, known []string, names 
 			if err != nil {
 				continue // it is gone meanwhile
 			}
-			if a, err := fetchworker.ParseSubject(raw.Subject); err == nil && !slices.Contains(known, a.Provider) {
+			if a, err := wire.ParseSubject(raw.Subject); err == nil && !slices.Contains(known, a.Provider) {
 				names[a.Provider] = true
 			}
 		}
@@ -131,7 +132,7 @@ func (d *Desk) others(ctx context.Context, stream string, known []string, names 
 	}
 	count := 0
 	for subject, messages := range subjects {
-		a, err := fetchworker.ParseSubject(subject)
+		a, err := wire.ParseSubject(subject)
 		switch {
 		case err != nil: // the sweep drops it
 		case slices.Contains(known, a.Provider):
@@ -163,7 +164,7 @@ const mostListed = 50_000
 
 var prefixes = map[string]string{
 	fetchworker.StreamRequests: "fetch.request.",
-	fetchworker.StreamReplay:   "fetch.replay.",
-	fetchworker.StreamDLQ:      "fetch.dlq.",
-	fetchworker.StreamReview:   "fetch.review.",
+	wire.StreamReplay:          "fetch.replay.",
+	wire.StreamDLQ:             "fetch.dlq.",
+	wire.StreamReview:          "fetch.review.",
 }

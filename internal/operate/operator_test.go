@@ -15,6 +15,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -46,7 +47,7 @@ func letter(id string) dlq.Letter {
 	return dlq.Letter{
 		Identity: fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: id},
 		Lane:     fetchworker.LaneBatch, Body: []byte(`{"id":"` + id + `","params":{"symbol":"AAPL"}}`),
-		Generation: 1, Calls: 4, Failures: 4, Class: fetchworker.ClassTransient, Error: "timeout after 5s",
+		Generation: 1, Calls: 4, Failures: 4, Class: wire.ClassTransient, Error: "timeout after 5s",
 		RequestedAt: now.Add(-time.Hour), Deadline: now.Add(time.Hour), FailedAt: now.Add(-time.Minute),
 		FirstFailedAt: now.Add(-time.Hour), NotBefore: now.Add(time.Hour),
 	}
@@ -138,7 +139,7 @@ func TestWalkPagesThroughEverythingAndFilters(t *testing.T) {
 	for i := range n {
 		l := letter("q-" + strconv.Itoa(i))
 		if i%5 == 0 {
-			l.Provider, l.Class = "fred", fetchworker.ClassThrottled
+			l.Provider, l.Class = "fred", wire.ClassThrottled
 		}
 		if i%100 == 0 {
 			l.Agent, l.FailedAt = "bob", time.Now().Add(-48*time.Hour)
@@ -155,7 +156,7 @@ func TestWalkPagesThroughEverythingAndFilters(t *testing.T) {
 	}{
 		"all":       {browse.Filter{}, n},
 		"provider":  {browse.Filter{Provider: "fred"}, n / 5},
-		"class":     {browse.Filter{Class: fetchworker.ClassTransient}, n - n/5},
+		"class":     {browse.Filter{Class: wire.ClassTransient}, n - n/5},
 		"agent":     {browse.Filter{Agent: "bob"}, n / 100},
 		"operation": {browse.Filter{Operation: "quote"}, n},
 		"id":        {browse.Filter{ID: "q-77"}, 1},
@@ -163,15 +164,15 @@ func TestWalkPagesThroughEverythingAndFilters(t *testing.T) {
 		"until":     {browse.Filter{Until: yesterday}, n / 100},
 		"nothing":   {browse.Filter{Provider: "none"}, 0},
 	} {
-		if got := len(d.walk(fetchworker.StreamDLQ, c.filter)); got != c.want {
+		if got := len(d.walk(wire.StreamDLQ, c.filter)); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
 	}
-	count, first, err := d.browser.Count(t.Context(), fetchworker.StreamDLQ, "fetch.dlq.fred.>")
+	count, first, err := d.browser.Count(t.Context(), wire.StreamDLQ, "fetch.dlq.fred.>")
 	if err != nil || count != n/5 || first.Sequence != 1 {
 		t.Errorf("count %d, first %d, %v", count, first.Sequence, err)
 	}
-	if count, _, err = d.browser.Count(t.Context(), fetchworker.StreamDLQ, "fetch.dlq.none.>"); err != nil || count != 0 {
+	if count, _, err = d.browser.Count(t.Context(), wire.StreamDLQ, "fetch.dlq.none.>"); err != nil || count != 0 {
 		t.Errorf("count of nothing %d, %v", count, err)
 	}
 }
@@ -181,12 +182,12 @@ func TestWalkEndsAtTheEdgeThoughItWritesItself(t *testing.T) {
 	for i := range 30 {
 		d.put(letter("q-" + strconv.Itoa(i)))
 	}
-	edge, err := d.browser.Edge(t.Context(), fetchworker.StreamDLQ)
+	edge, err := d.browser.Edge(t.Context(), wire.StreamDLQ)
 	if err != nil {
 		t.Fatal(err)
 	}
 	seen := 0
-	for found, err := range d.browser.Walk(t.Context(), fetchworker.StreamDLQ, browse.Filter{}, edge) {
+	for found, err := range d.browser.Walk(t.Context(), wire.StreamDLQ, browse.Filter{}, edge) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,8 +196,8 @@ func TestWalkEndsAtTheEdgeThoughItWritesItself(t *testing.T) {
 			t.Fatal(fate, err)
 		}
 	}
-	if seen != 30 || d.count(fetchworker.StreamDLQ) != 30 {
-		t.Errorf("saw %d, left %d", seen, d.count(fetchworker.StreamDLQ))
+	if seen != 30 || d.count(wire.StreamDLQ) != 30 {
+		t.Errorf("saw %d, left %d", seen, d.count(wire.StreamDLQ))
 	}
 }
 
@@ -207,14 +208,14 @@ func TestWhatCannotBeReadIsShownAndNeverTouched(t *testing.T) {
 	if _, err := d.JS.PublishMsg(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
-	item := d.only(fetchworker.StreamReview)
+	item := d.only(wire.StreamReview)
 	if item.Fault == nil || item.ID != "q-1" {
 		t.Fatalf("fault %v of %s", item.Fault, item.ID)
 	}
 	if fate, err := d.operator(nil).Requeue(t.Context(), item, operate.RequeueOptions{}); fate != operate.FateUnreadable || err != nil {
 		t.Errorf("requeue: %s, %v", fate, err)
 	}
-	if d.count(fetchworker.StreamReview) != 1 || len(d.acts()) != 0 {
+	if d.count(wire.StreamReview) != 1 || len(d.acts()) != 0 {
 		t.Error("it was touched")
 	}
 }
@@ -222,13 +223,13 @@ func TestWhatCannotBeReadIsShownAndNeverTouched(t *testing.T) {
 func TestReplayNow(t *testing.T) {
 	d := newDesk(t)
 	d.put(letter("q-1"))
-	seen := d.only(fetchworker.StreamDLQ)
+	seen := d.only(wire.StreamDLQ)
 	now := time.Now()
 	fate, err := d.operator(nil).ReplayNow(t.Context(), seen, now)
 	if fate != operate.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
-	after := d.only(fetchworker.StreamDLQ)
+	after := d.only(wire.StreamDLQ)
 	if after.Sequence == seen.Sequence || !after.NotBefore.Equal(now) {
 		t.Errorf("at %d, not before %v", after.Sequence, after.NotBefore)
 	}
@@ -246,18 +247,18 @@ func TestReplayNow(t *testing.T) {
 		}
 	})
 	t.Run("one that is due already", func(t *testing.T) {
-		if fate, err := d.operator(nil).ReplayNow(t.Context(), d.only(fetchworker.StreamDLQ), now); fate != operate.FateDue || err != nil {
+		if fate, err := d.operator(nil).ReplayNow(t.Context(), d.only(wire.StreamDLQ), now); fate != operate.FateDue || err != nil {
 			t.Error(fate, err)
 		}
 	})
 	t.Run("one that was released meanwhile is not put back", func(t *testing.T) {
-		if err := d.log.Delete(t.Context(), "", fetchworker.StreamDLQ, d.only(fetchworker.StreamDLQ).Sequence); err != nil {
+		if err := d.log.Delete(t.Context(), "", wire.StreamDLQ, d.only(wire.StreamDLQ).Sequence); err != nil {
 			t.Fatal(err)
 		}
 		if fate, err := d.operator(nil).ReplayNow(t.Context(), seen, now); fate != operate.FateTaken || err != nil {
 			t.Error(fate, err)
 		}
-		if n := d.count(fetchworker.StreamDLQ); n != 0 {
+		if n := d.count(wire.StreamDLQ); n != 0 {
 			t.Errorf("%d letters came back", n)
 		}
 	})
@@ -266,19 +267,19 @@ func TestReplayNow(t *testing.T) {
 func TestRequeueStartsANewLife(t *testing.T) {
 	d := newDesk(t)
 	l := letter("q-1")
-	l.Code, l.HTTPStatus, l.Class = fetchworker.CodeRejected, 422, fetchworker.ClassPermanent
+	l.Code, l.HTTPStatus, l.Class = fetchworker.CodeRejected, 422, wire.ClassPermanent
 	l.Record(dlq.Attempt{At: l.FailedAt, Class: l.Class, Error: l.Error})
 	d.bury(l)
 	before := time.Now()
-	fate, err := d.operator(nil).Requeue(t.Context(), d.only(fetchworker.StreamReview), operate.RequeueOptions{})
+	fate, err := d.operator(nil).Requeue(t.Context(), d.only(wire.StreamReview), operate.RequeueOptions{})
 	if fate != operate.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
-	if n := d.count(fetchworker.StreamReview); n != 0 {
+	if n := d.count(wire.StreamReview); n != 0 {
 		t.Errorf("%d items left", n)
 	}
-	next := d.only(fetchworker.StreamDLQ)
-	if next.Generation != 2 || next.Failures != 0 || next.Calls != 4 || next.Class != fetchworker.ClassTransient || next.Code != "" ||
+	next := d.only(wire.StreamDLQ)
+	if next.Generation != 2 || next.Failures != 0 || next.Calls != 4 || next.Class != wire.ClassTransient || next.Code != "" ||
 		next.Lane != fetchworker.LaneBatch || !next.Deadline.IsZero() || next.RequestedAt.Before(before) || next.NotBefore.After(time.Now()) ||
 		!next.FirstFailedAt.IsZero() || string(next.Body) != string(l.Body) || len(next.History) != 1 {
 		t.Errorf("%+v", next)
@@ -293,10 +294,10 @@ func TestRequeueKeepsWhatItIsTold(t *testing.T) {
 	l := letter("q-1")
 	d.bury(l)
 	options := operate.RequeueOptions{KeepDeadline: true, Body: []byte(`{"params":{"symbol":"MSFT"}}`)}
-	if fate, err := d.operator(nil).Requeue(t.Context(), d.only(fetchworker.StreamReview), options); fate != operate.FateDone || err != nil {
+	if fate, err := d.operator(nil).Requeue(t.Context(), d.only(wire.StreamReview), options); fate != operate.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
-	next := d.only(fetchworker.StreamDLQ)
+	next := d.only(wire.StreamDLQ)
 	if !next.Deadline.Equal(l.Deadline) || string(next.Body) != string(options.Body) {
 		t.Errorf("%+v", next)
 	}
@@ -315,7 +316,7 @@ func TestDiscardIsFinalForGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	const reason = "Société Générale’s feed – closed; see „Störung“ 1 and \"2\" of the quite long list of everything that was closed"
-	if fate, err := d.operatorWhy(reason).Discard(t.Context(), d.only(fetchworker.StreamReview)); fate != operate.FateDone || err != nil {
+	if fate, err := d.operatorWhy(reason).Discard(t.Context(), d.only(wire.StreamReview)); fate != operate.FateDone || err != nil {
 		t.Fatal(fate, err)
 	}
 	a := d.stored(l.Identity)
@@ -325,7 +326,7 @@ func TestDiscardIsFinalForGood(t *testing.T) {
 	if m, err := copies.NextMsg(5 * time.Second); err != nil || m.Header.Get(fetchworker.HeaderStatus) != "failed" {
 		t.Errorf("live copy: %v", err)
 	}
-	if d.count(fetchworker.StreamReview) != 0 || d.count(fetchworker.StreamDLQ) != 0 {
+	if d.count(wire.StreamReview) != 0 || d.count(wire.StreamDLQ) != 0 {
 		t.Error("something is left")
 	}
 }
@@ -349,8 +350,8 @@ func TestAnItemOfAnEarlierGenerationIsOnlyDeleted(t *testing.T) {
 				d := newDesk(t)
 				d.bury(letter("q-1"))
 				place(d)
-				before, beforeDLQ := d.stored(later.Identity), d.count(fetchworker.StreamDLQ)
-				item := d.only(fetchworker.StreamReview)
+				before, beforeDLQ := d.stored(later.Identity), d.count(wire.StreamDLQ)
+				item := d.only(wire.StreamReview)
 				var fate operate.Fate
 				var err error
 				if act == "requeue" {
@@ -361,7 +362,7 @@ func TestAnItemOfAnEarlierGenerationIsOnlyDeleted(t *testing.T) {
 				if fate != operate.FateSuperseded || err != nil {
 					t.Fatal(fate, err)
 				}
-				if d.count(fetchworker.StreamReview) != 0 || d.count(fetchworker.StreamDLQ) != beforeDLQ {
+				if d.count(wire.StreamReview) != 0 || d.count(wire.StreamDLQ) != beforeDLQ {
 					t.Error("the item stayed, or a letter came")
 				}
 				if after := d.stored(later.Identity); after.Generation != before.Generation || after.Status != before.Status {
@@ -413,30 +414,30 @@ func TestACrashAtAnyPointLosesAndDoublesNothing(t *testing.T) {
 							}
 							return nil
 						}
-						if err := act.run(d, d.operator(crash), d.only(fetchworker.StreamReview)); !errors.Is(err, errCrash) {
+						if err := act.run(d, d.operator(crash), d.only(wire.StreamReview)); !errors.Is(err, errCrash) {
 							t.Fatalf("it did not crash: %v", err)
 						}
 						released := 0
 						if releasedMeanwhile {
-							for _, l := range d.walk(fetchworker.StreamDLQ, browse.Filter{}) {
+							for _, l := range d.walk(wire.StreamDLQ, browse.Filter{}) {
 								released++
 								if _, err := d.JS.PublishMsg(t.Context(), l.Replayed()); err != nil {
 									t.Fatal(err)
 								}
-								if err := d.log.Delete(t.Context(), "", fetchworker.StreamDLQ, l.Sequence); err != nil {
+								if err := d.log.Delete(t.Context(), "", wire.StreamDLQ, l.Sequence); err != nil {
 									t.Fatal(err)
 								}
 							}
 						}
-						for _, item := range d.walk(fetchworker.StreamReview, browse.Filter{}) {
+						for _, item := range d.walk(wire.StreamReview, browse.Filter{}) {
 							if err := act.run(d, d.operator(nil), item); err != nil {
 								t.Fatal(err)
 							}
 						}
-						if n := d.count(fetchworker.StreamReview); n != 0 {
+						if n := d.count(wire.StreamReview); n != 0 {
 							t.Errorf("%d items left", n)
 						}
-						if letters := released + d.count(fetchworker.StreamDLQ); name == "requeue" && letters != 1 {
+						if letters := released + d.count(wire.StreamDLQ); name == "requeue" && letters != 1 {
 							t.Errorf("%d letters, want 1", letters)
 						}
 						if name == "discard" && d.stored(letter("q-1").Identity).Problem.Code() != fetchworker.CodeDiscarded {
@@ -467,15 +468,15 @@ func TestACrashInAReplayLeavesOneLetter(t *testing.T) {
 					}
 					return nil
 				})
-				if _, err := crash.ReplayNow(t.Context(), d.only(fetchworker.StreamDLQ), now); !errors.Is(err, errCrash) {
+				if _, err := crash.ReplayNow(t.Context(), d.only(wire.StreamDLQ), now); !errors.Is(err, errCrash) {
 					t.Fatalf("it did not crash: %v", err)
 				}
-				fate, err := d.operator(nil).ReplayNow(t.Context(), d.only(fetchworker.StreamDLQ), now)
+				fate, err := d.operator(nil).ReplayNow(t.Context(), d.only(wire.StreamDLQ), now)
 				done := point == "replay-now" && persisted
 				if err != nil || done && fate != operate.FateDue || !done && fate != operate.FateDone {
 					t.Errorf("again: %s, %v", fate, err)
 				}
-				if d.only(fetchworker.StreamDLQ).NotBefore.After(now) {
+				if d.only(wire.StreamDLQ).NotBefore.After(now) {
 					t.Error("it is not due")
 				}
 			})
@@ -489,7 +490,7 @@ func TestTwoOperatorsRequeueOnce(t *testing.T) {
 	for i := range n {
 		d.bury(letter("q-" + strconv.Itoa(i)))
 	}
-	items := d.walk(fetchworker.StreamReview, browse.Filter{})
+	items := d.walk(wire.StreamReview, browse.Filter{})
 	var all sync.WaitGroup
 	for range 2 {
 		all.Go(func() {
@@ -502,12 +503,12 @@ func TestTwoOperatorsRequeueOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
-	stream, err := d.JS.Stream(t.Context(), fetchworker.StreamDLQ)
+	stream, err := d.JS.Stream(t.Context(), wire.StreamDLQ)
 	if err != nil {
 		t.Fatal(err)
 	}
 	info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter("fetch.dlq.>"))
-	if err != nil || info.State.Msgs != n || info.State.LastSeq != n || d.count(fetchworker.StreamReview) != 0 {
+	if err != nil || info.State.Msgs != n || info.State.LastSeq != n || d.count(wire.StreamReview) != 0 {
 		t.Errorf("letters %d, writes %d, %v", info.State.Msgs, info.State.LastSeq, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
@@ -180,7 +181,7 @@ func (f *Fleet) Waiting(ctx context.Context, provider string) (agents map[string
 		return nil, 0, err
 	}
 	for subject, n := range subjects {
-		if a, err := fetchworker.ParseSubject(subject); err == nil {
+		if a, err := wire.ParseSubject(subject); err == nil {
 			agents[a.Agent] += n
 		}
 	}

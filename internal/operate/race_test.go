@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/wire"
 )
 
 // decidedOnce checks that each of n items has ended in exactly one way: as a
@@ -19,7 +20,7 @@ import (
 func (d *desk) decidedOnce(n int) (requeued, discarded int) {
 	d.t.Helper()
 	letters := map[string]bool{}
-	for _, l := range d.walk(fetchworker.StreamDLQ, browse.Filter{}) {
+	for _, l := range d.walk(wire.StreamDLQ, browse.Filter{}) {
 		letters[l.ID] = true
 	}
 	for i := range n {
@@ -36,7 +37,7 @@ func (d *desk) decidedOnce(n int) (requeued, discarded int) {
 			d.t.Errorf("%s is neither", id)
 		}
 	}
-	if left := d.count(fetchworker.StreamReview); left != 0 {
+	if left := d.count(wire.StreamReview); left != 0 {
 		d.t.Errorf("%d items are left", left)
 	}
 	return requeued, discarded
@@ -50,7 +51,7 @@ func TestRequeueAndDiscardAtOnce(t *testing.T) {
 	for i := range n {
 		d.bury(letter("q-" + strconv.Itoa(i)))
 	}
-	items := d.walk(fetchworker.StreamReview, browse.Filter{})
+	items := d.walk(wire.StreamReview, browse.Filter{})
 	var all sync.WaitGroup
 	for _, item := range items {
 		all.Go(func() {
@@ -77,7 +78,7 @@ func TestAnyInterleavingDecidesOnce(t *testing.T) {
 	for i := range n {
 		d.bury(letter("q-" + strconv.Itoa(i)))
 	}
-	seen := d.walk(fetchworker.StreamReview, browse.Filter{})
+	seen := d.walk(wire.StreamReview, browse.Filter{})
 	decide := func(o *operate.Operator, item browse.Found, requeue bool) error {
 		var err error
 		if requeue {
@@ -108,7 +109,7 @@ func TestAnyInterleavingDecidesOnce(t *testing.T) {
 	}
 	all.Wait()
 	// Somebody comes back and does the rest.
-	for _, item := range d.walk(fetchworker.StreamReview, browse.Filter{}) {
+	for _, item := range d.walk(wire.StreamReview, browse.Filter{}) {
 		if err := decide(d.operator(nil), item, rand.IntN(2) == 0); err != nil {
 			t.Error(err)
 		}
@@ -144,7 +145,7 @@ func TestAnIDThatIsUsedAgainIsAnotherRequest(t *testing.T) {
 				t.Fatal(err)
 			}
 			d.put(later(old))
-			item := d.only(fetchworker.StreamReview)
+			item := d.only(wire.StreamReview)
 			var fate operate.Fate
 			var err error
 			if requeue {
@@ -155,7 +156,7 @@ func TestAnIDThatIsUsedAgainIsAnotherRequest(t *testing.T) {
 			if fate != operate.FateSuperseded || err != nil {
 				t.Errorf("%s, %v", fate, err)
 			}
-			if l := d.only(fetchworker.StreamDLQ); string(l.Body) != string(later(old).Body) || l.Generation != 1 {
+			if l := d.only(wire.StreamDLQ); string(l.Body) != string(later(old).Body) || l.Generation != 1 {
 				t.Errorf("the living request became %s, generation %d", l.Body, l.Generation)
 			}
 			if n := d.count(fetchworker.StreamResults); n != 0 {
@@ -171,7 +172,7 @@ func TestAnIDThatIsUsedAgainIsAnotherRequest(t *testing.T) {
 		if _, err := d.JS.PublishMsg(t.Context(), letter("q-1").ReviewItem()); err != nil {
 			t.Fatal(err)
 		}
-		if fate, err := d.operator(nil).Discard(t.Context(), d.only(fetchworker.StreamReview)); fate != operate.FateDone || err != nil {
+		if fate, err := d.operator(nil).Discard(t.Context(), d.only(wire.StreamReview)); fate != operate.FateDone || err != nil {
 			t.Errorf("%s, %v", fate, err)
 		}
 		if n := d.count(fetchworker.StreamResults); n != 0 {

@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -65,7 +66,7 @@ func (o *Operator) decide(ctx context.Context, item browse.Found, action string,
 	item.Letter = inALane(item.Letter)
 	var raw record.Raw
 	err := o.patiently(ctx, func() (err error) {
-		raw, err = o.log.Last(ctx, fetchworker.StreamReview, fetchworker.ReviewSubject(item.Identity))
+		raw, err = o.log.Last(ctx, wire.StreamReview, wire.ReviewSubject(item.Identity))
 		return err
 	})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -198,7 +199,7 @@ func nextGeneration(item dlq.Letter, decided nats.Header) dlq.Letter {
 	next.Generation++
 	next.Failures, next.FirstFailedAt = 0, time.Time{}
 	next.Allowed, next.MaxLife = 0, 0 // for the worker to say that has it next
-	next.Class, next.Code, next.HTTPStatus = fetchworker.ClassTransient, "", 0
+	next.Class, next.Code, next.HTTPStatus = wire.ClassTransient, "", 0
 	begins, err := time.Parse(time.RFC3339, decided.Get(headerDecidedAt))
 	if err != nil {
 		begins = time.Now()
@@ -252,7 +253,7 @@ func reasonOf(decided nats.Header) string {
 }
 
 func (o *Operator) delete(ctx context.Context, sequence uint64) error {
-	return o.patiently(ctx, func() error { return o.log.Delete(ctx, "delete-item", fetchworker.StreamReview, sequence) })
+	return o.patiently(ctx, func() error { return o.log.Delete(ctx, "delete-item", wire.StreamReview, sequence) })
 }
 
 // passed looks whether the item's request has moved on. Then only the item is

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -33,7 +33,7 @@ const (
 // is read and judged here: to look for a certain provider's letter is an order
 // of magnitude dearer.
 func (f *Fleet) sample(ctx context.Context, s *Status, subject string, now time.Time) error {
-	stream, err := f.desk.JS.Stream(ctx, fetchworker.StreamDLQ)
+	stream, err := f.desk.JS.Stream(ctx, wire.StreamDLQ)
 	if err != nil {
 		return fmt.Errorf("look up the letters: %w", err)
 	}
@@ -67,7 +67,7 @@ func (f *Fleet) sample(ctx context.Context, s *Status, subject string, now time.
 // or, where they are common, those among what lies there.
 func (f *Fleet) place(ctx context.Context, subject string, from uint64, common bool) (letters []dlq.Letter, err error) {
 	if !common {
-		raw, err := f.desk.Log.Next(ctx, fetchworker.StreamDLQ, subject, from)
+		raw, err := f.desk.Log.Next(ctx, wire.StreamDLQ, subject, from)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil, nil
 		}
@@ -80,7 +80,7 @@ func (f *Fleet) place(ctx context.Context, subject string, from uint64, common b
 		}
 		return []dlq.Letter{l}, nil
 	}
-	found, err := f.desk.Log.Page(ctx, fetchworker.StreamDLQ, ">", from, lettersAtOnce)
+	found, err := f.desk.Log.Page(ctx, wire.StreamDLQ, ">", from, lettersAtOnce)
 	if err != nil {
 		return nil, err
 	}

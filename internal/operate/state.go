@@ -3,10 +3,10 @@ package operate
 import (
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/wire"
 )
 
 // Seen is what a letter's state depends on besides the letter.
@@ -19,9 +19,9 @@ type Seen struct {
 // review.
 func (v Seen) State(f browse.Found) string {
 	switch {
-	case f.Stream == fetchworker.StreamReview:
+	case f.Stream == wire.StreamReview:
 		return "review"
-	case f.Stream == fetchworker.StreamReplay:
+	case f.Stream == wire.StreamReplay:
 		return "released"
 	case v.held(f.Letter):
 		return "held"
@@ -35,7 +35,7 @@ func (v Seen) State(f browse.Found) string {
 // Waits reports whether a letter whose gate is open waits for its time. What
 // was parked for that gate does not.
 func Waits(l dlq.Letter, now time.Time) bool {
-	parked := l.Class == fetchworker.ClassCircuitOpen || l.Class == fetchworker.ClassPaused || l.Class == fetchworker.ClassThrottled
+	parked := l.Class == wire.ClassCircuitOpen || l.Class == wire.ClassPaused || l.Class == wire.ClassThrottled
 	return !parked && l.NotBefore.After(now)
 }
 

@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -87,7 +88,7 @@ type PermitStatus struct {
 // InFlight is how many requests the workers hold, by provider and lane.
 func (f *Fleet) InFlight(ctx context.Context) (map[[2]string]int, error) {
 	held := map[[2]string]int{}
-	for _, name := range []string{fetchworker.StreamRequests, fetchworker.StreamReplay} {
+	for _, name := range []string{fetchworker.StreamRequests, wire.StreamReplay} {
 		stream, err := f.desk.JS.Stream(ctx, name)
 		if err != nil {
 			return nil, fmt.Errorf("look up %s: %w", name, err)
@@ -96,7 +97,7 @@ func (f *Fleet) InFlight(ctx context.Context) (map[[2]string]int, error) {
 		for info := range list.Info() {
 			lane := replayLane
 			p, isReplay := strings.CutSuffix(info.Name, "-replay")
-			if !isReplay || name != fetchworker.StreamReplay {
+			if !isReplay || name != wire.StreamReplay {
 				p = broker.ServedProvider(info.Name)
 				rest, _ := strings.CutPrefix(info.Name, p+"-")
 				lane, _, _ = strings.Cut(rest, "-")
@@ -154,7 +155,7 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	for _, lane := range []struct{ name, stream, filter string }{
 		{string(fetchworker.LaneInteractive), fetchworker.StreamRequests, "fetch.request." + p + ".interactive.>"},
 		{string(fetchworker.LaneBatch), fetchworker.StreamRequests, "fetch.request." + p + ".batch.>"},
-		{replayLane, fetchworker.StreamReplay, "fetch.replay." + p + ".>"},
+		{replayLane, wire.StreamReplay, "fetch.replay." + p + ".>"},
 	} {
 		count, first, err := f.desk.Count(ctx, lane.stream, lane.filter)
 		if err != nil {
@@ -171,17 +172,17 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	}
 	f.backlog(&s, now)
 	var err error
-	s.Review, _, err = f.desk.Count(ctx, fetchworker.StreamReview, "fetch.review."+p+".>")
+	s.Review, _, err = f.desk.Count(ctx, wire.StreamReview, "fetch.review."+p+".>")
 	return s, err
 }
 
 // letters counts a provider's dead letters. Only those of an open gate need
 // to be read: all others are held.
 func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) (err error) {
-	subject := prefixes[fetchworker.StreamDLQ] + s.Provider + ".>"
+	subject := prefixes[wire.StreamDLQ] + s.Provider + ".>"
 	if counted, known := f.counted[s.Provider]; known {
 		s.Letters = counted // by the survey, just now
-	} else if s.Letters, _, err = f.desk.Count(ctx, fetchworker.StreamDLQ, subject); err != nil {
+	} else if s.Letters, _, err = f.desk.Count(ctx, wire.StreamDLQ, subject); err != nil {
 		return err
 	}
 	switch {
@@ -191,7 +192,7 @@ func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) (err erro
 		s.HeldLetters = s.Letters
 		return nil
 	}
-	edge, err := f.desk.Edge(ctx, fetchworker.StreamDLQ)
+	edge, err := f.desk.Edge(ctx, wire.StreamDLQ)
 	if err != nil {
 		return err
 	}
@@ -199,7 +200,7 @@ func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) (err erro
 		return f.sample(ctx, s, subject, now)
 	}
 	s.Letters = 0
-	for raw, err := range f.desk.First(ctx, fetchworker.StreamDLQ, subject, 1, edge, 2*lettersRead) {
+	for raw, err := range f.desk.First(ctx, wire.StreamDLQ, subject, 1, edge, 2*lettersRead) {
 		if err != nil {
 			return err
 		}
@@ -215,7 +216,7 @@ func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) (err erro
 // bytes reads this month's counter, and the limit as the fleet last told it
 // in an event: only workers know their configuration.
 func (f *Fleet) bytes(ctx context.Context, s *Status, now time.Time) error {
-	count, raw, err := f.desk.Count(ctx, fetchworker.StreamBudget, fetchworker.BytesSubject(s.Provider, now))
+	count, raw, err := f.desk.Count(ctx, wire.StreamBudget, wire.BytesSubject(s.Provider, now))
 	if err != nil || count == 0 {
 		return err
 	}
@@ -248,7 +249,7 @@ func RunsOut(used, limit int64, now time.Time) time.Time {
 // bytesLimit is a provider's month's budget as the last budget event told it;
 // 0 if none has.
 func (f *Fleet) bytesLimit(ctx context.Context, provider string) (int64, error) {
-	raw, err := f.desk.Log.Last(ctx, fetchworker.StreamEvents, fetchworker.EventSubject(budget.KindBudget, provider))
+	raw, err := f.desk.Log.Last(ctx, fetchworker.StreamEvents, wire.EventSubject(budget.KindBudget, provider))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return 0, nil // below 70 %
 	}

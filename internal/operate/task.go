@@ -9,9 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
@@ -102,9 +102,9 @@ func (t *Task) Sign(s Signature) {
 // Stream is where the task's messages are.
 func (t *Task) Stream() string {
 	if t.Action == ActReplay || t.Action == ActCancel {
-		return fetchworker.StreamDLQ
+		return wire.StreamDLQ
 	}
-	return fetchworker.StreamReview
+	return wire.StreamReview
 }
 
 // Works reports whether the task sends messages to the workers: then permits,

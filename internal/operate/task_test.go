@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
@@ -57,7 +58,7 @@ func TestAnActDoesWhatItsPlanShowed(t *testing.T) {
 	if plan.Count != 4 || !plan.More || len(plan.Identities) != 4 || plan.Agents["alice"] != 4 {
 		t.Fatalf("%+v", plan)
 	}
-	for _, item := range d.walk(fetchworker.StreamReview, browse.Filter{})[:2] {
+	for _, item := range d.walk(wire.StreamReview, browse.Filter{})[:2] {
 		if _, err := d.operator(nil).Requeue(t.Context(), item, operate.RequeueOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -67,7 +68,7 @@ func TestAnActDoesWhatItsPlanShowed(t *testing.T) {
 		t.Errorf("%+v, %v", result, err)
 	}
 	var left []string
-	for _, item := range d.walk(fetchworker.StreamReview, browse.Filter{}) {
+	for _, item := range d.walk(wire.StreamReview, browse.Filter{}) {
 		left = append(left, item.ID)
 	}
 	if len(left) != 6 || left[0] != "q-4" {
@@ -94,7 +95,7 @@ func TestAnEditIsBoundToItsMessage(t *testing.T) {
 	if err != nil || result.Fates[operate.FateTaken] != 1 || result.Fates[operate.FateDone] != 0 {
 		t.Errorf("%+v, %v", result, err)
 	}
-	if left := d.only(fetchworker.StreamReview); left.ID != "q-1" || d.count(fetchworker.StreamDLQ) != 0 {
+	if left := d.only(wire.StreamReview); left.ID != "q-1" || d.count(wire.StreamDLQ) != 0 {
 		t.Errorf("another request was requeued with the edited body")
 	}
 }
@@ -118,7 +119,7 @@ func TestOneItemsFaultStopsNoOther(t *testing.T) {
 	if err != nil || result.Fates[operate.FateDone] != 2 || plan.Unreadable != 1 {
 		t.Errorf("%+v, %v, %+v", result, err, plan)
 	}
-	for _, l := range d.walk(fetchworker.StreamDLQ, browse.Filter{}) {
+	for _, l := range d.walk(wire.StreamDLQ, browse.Filter{}) {
 		if !l.Lane.Valid() {
 			t.Errorf("%s is in the lane %s", l.ID, l.Lane)
 		}
@@ -137,7 +138,7 @@ func TestALifeBeginsWithTheAct(t *testing.T) {
 	if _, err := task.Do(t.Context(), plan, silent()); err != nil {
 		t.Fatal(err)
 	}
-	letters := d.walk(fetchworker.StreamDLQ, browse.Filter{})
+	letters := d.walk(wire.StreamDLQ, browse.Filter{})
 	if first, last := letters[0].RequestedAt, letters[5].RequestedAt; last.Sub(first) < time.Second {
 		t.Errorf("the last begins %v after the first, of 1.25 s", last.Sub(first))
 	}
@@ -198,7 +199,7 @@ func TestAnActOutlastsAServerThatIsAway(t *testing.T) {
 	if err != nil || result.Fates[operate.FateDone] != n {
 		t.Errorf("%+v, %v", result, err)
 	}
-	if letters, items := d.count(fetchworker.StreamDLQ), d.count(fetchworker.StreamReview); letters != n || items != 0 {
+	if letters, items := d.count(wire.StreamDLQ), d.count(wire.StreamReview); letters != n || items != 0 {
 		t.Errorf("%d letters, %d items", letters, items)
 	}
 	if acts := d.acts(); len(acts) != n {

@@ -8,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/usage"
+	"fetchworker/internal/wire"
 )
 
 // Used is what somebody had: of one provider, agent or UTC day, or of all of
@@ -99,7 +99,7 @@ func (d *Desk) Causes(ctx context.Context, f UsageFilter) ([]Cause, error) {
 // counters walks the counters of a kind. A counter's message is as old as its
 // last increment, so none of a day that matters is older than its day.
 func (d *Desk) counters(ctx context.Context, kind, provider, whose string, since time.Time, each func(tokens []string, n int64)) error {
-	edge, err := d.Edge(ctx, fetchworker.StreamUsage)
+	edge, err := d.Edge(ctx, wire.StreamUsage)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (d *Desk) counters(ctx context.Context, kind, provider, whose string, since
 		day = today
 	}
 	subject := kind + "." + cmp.Or(provider, "*") + "." + cmp.Or(whose, "*") + "." + day + ".*"
-	for raw, err := range d.Messages(ctx, fetchworker.StreamUsage, subject, first, edge) {
+	for raw, err := range d.Messages(ctx, wire.StreamUsage, subject, first, edge) {
 		if err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/browse"
+	"fetchworker/internal/wire"
 )
 
 // chosen is a filter as the address has it.
@@ -24,7 +25,7 @@ func filterOf(q url.Values, now time.Time) (chosen, error) {
 	text := func(name string) string { return strings.TrimSpace(q.Get(name)) }
 	c := chosen{Since: text("since"), Until: text("until"), Filter: browse.Filter{
 		Provider: text("provider"), Operation: text("operation"), Agent: text("agent"), ID: text("id"),
-		Class: fetchworker.Class(text("class")), Code: fetchworker.Code(text("code")), Error: text("error"),
+		Class: wire.Class(text("class")), Code: fetchworker.Code(text("code")), Error: text("error"),
 	}}
 	for _, name := range []string{c.Provider, c.Operation, c.Agent} {
 		if name != "" && !fetchworker.ValidToken(name) {

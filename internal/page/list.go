@@ -6,9 +6,9 @@ import (
 	"sync"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/wire"
 )
 
 const (
@@ -37,11 +37,11 @@ type row struct {
 }
 
 func (s *Server) letters(r *http.Request) (view, error) {
-	return s.list(r, "letters", "Dead letters", fetchworker.StreamDLQ)
+	return s.list(r, "letters", "Dead letters", wire.StreamDLQ)
 }
 
 func (s *Server) review(r *http.Request) (view, error) {
-	return s.list(r, "review", "Review", fetchworker.StreamReview)
+	return s.list(r, "review", "Review", wire.StreamReview)
 }
 
 func (s *Server) list(r *http.Request, of, title, stream string) (view, error) {

@@ -19,6 +19,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/page"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -80,7 +81,7 @@ func letter(agent, id, problem string) dlq.Letter {
 	return dlq.Letter{
 		Identity: fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: agent, ID: id},
 		Lane:     fetchworker.LaneInteractive, Body: []byte(`{"params":{"symbol":"AAPL"}}`),
-		Generation: 1, Calls: 4, Failures: 4, Class: fetchworker.ClassTransient, Error: problem, HTTPStatus: 503,
+		Generation: 1, Calls: 4, Failures: 4, Class: wire.ClassTransient, Error: problem, HTTPStatus: 503,
 		RequestedAt: now.Add(-time.Hour), FailedAt: now.Add(-time.Minute), FirstFailedAt: now.Add(-time.Hour), NotBefore: now.Add(time.Hour),
 	}
 }
@@ -200,7 +201,7 @@ func TestEveryViewStandsAlone(t *testing.T) {
 	r.store(letter("alice", "q-1", "HTTP 503 from upstream").DeadLetter())
 	item := letter("bob", "q-2", "gone")
 	r.store(item.ReviewItem())
-	m := nats.NewMsg(fetchworker.UsageSubject("fmp", "alice", time.Now(), "calls"))
+	m := nats.NewMsg(wire.UsageSubject("fmp", "alice", time.Now(), "calls"))
 	m.Header.Set("Nats-Incr", "+1234")
 	r.store(m)
 	r.stored()
@@ -342,7 +343,7 @@ func TestAnActIsPlannedConfirmedAndAudited(t *testing.T) {
 			t.Errorf("%s: %d", name, code)
 		}
 	}
-	if n := r.count(fetchworker.StreamReview) + 1000*r.count(fetchworker.StreamAudit); n != 120 {
+	if n := r.count(wire.StreamReview) + 1000*r.count(wire.StreamAudit); n != 120 {
 		t.Errorf("before it is confirmed: %d", n)
 	}
 	// Slow, stopped in the middle: what was begun is done, the rest untouched.
@@ -354,7 +355,7 @@ func TestAnActIsPlannedConfirmedAndAudited(t *testing.T) {
 		t.Error(code)
 	}
 	r.has(to, "Stopped.", "the rest was not touched")
-	left, audited := r.count(fetchworker.StreamReview), r.count(fetchworker.StreamAudit)
+	left, audited := r.count(wire.StreamReview), r.count(wire.StreamAudit)
 	if left == 0 || left == 120 || left+audited != 120 {
 		t.Errorf("%d left, %d audited", left, audited)
 	}
@@ -382,7 +383,7 @@ func TestAnActIsPlannedConfirmedAndAudited(t *testing.T) {
 	if done != 1 {
 		t.Errorf("%d of two operators have done it", done)
 	}
-	if n := r.count(fetchworker.StreamDLQ); n != 1 {
+	if n := r.count(wire.StreamDLQ); n != 1 {
 		t.Errorf("%d letters of one item", n)
 	}
 	for _, form := range []url.Values{{"action": {"requeue"}}, {"action": {"explode"}, "provider": {"fmp"}}, {"action": {"replay"}, "provider": {"A B"}}} {

@@ -11,6 +11,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -37,7 +38,7 @@ func (s *Server) request(r *http.Request) (view, error) {
 	}
 	data, seen := story{Identity: i}, s.Fleet.Seen()
 	f := browse.Filter{Provider: i.Provider, Operation: i.Operation, Agent: i.Agent, ID: i.ID}
-	found, err := s.Desk.LookUp(r.Context(), f, []string{fetchworker.StreamDLQ, fetchworker.StreamReplay, fetchworker.StreamReview})
+	found, err := s.Desk.LookUp(r.Context(), f, []string{wire.StreamDLQ, wire.StreamReplay, wire.StreamReview})
 	if err != nil {
 		return view{}, err
 	}
@@ -88,7 +89,7 @@ func (s *Server) find(r *http.Request) (view, error) {
 	data := finds{Asked: asked}
 	if asked != "" && fetchworker.ValidID(id) && (agent == "" || fetchworker.ValidToken(agent)) {
 		found, err := s.Desk.LookUp(r.Context(), browse.Filter{Agent: agent, ID: id},
-			[]string{fetchworker.StreamDLQ, fetchworker.StreamReplay, fetchworker.StreamReview, fetchworker.StreamResults})
+			[]string{wire.StreamDLQ, wire.StreamReplay, wire.StreamReview, fetchworker.StreamResults})
 		if err != nil {
 			return view{}, err
 		}

@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/page"
+	"fetchworker/internal/wire"
 
 	"go.uber.org/zap"
 )
@@ -63,7 +63,7 @@ func TestTheFirstPaintWaitsForNoCount(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	t.Logf("the heap grew from %d to %d MiB, the server's own included", before.HeapAlloc>>20, after.HeapAlloc>>20)
-	if r.count(fetchworker.StreamDLQ) != n {
+	if r.count(wire.StreamDLQ) != n {
 		t.Error("looking has changed something")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/doctor"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/wire"
 )
 
 // overview is the first view: the verdict, and a provider a row.
@@ -94,7 +95,7 @@ func (s *Server) waiting(r *http.Request) (view, error) {
 	for _, w := range data.Waits {
 		data.Total += w.Queued
 	}
-	if err := s.rows(r.Context(), &data.Letters, fetchworker.StreamDLQ); err != nil {
+	if err := s.rows(r.Context(), &data.Letters, wire.StreamDLQ); err != nil {
 		return view{}, err
 	}
 	return view{Name: "waiting", Title: "Waiting", Nav: "waiting", Data: data}, nil

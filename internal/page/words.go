@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/doctor"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/terminal"
+	"fetchworker/internal/wire"
 )
 
 // longestName is how long a person's name may be, in characters.
@@ -76,10 +77,10 @@ func causeWords(c doctor.Cause) string {
 	return strings.ReplaceAll(string(c), "_", " ")
 }
 
-func classes() []fetchworker.Class {
-	return []fetchworker.Class{
-		fetchworker.ClassTransient, fetchworker.ClassThrottled, fetchworker.ClassUnauthorized, fetchworker.ClassPermanent, fetchworker.ClassPending,
-		fetchworker.ClassCircuitOpen, fetchworker.ClassPaused, fetchworker.ClassQuota, fetchworker.ClassPoison, fetchworker.ClassExpired,
+func classes() []wire.Class {
+	return []wire.Class{
+		wire.ClassTransient, wire.ClassThrottled, wire.ClassUnauthorized, wire.ClassPermanent, wire.ClassPending,
+		wire.ClassCircuitOpen, wire.ClassPaused, wire.ClassQuota, wire.ClassPoison, wire.ClassExpired,
 	}
 }
 

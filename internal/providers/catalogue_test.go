@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 func write(t *testing.T, content string) (file string) {
@@ -65,9 +66,9 @@ func TestExampleCatalogue(t *testing.T) {
 		providertest.JSON(200, `{"heights":[]}`),
 	)
 	for _, want := range []providers.Result{
-		{Class: fetchworker.ClassThrottled, MinHold: 30 * time.Minute, Detail: "status 403: enough for today"},
-		{Class: fetchworker.ClassPermanent, Code: fetchworker.CodeRejected, Detail: "status 200 OK"},
-		{Class: fetchworker.ClassOK},
+		{Class: wire.ClassThrottled, MinHold: 30 * time.Minute, Detail: "status 403: enough for today"},
+		{Class: wire.ClassPermanent, Code: fetchworker.CodeRejected, Detail: "status 200 OK"},
+		{Class: wire.ClassOK},
 	} {
 		r := p.Do(t.Context(), call, providers.Options{})
 		if r.Class != want.Class || r.Code != want.Code || r.MinHold != want.MinHold || r.Detail != want.Detail {
@@ -86,10 +87,10 @@ func TestExampleCatalogue(t *testing.T) {
 	table := providertest.Step{Status: 200, Header: map[string][]string{"Content-Type": {"text/csv"}}, Body: []byte("day,rate\n2026-02-13,1.08\n")}
 	rates.Script(table, providertest.JSON(200, `{"message":"maintenance"}`))
 	call = plan(t, p, "daily", `{"base":"EUR"}`)
-	if r := p.Do(t.Context(), call, providers.Options{}); r.Class != fetchworker.ClassOK || string(r.Body) != string(table.Body) {
+	if r := p.Do(t.Context(), call, providers.Options{}); r.Class != wire.ClassOK || string(r.Body) != string(table.Body) {
 		t.Errorf("table: %s %s", r.Class, r.Detail)
 	}
-	if r := p.Do(t.Context(), call, providers.Options{}); r.Class != fetchworker.ClassTransient {
+	if r := p.Do(t.Context(), call, providers.Options{}); r.Class != wire.ClassTransient {
 		t.Errorf("JSON instead of a table: %s %s", r.Class, r.Detail)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/providers/call"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 var all = []string{"fmp", "fmp-stable", "polygon", "fred", "newsapi"}
@@ -24,19 +25,19 @@ func provider(t *testing.T, generation string) *providers.Provider {
 }
 
 type outcome struct {
-	class fetchworker.Class
+	class wire.Class
 	code  fetchworker.Code
 }
 
 var (
-	ok           = outcome{class: fetchworker.ClassOK}
-	transient    = outcome{class: fetchworker.ClassTransient}
-	throttled    = outcome{class: fetchworker.ClassThrottled}
-	unauthorized = outcome{class: fetchworker.ClassUnauthorized}
-	notFound     = outcome{fetchworker.ClassPermanent, fetchworker.CodeNotFound}
-	notEntitled  = outcome{fetchworker.ClassPermanent, fetchworker.CodeNotEntitled}
-	rejected     = outcome{fetchworker.ClassPermanent, fetchworker.CodeRejected}
-	tooLarge     = outcome{fetchworker.ClassPermanent, fetchworker.CodeResponseTooLarge}
+	ok           = outcome{class: wire.ClassOK}
+	transient    = outcome{class: wire.ClassTransient}
+	throttled    = outcome{class: wire.ClassThrottled}
+	unauthorized = outcome{class: wire.ClassUnauthorized}
+	notFound     = outcome{wire.ClassPermanent, fetchworker.CodeNotFound}
+	notEntitled  = outcome{wire.ClassPermanent, fetchworker.CodeNotEntitled}
+	rejected     = outcome{wire.ClassPermanent, fetchworker.CodeRejected}
+	tooLarge     = outcome{wire.ClassPermanent, fetchworker.CodeResponseTooLarge}
 )
 
 // The table of every status, for every provider, with bodies that say
@@ -120,7 +121,7 @@ func checkVerdict(t *testing.T, p *providers.Provider, format sheet.Format, stat
 	if got := (outcome{r.Class, r.Code}); got != want {
 		t.Errorf("%v %d %q %.80q: %v, want %v (%s)", p, status, contentType, body, got, want, r.Detail)
 	}
-	if (r.Class == fetchworker.ClassOK) != (r.Detail == "") {
+	if (r.Class == wire.ClassOK) != (r.Detail == "") {
 		t.Errorf("%s %d %.80q: class %s with detail %q", p, status, body, r.Class, r.Detail)
 	}
 	return r

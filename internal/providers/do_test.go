@@ -21,6 +21,7 @@ import (
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/call"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 const quote = `{"symbol":"AAPL"}`
@@ -34,14 +35,14 @@ func TestConditional(t *testing.T) {
 	}
 	server.Script(providertest.Step{Status: 304}, providertest.Step{Status: 304})
 	again := p.Do(t.Context(), planned, providers.Options{ETag: `W/"1"`, LastModified: first.LastModified})
-	if again.Class != fetchworker.ClassOK || !again.NotModified || !again.Cacheable || again.HTTPStatus != 304 || len(again.Body) != 0 {
+	if again.Class != wire.ClassOK || !again.NotModified || !again.Cacheable || again.HTTPStatus != 304 || len(again.Body) != 0 {
 		t.Errorf("%+v", again)
 	}
 	asked := server.Calls()[1].Header
 	if asked.Get("If-None-Match") != `W/"1"` || asked.Get("If-Modified-Since") != first.LastModified {
 		t.Errorf("asked with %v", asked)
 	}
-	if r := p.Do(t.Context(), planned, providers.Options{}); r.Class != fetchworker.ClassTransient || r.NotModified {
+	if r := p.Do(t.Context(), planned, providers.Options{}); r.Class != wire.ClassTransient || r.NotModified {
 		t.Errorf("a 304 that nobody asked for: %s", r.Class)
 	}
 }
@@ -49,7 +50,7 @@ func TestConditional(t *testing.T) {
 func TestNoStore(t *testing.T) {
 	p, server := play(t, "fmp", nil)
 	server.Script(providertest.Step{Status: 200, Header: http.Header{"Cache-Control": {"private, No-Store"}}, Body: []byte(`[1]`)})
-	if r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Class != fetchworker.ClassOK || r.Cacheable {
+	if r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Class != wire.ClassOK || r.Cacheable {
 		t.Errorf("%s, cacheable %v", r.Class, r.Cacheable)
 	}
 }
@@ -67,7 +68,7 @@ func TestWireBytes(t *testing.T) {
 	)
 	for _, want := range []int{len(large.Body), len(packed)} {
 		r := p.Do(t.Context(), planned, providers.Options{})
-		if r.Class != fetchworker.ClassOK || !bytes.Equal(r.Body, large.Body) || r.WireBytes != int64(want) {
+		if r.Class != wire.ClassOK || !bytes.Equal(r.Body, large.Body) || r.WireBytes != int64(want) {
 			t.Errorf("%s %s: %d bytes on the wire, want %d", r.Class, r.Detail, r.WireBytes, want)
 		}
 	}
@@ -107,13 +108,13 @@ func TestBrokenBodies(t *testing.T) {
 	} {
 		server.Script(test.step)
 		r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
-		if r.Class != fetchworker.ClassTransient || r.ErrorType != test.errorType || !r.Sent || r.Detail == "" {
+		if r.Class != wire.ClassTransient || r.ErrorType != test.errorType || !r.Sent || r.Detail == "" {
 			t.Errorf("%s: %s %s %q, sent %v", name, r.Class, r.ErrorType, r.Detail, r.Sent)
 		}
 	}
 	// An error is an error whatever became of its body.
 	server.Script(providertest.Step{Status: 429, Header: http.Header{"Content-Length": {"100"}, "Retry-After": {"7"}}, Body: []byte(`{`)})
-	if r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Class != fetchworker.ClassThrottled || r.RetryAfter != 7*time.Second {
+	if r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Class != wire.ClassThrottled || r.RetryAfter != 7*time.Second {
 		t.Errorf("429 with a broken body: %s %v", r.Class, r.RetryAfter)
 	}
 }
@@ -135,7 +136,7 @@ func TestTooLarge(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
 	runtime.ReadMemStats(&after)
-	if r.Class != fetchworker.ClassPermanent || r.Code != fetchworker.CodeResponseTooLarge || !errors.Is(r.Err, call.ErrTooLarge) || len(r.Body) > 0 {
+	if r.Class != wire.ClassPermanent || r.Code != fetchworker.CodeResponseTooLarge || !errors.Is(r.Err, call.ErrTooLarge) || len(r.Body) > 0 {
 		t.Errorf("bomb: %s %s %v, %d bytes", r.Class, r.Code, r.Err, len(r.Body))
 	}
 	if taken := after.TotalAlloc - before.TotalAlloc; taken > 32<<20 {
@@ -186,11 +187,11 @@ func TestNeverTwiceOnTheWire(t *testing.T) {
 	})
 	p, _ := load(t, map[string]string{"FMP_API_KEY": key, "FMP_BASE_URL": "http://" + listener.Addr().String()}).Provider("fmp")
 	planned := plan(t, p, "quote", quote)
-	if r := p.Do(t.Context(), planned, providers.Options{}); r.Class != fetchworker.ClassOK {
+	if r := p.Do(t.Context(), planned, providers.Options{}); r.Class != wire.ClassOK {
 		t.Fatalf("%s %s", r.Class, r.Detail)
 	}
 	r := p.Do(t.Context(), planned, providers.Options{})
-	if r.Class != fetchworker.ClassTransient || !r.Sent || !errors.Is(r.Err, call.ErrRetried) {
+	if r.Class != wire.ClassTransient || !r.Sent || !errors.Is(r.Err, call.ErrRetried) {
 		t.Errorf("%s, sent %v, %v", r.Class, r.Sent, r.Err)
 	}
 	if seen.Load() != 2 {
@@ -219,7 +220,7 @@ func TestTimeout(t *testing.T) {
 				script(server)
 				start := time.Now()
 				r := p.Do(t.Context(), plan(t, p, "releases", ``), providers.Options{})
-				if r.Class != fetchworker.ClassTransient || r.ErrorType != "timeout" || !r.Sent || !errors.Is(r.Err, context.DeadlineExceeded) {
+				if r.Class != wire.ClassTransient || r.ErrorType != "timeout" || !r.Sent || !errors.Is(r.Err, context.DeadlineExceeded) {
 					t.Errorf("%s %s %v", r.Class, r.ErrorType, r.Err)
 				}
 				if r.Latency != 10*time.Second || !r.FetchedAt.Equal(start.Add(10*time.Second)) {
@@ -241,7 +242,7 @@ func TestCancelled(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		r := p.Do(ctx, plan(t, p, "releases", ``), providers.Options{})
-		if r.Class != fetchworker.ClassTransient || !errors.Is(r.Err, context.Canceled) || r.Latency != time.Second || !r.Sent {
+		if r.Class != wire.ClassTransient || !errors.Is(r.Err, context.Canceled) || r.Latency != time.Second || !r.Sent {
 			t.Errorf("%s %v after %v", r.Class, r.Err, r.Latency)
 		}
 	})
@@ -273,7 +274,7 @@ func TestWaits(t *testing.T) {
 		} {
 			server.Script(providertest.Step{Status: 429, Header: test.header, Body: []byte(`{}`)})
 			r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
-			if r.Class != fetchworker.ClassThrottled || r.RetryAfter != test.retryAfter || r.Remaining != test.remaining || r.Reset != test.reset {
+			if r.Class != wire.ClassThrottled || r.RetryAfter != test.retryAfter || r.Remaining != test.remaining || r.Reset != test.reset {
 				t.Errorf("%v: %s, wait %v, remaining %d, reset %v", test.header, r.Class, r.RetryAfter, r.Remaining, r.Reset)
 			}
 		}
@@ -288,7 +289,7 @@ func TestConcurrent(t *testing.T) {
 	for range 32 {
 		group.Go(func() {
 			for range 10 {
-				if r := p.Do(t.Context(), planned, providers.Options{BeforeWrite: func() error { return nil }}); r.Class != fetchworker.ClassOK {
+				if r := p.Do(t.Context(), planned, providers.Options{BeforeWrite: func() error { return nil }}); r.Class != wire.ClassOK {
 					t.Errorf("%s %s", r.Class, r.Detail)
 				}
 			}

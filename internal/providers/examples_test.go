@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 // example starts servers for the hosts of an example's catalogue, which play
@@ -131,7 +131,7 @@ func TestTokensAreRefreshed(t *testing.T) {
 	p, _ := set.Provider("spotify")
 	artist := plan(t, p, "artist", `{"id":"4Z8W4fKeB5YxbusRsdQVPb"}`)
 	for range 3 {
-		if r := p.Do(t.Context(), artist, providers.Options{}); r.Class != fetchworker.ClassOK {
+		if r := p.Do(t.Context(), artist, providers.Options{}); r.Class != wire.ClassOK {
 			t.Fatalf("%s: %s", r.Class, r.Detail)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 // Financial Modeling Prep speaks two generations of one API. A base URL that
@@ -71,17 +72,17 @@ func fmpRules() []sheet.Rule {
 	said := []string{"/Error Message", "/error", ""}
 	return []sheet.Rule{
 		// The bandwidth of the last 30 days is used up: seconds will not help.
-		{At: said, Prefix: []string{"Bandwidth Limit Reach"}, Class: fetchworker.ClassThrottled, MinHold: time.Hour},
-		{At: said, Prefix: []string{"Limit Reach"}, Class: fetchworker.ClassThrottled},
-		{At: said, Prefix: []string{"Invalid API KEY"}, Class: fetchworker.ClassUnauthorized},
-		{At: said, Prefix: []string{"Legacy Endpoint"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotEntitled, Hint: fmpLegacy},
+		{At: said, Prefix: []string{"Bandwidth Limit Reach"}, Class: wire.ClassThrottled, MinHold: time.Hour},
+		{At: said, Prefix: []string{"Limit Reach"}, Class: wire.ClassThrottled},
+		{At: said, Prefix: []string{"Invalid API KEY"}, Class: wire.ClassUnauthorized},
+		{At: said, Prefix: []string{"Legacy Endpoint"}, Class: wire.ClassPermanent, Code: fetchworker.CodeNotEntitled, Hint: fmpLegacy},
 		{
 			At: said, Prefix: []string{"Exclusive Endpoint", "Special Endpoint", "Special Parameters", "Premium Query Parameter", "Restricted Endpoint"},
-			Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotEntitled,
+			Class: wire.ClassPermanent, Code: fetchworker.CodeNotEntitled,
 		},
-		{Status: []int{2}, At: []string{"/Error Message", "/error"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeRejected},
+		{Status: []int{2}, At: []string{"/Error Message", "/error"}, Class: wire.ClassPermanent, Code: fetchworker.CodeRejected},
 		// An unknown symbol and rows that are only minutes away look alike.
-		{Status: []int{2}, At: []string{""}, Equals: []string{"[]", "[ ]"}, Class: fetchworker.ClassOK, NoCache: true},
+		{Status: []int{2}, At: []string{""}, Equals: []string{"[]", "[ ]"}, Class: wire.ClassOK, NoCache: true},
 	}
 }
 

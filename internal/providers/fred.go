@@ -6,6 +6,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 // FRED, economic data of the Federal Reserve Bank of St. Louis. Its answers
@@ -40,10 +41,10 @@ func fred(string) sheet.Spec {
 		// Everything wrong is a 400, as JSON or XML whatever was asked for
 		// and whatever the Content-Type says.
 		ErrorRules: []sheet.Rule{
-			{Status: []int{400}, At: []string{""}, Contains: []string{"variable api_key"}, Class: fetchworker.ClassUnauthorized},
-			{Status: []int{400}, At: []string{""}, Contains: []string{"does not exist"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotFound},
-			{Status: []int{2}, At: []string{"/error_code"}, Equals: []string{"429"}, Class: fetchworker.ClassThrottled},
-			{Status: []int{2}, At: []string{"/error_code"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeRejected},
+			{Status: []int{400}, At: []string{""}, Contains: []string{"variable api_key"}, Class: wire.ClassUnauthorized},
+			{Status: []int{400}, At: []string{""}, Contains: []string{"does not exist"}, Class: wire.ClassPermanent, Code: fetchworker.CodeNotFound},
+			{Status: []int{2}, At: []string{"/error_code"}, Equals: []string{"429"}, Class: wire.ClassThrottled},
+			{Status: []int{2}, At: []string{"/error_code"}, Class: wire.ClassPermanent, Code: fetchworker.CodeRejected},
 		},
 		Notice:     "This product uses the FRED® API but is not endorsed or certified by the Federal Reserve Bank of St. Louis.",
 		Operations: fredOperations(),

@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 const hostileKey = "canaryK3Y0123456789abcdef"
@@ -58,7 +58,7 @@ func TestAProtocolSwitchEndsTheCall(t *testing.T) {
 	p := hostile(t, "fmp", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
 	start := time.Now()
 	r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
-	if r.Class != fetchworker.ClassTransient || r.ErrorType != "network" || r.HTTPStatus != 0 || !r.Sent || time.Since(start) > 3*time.Second {
+	if r.Class != wire.ClassTransient || r.ErrorType != "network" || r.HTTPStatus != 0 || !r.Sent || time.Since(start) > 3*time.Second {
 		t.Errorf("%s %d %s after %v", r.Class, r.HTTPStatus, r.Detail, time.Since(start))
 	}
 }
@@ -67,16 +67,16 @@ func TestHeadersThatNoAnswerCouldCarryAreDropped(t *testing.T) {
 	long := strings.Repeat("e", 70<<10)
 	p := hostile(t, "fmp", "HTTP/1.1 200 OK\r\nContent-Type: application/json; x="+long+"\r\nETag: \""+long+"\"\r\nLast-Modified: "+long+"\r\nContent-Length: 14\r\n\r\n[{\"price\": 1}]")
 	r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
-	if r.Class != fetchworker.ClassOK || r.ContentType != "" || r.ETag != "" || r.LastModified != "" {
+	if r.Class != wire.ClassOK || r.ContentType != "" || r.ETag != "" || r.LastModified != "" {
 		t.Errorf("%s, a content type of %d bytes, validators of %d and %d", r.Class, len(r.ContentType), len(r.ETag), len(r.LastModified))
 	}
 	p = hostile(t, "fmp", "HTTP/1.1 200 OK\r\nContent-Type: a\tb\r\nETag: \"\t\"\r\nLast-Modified: "+strings.Repeat("e", 1<<10)+"\r\nContent-Length: 14\r\n\r\n[{\"price\": 1}]")
-	if r = p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Class != fetchworker.ClassOK || r.ContentType != "" || r.ETag != "" || len(r.LastModified) != 1<<10 {
+	if r = p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{}); r.Class != wire.ClassOK || r.ContentType != "" || r.ETag != "" || len(r.LastModified) != 1<<10 {
 		t.Errorf("%s, content type %q, validators %q and of %d bytes", r.Class, r.ContentType, r.ETag, len(r.LastModified))
 	}
 	body := `{"status":"OK","results":[{"a":1}],"next_url":"https://api.polygon.io/v3/reference/tickers?cursor=` + long + `"}`
 	p = hostile(t, "polygon", fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
-	if r = p.Do(t.Context(), plan(t, p, "get", `{"path":"/v3/reference/tickers"}`), providers.Options{}); r.Class != fetchworker.ClassOK || len(r.Next) > 0 {
+	if r = p.Do(t.Context(), plan(t, p, "get", `{"path":"/v3/reference/tickers"}`), providers.Options{}); r.Class != wire.ClassOK || len(r.Next) > 0 {
 		t.Errorf("%s, next of %d bytes", r.Class, len(r.Next))
 	}
 }
@@ -86,7 +86,7 @@ func TestAStatusBeyondHTTPIsNoAnswer(t *testing.T) {
 	for _, status := range []string{"000", "099", "600", "999"} {
 		p := hostile(t, "fmp", "HTTP/1.1 "+status+" x\r\nContent-Length: 3\r\n\r\n[1]")
 		r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})
-		if r.Class != fetchworker.ClassTransient || r.ErrorType != "network" || r.HTTPStatus != 0 || !r.Sent {
+		if r.Class != wire.ClassTransient || r.ErrorType != "network" || r.HTTPStatus != 0 || !r.Sent {
 			t.Errorf("%s: %s %s %d, sent %v", status, r.Class, r.ErrorType, r.HTTPStatus, r.Sent)
 		}
 	}
@@ -96,7 +96,7 @@ func TestAStatusBeyondHTTPIsNoAnswer(t *testing.T) {
 func TestALongErrorTextIsCut(t *testing.T) {
 	p := hostile(t, "polygon", "")
 	r := verdict(p, sheet.FormatJSON, 500, "application/json", []byte(`{"error":"`+strings.Repeat("a ", 1<<20)+`"}`), nil)
-	if r.Class != fetchworker.ClassTransient || len(r.Detail) > 65<<10 {
+	if r.Class != wire.ClassTransient || len(r.Detail) > 65<<10 {
 		t.Errorf("%s, %d bytes", r.Class, len(r.Detail))
 	}
 }

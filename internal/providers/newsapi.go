@@ -6,6 +6,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 // NewsAPI has three endpoints. Texts belong to their publishers and are cut
@@ -39,14 +40,14 @@ func newsapi(string) sheet.Spec {
 		// The codes are an open set: those that are known have a meaning of
 		// their own, and any "status":"error" is an error.
 		ErrorRules: []sheet.Rule{
-			{At: []string{"/code"}, Equals: []string{"apiKeyExhausted"}, Class: fetchworker.ClassThrottled, MinHold: time.Hour},
-			{At: []string{"/code"}, Equals: []string{"rateLimited"}, Class: fetchworker.ClassThrottled},
-			{At: []string{"/code"}, Equals: []string{"apiKeyInvalid", "apiKeyMissing", "apiKeyDisabled"}, Class: fetchworker.ClassUnauthorized},
-			{At: []string{"/code"}, Equals: []string{"maximumResultsReached", "corsNotAllowed"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotEntitled},
-			{At: []string{"/code"}, Equals: []string{"sourceDoesNotExist"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotFound},
-			{At: []string{"/code"}, Equals: []string{"unexpectedError"}, Class: fetchworker.ClassTransient},
-			{Status: []int{426}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotEntitled},
-			{Status: []int{2}, At: []string{"/status"}, Equals: []string{"error"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeRejected},
+			{At: []string{"/code"}, Equals: []string{"apiKeyExhausted"}, Class: wire.ClassThrottled, MinHold: time.Hour},
+			{At: []string{"/code"}, Equals: []string{"rateLimited"}, Class: wire.ClassThrottled},
+			{At: []string{"/code"}, Equals: []string{"apiKeyInvalid", "apiKeyMissing", "apiKeyDisabled"}, Class: wire.ClassUnauthorized},
+			{At: []string{"/code"}, Equals: []string{"maximumResultsReached", "corsNotAllowed"}, Class: wire.ClassPermanent, Code: fetchworker.CodeNotEntitled},
+			{At: []string{"/code"}, Equals: []string{"sourceDoesNotExist"}, Class: wire.ClassPermanent, Code: fetchworker.CodeNotFound},
+			{At: []string{"/code"}, Equals: []string{"unexpectedError"}, Class: wire.ClassTransient},
+			{Status: []int{426}, Class: wire.ClassPermanent, Code: fetchworker.CodeNotEntitled},
+			{Status: []int{2}, At: []string{"/status"}, Equals: []string{"error"}, Class: wire.ClassPermanent, Code: fetchworker.CodeRejected},
 		},
 		Operations: newsapiOperations(),
 	}

@@ -9,11 +9,11 @@ import (
 	"strings"
 	"testing"
 
-	"fetchworker"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/call"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 // asked is every operation of every provider with the parameters its
@@ -106,7 +106,7 @@ func TestEveryOperation(t *testing.T) {
 			t.Run(generation+"/"+operation, func(t *testing.T) {
 				server.Forget()
 				r := p.Do(t.Context(), plan(t, p, operation, params), providers.Options{})
-				if r.Class != fetchworker.ClassOK || r.Err != nil || !r.Sent {
+				if r.Class != wire.ClassOK || r.Err != nil || !r.Sent {
 					t.Fatalf("%s: %s, sent %v, error %v", r.Class, r.Detail, r.Sent, r.Err)
 				}
 				call := server.Calls()[0]
@@ -378,7 +378,7 @@ func TestPages(t *testing.T) {
 					t.Fatalf("no page before %s", page)
 				}
 				r := p.Do(t.Context(), plan(t, p, test.operation, string(params)), providers.Options{})
-				if r.Class != fetchworker.ClassOK || string(r.Body) != string(server.Named(page).Body) {
+				if r.Class != wire.ClassOK || string(r.Body) != string(server.Named(page).Body) {
 					t.Fatalf("with %s: %s %s, not %s", params, r.Class, r.Detail, page)
 				}
 				params = r.Next

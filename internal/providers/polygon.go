@@ -6,6 +6,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 // Polygon.io, since 2025-10-30 called Massive (https://api.massive.com; the
@@ -33,16 +34,16 @@ func polygon(string) sheet.Spec {
 			{At: []string{"/status"}, Equals: []string{"ERROR", "NOT_FOUND", "NOT_AUTHORIZED"}},
 		},
 		ErrorRules: []sheet.Rule{
-			{At: []string{"/error", "/message"}, Contains: []string{"exceeded the maximum requests"}, Class: fetchworker.ClassThrottled},
-			{At: []string{"/error", "/message"}, Prefix: []string{"Unknown API Key", "API Key was not provided"}, Class: fetchworker.ClassUnauthorized},
-			{Status: []int{2}, At: []string{"/status"}, Equals: []string{"NOT_AUTHORIZED"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotEntitled},
-			{Status: []int{2}, At: []string{"/status"}, Equals: []string{"NOT_FOUND"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeNotFound},
-			{Status: []int{2}, At: []string{"/status"}, Equals: []string{"ERROR"}, Class: fetchworker.ClassPermanent, Code: fetchworker.CodeRejected},
+			{At: []string{"/error", "/message"}, Contains: []string{"exceeded the maximum requests"}, Class: wire.ClassThrottled},
+			{At: []string{"/error", "/message"}, Prefix: []string{"Unknown API Key", "API Key was not provided"}, Class: wire.ClassUnauthorized},
+			{Status: []int{2}, At: []string{"/status"}, Equals: []string{"NOT_AUTHORIZED"}, Class: wire.ClassPermanent, Code: fetchworker.CodeNotEntitled},
+			{Status: []int{2}, At: []string{"/status"}, Equals: []string{"NOT_FOUND"}, Class: wire.ClassPermanent, Code: fetchworker.CodeNotFound},
+			{Status: []int{2}, At: []string{"/status"}, Equals: []string{"ERROR"}, Class: wire.ClassPermanent, Code: fetchworker.CodeRejected},
 			// A holiday, an unknown ticker and a passing fault look alike:
 			// an answer, but none to keep. DELAYED and errors of single
 			// items inside results are answers like any other.
-			{Status: []int{2}, At: []string{"/results"}, Equals: []string{"null", "[]"}, Class: fetchworker.ClassOK, NoCache: true},
-			{Status: []int{2}, At: []string{"/resultsCount"}, Equals: []string{"0"}, Class: fetchworker.ClassOK, NoCache: true},
+			{Status: []int{2}, At: []string{"/results"}, Equals: []string{"null", "[]"}, Class: wire.ClassOK, NoCache: true},
+			{Status: []int{2}, At: []string{"/resultsCount"}, Equals: []string{"0"}, Class: wire.ClassOK, NoCache: true},
 		},
 		Operations: polygonOperations(),
 	}

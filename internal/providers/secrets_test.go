@@ -17,10 +17,10 @@ import (
 
 	"go.uber.org/zap"
 
-	"fetchworker"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/call"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
 )
 
 // The key is in nothing that can be printed, logged or stored, however a
@@ -66,13 +66,13 @@ func TestNoKeyAnywhere(t *testing.T) {
 				}
 				r := p.Do(t.Context(), plan(t, p, operation, params), providers.Options{})
 				noKeyIn(t, p, r)
-				if strings.HasPrefix(name, "echo in a success") && (!r.Redacted || r.Class != fetchworker.ClassOK || !json.Valid(r.Body)) {
+				if strings.HasPrefix(name, "echo in a success") && (!r.Redacted || r.Class != wire.ClassOK || !json.Valid(r.Body)) {
 					t.Errorf("redacted %v, class %s, body %s", r.Redacted, r.Class, r.Body)
 				}
-				if strings.HasPrefix(name, "redirect") && (r.Class != fetchworker.ClassTransient || !strings.Contains(r.Detail, "not followed")) {
+				if strings.HasPrefix(name, "redirect") && (r.Class != wire.ClassTransient || !strings.Contains(r.Detail, "not followed")) {
 					t.Errorf("%s %s", r.Class, r.Detail)
 				}
-				if name != "echo in a success" && name != "echo in headers" && name != "echo in the next page" && r.Class == fetchworker.ClassOK {
+				if name != "echo in a success" && name != "echo in headers" && name != "echo in the next page" && r.Class == wire.ClassOK {
 					t.Error("this is no success")
 				}
 			})
@@ -102,7 +102,7 @@ func TestNoKeyAnywhere(t *testing.T) {
 				p, _ := load(t, vars, options...).Provider(name)
 				r := p.Do(t.Context(), plan(t, p, "get", `{"path":"/x"}`), providers.Options{})
 				noKeyIn(t, p, r)
-				if r.Class != fetchworker.ClassTransient || r.ErrorType != "network" || r.Sent || r.Err == nil || r.HTTPStatus != 0 {
+				if r.Class != wire.ClassTransient || r.ErrorType != "network" || r.Sent || r.Err == nil || r.HTTPStatus != 0 {
 					t.Errorf("%s %s %s, sent %v, status %d", r.Class, r.ErrorType, r.Detail, r.Sent, r.HTTPStatus)
 				}
 				if how == "dialler's own" && !errors.Is(r.Err, errCanary) {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -73,8 +74,8 @@ func Letters(stored, next Message) bool {
 
 // toPerson reports whether a letter is bound for review, whatever else happens.
 func toPerson(m Message) bool {
-	switch fetchworker.Class(m.Header.Get(fetchworker.HeaderErrorClass)) { //nolint:exhaustive // the others are retried
-	case fetchworker.ClassPermanent, fetchworker.ClassPoison, fetchworker.ClassExpired:
+	switch wire.Class(m.Header.Get(fetchworker.HeaderErrorClass)) { //nolint:exhaustive // the others are retried
+	case wire.ClassPermanent, wire.ClassPoison, wire.ClassExpired:
 		return true
 	}
 	return false

@@ -6,6 +6,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 )
 
 var id = fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "q-1"}
@@ -155,13 +156,13 @@ func TestWhenItWasRequestedIsPartOfWhatALetterIs(t *testing.T) {
 // What is bound for a person is not replaced by what is tried again, however
 // often that was called.
 func TestWhatIsBoundForAPersonStays(t *testing.T) {
-	of := func(class fetchworker.Class) record.Message {
+	of := func(class wire.Class) record.Message {
 		m := letter(1, 2)
 		m.Header.Set(fetchworker.HeaderErrorClass, string(class))
 		return m
 	}
-	bound := []fetchworker.Class{fetchworker.ClassPermanent, fetchworker.ClassPoison, fetchworker.ClassExpired}
-	others := []fetchworker.Class{fetchworker.ClassTransient, fetchworker.ClassThrottled, fetchworker.ClassUnauthorized, fetchworker.ClassQuota, fetchworker.ClassCircuitOpen, fetchworker.ClassPaused, fetchworker.ClassPending}
+	bound := []wire.Class{wire.ClassPermanent, wire.ClassPoison, wire.ClassExpired}
+	others := []wire.Class{wire.ClassTransient, wire.ClassThrottled, wire.ClassUnauthorized, wire.ClassQuota, wire.ClassCircuitOpen, wire.ClassPaused, wire.ClassPending}
 	for _, b := range bound {
 		for _, o := range others {
 			if record.Letters(of(b), of(o)) {

@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -193,8 +194,8 @@ func TestLettersUnderAnyWriters(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		round++
 		i := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: fmt.Sprintf("r-%d", round)}
-		subject := fetchworker.DLQSubject(fetchworker.LaneBatch, i)
-		slot := record.Slot{Stream: fetchworker.StreamDLQ, Subject: subject, Order: record.Letters, Point: "letter"}
+		subject := wire.DLQSubject(fetchworker.LaneBatch, i)
+		slot := record.Slot{Stream: wire.StreamDLQ, Subject: subject, Order: record.Letters, Point: "letter"}
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		var stands *[2]int
@@ -313,7 +314,7 @@ func TestARefusalIsFinal(t *testing.T) {
 	log := record.New(b.JS, nil)
 	start := time.Now()
 	slot := slotOf(id)
-	slot.Stream = fetchworker.StreamDLQ // not where the subject is stored
+	slot.Stream = wire.StreamDLQ // not where the subject is stored
 	if _, err := log.Put(t.Context(), slot, ok(1).Encode()); err == nil {
 		t.Error("stored")
 	}

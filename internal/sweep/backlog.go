@@ -9,6 +9,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -36,7 +37,7 @@ func (s *Sweeper) backlog(ctx context.Context, requests jetstream.Stream) error 
 	}
 	agents, providers := map[string]uint64{}, map[string]uint64{}
 	for subject, n := range listed.State.Subjects {
-		if address, err := fetchworker.ParseSubject(subject); err == nil {
+		if address, err := wire.ParseSubject(subject); err == nil {
 			agents[address.Agent] += n
 			providers[address.Provider] += n
 		}

@@ -9,6 +9,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -39,7 +40,7 @@ func (s *Sweeper) expireReplayed(ctx context.Context, state jetstream.StreamStat
 	}
 	crew := newCrew(ctx)
 	for next <= state.LastSeq {
-		raw, err := s.log.Next(ctx, fetchworker.StreamReplay, "fetch.replay.>", next)
+		raw, err := s.log.Next(ctx, wire.StreamReplay, "fetch.replay.>", next)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			break
 		}
@@ -81,12 +82,12 @@ func (s *Sweeper) bury(ctx context.Context, raw record.Raw) error {
 		return s.refuse(ctx, raw, fetchworker.CodeInvalidRequest, badLane)
 	}
 	why := fmt.Sprintf("the request reached its maximum life of %v", s.config.MaxLife)
-	return s.toReview(ctx, raw, l, fetchworker.ClassExpired, "", why)
+	return s.toReview(ctx, raw, l, wire.ClassExpired, "", why)
 }
 
 // toReview makes a dead letter of a message that the replayer takes to a
 // person.
-func (s *Sweeper) toReview(ctx context.Context, raw record.Raw, l dlq.Letter, class fetchworker.Class, code fetchworker.Code, why string) error {
+func (s *Sweeper) toReview(ctx context.Context, raw record.Raw, l dlq.Letter, class wire.Class, code fetchworker.Code, why string) error {
 	now := s.board.Now()
 	l.Class, l.Code, l.Error = class, code, why
 	l.FailedAt, l.NotBefore = now, now

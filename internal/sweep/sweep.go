@@ -19,6 +19,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -119,7 +120,7 @@ func (s *Sweeper) pass(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	replayed, err := s.stream(ctx, fetchworker.StreamReplay)
+	replayed, err := s.stream(ctx, wire.StreamReplay)
 	if err != nil {
 		return err
 	}
@@ -136,7 +137,7 @@ func (s *Sweeper) pass(ctx context.Context) error {
 		s.unserved(ctx, requests, served),
 		s.unservedReplay(ctx, replayed, served),
 		s.absent(ctx, fetchworker.StreamRequests, "fetch.request.", waiting, served),
-		s.absent(ctx, fetchworker.StreamReplay, "fetch.replay.", released, served),
+		s.absent(ctx, wire.StreamReplay, "fetch.replay.", released, served),
 		s.expireRequests(ctx, waiting),
 		s.expireReplayed(ctx, released),
 	)
@@ -213,7 +214,7 @@ func everything(record.Raw) bool { return true }
 
 // queued reads a message of either queue as the letter it would become.
 func queued(raw record.Raw) (dlq.Letter, error) {
-	address, err := fetchworker.ParseSubject(raw.Subject)
+	address, err := wire.ParseSubject(raw.Subject)
 	if err != nil {
 		return dlq.Letter{}, err
 	}
@@ -228,14 +229,14 @@ func queued(raw record.Raw) (dlq.Letter, error) {
 		RequestedAt: raw.Time, Deadline: r.Expires(raw.Time),
 		Traceparent: traceparent, Tracestate: tracestate,
 	}
-	l.ID = fetchworker.ResolveID(r.ID, raw.Header.Get(jetstream.MsgIDHeader), raw.Sequence, raw.Time)
+	l.ID = wire.ResolveID(r.ID, raw.Header.Get(jetstream.MsgIDHeader), raw.Sequence, raw.Time)
 	return l, nil
 }
 
 // streamOf is the queue that a message was read from.
 func streamOf(raw record.Raw) string {
 	if strings.HasPrefix(raw.Subject, "fetch.replay.") {
-		return fetchworker.StreamReplay
+		return wire.StreamReplay
 	}
 	return fetchworker.StreamRequests
 }

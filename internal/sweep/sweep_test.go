@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -170,7 +171,7 @@ func TestTheAbsenceOfWorkersIsTold(t *testing.T) {
 				t.Errorf("%s was told %d times", id, n)
 			}
 		}
-		if f.Count(fetchworker.StreamRequests, ">") != 3 || f.Count(fetchworker.StreamReplay, ">") != 1 {
+		if f.Count(fetchworker.StreamRequests, ">") != 3 || f.Count(wire.StreamReplay, ">") != 1 {
 			t.Error("a message has gone")
 		}
 	})

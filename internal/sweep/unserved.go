@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/nearest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -56,10 +57,10 @@ func (s *Sweeper) unservedReplay(ctx context.Context, replayed jetstream.Stream,
 	defer cancel()
 	listed, err := replayed.Info(listing, jetstream.WithSubjectFilter("fetch.replay.>"))
 	if err != nil {
-		return fmt.Errorf("subjects of %s: %w", fetchworker.StreamReplay, err)
+		return fmt.Errorf("subjects of %s: %w", wire.StreamReplay, err)
 	}
 	found := s.sort(listed.State.Subjects, served)
-	return errors.Join(s.refuseAll(ctx, fetchworker.StreamReplay, found.refused), s.dropAll(ctx, fetchworker.StreamReplay, found.strays))
+	return errors.Join(s.refuseAll(ctx, wire.StreamReplay, found.refused), s.dropAll(ctx, wire.StreamReplay, found.strays))
 }
 
 // unwanted are subjects of a stream that no consumer takes.
@@ -88,7 +89,7 @@ func (s *Sweeper) sort(subjects map[string]uint64, served map[string]bool) unwan
 	u := unwanted{strays: map[string]uint64{}}
 	agents := map[string][]*refused{}
 	for subject, messages := range subjects {
-		address, err := fetchworker.ParseSubject(subject)
+		address, err := wire.ParseSubject(subject)
 		switch {
 		case err == nil:
 		case strings.ContainsAny(subject, "*>"):
@@ -154,7 +155,7 @@ func (s *Sweeper) dropHidden(ctx context.Context) error {
 			break
 		}
 		s.scanned = raw.Sequence
-		if _, err := fetchworker.ParseSubject(raw.Subject); err != nil {
+		if _, err := wire.ParseSubject(raw.Subject); err != nil {
 			crew.do(raw, func(ctx context.Context, raw record.Raw) error { return s.drop(ctx, fetchworker.StreamRequests, raw) })
 		}
 	}
@@ -212,7 +213,7 @@ func (s *Sweeper) dropAll(ctx context.Context, stream string, strays map[string]
 			}
 			from = raw.Sequence + 1
 			s.strays[filter] = from
-			if _, err := fetchworker.ParseSubject(raw.Subject); err != nil {
+			if _, err := wire.ParseSubject(raw.Subject); err != nil {
 				messages--
 				crew.do(raw, func(ctx context.Context, raw record.Raw) error { return s.drop(ctx, stream, raw) })
 			}
@@ -236,7 +237,7 @@ const badLane = "lane: interactive or batch in the subject"
 
 // refusal is the code and the detail that the requests of a subject are
 // answered with; none if a consumer takes it.
-func (s *Sweeper) refusal(address fetchworker.Address, served map[string]bool) (fetchworker.Code, string) {
+func (s *Sweeper) refusal(address wire.Address, served map[string]bool) (fetchworker.Code, string) {
 	view := s.board.Provider(address.Provider, s.board.Now())
 	switch {
 	case !served[address.Provider] && (s.config.Known(address.Provider) || view.Control.Retired != nil):
@@ -268,7 +269,7 @@ func (s *Sweeper) refuse(ctx context.Context, raw record.Raw, code fetchworker.C
 	if l.Generation > 1 {
 		// A person began this life: it does not end for good for a reason that
 		// passes, but comes back to them.
-		return s.toReview(ctx, raw, l, fetchworker.ClassPermanent, code, detail)
+		return s.toReview(ctx, raw, l, wire.ClassPermanent, code, detail)
 	}
 	if _, _, err := s.answers.Put(ctx, l.Failed(code, detail), l.ReplyTo()); err != nil {
 		return err

@@ -10,11 +10,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/usage"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
@@ -58,11 +58,11 @@ func (d dialer) Dial(network, address string) (net.Conn, error) {
 
 func total(t *testing.T, b *brokertest.Broker, what string) int64 {
 	t.Helper()
-	stream, err := b.JS.Stream(t.Context(), fetchworker.StreamUsage)
+	stream, err := b.JS.Stream(t.Context(), wire.StreamUsage)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := stream.GetLastMsgForSubject(t.Context(), fetchworker.UsageSubject("fmp", "alice", time.Now(), what))
+	m, err := stream.GetLastMsgForSubject(t.Context(), wire.UsageSubject("fmp", "alice", time.Now(), what))
 	if err != nil {
 		return -1
 	}
@@ -124,12 +124,12 @@ func TestSumsAreWrittenWithinASecondAndAtTheStop(t *testing.T) {
 		if n := total(t, b, usage.Calls); n != 1000 {
 			t.Errorf("after a second %d are counted", n)
 		}
-		stream, err := b.JS.Stream(t.Context(), fetchworker.StreamUsage)
+		stream, err := b.JS.Stream(t.Context(), wire.StreamUsage)
 		if err != nil {
 			t.Fatal(err)
 		}
 		config := stream.CachedInfo().Config
-		if err := b.JS.DeleteStream(t.Context(), fetchworker.StreamUsage); err != nil {
+		if err := b.JS.DeleteStream(t.Context(), wire.StreamUsage); err != nil {
 			t.Fatal(err)
 		}
 		book.Add("fmp", "alice", usage.Bytes, 5, time.Now())

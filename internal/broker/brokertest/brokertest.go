@@ -13,6 +13,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/nats-io/nats.go"
@@ -67,13 +68,13 @@ func (b *Broker) start(t testing.TB) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) //nolint:usetesting // a restart may come in a cleanup
 	defer cancel()
-	if err := broker.Apply(ctx, b.JS, broker.Options{ResultAge: forLong, Ages: map[string]time.Duration{fetchworker.StreamUsage: forLong}}, nil); err != nil {
+	if err := broker.Apply(ctx, b.JS, broker.Options{ResultAge: forLong, Ages: map[string]time.Duration{wire.StreamUsage: forLong}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := broker.ServeDLQ(ctx, b.JS); err != nil {
 		t.Fatal(err)
 	}
-	if b.KV, err = b.JS.KeyValue(ctx, fetchworker.BucketProviders); err != nil {
+	if b.KV, err = b.JS.KeyValue(ctx, wire.BucketProviders); err != nil {
 		t.Fatal(err)
 	}
 	if b.ageless {

@@ -18,6 +18,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -181,10 +182,10 @@ func read(ctx context.Context, log *record.Log) (world, error) {
 	// Along the flow of work, and once around its loop: what moves meanwhile is
 	// then met where it came from or where it went, if not in both.
 	note(each(ctx, log, fetchworker.StreamRequests, "fetch.request.>", func(m record.Raw) error {
-		address, err := fetchworker.ParseSubject(m.Subject)
+		address, err := wire.ParseSubject(m.Subject)
 		r, _ := fetchworker.DecodeRequest(m.Data)
 		id := address.Identity
-		id.ID = fetchworker.ResolveID(r.ID, m.Header.Get(jetstream.MsgIDHeader), m.Sequence, m.Time)
+		id.ID = wire.ResolveID(r.ID, m.Header.Get(jetstream.MsgIDHeader), m.Sequence, m.Time)
 		w.waits[id.String()] = append(w.waits[id.String()], fetchworker.StreamRequests)
 		return err
 	}))
@@ -193,7 +194,7 @@ func read(ctx context.Context, log *record.Log) (world, error) {
 			l, err := dlq.Decode(m.Subject, m.Header, m.Data)
 			key := l.String()
 			w.letters = append(w.letters, l)
-			if stream == fetchworker.StreamReview {
+			if stream == wire.StreamReview {
 				w.reviews[key] = l
 			} else {
 				w.waits[key] = append(w.waits[key], stream)
@@ -201,10 +202,10 @@ func read(ctx context.Context, log *record.Log) (world, error) {
 			return err
 		}
 	}
-	note(each(ctx, log, fetchworker.StreamDLQ, "fetch.dlq.>", letter(fetchworker.StreamDLQ)))
-	note(each(ctx, log, fetchworker.StreamReplay, "fetch.replay.>", letter(fetchworker.StreamReplay)))
-	note(each(ctx, log, fetchworker.StreamDLQ, "fetch.dlq.>", letter(fetchworker.StreamDLQ)))
-	note(each(ctx, log, fetchworker.StreamReview, "fetch.review.>", letter(fetchworker.StreamReview)))
+	note(each(ctx, log, wire.StreamDLQ, "fetch.dlq.>", letter(wire.StreamDLQ)))
+	note(each(ctx, log, wire.StreamReplay, "fetch.replay.>", letter(wire.StreamReplay)))
+	note(each(ctx, log, wire.StreamDLQ, "fetch.dlq.>", letter(wire.StreamDLQ)))
+	note(each(ctx, log, wire.StreamReview, "fetch.review.>", letter(wire.StreamReview)))
 	note(each(ctx, log, fetchworker.StreamResults, "fetch.result.>", func(m record.Raw) error {
 		a, err := fetchworker.DecodeAnswer(m.Subject, m.Header, m.Data)
 		w.answers[a.Identity.String()] = a

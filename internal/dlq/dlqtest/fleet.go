@@ -20,6 +20,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -179,7 +180,7 @@ func (f *Fleet) Lives(provider string, want bool) {
 // says, at most held at a time.
 func (f *Fleet) Worker(provider string, do func(l dlq.Letter) error) (stop func()) {
 	f.T.Helper()
-	c, err := f.JS.Consumer(f.Ctx, fetchworker.StreamReplay, broker.ReplayConsumer(provider))
+	c, err := f.JS.Consumer(f.Ctx, wire.StreamReplay, broker.ReplayConsumer(provider))
 	if err != nil {
 		f.T.Fatal(err)
 	}
@@ -225,7 +226,7 @@ func (f *Fleet) FailedAgain(l dlq.Letter) error {
 	now := time.Now()
 	l.Calls++
 	l.Failures++
-	l.Class, l.FailedAt, l.NotBefore = fetchworker.ClassTransient, now, now
+	l.Class, l.FailedAt, l.NotBefore = wire.ClassTransient, now, now
 	if l.FirstFailedAt.IsZero() {
 		l.FirstFailedAt = now
 	}
@@ -236,7 +237,7 @@ func (f *Fleet) FailedAgain(l dlq.Letter) error {
 }
 
 // ParkedAgain is what a worker does with a letter that it may not call for.
-func (f *Fleet) ParkedAgain(l dlq.Letter, class fetchworker.Class) error {
+func (f *Fleet) ParkedAgain(l dlq.Letter, class wire.Class) error {
 	l.Class, l.FailedAt, l.NotBefore = class, time.Now(), time.Now()
 	return dlq.Put(f.Ctx, f.Log, l)
 }
@@ -314,7 +315,7 @@ func Ident(i int) fetchworker.Identity {
 }
 
 // Fresh is a letter of a request that was just made and has not been called.
-func Fresh(i int, class fetchworker.Class) dlq.Letter {
+func Fresh(i int, class wire.Class) dlq.Letter {
 	now := time.Now()
 	id := Ident(i)
 	return dlq.Letter{
@@ -326,7 +327,7 @@ func Fresh(i int, class fetchworker.Class) dlq.Letter {
 
 // FailedOnce is a letter whose first call has just failed.
 func FailedOnce(i int) dlq.Letter {
-	l := Fresh(i, fetchworker.ClassTransient)
+	l := Fresh(i, wire.ClassTransient)
 	l.Calls, l.Failures, l.Error, l.HTTPStatus = 1, 1, "HTTP 503", 503
 	l.FirstFailedAt = l.FailedAt
 	l.NotBefore = l.FailedAt.Add(dlq.Wait(RetryBase, time.Hour, 1))
@@ -372,7 +373,7 @@ func (f *Fleet) Request(provider string, lane fetchworker.Lane, body string, opt
 	}
 	r, _ := fetchworker.DecodeRequest([]byte(body))
 	id := fetchworker.Identity{Provider: provider, Operation: "quote", Agent: "alice"}
-	id.ID = fetchworker.ResolveID(r.ID, m.Header.Get(jetstream.MsgIDHeader), m.Sequence, m.Time)
+	id.ID = wire.ResolveID(r.ID, m.Header.Get(jetstream.MsgIDHeader), m.Sequence, m.Time)
 	f.Accepted = append(f.Accepted, id)
 	return id
 }

@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/providers/call"
+	"fetchworker/internal/wire"
 )
 
 // gateway is what lies between us and a provider: it can go silent on the
@@ -109,7 +109,7 @@ func TestADeadConnectionIsRetired(t *testing.T) {
 	call.Trust(p, pool)
 	good := func() {
 		t.Helper()
-		if r := p.Do(t.Context(), planned, call.Options{}); r.Class != fetchworker.ClassOK {
+		if r := p.Do(t.Context(), planned, call.Options{}); r.Class != wire.ClassOK {
 			t.Fatalf("%s %s", r.Class, r.Detail)
 		}
 	}
@@ -190,7 +190,7 @@ func TestABodyThatBreaksOffTellsNothingOfOurNetwork(t *testing.T) {
 	p, planned := callerBy(t, server.URL, nil, time.Second)
 	r := p.Do(t.Context(), planned, call.Options{})
 	host := strings.TrimPrefix(server.URL, "http://")
-	if rest := strings.ReplaceAll(r.Detail, host, ""); r.Class != fetchworker.ClassTransient || strings.Contains(rest, "127.0.0.1") || r.Detail == "" {
+	if rest := strings.ReplaceAll(r.Detail, host, ""); r.Class != wire.ClassTransient || strings.Contains(rest, "127.0.0.1") || r.Detail == "" {
 		t.Errorf("%s: %s", r.Class, r.Detail)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"fetchworker/internal/providers/headers"
 	"fetchworker/internal/providers/plan"
 	"fetchworker/internal/providers/redact"
+	"fetchworker/internal/wire"
 )
 
 // Options are what a single call adds to its plan.
@@ -45,13 +46,13 @@ type Options struct {
 
 // Result is how a call ended. Nothing in it holds the key.
 type Result struct {
-	Class     fetchworker.Class // ok, transient, throttled, unauthorized or permanent
-	Code      fetchworker.Code  // for permanent: not_found, not_entitled, rejected or response_too_large
-	ErrorType string            // for metrics: the class, or "timeout", "network", "foreign" or "odd"; "" for ok
-	Why       string            // what decided the class, for a person who writes a data sheet
-	Detail    string            // what went wrong in one line, mostly in the API's words
-	Err       error             // what broke the connection or the body; nil when the API answered
-	Sent      bool              // false: nothing reached the wire, nothing counts against a limit
+	Class     wire.Class       // ok, transient, throttled, unauthorized or permanent
+	Code      fetchworker.Code // for permanent: not_found, not_entitled, rejected or response_too_large
+	ErrorType string           // for metrics: the class, or "timeout", "network", "foreign" or "odd"; "" for ok
+	Why       string           // what decided the class, for a person who writes a data sheet
+	Detail    string           // what went wrong in one line, mostly in the API's words
+	Err       error            // what broke the connection or the body; nil when the API answered
+	Sent      bool             // false: nothing reached the wire, nothing counts against a limit
 
 	HTTPStatus         int // 0 when there was no answer
 	Body               []byte
@@ -90,9 +91,9 @@ const (
 // connection, a time-out, a 5xx, somebody else's words, a key that is refused.
 func (r *Result) Hard() bool {
 	switch r.Class { //nolint:exhaustive // the others are no failure of the provider
-	case fetchworker.ClassUnauthorized:
+	case wire.ClassUnauthorized:
 		return true
-	case fetchworker.ClassTransient:
+	case wire.ClassTransient:
 	default:
 		return false
 	}
@@ -198,9 +199,9 @@ func (p *Caller) request(ctx context.Context, call *plan.Call, o Options) (req h
 
 // broken fills in a result for a call that got no answer.
 func (p *Caller) broken(r *Result, err error) {
-	r.Class, r.ErrorType = fetchworker.ClassTransient, connectionErrorType(err)
+	r.Class, r.ErrorType = wire.ClassTransient, connectionErrorType(err)
 	if refused := new(oauth2.RetrieveError); errors.As(err, &refused) && refused.Response.StatusCode/100 == 4 && refused.Response.StatusCode != http.StatusTooManyRequests {
-		r.Class, r.ErrorType = fetchworker.ClassUnauthorized, string(fetchworker.ClassUnauthorized)
+		r.Class, r.ErrorType = wire.ClassUnauthorized, string(wire.ClassUnauthorized)
 	}
 	r.Err = p.redact.Error(err)
 	r.Detail = redact.Shorten(p.redact.Text(told(err, p.api.Base().Host).Error()), redact.MaxDetail)
@@ -227,19 +228,19 @@ func (p *Caller) reader(ctx context.Context, within *patience, status int, o Opt
 // answered fills in a result from an answer, and returns when its body had
 // come, had we never kept it waiting.
 func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response, from *bodyReader) time.Time {
-	body, wire, readErr := from.read(res)
+	body, onWire, readErr := from.read(res)
 	_ = res.Body.Close() // what is unread is not worth an error
 	came, readErr := from.told(readErr)
 	done, ended := from.turn(int64(len(body)), true)
 	defer done()
 	readErr = cmp.Or(readErr, ended) // the worker is made to end
 	header := res.Header
-	r.HTTPStatus, r.WireBytes, r.header = res.StatusCode, wire, p.redactHeader(header)
+	r.HTTPStatus, r.WireBytes, r.header = res.StatusCode, onWire, p.redactHeader(header)
 	r.ContentType = kept(r.header.Get("Content-Type"), maxContentType)
 	r.ETag, r.LastModified = kept(r.header.Get("Etag"), maxValidator), kept(r.header.Get("Last-Modified"), maxValidator)
 	p.told(r, res.StatusCode, time.Now())
 	if res.StatusCode == http.StatusNotModified && r.Conditional {
-		r.Class, r.NotModified, r.Cacheable = fetchworker.ClassOK, true, true
+		r.Class, r.NotModified, r.Cacheable = wire.ClassOK, true, true
 		return came
 	}
 
@@ -258,10 +259,10 @@ func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response, from *
 	}
 	if r.Conditional && v.Code == fetchworker.CodeRejected {
 		// Perhaps only our question whether the body has changed is refused.
-		v.Class, v.Code, v.ErrorType = fetchworker.ClassTransient, "", classify.Odd
+		v.Class, v.Code, v.ErrorType = wire.ClassTransient, "", classify.Odd
 		v.Detail += " (asked with validators; the next try goes without)"
 	}
-	if v.Class == fetchworker.ClassUnauthorized {
+	if v.Class == wire.ClassUnauthorized {
 		p.tokens.forget()
 	}
 	if location := header.Get("Location"); location != "" && res.StatusCode/100 == 3 {
@@ -271,11 +272,11 @@ func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response, from *
 	r.Detail = redact.Shorten(p.redact.Text(v.Detail), redact.MaxDetail)
 	if readErr != nil {
 		r.Err = p.redact.Error(errors.Join(readErr, errors.Unwrap(readErr)))
-		if v.Class == fetchworker.ClassTransient && res.StatusCode < 300 && !errors.Is(readErr, errEncoding) {
+		if v.Class == wire.ClassTransient && res.StatusCode < 300 && !errors.Is(readErr, errEncoding) {
 			r.ErrorType = connectionErrorType(readErr)
 		}
 	}
-	if r.Class == fetchworker.ClassOK {
+	if r.Class == wire.ClassOK {
 		r.Cacheable = !v.NoCache && !strings.Contains(strings.ToLower(header.Get("Cache-Control")), "no-store")
 		r.Next, r.NextLoop = p.next(call, r.header, r.Body)
 	}

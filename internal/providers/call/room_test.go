@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/memory"
 	"fetchworker/internal/providers/call"
+	"fetchworker/internal/wire"
 )
 
 // large is a body that needs room, as a server may send it.
@@ -78,7 +78,7 @@ func TestALargeBodyWaitsForRoom(t *testing.T) {
 				return wait()
 			}})
 			took := time.Since(start)
-			if r.Class != fetchworker.ClassOK || r.Latency > timeout {
+			if r.Class != wire.ClassOK || r.Latency > timeout {
 				t.Errorf("%s after %v of %v: %s", r.Class, r.Latency, took, r.Detail)
 			}
 			if form == "small" {
@@ -114,7 +114,7 @@ func TestWaitsForRoomEnd(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	r := c.Do(ctx, planned, call.Options{})
-	if r.Class != fetchworker.ClassTransient || !errors.Is(r.Err, context.DeadlineExceeded) {
+	if r.Class != wire.ClassTransient || !errors.Is(r.Err, context.DeadlineExceeded) {
 		t.Errorf("%s: %v", r.Class, r.Err)
 	}
 }

@@ -12,10 +12,10 @@ import (
 
 	"go.uber.org/goleak"
 
-	"fetchworker"
 	"fetchworker/internal/providers/call"
 	"fetchworker/internal/providers/plan"
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -78,11 +78,11 @@ func TestBeforeWrite(t *testing.T) {
 			fine := func() error { checked++; return nil }
 			lapsed := func() error { return errLapsed }
 			for range 200 {
-				if r := p.Do(t.Context(), planned, call.Options{BeforeWrite: fine}); r.Class != fetchworker.ClassOK || !r.Sent {
+				if r := p.Do(t.Context(), planned, call.Options{BeforeWrite: fine}); r.Class != wire.ClassOK || !r.Sent {
 					t.Fatalf("%s %s", r.Class, r.Detail)
 				}
 				r := p.Do(t.Context(), planned, call.Options{BeforeWrite: lapsed})
-				if r.Sent || r.Class != fetchworker.ClassTransient || !errors.Is(r.Err, errLapsed) || r.HTTPStatus != 0 {
+				if r.Sent || r.Class != wire.ClassTransient || !errors.Is(r.Err, errLapsed) || r.HTTPStatus != 0 {
 					t.Fatalf("sent %v, %s, %v", r.Sent, r.Class, r.Err)
 				}
 			}

@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 // spec reads one provider over what it is already.
@@ -154,7 +155,7 @@ func (d *document) rules(n *yaml.Node, path string, to *[]sheet.Rule) {
 				rule.At[i] = ""
 			}
 		}
-		rule.Class, rule.Code = fetchworker.Class(class), fetchworker.Code(code)
+		rule.Class, rule.Code = wire.Class(class), fetchworker.Code(code)
 		rules = append(rules, rule)
 	})
 	*to = append(rules, *to...)

@@ -17,6 +17,7 @@ import (
 	"fetchworker/internal/providers/headers"
 	"fetchworker/internal/providers/scan"
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 const (
@@ -54,7 +55,7 @@ type Input struct {
 
 // Verdict is what an answer is.
 type Verdict struct {
-	Class     fetchworker.Class
+	Class     wire.Class
 	Code      fetchworker.Code // for permanent
 	ErrorType string           // the class, or foreign or odd; "" for ok
 	Detail    string           // not yet redacted or shortened
@@ -73,7 +74,7 @@ func Answer(s *sheet.Spec, in Input) Verdict {
 	if v.Why == "" {
 		v.Why = fmt.Sprintf("no rule matches, so the status %d decides", in.Status)
 	}
-	if v.ErrorType == "" && v.Class != fetchworker.ClassOK {
+	if v.ErrorType == "" && v.Class != wire.ClassOK {
 		v.ErrorType = string(v.Class)
 	}
 	return v
@@ -84,7 +85,7 @@ func answer(s *sheet.Spec, in Input) Verdict {
 	success := in.Status/100 == 2
 	if success && in.ReadErr != nil {
 		if errors.Is(in.ReadErr, ErrTooLarge) {
-			return Verdict{Class: fetchworker.ClassPermanent, Code: fetchworker.CodeResponseTooLarge, Detail: ErrTooLarge.Error()}
+			return Verdict{Class: wire.ClassPermanent, Code: fetchworker.CodeResponseTooLarge, Detail: ErrTooLarge.Error()}
 		}
 		return odd("the body cannot be read: " + in.ReadErr.Error())
 	}
@@ -110,7 +111,7 @@ func answer(s *sheet.Spec, in Input) Verdict {
 		}
 		break
 	}
-	if v.Class != fetchworker.ClassOK {
+	if v.Class != wire.ClassOK {
 		said := strings.TrimSpace(said() + hint)
 		v.Detail = fmt.Sprintf("status %d: %s", in.Status, said)
 		if said == "" {
@@ -129,7 +130,7 @@ func answer(s *sheet.Spec, in Input) Verdict {
 }
 
 func odd(detail string) Verdict {
-	return Verdict{Class: fetchworker.ClassTransient, ErrorType: Odd, Detail: detail, Why: "the body is not what the operation's format says"}
+	return Verdict{Class: wire.ClassTransient, ErrorType: Odd, Detail: detail, Why: "the body is not what the operation's format says"}
 }
 
 // isForeign reports whether somebody between us and the API said it. Whoever
@@ -138,7 +139,7 @@ func isForeign(s *sheet.Spec, in Input, v Verdict, isPage bool, at scan.Finder) 
 	switch {
 	case in.Status == http.StatusProxyAuthRequired:
 		return true
-	case v.Class == fetchworker.ClassThrottled, in.Status/100 == 3:
+	case v.Class == wire.ClassThrottled, in.Status/100 == 3:
 		return false
 	case isPage:
 		return true
@@ -161,7 +162,7 @@ func foreign(status int, said string, isPage bool) Verdict {
 		said = http.StatusText(status)
 	}
 	return Verdict{
-		Class: fetchworker.ClassTransient, ErrorType: Foreign, Why: why,
+		Class: wire.ClassTransient, ErrorType: Foreign, Why: why,
 		Detail: strings.TrimSuffix(fmt.Sprintf("%s: status %d: %s", foreignDetail, status, said), ": "),
 	}
 }
@@ -171,38 +172,38 @@ func foreign(status int, said string, isPage bool) Verdict {
 // except for a 4xx, where the API says that asking was wrong.
 func ofStatus(status int, header http.Header) Verdict {
 	permanent := func(code fetchworker.Code) Verdict {
-		return Verdict{Class: fetchworker.ClassPermanent, Code: code}
+		return Verdict{Class: wire.ClassPermanent, Code: code}
 	}
 	switch status {
 	case http.StatusUnauthorized:
-		return Verdict{Class: fetchworker.ClassUnauthorized}
+		return Verdict{Class: wire.ClassUnauthorized}
 	case http.StatusPaymentRequired, http.StatusForbidden:
 		return permanent(fetchworker.CodeNotEntitled)
 	case http.StatusNotFound:
 		return permanent(fetchworker.CodeNotFound)
 	case http.StatusTooManyRequests, statusOverloaded:
-		return Verdict{Class: fetchworker.ClassThrottled}
+		return Verdict{Class: wire.ClassThrottled}
 	case http.StatusServiceUnavailable:
 		if _, asked := headers.RetryAfter(header, time.Time{}); asked {
-			return Verdict{Class: fetchworker.ClassThrottled}
+			return Verdict{Class: wire.ClassThrottled}
 		}
-		return Verdict{Class: fetchworker.ClassTransient}
+		return Verdict{Class: wire.ClassTransient}
 	case http.StatusRequestTimeout, http.StatusMisdirectedRequest, http.StatusLocked, http.StatusTooEarly:
-		return Verdict{Class: fetchworker.ClassTransient}
+		return Verdict{Class: wire.ClassTransient}
 	// A job that is not done yet, nothing, a part, and the refusal of a
 	// condition: none was asked for.
 	case http.StatusAccepted, http.StatusNoContent, http.StatusPartialContent, http.StatusPreconditionFailed:
-		return Verdict{Class: fetchworker.ClassTransient, ErrorType: Odd}
+		return Verdict{Class: wire.ClassTransient, ErrorType: Odd}
 	}
 	switch status / 100 {
 	case 2:
-		return Verdict{Class: fetchworker.ClassOK}
+		return Verdict{Class: wire.ClassOK}
 	case 3: // redirects are not followed, and nothing else was asked for
-		return Verdict{Class: fetchworker.ClassTransient, ErrorType: Odd}
+		return Verdict{Class: wire.ClassTransient, ErrorType: Odd}
 	case 4:
 		return permanent(fetchworker.CodeRejected)
 	}
-	return Verdict{Class: fetchworker.ClassTransient}
+	return Verdict{Class: wire.ClassTransient}
 }
 
 // statusOverloaded is "site is overloaded", which some APIs send.

@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"fetchworker"
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 // What an operation's format lets through, and what is odd.
@@ -46,7 +46,7 @@ func TestFormats(t *testing.T) {
 		{sheet.FormatAny, "application/json", `{"a":`, false},
 	} {
 		v := Answer(&sheet.Spec{}, Input{Format: test.format, Status: 200, Header: http.Header{"Content-Type": {test.contentType}}, Body: []byte(test.body)})
-		if got := v.Class == fetchworker.ClassOK; got != test.ok || !got && v.ErrorType != Odd {
+		if got := v.Class == wire.ClassOK; got != test.ok || !got && v.ErrorType != Odd {
 			t.Errorf("%s %s %.40q: %s %s %s", test.format, test.contentType, test.body, v.Class, v.ErrorType, v.Detail)
 		}
 	}
@@ -74,7 +74,7 @@ func TestColumns(t *testing.T) {
 		"symbol,volume\nAAPL,1\n": false, "AAPL,1\nMSFT,2\n": false, "Sorry,busy\nplease,wait\n": false,
 	} {
 		v := Answer(&sheet.Spec{}, Input{Format: sheet.FormatCSV, Columns: []string{"symbol", "price"}, Status: 200, Header: http.Header{}, Body: []byte(body)})
-		if got := v.Class == fetchworker.ClassOK; got != ok || !got && v.ErrorType != Odd {
+		if got := v.Class == wire.ClassOK; got != ok || !got && v.ErrorType != Odd {
 			t.Errorf("%q: %s %s", body, v.Class, v.Detail)
 		}
 	}
@@ -83,15 +83,15 @@ func TestColumns(t *testing.T) {
 // Rules look at headers too, by whole words.
 func TestRulesOnHeaders(t *testing.T) {
 	s := &sheet.Spec{ErrorRules: []sheet.Rule{
-		{Header: map[string]string{"X-Left": "0"}, Class: fetchworker.ClassThrottled},
-		{Header: map[string]string{"X-Job": ""}, Class: fetchworker.ClassPending},
+		{Header: map[string]string{"X-Left": "0"}, Class: wire.ClassThrottled},
+		{Header: map[string]string{"X-Job": ""}, Class: wire.ClassPending},
 	}}
-	for value, want := range map[string]fetchworker.Class{"0": "throttled", "10": "ok", "5, 0": "throttled", "": "ok"} {
+	for value, want := range map[string]wire.Class{"0": "throttled", "10": "ok", "5, 0": "throttled", "": "ok"} {
 		if v := Answer(s, Input{Format: sheet.FormatJSON, Status: 200, Header: http.Header{"X-Left": {value}}, Body: []byte(`{}`)}); v.Class != want {
 			t.Errorf("%q: %s, want %s", value, v.Class, want)
 		}
 	}
-	if v := Answer(s, Input{Format: sheet.FormatJSON, Status: 200, Header: http.Header{"X-Job": {"7"}}, Body: []byte(`{}`)}); v.Class != fetchworker.ClassPending {
+	if v := Answer(s, Input{Format: sheet.FormatJSON, Status: 200, Header: http.Header{"X-Job": {"7"}}, Body: []byte(`{}`)}); v.Class != wire.ClassPending {
 		t.Errorf("a header that is there: %s", v.Class)
 	}
 }

@@ -5,8 +5,8 @@ import (
 	"slices"
 	"strings"
 
-	"fetchworker"
 	"fetchworker/internal/providers/redact"
+	"fetchworker/internal/wire"
 )
 
 // ParamError is what Plan returns for parameters that cannot be right. Its
@@ -37,6 +37,6 @@ func (e *ParamError) Error() string {
 func (s *Spec) ToldUnderSuccess() bool {
 	return slices.ContainsFunc(s.ErrorRules, func(r Rule) bool {
 		success := func(status int) bool { return status == 2 || status/100 == 2 }
-		return r.Class != fetchworker.ClassOK && (len(r.Status) == 0 || slices.ContainsFunc(r.Status, success))
+		return r.Class != wire.ClassOK && (len(r.Status) == 0 || slices.ContainsFunc(r.Status, success))
 	})
 }

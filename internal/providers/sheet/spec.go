@@ -5,6 +5,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/wire"
 )
 
 // Spec is the data sheet of one upstream API. Go data sheets and the YAML
@@ -197,9 +198,9 @@ type Rule struct {
 	Prefix   []string
 	Contains []string
 
-	Class   fetchworker.Class // what the answer is
-	Code    fetchworker.Code  // for ClassPermanent
-	MinHold time.Duration     // ClassThrottled: the least time to hold the provider
-	NoCache bool              // ClassOK: an answer that may be another in a minute
-	Hint    string            // added to the detail: what the operator can do
+	Class   wire.Class       // what the answer is
+	Code    fetchworker.Code // for ClassPermanent
+	MinHold time.Duration    // ClassThrottled: the least time to hold the provider
+	NoCache bool             // ClassOK: an answer that may be another in a minute
+	Hint    string           // added to the detail: what the operator can do
 }

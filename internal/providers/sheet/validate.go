@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/wire"
 )
 
 // The names of what a sheet has.
@@ -203,9 +204,9 @@ func (g *GetPath) check(c check) {
 
 // Classes and codes that a rule may give.
 var (
-	ruleClasses = []fetchworker.Class{
-		fetchworker.ClassOK, fetchworker.ClassTransient, fetchworker.ClassThrottled, fetchworker.ClassUnauthorized,
-		fetchworker.ClassPending, fetchworker.ClassPermanent,
+	ruleClasses = []wire.Class{
+		wire.ClassOK, wire.ClassTransient, wire.ClassThrottled, wire.ClassUnauthorized,
+		wire.ClassPending, wire.ClassPermanent,
 	}
 	ruleCodes = []fetchworker.Code{fetchworker.CodeNotFound, fetchworker.CodeNotEntitled, fetchworker.CodeRejected}
 )
@@ -214,13 +215,13 @@ func (r *Rule) check(c check) {
 	switch {
 	case !slices.Contains(ruleClasses, r.Class):
 		c.at("class").wrong("%q: expected one of %s", r.Class, Join(ruleClasses))
-	case r.Class == fetchworker.ClassPermanent && !slices.Contains(ruleCodes, r.Code):
+	case r.Class == wire.ClassPermanent && !slices.Contains(ruleCodes, r.Code):
 		c.at("code").wrong("%q: expected one of %s", r.Code, Join(ruleCodes))
 	}
-	c.only("code", r.Class != fetchworker.ClassPermanent && r.Code != "", "class permanent")
-	c.only("min_hold", r.Class != fetchworker.ClassThrottled && r.MinHold != 0, "class throttled")
-	c.only("no_cache", r.Class != fetchworker.ClassOK && r.NoCache, "class ok")
-	c.only("hint", r.Class == fetchworker.ClassOK && r.Hint != "", "a class that is an error")
+	c.only("code", r.Class != wire.ClassPermanent && r.Code != "", "class permanent")
+	c.only("min_hold", r.Class != wire.ClassThrottled && r.MinHold != 0, "class throttled")
+	c.only("no_cache", r.Class != wire.ClassOK && r.NoCache, "class ok")
+	c.only("hint", r.Class == wire.ClassOK && r.Hint != "", "a class that is an error")
 	r.checkMatch(c)
 }
 
