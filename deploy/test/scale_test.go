@@ -163,8 +163,8 @@ func resident(pid int) float64 {
 	return float64(pages*os.Getpagesize()) / (1 << 20)
 }
 
-// BenchmarkProviders is what each provider served costs the server, or three:
-// 33 consumers, of which most are idle.
+// BenchmarkProviders is what each provider costs the server, or three, while all
+// of its shards are in use: 33 consumers.
 func BenchmarkProviders(b *testing.B) {
 	for _, copies := range []int{1, 3} {
 		b.Run(fmt.Sprintf("R%d", copies), func(b *testing.B) {
