@@ -88,7 +88,7 @@ func TestAStartEndsAtOnceWhereItMayNot(t *testing.T) {
 		"no inbox prefix":      {map[string]string{"NATS_INBOX_PREFIX": ""}, "NATS_INBOX_PREFIX"},
 		"another's prefix":     {map[string]string{"NATS_INBOX_PREFIX": "_INBOX_operator"}, "NATS_INBOX_PREFIX"},
 		"no right to replay":   {map[string]string{"FETCH_REPLAY": "on"}, "FETCH_REPLAY"},
-		"a user who only asks": {map[string]string{"NATS_URL": urls(t, servers, "alice"), "NATS_INBOX_PREFIX": "_INBOX_alice"}, "ermission"},
+		"a user who only asks": {map[string]string{"NATS_URL": urls(t, servers, "alice"), "NATS_INBOX_PREFIX": "_INBOX_alice"}, "max_payload"},
 	} {
 		env := maps.Clone(f.env)
 		maps.Copy(env, c.set)
