@@ -52,6 +52,54 @@ func ExampleClient_Fetch() {
 	fmt.Println(quotes)
 }
 
+// Ask, go on with something else, and wait for the answer then.
+func ExampleClient_Ask() {
+	client, err := fetchworker.Connect(nats.DefaultURL, "alice")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	asked, err := client.Ask(ctx, fetchworker.Request{Provider: "fmp", Operation: "quote", Params: fetchworker.Params(map[string]any{"symbol": "AAPL"})})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer asked.Leave()
+	fmt.Println("stored as", asked.Identity) // from here on it will be answered
+
+	answer, err := asked.Final(ctx)
+	fmt.Println(string(answer.Body), err)
+}
+
+// Read a body of any size without holding it.
+func ExampleClient_Parts() {
+	client, err := fetchworker.Connect(nats.DefaultURL, "alice")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	answer, err := client.Lazily().Result(ctx, fetchworker.Identity{Provider: "polygon", Operation: "aggregates", ID: "q-17"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	read := 0
+	for part, err := range client.Parts(ctx, answer) {
+		if err != nil { // of a body that is not what was promised too, before its last part
+			fmt.Println(err)
+			return
+		}
+		read += len(part)
+	}
+	fmt.Println(read, "bytes")
+}
+
 // Ask for many things and take their answers as they come.
 func ExampleClient_FetchAll() {
 	client, err := fetchworker.Connect(nats.DefaultURL, "alice")

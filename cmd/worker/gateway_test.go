@@ -169,7 +169,7 @@ func TestTheFrontDoor(t *testing.T) {
 		for _, ask := range [][]string{
 			{"GET", "/v1/fmp/quote?symbol=F" + strconv.Itoa(n), "", "Prefer", "respond-async"},
 			{"GET", "/v1/fmp/quote?apikey=" + doorKey, ""},
-			{"POST", "/v1/fmp/quote", `{"params":{"symbol":"` + d.token + `"}}`},
+			{"POST", "/v1/fmp/quote", `{"params":{"symbol":1}}`},
 			{"POST", "/v1/nobody/" + strings.ToLower(d.token[:20]), `{`},
 			{"GET", "/v1/fmp/quote?symbol=A", "", "Authorization", "Bearer " + d.token + "x"},
 		} {
@@ -177,10 +177,22 @@ func TestTheFrontDoor(t *testing.T) {
 			if res.StatusCode < 202 {
 				t.Errorf("%v: %d", ask, res.StatusCode)
 			}
-			if ask[1] != "/v1/fmp/quote?apikey="+doorKey && !strings.Contains(ask[2], d.token) { // an agent that sends it gets its own words back
+			if ask[1] != "/v1/fmp/quote?apikey="+doorKey { // an agent that sends it gets its own words back
 				fmt.Fprintln(&bodies, res.Header, body)
 			}
 		}
+	}
+	fmt.Fprintln(&bodies, d.events())
+	for _, call := range []string{
+		`{"name":"fetch","arguments":{"provider":"fmp","operation":"quote","params":{"symbol":"F1"},"wait":1}}`,
+		`{"name":"fetch","arguments":{"provider":"nobody","operation":"quote","wait":0}}`,
+		`{"name":"limits","arguments":{}}`, `{"name":"nothing"}`, `{"name":"read_answer","arguments":{"id":1}}`,
+	} {
+		res, body := d.ask("POST", "/mcp", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":`+call+`}`, "Content-Type", "application/json", "Accept", "application/json, text/event-stream", "Mcp-Protocol-Version", "2025-06-18")
+		if !strings.Contains(body, `"jsonrpc"`) {
+			t.Errorf("%s: %d %s", call, res.StatusCode, body)
+		}
+		fmt.Fprintln(&bodies, res.Header, body)
 	}
 	res, body = d.ask("POST", "/v1/fmp/quote", `{"params":{"symbol":"LAST"}}`, "Idempotency-Key", "last", "Prefer", "wait=1")
 	location := res.Header.Get("Location")
@@ -201,6 +213,29 @@ func TestTheFrontDoor(t *testing.T) {
 			}
 		}
 	}
+}
+
+// events are the answers so far, as they are sent.
+func (d *door) events() string {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url+"/v1/answers", nil)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+d.token)
+	req.Header.Set("Last-Event-ID", "0")
+	res, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	text, _ := io.ReadAll(res.Body) // it ends with ctx
+	if !strings.Contains(string(text), "event: answer") {
+		d.t.Errorf("no events: %s", text)
+	}
+	return string(text)
 }
 
 // traceOf is the trace of the first span of a name.

@@ -11,6 +11,7 @@ func (c Config) Fields() []zap.Field {
 		zap.Duration("result_age", c.ResultAge), zap.Duration("max_life", c.MaxLife),
 		zap.Duration("circuit_open", c.CircuitOpen), zap.Int("circuit_failures", c.CircuitFailures),
 		zap.Duration("retry_base", c.RetryBase), zap.Int("retries", c.Retries), zap.String("replay", c.Replay),
+		zap.String("gateway", c.Gateway.Open), zap.String("gateway_addr", c.Gateway.Addr), zap.String("gateway_tokens", c.Gateway.Tokens), zap.Strings("gateway_origins", c.Gateway.Origins),
 	}
 	if c.NATS.Remote() {
 		return append(fields, zap.String("nats_url", c.NATS.Redacted()), zap.String("nats_creds", c.NATS.Creds),
