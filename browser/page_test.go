@@ -71,12 +71,21 @@ func tabIn(t *testing.T, ctx context.Context, url string) *tab {
 	return b
 }
 
+// do does one after the other. What is found while a page is still being put
+// together may be gone when it is used; then it is looked for again.
 func (b *tab) do(actions ...chromedp.Action) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, 40*time.Second)
 	defer cancel()
-	if err := chromedp.Run(ctx, actions...); err != nil {
-		b.t.Fatal(err)
+	for _, action := range actions {
+		err := chromedp.Run(ctx, action)
+		for try := 0; try < 10 && err != nil && strings.Contains(err.Error(), "No node with given id"); try++ {
+			time.Sleep(100 * time.Millisecond)
+			err = chromedp.Run(ctx, action)
+		}
+		if err != nil {
+			b.t.Fatal(err)
+		}
 	}
 }
 
@@ -108,6 +117,10 @@ var views = map[string]string{
 	"audit": "/audit", "events": "/events", "request": "/request/polygon/aggregates/alice/aggregates-0", "stop-all": "/control?do=pause&all=1&for=1h", "find": "/find?q=nothing", "acts": "/acts",
 }
 
+// documented are the pictures that docs/page.md shows: FETCH_DOCS=1 writes them
+// anew.
+var documented = map[string]string{"overview": "1280-light", "review": "1280-dark", "agents": "1280-light", "waiting": "390-light"}
+
 // Each view at two widths, light and dark: no error in the console, nothing
 // asked of another host, nothing wider than the screen. The pictures are kept
 // in shots/ to be looked at.
@@ -137,6 +150,13 @@ func TestEveryViewAtEveryWidth(t *testing.T) {
 				}
 				file := filepath.Join("shots", fmt.Sprintf("%s-%d-%s.png", name, width, scheme))
 				if err := os.WriteFile(file, picture, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				if shown := documented[name]; shown != fmt.Sprintf("%d-%s", width, scheme) || os.Getenv("FETCH_DOCS") == "" {
+					continue
+				}
+				b.do(chromedp.CaptureScreenshot(&picture))
+				if err := os.WriteFile(filepath.Join("..", "docs", "page", name+".png"), picture, 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}

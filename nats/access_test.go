@@ -16,6 +16,7 @@ import (
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/cancel"
+	"fetchworker/internal/doctor"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/observe"
 	"fetchworker/internal/operate"
@@ -216,6 +217,34 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		rows, err := desk.Usage(ctx, operate.UsageFilter{})
 		if err != nil || len(rows) != 1 || rows[0].Calls != 3 {
 			t.Errorf("%+v %v", rows, err)
+		}
+	})
+	t.Run("the operator and the replayer see all that the page shows", func(t *testing.T) {
+		for _, name := range []string{"operator", "replayer"} {
+			looking, done := context.WithTimeout(ctx, 20*time.Second)
+			defer done()
+			desk, err := operate.Open(looking, user(t, s, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := desk.Fleet(looking)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if _, err := doctor.Examine(looking, desk, f, ""); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			for _, err := range desk.Events(looking, operate.EventFilter{}) {
+				if err != nil {
+					t.Errorf("%s: events: %v", name, err)
+				}
+			}
+			for _, err := range operate.Acts(looking, desk.Browser, operate.ActFilter{}) {
+				if err != nil {
+					t.Errorf("%s: audit: %v", name, err)
+				}
+			}
 		}
 	})
 	t.Run("the worker's metrics see every queue", func(t *testing.T) {

@@ -546,3 +546,28 @@ func TestWhoWatchesSeesChanges(t *testing.T) {
 	r.store(letter("alice", "q-1", "boom").DeadLetter())
 	until("alice/q-1")
 }
+
+// The first event is the view as it was rendered, to the byte: else a browser
+// would put all of it anew, and take away what is focused.
+func TestTheFirstEventIsTheViewItself(t *testing.T) {
+	r := newRig(t, "")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL+"/acts", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Header.Set("Accept", "text/event-stream")
+	answer, err := r.client.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	var event []string
+	for lines := bufio.NewScanner(answer.Body); lines.Scan() && lines.Text() != ""; {
+		event = append(event, strings.TrimPrefix(lines.Text(), "data: "))
+	}
+	if _, whole, _ := r.get("/acts"); len(event) == 0 || !strings.Contains(whole, "data-live>"+strings.Join(event, "\n")+"</main>") {
+		t.Errorf("the event is not what the view has: %q in\n%s", event, whole)
+	}
+}

@@ -31,7 +31,7 @@
     source = new EventSource(location.href);
     source.onopen = () => say("live", "on");
     source.onerror = () => say("no connection", "off");
-    source.onmessage = (e) => morph(main, new DOMParser().parseFromString(e.data, "text/html").body);
+    source.onmessage = (e) => morph(main, new DOMParser().parseFromString("<main>" + e.data + "</main>", "text/html").querySelector("main"));
     source.addEventListener("still", () => { source.close(); say("", ""); });
   };
   document.addEventListener("visibilitychange", () => {
