@@ -1,0 +1,169 @@
+package dlq_test
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/answer"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
+)
+
+// spent is a letter that has used up its retries.
+func spent(i int) dlq.Letter {
+	l := dlqtest.FailedOnce(i)
+	l.Calls, l.Failures, l.NotBefore = 4, 4, l.FailedAt
+	return l
+}
+
+// TestAnAnswerThatWinsLeavesNoItem: one that is stored between the look at what
+// stands and the item, or just after it, and nobody is shown finished work.
+func TestAnAnswerThatWinsLeavesNoItem(t *testing.T) {
+	for name, persisted := range map[string]bool{"before the item": false, "after it": true} {
+		t.Run(name, func(t *testing.T) {
+			dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+				f.Serve("fmp")
+				l := spent(1)
+				var won atomic.Bool
+				f.Replayer(func(*nats.Conn) record.Hook {
+					return func(point string, after bool) error {
+						if point == "review" && after == persisted && won.CompareAndSwap(false, true) {
+							a := fetchworker.Answer{Identity: l.Identity, Status: fetchworker.StatusOK, Final: true, Generation: 1, Body: []byte("[1]")}
+							if _, err := f.JS.PublishMsg(f.Ctx, a.Encode()); err != nil {
+								t.Error(err)
+							}
+						}
+						return nil
+					}
+				})
+				f.Put(l)
+				f.Eventually(time.Minute, "the letter is done", func() bool { return won.Load() && f.Count(fetchworker.StreamDLQ, ">") == 0 })
+				time.Sleep(5 * time.Second)
+				if n := f.Count(fetchworker.StreamReview, ">"); n != 0 {
+					t.Errorf("%d items of finished work", n)
+				}
+				if a, ok := f.Answer(l.Identity); !ok || a.Status != fetchworker.StatusOK {
+					t.Errorf("%+v", a)
+				}
+			})
+		})
+	}
+}
+
+// TestTheItemOfALaterLifeStays: a letter of an earlier one, in the hands of a
+// replayer that was frozen, takes nothing from the person; nor does one whose
+// id belongs to another request by now.
+func TestTheItemOfALaterLifeStays(t *testing.T) {
+	for name, edit := range map[string]func(*dlq.Letter){
+		"a later life":    func(l *dlq.Letter) { l.Generation = 2 },
+		"another request": func(l *dlq.Letter) { l.Generation, l.RequestedAt = 2, l.RequestedAt.Add(time.Hour) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+				f.Serve("fmp")
+				later := spent(1)
+				edit(&later)
+				later.Class = fetchworker.ClassPermanent
+				if _, err := f.Log.Put(f.Ctx, later.ReviewSlot(), later.ReviewItem()); err != nil {
+					t.Fatal(err)
+				}
+				a := later.Failed(fetchworker.CodeRetriesExhausted, "it failed again")
+				a.Review = true
+				if _, _, err := answer.New(f.Log).Put(f.Ctx, a, ""); err != nil {
+					t.Fatal(err)
+				}
+				if err := dlq.Put(f.Ctx, f.Log, spent(1)); err != nil {
+					t.Fatal(err)
+				}
+				f.Replayer(nil)
+				f.Eventually(time.Minute, "the old letter is done", func() bool { return f.Count(fetchworker.StreamDLQ, ">") == 0 })
+				if n := f.Count(fetchworker.StreamReview, ">"); n != 1 {
+					t.Errorf("%d items", n)
+				}
+			})
+		})
+	}
+}
+
+// TestSupersededMeetsWhatMoves: a later life is met wherever it is, also while
+// it moves from one place to the next.
+func TestSupersededMeetsWhatMoves(t *testing.T) {
+	item := spent(1)
+	later := spent(1)
+	later.Generation, later.Failures, later.NotBefore = 2, 0, time.Time{}
+	other := spent(1)
+	other.Generation = 1
+	settled := func(f *dlqtest.Fleet) {
+		a := item.Failed(fetchworker.CodeDiscarded, "")
+		if _, _, err := answer.New(f.Log).Put(f.Ctx, a, ""); err != nil {
+			f.T.Fatal(err)
+		}
+	}
+	put := func(f *dlqtest.Fleet, slot record.Slot, m *nats.Msg) {
+		if _, err := f.Log.Put(f.Ctx, slot, m); err != nil {
+			f.T.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		before, during func(f *dlqtest.Fleet) // during: after the first look
+		want           dlq.Moved
+	}{
+		"nothing of it": {want: dlq.Nowhere},
+		"waiting for its retry": {before: func(f *dlqtest.Fleet) {
+			put(f, later.DeadLetterSlot(), later.DeadLetter())
+		}, want: dlq.LaterLife},
+		"sent back to work": {before: func(f *dlqtest.Fleet) {
+			put(f, later.ReplaySlot(), later.Replayed())
+		}, want: dlq.LaterLife},
+		"answered for good": {before: settled, want: dlq.LaterLife},
+		"from work to the letters": {before: func(f *dlqtest.Fleet) {
+			put(f, later.ReplaySlot(), later.Replayed())
+		}, during: func(f *dlqtest.Fleet) {
+			put(f, later.DeadLetterSlot(), later.DeadLetter())
+			s, err := f.JS.Stream(f.Ctx, fetchworker.StreamReplay)
+			if err != nil {
+				f.T.Fatal(err)
+			}
+			if err := s.Purge(f.Ctx); err != nil {
+				f.T.Fatal(err)
+			}
+		}, want: dlq.LaterLife},
+		"another's": {before: func(f *dlqtest.Fleet) {
+			tenant := other
+			tenant.RequestedAt = item.RequestedAt.Add(time.Hour)
+			put(f, tenant.DeadLetterSlot(), tenant.DeadLetter())
+		}, want: dlq.OtherTenant},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+				if c.before != nil {
+					c.before(f)
+				}
+				w := &brokertest.Wire{}
+				nc := f.ConnectThrough(t, w)
+				defer nc.Close()
+				js, err := broker.JetStream(nc)
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.Break("DIRECT.GET", brokertest.ReplyLate, 4, time.Second)
+				if c.during != nil {
+					f.Running.Go(func() {
+						time.Sleep(500 * time.Millisecond)
+						c.during(f)
+					})
+				}
+				if got, err := dlq.Superseded(f.Ctx, record.New(js, nil), item); err != nil || got != c.want {
+					t.Errorf("%q, want %q: %v", got, c.want, err)
+				}
+			})
+		})
+	}
+}
