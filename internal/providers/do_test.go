@@ -100,11 +100,15 @@ func TestBrokenBodies(t *testing.T) {
 		"shorter":          {providertest.Step{Status: 200, Header: http.Header{"Content-Length": {"100"}}, Body: []byte(`[1]`)}, "network"},
 		"cut":              {providertest.Step{Status: 200, Body: bytes.Repeat([]byte(`[1]`), 4000), Cut: 3}, "network"},
 		"cut at the start": {providertest.Step{Cut: -1}, "network"},
-		"gzip cut":         {gzipped(packed[:len(packed)-9]), "odd"},
-		"gzip corrupt":     {gzipped(corrupt), "odd"},
-		"no gzip":          {gzipped([]byte(`[1]`)), "odd"},
-		"gzip of nothing":  {gzipped(nil), "odd"},
-		"brotli":           {providertest.Step{Status: 200, Header: http.Header{"Content-Encoding": {"br"}}, Body: []byte(`[1]`)}, "odd"},
+		"gzip shorter": {providertest.Step{
+			Status: 200, Raw: true, Body: packed,
+			Header: http.Header{"Content-Encoding": {"gzip"}, "Content-Length": {strconv.Itoa(len(packed) + 50)}},
+		}, "network"},
+		"gzip cut":        {gzipped(packed[:len(packed)-9]), "odd"},
+		"gzip corrupt":    {gzipped(corrupt), "odd"},
+		"no gzip":         {gzipped([]byte(`[1]`)), "odd"},
+		"gzip of nothing": {gzipped(nil), "odd"},
+		"brotli":          {providertest.Step{Status: 200, Header: http.Header{"Content-Encoding": {"br"}}, Body: []byte(`[1]`)}, "odd"},
 	} {
 		server.Script(test.step)
 		r := p.Do(t.Context(), plan(t, p, "quote", quote), providers.Options{})

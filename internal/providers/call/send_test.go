@@ -1,11 +1,14 @@
 package call_test
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -53,11 +56,16 @@ var errLapsed = errors.New("the permit has lapsed")
 func TestBeforeWrite(t *testing.T) {
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/1.1 over TLS", "HTTP/2"} {
 		t.Run(protocol, func(t *testing.T) {
-			var seen atomic.Int32
+			var seen, opened atomic.Int32
 			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				seen.Add(1)
 				_, _ = io.WriteString(w, `[1]`)
 			}))
+			server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+				if state == http.StateNew {
+					opened.Add(1)
+				}
+			}
 			pool := x509.NewCertPool()
 			switch protocol {
 			case "HTTP/1.1":
@@ -89,6 +97,54 @@ func TestBeforeWrite(t *testing.T) {
 			if seen.Load() != 200 || checked != 200 {
 				t.Errorf("the server saw %d calls, %d were checked, want 200", seen.Load(), checked)
 			}
+			if n := opened.Load(); protocol == "HTTP/2" && n != 1 {
+				t.Errorf("a call that is not made takes the connection of all others with it: %d connections", n)
+			}
 		})
+	}
+}
+
+// A connection that was found closed before anything was written is replaced;
+// a permit that has lapsed by then stands for a call that was never made.
+func TestALapseOnTheSecondConnectionIsNoCall(t *testing.T) {
+	var seen atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		seen.Add(1)
+		_, _ = io.WriteString(w, `[1]`)
+	}))
+	defer server.Close()
+	var last net.Conn
+	p, planned := callerBy(t, server.URL, func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		last = conn
+		return conn, err
+	}, 5*time.Second)
+	if r := p.Do(t.Context(), planned, call.Options{}); r.Class != fetchworker.ClassOK {
+		t.Fatalf("%s %s", r.Class, r.Detail)
+	}
+	looks := 0
+	r := p.Do(t.Context(), planned, call.Options{BeforeWrite: func() error {
+		if looks++; looks > 1 {
+			return errLapsed
+		}
+		return last.Close()
+	}})
+	if looks != 2 || r.Sent || !errors.Is(r.Err, errLapsed) || seen.Load() != 1 {
+		t.Errorf("%d looks, sent %v, %v; the server saw %d calls", looks, r.Sent, r.Err, seen.Load())
+	}
+}
+
+// Where a redirect leads is told by its host: what else is in it may be meant
+// for us only.
+func TestARedirectTellsItsHostOnly(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", "https://login.example.com/enter/here?session=c0ffee")
+		w.WriteHeader(http.StatusFound)
+	}))
+	defer server.Close()
+	p, planned := caller(t, server.URL)
+	r := p.Do(t.Context(), planned, call.Options{})
+	if r.Class != fetchworker.ClassTransient || !strings.Contains(r.Detail, "login.example.com") || strings.Contains(r.Detail, "c0ffee") || strings.Contains(r.Detail, "enter") {
+		t.Errorf("%s %s", r.Class, r.Detail)
 	}
 }

@@ -35,6 +35,9 @@ type char struct {
 	space   bool     // + stands for it, too
 }
 
+// plus is what a blank is in a query, to be escaped again.
+var plus = char{percent: []string{"2b"}}
+
 func newKey(value string) *key {
 	k := &key{length: len(value)}
 	var run []byte
@@ -92,7 +95,11 @@ func match(b []byte, chars []char, tries *int) (int, bool) {
 	}
 	switch b[0] {
 	case '%':
-		return after(b, percent(b, c), chars, tries)
+		n := percent(b, c)
+		if n == 0 && c.space {
+			n = percent(b, &plus)
+		}
+		return after(b, n, chars, tries)
 	case '&':
 		return after(b, entity(b, c), chars, tries)
 	case '+':

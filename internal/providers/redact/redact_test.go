@@ -14,6 +14,9 @@ func TestMixedEscapesHideNoKey(t *testing.T) {
 		{"ab%2dcanaryK3Y4567", `{"u":"ab%252dcanaryK3Y4567"}`},
 		{"ab%2dcanaryK3Y4567", `{"u":"\u0061b%2dcanaryK3Y4567"}`},
 		{"ab%2dcanaryK3Y4567", `{"u":"ab%25%32%64canaryK3Y4567"}`},
+		{"a key canary K3Y4567", `{"u":"a+key+canary%20K3Y4567"}`},
+		{"a<key&canary K3Y4567", `{"u":"a&lt;key&amp;canary+K3Y4567"}`},
+		{"a\"key/canaryK3Y4567", `{"u":"a\\\"key\/canaryK3Y4567"}`},
 	} {
 		clean, found := New(c.key).Body([]byte(c.text))
 		if !found || strings.Contains(string(clean), "canary") {
