@@ -23,7 +23,13 @@ race: ## every test but e2e under the race detector, half an hour (needs a C com
 
 .PHONY: mutants
 mutants: ## faults put in one at a time, and whether the tests notice; CHANGED=main: of files that differ; ONLY=text: by name or file
-	go run ./mutants -only '$(ONLY)' -changed '$(CHANGED)'
+	go run ./mutants -only '$(ONLY)' -changed '$(CHANGED)' -within '$(or $(WITHIN),0s)'
+
+FUZZTIME = 10s
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME each (10s); what it finds it writes into testdata/fuzz, to be mended and committed
+	@grep -rnoE --include=*_test.go 'func Fuzz[A-Za-z]+' . | sed -E 's#^(\./.*)/[^/]*\.go:[0-9]+:func (.*)#\1 \2#; s#^\./[^/ ]*\.go:[0-9]+:func (.*)#. \1#' | \
+	while read -r dir target; do echo "== $$dir $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; done
 
 # The full forms of e2e: real processes, killed and frozen on the wall clock.
 CHAOS = FETCH_CHAOS=full go test -count=1 -v -timeout=60m ./e2e

@@ -32,13 +32,33 @@ func main() {
 	changed := flag.String("changed", "", "only faults of files that differ from this commit")
 	within := flag.Duration("within", 0, "begin no further fault after this time; 0: all")
 	list := flag.Bool("list", false, "check that all apply, and run none")
+	build := flag.Bool("build", false, "check that all compile, and run none")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
-	if err := run(ctx, os.Stdout, *only, *changed, *within, *list); err != nil {
+	if err := run(ctx, os.Stdout, *only, *changed, *within, mode(*list, *build)); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1)
 	}
+}
+
+// how says what is done with each fault.
+type how int
+
+const (
+	trying   how = iota // its tests are run
+	applying            // it is only seen to apply
+	building            // and to compile
+)
+
+func mode(list, build bool) how {
+	switch {
+	case list:
+		return applying
+	case build:
+		return building
+	}
+	return trying
 }
 
 // result is what became of one fault.
@@ -54,7 +74,7 @@ const (
 	applies   result = "applies"
 )
 
-func run(ctx context.Context, out io.Writer, only, changed string, within time.Duration, list bool) error {
+func run(ctx context.Context, out io.Writer, only, changed string, within time.Duration, how how) error {
 	faults, err := readAll("mutants")
 	if err != nil {
 		return err
@@ -90,8 +110,12 @@ func run(ctx context.Context, out io.Writer, only, changed string, within time.D
 			r = unseen
 		case within > 0 && time.Since(began) > within:
 			r = postponed
-		case list:
+		case how == applying:
 			r = f.check()
+		case how == building:
+			if r, err = f.build(ctx, dir); err != nil {
+				return err
+			}
 		default:
 			if r, err = f.try(ctx, dir); err != nil {
 				return err
@@ -102,7 +126,7 @@ func run(ctx context.Context, out io.Writer, only, changed string, within time.D
 		if r == survived || r == broken || r == moved {
 			bad = append(bad, f.name)
 		}
-		if !list {
+		if how != applying {
 			_ = table.Flush()
 		}
 	}
@@ -114,7 +138,7 @@ func run(ctx context.Context, out io.Writer, only, changed string, within time.D
 			fmt.Fprintf(out, "; %d left for another time", counts[postponed])
 		}
 		fmt.Fprintln(out)
-	} else if whole || list {
+	} else if whole || how != trying {
 		fmt.Fprintf(out, "\n%d faults, %d that no user sees\n", len(faults), counts[unseen])
 	}
 	if len(bad) > 0 {
@@ -129,6 +153,27 @@ func (f fault) check() result {
 		return moved
 	}
 	return applies
+}
+
+// build says whether a fault compiles.
+func (f fault) build(ctx context.Context, dir string) (result, error) {
+	text, err := f.apply()
+	if err != nil {
+		return moved, nil //nolint:nilerr // what it says is in the table
+	}
+	overlay, err := overlayOf(dir, f.file, text)
+	if err != nil {
+		return "", err
+	}
+	err = exec.CommandContext(ctx, "go", "build", "-overlay", overlay, "./"+filepath.Dir(f.file)).Run() //nolint:gosec // of this folder's own data
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return applies, nil
+	case ctx.Err() == nil && errors.As(err, &exit):
+		return broken, nil
+	}
+	return "", err
 }
 
 // try runs the tests that a fault names with the fault in the code.
