@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -44,9 +45,9 @@ func TestAnAnswerThatWinsLeavesNoItem(t *testing.T) {
 					}
 				})
 				f.Put(l)
-				f.Eventually(time.Minute, "the letter is done", func() bool { return won.Load() && f.Count(fetchworker.StreamDLQ, ">") == 0 })
+				f.Eventually(time.Minute, "the letter is done", func() bool { return won.Load() && f.Count(wire.StreamDLQ, ">") == 0 })
 				time.Sleep(5 * time.Second)
-				if n := f.Count(fetchworker.StreamReview, ">"); n != 0 {
+				if n := f.Count(wire.StreamReview, ">"); n != 0 {
 					t.Errorf("%d items of finished work", n)
 				}
 				if a, ok := f.Answer(l.Identity); !ok || a.Status != fetchworker.StatusOK {
@@ -70,7 +71,7 @@ func TestTheItemOfALaterLifeStays(t *testing.T) {
 				f.Serve("fmp")
 				later := spent(1)
 				edit(&later)
-				later.Class = fetchworker.ClassPermanent
+				later.Class = wire.ClassPermanent
 				if _, err := f.Log.Put(f.Ctx, later.ReviewSlot(), later.ReviewItem()); err != nil {
 					t.Fatal(err)
 				}
@@ -83,8 +84,8 @@ func TestTheItemOfALaterLifeStays(t *testing.T) {
 					t.Fatal(err)
 				}
 				f.Replayer(nil)
-				f.Eventually(time.Minute, "the old letter is done", func() bool { return f.Count(fetchworker.StreamDLQ, ">") == 0 })
-				if n := f.Count(fetchworker.StreamReview, ">"); n != 1 {
+				f.Eventually(time.Minute, "the old letter is done", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
+				if n := f.Count(wire.StreamReview, ">"); n != 1 {
 					t.Errorf("%d items", n)
 				}
 			})
@@ -127,7 +128,7 @@ func TestSupersededMeetsWhatMoves(t *testing.T) {
 			put(f, later.ReplaySlot(), later.Replayed())
 		}, during: func(f *dlqtest.Fleet) {
 			put(f, later.DeadLetterSlot(), later.DeadLetter())
-			s, err := f.JS.Stream(f.Ctx, fetchworker.StreamReplay)
+			s, err := f.JS.Stream(f.Ctx, wire.StreamReplay)
 			if err != nil {
 				f.T.Fatal(err)
 			}

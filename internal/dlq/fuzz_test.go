@@ -8,6 +8,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -18,7 +19,7 @@ import (
 func FuzzDecodeLetter(f *testing.F) {
 	spent := dlqtest.FailedOnce(2)
 	spent.Failures, spent.Error, spent.Code = 4, "caf\u00e9 \u2028 closed", fetchworker.CodeRejected
-	for _, l := range []dlq.Letter{dlqtest.FailedOnce(1), dlqtest.Fresh(1, fetchworker.ClassQuota), spent} {
+	for _, l := range []dlq.Letter{dlqtest.FailedOnce(1), dlqtest.Fresh(1, wire.ClassQuota), spent} {
 		for _, m := range []*nats.Msg{l.DeadLetter(), l.Replayed(), l.ReviewItem()} {
 			var lines []string
 			for name, values := range m.Header {
@@ -39,7 +40,7 @@ func FuzzDecodeLetter(f *testing.F) {
 		l, err := dlq.Decode(subject, h, body)
 		if err != nil {
 			read := dlq.Read(subject, h, body)
-			if read.Class != fetchworker.ClassPermanent || read.Generation < 1 || string(read.Body) != string(body) {
+			if read.Class != wire.ClassPermanent || read.Generation < 1 || string(read.Body) != string(body) {
 				t.Fatalf("%q: %+v", header, read)
 			}
 			l = read

@@ -119,7 +119,7 @@ func TestALapseOnTheSecondConnectionIsNoCall(t *testing.T) {
 		last = conn
 		return conn, err
 	}, 5*time.Second)
-	if r := p.Do(t.Context(), planned, call.Options{}); r.Class != fetchworker.ClassOK {
+	if r := p.Do(t.Context(), planned, call.Options{}); r.Class != wire.ClassOK {
 		t.Fatalf("%s %s", r.Class, r.Detail)
 	}
 	looks := 0
@@ -144,7 +144,7 @@ func TestARedirectTellsItsHostOnly(t *testing.T) {
 	defer server.Close()
 	p, planned := caller(t, server.URL)
 	r := p.Do(t.Context(), planned, call.Options{})
-	if r.Class != fetchworker.ClassTransient || !strings.Contains(r.Detail, "login.example.com") || strings.Contains(r.Detail, "c0ffee") || strings.Contains(r.Detail, "enter") {
+	if r.Class != wire.ClassTransient || !strings.Contains(r.Detail, "login.example.com") || strings.Contains(r.Detail, "c0ffee") || strings.Contains(r.Detail, "enter") {
 		t.Errorf("%s %s", r.Class, r.Detail)
 	}
 }
