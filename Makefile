@@ -51,6 +51,10 @@ outage: ## an outage of 10,000 and 100,000 requests: a table of what parking and
 cluster: ## a cluster of three NATS servers that loses its leaders
 	$(CHAOS) -run Cluster
 
+.PHONY: operator-hour
+operator-hour: ## an hour of what operators and machines do to a running fleet; FETCH_HOUR=short: once, three minutes
+	FETCH_HOUR=$${FETCH_HOUR:-full} go test -count=1 -v -timeout=90m ./e2e -run AnOperatorsHour
+
 .PHONY: versions
 versions: ## the first version's worker beside this one's on one server, built from its commit (needs git's history)
 	FETCH_VERSIONS=beside go test -count=1 -v -timeout=20m ./e2e -run FirstVersionWorks

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -135,19 +134,4 @@ func fillUp(t *testing.T, name string) {
 	if !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
-}
-
-// get is the status and the text of a page; 0 of one that nobody serves.
-func get(t *testing.T, url string) (status int, text string) {
-	t.Helper()
-	res, err := http.Get(url) //nolint:forbidigo // loopback, in a test with a time limit
-	if err != nil {
-		return 0, ""
-	}
-	defer func() { _ = res.Body.Close() }()
-	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		return 0, ""
-	}
-	return res.StatusCode, string(body)
 }

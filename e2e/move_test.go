@@ -49,8 +49,14 @@ func TestEverythingMovesToServersOfOnesOwn(t *testing.T) {
 	run := func() *process {
 		return launch(t, "worker move", program("worker"), env, "move", "--to", urls(t, servers, "admin"), "--to-inbox-prefix", "_INBOX_admin")
 	}
-	p := run()
-	p.says(t, fetchworker.StreamRequests+": ")
+	var p *process
+	until(t, time.Minute, "a move begins", func() bool { // a cluster that is just starting has no leader yet
+		p = run()
+		for !p.gone() && p.log.find(" messages, ") == "" {
+			time.Sleep(5 * time.Millisecond)
+		}
+		return !p.gone()
+	})
 	p.kill()
 	admin := map[string]string{"NATS_URL": urls(t, servers, "admin"), "NATS_INBOX_PREFIX": "_INBOX_admin", "FETCH_REPLICAS": fmt.Sprint(replicas)}
 	early := launch(t, "an early apply", program("worker"), admin, "apply")

@@ -3,6 +3,8 @@ package e2e
 import (
 	"bytes"
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -115,6 +117,21 @@ func until(t *testing.T, within time.Duration, what string, done func() bool) {
 			t.Fatalf("not within %v: %s", within, what)
 		}
 	}
+}
+
+// get is the status and the text of a page; 0 of one that nobody serves.
+func get(t *testing.T, url string) (status int, text string) {
+	t.Helper()
+	res, err := http.Get(url) //nolint:forbidigo // loopback, in a test with a time limit
+	if err != nil {
+		return 0, ""
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return 0, ""
+	}
+	return res.StatusCode, string(body)
 }
 
 // output is what a process has written so far.
