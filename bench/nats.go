@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -59,25 +60,38 @@ type overNATS struct {
 	live           string             // subject under which answers are seen live
 	body           func(i int) []byte // of request i
 	before         uint64             // answers that were there already
+	refused        *atomic.Int64      // publishes
 }
 
 func (o *overNATS) processes() (worker, server *process) { return o.worker, o.server }
 
 func (o *overNATS) publish(ctx context.Context, from, n int) error {
-	for i := from; i < from+n; i++ {
-		if _, err := o.js.PublishAsync(o.subject(i), o.body(i)); err != nil {
+	return o.send(ctx, n, func(i int) *nats.Msg {
+		return &nats.Msg{Subject: o.subject(from + i), Data: o.body(from + i)}
+	})
+}
+
+// send publishes n messages, and returns when all of them are stored.
+func (o *overNATS) send(ctx context.Context, n int, message func(i int) *nats.Msg) error {
+	for i := range n {
+		if _, err := o.js.PublishMsgAsync(message(i), jetstream.WithStallWait(10*time.Second)); err != nil {
 			return err
 		}
 	}
 	select {
 	case <-o.js.PublishAsyncComplete():
-		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(time.Minute):
 		return errTimeout
 	}
+	if refused := o.refused.Load(); refused > 0 {
+		return fmt.Errorf("%w: %d of %d", errRefused, refused, n)
+	}
+	return nil
 }
+
+var errRefused = errors.New("the server refused messages")
 
 func (o *overNATS) answered(ctx context.Context) (int, error) {
 	s, err := o.js.Stream(ctx, o.results)
@@ -126,11 +140,12 @@ func startNATS(s setup) (*overNATS, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &overNATS{server: p, body: requestBody}
+	o := &overNATS{server: p, body: requestBody, refused: new(atomic.Int64)}
 	if o.nc, err = nats.Connect(p.address); err != nil {
 		return nil, err
 	}
-	o.js, err = jetstream.New(o.nc, jetstream.WithPublishAsyncMaxPending(512))
+	o.js, err = jetstream.New(o.nc, jetstream.WithPublishAsyncMaxPending(512),
+		jetstream.WithPublishAsyncErrHandler(func(jetstream.JetStream, *nats.Msg, error) { o.refused.Add(1) }))
 	return o, err
 }
 

@@ -101,7 +101,13 @@ func peers(ctx context.Context) error {
 	requests := flags.Int("requests", 0, "requests a case and round, if others than the case's own")
 	profile := flags.String("profile", "", "folder for CPU and allocation profiles of our worker under load")
 	keep := flags.Bool("keep", false, "keep the working folder")
+	parts := flags.String("parts", "peers,promises,growth", "what is measured")
+	most := flags.Int("most", 1_000_000, "the most that there is of anything in the part growth")
+	short := flags.Bool("short", false, "a few cases, one round, little growth: about three minutes")
 	_ = flags.Parse(os.Args[2:])
+	if *short {
+		*rounds, *probes, *which, *most = 1, 100, "core,16 agents,20 ms,cache hits", 10_000
+	}
 
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
@@ -117,6 +123,9 @@ func peers(ctx context.Context) error {
 	var report strings.Builder
 	var plot []series
 	for _, c := range peerCases {
+		if !strings.Contains(*parts, "peers") {
+			break
+		}
 		if *which != "" && !slices.Contains(strings.Split(*which, ","), c.name) {
 			continue
 		}
@@ -154,6 +163,20 @@ func peers(ctx context.Context) error {
 		rows := medians(all)
 		writeTable(&report, c, rows)
 		plot = append(plot, series{c.name, rows})
+	}
+	if strings.Contains(*parts, "promises") {
+		text, err := promises(ctx, dir, exe, *short)
+		if err != nil {
+			return err
+		}
+		report.WriteString(text)
+	}
+	if strings.Contains(*parts, "growth") {
+		text, err := growth(ctx, dir, exe, *most)
+		if err != nil {
+			return err
+		}
+		report.WriteString(text)
 	}
 	fmt.Print(report.String())
 	if *out == "" {

@@ -13,13 +13,15 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/prometheus/rules"
 )
 
 // TestEachCauseIsTold brings about, one after the other, what must wake
 // somebody, on a running fleet with a server of its own: the alert fires on
 // what was scraped, and not before.
 func TestEachCauseIsTold(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs a fleet")
+	}
 	o := watching(t)
 	broker, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
 	if err != nil {
@@ -53,7 +55,7 @@ func TestEachCauseIsTold(t *testing.T) {
 	}
 	fires := func(want ...string) {
 		t.Helper()
-		all := firing(t, o.group)
+		all := o.group.fires
 		for _, name := range []string{"NoWorker", "NatsDisconnected", "NoReplayer", "KeyRefused", "StoreNearlyFull"} {
 			if got := len(all[name]) > 0; got != slices.Contains(want, name) {
 				t.Errorf("%s fires: %v; of all: %v", name, got, all)
@@ -99,7 +101,7 @@ func TestEachCauseIsTold(t *testing.T) {
 
 	end(replayer)
 	o.live("no replayer", 24)
-	if all := firing(t, o.group); len(all["NoReplayer"]) == 0 {
+	if all := o.group.fires; len(all["NoReplayer"]) == 0 {
 		t.Errorf("no replayer: %v", all)
 	}
 
@@ -116,13 +118,13 @@ func TestEachCauseIsTold(t *testing.T) {
 		}
 	}
 	o.live("NATS is dead", 8)
-	if all := firing(t, o.group); len(all["NatsDisconnected"]) == 0 {
+	if all := o.group.fires; len(all["NatsDisconnected"]) == 0 {
 		t.Errorf("without NATS: %v", all)
 	}
 
 	o.kill()
 	o.live("no worker", 10)
-	if all := firing(t, o.group); len(all["NoWorker"]) == 0 {
+	if all := o.group.fires; len(all["NoWorker"]) == 0 {
 		t.Errorf("without a worker: %v", all)
 	}
 }
@@ -130,7 +132,7 @@ func TestEachCauseIsTold(t *testing.T) {
 // value is what an expression comes to now; ok is false if it is nothing.
 func (o *observed) value(expr string) (value float64, ok bool) {
 	o.t.Helper()
-	query, err := o.engine.NewInstantQuery(o.t.Context(), o.store, nil, expr, o.now)
+	query, err := o.group.engine.NewInstantQuery(o.t.Context(), o.store, nil, expr, o.now)
 	if err != nil {
 		o.t.Fatalf("%s: %v", expr, err)
 	}
@@ -148,9 +150,9 @@ func (o *observed) value(expr string) (value float64, ok bool) {
 // expression is that of a shipped alert.
 func expression(t *testing.T, name string) string {
 	t.Helper()
-	for _, rule := range alerts(t, &rules.ManagerOptions{}, step).Rules() {
-		if rule.Name() == name {
-			return rule.Query().String()
+	for _, rule := range alerts(t, memory{}).rules {
+		if rule.Alert == name {
+			return rule.Expr
 		}
 	}
 	t.Fatalf("no alert %s", name)

@@ -20,6 +20,9 @@ import (
 // gives them, with loopback addresses for the containers', and lets apply make
 // every stream with three copies.
 func TestComposesClusterForms(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs three servers")
+	}
 	p := project(t, "cluster")
 	for name, value := range p.Services["nats-1"].Environment {
 		t.Setenv(name, *value)

@@ -24,10 +24,6 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
-	"github.com/prometheus/prometheus/promql"
-	"github.com/prometheus/prometheus/promql/promqltest"
-	"github.com/prometheus/prometheus/rules"
-	"github.com/prometheus/prometheus/util/teststorage"
 )
 
 // step is what passes on Prometheus' clock between two scrapes: its interval
@@ -41,21 +37,24 @@ const (
 // goes down and comes back, scrapes it as Prometheus would, evaluates the
 // shipped alerts meanwhile, and then asks every panel of every dashboard.
 func TestADayInTheLife(t *testing.T) {
+	if testing.Short() {
+		t.Skip("twenty seconds of a worker's life")
+	}
 	o := observe(t)
 	o.live("all is well", 12)
-	if firing := firing(t, o.group); len(firing["ProviderDown"])+len(firing["NoWorker"]) > 0 {
+	if firing := o.group.fires; len(firing["ProviderDown"])+len(firing["NoWorker"]) > 0 {
 		t.Errorf("firing while all is well: %v", firing)
 	}
 
 	o.upstream.SetDown(true)
 	o.live("the provider is down", 24)
-	if got := firing(t, o.group)["ProviderDown"]; len(got) != 1 || !strings.Contains(got[0], `provider="fmp"`) {
-		t.Errorf("firing in the outage: %v", firing(t, o.group))
+	if got := o.group.fires["ProviderDown"]; len(got) != 1 || !strings.Contains(got[0], `provider="fmp"`) {
+		t.Errorf("firing in the outage: %v", o.group.fires)
 	}
 
 	o.upstream.SetDown(false)
 	o.live("it is back", 24)
-	if got := firing(t, o.group)["ProviderDown"]; len(got) > 0 {
+	if got := o.group.fires["ProviderDown"]; len(got) > 0 {
 		t.Errorf("still firing: %v", got)
 	}
 
@@ -71,8 +70,8 @@ func TestADayInTheLife(t *testing.T) {
 
 	o.kill()
 	o.live("the worker is gone", 10)
-	if got := firing(t, o.group)["NoWorker"]; len(got) != 1 {
-		t.Errorf("firing with no worker: %v", firing(t, o.group))
+	if got := o.group.fires["NoWorker"]; len(got) != 1 {
+		t.Errorf("firing with no worker: %v", o.group.fires)
 	}
 }
 
@@ -83,9 +82,8 @@ type observed struct {
 	worker   *exec.Cmd
 	targets  []target
 	quiet    bool // nobody asks for anything
-	store    *teststorage.TestStorage
-	engine   *promql.Engine
-	group    *rules.Group
+	store    memory
+	group    *group
 	start    time.Time
 	now      time.Time // Prometheus' clock
 	asked    int
@@ -155,11 +153,11 @@ func watching(t *testing.T) *observed {
 	upstream.Fallback = answerAnything
 	t.Cleanup(upstream.Close)
 	o := &observed{
-		t: t, upstream: upstream, store: teststorage.New(t), engine: promqltest.NewTestEngine(t, false, 0, 1_000_000),
+		t: t, upstream: upstream, store: memory{},
 		start: time.Now().Add(-2 * time.Hour),
 	}
 	o.now = o.start
-	o.group = alerts(t, &rules.ManagerOptions{QueryFunc: rules.EngineQueryFunc(o.engine, o.store), AppendableV2: o.store}, step)
+	o.group = alerts(t, o.store)
 	return o
 }
 
@@ -196,7 +194,7 @@ func (o *observed) live(what string, intervals int) {
 		o.requests()
 		time.Sleep(beat)
 		o.scrape()
-		o.group.Eval(o.t.Context(), o.now)
+		o.group.eval(o.t, o.now)
 		o.now = o.now.Add(step)
 	}
 }
@@ -230,6 +228,13 @@ func (o *observed) requests() {
 		}
 		cancel()
 	}
+	// A second operation, so that an outage is the provider's and not one endpoint's.
+	ctx, cancel := context.WithTimeout(o.t.Context(), 5*time.Second)
+	defer cancel()
+	r := fetchworker.Request{Provider: "fmp", Operation: "profile", Params: fmt.Appendf(nil, `{"symbol":"NEW%d"}`, o.asked)}
+	if _, err := o.client.Submit(ctx, r); err != nil {
+		o.t.Error(err)
+	}
 }
 
 var served atomic.Int64
@@ -241,7 +246,7 @@ func answerAnything(r *http.Request) *providertest.Step {
 	case strings.HasPrefix(symbol, "ERR") && calls%3 == 0, symbol == "OLD" && calls%2 == 0:
 		step = providertest.JSON(500, `{}`)
 	case symbol == "NONE":
-		step = providertest.JSON(404, `{}`)
+		step = providertest.JSON(404, `{"Error Message":"there is no such symbol"}`)
 	}
 	return &step
 }
@@ -250,7 +255,6 @@ func answerAnything(r *http.Request) *providertest.Step {
 // nothing else if it does not answer.
 func (o *observed) scrape() {
 	at := model.TimeFromUnixNano(o.now.UnixNano())
-	appender := o.store.Appender(o.t.Context())
 	gone := o.last
 	o.last = map[uint64]labels.Labels{}
 	add := func(from target, m model.Metric, v model.SampleValue) {
@@ -263,9 +267,7 @@ func (o *observed) scrape() {
 		l := b.Labels()
 		o.last[l.Hash()] = l
 		delete(gone, l.Hash())
-		if _, err := appender.Append(0, l, int64(at), float64(v)); err != nil {
-			o.t.Fatal(err)
-		}
+		o.store.add(l, o.now, float64(v))
 	}
 	for _, from := range o.targets {
 		up := model.SampleValue(0)
@@ -288,19 +290,14 @@ func (o *observed) scrape() {
 		add(from, model.Metric{"__name__": "up"}, up)
 	}
 	for _, l := range gone { // what is not told any more ends here, not five minutes later
-		if _, err := appender.Append(0, l, int64(at), math.Float64frombits(value.StaleNaN)); err != nil {
-			o.t.Fatal(err)
-		}
-	}
-	if err := appender.Commit(); err != nil {
-		o.t.Fatal(err)
+		o.store.add(l, o.now, math.Float64frombits(value.StaleNaN))
 	}
 }
 
 // hasData reports whether a panel's query shows anything in this run.
 func (o *observed) hasData(expr string) bool {
 	expr = strings.NewReplacer("$__rate_interval", "1m", "$provider", "fmp").Replace(expr)
-	query, err := o.engine.NewRangeQuery(o.t.Context(), o.store, nil, expr, o.start, o.now, step)
+	query, err := o.group.engine.NewRangeQuery(o.t.Context(), o.store, nil, expr, o.start, o.now, step)
 	if err != nil {
 		o.t.Errorf("%s: %v", expr, err)
 		return false

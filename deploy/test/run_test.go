@@ -95,6 +95,9 @@ func run(t *testing.T, p *types.Project, service, host string, more ...string) *
 // the shipped server configuration, then apply, two workers and a replayer,
 // each with the command, the environment and so the credentials it has there.
 func TestComposeRunsAsWritten(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs the programs")
+	}
 	p := project(t, "single", "tools")
 	for name, value := range p.Services["nats"].Environment {
 		t.Setenv(name, *value)

@@ -61,7 +61,8 @@ func (b *bucket) write(ctx context.Context, key string, value []byte) error {
 		return b.js.Conn().PublishMsg(m)
 	}
 	b.unacked, b.unackedBytes = 0, 0
-	ctx, cancel := context.WithTimeout(ctx, writeLasts)
+	// A stop does not lose what was queued.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLasts)
 	defer cancel()
 	_, err := b.js.PublishMsg(ctx, m)
 	return err

@@ -249,8 +249,7 @@ func (c *Cache) store(ctx context.Context, w write) {
 	if len(value) <= valueKept {
 		c.value = value
 	}
-	// A stop does not lose what was queued.
-	if err := c.bucket.write(context.WithoutCancel(ctx), w.key, value); err != nil {
+	if err := c.bucket.write(ctx, w.key, value); err != nil {
 		c.logger.Debug("cache write", zap.String("key", w.key), zap.Error(err))
 	}
 }

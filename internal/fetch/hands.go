@@ -12,8 +12,10 @@ type hands struct {
 	all  sync.WaitGroup
 }
 
-// idleHands wait for work at the most.
-const idleHands = 64
+// idleHands wait for work at the most. (Answers from the cache wait for nothing
+// but the server, so that several hundred are held at once; with 64 every other
+// turn grew a new stack.)
+const idleHands = 256
 
 func newHands(run func(*delivery)) *hands {
 	return &hands{run: run, free: make(chan *delivery), idle: make(chan struct{}, idleHands)}

@@ -32,7 +32,9 @@ func (m Message) Data() []byte { return m.raw.Data }
 func (m Message) say(word string) error { return m.nc.Publish(m.raw.Reply, []byte(word)) }
 
 // Ack says that it is done, and does not wait for the server's word.
-func (m Message) Ack() error { return m.say("+ACK") }
+func (m Message) Ack() error { return m.nc.Publish(m.raw.Reply, ack) }
+
+var ack = []byte("+ACK")
 
 // Nak has it delivered again at once.
 func (m Message) Nak() error { return m.say("-NAK") }

@@ -53,8 +53,10 @@ type Book struct {
 	js  jetstream.JetStream
 	log *zap.Logger
 
-	mu   sync.Mutex // guards what follows
-	sums map[key]int64
+	mu      sync.Mutex // guards what follows
+	sums    map[key]int64
+	day     time.Time // that was counted on last
+	dayText string
 
 	sent []sum // whose outcome is not known yet; only Run uses it
 }
@@ -93,7 +95,7 @@ func (b *Book) Add(provider, agent, what string, n int64, at time.Time) {
 	if b == nil || n <= 0 || !fetchworker.ValidToken(agent) {
 		return // names that no request may have are not kept for a year
 	}
-	b.add(key{false, provider, agent, at.UTC().Format(time.DateOnly), what}, n)
+	b.add(key{false, provider, agent, "", what}, at, n)
 }
 
 // Cause counts a call of an operation that failed.
@@ -101,10 +103,23 @@ func (b *Book) Cause(provider, operation, cause string, at time.Time) {
 	if b == nil || !fetchworker.ValidToken(operation) || !fetchworker.ValidID(cause) {
 		return
 	}
-	b.add(key{true, provider, operation, at.UTC().Format(time.DateOnly), cause}, 1)
+	b.add(key{true, provider, operation, "", cause}, at, 1)
 }
 
-func (b *Book) add(k key, n int64) {
+// add counts on a day, whose name is written once: for each it was three texts
+// a request.
+func (b *Book) add(k key, at time.Time, n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if day := at.UTC().Truncate(24 * time.Hour); !day.Equal(b.day) || b.dayText == "" {
+		b.day, b.dayText = day, day.Format(time.DateOnly)
+	}
+	k.day = b.dayText
+	b.sums[k] += n
+}
+
+// back takes back what was counted before.
+func (b *Book) back(k key, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sums[k] += n
@@ -177,7 +192,7 @@ func (b *Book) send(ctx context.Context, s *sum) bool {
 	case err == nil:
 		return true
 	case !s.doubt && errors.Is(err, store.ErrNotStored):
-		b.add(s.key, s.n) // nobody heard it: it may go with the next, under another id
+		b.back(s.key, s.n) // nobody heard it: it may go with the next, under another id
 		return true
 	}
 	s.doubt = true

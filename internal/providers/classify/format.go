@@ -15,7 +15,6 @@ import (
 
 // unreadable says why the body of a success is not an answer; "" if it is.
 func unreadable(in Input, isJSON bool) string {
-	media, _, _ := mime.ParseMediaType(in.Header.Get("Content-Type")) // "" for one that cannot be parsed
 	if len(scan.TrimSpace(in.Body)) == 0 {
 		return "empty"
 	}
@@ -37,14 +36,20 @@ func unreadable(in Input, isJSON bool) string {
 			return "not a text in UTF-8"
 		}
 	case sheet.FormatImage:
-		if !isImage(media, in.Body) {
+		if !isImage(mediaOf(in), in.Body) {
 			return "not an image"
 		}
 	case sheet.FormatBinary:
 	case sheet.FormatAny:
-		return notAny(media, in.Body, isJSON)
+		return notAny(mediaOf(in), in.Body, isJSON)
 	}
 	return ""
+}
+
+// mediaOf is the media type of an answer, "" for one that cannot be parsed.
+func mediaOf(in Input) string {
+	media, _, _ := mime.ParseMediaType(in.Header.Get("Content-Type"))
+	return media
 }
 
 // isDocument reports whether a body is one JSON object or array.

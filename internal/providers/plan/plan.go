@@ -78,7 +78,8 @@ func (p *API) Plan(operation string, params json.RawMessage) (*Call, error) {
 		return nil, err
 	}
 	call := &Call{Operation: op, Auth: op.Auths(&p.Spec), values: values, Query: url.Values{}}
-	for _, param := range op.Params {
+	for i := range op.Params {
+		param := &op.Params[i]
 		if value, ok := values[param.Name]; ok && !op.InPath(param.Name) && param.At == "" {
 			call.Query[param.WireName()] = param.Sent(value)
 		}
@@ -121,7 +122,8 @@ func (p *API) values(op *sheet.Operation, given map[string]json.RawMessage) (map
 	if err := known(op, given); err != nil { // first, as a mistyped name looks like a missing one as well
 		return nil, err
 	}
-	for _, param := range op.Params {
+	for i := range op.Params {
+		param := &op.Params[i]
 		raw, ok := given[param.Name]
 		switch {
 		case ok:
@@ -153,6 +155,13 @@ func (p *API) values(op *sheet.Operation, given map[string]json.RawMessage) (map
 
 // known refuses a parameter that the operation does not have.
 func known(op *sheet.Operation, given map[string]json.RawMessage) error {
+	strange := false
+	for name := range given {
+		strange = strange || op.Param(name) == nil
+	}
+	if !strange {
+		return nil // nearly always, and the names in their order cost four allocations
+	}
 	names := make([]string, len(op.Params))
 	for i, param := range op.Params {
 		names[i] = param.Name
