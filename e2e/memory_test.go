@@ -132,8 +132,8 @@ func TestLargeAnswersTakeTurnsBesideSmallOnes(t *testing.T) {
 	if strings.Contains(os.Getenv("GOFLAGS"), "-race") {
 		t.Skip("the race detector takes as much memory again, many times over")
 	}
-	answers, bound := pick(12, 200), 400
-	steps := largeSteps(t, pick(4, 16))
+	answers, bound := pick(6, 200), 400
+	steps := largeSteps(t, pick(3, 16))
 	f := newFleet(t, func(r *http.Request) *providertest.Step {
 		n, err := strconv.Atoi(path.Base(r.URL.Path))
 		if err != nil {

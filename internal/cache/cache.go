@@ -152,6 +152,27 @@ func (c *Cache) Get(ctx context.Context, key string, before func()) *Entry {
 	return e
 }
 
+// Whole is a light entry with its body, or what is kept in its place by now;
+// nil if nothing is. One that is not light comes back as it is.
+func (c *Cache) Whole(ctx context.Context, key string, e *Entry, before func()) *Entry {
+	if e == nil || !e.light {
+		return e
+	}
+	if mine := c.AtHand(key).Lasting(); mine != nil && mine.same(e) {
+		return mine
+	}
+	return c.Get(ctx, key, before).Lasting()
+}
+
+// Unchanged is the body of an entry whose provider says that it is still right;
+// nil if it is not kept any more.
+func (c *Cache) Unchanged(ctx context.Context, key string, e *Entry, before func()) *Entry {
+	if whole := c.Whole(ctx, key, e, before); whole != nil && whole.same(e) {
+		return whole
+	}
+	return nil
+}
+
 // Put keeps an entry at hand at once, and in the bucket soon: nobody waits.
 func (c *Cache) Put(key string, e *Entry) {
 	before := c.AtHand(key).Lasting()
@@ -188,6 +209,13 @@ func (c *Cache) Over(key string) {
 
 // Refuse remembers that a call with the validators of a body has failed.
 func (c *Cache) Refuse(key string, e *Entry) {
+	if e.light {
+		mine := c.AtHand(key).Lasting()
+		if mine == nil || !mine.same(e) {
+			return // it is gone, and its validators with it
+		}
+		e = mine
+	}
 	refused := *e
 	refused.refused = true
 	c.keep(key, &refused)

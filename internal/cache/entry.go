@@ -34,6 +34,8 @@ type Entry struct {
 	under *Entry
 	// refused: a call with its validators has failed, so the next go without.
 	refused bool
+	// light: the body was left in the cache.
+	light bool
 }
 
 // appendHead writes what the bucket keeps before the body, as JSON. (Through
@@ -119,6 +121,24 @@ func (e *Entry) size(key string) int {
 // of the budget.
 func (e *Entry) large() bool {
 	return len(e.Body) > memory.Small || e.under != nil && e.under.large()
+}
+
+// Light is the entry for one who waits with it: a large body is left in the
+// cache, which gives it up when somebody needs its memory. Whoever waited for
+// memory, or for one who does, would otherwise wait for itself. Whole brings
+// the body back, if it is still there.
+func (e *Entry) Light() *Entry {
+	if e == nil || !e.large() {
+		return e
+	}
+	light := *e
+	light.Body, light.under, light.light = nil, nil, true
+	return &light
+}
+
+// same reports whether two entries are of the same body.
+func (e *Entry) same(other *Entry) bool {
+	return e.FetchedAt.Equal(other.FetchedAt) && e.ETag == other.ETag && e.LastModified == other.LastModified
 }
 
 // Revive makes a whole answer of a 304: the body that was kept is still right.

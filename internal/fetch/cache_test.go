@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/memory"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/wire"
 )
@@ -142,6 +144,43 @@ func TestAnUnchangedBodyCostsOnlyA304(t *testing.T) {
 		}
 		if grown := r.bytesUsed() - before; before < 5000 || grown > 200 {
 			t.Errorf("the budget grew by %d bytes after %d", grown, before)
+		}
+	})
+}
+
+// A large body whose memory somebody needs is given up while its provider is
+// asked whether it has changed: the next try asks for all of it.
+func TestAnUnchangedBodyThatWasGivenUpIsFetchedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.memory = memory.New(16 << 20)
+		noise := make([]byte, 1<<20)
+		for i := range noise {
+			noise[i] = byte(rand.Uint32())
+		}
+		body := `["` + hex.EncodeToString(noise) + `"]`
+		asked := 0
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			step := providertest.JSON(200, body)
+			if q.Header.Get("If-None-Match") != "" {
+				asked++
+				room, err := r.memory.Reserve(context.Background(), 16<<20)
+				if err != nil {
+					t.Error(err)
+					return nil
+				}
+				room.Close()
+				step = providertest.Step{Status: 304, Header: http.Header{}}
+			}
+			step.Header.Set("Etag", `W/"v1"`)
+			return &step
+		}
+		defer r.start(nil)()
+		defer r.startReplayer(nil)()
+		r.final(r.quote("alice", "one", "AAPL", ""), 5*time.Second)
+		time.Sleep(2 * time.Minute)
+		a := r.final(r.quote("alice", "two", "AAPL", ""), 30*time.Second)
+		if a.Status != fetchworker.StatusOK || a.Claim == nil || a.Claim.Bytes != int64(len(body)) || a.Calls != 2 || asked != 1 {
+			t.Errorf("%s after %d calls, %d of them asked whether it changed: %+v", a.Status, a.Calls, asked, a.Claim)
 		}
 	})
 }

@@ -73,6 +73,7 @@ func (w *Worker) expire(ctx context.Context, r *request) error {
 // a letter that counts no failure, with what is known meanwhile: a stale body,
 // or why it waits and until when.
 func (w *Worker) park(ctx context.Context, r *request, by *budget.ClosedError) error {
+	w.whole(ctx, r)
 	return w.finish(ctx, r, parked(r, by, r.now()), nil)
 }
 

@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/cache"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/providers/classify"
 	"fetchworker/internal/wire"
 )
 
@@ -210,7 +211,7 @@ func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) 
 		r.cache = w.cache.Get(ctx, r.call.Key, r.start)
 	}
 	if !r.cache.Fresh(r.RequestedAt, now, maxAge) {
-		r.cache = r.cache.Lasting()
+		r.cache = r.cache.Lasting().Light()
 		return false, nil
 	}
 	return true, w.finish(ctx, r, ending{answer: cachedAnswer(r.Letter, r.cache, now)}, nil)
@@ -219,6 +220,10 @@ func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) 
 // overBudget ends a request that the month's bytes no longer allow.
 func (w *Worker) overBudget(ctx context.Context, r *request) (done bool, err error) {
 	used, limit := r.served.Gate.Used()
+	if limit > 0 && used*100 >= limit*nearlyUsed {
+		w.whole(ctx, r)
+		defer func() { r.cache = r.cache.Light() }()
+	}
 	e, over := beyondBudget(r, used, limit, r.served.Gate.Now())
 	if !over {
 		return false, nil
@@ -295,13 +300,29 @@ func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *p
 		w.cache.Refuse(r.call.Key, r.cache)
 	}
 	if result.NotModified {
-		r.cache.Revive(result)
+		w.unchanged(ctx, r, result)
 	}
 	if result.Class == wire.ClassOK {
 		w.endLoop(r, result)
 		w.cache.Put(r.call.Key, cache.Of(result))
 	}
 	return result
+}
+
+// unchanged gives a call its body that the provider has not sent again.
+func (w *Worker) unchanged(ctx context.Context, r *request, result *providers.Result) {
+	if whole := w.cache.Unchanged(ctx, r.call.Key, r.cache, r.start); whole != nil {
+		whole.Revive(result)
+		return
+	}
+	// It was given up meanwhile: the next try asks for all of it.
+	result.NotModified, result.Class, result.ErrorType = false, wire.ClassTransient, classify.Odd
+	result.Detail = "the provider says that the body has not changed, and it is not kept any more"
+}
+
+// whole brings back the body that may be shown in an answer's place.
+func (w *Worker) whole(ctx context.Context, r *request) {
+	r.cache = w.cache.Whole(ctx, r.call.Key, r.cache, r.start)
 }
 
 // failedConditional reports whether a call may have failed because it asked
@@ -358,6 +379,7 @@ func (w *Worker) conclude(ctx context.Context, r *request, result *providers.Res
 	}
 	f := facts{letter: r.Letter, result: result, made: how, now: r.now()}
 	if result.Class != wire.ClassOK {
+		w.whole(ctx, r)
 		w.ofFailure(&f, r)
 	}
 	e := decide(f)

@@ -21,6 +21,7 @@ import (
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/fetch"
+	"fetchworker/internal/memory"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
@@ -55,6 +56,7 @@ type rig struct {
 	logs     *lockedBuffer
 	rest     time.Duration      // 0: as in production; else consumers go as soon, too
 	earlier  bool               // start workers that ask all consumers for ever, as earlier versions do
+	memory   *memory.Budget     // of large bodies; nil: no bound
 	dial     providers.DialFunc // nil: the upstream\'s own
 
 	mu   sync.Mutex
@@ -130,6 +132,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	var serving []fetch.Served
 	for _, p := range set.Configured() {
 		p.AtMost(16)
+		p.Within(r.memory)
 		served, err := fleet.Served(ctx, js)
 		if err != nil {
 			t.Fatal(err)
@@ -188,7 +191,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	w, err := fetch.New(fetch.Config{
 		Name: name, JS: js, KV: kv, Log: record.New(js, hook), Serve: serving, Rights: set.Rights,
 		Retries: 3, RetryBase: time.Second, MaxLife: r.maxLife, Drain: 30 * time.Second, Rest: r.rest,
-		Logger: r.logger(), Metrics: r.registry, Cancels: guard, Usage: book,
+		Logger: r.logger(), Metrics: r.registry, Cancels: guard, Usage: book, Memory: r.memory,
 	})
 	if err != nil {
 		t.Fatal(err)
