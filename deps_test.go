@@ -74,6 +74,8 @@ func TestImportsPointDown(t *testing.T) {
 		{pkg: module + "/cmd/replayer", deny: []string{layer("fetch"), layer("providers")}},
 		{pkg: layer("gateway"), deny: []string{internal, natsServer}, but: []string{layer("gateway")}},
 		{pkg: layer("gateway/catalogue"), deny: []string{internal, natsServer}, but: []string{layer("gateway/catalogue")}},
+		{pkg: layer("gateway/openapi"), deny: []string{internal, natsServer}, but: []string{layer("gateway/openapi")}},
+		{pkg: layer("gateway/tokens"), deny: []string{internal, natsServer}, but: []string{layer("gateway/tokens")}},
 		{pkg: layer("gateway/tools"), deny: []string{internal, natsServer, "net/http/httptest"}, but: []string{layer("gateway/tools"), layer("gateway/catalogue")}},
 		{pkg: module + "/cmd/gateway", deny: []string{layer("fetch"), layer("providers"), layer("dlq"), layer("answer"), layer("record"), layer("budget")}},
 		{pkg: module + "/cmd/worker"},

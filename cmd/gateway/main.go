@@ -13,7 +13,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"fetchworker/internal/gateway"
+	"fetchworker/internal/gateway/tokens"
 
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
@@ -106,7 +106,7 @@ SHA-256, to standard output. A running gateway takes it in by itself.`,
 
 // token makes a token. It is shown once; only its hash is for the file.
 func token(agent string, stdout, stderr io.Writer) error {
-	secret, line, err := gateway.NewToken(agent)
+	secret, line, err := tokens.New(agent)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}

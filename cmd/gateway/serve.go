@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/gateway"
+	"fetchworker/internal/gateway/tokens"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
@@ -65,12 +66,12 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, re
 	}
 	closing.Push("nats", func() error { nc.Close(); return nil })
 	vitals.Joined(nc)
-	tokens, err := gateway.TokensOf(config.Gateway.Tokens, logger)
+	known, err := tokens.Of(config.Gateway.Tokens, logger)
 	if err != nil {
 		return fmt.Errorf("FETCH_GATEWAY_TOKENS: %w", err)
 	}
 	door, err := gateway.New(gateway.Config{
-		NC: nc, Tokens: tokens, Origins: config.Gateway.Origins, Version: version, Logger: logger, Metrics: registry, Tracer: tracer,
+		NC: nc, Tokens: known, Origins: config.Gateway.Origins, Version: version, Logger: logger, Metrics: registry, Tracer: tracer,
 	})
 	if err != nil {
 		return err
@@ -87,7 +88,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, re
 		}
 		return nil
 	})
-	logger.Info("gateway serves", zap.String("addr", served.Addr), zap.Bool("tokens", tokens != nil), zap.String("nats", nc.ConnectedUrlRedacted()), zap.String("http", listener.Addr()))
+	logger.Info("gateway serves", zap.String("addr", served.Addr), zap.Bool("tokens", known != nil), zap.String("nats", nc.ConnectedUrlRedacted()), zap.String("http", listener.Addr()))
 	if ready != nil {
 		ready(served.Addr, listener.Addr())
 	}

@@ -9,6 +9,7 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/gateway"
+	"fetchworker/internal/gateway/tokens"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,7 +25,7 @@ func openGateway(ctx context.Context, config app.Config, embedded *broker.Embedd
 	if config.Gateway.Open == "off" || config.Gateway.Open == "auto" && embedded == nil {
 		return "", nil
 	}
-	tokens, err := gateway.TokensOf(config.Gateway.Tokens, logger)
+	known, err := tokens.Of(config.Gateway.Tokens, logger)
 	if err != nil {
 		return "", fmt.Errorf("%w: FETCH_GATEWAY_TOKENS: %w", app.ErrConfig, err)
 	}
@@ -40,7 +41,7 @@ func openGateway(ctx context.Context, config app.Config, embedded *broker.Embedd
 	}
 	closing.Push("gateway's nats", func() error { nc.Close(); return nil })
 	door, err := gateway.New(gateway.Config{
-		NC: nc, Tokens: tokens, Origins: config.Gateway.Origins, Version: version, Logger: logger, Metrics: metrics, Tracer: tracer,
+		NC: nc, Tokens: known, Origins: config.Gateway.Origins, Version: version, Logger: logger, Metrics: metrics, Tracer: tracer,
 	})
 	if err != nil {
 		return "", err

@@ -20,7 +20,7 @@ import (
 
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker/brokertest"
-	"fetchworker/internal/gateway"
+	"fetchworker/internal/gateway/tokens"
 	"fetchworker/internal/providers/providertest"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -72,12 +72,12 @@ func openDoor(t *testing.T, pairs ...string) *door {
 		}
 		return &answer
 	}
-	token, line, err := gateway.NewToken("alice")
+	token, line, err := tokens.New("alice")
 	if err != nil {
 		t.Fatal(err)
 	}
-	tokens := filepath.Join(t.TempDir(), "tokens.yaml")
-	if err := os.WriteFile(tokens, []byte(line+"\n"), 0o600); err != nil {
+	file := filepath.Join(t.TempDir(), "tokens.yaml")
+	if err := os.WriteFile(file, []byte(line+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d := &door{t: t, broken: broken, token: token, logs: &locked{}}
@@ -86,7 +86,7 @@ func openDoor(t *testing.T, pairs ...string) *door {
 	env := map[string]string{
 		"FMP_API_KEY": doorKey, "FMP_BASE_URL": upstream.URL() + "/api/v3", "FMP_REQUESTS_PER_MINUTE": "0",
 		"FETCH_NATS_ADDR": "127.0.0.1:0", "FETCH_HTTP_ADDR": "127.0.0.1:0", "FETCH_DATA_DIR": t.TempDir(), "FETCH_SYNC": "interval",
-		"FETCH_RETRY_BASE_SECONDS": "0.05", "FETCH_GATEWAY_ADDR": addr, "FETCH_GATEWAY_TOKENS": tokens, "FETCH_CIRCUIT_OPEN_SECONDS": "1",
+		"FETCH_RETRY_BASE_SECONDS": "0.05", "FETCH_GATEWAY_ADDR": addr, "FETCH_GATEWAY_TOKENS": file, "FETCH_CIRCUIT_OPEN_SECONDS": "1",
 	}
 	for i := 0; i < len(pairs); i += 2 {
 		env[pairs[i]] = pairs[i+1]

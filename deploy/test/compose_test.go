@@ -15,7 +15,7 @@ import (
 	"testing"
 
 	"fetchworker/internal/app"
-	"fetchworker/internal/gateway"
+	"fetchworker/internal/gateway/tokens"
 	"fetchworker/internal/providers"
 
 	"github.com/compose-spec/compose-go/v2/cli"
@@ -283,7 +283,7 @@ func TestTheExampleRightsAreValid(t *testing.T) {
 }
 
 func TestTheExampleTokensAreValid(t *testing.T) {
-	if _, err := gateway.LoadTokens(filepath.Join(root, "deploy/config/tokens.yaml"), nil); err != nil {
+	if _, err := tokens.Load(filepath.Join(root, "deploy/config/tokens.yaml"), nil); err != nil {
 		t.Fatal(err)
 	}
 }

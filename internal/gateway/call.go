@@ -165,7 +165,7 @@ func (g *Gateway) who(r *http.Request) (agent, refused string) {
 	if !ok {
 		return "", "a token is needed: Authorization: Bearer …"
 	}
-	if agent, ok = g.config.Tokens.agent(token); !ok {
+	if agent, ok = g.config.Tokens.Agent(token); !ok {
 		return "", "the token is not known here"
 	}
 	return agent, ""

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"fetchworker"
@@ -118,9 +117,6 @@ func lastEventID(r *http.Request) (after uint64, resumes bool, err error) {
 	after, err = strconv.ParseUint(id, 10, 63)
 	return after, true, err
 }
-
-// streams counts what is open.
-type streams struct{ atomic.Int64 }
 
 // stream is one client's.
 type stream struct {

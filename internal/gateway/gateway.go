@@ -10,9 +10,11 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 
 	"fetchworker"
 	"fetchworker/internal/gateway/catalogue"
+	"fetchworker/internal/gateway/tokens"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,9 +25,9 @@ import (
 
 // Config is what a gateway stands on.
 type Config struct {
-	NC      *nats.Conn // of a user who may ask for every agent; it goes on being the caller's
-	Tokens  *Tokens    // who asks; nil: this machine only, and Fetch-Agent says who
-	Origins []string   // of pages in browsers that may ask, beside the gateway's own
+	NC      *nats.Conn   // of a user who may ask for every agent; it goes on being the caller's
+	Tokens  *tokens.File // who asks; nil: this machine only, and Fetch-Agent says who
+	Origins []string     // of pages in browsers that may ask, beside the gateway's own
 	Version string
 	Logger  *zap.Logger
 	Metrics prometheus.Registerer
@@ -43,7 +45,7 @@ type Gateway struct {
 	metrics   *metrics
 	handler   http.Handler
 	api       cachedAPI
-	streams   streams
+	streams   atomic.Int64  // that are open
 	reading   chan struct{} // who reads the store for a stream
 
 	stopping context.Context // ends when the gateway is about to stop

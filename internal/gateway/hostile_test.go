@@ -14,6 +14,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/gateway"
+	"fetchworker/internal/gateway/tokens"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -230,7 +231,7 @@ func TestSlowSenders(t *testing.T) {
 
 func TestATokenIsAnAgent(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens.yaml")
-	alice, line, err := gateway.NewToken("alice")
+	alice, line, err := tokens.New("alice")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,11 +243,11 @@ func TestATokenIsAnAgent(t *testing.T) {
 	}
 	write("# the agents\n" + line + "\n")
 	core, logs := observer.New(zap.DebugLevel)
-	tokens, err := gateway.LoadTokens(file, zap.New(core))
+	known, err := tokens.Load(file, zap.New(core))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRig(t, func(c *gateway.Config) { c.Tokens, c.Logger = tokens, zap.New(core) })
+	r := newRig(t, func(c *gateway.Config) { c.Tokens, c.Logger = known, zap.New(core) })
 	ask := func(want int, headers ...string) said {
 		t.Helper()
 		s := r.get("/v1/fmp/quote?symbol=AAPL", headers...)
@@ -276,7 +277,7 @@ func TestATokenIsAnAgent(t *testing.T) {
 	ask(401, "Authorization", "Bearer "+alice, "Authorization", "Bearer "+alice)
 	ask(403, "Authorization", "Bearer "+alice, "Origin", "https://evil.example.com")
 
-	bob, other, err := gateway.NewToken("bob")
+	bob, other, err := tokens.New("bob")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,14 +312,14 @@ func TestMistakesInAFileOfTokens(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := gateway.LoadTokens(file, zap.NewNop()); err == nil || !strings.Contains(err.Error(), "tokens.yaml") {
+		if _, err := tokens.Load(file, zap.NewNop()); err == nil || !strings.Contains(err.Error(), "tokens.yaml") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := gateway.LoadTokens("/no/such/file", zap.NewNop()); err == nil {
+	if _, err := tokens.Load("/no/such/file", zap.NewNop()); err == nil {
 		t.Error("a file that is not there")
 	}
-	if _, _, err := gateway.NewToken("Al Ice"); err == nil {
+	if _, _, err := tokens.New("Al Ice"); err == nil {
 		t.Error("a bad name")
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/gateway"
+	"fetchworker/internal/gateway/tokens"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"go.uber.org/zap"
@@ -306,18 +307,18 @@ func TestAModelIsToldWhyItWaitsAndWhatItMayNot(t *testing.T) {
 // any gateway: none has a session.
 func TestMCPOfOlderClientsAndWithTokens(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens.yaml")
-	token, line, err := gateway.NewToken("alice")
+	token, line, err := tokens.New("alice")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(file, []byte(line), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	tokens, err := gateway.LoadTokens(file, zap.NewNop())
+	known, err := tokens.Load(file, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRig(t, func(c *gateway.Config) { c.Tokens = tokens })
+	r := newRig(t, func(c *gateway.Config) { c.Tokens = known })
 	for _, version := range mcp.SupportedProtocolVersions() {
 		m := r.model("Authorization", "Bearer "+token, &mcp.ClientSessionOptions{ProtocolVersion: version})
 		if out := m.call("fetch", args{"provider": "fmp", "operation": "quote", "params": args{"symbol": "AAPL"}}, false); out.Status != "ok" {

@@ -62,7 +62,7 @@ const (
 	unknownAgain   = 10 * time.Second // where what is waited for says no time
 	fullAgain      = 5 * time.Second
 	longestAgain   = 24 * time.Hour
-	statusCanceled = 499
+	statusCanceled = 499 // the client is gone, and told nothing
 )
 
 // httpError is what is wrong with a request as HTTP.

@@ -1,4 +1,5 @@
-package gateway
+// Package tokens says which agent a bearer token names, by a file of hashes.
+package tokens
 
 import (
 	"crypto/rand"
@@ -17,14 +18,14 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Tokens say which agent a bearer token names. The file holds the SHA-256 of
+// File says which agent a bearer token names. It holds the SHA-256 of
 // each, so that who reads it has none of them:
 //
 //	9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08: alice
 //
 // It is read anew when it changes. One that cannot be read leaves those of
 // before in force; one that is gone leaves nobody.
-type Tokens struct {
+type File struct {
 	path   string
 	logger *zap.Logger
 
@@ -35,9 +36,9 @@ type Tokens struct {
 	told   string    // the last complaint
 }
 
-// LoadTokens reads the file once, and refuses one that cannot be read.
-func LoadTokens(path string, logger *zap.Logger) (*Tokens, error) {
-	t := &Tokens{path: path, logger: logger}
+// Load reads the file once, and refuses one that cannot be read.
+func Load(path string, logger *zap.Logger) (*File, error) {
+	t := &File{path: path, logger: logger}
 	info, err := os.Stat(path)
 	if err == nil {
 		t.agents, err = readTokens(path)
@@ -49,16 +50,16 @@ func LoadTokens(path string, logger *zap.Logger) (*Tokens, error) {
 	return t, nil
 }
 
-// TokensOf is LoadTokens, and none without a path.
-func TokensOf(path string, logger *zap.Logger) (*Tokens, error) {
+// Of is Load, and none without a path.
+func Of(path string, logger *zap.Logger) (*File, error) {
 	if path == "" {
 		return nil, nil // nobody needs one then
 	}
-	return LoadTokens(path, logger)
+	return Load(path, logger)
 }
 
-// agent is whom a token names.
-func (t *Tokens) agent(token string) (string, bool) {
+// Agent is whom a token names.
+func (t *File) Agent(token string) (string, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.refresh()
@@ -70,7 +71,7 @@ func (t *Tokens) agent(token string) (string, bool) {
 const moment = 100 * time.Millisecond
 
 // refresh reads the file again if it has changed.
-func (t *Tokens) refresh() {
+func (t *File) refresh() {
 	info, err := os.Stat(t.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -97,7 +98,7 @@ func (t *Tokens) refresh() {
 }
 
 // complain says once what is wrong with the file.
-func (t *Tokens) complain(err error) {
+func (t *File) complain(err error) {
 	if text := err.Error(); text != t.told {
 		t.told = text
 		t.logger.Warn("the file of tokens cannot be read", zap.String("file", t.path), zap.Error(err))
@@ -145,9 +146,9 @@ func hashOf(token string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// NewToken makes a token for an agent, which nobody can guess, and its line in
+// New makes a token for an agent, which nobody can guess, and its line in
 // the file.
-func NewToken(agent string) (token, line string, err error) {
+func New(agent string) (token, line string, err error) {
 	if !fetchworker.ValidToken(agent) {
 		return "", "", &fetchworker.RequestError{Field: "agent", Want: "1 to 32 of a-z 0-9 _ -"}
 	}

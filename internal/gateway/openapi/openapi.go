@@ -1,15 +1,12 @@
-package gateway
+// Package openapi describes what a gateway serves to generators of clients.
+package openapi
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
-	"sync"
-	"time"
 
 	"fetchworker"
 )
@@ -17,60 +14,17 @@ import (
 // object is a JSON object, written with its names sorted.
 type object = map[string]any
 
-// apiAge is how long a description is kept: as long as the sheets it is made of.
-const apiAge = 30 * time.Second
-
-// cachedAPI is the description that was made last.
-type cachedAPI struct {
-	mu   sync.Mutex
-	text []byte
-	at   time.Time
-}
-
-// openAPI answers with an OpenAPI 3.1 document of all that is served, made of
-// the providers' own sheets: each operation is a path, so that a generator
-// makes a typed call of it.
-func (g *Gateway) openAPI(c *call) {
-	text, err := g.api.get(c.ctx, g)
-	if err != nil {
-		g.failed(c, fetchworker.Identity{}, err)
-		return
-	}
-	h := c.w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Cache-Control", "private, no-cache")
-	h.Set("ETag", `"`+hashOf(string(text))+`"`)
-	if matches(c.r.Header.Values("If-None-Match"), h.Get("ETag")) {
-		c.w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	for rest := text; len(rest) > 0; {
-		n := min(len(rest), pieceBytes)
-		if _, err := c.w.Write(rest[:n]); err != nil {
-			return // the client is gone
-		}
-		rest = rest[n:]
-	}
-}
-
-func (a *cachedAPI) get(ctx context.Context, g *Gateway) ([]byte, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.text != nil && time.Since(a.at) < apiAge {
-		return a.text, nil
-	}
-	all, err := g.catalogue.All(ctx)
-	if err != nil {
-		return nil, err
-	}
+// Document is an OpenAPI 3.1 document of all that a gateway serves, made of the
+// providers' own sheets: each operation is a path, so that a generator makes a
+// typed call of it.
+func Document(all []fetchworker.Catalogue, version string, tokens bool) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	if err := e.Encode(describe(all, g.config.Version, g.config.Tokens != nil)); err != nil {
+	if err := e.Encode(describe(all, version, tokens)); err != nil {
 		return nil, fmt.Errorf("openapi.json: %w", err)
 	}
-	a.text, a.at = b.Bytes(), time.Now()
-	return a.text, nil
+	return b.Bytes(), nil
 }
 
 func ref(kind, name string) object { return object{"$ref": "#/components/" + kind + "/" + name} }
