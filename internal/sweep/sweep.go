@@ -49,6 +49,7 @@ type Sweeper struct {
 	config  Config
 
 	noted    map[string]bool   // providers that have ever been served
+	attended map[string]bool   // those that a worker serves that lives, in this pass
 	listed   time.Time         // when they were listed
 	clean    snapshot          // of the request stream when nothing in it was unserved
 	strays   map[string]uint64 // by filter: from which sequence of it strays are looked for
@@ -169,19 +170,8 @@ func (s *Sweeper) served(ctx context.Context) (map[string]bool, error) {
 		}
 		s.noted, s.listed = noted, time.Now()
 	}
-	served, now := map[string]bool{}, s.board.Now()
-	look := func(provider string) {
-		view := s.board.Provider(provider, now)
-		if len(view.Workers) > 0 || view.Control.Retired == nil && (view.Registered || s.noted[provider]) {
-			served[provider] = true
-		}
-	}
-	for _, provider := range s.board.Providers() {
-		look(provider)
-	}
-	for provider := range s.noted {
-		look(provider)
-	}
+	served, attended := s.board.Served(s.noted)
+	s.attended = attended
 	return served, nil
 }
 

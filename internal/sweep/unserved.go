@@ -284,12 +284,12 @@ func (s *Sweeper) absent(ctx context.Context, stream, prefix string, state jetst
 	now := s.board.Now()
 	for provider := range served {
 		key := prefix + provider + ".>"
-		view := s.board.Provider(provider, now)
-		if len(view.Workers) > 0 {
+		if s.attended[provider] {
 			delete(s.told, key)
 			continue
 		}
-		if now.Sub(view.NoneSince) < dlq.LongAbsence || state.LastSeq <= s.told[key] || state.Msgs == 0 {
+		view := s.board.Provider(provider, now)
+		if len(view.Workers) > 0 || now.Sub(view.NoneSince) < dlq.LongAbsence || state.LastSeq <= s.told[key] || state.Msgs == 0 {
 			continue
 		}
 		last, err := s.each(ctx, stream, key, s.told[key]+1, everything, s.tellAbsence)

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -38,4 +39,24 @@ func Served(ctx context.Context, js jetstream.JetStream) (map[string]bool, error
 func NoteServed(ctx context.Context, js jetstream.JetStream, provider string) error {
 	_, err := store.NewCounter(js).Add(ctx, "fetch.budget."+provider+served, 1, "")
 	return err
+}
+
+// Served are the providers that are served: attended by a worker that lives, or
+// registered or noted as served, and not retired since.
+func (v *View) Served(noted map[string]bool) (served, attended map[string]bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	attended = v.served()
+	served = maps.Clone(attended)
+	for provider, p := range v.providers {
+		if p.register != nil && p.control.Retired == nil {
+			served[provider] = true
+		}
+	}
+	for provider := range noted {
+		if p := v.providers[provider]; p == nil || p.control.Retired == nil {
+			served[provider] = true
+		}
+	}
+	return served, attended
 }
