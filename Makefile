@@ -65,9 +65,9 @@ bench: ## benchmarks into bench.txt; compared with BASE=old.txt if that is given
 	go tool -modfile=tools/go.mod benchstat $(BASE) bench.txt
 
 .PHONY: bench-peers
-bench-peers: ## ours beside the bare loop and its peers, into docs/performance/ (a module of its own; redis-server and PostgreSQL where they are installed)
+bench-peers: ## ours beside the bare loop and its peers, quotas, outages and growth, into docs/performance/ (half an hour; BENCH=-short: three minutes; redis-server and PostgreSQL where they are installed)
 	mkdir -p docs/performance
-	cd bench && go run . peers -out ../docs/performance
+	cd bench && go run . peers -out ../docs/performance $(BENCH)
 
 .PHONY: bench-providers
 bench-providers: ## what providers cost that nobody asks, on one server and on three

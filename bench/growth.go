@@ -159,7 +159,7 @@ func lay(ctx context.Context, o *overNATS, c growthCase) error {
 		m.Data = requestBody(i)
 		for name, value := range map[string]string{
 			fetchworker.HeaderRequestID: id.ID, fetchworker.HeaderGeneration: "1", fetchworker.HeaderCalls: "1", fetchworker.HeaderFailures: "1",
-			fetchworker.HeaderErrorClass: string(fetchworker.ClassTransient), fetchworker.HeaderRequestedAt: stored,
+			fetchworker.HeaderErrorClass: string(wire.ClassTransient), fetchworker.HeaderRequestedAt: stored,
 			fetchworker.HeaderFailedAt: stored, fetchworker.HeaderNotBefore: due,
 		} {
 			m.Header.Set(name, value)

@@ -101,7 +101,7 @@ func peers(ctx context.Context) error {
 	requests := flags.Int("requests", 0, "requests a case and round, if others than the case's own")
 	profile := flags.String("profile", "", "folder for CPU and allocation profiles of our worker under load")
 	keep := flags.Bool("keep", false, "keep the working folder")
-	parts := flags.String("parts", "peers,promises,growth", "what is measured")
+	parts := flags.String("parts", "peers,promises,growth,start", "what is measured")
 	most := flags.Int("most", 1_000_000, "the most that there is of anything in the part growth")
 	short := flags.Bool("short", false, "a few cases, one round, little growth: about three minutes")
 	_ = flags.Parse(os.Args[2:])
@@ -120,6 +120,7 @@ func peers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	load := loadAverage()
 	var report strings.Builder
 	var plot []series
 	for _, c := range peerCases {
@@ -178,12 +179,19 @@ func peers(ctx context.Context) error {
 		}
 		report.WriteString(text)
 	}
+	if strings.Contains(*parts, "start") {
+		text, err := cold(ctx, filepath.Join(dir, "cold"), exe, 20*time.Second)
+		if err != nil {
+			return err
+		}
+		report.WriteString(text)
+	}
 	fmt.Print(report.String())
 	if *out == "" {
 		return nil
 	}
-	head := fmt.Sprintf("Measured with `make bench-peers` on %d processors (%s, %s), medians of %d interleaved rounds.\n\n",
-		runtime.NumCPU(), cpuModel(), runtime.Version(), *rounds)
+	head := fmt.Sprintf("Measured with `bench %s` on %d processors (%s, %s), medians of %d interleaved rounds. The machine's load average was %s before and %s after.\n\n",
+		strings.Join(os.Args[1:], " "), runtime.NumCPU(), cpuModel(), runtime.Version(), *rounds, load, loadAverage())
 	return errors.Join(
 		os.WriteFile(filepath.Join(*out, "peers.md"), []byte(head+report.String()), 0o600),
 		os.WriteFile(filepath.Join(*out, "peers.svg"), []byte(bars(plot)), 0o600))

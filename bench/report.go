@@ -76,6 +76,14 @@ func thousands(f float64) string {
 	return s
 }
 
+// loadAverage is how many wanted to run in the last minute: what the numbers
+// were measured beside.
+func loadAverage() string {
+	text, _ := os.ReadFile("/proc/loadavg")
+	first, _, _ := strings.Cut(string(text), " ")
+	return first
+}
+
 func cpuModel() string {
 	info, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range strings.Lines(string(info)) {
