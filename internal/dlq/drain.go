@@ -108,7 +108,18 @@ func (r *Replayer) drain(ctx context.Context) {
 		return
 	}
 	name := rand.Text()
+	var looked time.Time
+	behind := false
 	for wait.Between(ctx, 80*time.Millisecond, 120*time.Millisecond) == nil {
+		if time.Since(looked) >= crowdLooks {
+			looked = time.Now()
+			behind = r.behind(ctx)
+		}
+		if behind {
+			for _, provider := range r.gates.board.Providers() {
+				r.drains.mark(provider)
+			}
+		}
 		for provider, d := range r.drains.marked() {
 			now := r.now()
 			if now.Before(d.rest) || r.gates.of(provider, now).held != "" {
@@ -129,8 +140,32 @@ func (r *Replayer) drain(ctx context.Context) {
 				r.logger.Warn("drain", zap.String("provider", provider), zap.Error(err))
 				d.rest = now.Add(time.Second)
 			}
+			if soon := r.now().Add(restBehind); behind && d.rest.After(soon) {
+				d.rest = soon
+			}
 		}
 	}
+}
+
+const (
+	// crowdLooks is how often it is looked whether more letters wait to be met
+	// than a replayer meets in no time, which are crowd.
+	crowdLooks = time.Second
+	crowd      = 2000
+	// restBehind is restAfterAll while they do: a retry of a second may be among
+	// them.
+	restBehind = 300 * time.Millisecond
+)
+
+// behind reports whether a crowd of letters waits to be met for the first time:
+// after a while without a replayer. Each is met in the order it was stored,
+// which takes half a minute for 200,000; so meanwhile every provider's letters
+// are looked for by themselves, and none stands behind another's crowd.
+func (r *Replayer) behind(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c, err := r.js.Consumer(ctx, wire.StreamDLQ, r.config.Consumer)
+	return err == nil && c.CachedInfo().NumPending > crowd
 }
 
 // drainOne reads on and releases as far as there is room.
