@@ -15,6 +15,7 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
+	"fetchworker/internal/usage"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
@@ -117,11 +118,14 @@ func (c *cli) serve(cmd *cobra.Command, shows bool) (err error) {
 	}
 	closing.Push("cancels", func() error { cancels.Close(); return nil })
 
+	book := usage.NewBook(js, logger)
+	closing.Push("usage", app.Beside(book.Run))
 	log := record.New(js, nil)
 	replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 		Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 		Heal:    func(ctx context.Context) error { return broker.HealDLQ(ctx, js, logger) },
 		Cancels: cancels,
+		Failed:  func(l dlq.Letter) { book.Add(l.Provider, l.Agent, usage.Failed, 1, board.Now()) },
 		Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry, Tracer: tracer,
 	})
 	// Which names are known providers only a worker can say, so requests for

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"fetchworker/internal/app"
@@ -175,7 +174,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		return err
 	}
 	book := usage.NewBook(js, logger)
-	closing.Push("usage", beside(book.Run)) // after the last answer
+	closing.Push("usage", app.Beside(book.Run)) // after the last answer
 	worker, err := fetch.New(fetch.Config{
 		Name: name, JS: js, KV: kv, Log: log, Serve: serving, Rights: set.Rights,
 		Retries: config.Retries, RetryBase: config.RetryBase, MaxLife: config.MaxLife, Drain: drainTime,
@@ -241,6 +240,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 			Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 			Heal:    func(ctx context.Context) error { return broker.HealDLQ(ctx, js, logger) },
 			Cancels: cancels,
+			Failed:  func(l dlq.Letter) { book.Add(l.Provider, l.Agent, usage.Failed, 1, board.Now()) },
 			Retries: config.Retries, MaxLife: config.MaxLife, Logger: logger, Registerer: registry, Tracer: tracer,
 		})
 		checks = append(checks, func(context.Context) error { return replayer.Ready() })
@@ -263,18 +263,6 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	err = group.Wait()
 	logger.Info("stopped")
 	return err
-}
-
-// beside runs something until it is closed, and waits for it then.
-func beside(run func(context.Context)) (end func() error) {
-	ctx, stop := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() { run(ctx) })
-	return func() error {
-		stop()
-		running.Wait()
-		return nil
-	}
 }
 
 // workerName is unique in the fleet, and tells an operator which process it is.

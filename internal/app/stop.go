@@ -1,8 +1,10 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"sync"
 )
 
 // Stack is what must be closed, in the reverse of the order it was opened.
@@ -27,4 +29,16 @@ func (s *Stack) Close() error {
 	}
 	s.names, s.closes = nil, nil
 	return errors.Join(errs...)
+}
+
+// Beside runs something until it is closed, and waits for it then.
+func Beside(run func(context.Context)) (end func() error) {
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { run(ctx) })
+	return func() error {
+		stop()
+		running.Wait()
+		return nil
+	}
 }

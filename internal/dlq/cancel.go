@@ -37,10 +37,12 @@ func (r *Replayer) end(ctx context.Context, l *held) (time.Duration, error) {
 }
 
 func (r *Replayer) answerCancelled(ctx context.Context, l Letter) error {
-	if _, _, err := r.answers.Put(ctx, l.Failed(fetchworker.CodeCancelled, cancel.Detail), l.ReplyTo()); err != nil {
+	_, stored, err := r.answers.Put(ctx, l.Failed(fetchworker.CodeCancelled, cancel.Detail), l.ReplyTo())
+	if err != nil {
 		return err
 	}
 	r.did(didCancel, l.Provider)
+	r.ended(l, stored)
 	return nil
 }
 

@@ -43,7 +43,8 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 	code := failureCode(l.Letter)
 	a := l.Failed(code, l.Error)
 	a.Review = true
-	// Usually the worker has written the same. But it may be another end.
+	// Often the worker has written the same. But it may be another end.
+	told := stands.Reviewed(l.Generation)
 	if stands, _, err = r.answers.Replace(ctx, stands, a, l.ReplyTo()); err != nil {
 		return 0, err
 	}
@@ -70,6 +71,7 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 		return 0, err
 	}
 	r.did(didReview, l.Provider)
+	r.ended(l.Letter, !told)
 	r.logger.Info("to review", zap.Stringer("request", l.Identity), zap.Int("generation", l.Generation),
 		zap.String("class", string(l.Class)), zap.String("code", string(code)), zap.Int("calls", l.Calls), zap.String("error", l.Error))
 	return 0, l.ack(ctx, r.log)

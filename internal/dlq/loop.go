@@ -32,6 +32,10 @@ type Config struct {
 
 	Cancels *cancel.View // what agents have cancelled; nil: nothing ever is
 
+	// Failed is told of each request that a replayer ends without what was
+	// asked for; nil: nobody is. After a crash it may be told of one again.
+	Failed func(Letter)
+
 	Retries int           // failures beyond the first that a request may have
 	MaxLife time.Duration // of a request
 

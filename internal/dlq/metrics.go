@@ -68,3 +68,11 @@ func (r *Replayer) did(action, provider string) {
 	}
 	r.metrics.letters.WithLabelValues(provider, action).Inc()
 }
+
+// ended tells that a request has ended without what was asked for, if this
+// replayer's answer is what ended it.
+func (r *Replayer) ended(l Letter, mine bool) {
+	if mine && r.config.Failed != nil {
+		r.config.Failed(l)
+	}
+}

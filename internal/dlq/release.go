@@ -19,10 +19,12 @@ func (r *Replayer) expire(ctx context.Context, l *held) (time.Duration, error) {
 	a := l.Failed(fetchworker.CodeDeadlineExceeded, "the deadline passed while the request waited for its next attempt")
 	// A crash after this leaves the letter, and the next one to meet it finds
 	// the answer and sends the copy again.
-	if _, _, err := r.answers.Put(ctx, a, l.ReplyTo()); err != nil {
+	_, stored, err := r.answers.Put(ctx, a, l.ReplyTo())
+	if err != nil {
 		return 0, err
 	}
 	r.did(didExpire, l.Provider)
+	r.ended(l.Letter, stored)
 	return 0, l.ack(ctx, r.log)
 }
 
@@ -42,10 +44,12 @@ func (r *Replayer) refuse(ctx context.Context, l *held) (time.Duration, error) {
 		return r.exhaust(ctx, l)
 	}
 	a := l.Failed(fetchworker.CodeProviderNotConfigured, retiredMeanwhile(l.Provider))
-	if _, _, err := r.answers.Put(ctx, a, l.ReplyTo()); err != nil {
+	_, stored, err := r.answers.Put(ctx, a, l.ReplyTo())
+	if err != nil {
 		return 0, err
 	}
 	r.did(didRefuse, l.Provider)
+	r.ended(l.Letter, stored)
 	return 0, l.ack(ctx, r.log)
 }
 

@@ -255,10 +255,15 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 		t.Fatal(err)
 	}
 	log := record.New(js, hook)
+	book := usage.NewBook(js, r.logger())
+	counting, stopCounting := context.WithCancel(context.Background())
+	var counts sync.WaitGroup
+	counts.Go(func() { book.Run(counting) })
 	replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 		Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
 		Heal:    func(ctx context.Context) error { return broker.ServeDLQ(ctx, js) },
 		Retries: 3, MaxLife: r.maxLife, Logger: r.logger(), Cancels: cancels,
+		Failed: func(l dlq.Letter) { book.Add(l.Provider, l.Agent, usage.Failed, 1, board.Now()) },
 	})
 	sweeper := sweep.New(js, log, board, sweep.Config{
 		Known: func(p string) bool { return p == "polygon" }, MaxLife: r.maxLife, Logger: r.logger(),
@@ -276,6 +281,8 @@ func (r *rig) startReplayer(hook record.Hook) (stop func()) {
 		once.Do(func() {
 			stopping()
 			running.Wait()
+			stopCounting()
+			counts.Wait()
 			board.Close()
 			cancels.Close()
 			flush(nc)

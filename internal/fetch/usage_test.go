@@ -85,3 +85,38 @@ func TestTheLedgerAddsUpToWhatTheProviderCounted(t *testing.T) {
 		}
 	})
 }
+
+// Whoever ends a request without what was asked for counts it, and it is
+// counted once: what a worker refuses, and what a replayer takes to review.
+func TestEveryFailureIsCountedOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			step := providertest.JSON(200, `[{"symbol":"X","price":1}]`)
+			switch {
+			case strings.Contains(q.URL.Path, "BROKEN"):
+				step = providertest.JSON(500, `{"error":"no"}`)
+			case strings.Contains(q.URL.Path, "GONE"):
+				step = providertest.JSON(404, `{"error":"no such symbol"}`)
+			}
+			return &step
+		}
+		defer r.startReplayer(nil)()
+		defer r.start(nil)()
+		broken, gone := r.quote("alice", "broken", "BROKEN", ""), r.quote("bob", "gone", "GONE", "")
+		for i := range 20 { // others' calls succeed meanwhile, so it is the request
+			r.final(r.quote("carol", fmt.Sprint("c", i), fmt.Sprint("S", i), ""), 10*time.Second)
+			time.Sleep(2 * time.Second)
+		}
+		r.final(broken, 5*time.Minute)
+		r.final(gone, time.Minute)
+		r.drained(wire.StreamDLQ, 0, time.Minute)
+		time.Sleep(2 * time.Second)
+		day := time.Now().UTC().Format(time.DateOnly)
+		got := r.counted()
+		for _, agent := range []string{"alice", "bob"} {
+			if n := got["usage.fmp."+agent+"."+day+".failed"]; n != 1 {
+				t.Errorf("%d failures of %s are counted", n, agent)
+			}
+		}
+	})
+}

@@ -25,8 +25,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// What is counted of an agent: the last token of a subject. Answers that a
-// replayer or a sweep gives, to what has waited too long, are not in it.
+// What is counted of an agent: the last token of a subject. What an operator
+// ends, and what a sweep answers in the queue, is not in it.
 const (
 	Calls  = "calls"  // requests that reached the wire
 	Bytes  = "bytes"  // on the wire, of those calls
