@@ -73,7 +73,7 @@ func (b *Browser) window(ctx context.Context, stream, subject string, first, las
 
 // WalkBack is Walk, the newest first.
 func (b *Browser) WalkBack(ctx context.Context, stream string, f Filter, edge Edge) iter.Seq2[Found, error] {
-	return found(stream, f, b.Backwards(ctx, stream, f.Subject(stream), edge))
+	return found(stream, f, b.Backwards(ctx, stream, f.walked(stream, edge), edge))
 }
 
 // found are the letters or items among messages that a filter matches.
@@ -86,6 +86,9 @@ func found(stream string, f Filter, messages iter.Seq2[record.Raw, error]) iter.
 			}
 			found := Found{Stream: stream, Sequence: raw.Sequence, StoredAt: raw.Time}
 			found.Letter, found.Fault = dlq.Decode(raw.Subject, raw.Header, raw.Data)
+			if !f.names(found.Identity) {
+				continue
+			}
 			// Whether a filter would match what cannot be read is unknown:
 			// it is shown, and no act is ever done to it.
 			if found.Fault != nil || f.Matches(found.Letter) {

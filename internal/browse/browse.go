@@ -59,6 +59,26 @@ func (f Filter) Subject(stream string) string {
 	}
 }
 
+// walkedWhole is from how many messages on a stream is read whole, and what
+// does not match left out here: for each page the server counts all that match
+// from there on, and of a million subjects that takes it longer than the page.
+// Only everything it counts at once.
+const walkedWhole = 20_000
+
+// walked is the subject filter of a walk.
+func (f Filter) walked(stream string, edge Edge) string {
+	if f.ID == "" && edge.Messages > walkedWhole {
+		return ">"
+	}
+	return f.Subject(stream)
+}
+
+// names reports whether an identity is one that the filter names.
+func (f Filter) names(i fetchworker.Identity) bool {
+	return (f.Provider == "" || f.Provider == i.Provider) && (f.Operation == "" || f.Operation == i.Operation) &&
+		(f.Agent == "" || f.Agent == i.Agent) && (f.ID == "" || f.ID == i.ID)
+}
+
 // Matches judges what a subject filter cannot.
 func (f Filter) Matches(l dlq.Letter) bool {
 	return (f.Class == "" || f.Class == l.Class) &&
@@ -116,6 +136,7 @@ const (
 // an edge ends although others write meanwhile, the walker itself included.
 type Edge struct {
 	Sequence uint64
+	Messages uint64 // that the stream held
 	At       time.Time
 }
 
@@ -125,7 +146,8 @@ func (b *Browser) Edge(ctx context.Context, stream string) (Edge, error) {
 		Error *jetstream.APIError `json:"error"`
 		Time  time.Time           `json:"ts"`
 		State struct {
-			Last uint64 `json:"last_seq"`
+			Last     uint64 `json:"last_seq"`
+			Messages uint64 `json:"messages"`
 		} `json:"state"`
 	}
 	if err := b.ask(ctx, "$JS.API.STREAM.INFO."+stream, nil, &info); err != nil {
@@ -134,14 +156,14 @@ func (b *Browser) Edge(ctx context.Context, stream string) (Edge, error) {
 	if info.Error != nil {
 		return Edge{}, fmt.Errorf("stream %s: %w", stream, info.Error)
 	}
-	return Edge{Sequence: info.State.Last, At: info.Time}, nil
+	return Edge{Sequence: info.State.Last, Messages: info.State.Messages, At: info.Time}, nil
 }
 
 // Walk yields what the filter selects of a stream, in the order it was
 // stored, up to the edge. What cannot be read is yielded with a fault, so
 // that nothing is left out in silence. It stops after the first error.
 func (b *Browser) Walk(ctx context.Context, stream string, f Filter, edge Edge) iter.Seq2[Found, error] {
-	return found(stream, f, b.Messages(ctx, stream, f.Subject(stream), time.Time{}, edge))
+	return found(stream, f, b.Messages(ctx, stream, f.walked(stream, edge), time.Time{}, edge))
 }
 
 // Count is how many messages of a stream a subject filter matches, and the

@@ -66,6 +66,19 @@ func TestBackwardsIsTheWalkTurnedRound(t *testing.T) {
 		if !slices.Equal(forth, back) || f.Provider == "fred" && len(back) != 4 {
 			t.Errorf("%+v: %d forth, %d back", f, len(forth), len(back))
 		}
+		// A large stream is walked whole, and gives the same.
+		large := edge
+		large.Messages = 1 << 20
+		var whole []uint64
+		for found, err := range reader.Walk(t.Context(), wire.StreamDLQ, f, large) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			whole = append(whole, found.Sequence)
+		}
+		if !slices.Equal(forth, whole) {
+			t.Errorf("%+v: %d by its subject, %d of all", f, len(forth), len(whole))
+		}
 	}
 }
 
