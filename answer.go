@@ -91,7 +91,7 @@ func (a Answer) Rank() int {
 // Encode writes the answer as the message a worker publishes.
 func (a Answer) Encode() *nats.Msg {
 	h := newHeader(headersOfAnswer)
-	m := &nats.Msg{Subject: "fetch.put." + a.Identity.String(), Header: h.Header}
+	m := &nats.Msg{Subject: a.Identity.under("fetch.put."), Header: h.Header}
 	if a.Time.IsZero() {
 		a.Time = time.Now()
 	}

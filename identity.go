@@ -11,8 +11,12 @@ type Identity struct {
 
 // String writes the identity as "provider.operation.agent.id", which is also
 // the Nats-Msg-Id that makes a repeated publish a duplicate.
-func (i Identity) String() string {
-	return i.Provider + "." + i.Operation + "." + i.Agent + "." + i.ID
+func (i Identity) String() string { return i.under("") }
+
+// under writes the identity behind a prefix, in one piece: the identity by
+// itself and then both together are two.
+func (i Identity) under(prefix string) string {
+	return prefix + i.Provider + "." + i.Operation + "." + i.Agent + "." + i.ID
 }
 
 // ValidToken reports whether a provider, operation or agent name is

@@ -16,7 +16,7 @@ func RequestSubject(provider string, lane Lane, operation, agent string) string 
 }
 
 // ResultSubject is where the answer of a request is stored and seen live.
-func ResultSubject(i Identity) string { return "fetch.result." + i.String() }
+func ResultSubject(i Identity) string { return i.under("fetch.result.") }
 
 // CancelSubject is where an agent's orders to cancel are taken, by request.
 func CancelSubject(provider, agent string) string { return "fetch.cancel." + provider + "." + agent }
