@@ -22,7 +22,7 @@ race: ## every test but e2e under the race detector, half an hour (needs a C com
 	go test -race -cpu 1 -timeout 60m $$(go list ./... | grep -v /e2e)
 
 .PHONY: mutants
-mutants: ## faults put in one at a time, and whether the tests notice; CHANGED=main: of files that differ; ONLY=text: by name or file
+mutants: ## faults put in one at a time, and whether the tests notice; CHANGED=main: of files that differ; ONLY=R7,fetch: of a name, or of files
 	go run ./mutants -only '$(ONLY)' -changed '$(CHANGED)' -within '$(or $(WITHIN),0s)'
 
 FUZZTIME = 10s

@@ -34,10 +34,16 @@ func (f fault) apply() (string, error) {
 	return strings.Replace(string(text), f.old, f.new, 1), nil
 }
 
-// slicesOf are the faults whose name or file contains a text.
-func slicesOf(faults []fault, text string) []fault {
+// slicesOf are the faults of these names, or in files whose name contains one
+// of the words; all where there is none.
+func slicesOf(faults []fault, words string) []fault {
+	if words == "" {
+		return faults
+	}
 	return slices.DeleteFunc(slices.Clone(faults), func(f fault) bool {
-		return !strings.Contains(f.name, text) && !strings.Contains(f.file, text)
+		return !slices.ContainsFunc(strings.Split(words, ","), func(word string) bool {
+			return f.name == word || strings.Contains(f.file, word)
+		})
 	})
 }
 

@@ -4,7 +4,7 @@
 // is given the changed one in its place.
 //
 //	go run ./mutants                 every fault
-//	go run ./mutants -only fetch     those whose name or file contains it
+//	go run ./mutants -only R7,fetch  those of a name, or in files that contain it
 //	go run ./mutants -changed main   those of files that differ from a commit
 //
 // It fails where a fault is not noticed, or where it no longer applies because
@@ -28,7 +28,7 @@ import (
 )
 
 func main() {
-	only := flag.String("only", "", "only faults whose name or file contains this")
+	only := flag.String("only", "", "only faults of these names, or of files that contain one of them")
 	changed := flag.String("changed", "", "only faults of files that differ from this commit")
 	within := flag.Duration("within", 0, "begin no further fault after this time; 0: all")
 	list := flag.Bool("list", false, "check that all apply, and run none")
