@@ -23,7 +23,7 @@ race: ## every test but e2e under the race detector, half an hour (needs a C com
 
 .PHONY: mutants
 mutants: ## faults put in one at a time, and whether the tests notice; CHANGED=main: of files that differ; ONLY=R7,fetch: of a name, or of files
-	go run ./mutants -only '$(ONLY)' -changed '$(CHANGED)' -within '$(or $(WITHIN),0s)'
+	go run ./mutants -dir '$(or $(DIR),mutants)' -only '$(ONLY)' -changed '$(CHANGED)' -within '$(or $(WITHIN),0s)'
 
 FUZZTIME = 10s
 .PHONY: fuzz

@@ -28,6 +28,7 @@ import (
 )
 
 func main() {
+	dir := flag.String("dir", "mutants", "the folder of the faults; mutants/open has those that no test was seen to notice yet")
 	only := flag.String("only", "", "only faults of these names, or of files that contain one of them")
 	changed := flag.String("changed", "", "only faults of files that differ from this commit")
 	within := flag.Duration("within", 0, "begin no further fault after this time; 0: all")
@@ -36,7 +37,7 @@ func main() {
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
-	if err := run(ctx, os.Stdout, *only, *changed, *within, mode(*list, *build)); err != nil {
+	if err := run(ctx, os.Stdout, *dir, *only, *changed, *within, mode(*list, *build)); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1)
 	}
@@ -74,8 +75,8 @@ const (
 	applies   result = "applies"
 )
 
-func run(ctx context.Context, out io.Writer, only, changed string, within time.Duration, how how) error {
-	faults, err := readAll("mutants")
+func run(ctx context.Context, out io.Writer, from, only, changed string, within time.Duration, how how) error {
+	faults, err := readAll(from)
 	if err != nil {
 		return err
 	}

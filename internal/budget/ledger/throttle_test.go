@@ -165,7 +165,7 @@ func TestAClockThatIsSetBackALittleClaimsAtOnce(t *testing.T) {
 		r, _, _ = r.Claim(shapes, now, Order{Class: Light, Want: 1})
 		now = now.Add(time.Second)
 	}
-	_, blocks, next := r.Claim(shapes, now.Add(-2500*time.Millisecond), Order{Class: Light, Want: 1})
+	_, blocks, next := r.Claim(shapes, now.Add(-3500*time.Millisecond), Order{Class: Light, Want: 1})
 	if len(blocks) == 0 {
 		t.Errorf("nothing for %v", next.Sub(now))
 	}
