@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wait"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
@@ -66,6 +67,9 @@ func (m *Move) Run(ctx context.Context) error {
 		whole = true
 		for _, name := range names {
 			copied, err := m.bring(ctx, name)
+			for begun := time.Now(); isRestoring(err) && time.Since(begun) < movePatience && wait.For(ctx, time.Second) == nil; {
+				copied, err = m.bring(ctx, name)
+			}
 			if err != nil {
 				return fmt.Errorf("move %s: %w", name, err)
 			}
@@ -82,6 +86,14 @@ func (m *Move) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// isRestoring says that a cluster has not given up yet what a killed move had
+// begun.
+func isRestoring(err error) bool {
+	const nameInUse jetstream.ErrorCode = 10130
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == nameInUse
 }
 
 // names are the streams that are moved: requests first, and the shared state
