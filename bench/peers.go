@@ -233,16 +233,16 @@ func measure(ctx context.Context, dir, exe string, c peerCase, begin func(contex
 	}
 	// The work is laid out while nobody can take it.
 	worker, server := r.processes()
+	mallocs, bytes := allocations(worker.debug) // now: asked later, it would answer while it works
 	worker.freeze()
 	err = r.publish(ctx, next, c.requests)
 	w, s := cpuOf(worker.cmd.Process.Pid), server.usage()
+	start := time.Now()
 	worker.thaw()
 	if err != nil {
 		return res, err
 	}
-	mallocs, bytes := allocations(worker.debug)
 	profiled := profileOf(profile, worker, c.name)
-	start := time.Now()
 	took, err := waitFor(ctx, r, next+c.requests)
 	profiled()
 	if err != nil {
