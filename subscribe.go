@@ -139,7 +139,7 @@ func (s *Subscriber) Events(ctx context.Context, f EventFilter, handle func(cont
 		var e Event
 		tokens := strings.Split(m.Subject, ".")
 		if json.Unmarshal(m.Data, &e) != nil || len(tokens) != 4 {
-			return nil // what nobody can read is of no use a second time either
+			return nil //nolint:nilerr // what nobody can read is of no use a second time either
 		}
 		e.Kind, e.Provider = tokens[2], tokens[3]
 		return handle(ctx, e)

@@ -98,8 +98,11 @@ func staged(t *testing.T) (*brokertest.Broker, string) {
 			problem string
 			status  int
 		}{
-			{wire.ClassTransient, "upstream timed out after 30s", 504}, {wire.ClassPermanent, "no such symbol", 404},
-			{wire.ClassPermanent, "gone: the ticker was delisted", 410}, {wire.ClassTransient, "bad gateway", 502}, {wire.ClassPoison, "the worker died three times", 0},
+			{wire.ClassTransient, "upstream timed out after 30s", 504},
+			{wire.ClassPermanent, "no such symbol", 404},
+			{wire.ClassPermanent, "gone: the ticker was delisted", 410},
+			{wire.ClassTransient, "bad gateway", 502},
+			{wire.ClassPoison, "the worker died three times", 0},
 		}[min(n%11, n%7, 4)]
 		put(letter("fmp", "quote", []string{"alice", "bob"}[n%2], n, cause.class, cause.problem, cause.status, time.Duration(n)*time.Second).ReviewItem())
 	}

@@ -83,7 +83,7 @@ func TestWritersOfOneAnswerOnThreeServers(t *testing.T) {
 				changes.Add(1)
 			}
 			select {
-			case <-time.After(3 * time.Second):
+			case <-time.After(3 * time.Second): //nolint:forbidigo // beside a context
 			case <-changing.Done():
 			}
 		}

@@ -140,7 +140,7 @@ func (h *shift) asks(ctx context.Context, agent, provider, operation string) {
 		})
 		select {
 		case <-answering:
-		case <-time.After(250 * time.Millisecond):
+		case <-time.After(250 * time.Millisecond): //nolint:forbidigo // beside a context
 		case <-ctx.Done():
 		}
 		if pause := 250*time.Millisecond - time.Since(asked); pause > 0 {
@@ -201,7 +201,7 @@ func (h *shift) well(what string) {
 	begun := time.Now()
 	until(h.t, time.Minute, what+": /readyz is well again", func() bool { status, _ := get(h.t, h.ready); return status == http.StatusOK })
 	ready := time.Since(begun)
-	words := ""
+	var words string
 	deadline := time.Now().Add(time.Minute)
 	for code := -1; code != 0; {
 		if code, words = h.run("replayer", "doctor"); code != 0 && time.Now().After(deadline) {

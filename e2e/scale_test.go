@@ -75,7 +75,7 @@ func outage(t *testing.T, n int) (fresh, parked, drained float64, alone, beside 
 			case <-stop:
 				slices.Sort(took)
 				return took[max(len(took)-1-len(took)/100, 0)].Round(100 * time.Microsecond)
-			case <-time.After(20 * time.Millisecond):
+			case <-time.After(20 * time.Millisecond): //nolint:forbidigo // beside another end
 			}
 			start := time.Now()
 			asked++

@@ -91,7 +91,7 @@ func run(ctx context.Context, out io.Writer, from, only, changed string, within 
 	}
 	if within > 0 {
 		// Other faults each time, where not all can be run.
-		rand.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
+		rand.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] }) //nolint:gosec // no secret
 	}
 	dir, err := os.MkdirTemp("", "mutants")
 	if err != nil {
@@ -100,7 +100,7 @@ func run(ctx context.Context, out io.Writer, from, only, changed string, within 
 	defer func() { _ = os.RemoveAll(dir) }()
 
 	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	counts := map[result]int{}
+	counts := make(map[result]int)
 	began := time.Now()
 	var bad []string
 	for _, f := range faults {
@@ -123,7 +123,7 @@ func run(ctx context.Context, out io.Writer, from, only, changed string, within 
 			}
 		}
 		counts[r]++
-		fmt.Fprintf(table, "%s\t%s\t%s\t%.0f s\t%s\n", f.name, f.file, r, time.Since(started).Seconds(), f.why)
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%.0f s\t%s\n", f.name, f.file, r, time.Since(started).Seconds(), f.why)
 		if r == survived || r == broken || r == moved {
 			bad = append(bad, f.name)
 		}
@@ -134,13 +134,13 @@ func run(ctx context.Context, out io.Writer, from, only, changed string, within 
 	_ = table.Flush()
 	tried := counts[noticed] + counts[survived]
 	if tried > 0 {
-		fmt.Fprintf(out, "\n%d of %d faults noticed (%d %%) in %.0f s; %d that no user sees", counts[noticed], tried, 100*counts[noticed]/tried, time.Since(began).Seconds(), counts[unseen])
+		_, _ = fmt.Fprintf(out, "\n%d of %d faults noticed (%d %%) in %.0f s; %d that no user sees", counts[noticed], tried, 100*counts[noticed]/tried, time.Since(began).Seconds(), counts[unseen])
 		if counts[postponed] > 0 {
-			fmt.Fprintf(out, "; %d left for another time", counts[postponed])
+			_, _ = fmt.Fprintf(out, "; %d left for another time", counts[postponed])
 		}
-		fmt.Fprintln(out)
+		_, _ = fmt.Fprintln(out)
 	} else if whole || how != trying {
-		fmt.Fprintf(out, "\n%d faults, %d that no user sees\n", len(faults), counts[unseen])
+		_, _ = fmt.Fprintf(out, "\n%d faults, %d that no user sees\n", len(faults), counts[unseen])
 	}
 	if len(bad) > 0 {
 		return fmt.Errorf("not noticed, or not to be tried: %s", strings.Join(bad, ", "))
@@ -166,7 +166,7 @@ func (f fault) build(ctx context.Context, dir string) (result, error) {
 	if err != nil {
 		return "", err
 	}
-	err = exec.CommandContext(ctx, "go", "build", "-overlay", overlay, "./"+filepath.Dir(f.file)).Run() //nolint:gosec // of this folder's own data
+	err = exec.CommandContext(ctx, "go", "build", "-overlay", overlay, "./"+filepath.Dir(f.file)).Run() // of this folder's own data
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -199,7 +199,7 @@ func (f fault) try(ctx context.Context, dir string) (result, error) {
 // test runs the tests of one package over an overlay.
 func test(ctx context.Context, overlay string, t tests) (result, error) {
 	args := []string{"test", "-vet=off", "-count=1", "-failfast", "-timeout", "2m", "-overlay", overlay, "-run", t.run, "./" + t.pkg}
-	said, err := exec.CommandContext(ctx, "go", args...).CombinedOutput() //nolint:gosec // of this folder's own data
+	said, err := exec.CommandContext(ctx, "go", args...).CombinedOutput() // of this folder's own data
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
@@ -232,7 +232,7 @@ func overlayOf(dir, file, text string) (string, error) {
 
 // changedSince are the files that differ from a commit.
 func changedSince(ctx context.Context, commit string) ([]string, error) {
-	out, err := exec.CommandContext(ctx, "git", "diff", "--name-only", commit, "--").Output() //nolint:gosec // a commit of the caller's
+	out, err := exec.CommandContext(ctx, "git", "diff", "--name-only", commit, "--").Output() // a commit of the caller's
 	if err != nil {
 		return nil, fmt.Errorf("what differs from %s: %w", commit, err)
 	}

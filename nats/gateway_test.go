@@ -27,7 +27,7 @@ func TestTheGatewayAsksForAgents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(c.Close)
 		a, err := c.Fetch(ctx, fetchworker.Request{Provider: "fred", Operation: "series", ID: "q-1", Params: params(`{"series_id":"GDP"}`)})
 		if err != nil || a.Status != fetchworker.StatusOK || a.Identity.Agent != agent {
 			t.Errorf("%+v %v", a, err)

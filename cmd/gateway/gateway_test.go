@@ -85,14 +85,14 @@ func TestAStopLeavesRequestsRunning(t *testing.T) {
 	b := brokertest.StartIn(t, t.TempDir(), "127.0.0.1:0")
 	defer b.Stop()
 	first, second := start(t, b), start(t, b)
-	if res, text := first.do("GET", first.vital+"/readyz", ""); res.StatusCode != 200 {
+	if res, text := first.do("GET", first.vital+"/readyz", ""); res.StatusCode != http.StatusOK {
 		t.Errorf("%d %s", res.StatusCode, text)
 	}
 	var asking sync.WaitGroup
 	began := time.Now()
 	asking.Go(func() {
 		res, text := first.do("POST", first.url+"/v1/fmp/quote", `{"params":{"symbol":"AAPL"}}`, "Idempotency-Key", "q-1", "Prefer", "wait=60", "Fetch-Agent", "alice")
-		if res.StatusCode != 202 || res.Header.Get("Location") != "/v1/requests/fmp/quote/q-1" || res.Header.Get("Retry-After") == "" {
+		if res.StatusCode != http.StatusAccepted || res.Header.Get("Location") != "/v1/requests/fmp/quote/q-1" || res.Header.Get("Retry-After") == "" {
 			t.Errorf("%d %v %s", res.StatusCode, res.Header, text)
 		}
 	})
@@ -120,7 +120,7 @@ func TestAStopLeavesRequestsRunning(t *testing.T) {
 	if _, err := b.JS.PublishMsg(t.Context(), a.Encode()); err != nil {
 		t.Fatal(err)
 	}
-	if res, text := second.do("GET", second.url+"/v1/requests/fmp/quote/q-1", "", "Fetch-Agent", "alice", "Prefer", "wait=5"); res.StatusCode != 200 || text != "[1]" {
+	if res, text := second.do("GET", second.url+"/v1/requests/fmp/quote/q-1", "", "Fetch-Agent", "alice", "Prefer", "wait=5"); res.StatusCode != http.StatusOK || text != "[1]" {
 		t.Errorf("%d %s", res.StatusCode, text)
 	}
 	if _, text := second.do("GET", second.vital+"/metrics", ""); !strings.Contains(text, `fetch_gateway_requests_total{path="/v1/requests/{provider}/{operation}/{id}",status="200"} 1`) {
@@ -148,10 +148,10 @@ func TestATokenGoesToThePersonAndItsLineToTheFile(t *testing.T) {
 	}
 	g := start(t, b, "FETCH_GATEWAY_TOKENS", file, "FETCH_GATEWAY_ADDR", ":0")
 	g.url = "http://127.0.0.1" + g.url[strings.LastIndex(g.url, ":"):]
-	if res, _ := g.do("GET", g.url+"/v1/requests/fmp/quote/q-1", ""); res.StatusCode != 401 {
+	if res, _ := g.do("GET", g.url+"/v1/requests/fmp/quote/q-1", ""); res.StatusCode != http.StatusUnauthorized {
 		t.Error(res.StatusCode)
 	}
-	if res, _ := g.do("GET", g.url+"/v1/requests/fmp/quote/q-1", "", "Authorization", "Bearer "+token); res.StatusCode != 404 {
+	if res, _ := g.do("GET", g.url+"/v1/requests/fmp/quote/q-1", "", "Authorization", "Bearer "+token); res.StatusCode != http.StatusNotFound {
 		t.Error(res.StatusCode)
 	}
 }

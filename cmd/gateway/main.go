@@ -71,8 +71,7 @@ NATS_URL or NATS_CONTEXT (default ` + nats.DefaultURL + `). docs/gateway.md
 lists the paths and the environment.
 
 Exit codes: 0 done, 1 failed, 2 usage.`,
-		Example: `  gateway
-  gateway token alice >> tokens.yaml
+		Example: `  gateway token alice >> tokens.yaml
   FETCH_GATEWAY_TOKENS=tokens.yaml FETCH_GATEWAY_ADDR=:8081 gateway`,
 		Version: version, Args: cobra.NoArgs, RunE: serves,
 		SilenceUsage: true, SilenceErrors: true,

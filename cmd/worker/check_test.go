@@ -117,8 +117,17 @@ func TestEveryCommandHasItsOwnHelp(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{
-		{"check", "extra"}, {"check", "--nonsense"}, {"check", "--try", "fmp"}, {"dance"}, {"--nonsense"}, {"serve", "extra"},
-		{"--accept-loss", "extra"}, {"health", "extra"}, {"apply", "extra"}, {"version", "extra"}, {"record"},
+		{"check", "extra"},
+		{"check", "--nonsense"},
+		{"check", "--try", "fmp"},
+		{"dance"},
+		{"--nonsense"},
+		{"serve", "extra"},
+		{"--accept-loss", "extra"},
+		{"health", "extra"},
+		{"apply", "extra"},
+		{"version", "extra"},
+		{"record"},
 	} {
 		if err := run(t.Context(), args, env(), io.Discard, io.Discard); !errors.Is(err, errUsage) {
 			t.Errorf("%v: %v", args, err)

@@ -141,7 +141,7 @@ func TestTheFrontDoor(t *testing.T) {
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
 	d := openDoor(t, "OTEL_EXPORTER_OTLP_ENDPOINT", spans.URL)
 	res, body := d.ask("GET", "/v1/fmp/quote?symbol=AAPL", "")
-	if res.StatusCode != 200 || body != `[{"symbol":"AAPL","price":191.31}]` || res.Header.Get("Fetch-Source") != "origin" || res.Header.Get("ETag") == "" {
+	if res.StatusCode != http.StatusOK || body != `[{"symbol":"AAPL","price":191.31}]` || res.Header.Get("Fetch-Source") != "origin" || res.Header.Get("ETag") == "" {
 		t.Fatalf("%d %v %s\n%s", res.StatusCode, res.Header, body, d.logs)
 	}
 	const want = `GET /v1/{provider}/{operation}
@@ -159,7 +159,7 @@ func TestTheFrontDoor(t *testing.T) {
 		t.Errorf("the trace is\n%s", got)
 	}
 	res, body = d.ask("GET", "/v1/limits", "")
-	if res.StatusCode != 200 || !strings.Contains(body, `"provider":"fmp"`) || !strings.Contains(body, `"workers":1`) {
+	if res.StatusCode != http.StatusOK || !strings.Contains(body, `"provider":"fmp"`) || !strings.Contains(body, `"workers":1`) {
 		t.Errorf("%d %s", res.StatusCode, body)
 	}
 
@@ -196,12 +196,12 @@ func TestTheFrontDoor(t *testing.T) {
 	}
 	res, body = d.ask("POST", "/v1/fmp/quote", `{"params":{"symbol":"LAST"}}`, "Idempotency-Key", "last", "Prefer", "wait=1")
 	location := res.Header.Get("Location")
-	if again, err := strconv.Atoi(res.Header.Get("Retry-After")); res.StatusCode != 202 || location == "" || err != nil || again < 1 || again > 120 {
+	if again, err := strconv.Atoi(res.Header.Get("Retry-After")); res.StatusCode != http.StatusAccepted || location == "" || err != nil || again < 1 || again > 120 {
 		t.Fatalf("%d %v %s", res.StatusCode, res.Header, body)
 	}
 	d.broken.Store(false)
 	res, body = d.ask("GET", location, "", "Prefer", "wait=25")
-	if res.StatusCode != 200 || !strings.Contains(body, "LAST") {
+	if res.StatusCode != http.StatusOK || !strings.Contains(body, "LAST") {
 		t.Errorf("%d %v %s", res.StatusCode, res.Header, body)
 	}
 	spans.mu.Lock()

@@ -168,7 +168,7 @@ who adds a test, not for a script.`,
 }
 
 func (c *cli) cmdMove() *cobra.Command {
-	cmd := &cobra.Command{
+	cmd := &cobra.Command{ //nolint:gosec // its example has no password of anybody's
 		Use: "move --to URL", Short: "Take all that is stored to another server", Args: cobra.NoArgs,
 		Long: `move takes all that is stored to another server: answers, letters, review,
 waiting requests, registers, circuits and orders, each message with its sequence

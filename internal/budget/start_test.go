@@ -111,7 +111,9 @@ func TestEveryPathOfAPermit(t *testing.T) {
 			holder.ended = true
 			g.finish(holder, Report{Remaining: -1}, g.clock.Read())
 			g.mu.Unlock()
-			<-left
+			if err := <-left; err != nil && !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
 			synctest.Wait()
 			if s := g.State(); s.InFlight != 0 || s.Waiting != 0 {
 				t.Fatalf("%d in flight, %d waiting, and nobody is there", s.InFlight, s.Waiting)

@@ -62,7 +62,7 @@ func (c *Cache) decode(ctx context.Context, value []byte, before func()) (*Entry
 	if n <= 0 || size > uint64(len(value)-n) { //nolint:gosec // n is at most the length
 		return nil, errCacheValue
 	}
-	head, body := value[n:n+int(size)], value[n+int(size):] // bounded by the check above
+	head, body := value[n:n+int(size)], value[n+int(size):] //nolint:gosec // bounded by the check above
 	e := new(Entry)
 	if err := json.Unmarshal(head, e); err != nil {
 		return nil, fmt.Errorf("%w: %w", errCacheValue, err)

@@ -45,7 +45,7 @@ func FuzzDecodeLetter(f *testing.F) {
 			}
 			l = read
 		}
-		if l.Identity.ID == "" || !l.Lane.Valid() {
+		if l.ID == "" || !l.Lane.Valid() {
 			return // of a subject under which no letter lies
 		}
 		m := l.DeadLetter()

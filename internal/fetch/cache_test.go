@@ -163,7 +163,7 @@ func TestAnUnchangedBodyThatWasGivenUpIsFetchedAgain(t *testing.T) {
 			step := providertest.JSON(200, body)
 			if q.Header.Get("If-None-Match") != "" {
 				asked++
-				room, err := r.memory.Reserve(context.Background(), 16<<20)
+				room, err := r.memory.Reserve(t.Context(), 16<<20)
 				if err != nil {
 					t.Error(err)
 					return nil

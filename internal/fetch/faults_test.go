@@ -144,7 +144,7 @@ func TestTwoKillersTakeNobodyAlong(t *testing.T) {
 				deaths++
 				nc.Close()
 				nc = start()
-			case <-time.After(time.Second):
+			case <-time.After(time.Second): //nolint:forbidigo // of a bubble
 			}
 		}
 		t.Logf("%d workers died", deaths)

@@ -1,7 +1,6 @@
 package fetch_test
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -26,7 +25,7 @@ func TestARaisedLimitLetsParkedWorkGo(t *testing.T) {
 				r.well()
 				defer r.start(nil)()
 				defer r.startReplayer(nil)()
-				if err := fleet.SetLimits(context.Background(), r.b.KV, "fmp", c.from, time.Time{}, "ann", "a small plan"); err != nil {
+				if err := fleet.SetLimits(t.Context(), r.b.KV, "fmp", c.from, time.Time{}, "ann", "a small plan"); err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(3 * time.Second)
@@ -35,7 +34,7 @@ func TestARaisedLimitLetsParkedWorkGo(t *testing.T) {
 					ids = append(ids, r.quote(fmt.Sprint("agent", i%4), fmt.Sprint("q", i), fmt.Sprint("S", i), ""))
 				}
 				time.Sleep(20 * time.Second)
-				if err := fleet.SetLimits(context.Background(), r.b.KV, "fmp", c.to, time.Time{}, "ann", "a larger plan"); err != nil {
+				if err := fleet.SetLimits(t.Context(), r.b.KV, "fmp", c.to, time.Time{}, "ann", "a larger plan"); err != nil {
 					t.Fatal(err)
 				}
 				raised := time.Now()

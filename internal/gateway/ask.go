@@ -212,7 +212,7 @@ func cacheControl(h http.Header, r *fetchworker.Request) error {
 		if err != nil {
 			return &fetchworker.RequestError{Field: "Cache-Control", Want: fmt.Sprintf("%s with a number of seconds, such as %s=60", name, name)}
 		}
-		d := fetchworker.Duration(time.Duration(seconds) * time.Second) //nolint:gosec // it has 31 bits
+		d := fetchworker.Duration(time.Duration(seconds) * time.Second) // it has 31 bits
 		switch {
 		case name == "max-age" && r.MaxAge == nil:
 			r.MaxAge = &d
@@ -236,7 +236,7 @@ func preferred(c *call, standard time.Duration) time.Duration {
 		case "wait":
 			value = strings.Trim(strings.TrimSpace(value), `"`)
 			if seconds, err := strconv.ParseUint(value, 10, 31); err == nil && !waits { // the first counts
-				wait, waits = min(time.Duration(seconds)*time.Second, longestWait), true //nolint:gosec // it has 31 bits
+				wait, waits = min(time.Duration(seconds)*time.Second, longestWait), true // it has 31 bits
 			}
 		}
 	}

@@ -72,7 +72,7 @@ func TestSlowReaders(t *testing.T) {
 		}
 	}
 	res, err := http.ReadResponse(bufio.NewReader(slow), nil)
-	if err != nil || res.StatusCode != 200 {
+	if err != nil || res.StatusCode != http.StatusOK {
 		t.Fatal(res, err)
 	}
 	defer func() { _ = res.Body.Close() }()

@@ -39,7 +39,7 @@ func (r *rig) listen(headers ...string) *sse {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { _ = res.Body.Close() })
-	if res.StatusCode != 200 || res.Header.Get("Content-Type") != "text/event-stream" {
+	if res.StatusCode != http.StatusOK || res.Header.Get("Content-Type") != "text/event-stream" {
 		r.t.Fatalf("%d %v", res.StatusCode, res.Header)
 	}
 	return &sse{r.t, res, bufio.NewReader(res.Body), stop}

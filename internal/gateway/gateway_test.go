@@ -240,7 +240,7 @@ func TestAPersonWithCurl(t *testing.T) {
 	r := newRig(t, nil)
 	s := r.get("/v1/fmp/quote?symbol=AAPL")
 	h := s.Header
-	if s.StatusCode != 200 || s.body != aQuote || h.Get("Content-Type") != "application/json" || h.Get("Fetch-Source") != "origin" ||
+	if s.StatusCode != http.StatusOK || s.body != aQuote || h.Get("Content-Type") != "application/json" || h.Get("Fetch-Source") != "origin" ||
 		h.Get("Fetch-Status") != "ok" || h.Get("Fetch-Final") != "true" || h.Get("Age") != "0" || h.Get("Cache-Control") != "private, max-age=60" {
 		t.Errorf("%d %v %s", s.StatusCode, h, s.body)
 	}
@@ -252,15 +252,15 @@ func TestAPersonWithCurl(t *testing.T) {
 		t.Errorf("%+v", q)
 	}
 	again := r.get("/v1/requests/fmp/quote/" + q.ID)
-	if again.StatusCode != 200 || again.body != aQuote {
+	if again.StatusCode != http.StatusOK || again.body != aQuote {
 		t.Errorf("%d %s", again.StatusCode, again.body)
 	}
 	same := r.get("/v1/requests/fmp/quote/"+q.ID, "If-None-Match", `"x", W/`+h.Get("ETag"))
-	if same.StatusCode != 304 || same.body != "" {
+	if same.StatusCode != http.StatusNotModified || same.body != "" {
 		t.Errorf("%d %s", same.StatusCode, same.body)
 	}
 	head := r.do(http.MethodHead, "/v1/requests/fmp/quote/"+q.ID, "")
-	if head.StatusCode != 200 || head.body != "" || head.ContentLength != int64(len(aQuote)) {
+	if head.StatusCode != http.StatusOK || head.body != "" || head.ContentLength != int64(len(aQuote)) {
 		t.Errorf("%d %d", head.StatusCode, head.ContentLength)
 	}
 	if len(r.questions()) != 1 {
@@ -272,7 +272,7 @@ func TestAProgramSaysEverything(t *testing.T) {
 	r := newRig(t, nil)
 	s := r.post("/v1/fmp/quote", `{"params":{"symbol":"AAPL","limit":5,"x":null},"max_age":"5s","max_stale":"1h","ttl":"10m","use":["research"]}`,
 		"Idempotency-Key", `"q-17"`, "Fetch-Lane", "batch", "Fetch-Agent", "alice", "Prefer", "wait=20")
-	if s.StatusCode != 200 || s.Header.Get("Cache-Control") != "private, max-age=5" || s.Header.Get("Preference-Applied") != "wait=20" {
+	if s.StatusCode != http.StatusOK || s.Header.Get("Cache-Control") != "private, max-age=5" || s.Header.Get("Preference-Applied") != "wait=20" {
 		t.Errorf("%d %v %s", s.StatusCode, s.Header, s.body)
 	}
 	q := r.questions()[0]
@@ -295,7 +295,7 @@ func TestFiftyOfOneKeyAreOneRequest(t *testing.T) {
 	var all sync.WaitGroup
 	for range 50 {
 		all.Go(func() {
-			if s := r.post("/v1/fmp/quote", `{"params":{"symbol":"AAPL"}}`, "Idempotency-Key", "one"); s.StatusCode != 200 || s.body != aQuote {
+			if s := r.post("/v1/fmp/quote", `{"params":{"symbol":"AAPL"}}`, "Idempotency-Key", "one"); s.StatusCode != http.StatusOK || s.body != aQuote {
 				t.Errorf("%d %s", s.StatusCode, s.body)
 			}
 		})
@@ -305,7 +305,7 @@ func TestFiftyOfOneKeyAreOneRequest(t *testing.T) {
 		t.Errorf("%d requests", n)
 	}
 	s := r.post("/v1/fmp/quote", `{"params":{"symbol":"MSFT"}}`, "Idempotency-Key", "one")
-	if s.StatusCode != 422 || !strings.Contains(s.problem(t).Type, "id_reused") {
+	if s.StatusCode != http.StatusUnprocessableEntity || !strings.Contains(s.problem(t).Type, "id_reused") {
 		t.Errorf("%d %s", s.StatusCode, s.body)
 	}
 }
@@ -315,7 +315,7 @@ func TestWhatIsNotFinalInTimeIsAccepted(t *testing.T) {
 	r.says(waits)
 	s := r.post("/v1/fmp/quote", `{"params":{"symbol":"AAPL"}}`, "Prefer", "wait=1", "Idempotency-Key", "q-1")
 	p := s.problem(t)
-	if s.StatusCode != 202 || s.Header.Get("Location") != "/v1/requests/fmp/quote/q-1" || p.Reason() != fetchworker.ReasonCircuitOpen || s.Header.Get("Fetch-Reason") != "circuit_open" {
+	if s.StatusCode != http.StatusAccepted || s.Header.Get("Location") != "/v1/requests/fmp/quote/q-1" || p.Reason() != fetchworker.ReasonCircuitOpen || s.Header.Get("Fetch-Reason") != "circuit_open" {
 		t.Errorf("%d %v %s", s.StatusCode, s.Header, s.body)
 	}
 	if again := s.Header.Get("Retry-After"); again != "39" && again != "40" {
@@ -327,7 +327,7 @@ func TestWhatIsNotFinalInTimeIsAccepted(t *testing.T) {
 	a := good(fetchworker.Request{})[0]
 	a.Identity = fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "http", ID: "q-1"}
 	r.store(a)
-	if s := <-done; s.StatusCode != 200 || s.body != aQuote {
+	if s := <-done; s.StatusCode != http.StatusOK || s.body != aQuote {
 		t.Errorf("%d %s", s.StatusCode, s.body)
 	}
 }
@@ -338,11 +338,11 @@ func TestNobodyWaitsWhoWouldNot(t *testing.T) {
 	began := time.Now()
 	for _, prefer := range []string{"respond-async", "wait=0", "handling=lenient, Respond-Async"} {
 		s := r.post("/v1/fmp/quote", `{"params":{"symbol":"AAPL"}}`, "Prefer", prefer)
-		if p := s.problem(t); s.StatusCode != 202 || p.Type != "urn:fetch:waiting:queued" || s.Header.Get("Retry-After") != "2" {
+		if p := s.problem(t); s.StatusCode != http.StatusAccepted || p.Type != "urn:fetch:waiting:queued" || s.Header.Get("Retry-After") != "2" {
 			t.Errorf("%s: %d %v %s", prefer, s.StatusCode, s.Header, s.body)
 		}
 		// It is known here, though nothing is stored yet.
-		if s := r.get(s.Header.Get("Location")); s.StatusCode != 202 {
+		if s := r.get(s.Header.Get("Location")); s.StatusCode != http.StatusAccepted {
 			t.Errorf("%d %s", s.StatusCode, s.body)
 		}
 	}
@@ -350,7 +350,7 @@ func TestNobodyWaitsWhoWouldNot(t *testing.T) {
 		t.Error(took)
 	}
 	s := r.get("/v1/requests/fmp/quote/never-asked")
-	if p := s.problem(t); s.StatusCode != 404 || p.Type != "urn:fetch:error:no_answer" {
+	if p := s.problem(t); s.StatusCode != http.StatusNotFound || p.Type != "urn:fetch:error:no_answer" {
 		t.Errorf("%d %s", s.StatusCode, s.body)
 	}
 }
@@ -382,7 +382,7 @@ func TestALargeBodyComesWhole(t *testing.T) {
 	r.says(func(fetchworker.Request) []fetchworker.Answer {
 		return []fetchworker.Answer{{Status: fetchworker.StatusOK, Final: true, Source: fetchworker.SourceOrigin, FetchedAt: time.Now(), ContentType: "application/json", SHA256: claim.SHA256, Claim: claim}}
 	})
-	if s := r.get("/v1/fmp/history?symbol=AAPL"); s.StatusCode != 200 || s.body != body || s.ContentLength != int64(len(body)) {
+	if s := r.get("/v1/fmp/history?symbol=AAPL"); s.StatusCode != http.StatusOK || s.body != body || s.ContentLength != int64(len(body)) {
 		t.Errorf("%d, %d bytes", s.StatusCode, len(s.body))
 	}
 	claim.SHA256 = strings.Repeat("0", 64)
@@ -402,15 +402,15 @@ func TestALargeBodyComesWhole(t *testing.T) {
 
 func TestCancelAndWhatCanBeAsked(t *testing.T) {
 	r := newRig(t, nil)
-	if s := r.do(http.MethodDelete, "/v1/requests/fmp/quote/q-1", ""); s.StatusCode != 200 || strings.TrimSpace(s.body) != `{"cancelled":1,"final":0}` {
+	if s := r.do(http.MethodDelete, "/v1/requests/fmp/quote/q-1", ""); s.StatusCode != http.StatusOK || strings.TrimSpace(s.body) != `{"cancelled":1,"final":0}` {
 		t.Errorf("%d %s", s.StatusCode, s.body)
 	}
 	s := r.get("/v1/providers")
-	if s.StatusCode != 200 || !strings.Contains(s.body, `"name":"quote"`) || !strings.Contains(s.body, `"description":"a symbol such as AAPL"`) || strings.Contains(s.body, `"left"`) {
+	if s.StatusCode != http.StatusOK || !strings.Contains(s.body, `"name":"quote"`) || !strings.Contains(s.body, `"description":"a symbol such as AAPL"`) || strings.Contains(s.body, `"left"`) {
 		t.Errorf("%d %s", s.StatusCode, s.body)
 	}
 	s = r.get("/v1/limits")
-	if s.StatusCode != 200 || !strings.Contains(s.body, `"calls":300,"per":"1m0s","left":298`) {
+	if s.StatusCode != http.StatusOK || !strings.Contains(s.body, `"calls":300,"per":"1m0s","left":298`) {
 		t.Errorf("%d %s", s.StatusCode, s.body)
 	}
 }

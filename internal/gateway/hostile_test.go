@@ -56,10 +56,10 @@ func TestPagesOfOthersMayNotAsk(t *testing.T) {
 		}
 	}
 	s := r.do(http.MethodOptions, "/v1/fmp/quote", "", "Origin", "https://app.example.com", "Access-Control-Request-Method", "POST")
-	if s.StatusCode != 204 || s.Header.Get("Access-Control-Allow-Origin") != "https://app.example.com" {
+	if s.StatusCode != http.StatusNoContent || s.Header.Get("Access-Control-Allow-Origin") != "https://app.example.com" {
 		t.Errorf("%d %v", s.StatusCode, s.Header)
 	}
-	if s := r.do(http.MethodOptions, "/v1/fmp/quote", "", "Origin", "https://evil.example.com"); s.StatusCode != 403 || s.Header.Get("Access-Control-Allow-Origin") != "" {
+	if s := r.do(http.MethodOptions, "/v1/fmp/quote", "", "Origin", "https://evil.example.com"); s.StatusCode != http.StatusForbidden || s.Header.Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("%d %v", s.StatusCode, s.Header)
 	}
 }
@@ -143,7 +143,7 @@ func TestEachMistakeHasItsStatus(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _ = res.Body.Close(); res.StatusCode != 415 {
+		if _ = res.Body.Close(); res.StatusCode != http.StatusUnsupportedMediaType {
 			t.Errorf("%s: %d", contentType, res.StatusCode)
 		}
 	}
@@ -182,7 +182,7 @@ func TestSmuggling(t *testing.T) {
 		res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
-		} else if _ = res.Body.Close(); res.StatusCode < 400 || res.StatusCode >= 500 && res.StatusCode != 501 && res.StatusCode != 505 {
+		} else if _ = res.Body.Close(); res.StatusCode < 400 || res.StatusCode >= 500 && res.StatusCode != http.StatusNotImplemented && res.StatusCode != http.StatusHTTPVersionNotSupported {
 			t.Errorf("%s: %d", name, res.StatusCode)
 		}
 		_ = nc.Close()
@@ -213,7 +213,7 @@ func TestSlowSenders(t *testing.T) {
 		slow = append(slow, nc)
 	}
 	for range 20 {
-		if s := r.get("/v1/fmp/quote?symbol=AAPL"); s.StatusCode != 200 {
+		if s := r.get("/v1/fmp/quote?symbol=AAPL"); s.StatusCode != http.StatusOK {
 			t.Errorf("%d %s", s.StatusCode, s.body)
 		}
 	}
@@ -345,7 +345,7 @@ func TestAServerThatIsGoneIsTold(t *testing.T) {
 	r := newRig(t, (*gateway.Config).Hurry)
 	r.b.Server.Shutdown()
 	s := r.post("/v1/fmp/quote", `{"params":{"symbol":"AAPL"}}`, "Idempotency-Key", "q-1", "Prefer", "wait=1")
-	if p := s.problem(t); s.StatusCode != 503 || p.Type != "urn:fetch:error:unreached" || s.Header.Get("Retry-After") == "" || s.Header.Get(fetchworker.HeaderRequestID) != "q-1" {
+	if p := s.problem(t); s.StatusCode != http.StatusServiceUnavailable || p.Type != "urn:fetch:error:unreached" || s.Header.Get("Retry-After") == "" || s.Header.Get(fetchworker.HeaderRequestID) != "q-1" {
 		t.Errorf("%d %v %s", s.StatusCode, s.Header, s.body)
 	}
 }

@@ -334,20 +334,20 @@ func TestMCPOfOlderClientsAndWithTokens(t *testing.T) {
 		}
 	}
 	call := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"limits","arguments":{}}}`
-	if s := r.post("/mcp", call, "Accept", "*/*", "Authorization", "Bearer "+token, "Mcp-Protocol-Version", "2025-06-18"); s.StatusCode != 200 || !strings.Contains(s.body, "calls_left") {
+	if s := r.post("/mcp", call, "Accept", "*/*", "Authorization", "Bearer "+token, "Mcp-Protocol-Version", "2025-06-18"); s.StatusCode != http.StatusOK || !strings.Contains(s.body, "calls_left") {
 		t.Errorf("%d %s", s.StatusCode, s.body)
 	}
-	if s := r.post("/mcp", call, "Accept", "application/json, text/event-stream"); s.StatusCode != 401 {
+	if s := r.post("/mcp", call, "Accept", "application/json, text/event-stream"); s.StatusCode != http.StatusUnauthorized {
 		t.Errorf("%d %s", s.StatusCode, s.body)
 	}
-	if s := r.post("/mcp", call, "Authorization", "Bearer "+token, "Origin", "https://evil.example.com"); s.StatusCode != 403 {
+	if s := r.post("/mcp", call, "Authorization", "Bearer "+token, "Origin", "https://evil.example.com"); s.StatusCode != http.StatusForbidden {
 		t.Errorf("%d %s", s.StatusCode, s.body)
 	}
-	if s := r.get("/mcp", "Authorization", "Bearer "+token); s.StatusCode != 405 {
+	if s := r.get("/mcp", "Authorization", "Bearer "+token); s.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("%d %s", s.StatusCode, s.body)
 	}
 	for _, bad := range []string{`{`, `[]`, `{"jsonrpc":"2.0","id":1,"method":"nothing"}`, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"nothing"}}`, strings.Repeat("[", 50_000), "\xff\xfe"} {
-		if s := r.post("/mcp", bad, "Authorization", "Bearer "+token); s.StatusCode >= 500 || s.StatusCode == 200 && !strings.Contains(s.body, `"error"`) {
+		if s := r.post("/mcp", bad, "Authorization", "Bearer "+token); s.StatusCode >= 500 || s.StatusCode == http.StatusOK && !strings.Contains(s.body, `"error"`) {
 			t.Errorf("%.40q: %d %s", bad, s.StatusCode, s.body)
 		}
 	}

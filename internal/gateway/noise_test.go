@@ -112,7 +112,7 @@ func TestNoise(t *testing.T) {
 	if logs.Len() > 0 {
 		t.Error(logs.All())
 	}
-	if s := r.get("/v1/fmp/quote?symbol=AAPL"); s.StatusCode != 200 {
+	if s := r.get("/v1/fmp/quote?symbol=AAPL"); s.StatusCode != http.StatusOK {
 		t.Errorf("after it: %d %s", s.StatusCode, s.body)
 	}
 	for _, q := range r.questions() {

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"encoding/json"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -28,7 +29,7 @@ func TestTheDescriptionIsOpenAPI(t *testing.T) {
 		operations += len(sheet.Operations)
 	}
 	s := r.get("/openapi.json")
-	if s.StatusCode != 200 || s.Header.Get("Content-Type") != "application/json" {
+	if s.StatusCode != http.StatusOK || s.Header.Get("Content-Type") != "application/json" {
 		t.Fatalf("%d %v", s.StatusCode, s.Header)
 	}
 	loader := openapi3.NewLoader()
@@ -70,7 +71,7 @@ func TestTheDescriptionIsOpenAPI(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
-	if same := r.get("/openapi.json", "If-None-Match", s.Header.Get("ETag")); same.StatusCode != 304 {
+	if same := r.get("/openapi.json", "If-None-Match", s.Header.Get("ETag")); same.StatusCode != http.StatusNotModified {
 		t.Error(same.StatusCode)
 	}
 }

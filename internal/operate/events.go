@@ -81,7 +81,7 @@ func (e Event) Says() string {
 		Until                                                                                  time.Time
 		Percent, Strikes                                                                       int
 	}
-	if json.Unmarshal(e.Data, &d) != nil {
+	if json.Unmarshal(e.Data, &d) != nil { //nolint:musttag // the keys are these names in small letters
 		return string(e.Data)
 	}
 	parts := []string{d.Action, d.State, d.Operation, d.Agent}

@@ -34,7 +34,8 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, look viewer) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(s.running, cancel)()
+	unfollow := context.AfterFunc(s.running, cancel)
+	defer unfollow()
 	r = r.WithContext(ctx)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no")

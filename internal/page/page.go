@@ -97,10 +97,12 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	err := s.Close()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if shut := server.Shutdown(last); shut != nil {
+	if late := server.Shutdown(last); late != nil { // somebody reads on
 		err = errors.Join(err, server.Close())
 	}
-	<-ended
+	if served := <-ended; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	return err
 }
 

@@ -66,8 +66,8 @@ func newRig(t *testing.T, token string) *rig {
 	r.client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	t.Cleanup(func() {
 		r.client.CloseIdleConnections()
-		r.Server.CloseClientConnections()
-		r.Server.Close()
+		r.CloseClientConnections()
+		r.Close()
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
@@ -462,8 +462,10 @@ func TestOnlyWhoMayGetsIn(t *testing.T) {
 	}
 	// Another site's form carries the browser's cookies, and is refused all the same.
 	for _, headers := range [][]string{
-		{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"},
-		{"Sec-Fetch-Site", "", "Origin", "https://evil.example"}, {"Sec-Fetch-Site", "", "Origin", "null"},
+		{"Sec-Fetch-Site", "cross-site"},
+		{"Sec-Fetch-Site", "same-site"},
+		{"Sec-Fetch-Site", "", "Origin", "https://evil.example"},
+		{"Sec-Fetch-Site", "", "Origin", "null"},
 	} {
 		if code, _, _ := r.post("/control", pause, append(headers, "Authorization", "Bearer "+token)...); code != http.StatusForbidden {
 			t.Errorf("%v: %d", headers, code)

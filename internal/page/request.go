@@ -61,8 +61,9 @@ func (s *Server) request(r *http.Request) (view, error) {
 	data.Acts, more, err = s.actsUntil(r.Context(), operate.ActFilter{Provider: i.Provider, Operation: i.Operation, Agent: i.Agent, ID: i.ID})
 	data.More = !more.IsZero()
 	if data.Answer == nil && len(data.Records) == 0 && len(data.Acts) == 0 {
-		v := missing("nothing is stored of " + i.Agent + "/" + i.ID + " of " + i.Provider + " " + i.Operation)
-		v.Data = trouble{v.Data.(trouble).Text, "a request that still waits in the queue has no record yet: see what waits"} //nolint:forcetypeassert // made above
+		nothing := "nothing is stored of " + i.Agent + "/" + i.ID + " of " + i.Provider + " " + i.Operation
+		v := missing(nothing)
+		v.Data = trouble{nothing, "a request that still waits in the queue has no record yet: see what waits"}
 		v.Still = false
 		return v, err
 	}

@@ -49,7 +49,7 @@ func TestTheFirstPaintWaitsForNoCount(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = shown.Close() }()
-	r.Server.URL = shown.URL()
+	r.URL = shown.URL()
 	for _, path := range []string{"/", "/letters", "/review", "/letters?agent=alice", "/letters?class=permanent", "/review?http=404", "/waiting?agent=bob"} {
 		began := time.Now()
 		code, _, _ := r.get(path)

@@ -41,7 +41,7 @@ func (s *Server) words() template.FuncMap {
 // when is a moment beside now, with the exact one for whoever points at it.
 func when(t, now time.Time) template.HTML {
 	t = t.UTC()
-	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `" title="` + t.Format("2006-01-02 15:04:05 UTC") + `">` + ago(t, now) + `</time>`) //nolint:gosec // of a time only
+	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `" title="` + t.Format("2006-01-02 15:04:05 UTC") + `">` + ago(t, now) + `</time>`) // of a time only
 }
 
 // bar is a part of a whole, for those who would rather look than read.
@@ -51,7 +51,7 @@ func bar(part, whole any, kind string) template.HTML {
 	if kind == "use" && n >= 95 && float(whole) > 1e6 {
 		kind = "warn" // of bytes
 	}
-	return template.HTML(fmt.Sprintf(form, template.HTMLEscapeString(kind), n, n)) //nolint:gosec // of numbers only
+	return template.HTML(fmt.Sprintf(form, template.HTMLEscapeString(kind), n, n)) // of numbers only
 }
 
 // limitOf is the number of calls of a limit as 120/min.

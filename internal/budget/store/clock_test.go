@@ -101,8 +101,8 @@ func TestEstimateFollowsAnUnsureLeader(t *testing.T) {
 func TestTheSurestSampleRules(t *testing.T) {
 	now := start.Time()
 	var e Estimate
-	for _, rtt := range []time.Duration{80, 1, 200, 40} {
-		e = e.Add(Sample{At: now, Server: ledger.InstantOf(now), RTT: rtt * time.Millisecond})
+	for _, rtt := range []int{80, 1, 200, 40} {
+		e = e.Add(Sample{At: now, Server: ledger.InstantOf(now), RTT: time.Duration(rtt) * time.Millisecond})
 	}
 	if _, u, _ := e.Read(now); u != 500*time.Microsecond {
 		t.Errorf("sure to %v, and one sample is to half a millisecond", u)

@@ -49,7 +49,7 @@ func (t *tools) search(ctx context.Context, _ *mcp.CallToolRequest, in searchInp
 		}
 		all = []fetchworker.Catalogue{one}
 	}
-	words := strings.FieldsFunc(strings.ToLower(in.Query), func(r rune) bool { return !('a' <= r && r <= 'z' || '0' <= r && r <= '9') })
+	words := strings.FieldsFunc(strings.ToLower(in.Query), func(r rune) bool { return ('a' > r || r > 'z') && ('0' > r || r > '9') })
 	if len(words) == 0 && in.Provider == "" {
 		return overview(all), nil
 	}

@@ -67,6 +67,7 @@ func NewServer(version string, c *catalogue.Catalogue, asking Asking) *mcp.Serve
 	return s
 }
 
+//nolint:gosec // of a text, not of access
 const maxTokens = `"max_tokens":{"type":"integer","description":"of the result, 8000 if left out"}`
 
 // add adds a tool. All of them only read; one reaches out into the world.
@@ -86,11 +87,11 @@ func add[In any](s *mcp.Server, name string, open bool, description, properties 
 	s.AddTool(tool, func(ctx context.Context, r *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		var in In
 		if err := decode(r.Params.Arguments, &in, required); err != nil {
-			return wrong(err), nil //nolint:nilerr // the model is told, and can mend it
+			return wrong(err), nil // the model is told, and can mend it
 		}
 		out, err := do(ctx, r, in)
 		if err != nil {
-			return wrong(err), nil //nolint:nilerr // as above
+			return wrong(err), nil // as above
 		}
 		return result(out, false), nil
 	})

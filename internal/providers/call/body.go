@@ -112,7 +112,7 @@ func readInto(body []byte, from io.Reader, limit int64) ([]byte, error) {
 		switch body = body[:len(body)+n]; {
 		case int64(len(body)) > limit:
 			return body[:limit], ErrTooLarge
-		case err == io.EOF: //nolint:errorlint // a reader never wraps its end
+		case err == io.EOF: // a reader never wraps its end
 			return body, nil
 		case err != nil:
 			return body, err
