@@ -63,7 +63,7 @@ func (p *pull) ask(ctx context.Context, n int, give func(*nats.Msg)) (over bool,
 	for n > 0 {
 		m, err := p.sub.NextMsgWithContext(open)
 		switch {
-		case open.Err() != nil:
+		case err != nil && open.Err() != nil: // what came in that moment is given all the same
 			return true, nil
 		case err != nil:
 			return false, closedBy(err)
