@@ -266,29 +266,6 @@ func (p *Planner) obey(r *ledger.Register) {
 	}
 }
 
-// Forget makes the planner read the register again before it claims. What it
-// knew it keeps, in case that somebody has set the register back.
-func (p *Planner) Forget() {
-	if p.kept == nil {
-		p.kept = p.reg
-	}
-	p.reg, p.rev = nil, 0
-}
-
-// remember sees to it that a register which was set back has in it again what
-// this worker knew.
-func (p *Planner) remember(now ledger.Instant) {
-	kept := p.kept
-	if p.kept = nil; kept == nil || kept.Epoch != p.reg.Epoch || !kept.Possible(now) || !p.reg.Clone().Merge(kept, now) {
-		return
-	}
-	p.ops = append(p.ops, func(r *ledger.Register, now ledger.Instant) {
-		if r.Epoch == kept.Epoch {
-			r.Merge(kept, now)
-		}
-	})
-}
-
 // mostOps bounds the changes that wait while the register cannot be written.
 // There is one for each call that was under way, and none while nothing starts.
 const mostOps = 1024
