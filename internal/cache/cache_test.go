@@ -87,6 +87,7 @@ func TestWhatIsKeptIsTheFleets(t *testing.T) {
 			one.put(key, Entry{Body: bodies[key], ETag: key, HTTPStatus: 200})
 		}
 		one.stop()
+		synctest.Wait() // the last few are not acknowledged
 		for key, want := range bodies {
 			e := other.get(key)
 			if e == nil || !bytes.Equal(e.Body, want) || e.ETag != key || e.HTTPStatus != 200 {
