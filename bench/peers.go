@@ -190,8 +190,14 @@ func peers(ctx context.Context) error {
 	if *out == "" {
 		return nil
 	}
+	command := "peers"
+	flags.Visit(func(f *flag.Flag) {
+		if f.Name != "out" && f.Name != "profile" { // folders of whoever ran it
+			command += " -" + f.Name + "=" + f.Value.String()
+		}
+	})
 	head := fmt.Sprintf("Measured with `bench %s` on %d processors (%s, %s), medians of %d interleaved rounds. The machine's load average was %s before and %s after.\n\n",
-		strings.Join(os.Args[1:], " "), runtime.NumCPU(), cpuModel(), runtime.Version(), *rounds, load, loadAverage())
+		command, runtime.NumCPU(), cpuModel(), runtime.Version(), *rounds, load, loadAverage())
 	return errors.Join(
 		os.WriteFile(filepath.Join(*out, "peers.md"), []byte(head+report.String()), 0o600),
 		os.WriteFile(filepath.Join(*out, "peers.svg"), []byte(bars(plot)), 0o600))
