@@ -1,7 +1,7 @@
 LINT = go tool -modfile=tools/go.mod golangci-lint
 
 .PHONY: build
-build: ## bin/worker, bin/replayer, bin/fetch
+build: ## bin/worker, bin/replayer, bin/fetch, bin/gateway
 	go build -trimpath -o bin/ ./cmd/...
 
 .PHONY: check
@@ -52,7 +52,7 @@ cluster: ## a cluster of three NATS servers that loses its leaders
 	$(CHAOS) -run Cluster
 
 .PHONY: operator-hour
-operator-hour: ## an hour of what operators and machines do to a running fleet; FETCH_HOUR=short: once, three minutes
+operator-hour: ## an hour of what operators and machines do to a running fleet; FETCH_HOUR=short: each once, a minute and a half
 	FETCH_HOUR=$${FETCH_HOUR:-full} go test -count=1 -v -timeout=90m ./e2e -run AnOperatorsHour
 
 .PHONY: versions
@@ -100,4 +100,4 @@ ci: ## what CI runs
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z]*\): ## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\): ## /\1\t/p' Makefile

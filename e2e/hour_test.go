@@ -22,8 +22,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// hour selects the operator's hour: "short" goes through everything once, some
-// three minutes; "full" again and again for an hour.
+// hour selects the operator's hour: "short" goes through everything once, a
+// minute and a half; "full" again and again for an hour.
 var hour = os.Getenv("FETCH_HOUR")
 
 // TestAnOperatorsHour does to a running fleet what operators and machines do,

@@ -141,7 +141,7 @@ func parseRate(text string) (float64, error) {
 	return n / per, nil
 }
 
-// manyMessages is from where a person must type the number instead of y.
+// manyMessages is above how many a person must type the number instead of y.
 const manyMessages = 100
 
 // confirm asks a person, and refuses where there is none.

@@ -99,7 +99,7 @@ export class Client {
     for (let wait = 100; ; wait = Math.min(2 * wait, 2000)) {
       let receipt;
       try {
-        receipt = (await this.nc.request(subject, JSON.stringify(body), { headers: h, timeout: 5000 })).json();
+        receipt = (await this.nc.request(subject, JSON.stringify(body), { headers: h, timeout: 2500 })).json();
       } catch (err) { // no receipt says nothing
         if (Date.now() + wait > end) throw new FetchError("pending", `${identity}: no receipt: ${err.message}`);
       }

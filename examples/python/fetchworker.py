@@ -101,7 +101,7 @@ class Client:
         wait = 0.1
         while True:  # until there is a receipt
             try:
-                m = await self.nc.request(subject, json.dumps(body).encode(), timeout=5, headers={"Nats-Msg-Id": identity})
+                m = await self.nc.request(subject, json.dumps(body).encode(), timeout=2.5, headers={"Nats-Msg-Id": identity})
                 receipt = json.loads(m.data)
                 error = receipt.get("error")
                 if not error:

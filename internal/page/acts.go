@@ -26,7 +26,7 @@ const (
 )
 
 const (
-	// manyMessages is from where a person must type the number.
+	// manyMessages is above how many a person must type the number.
 	manyMessages = 100
 	actsKept     = 200
 	actKept      = time.Hour // after it ended, or while a person thinks
