@@ -36,10 +36,12 @@ func (s *Sweeper) backlog(ctx context.Context, requests jetstream.Stream) error 
 		room = half / max(state.Bytes/state.Msgs, 1)
 	}
 	agents, providers := map[string]uint64{}, map[string]uint64{}
+	shares := map[[2]string]uint64{} // of a provider and an agent
 	for subject, n := range listed.State.Subjects {
 		if address, err := wire.ParseSubject(subject); err == nil {
 			agents[address.Agent] += n
 			providers[address.Provider] += n
+			shares[[2]string{address.Provider, address.Agent}] += n
 		}
 	}
 	var errs []error
@@ -49,11 +51,23 @@ func (s *Sweeper) backlog(ctx context.Context, requests jetstream.Stream) error 
 				fmt.Sprintf("%s has %d requests waiting; this is one of the newest", agent, n)))
 		}
 	}
+	if len(errs) > 0 {
+		// What one agent had too much is mostly its provider's excess as well: who
+		// else waits there is looked at when that is gone.
+		s.more = true
+		return errors.Join(errs...)
+	}
 	for provider, n := range providers {
-		if n > room {
-			errs = append(errs, s.beyond(ctx, "fetch.request."+provider+".>", n-room,
-				fmt.Sprintf("what waits for %s takes half of the queue; this is one of the newest", provider)))
+		if n <= room {
+			continue
 		}
+		filter, excess := "fetch.request."+provider+".>", n-room
+		for of, share := range shares {
+			if of[0] == provider && share > n/2 { // whose doing it is: the others' new ones are none of it
+				filter, excess = "fetch.request."+provider+".*.*.*."+of[1], min(excess, share)
+			}
+		}
+		errs = append(errs, s.beyond(ctx, filter, excess, fmt.Sprintf("what waits for %s takes half of the queue; this is one of the newest", provider)))
 	}
 	return errors.Join(errs...)
 }

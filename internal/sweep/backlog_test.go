@@ -93,6 +93,9 @@ func TestOneAgentOrProviderLeavesHalfOfTheQueue(t *testing.T) {
 					if err == nil {
 						accepted++
 					}
+					if name == "agent" && i%10 == 9 && i < 70 { // who asks a little, in between
+						f.Request("fmp", "batch", fmt.Sprintf(`{"id":"n-%d"}`, i))
+					}
 				}
 				if accepted < 60 {
 					t.Fatalf("only %d of 100 were accepted", accepted)
@@ -104,6 +107,12 @@ func TestOneAgentOrProviderLeavesHalfOfTheQueue(t *testing.T) {
 				for i := range 10 {
 					if _, err := f.JS.Publish(f.Ctx, fetchworker.RequestSubject("polygon", "batch", "aggregates", "bob"), fmt.Appendf(nil, `{"id":"b-%d"}`, i)); err != nil {
 						t.Errorf("another's publish: %v", err)
+					}
+				}
+				time.Sleep(10 * time.Second)
+				for _, id := range f.Accepted {
+					if a, ok := f.Answer(id); ok && id.Agent == "alice" {
+						t.Errorf("%s did nothing, and is answered %s", id, a.Problem.Code())
 					}
 				}
 				full := 0
