@@ -43,6 +43,7 @@ type drain struct {
 	rest   time.Time // when to look again
 	leased time.Time // until when the lease is ours
 	alone  int       // letters to be read one by one: they lie among many others
+	again  bool      // marked since it was last read from the beginning; under the lock
 }
 
 func newDrains() *drains { return &drains{all: map[string]*drain{}, claimed: map[uint64]bool{}} }
@@ -51,9 +52,11 @@ func newDrains() *drains { return &drains{all: map[string]*drain{}, claimed: map
 func (d *drains) mark(provider string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.all[provider] == nil {
-		d.all[provider] = &drain{next: 1, idle: true}
+	if one := d.all[provider]; one != nil {
+		one.again = true
+		return
 	}
+	d.all[provider] = &drain{next: 1, idle: true}
 }
 
 // marked are the providers to look at.
@@ -67,10 +70,21 @@ func (d *drains) marked() map[string]*drain {
 	return all
 }
 
+// done forgets a provider of which nothing could go, unless somebody said
+// meanwhile that a letter of it waits.
 func (d *drains) done(provider string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.all, provider)
+	if one := d.all[provider]; one != nil && !one.again {
+		delete(d.all, provider)
+	}
+}
+
+// begins takes note that a provider is read from the beginning.
+func (d *drains) begins(one *drain) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	one.again = false
 }
 
 // claim makes one release of a letter at a time in this process.
@@ -103,9 +117,14 @@ const (
 // drain releases what waits, until ctx ends.
 func (r *Replayer) drain(ctx context.Context) {
 	kv, err := r.js.KeyValue(ctx, wire.BucketProviders)
-	if err != nil {
-		r.logger.Warn("no drain: letters that wait go at their next look", zap.Error(err))
-		return
+	for said := false; err != nil; kv, err = r.js.KeyValue(ctx, wire.BucketProviders) { // an election, perhaps
+		if !said {
+			said = true
+			r.logger.Warn("no drain yet: letters that wait go at their next look", zap.Error(err))
+		}
+		if wait.Between(ctx, time.Second, 2*time.Second) != nil {
+			return
+		}
 	}
 	name := rand.Text()
 	var looked time.Time
@@ -136,7 +155,7 @@ func (r *Replayer) drain(ctx context.Context) {
 				}
 				d.leased = until
 			}
-			if err := r.drainOne(ctx, provider, d); err != nil && ctx.Err() == nil {
+			if err := r.drainOne(ctx, provider, d, behind); err != nil && ctx.Err() == nil {
 				r.logger.Warn("drain", zap.String("provider", provider), zap.Error(err))
 				d.rest = now.Add(time.Second)
 			}
@@ -169,9 +188,12 @@ func (r *Replayer) behind(ctx context.Context) bool {
 }
 
 // drainOne reads on and releases as far as there is room.
-func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain) error {
+func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behind bool) error {
 	var releases sync.WaitGroup
 	defer releases.Wait()
+	if d.next == 1 {
+		r.drains.begins(d)
+	}
 	var page []record.Raw
 	for range readsAPass {
 		if len(page) == 0 {
@@ -182,7 +204,7 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain) erro
 		}
 		if len(page) == 0 {
 			d.rest = r.now().Add(restAfterAll)
-			if d.idle {
+			if d.idle && !behind { // else it is marked again at once, without its rest
 				r.drains.done(provider) // whoever waits still is met again
 			}
 			d.next, d.idle = 1, true
