@@ -66,7 +66,8 @@ type kept struct {
 // call for the key is over.
 type write struct {
 	key string
-	*Entry
+	*Entry        // nil: the claim is over
+	claim  uint64 // its sequence
 }
 
 // New opens the fleet's cache; Close ends it. Large bodies are within the
@@ -119,10 +120,13 @@ func (c *Cache) AtHand(key string) *Entry {
 	return k.Entry
 }
 
+// Aside is called around each wait for the memory or the turn that a large body
+// needs: who holds what others wait for lets go of it meanwhile.
+type Aside = func(wait func() error) error
+
 // Get reads the fleet's entry, nil if there is none. What cannot be read is
-// as good as absent: a cache must not fail a request. before is called before
-// a wait for the memory that a large body needs.
-func (c *Cache) Get(ctx context.Context, key string, before func()) *Entry {
+// as good as absent: a cache must not fail a request.
+func (c *Cache) Get(ctx context.Context, key string, aside Aside) *Entry {
 	value, err := c.bucket.read(ctx, key)
 	if err != nil {
 		c.logger.Debug("cache read", zap.String("key", key), zap.Error(err))
@@ -130,7 +134,7 @@ func (c *Cache) Get(ctx context.Context, key string, before func()) *Entry {
 	if value == nil {
 		return c.AtHand(key)
 	}
-	e, err := c.decode(ctx, value, before)
+	e, err := c.decode(ctx, value, aside)
 	if err != nil {
 		c.logger.Debug("cache value", zap.String("key", key), zap.Error(err))
 		return c.AtHand(key)
@@ -154,20 +158,20 @@ func (c *Cache) Get(ctx context.Context, key string, before func()) *Entry {
 
 // Whole is a light entry with its body, or what is kept in its place by now;
 // nil if nothing is. One that is not light comes back as it is.
-func (c *Cache) Whole(ctx context.Context, key string, e *Entry, before func()) *Entry {
+func (c *Cache) Whole(ctx context.Context, key string, e *Entry, aside Aside) *Entry {
 	if e == nil || !e.light {
 		return e
 	}
 	if mine := c.AtHand(key).Lasting(); mine != nil && mine.same(e) {
 		return mine
 	}
-	return c.Get(ctx, key, before).Lasting()
+	return c.Get(ctx, key, aside).Lasting()
 }
 
 // Unchanged is the body of an entry whose provider says that it is still right;
 // nil if it is not kept any more.
-func (c *Cache) Unchanged(ctx context.Context, key string, e *Entry, before func()) *Entry {
-	if whole := c.Whole(ctx, key, e, before); whole != nil && whole.same(e) {
+func (c *Cache) Unchanged(ctx context.Context, key string, e *Entry, aside Aside) *Entry {
+	if whole := c.Whole(ctx, key, e, aside); whole != nil && whole.same(e) {
 		return whole
 	}
 	return nil
@@ -190,18 +194,18 @@ func (c *Cache) Put(key string, e *Entry) {
 		return
 	}
 	select {
-	case c.writes <- write{key, e}:
+	case c.writes <- write{key: key, Entry: e}:
 	default:
 		c.queued.Add(-size)
 		c.dropped()
 	}
 }
 
-// Over says in the bucket, after what was put before it, that the call for a
-// key is over.
-func (c *Cache) Over(key string) {
+// Over says in the bucket, after what was put before it, that the call of a
+// claim is over.
+func (c *Cache) Over(key string, claim Claim) {
 	select {
-	case c.writes <- write{key, nil}:
+	case c.writes <- write{key: key, claim: claim.sequence}:
 	default:
 		c.dropped() // its time runs out
 	}
@@ -261,7 +265,7 @@ func (c *Cache) Run(ctx context.Context) {
 
 func (c *Cache) store(ctx context.Context, w write) {
 	if w.Entry == nil {
-		if err := c.bucket.unclaim(w.key); err != nil {
+		if err := c.bucket.unclaim(w.key, w.claim); err != nil {
 			c.logger.Debug("cache write", zap.String("key", w.key), zap.Error(err))
 		}
 		return

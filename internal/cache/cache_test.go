@@ -69,7 +69,10 @@ func (d *desk) put(key string, e Entry) *Entry {
 	return &e
 }
 
-func (d *desk) get(key string) *Entry { return d.Get(d.t.Context(), key, func() {}) }
+// here waits where it is.
+func here(wait func() error) error { return wait() }
+
+func (d *desk) get(key string) *Entry { return d.Get(d.t.Context(), key, here) }
 
 // What one worker keeps another finds, also what is queued as it stops.
 func TestWhatIsKeptIsTheFleets(t *testing.T) {
@@ -254,22 +257,33 @@ func TestWhatStandsBesideTheFleets(t *testing.T) {
 func TestAClaimIsOnes(t *testing.T) {
 	inBubble(t, func(t *testing.T, open func() *desk) {
 		one, other := open(), open()
+		var last Claim
 		claim := func(d *desk, key string) bool {
 			t.Helper()
-			mine, err := d.Claim(t.Context(), key, 5*time.Second)
+			c, err := d.Claim(t.Context(), key, 5*time.Second)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return mine
+			if c.Mine {
+				last = c
+			}
+			return c.Mine
 		}
-		if !claim(one, "k") || claim(other, "k") || claim(one, "k") || !claim(other, "k2") {
+		if !claim(one, "k2") || last.After {
+			t.Error("a first claim comes after nobody's")
+		}
+		if !claim(one, "k") {
+			t.Error("nobody has it, and one may not")
+		}
+		mine := last
+		if claim(other, "k") || claim(one, "k") || !claim(other, "k3") {
 			t.Error("a claim is not one's alone")
 		}
 		if held, err := other.Claimed(t.Context(), "k"); err != nil || !held {
 			t.Errorf("held %t: %v", held, err)
 		}
 		one.put("k", Entry{Body: []byte("came")})
-		one.Over("k")
+		one.Over("k", mine)
 		time.Sleep(100 * time.Millisecond)
 		if held, err := other.Claimed(t.Context(), "k"); err != nil || held {
 			t.Errorf("over, and held %t: %v", held, err)
@@ -277,12 +291,18 @@ func TestAClaimIsOnes(t *testing.T) {
 		if e := other.get("k"); e == nil {
 			t.Error("over, and the body is not there")
 		}
-		if !claim(other, "k") {
-			t.Error("over, and nobody else can have it")
+		if !claim(other, "k") || !last.After {
+			t.Errorf("over, and nobody else can have it, or is told of it: %+v", last)
 		}
 		time.Sleep(20 * time.Second) // whoever had it has died
+		late := last
 		if !claim(one, "k") {
 			t.Error("a claim outlives its worker")
+		}
+		other.Over("k", late) // it was only slow
+		time.Sleep(100 * time.Millisecond)
+		if held, err := other.Claimed(t.Context(), "k"); err != nil || !held {
+			t.Errorf("a claim was ended by whose own had run out: %v", err)
 		}
 	})
 }

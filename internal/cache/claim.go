@@ -19,9 +19,19 @@ const claimLasts = 2 * time.Second
 
 func claimSubject(key string) string { return cacheSubject("flying." + key) }
 
-// claim says that this worker is about to make a call. It is false if another
-// says so already. The word of a worker that died is forgotten after lasts.
-func (b *bucket) claim(ctx context.Context, key string, lasts time.Duration) (bool, error) {
+// Claim is what a worker has by saying that it is about to make a call.
+type Claim struct {
+	Mine bool // it is the only one of the fleet; not: another is at it
+	// After says that another's call of the key ended a while ago, up to a
+	// minute: its body may have come after one looked for it.
+	After bool
+
+	sequence uint64
+}
+
+// claim says that this worker is about to make a call. The word of a worker that
+// died is forgotten after lasts.
+func (b *bucket) claim(ctx context.Context, key string, lasts time.Duration) (Claim, error) {
 	ctx, cancel := context.WithTimeout(ctx, claimLasts)
 	defer cancel()
 	seconds := strconv.Itoa(int(lasts/time.Second) + 1)
@@ -29,21 +39,21 @@ func (b *bucket) claim(ctx context.Context, key string, lasts time.Duration) (bo
 	for range 3 {
 		m := nats.NewMsg(claimSubject(key))
 		m.Header.Set(jetstream.MsgTTLHeader, seconds)
-		_, err := b.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(stands))
+		ack, err := b.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(stands))
 		if err == nil {
-			return true, nil
+			return Claim{Mine: true, After: stands > 0, sequence: ack.Sequence}, nil
 		}
 		var api *jetstream.APIError
 		if !errors.As(err, &api) || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
-			return false, fmt.Errorf("claim %s: %w", key, err)
+			return Claim{}, fmt.Errorf("claim %s: %w", key, err)
 		}
 		sequence, held, err := b.claimed(ctx, key)
 		if err != nil || held {
-			return false, err
+			return Claim{}, err
 		}
 		stands = sequence
 	}
-	return false, nil
+	return Claim{}, nil
 }
 
 // claimed reports whether a worker says that it is making a call, and the
@@ -67,24 +77,27 @@ func (b *bucket) claimed(ctx context.Context, key string) (sequence uint64, held
 
 const claimOver = "KV-Operation" // as the bucket's clients mark what is deleted
 
-// unclaim says that the call is over. It is sent after its body on the same
-// connection, so whoever reads it finds the body.
-func (b *bucket) unclaim(key string) error {
+// unclaim says that the call of a claim is over. It is sent after its body on
+// the same connection, so whoever reads it finds the body. A claim that has run
+// out meanwhile is another's by now, and stays.
+func (b *bucket) unclaim(key string, claim uint64) error {
 	m := nats.NewMsg(claimSubject(key))
+	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(claim, 10))
 	m.Header.Set(claimOver, "DEL")
 	m.Header.Set(jetstream.MsgTTLHeader, "60")
 	return b.js.Conn().PublishMsg(m)
 }
 
-// Claim says that this worker is about to make the call of a key, as the only
-// one of the fleet. It is false if another says so already. The word of a
+// Claim says that this worker is about to make the call of a key. The word of a
 // worker that died is forgotten after lasts; Over takes it back.
-func (c *Cache) Claim(ctx context.Context, key string, lasts time.Duration) (bool, error) {
+func (c *Cache) Claim(ctx context.Context, key string, lasts time.Duration) (Claim, error) {
 	return c.bucket.claim(ctx, key, lasts)
 }
 
 // Claimed reports whether a worker says that it is making the call of a key.
 func (c *Cache) Claimed(ctx context.Context, key string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, claimLasts)
+	defer cancel()
 	_, held, err := c.bucket.claimed(ctx, key)
 	return held, err
 }

@@ -57,7 +57,7 @@ var (
 	errCacheValue = errors.New("the cached value cannot be read")
 )
 
-func (c *Cache) decode(ctx context.Context, value []byte, before func()) (*Entry, error) {
+func (c *Cache) decode(ctx context.Context, value []byte, aside Aside) (*Entry, error) {
 	size, n := binary.Uvarint(value)
 	if n <= 0 || size > uint64(len(value)-n) { //nolint:gosec // n is at most the length
 		return nil, errCacheValue
@@ -71,13 +71,16 @@ func (c *Cache) decode(ctx context.Context, value []byte, before func()) (*Entry
 		e.Body = body
 		return e, nil
 	}
-	into, err := c.roomFor(ctx, e.Bytes, body, before)
+	into, err := c.roomFor(ctx, e.Bytes, body, aside)
 	if err != nil {
 		return nil, err
 	}
 	if cap(into) > 0 {
-		done, err := c.memory.Turn(ctx)
-		if err != nil {
+		done := func() {}
+		if err := aside(func() (err error) {
+			done, err = c.memory.Turn(ctx)
+			return err
+		}); err != nil {
 			return nil, err
 		}
 		defer done()
@@ -93,7 +96,7 @@ const decodeBeyond = 16
 
 // roomFor is memory for a body, which a large one waits for. Values of earlier
 // versions tell its length in the compressed frame only.
-func (c *Cache) roomFor(ctx context.Context, length int, packed []byte, before func()) ([]byte, error) {
+func (c *Cache) roomFor(ctx context.Context, length int, packed []byte, aside Aside) ([]byte, error) {
 	var frame zstd.Header
 	if length == 0 && frame.Decode(packed) == nil && frame.HasFCS {
 		length = int(min(frame.FrameContentSize, decodedLimit)) // bounded
@@ -103,9 +106,10 @@ func (c *Cache) roomFor(ctx context.Context, length int, packed []byte, before f
 	}
 	room := c.memory.TryReserve(int64(length))
 	if room == nil {
-		before()
-		var err error
-		if room, err = c.memory.Reserve(ctx, int64(length)); err != nil {
+		if err := aside(func() (err error) {
+			room, err = c.memory.Reserve(ctx, int64(length))
+			return err
+		}); err != nil {
 			return nil, err
 		}
 	}

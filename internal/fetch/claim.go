@@ -20,20 +20,21 @@ const (
 )
 
 // alone reports whether this worker may make a request's call, as the only one
-// of the fleet. over ends the claim; where there is none it does nothing.
-func (w *Worker) alone(ctx context.Context, r *request) (alone bool, over func()) {
+// of the fleet, and whether another's has ended just before. over ends the
+// claim; where there is none it does nothing.
+func (w *Worker) alone(ctx context.Context, r *request) (alone, after bool, over func()) {
 	if r.served.Gate.Pace() >= scarceBelow {
-		return true, func() {}
+		return true, false, func() {}
 	}
 	key := r.call.Key
-	mine, err := w.cache.Claim(ctx, key, r.served.Provider.Timeout)
+	claim, err := w.cache.Claim(ctx, key, r.served.Provider.Timeout)
 	if err != nil {
-		return true, func() {} // a cache holds nobody up
+		return true, false, func() {} // a cache holds nobody up
 	}
-	if !mine {
-		return false, func() {}
+	if !claim.Mine {
+		return false, false, func() {}
 	}
-	return true, func() { w.cache.Over(key) }
+	return true, claim.After, func() { w.cache.Over(key, claim) }
 }
 
 // awaitOther waits while another worker makes a request's call, and answers

@@ -99,8 +99,13 @@ func (w *Worker) use(ctx context.Context, r *request, permit *budget.Permit, wai
 			return false, err
 		}
 	}
-	alone, over := w.alone(ctx, r)
+	alone, after, over := w.alone(ctx, r)
 	defer over()
+	if after { // its body may have come since this one looked
+		if done, err := w.lateLook(ctx, r); done || err != nil {
+			return false, err
+		}
+	}
 	if !alone && !permit.Probe() {
 		permit.Done(unused) // not only after the wait
 		done, err := w.awaitOther(ctx, r)
@@ -207,7 +212,7 @@ func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) 
 	r.cache = w.cache.AtHand(r.call.Key)
 	if !r.cache.Fresh(r.RequestedAt, now, maxAge) {
 		// Another worker may have a younger one.
-		r.cache = w.cache.Get(ctx, r.call.Key, r.start)
+		r.cache = w.cache.Get(ctx, r.call.Key, w.asideOf(r))
 	}
 	if !r.cache.Fresh(r.RequestedAt, now, maxAge) {
 		r.cache = r.cache.Lasting().Light()

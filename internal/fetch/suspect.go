@@ -102,6 +102,14 @@ func (w *Worker) aside(d *delivery, wait func() error) error {
 	return err
 }
 
+// asideOf has a request wait aside, its message kept alive meanwhile.
+func (w *Worker) asideOf(r *request) func(wait func() error) error {
+	return func(wait func() error) error {
+		r.start()
+		return w.aside(r.delivery, wait)
+	}
+}
+
 // suspicion is what the bucket holds against a message, under its key.
 type suspicion struct {
 	HandedBack int      `json:"handed_back,omitempty"` // deliveries that we gave back ourselves

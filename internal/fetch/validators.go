@@ -10,7 +10,7 @@ import (
 
 // unchanged gives a call its body that the provider has not sent again.
 func (w *Worker) unchanged(ctx context.Context, r *request, result *providers.Result) {
-	if whole := w.cache.Unchanged(ctx, r.call.Key, r.cache, r.start); whole != nil {
+	if whole := w.cache.Unchanged(ctx, r.call.Key, r.cache, w.asideOf(r)); whole != nil {
 		whole.Revive(result)
 		return
 	}
@@ -21,7 +21,7 @@ func (w *Worker) unchanged(ctx context.Context, r *request, result *providers.Re
 
 // whole brings back the body that may be shown in an answer's place.
 func (w *Worker) whole(ctx context.Context, r *request) {
-	r.cache = w.cache.Whole(ctx, r.call.Key, r.cache, r.start)
+	r.cache = w.cache.Whole(ctx, r.call.Key, r.cache, w.asideOf(r))
 }
 
 // failedConditional reports whether a call may have failed because it asked
