@@ -41,6 +41,11 @@ type Answer struct {
 	Body        []byte   // the provider's bytes, untouched
 	Problem     *Problem // instead of a body: why it failed or waits
 	Claim       *Claim   // instead of a body: where a large one is stored
+
+	// Damaged says that the body which is stored is not what was promised; it is
+	// left out. A subscriber is handed such an answer, a client returns
+	// ErrBodyCorrupt.
+	Damaged bool
 }
 
 // Claim is the claim check of a body larger than MaxInlineBody.
@@ -260,6 +265,12 @@ func DecodeAnswer(subject string, h nats.Header, body []byte) (Answer, error) {
 		return a, fmt.Errorf("answer %s: status %q is not known", subject, a.Status)
 	}
 	return a, nil
+}
+
+// garbled says that what came in the answer itself is not what its sum says. A
+// message without its data cannot be judged.
+func (a *Answer) garbled(data []byte) bool {
+	return a.SHA256 != "" && a.Claim == nil && len(data) > 0 && sumOf(data) != a.SHA256
 }
 
 func intOf(h nats.Header, key string) int {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -144,6 +145,9 @@ func (c *Client) reread(ctx context.Context, f *follower, yield func(Answer, err
 			return err
 		}
 		if read == f.read {
+			// What was told up to here cannot come again; what was replaced
+			// meanwhile is not in the store to say so.
+			maps.DeleteFunc(f.seen, func(sequence uint64, _ struct{}) bool { return sequence <= read })
 			return nil
 		}
 		f.read = read

@@ -71,7 +71,7 @@ type ResultFilter struct {
 // after a crash, it comes again. So each comes at least once, and an answer's
 // identity, generation and status make it exactly once. Of answers that
 // replaced each other quickly the earlier may be left out, never a final one
-// for good.
+// for good. One whose stored body is not what was promised is Damaged.
 //
 // ErrNotPermitted: the consumer is missing, and this user may not make it.
 func (s *Subscriber) Subscribe(ctx context.Context, f ResultFilter, handle func(context.Context, Answer) error) error {
@@ -100,6 +100,8 @@ func (s *Subscriber) Subscribe(ctx context.Context, f ResultFilter, handle func(
 		defer leave()
 		if err := bodies.resolveSurely(ctx, &a); err != nil && !errors.Is(err, ErrBodyCorrupt) {
 			return err
+		} else if err != nil || a.garbled(m.Data) { // it will not get better by waiting
+			a.Body, a.Damaged = nil, true
 		}
 		return handle(ctx, a)
 	})

@@ -343,6 +343,12 @@ func TestABodyThatIsNotWhatItsSumSaysIsCorrupt(t *testing.T) {
 	if _, err := s.client("alice").Result(soon(t), identity("q-1")); !errors.Is(err, fetchworker.ErrBodyCorrupt) {
 		t.Errorf("%v", err)
 	}
+	// A subscriber is told of it, and handed no wrong bytes.
+	for _, a := range collect(t, s.subscriber("careful"), fetchworker.ResultFilter{}, 1, well) {
+		if !a.Damaged || a.Body != nil {
+			t.Errorf("handed as if it were whole: %+v", a)
+		}
+	}
 }
 
 func TestTwentyThousandOutstandingCostOneSubscription(t *testing.T) {

@@ -180,7 +180,7 @@ func decodeLive(subject string, m *nats.Msg) (Answer, error) {
 	if err != nil {
 		return a, err
 	}
-	if a.SHA256 != "" && a.Claim == nil && len(m.Data) > 0 && sumOf(m.Data) != a.SHA256 {
+	if a.garbled(m.Data) {
 		return Answer{Sequence: sequence}, fmt.Errorf("answer %s: %w", subject, ErrBodyCorrupt)
 	}
 	return a, nil
