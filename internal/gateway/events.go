@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -101,13 +102,15 @@ func (g *Gateway) events(c *call) {
 	}
 	s := &stream{g: g, c: c, place: place, read: newest}
 	if resumes {
-		s.read, s.behind = after, true
+		s.read, s.behind = min(after, newest), true // beyond: of answers that are gone, as when a store was made anew
 	}
 	s.sent = s.read
 	if s.write([]byte("retry: "+strconv.Itoa(int(comeBack/time.Millisecond))+"\n\n")) == nil {
 		s.run()
 	}
 }
+
+var errRevoked = errors.New("the token is not the agent's any more")
 
 func lastEventID(r *http.Request) (after uint64, resumes bool, err error) {
 	id := r.Header.Get("Last-Event-ID")
@@ -180,6 +183,9 @@ func (s *stream) send(some []event) error {
 }
 
 func (s *stream) write(text []byte) error {
+	if name, _ := s.g.who(s.c.r); name != s.c.agent.Agent() {
+		return errRevoked // its token was taken back meanwhile
+	}
 	if _, err := s.c.w.Write(text); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}

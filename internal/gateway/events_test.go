@@ -133,6 +133,17 @@ func TestAnswersAreSentAsTheyCome(t *testing.T) {
 	}
 }
 
+// A place beyond all that is stored is of a store that is gone: what comes is told.
+func TestAPlaceThatIsGoneHoldsNothingBack(t *testing.T) {
+	r := newRig(t, nil)
+	r.answered("alice", "before")
+	s := r.listen("Fetch-Agent", "alice", "Last-Event-ID", "1000000")
+	r.answered("alice", "after")
+	if e := s.next(); e.Data.ID != "after" {
+		t.Errorf("%+v", e)
+	}
+}
+
 // Who does not read for a while gets what was forgotten meanwhile from the store.
 func TestWhoLagsBehindIsCaughtUp(t *testing.T) {
 	r := newRig(t, nil)

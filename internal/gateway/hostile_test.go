@@ -281,8 +281,17 @@ func TestATokenIsAnAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	open := r.listen("Authorization", "Bearer "+alice)
+	r.answered("alice", "hers")
+	if e := open.next(); e.Data.ID != "hers" {
+		t.Errorf("%+v", e)
+	}
 	write(other + "\n")
 	ask(401, "Authorization", "Bearer "+alice)
+	r.answered("alice", "not-hers-any-more")
+	if e := open.next(); e.ID != "" {
+		t.Errorf("a token that was taken back reads on: %+v", e)
+	}
 	ask(200, "Authorization", "Bearer "+bob)
 	write(other + "\n" + bob + ": alice\n") // a token where its hash belongs
 	ask(200, "Authorization", "Bearer "+bob)

@@ -27,6 +27,8 @@ const (
 	staleAge = time.Hour
 	// askedAtOnce are asked for together.
 	askedAtOnce = 8
+	// askedFor is how long an answer of the fleet is waited for.
+	askedFor = 3 * time.Second
 )
 
 // Catalogue is what the fleet has told lately. It is safe for concurrent use.
@@ -34,22 +36,24 @@ type Catalogue struct {
 	client *fetchworker.Client
 
 	mu        sync.Mutex
-	providers told[[]string]
+	providers *told[[]string]
 	sheets    map[string]*told[fetchworker.Catalogue]
 }
 
 // told is an answer of the fleet. Who finds it old asks anew, one at a time.
 type told[T any] struct {
-	asking sync.Mutex
+	asking chan struct{} // held by the one who asks, or looks
 	value  T
 	at     time.Time
 	failed error // of the last question, and when
 	lately time.Time
 }
 
+func newTold[T any]() *told[T] { return &told[T]{asking: make(chan struct{}, 1)} }
+
 // New asks as the client does.
 func New(client *fetchworker.Client) *Catalogue {
-	return &Catalogue{client: client, sheets: map[string]*told[fetchworker.Catalogue]{}}
+	return &Catalogue{client: client, providers: newTold[[]string](), sheets: map[string]*told[fetchworker.Catalogue]{}}
 }
 
 // Providers are all that the fleet knows, in their order.
@@ -87,7 +91,7 @@ func (c *Catalogue) provider(ctx context.Context, name string, age time.Duration
 	c.mu.Lock()
 	sheet := c.sheets[name]
 	if sheet == nil {
-		sheet = &told[fetchworker.Catalogue]{}
+		sheet = newTold[fetchworker.Catalogue]()
 		c.sheets[name] = sheet
 	}
 	c.mu.Unlock()
@@ -159,17 +163,24 @@ func (c *Catalogue) all(ctx context.Context, one func(context.Context, string) (
 // get is the value, if it is young enough, else what ask says. Where nobody
 // says anything, an old one is better than none.
 func (t *told[T]) get(ctx context.Context, age time.Duration, ask func(context.Context) (T, error)) (T, error) {
-	t.asking.Lock()
-	defer t.asking.Unlock()
+	select {
+	case t.asking <- struct{}{}:
+		defer func() { <-t.asking }()
+	case <-ctx.Done():
+		var none T
+		return none, context.Cause(ctx)
+	}
 	if !t.at.IsZero() && time.Since(t.at) < age {
 		return t.value, nil
 	}
 	value, err := t.value, t.failed
 	if err == nil || time.Since(t.lately) > standingAge {
-		value, err = ask(ctx)
-		if ctx.Err() == nil { // else it says nothing of the fleet
-			t.failed, t.lately = err, time.Now()
-		}
+		// In a time of its own: that the fleet says nothing is remembered, or each
+		// caller would find it out for himself, one behind another.
+		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), askedFor)
+		value, err = ask(asking)
+		cancel()
+		t.failed, t.lately = err, time.Now()
 	}
 	if err == nil {
 		t.value, t.at = value, time.Now()
