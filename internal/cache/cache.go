@@ -65,7 +65,7 @@ type kept struct {
 // write is an entry on its way to the bucket, or with none the word that the
 // call for the key is over.
 type write struct {
-	key string
+	key    string
 	*Entry        // nil: the claim is over
 	claim  uint64 // its sequence
 }
