@@ -76,8 +76,8 @@ func waiting(s operate.Status) (n int) {
 	return n
 }
 
-// stores are the streams that hold work back when they are full, and the
-// account's whole.
+// stores are the streams that hold work back when they are full, and what the
+// account may store where it has a limit.
 func stores(ctx context.Context, js jetstream.JetStream) ([]Store, error) {
 	var found []Store
 	names := broker.StreamNames()
@@ -93,6 +93,9 @@ func stores(ctx context.Context, js jetstream.JetStream) ([]Store, error) {
 		if info.Config.MaxBytes > 0 && info.Config.Discard == jetstream.DiscardNew {
 			found = append(found, Store{short, int64(min(info.State.Bytes, 1<<62)), info.Config.MaxBytes}) // bounded
 		}
+	}
+	if account, err := js.AccountInfo(ctx); err == nil && account.Limits.MaxStore > 0 { // who may not ask knows the streams
+		found = append(found, Store{"the account", int64(min(account.Store, 1<<62)), account.Limits.MaxStore}) // bounded
 	}
 	return found, nil
 }

@@ -102,6 +102,10 @@ type ActFilter struct {
 
 	Class        wire.Class
 	Since, Until time.Time
+
+	// Looked is told when each line that is looked at was stored, also of one that
+	// does not match; false ends the search. Nil: it goes to the end.
+	Looked func(stored time.Time) bool
 }
 
 func (f ActFilter) matches(a Act) bool {
@@ -130,7 +134,7 @@ func Acts(ctx context.Context, b *browse.Browser, f ActFilter) iter.Seq2[Act, er
 				yield(Act{}, err)
 				return
 			}
-			if raw.Time.Before(f.Since) {
+			if raw.Time.Before(f.Since) || f.Looked != nil && !f.Looked(raw.Time) {
 				return
 			}
 			var a Act

@@ -24,6 +24,8 @@ type Event struct {
 
 	Kind     string `json:"kind"`
 	Provider string `json:"provider"`
+	// Stored is when the stream took it, which is what a filter goes by.
+	Stored time.Time `json:"-"`
 	// Unreadable says of a stored event that it cannot be read, and why.
 	Unreadable string `json:"unreadable,omitempty"`
 }
@@ -61,6 +63,7 @@ func (d *Desk) Events(ctx context.Context, f EventFilter) iter.Seq2[Event, error
 			if err := json.Unmarshal(raw.Data, &e); err != nil {
 				e = Event{Time: raw.Time, Unreadable: fmt.Sprintf("sequence %d: %v", raw.Sequence, err)}
 			}
+			e.Stored = raw.Time
 			if t := strings.Split(raw.Subject, "."); len(t) == 4 {
 				e.Kind, e.Provider = t[2], t[3]
 			}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -37,12 +38,12 @@ type acting struct {
 	ID     string
 	Action string
 	Filter chosen
-	By     string
-	Reason string
 	task   *operate.Task
-	stop   context.CancelFunc
 
 	mu     sync.Mutex
+	by     string
+	reason string
+	stop   context.CancelFunc // of what is under way
 	step   string
 	plan   operate.Plan
 	holds  []operate.Hold
@@ -59,7 +60,7 @@ type acting struct {
 // actView is an act as a template sees it.
 type actView struct {
 	*acting
-	Step                 string
+	Step, By, Reason     string
 	Plan                 operate.Plan
 	Bars                 []operate.GroupCount
 	Holds                []string
@@ -110,16 +111,11 @@ func (a *acts) get(id string) *acting {
 	return a.all[id]
 }
 
-// list are all acts of this page, the newest first.
+// list are all acts of this page.
 func (a *acts) list() []*acting {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var list []*acting
-	for _, act := range a.all {
-		list = append(list, act)
-	}
-	slices.SortFunc(list, func(x, y *acting) int { return y.began.Compare(x.began) })
-	return list
+	return slices.Collect(maps.Values(a.all))
 }
 
 // planAct begins an act: it counts what would be touched, and changes nothing.
@@ -140,12 +136,13 @@ func (s *Server) planAct(w http.ResponseWriter, r *http.Request) {
 			return "", &mistake{"nothing is chosen", "choose a filter or a group, or everything"}
 		}
 		act := &acting{ID: rand.Text()[:16], Action: action, Filter: f, step: stepPlanning, began: time.Now(), ended: time.Now()}
-		act.task = &operate.Task{Action: action, Filter: f.Filter, MinSuccess: 0.9, CanaryWait: 5 * time.Minute}
-		if err := s.acts.add(act); err != nil {
-			return "", err
-		}
 		ctx, cancel := context.WithCancel(s.running)
 		act.stop = cancel
+		act.task = &operate.Task{Action: action, Filter: f.Filter, MinSuccess: 0.9, CanaryWait: 5 * time.Minute}
+		if err := s.acts.add(act); err != nil {
+			cancel()
+			return "", err
+		}
 		s.work.Go(func() {
 			defer cancel()
 			act.planned(ctx, s)
@@ -206,16 +203,25 @@ func (s *Server) stepAct(w http.ResponseWriter, r *http.Request) {
 		back := "/acts/" + act.ID
 		switch r.PathValue("step") {
 		case "stop":
-			act.mu.Lock()
-			act.stops = true
-			act.mu.Unlock()
-			act.stop()
+			act.halt()
 			return back, nil
 		case "confirm":
 			return back, s.confirm(w, r, act)
 		}
 		return "", &mistake{"there is no such step", "an act is confirmed or stopped"}
 	})
+}
+
+// halt stops an act: one that nobody has confirmed yet is over.
+func (a *acting) halt() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.step == stepPlanned {
+		a.step, a.why, a.ended = stepStopped, "it was stopped before it began; nothing was changed", time.Now()
+		return
+	}
+	a.stops = true
+	a.stop()
 }
 
 func (s *Server) confirm(w http.ResponseWriter, r *http.Request, act *acting) error {
@@ -248,7 +254,7 @@ func (s *Server) confirm(w http.ResponseWriter, r *http.Request, act *acting) er
 		act.mu.Unlock()
 		return nil
 	}
-	act.step, act.By, act.Reason, act.began = stepRunning, by, reason, time.Now()
+	act.step, act.by, act.reason, act.began = stepRunning, by, reason, time.Now()
 	ctx, cancel := context.WithCancel(s.running)
 	act.stop = cancel
 	act.task.PerSecond, act.task.Canary = rate, canary
@@ -293,7 +299,7 @@ func (s *Server) actView(a *acting) actView {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	v := actView{
-		acting: a, Step: a.step, Plan: a.plan, Bars: a.plan.Bars(), Read: a.read, Did: a.did, Began: a.began, Ended: a.ended,
+		acting: a, Step: a.step, By: a.by, Reason: a.reason, Plan: a.plan, Bars: a.plan.Bars(), Read: a.read, Did: a.did, Began: a.began, Ended: a.ended,
 		Note: a.note, Why: a.why, Fates: a.result.Fates, Type: a.plan.Count > manyMessages, Works: a.task.Works(),
 		ReasonNeeded: a.Action != operate.ActReplay, NoReplayer: a.task.Works() && !running, Stopping: a.stops,
 		Back: "/letters" + a.Filter.With(),
@@ -336,6 +342,7 @@ func (s *Server) allActs(*http.Request) (view, error) {
 	for _, a := range s.acts.list() {
 		list = append(list, s.actView(a))
 	}
+	slices.SortFunc(list, func(a, b actView) int { return b.Began.Compare(a.Began) })
 	return view{Name: "acts", Title: "Acts", Nav: "audit", Data: list}, nil
 }
 

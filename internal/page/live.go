@@ -40,6 +40,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, look viewer) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no")
 	out := http.NewResponseController(w)
+	_ = out.SetReadDeadline(time.Time{}) // the request has been read: its time would end the view
 	var before []byte
 	for {
 		v := s.see(r, look)
@@ -57,9 +58,12 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, look viewer) {
 		if _, err := w.Write(text); err != nil || out.Flush() != nil {
 			return
 		}
-		if v.Still || wait.For(ctx, lookEach) != nil {
+		if v.Still {
 			_, _ = fmt.Fprint(w, "event: still\ndata: 1\n\n")
 			return
+		}
+		if wait.For(ctx, lookEach) != nil {
+			return // a browser that is there comes back
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -39,6 +40,7 @@ type rig struct {
 	*brokertest.Broker
 	*httptest.Server
 	client *http.Client
+	page   *page.Server
 }
 
 func newRig(t *testing.T, token string) *rig {
@@ -62,7 +64,7 @@ func newRig(t *testing.T, token string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, Broker: b, Server: httptest.NewServer(s.Handler())}
+	r := &rig{t: t, Broker: b, Server: httptest.NewServer(s.Handler()), page: s}
 	r.client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	t.Cleanup(func() {
 		r.client.CloseIdleConnections()
@@ -360,6 +362,18 @@ func TestAnActIsPlannedConfirmedAndAudited(t *testing.T) {
 		t.Errorf("%d left, %d audited", left, audited)
 	}
 	r.has("/audit", "bea", "producer fixed", "discard")
+	// Stopped before anybody confirmed it: it is over, and cannot be confirmed.
+	_, planned, _ := r.post("/acts", url.Values{"action": {"discard"}, "provider": {"fmp"}, "operation": {"quote"}, "agent": {"alice"}, "id": {"q-118"}})
+	r.has(planned, "1 message to discard")
+	for _, step := range []string{"/stop", "/confirm"} {
+		if code, _, _ := r.post(planned+step, url.Values{"by": {"bea"}, "reason": {"no"}}); code != http.StatusSeeOther {
+			t.Error(code)
+		}
+	}
+	r.has(planned, "Stopped.", "nothing was changed")
+	if n := r.count(wire.StreamReview); n != left {
+		t.Errorf("%d items, want %d", n, left)
+	}
 	// One that nobody confirmed, and one item by its name, which somebody else takes.
 	code, to, _ = r.post("/acts", url.Values{"action": {"requeue"}, "provider": {"fmp"}, "operation": {"quote"}, "agent": {"alice"}, "id": {"q-119"}})
 	if code != http.StatusSeeOther {
@@ -547,6 +561,41 @@ func TestWhoWatchesSeesChanges(t *testing.T) {
 	until("nothing has failed")
 	r.store(letter("alice", "q-1", "boom").DeadLetter())
 	until("alice/q-1")
+}
+
+// A view is live for longer than its request may take.
+func TestALiveViewOutlivesItsRequestsTime(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- r.page.Serve(serving, ln) }()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ln.Addr().String()+"/letters", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Header.Set("Accept", "text/event-stream")
+	answer, err := r.client.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	began := time.Now()
+	for lines := bufio.NewScanner(answer.Body); time.Since(began) < 12*time.Second; {
+		if !lines.Scan() || strings.Contains(lines.Text(), "event: still") {
+			t.Fatalf("it is live no more after %v: %q %v", time.Since(began), lines.Text(), lines.Err())
+		}
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
 }
 
 // The first event is the view as it was rendered, to the byte: else a browser

@@ -66,7 +66,9 @@ type waitingView struct {
 	Agent   string
 	Waits   []waits
 	Letters list // those of the agent, or all
-	Total   int
+	Total   int  // requests in the queues
+
+	LeftOut, LeftOutQueued int // agents that are not listed, and their requests
 }
 
 // waiting says what waits, why, until when, and whose it is.
@@ -85,15 +87,10 @@ func (s *Server) waiting(r *http.Request) (view, error) {
 			if f.Provider != "" && f.Provider != status.Provider {
 				continue
 			}
-			more, err := s.queued(r.Context(), o, status, f.Agent)
-			if err != nil {
+			if err := s.queued(r.Context(), o, status, &data); err != nil {
 				return view{}, err
 			}
-			data.Waits = append(data.Waits, more...)
 		}
-	}
-	for _, w := range data.Waits {
-		data.Total += w.Queued
 	}
 	if err := s.rows(r.Context(), &data.Letters, wire.StreamDLQ); err != nil {
 		return view{}, err
@@ -104,14 +101,15 @@ func (s *Server) waiting(r *http.Request) (view, error) {
 // agentsShown is how many agents of a provider are listed, those with most.
 const agentsShown = 50
 
-func (s *Server) queued(ctx context.Context, o *overall, status operate.Status, agent string) ([]waits, error) {
+// queued adds who waits for a provider.
+func (s *Server) queued(ctx context.Context, o *overall, status operate.Status, data *waitingView) error {
 	some := slices.ContainsFunc(status.Lanes, func(l operate.LaneStatus) bool { return l.Waiting+l.InFlight > 0 })
 	if !some {
-		return nil, nil
+		return nil
 	}
 	agents, _, err := s.Fleet.Waiting(ctx, status.Provider)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	why, until := "its turn: "+plural(status.Backlog, "request", "requests")+" in all at the present limit", status.BacklogGone
 	if h, held := o.Facts.Holds[status.Provider]; held {
@@ -122,17 +120,20 @@ func (s *Server) queued(ctx context.Context, o *overall, status operate.Status, 
 	names := slices.SortedFunc(maps.Keys(agents), func(a, b string) int {
 		return cmp.Or(cmp.Compare(agents[b], agents[a]), cmp.Compare(a, b))
 	})
-	var list []waits
+	shown := 0
 	for _, name := range names {
-		if agent != "" && agent != name {
+		if data.Agent != "" && data.Agent != name {
 			continue
 		}
-		if len(list) == agentsShown {
-			break
+		data.Total += agents[name]
+		if shown++; shown > agentsShown {
+			data.LeftOut++
+			data.LeftOutQueued += agents[name]
+			continue
 		}
-		list = append(list, waits{status.Provider, name, agents[name], why, until})
+		data.Waits = append(data.Waits, waits{status.Provider, name, agents[name], why, until})
 	}
-	return list, nil
+	return nil
 }
 
 type agentsView struct {
@@ -216,16 +217,22 @@ func (s *Server) audit(r *http.Request) (view, error) {
 
 func (s *Server) actsUntil(ctx context.Context, f operate.ActFilter) (acts []operate.Act, more time.Time, err error) {
 	began := time.Now()
+	f.Looked = func(stored time.Time) bool { // most of what is looked at may not match
+		if time.Since(began) > auditTime {
+			more = stored.Add(time.Nanosecond)
+		}
+		return more.IsZero()
+	}
 	for a, err := range operate.Acts(ctx, s.Desk.Browser, f) {
 		if err != nil {
 			return nil, more, err
 		}
-		if len(acts) == rowsShown || time.Since(began) > auditTime {
-			return acts, a.At, nil
+		if len(acts) == rowsShown {
+			return acts, a.At.Add(time.Nanosecond), nil // the end of a time is not in it
 		}
 		acts = append(acts, a)
 	}
-	return acts, time.Time{}, nil
+	return acts, more, nil
 }
 
 type eventsView struct {
@@ -252,7 +259,7 @@ func (s *Server) events(r *http.Request) (view, error) {
 			return view{}, err
 		}
 		if len(data.Events) == rowsShown {
-			data.More = e.Time
+			data.More = e.Stored.Add(time.Nanosecond)
 			break
 		}
 		data.Events = append(data.Events, e)

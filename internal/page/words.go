@@ -24,7 +24,7 @@ func (s *Server) words() template.FuncMap {
 	return template.FuncMap{
 		"vis": func(text any) string { return terminal.Visible(fmt.Sprint(text)) }, "clip": terminal.Clip, "size": size, "num": num, "ago": ago, "clock": terminal.Clock,
 		"stamp": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") },
-		"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 		"share": share, "short": terminal.Short, "percent": percent, "lower": strings.ToLower, "plural": plural,
 		"address": address, "when": when, "bar": bar, "limitOf": limitOf, "with2": with2, "with3": with3, "cause": causeWords,
 		"identity": func(a operate.Act) fetchworker.Identity {
