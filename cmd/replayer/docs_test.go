@@ -85,7 +85,7 @@ func TestEveryFieldOfJSONIsDocumented(t *testing.T) {
 	} {
 		for _, field := range reflect.VisibleFields(reflect.TypeOf(line)) {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-			if name != "" && !strings.Contains(text, "`"+name+"`") {
+			if name != "" && name != "-" && !strings.Contains(text, "`"+name+"`") {
 				t.Errorf("%T: field %s is not in docs/replayer.md", line, name)
 			}
 		}

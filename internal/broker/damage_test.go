@@ -36,6 +36,7 @@ func TestADamagedStoreIsNotStartedOver(t *testing.T) {
 		"a wrong byte":         {func(dir string) error { return flip(filepath.Join(dir, "msgs/1.blk")) }, true},
 		"an early byte":        {func(dir string) error { return flipAt(filepath.Join(dir, "msgs/1.blk"), 0.05) }, true},
 		"a late byte":          {func(dir string) error { return flipAt(filepath.Join(dir, "msgs/1.blk"), 0.97) }, true},
+		"the last answer":      {func(dir string) error { return flipAt(filepath.Join(dir, "msgs/1.blk"), 0.9995) }, true},
 		"half a block":         {func(dir string) error { return os.Truncate(filepath.Join(dir, "msgs/1.blk"), 1000) }, true},
 		"a block":              {func(dir string) error { return os.Remove(filepath.Join(dir, "msgs/1.blk")) }, true},
 		"the stream's file":    {func(dir string) error { return flip(filepath.Join(dir, "meta.inf")) }, true},

@@ -108,7 +108,9 @@ var growing = []string{fetchworker.StreamResults, wire.StreamAudit, fetchworker.
 
 // touch reads the first and the last message of every stream: the server
 // believes its index at first, and finds that a block is damaged when it loads
-// it.
+// it. What it counts follows a moment after that read, so a stream of which the
+// one or the other cannot be read is given a second for it. It may well be one
+// that was taken out.
 func touch(s *server.Server) error {
 	streams, err := standingOf(s)
 	if err != nil {
@@ -124,9 +126,44 @@ func touch(s *server.Server) error {
 			continue
 		}
 		for _, seq := range []uint64{is.First, is.Last} {
-			if _, err := nc.Request("$JS.API.STREAM.MSG.GET."+name, fmt.Appendf(nil, `{"seq":%d}`, seq), 10*time.Second); err != nil {
-				return fmt.Errorf("look at stream %s: %w", name, err)
+			there, err := reads(nc, name, seq)
+			if err != nil {
+				return err
 			}
+			if there || !slices.Contains(growing, name) {
+				continue
+			}
+			if err := recounted(s, name, is); err != nil {
+				return err
+			}
+			break
+		}
+	}
+	return nil
+}
+
+// reads reports whether a stream gives a message.
+func reads(nc *nats.Conn, stream string, seq uint64) (bool, error) {
+	m, err := nc.Request("$JS.API.STREAM.MSG.GET."+stream, fmt.Appendf(nil, `{"seq":%d}`, seq), 10*time.Second)
+	if err != nil {
+		return false, fmt.Errorf("look at stream %s: %w", stream, err)
+	}
+	var said struct {
+		Error *struct{} `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &said); err != nil {
+		return false, fmt.Errorf("look at stream %s: %w", stream, err)
+	}
+	return said.Error == nil, nil
+}
+
+// recounted waits until the server counts a stream's messages anew, or for a
+// second.
+func recounted(s *server.Server, stream string, was standing) error {
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		streams, err := standingOf(s)
+		if is := streams[stream]; err != nil || is.Msgs != was.Msgs || is.First != was.First || is.Last != was.Last {
+			return err
 		}
 	}
 	return nil
