@@ -133,6 +133,9 @@ func TestLargeAnswersTakeTurnsBesideSmallOnes(t *testing.T) {
 		t.Skip("the race detector takes as much memory again, many times over")
 	}
 	answers, bound := pick(6, 200), 400
+	if only, err := strconv.Atoi(os.Getenv("FETCH_LARGE")); err == nil {
+		answers = only
+	}
 	steps := largeSteps(t, pick(3, 16))
 	f := newFleet(t, func(r *http.Request) *providertest.Step {
 		n, err := strconv.Atoi(path.Base(r.URL.Path))

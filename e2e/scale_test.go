@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -24,7 +26,11 @@ func TestAnOutageAtScale(t *testing.T) {
 	begin(t)
 	var table strings.Builder
 	fmt.Fprintf(&table, "\n%10s %12s %12s %12s %28s\n", "requests", "fresh", "parked", "drained", "a neighbour's p99: alone, then")
-	for _, n := range pick([]int{400}, []int{10_000, 100_000}) {
+	sizes := pick([]int{400}, []int{10_000, 100_000})
+	if only, err := strconv.Atoi(os.Getenv("FETCH_OUTAGE")); err == nil {
+		sizes = []int{only}
+	}
+	for _, n := range sizes {
 		fresh, parked, drained, alone, beside := outage(t, n)
 		fmt.Fprintf(&table, "%10d %10.0f/s %10.0f/s %10.0f/s %16v %11v\n", n, fresh, parked, drained, alone, beside)
 		if full && (parked < fresh/2 || drained < fresh/2) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"fetchworker/internal/memory"
 
@@ -124,9 +125,19 @@ func (c *Cache) AtHand(key string) *Entry {
 // needs: who holds what others wait for lets go of it meanwhile.
 type Aside = func(wait func() error) error
 
-// Get reads the fleet's entry, nil if there is none. What cannot be read is
+// Wanted is which bodies are of use: those that answer a request stored then.
+// The zero value wants any.
+type Wanted struct {
+	Stored, Now time.Time
+	MaxAge      time.Duration
+}
+
+func (w Wanted) includes(e *Entry) bool { return w == Wanted{} || e.Fresh(w.Stored, w.Now, w.MaxAge) }
+
+// Get reads the fleet's entry, nil if there is none. A large one that is not
+// wanted comes light: its body is not worth the memory. What cannot be read is
 // as good as absent: a cache must not fail a request.
-func (c *Cache) Get(ctx context.Context, key string, aside Aside) *Entry {
+func (c *Cache) Get(ctx context.Context, key string, wanted Wanted, aside Aside) *Entry {
 	value, err := c.bucket.read(ctx, key)
 	if err != nil {
 		c.logger.Debug("cache read", zap.String("key", key), zap.Error(err))
@@ -134,7 +145,7 @@ func (c *Cache) Get(ctx context.Context, key string, aside Aside) *Entry {
 	if value == nil {
 		return c.AtHand(key)
 	}
-	e, err := c.decode(ctx, value, aside)
+	e, err := c.decode(ctx, value, wanted, aside)
 	if err != nil {
 		c.logger.Debug("cache value", zap.String("key", key), zap.Error(err))
 		return c.AtHand(key)
@@ -146,13 +157,17 @@ func (c *Cache) Get(ctx context.Context, key string, aside Aside) *Entry {
 		case mine.passing:
 			passing := *mine
 			passing.under = e
-			c.keep(key, &passing)
+			if !e.light {
+				c.keep(key, &passing)
+			}
 			return &passing
 		default:
 			return mine // its write is still under way
 		}
 	}
-	c.keep(key, e)
+	if !e.light {
+		c.keep(key, e)
+	}
 	return e
 }
 
@@ -165,7 +180,7 @@ func (c *Cache) Whole(ctx context.Context, key string, e *Entry, aside Aside) *E
 	if mine := c.AtHand(key).Lasting(); mine != nil && mine.same(e) {
 		return mine
 	}
-	return c.Get(ctx, key, aside).Lasting()
+	return c.Get(ctx, key, Wanted{}, aside).Lasting()
 }
 
 // Unchanged is the body of an entry whose provider says that it is still right;

@@ -72,7 +72,28 @@ func (d *desk) put(key string, e Entry) *Entry {
 // here waits where it is.
 func here(wait func() error) error { return wait() }
 
-func (d *desk) get(key string) *Entry { return d.Get(d.t.Context(), key, here) }
+func (d *desk) get(key string) *Entry { return d.Get(d.t.Context(), key, Wanted{}, here) }
+
+// A large body that is too old for who looks for it costs no memory and no turn.
+func TestALargeBodyThatIsNotWantedStaysInTheCache(t *testing.T) {
+	inBubble(t, func(t *testing.T, open func() *desk) {
+		one, other := open(), open()
+		one.put("key", Entry{Body: body(2<<20, "large"), ETag: "e"})
+		one.stop()
+		time.Sleep(time.Minute)
+		waits := func(func() error) error { t.Error("it waited"); return context.Canceled }
+		light := other.Get(t.Context(), "key", Wanted{Stored: time.Now(), Now: time.Now(), MaxAge: time.Second}, waits)
+		if light == nil || !light.light || light.ETag != "e" || len(light.Body) > 0 || other.AtHand("key") != nil {
+			t.Errorf("%+v", light)
+		}
+		if whole := other.Whole(t.Context(), "key", light, here); whole == nil || len(whole.Body) < 2<<20 {
+			t.Error("its body is not back")
+		}
+		if young := open().Get(t.Context(), "key", Wanted{Stored: time.Now(), Now: time.Now(), MaxAge: time.Hour}, here); len(young.Body) < 2<<20 {
+			t.Error("one that is wanted came without its body")
+		}
+	})
+}
 
 // What one worker keeps another finds, also what is queued as it stops.
 func TestWhatIsKeptIsTheFleets(t *testing.T) {

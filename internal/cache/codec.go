@@ -57,7 +57,7 @@ var (
 	errCacheValue = errors.New("the cached value cannot be read")
 )
 
-func (c *Cache) decode(ctx context.Context, value []byte, aside Aside) (*Entry, error) {
+func (c *Cache) decode(ctx context.Context, value []byte, wanted Wanted, aside Aside) (*Entry, error) {
 	size, n := binary.Uvarint(value)
 	if n <= 0 || size > uint64(len(value)-n) { //nolint:gosec // n is at most the length
 		return nil, errCacheValue
@@ -69,6 +69,10 @@ func (c *Cache) decode(ctx context.Context, value []byte, aside Aside) (*Entry, 
 	}
 	if e.Plain {
 		e.Body = body
+		return e, nil
+	}
+	if e.Bytes > memory.Small && !wanted.includes(e) {
+		e.light = true
 		return e, nil
 	}
 	into, err := c.roomFor(ctx, e.Bytes, body, aside)

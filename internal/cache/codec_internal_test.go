@@ -39,7 +39,7 @@ func TestLargeBodiesAreCodedWithinTheirRoom(t *testing.T) {
 	for name, value := range map[string][]byte{"ours": value, "an earlier version's": c.zip.EncodeAll(body, []byte("\x02{}"))} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		e, err := c.decode(t.Context(), value, aside)
+		e, err := c.decode(t.Context(), value, Wanted{}, aside)
 		runtime.ReadMemStats(&after)
 		if err != nil || !bytes.Equal(e.Body, body) {
 			t.Fatalf("%s: %v", name, err)

@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"fetchworker/internal/wait"
@@ -34,7 +35,7 @@ func (w *Worker) alone(ctx context.Context, r *request) (alone, after bool, over
 	if !claim.Mine {
 		return false, false, func() {}
 	}
-	return true, claim.After, func() { w.cache.Over(key, claim) }
+	return true, claim.After, sync.OnceFunc(func() { w.cache.Over(key, claim) })
 }
 
 // awaitOther waits while another worker makes a request's call, and answers
@@ -50,6 +51,7 @@ func (w *Worker) awaitOther(ctx context.Context, r *request) (done bool, err err
 			continue
 		}
 		// Looked for after the claim was over, the body is there if it came.
-		return w.lateLook(ctx, r)
+		done, _, err = w.lateLook(ctx, r, nil)
+		return done, err
 	}
 }

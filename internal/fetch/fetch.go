@@ -46,7 +46,7 @@ func (w *Worker) life(ctx context.Context, d *delivery) error {
 		}
 		// It came to nothing that could be shared; somebody must try again, if
 		// what came from elsewhere meanwhile does not do.
-		if done, err := w.lateLook(ctx, r); done || err != nil {
+		if done, _, err := w.lateLook(ctx, r, nil); done || err != nil {
 			return err
 		}
 		flight, leads = w.flights.join(r.call.Key)
@@ -95,15 +95,17 @@ func (w *Worker) use(ctx context.Context, r *request, permit *budget.Permit, wai
 	defer permit.Done(unused)
 	r.start()
 	if waited > lateLookAfter {
-		if done, err := w.lateLook(ctx, r); done || err != nil {
-			return false, err
+		done, waits, err := w.lateLook(ctx, r, func() { permit.Done(unused) })
+		if done || waits || err != nil {
+			return waits, err
 		}
 	}
 	alone, after, over := w.alone(ctx, r)
 	defer over()
 	if after { // its body may have come since this one looked
-		if done, err := w.lateLook(ctx, r); done || err != nil {
-			return false, err
+		done, waits, err := w.lateLook(ctx, r, func() { over(); permit.Done(unused) })
+		if done || waits || err != nil {
+			return waits, err
 		}
 	}
 	if !alone && !permit.Probe() {
@@ -117,6 +119,7 @@ func (w *Worker) use(ctx context.Context, r *request, permit *budget.Permit, wai
 			return nil // its time was over before anything was on the wire
 		}
 		land(result)
+		over() // who waits for this call needs its body, not that its end is stored
 		made := ordinary
 		if permit.Probe() {
 			made = probe
@@ -180,7 +183,7 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 	if late(r, r.now()) {
 		return nil, true, w.fail(ctx, r, fetchworker.CodeDeadlineExceeded, "the deadline had passed at the request's turn")
 	}
-	done, err = w.cached(ctx, r)
+	done, err = w.cached(ctx, r, nil)
 	w.metrics.lookup(r, done)
 	return r, done, err
 }
@@ -192,18 +195,29 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 const lateLookAfter = 50 * time.Millisecond
 
 // lateLook answers a request that has waited from the cache, if something
-// young enough has come into it.
-func (w *Worker) lateLook(ctx context.Context, r *request) (done bool, err error) {
+// young enough has come into it. A large body may have to wait for its memory:
+// letGo, if there is one, then gives others first what this one holds. waited:
+// it did, and the request has no end yet.
+func (w *Worker) lateLook(ctx context.Context, r *request, letGo func()) (done, waited bool, err error) {
+	var aside cache.Aside
+	if letGo != nil {
+		aside = func(wait func() error) error {
+			waited = true
+			letGo()
+			return w.asideOf(r)(wait)
+		}
+	}
 	err = w.guarded(ctx, r.delivery, func() (err error) {
-		done, err = w.cached(ctx, r)
+		done, err = w.cached(ctx, r, aside)
 		return err
 	})
-	return done, err
+	return done, waited && !done && err == nil, err
 }
 
 // cached answers a request from a body that is young enough, and keeps an
-// older one in mind for when the provider cannot be asked.
-func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) {
+// older one in mind for when the provider cannot be asked. aside is called
+// around waits for a large one's memory; nil: only the process is let go of.
+func (w *Worker) cached(ctx context.Context, r *request, aside cache.Aside) (done bool, err error) {
 	maxAge := r.call.Operation.Fresh
 	if r.asked.MaxAge != nil {
 		maxAge = time.Duration(*r.asked.MaxAge)
@@ -211,8 +225,11 @@ func (w *Worker) cached(ctx context.Context, r *request) (done bool, err error) 
 	now := r.now()
 	r.cache = w.cache.AtHand(r.call.Key)
 	if !r.cache.Fresh(r.RequestedAt, now, maxAge) {
+		if aside == nil {
+			aside = w.asideOf(r)
+		}
 		// Another worker may have a younger one.
-		r.cache = w.cache.Get(ctx, r.call.Key, w.asideOf(r))
+		r.cache = w.cache.Get(ctx, r.call.Key, cache.Wanted{Stored: r.RequestedAt, Now: now, MaxAge: maxAge}, aside)
 	}
 	if !r.cache.Fresh(r.RequestedAt, now, maxAge) {
 		r.cache = r.cache.Lasting().Light()

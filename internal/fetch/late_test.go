@@ -2,10 +2,16 @@ package fetch_test
 
 import (
 	"fmt"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/memory"
+	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 )
 
 // Six workers with caches of their own ask for the same ten things under a
@@ -37,4 +43,86 @@ func TestUnderAScarceQuotaTheFleetMakesOneCallForTheSameThing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who looks once more with a permit in its hand, and finds a large body that has
+// to wait for its memory, lets others have the permit meanwhile.
+func TestWhoWaitsForALargeBodyHoldsNoPermit(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.memory = memory.New(16 << 20)
+		bodies, err := r.b.JS.Stream(t.Context(), "KV_"+wire.BucketCache)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := bodies.CachedInfo().Config
+		config.MaxAge = 0 // judged by a clock outside of the bubble
+		if _, err := r.b.JS.UpdateStream(t.Context(), config); err != nil {
+			t.Fatal(err)
+		}
+		r.env["FMP_REQUESTS_PER_MINUTE"] = "1"
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			step := providertest.JSON(200, `[{"symbol":"OTHER","price":1}]`)
+			if strings.HasSuffix(q.URL.Path, "BIG") {
+				step = providertest.JSON(200, `[{"symbol":"BIG","pad":"`+strings.Repeat("x", 2<<20)+`"}]`)
+			}
+			step.Latency = 2 * time.Second
+			return &step
+		}
+		ids := []fetchworker.Identity{r.calledByOneThatStops("BIG", nil)}
+		defer r.start(nil)()
+		ids = append(ids, r.quote("bob", "second", "BIG", ""))
+		time.Sleep(29 * time.Second)
+		room, err := r.memory.Reserve(t.Context(), 16<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(35 * time.Second) // the next permit has come
+		other := r.quote("other", "q", "OTHER", "")
+		r.final(other, 15*time.Second)
+		room.Close()
+		for _, id := range ids {
+			if a := r.final(id, 5*time.Second); a.Status != fetchworker.StatusOK || a.Claim == nil {
+				t.Errorf("%s: %+v", id, a)
+			}
+		}
+		if calls := r.upstream.Calls(); len(calls) != 2 {
+			t.Errorf("%d calls for two things", len(calls))
+		}
+	})
+}
+
+// Who waits for another worker's call has its body when it has come, however
+// long that other's answer takes to be stored.
+func TestACallIsOverWhenItsBodyHasCome(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.env["FMP_REQUESTS_PER_MINUTE"] = "60"
+		r.well()
+		r.upstream.SetLatency(700 * time.Millisecond)
+		first := r.calledByOneThatStops("SAME", func(at string, done bool) error {
+			if at == "answer" && !done {
+				time.Sleep(20 * time.Second)
+			}
+			return nil
+		})
+		defer r.start(nil)()
+		second := r.quote("bob", "second", "SAME", "")
+		r.final(second, time.Second) // within the claim's time; the server judges that by a clock outside of the bubble
+		r.final(first, 30*time.Second)
+	})
+}
+
+// calledByOneThatStops asks for a quote while one worker runs, which makes the
+// call and takes nothing else.
+func (r *rig) calledByOneThatStops(symbol string, hook record.Hook) fetchworker.Identity {
+	stop := r.start(hook)
+	id := r.quote("alice", "first", symbol, "")
+	time.Sleep(100 * time.Millisecond)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		stop()
+	}()
+	r.t.Cleanup(func() { <-stopped })
+	time.Sleep(100 * time.Millisecond)
+	return id
 }

@@ -37,27 +37,43 @@ func newRaws(log *record.Log) *raws { return &raws{log: log, agents: map[string]
 
 // room takes one of an agent's places, if there is one left.
 func (r *raws) room(ctx context.Context, agent string) (bool, error) {
+	if room, known := r.take(agent, nil); known {
+		return room, nil
+	}
+	// Nobody waits for another agent's count: the server is asked without the
+	// lock. Who asks for the same agent at once counts the same, and the first
+	// count is the one that all of them take their places of.
+	lies, err := r.log.Count(ctx, wire.StreamReview, "fetch.review.*.*."+agent+".*", 1)
+	if err != nil {
+		return false, err
+	}
+	comes, err := r.log.Count(ctx, wire.StreamDLQ, "fetch.dlq.*.*.*."+agent+".*", 1)
+	if err != nil {
+		return false, err
+	}
+	room, _ := r.take(agent, &rawCount{n: lies + comes, looked: time.Now()})
+	return room, nil
+}
+
+// take takes a place by what is known of an agent, or else by what was counted
+// just now. known is false where neither says anything.
+func (r *raws) take(agent string, counted *rawCount) (room, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.agents[agent]
 	if c == nil || c.n >= rawsMost && time.Since(c.looked) >= rawsLooked {
-		lies, err := r.log.Count(ctx, wire.StreamReview, "fetch.review.*.*."+agent+".*", 1)
-		if err != nil {
-			return false, err
-		}
-		comes, err := r.log.Count(ctx, wire.StreamDLQ, "fetch.dlq.*.*.*."+agent+".*", 1)
-		if err != nil {
-			return false, err
+		if counted == nil {
+			return false, false
 		}
 		if len(r.agents) >= rawsAgents {
 			clear(r.agents)
 		}
-		c = &rawCount{n: lies + comes, looked: time.Now()}
+		c = counted
 		r.agents[agent] = c
 	}
 	if c.n >= rawsMost {
-		return false, nil
+		return false, true
 	}
 	c.n++
-	return true, nil
+	return true, true
 }
