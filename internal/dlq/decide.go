@@ -104,7 +104,7 @@ func decide(l Letter, f facts) verdict {
 	}
 	last := earliest(ends, l.Deadline)
 	if f.gate.held != "" && !outdated(l, f) {
-		return holdFor(f, last)
+		return holdFor(l, f, last)
 	}
 	due := dueAt(l, f)
 	if !f.now.Before(due) {
@@ -129,8 +129,11 @@ func outdated(l Letter, f facts) bool {
 }
 
 // holdFor is the verdict on a letter whose provider's gate is closed.
-func holdFor(f facts, last time.Time) verdict {
+func holdFor(l Letter, f facts, last time.Time) verdict {
 	v := verdict{act: actHold, wake: last, watch: true, reason: f.gate.held, retryAt: f.gate.until, what: f.gate.what}
+	if due := dueAt(l, f); l.Class == wire.ClassQuota && f.gate.held == fetchworker.ReasonQuota && due.After(v.retryAt) {
+		v.retryAt = due // the first to have a permit then is not it
+	}
 	if f.gate.held != fetchworker.ReasonCircuitOpen && f.gate.until.After(f.now) {
 		v.wake = earliest(last, f.gate.until)
 	}

@@ -36,8 +36,8 @@ const (
 	// less often rather than at the cost of the letters that are due.
 	looksPerSecond = 1_500
 	tellsPerSecond = 100
-	// retellAfter is the soonest that an agent is told a later time, and
-	// retellBy the seconds that it must be later by.
+	// retellAfter is the soonest that an agent is told another time, and
+	// retellBy the seconds that it must differ by.
 	retellAfter = 5 * time.Second
 	retellBy    = 5
 )
@@ -59,10 +59,12 @@ func (w *waiters) untold(sequence uint64, v verdict, now time.Time) bool {
 	case !known || t.reason != v.reason:
 		return true
 	default:
-		// A later time is told, though not for every second, and not to
+		// Another time is told, though not for every second, and not to
 		// everybody at once.
 		again := max(retellAfter, time.Duration(len(w.told))*time.Second/tellsPerSecond)
-		return v.retryAt.Unix() > t.retryAt+retellBy && now.Sub(time.Unix(t.at, 0)) >= again
+		until := v.retryAt.Unix()
+		later, sooner := until > t.retryAt+retellBy, !v.retryAt.IsZero() && until < t.retryAt-retellBy
+		return (later || sooner) && now.Sub(time.Unix(t.at, 0)) >= again
 	}
 }
 

@@ -22,8 +22,9 @@ type Message struct {
 
 // Answers is the order of a result subject: (generation, rank) must rise. A
 // waiting answer also replaces a waiting one that names another reason or an
-// earlier time. A final answer is replaced only if a person's review is open
-// on it, and then only by a later generation.
+// earlier time, and an older one that names a later time. A final answer is
+// replaced only if a person's review is open on it, and then only by a later
+// generation.
 func Answers(stored, next Message) bool {
 	before, err := fetchworker.DecodeAnswer("", stored.Header, stored.Data)
 	if err != nil {
@@ -46,10 +47,19 @@ func AnswerReplaces(stored, next fetchworker.Answer) bool {
 	case next.Rank() != stored.Rank():
 		return next.Rank() > stored.Rank()
 	case next.Status == fetchworker.StatusWaiting && stored.Status == fetchworker.StatusWaiting:
-		return next.Problem.Reason() != stored.Problem.Reason() || next.Problem.RetryAt.After(stored.Problem.RetryAt)
+		return next.Problem.Reason() != stored.Problem.Reason() || next.Problem.RetryAt.After(stored.Problem.RetryAt) || sooner(stored, next)
 	default:
 		return false
 	}
+}
+
+// sooner reports whether a wait ends before it was said to: a limit was raised,
+// or a pause made shorter. Of two who differ the one who spoke last knows it.
+// For a few seconds nothing is written anew.
+func sooner(stored, next fetchworker.Answer) bool {
+	const worthIt = 5 * time.Second
+	until := next.Problem.RetryAt
+	return !until.IsZero() && stored.Problem.RetryAt.Sub(until) > worthIt && next.Time.After(stored.Time)
 }
 
 // Letters is the order of dead letters and replayed letters: (generation,

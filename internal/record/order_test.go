@@ -32,7 +32,19 @@ func waiting(generation int, reason fetchworker.Reason, minutes int) fetchworker
 		retryAt = noon.Add(time.Duration(minutes) * time.Minute)
 	}
 	p := fetchworker.Waiting(id, reason, "", retryAt)
-	return fetchworker.Answer{Identity: id, Status: fetchworker.StatusWaiting, Generation: generation, Problem: &p}
+	return fetchworker.Answer{Identity: id, Status: fetchworker.StatusWaiting, Generation: generation, Problem: &p, Time: noon}
+}
+
+// made says when an answer was made, in seconds after noon.
+func made(a fetchworker.Answer, seconds int) fetchworker.Answer {
+	a.Time = noon.Add(time.Duration(seconds) * time.Second)
+	return a
+}
+
+// until says until when an answer waits, in seconds after noon.
+func until(a fetchworker.Answer, seconds int) fetchworker.Answer {
+	a.Problem.RetryAt = noon.Add(time.Duration(seconds) * time.Second)
+	return a
 }
 
 func message(a fetchworker.Answer) record.Message {
@@ -75,9 +87,13 @@ func TestAnswersOnlyGoUp(t *testing.T) {
 		{"waiting for another reason", waiting(1, "paused", 5), waiting(1, "circuit_open", 1), true},
 		{"waiting longer", waiting(1, "paused", 1), waiting(1, "paused", 2), true},
 		{"waiting as long", waiting(1, "paused", 1), waiting(1, "paused", 1), false},
-		{"waiting less long", waiting(1, "paused", 2), waiting(1, "paused", 1), false},
+		{"waiting less long, said at once", waiting(1, "paused", 2), waiting(1, "paused", 1), false},
+		{"waiting less long, said later", waiting(1, "paused", 2), made(waiting(1, "paused", 1), 1), true},
+		{"waiting less long, said before", made(waiting(1, "paused", 2), 1), waiting(1, "paused", 1), false},
+		{"waiting a little less long", waiting(1, "paused", 1), made(until(waiting(1, "paused", 1), 55), 1), false},
+		{"waiting less long of an earlier life", waiting(2, "paused", 2), made(waiting(1, "paused", 1), 1), false},
 		{"waiting, now until known", waiting(1, "no_worker", 0), waiting(1, "no_worker", 1), true},
-		{"waiting, no longer known until when", waiting(1, "paused", 1), waiting(1, "paused", 0), false},
+		{"waiting, no longer known until when", waiting(1, "paused", 1), made(waiting(1, "paused", 0), 1), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := record.AnswerReplaces(c.stored, c.next); got != c.want {

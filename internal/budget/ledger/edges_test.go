@@ -177,6 +177,36 @@ func TestImpossible(t *testing.T) {
 	}
 }
 
+// TestANewLimitIsPossible: whatever limits follow on each other, the register is
+// one that a fleet wrote, and what was called counts in the new ones. It was
+// taken for lost where ticks of a long window had their ends minutes ahead, and
+// so nobody could call for as long as the new limit.
+func TestANewLimitIsPossible(t *testing.T) {
+	pers := []time.Duration{time.Second, time.Minute, time.Hour, 2 * time.Hour, 12 * time.Hour, 24 * time.Hour, 31 * 24 * time.Hour, longest}
+	for _, first := range pers {
+		for _, second := range pers {
+			for _, third := range pers {
+				now, r := start, New(1)
+				for i, per := range []time.Duration{first, second, third} {
+					shapes := NewShapes(Limits{{3, per}})
+					if i == 0 {
+						r, _, _ = r.Claim(shapes, now, Order{Class: Light, Want: 2, Patience: patient})
+					}
+					if now = now.Add(time.Millisecond); r.Left(shapes, now) < 1 {
+						t.Fatalf("3/%v, then 3/%v, then 3/%v: nothing is left of 3 after 2", first, second, third)
+					}
+					r.Touch(shapes, now)
+					for _, later := range []time.Duration{0, time.Millisecond, time.Minute, per} {
+						if !r.Possible(now.Add(later)) {
+							t.Fatalf("3/%v, then 3/%v, then 3/%v: impossible %v later", first, second, third, later)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
 // TestSettledTwice: the end of a throttle that is booked again, because nobody
 // knew whether it was stored, does not end the next one.
 func TestSettledTwice(t *testing.T) {

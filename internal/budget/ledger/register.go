@@ -62,11 +62,17 @@ func (r *Register) Possible(now Instant) bool {
 	if r.Hold > now.Add(mostHeld) || r.trial.until > now.Add(mostTried) || r.lost > now.Add(mostAhead) {
 		return false
 	}
+	// A window that is new has what another remembered at the end of that one's
+	// ticks, which may be minutes to come; that one may have it from a third.
+	ahead := now.Add(mostAhead)
+	for _, w := range r.windows {
+		ahead = max(ahead, now.Add(mostAhead+2*newShape(Window{N: w.n, Per: w.per}).Tick))
+	}
 	return !slices.ContainsFunc(r.windows, func(w window) bool {
 		s := newShape(Window{N: w.n, Per: w.per}).stretched(w.grace)
 		// The last tick counts, too: in a base of long ago there may be claims
 		// that are far ahead.
-		return max(w.seen, w.graceAt) > now.Add(mostAhead) || max(s.start(w.base), s.start(w.last())) > now.Add(mostAhead)
+		return max(w.seen, w.graceAt) > now.Add(mostAhead) || max(s.start(w.base), s.start(w.last())) > ahead
 	})
 }
 
