@@ -103,7 +103,8 @@ func (n *newsroom) follows(status string, waiting int, soonest, latest time.Dura
 		n.t.Errorf("%s: the answers follow after %v", status, took)
 	}
 	var says struct {
-		Held    string `json:"held"`
+		Held    string    `json:"held"`
+		Next    time.Time `json:"next_permit_at"`
 		Permits []struct {
 			Limit string `json:"limit"`
 			Left  int    `json:"left"`
@@ -116,6 +117,9 @@ func (n *newsroom) follows(status string, waiting int, soonest, latest time.Dura
 	}
 	if got := strings.Join(words, "; "); got != status || (says.Held == "quota") != (waiting > 0) {
 		n.t.Errorf("the status says %q, held %q, want %q", got, says.Held, status)
+	}
+	if next := time.Until(says.Next); waiting > 0 && (next < soonest || next > latest) {
+		n.t.Errorf("%s: the status says that the next permit comes in %v", status, next)
 	}
 	for _, id := range ids {
 		var one struct {

@@ -211,6 +211,9 @@ func permitsText(s operate.Status, now time.Time) string {
 	if len(parts) == 0 {
 		parts = []string{"no limit was used yet"}
 	}
+	if !s.NextPermitAt.IsZero() {
+		parts = append(parts, "the next one at "+terminal.Clock(s.NextPermitAt, now)+" ("+terminal.Ago(s.NextPermitAt, now)+")")
+	}
 	if s.LimitsChanged != "" {
 		text := "changed by an operator to " + terminal.Visible(s.LimitsChanged)
 		if !s.LimitsUntil.IsZero() {

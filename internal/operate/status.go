@@ -40,6 +40,7 @@ type Status struct {
 	HoldUntil     time.Time      `json:"hold_until,omitzero"`
 	Held          string         `json:"held,omitempty"` // why letters do not go: paused, circuit_open, throttled, quota
 	Permits       []PermitStatus `json:"permits"`
+	NextPermitAt  time.Time      `json:"next_permit_at,omitzero"` // where none can be had within the next seconds
 	Foreign       int            `json:"foreign_calls,omitempty"` // that the provider counted and this fleet did not make
 	ForeignUntil  time.Time      `json:"foreign_until,omitzero"`
 	Unable        []string       `json:"unable,omitempty"`         // workers that cannot call it, and why
@@ -113,6 +114,9 @@ func (f *Fleet) InFlight(ctx context.Context) (map[[2]string]int, error) {
 
 const replayLane = "replay"
 
+// aMoment is a wait for a permit that is nothing to tell.
+const aMoment = 2 * time.Second
+
 // Status gathers one provider.
 func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int) (Status, error) {
 	now := f.desk.Now()
@@ -145,6 +149,9 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	}
 	for _, w := range view.Windows {
 		s.Permits = append(s.Permits, PermitStatus{ledger.Limits{w.Window}.String(), w.Left, w.LastMinute})
+	}
+	if view.NextAt.Sub(now) > aMoment {
+		s.NextPermitAt = view.NextAt.UTC()
 	}
 	if view.Foreign.N > 0 {
 		s.Foreign, s.ForeignUntil = view.Foreign.N, view.Foreign.Until.Time()

@@ -125,7 +125,7 @@ func (r *Register) Left(shapes []Shape, now Instant) int {
 	next := r.Clone()
 	left := -1
 	for _, v := range next.views(shapes, now, 0) {
-		if free := max(v.free(v.at(now)), 0); v.mine && (left < 0 || free < left) {
+		if free := v.left(v.at(now)); v.mine && (left < 0 || free < left) {
 			left = free
 		}
 	}

@@ -192,8 +192,11 @@ func TestANewLimitIsPossible(t *testing.T) {
 					if i == 0 {
 						r, _, _ = r.Claim(shapes, now, Order{Class: Light, Want: 2, Patience: patient})
 					}
-					if now = now.Add(time.Millisecond); r.Left(shapes, now) < 1 {
-						t.Fatalf("3/%v, then 3/%v, then 3/%v: nothing is left of 3 after 2", first, second, third)
+					now = now.Add(time.Millisecond)
+					if next := r.Next(shapes, Order{Class: Light, Patience: patient}, now); r.Left(shapes, next) < 1 || next.Sub(now) > longest/64 {
+						t.Fatalf("3/%v, then 3/%v, then 3/%v: %d left of 3 after 2, the next after %v", first, second, third, r.Left(shapes, next), next.Sub(now))
+					} else if next > now && r.Left(shapes, now) > 0 {
+						t.Fatalf("3/%v, then 3/%v, then 3/%v: %d left now, and the next after %v", first, second, third, r.Left(shapes, now), next.Sub(now))
 					}
 					r.Touch(shapes, now)
 					for _, later := range []time.Duration{0, time.Millisecond, time.Minute, per} {

@@ -30,7 +30,7 @@ func (r *Register) Usage(shapes []Shape, now Instant) (usage []Usage) {
 		if tick := v.at(now); v.mine {
 			usage = append(usage, Usage{
 				Window:     v.Window,
-				Left:       max(v.free(tick), 0),
+				Left:       v.left(tick),
 				LastMinute: v.sum(v.at(now.Add(-time.Minute))+1, tick),
 			})
 		}

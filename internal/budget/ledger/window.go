@@ -121,6 +121,14 @@ func (v *view) free(tick int64) int {
 	return v.N - most
 }
 
+// left is free, and nothing before the window begins.
+func (v *view) left(tick int64) int {
+	if tick < v.base+v.k-1 {
+		return 0
+	}
+	return max(v.free(tick), 0)
+}
+
 // allow is how many permits a claimer may take of a tick. All but light obey
 // the pacer as soon as only the reserve is free, so a backlog never empties
 // the ledger.
