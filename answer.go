@@ -56,7 +56,7 @@ type Claim struct {
 	SHA256 string // of the whole body, lower-case hex
 }
 
-// headerBodySHA256 is what HeaderSHA256 was called, on large bodies only, in
+// headerBodySHA256 is what headerSHA256 was called, on large bodies only, in
 // answers that may still be stored.
 const headerBodySHA256 = "Fetch-Body-Sha256"
 
@@ -107,31 +107,31 @@ func (a Answer) Encode() *nats.Msg {
 	h.Set(headerSubject, a.Identity.ID)
 	h.Set(headerEventTime, a.Time.UTC().Format(time.RFC3339Nano))
 
-	h.Set(HeaderRequestID, a.Identity.ID)
-	h.Set(HeaderStatus, string(a.Status))
-	h.Set(HeaderFinal, strconv.FormatBool(a.Final))
+	h.Set(headerRequestID, a.Identity.ID)
+	h.Set(headerStatus, string(a.Status))
+	h.Set(headerFinal, strconv.FormatBool(a.Final))
 	if a.Review {
-		h.Set(HeaderReview, "true")
+		h.Set(headerReview, "true")
 	}
-	h.Set(HeaderGeneration, strconv.Itoa(a.Generation))
-	h.Set(HeaderCalls, strconv.Itoa(a.Calls))
-	h.Set(HeaderFailures, strconv.Itoa(a.Failures))
-	setIf(h, a.Source != "", HeaderSource, string(a.Source))
-	setIf(h, a.HTTPStatus != 0, HeaderHTTPStatus, strconv.Itoa(a.HTTPStatus))
+	h.Set(headerGeneration, strconv.Itoa(a.Generation))
+	h.Set(headerCalls, strconv.Itoa(a.Calls))
+	h.Set(headerFailures, strconv.Itoa(a.Failures))
+	setIf(h, a.Source != "", headerSource, string(a.Source))
+	setIf(h, a.HTTPStatus != 0, headerHTTPStatus, strconv.Itoa(a.HTTPStatus))
 	if !a.FetchedAt.IsZero() {
-		h.Set(HeaderFetchedAt, a.FetchedAt.UTC().Format(time.RFC3339Nano))
-		h.Set(HeaderAge, strconv.FormatInt(int64(max(a.Age, 0)/time.Second), 10))
-		h.Set(HeaderLatency, strconv.FormatInt(a.Latency.Milliseconds(), 10))
+		h.Set(headerFetchedAt, a.FetchedAt.UTC().Format(time.RFC3339Nano))
+		h.Set(headerAge, strconv.FormatInt(int64(max(a.Age, 0)/time.Second), 10))
+		h.Set(headerLatency, strconv.FormatInt(a.Latency.Milliseconds(), 10))
 	}
-	setIf(h, a.Redacted, HeaderRedacted, "true")
-	setIf(h, a.Digest != "", HeaderDigest, a.Digest)
+	setIf(h, a.Redacted, headerRedacted, "true")
+	setIf(h, a.Digest != "", headerDigest, a.Digest)
 	if !a.Final {
 		reason, retryAt := a.waitsFor()
-		setIf(h, reason != "", HeaderReason, string(reason))
-		setIf(h, !retryAt.IsZero(), HeaderRetryAt, retryAt.UTC().Format(time.RFC3339Nano))
+		setIf(h, reason != "", headerReason, string(reason))
+		setIf(h, !retryAt.IsZero(), headerRetryAt, retryAt.UTC().Format(time.RFC3339Nano))
 	}
-	setIf(h, len(a.Next) > 0, HeaderNext, string(a.Next))
-	setIf(h, a.NextLoop, HeaderNextLoop, "true")
+	setIf(h, len(a.Next) > 0, headerNext, string(a.Next))
+	setIf(h, a.NextLoop, headerNextLoop, "true")
 
 	contentType := a.ContentType
 	if contentType == "" && a.Problem == nil {
@@ -139,22 +139,22 @@ func (a Answer) Encode() *nats.Msg {
 	}
 	switch {
 	case a.Problem != nil:
-		h.Set(HeaderContentType, ProblemType)
+		h.Set(headerContentType, ProblemType)
 		m.Data = a.Problem.encode()
 	case a.Claim != nil:
-		h.Set(HeaderContentType, contentType)
-		h.Set(HeaderBodyPrefix, a.Claim.Prefix)
-		h.Set(HeaderBodyParts, strconv.Itoa(a.Claim.Parts))
-		h.Set(HeaderBodyBytes, strconv.FormatInt(a.Claim.Bytes, 10))
+		h.Set(headerContentType, contentType)
+		h.Set(headerBodyPrefix, a.Claim.Prefix)
+		h.Set(headerBodyParts, strconv.Itoa(a.Claim.Parts))
+		h.Set(headerBodyBytes, strconv.FormatInt(a.Claim.Bytes, 10))
 		a.SHA256 = a.Claim.SHA256
 	default:
-		h.Set(HeaderContentType, contentType)
+		h.Set(headerContentType, contentType)
 		m.Data = a.Body
 	}
 	if len(m.Data) > 0 {
 		a.SHA256 = sumOf(m.Data)
 	}
-	setIf(h, a.SHA256 != "", HeaderSHA256, a.SHA256)
+	setIf(h, a.SHA256 != "", headerSHA256, a.SHA256)
 	return m
 }
 
@@ -213,42 +213,42 @@ func setIf(h *header, when bool, key, value string) {
 // from the subject, or, on a reply copy, from the headers as far as they tell.
 func DecodeAnswer(subject string, h nats.Header, body []byte) (Answer, error) {
 	a := Answer{
-		Status:      Status(h.Get(HeaderStatus)),
-		Final:       h.Get(HeaderFinal) == "true",
-		Review:      h.Get(HeaderReview) == "true",
-		Generation:  intOf(h, HeaderGeneration),
-		Source:      Source(h.Get(HeaderSource)),
-		HTTPStatus:  intOf(h, HeaderHTTPStatus),
-		Calls:       intOf(h, HeaderCalls),
-		Failures:    intOf(h, HeaderFailures),
-		FetchedAt:   timeOf(h, HeaderFetchedAt),
-		Age:         time.Duration(intOf(h, HeaderAge)) * time.Second,
-		Latency:     time.Duration(intOf(h, HeaderLatency)) * time.Millisecond,
-		Redacted:    h.Get(HeaderRedacted) == "true",
+		Status:      Status(h.Get(headerStatus)),
+		Final:       h.Get(headerFinal) == "true",
+		Review:      h.Get(headerReview) == "true",
+		Generation:  intOf(h, headerGeneration),
+		Source:      Source(h.Get(headerSource)),
+		HTTPStatus:  intOf(h, headerHTTPStatus),
+		Calls:       intOf(h, headerCalls),
+		Failures:    intOf(h, headerFailures),
+		FetchedAt:   timeOf(h, headerFetchedAt),
+		Age:         time.Duration(intOf(h, headerAge)) * time.Second,
+		Latency:     time.Duration(intOf(h, headerLatency)) * time.Millisecond,
+		Redacted:    h.Get(headerRedacted) == "true",
 		Time:        timeOf(h, headerEventTime),
-		Digest:      h.Get(HeaderDigest),
-		Reason:      Reason(h.Get(HeaderReason)),
-		RetryAt:     timeOf(h, HeaderRetryAt),
-		SHA256:      cmp.Or(h.Get(HeaderSHA256), h.Get(headerBodySHA256)),
-		ContentType: h.Get(HeaderContentType),
+		Digest:      h.Get(headerDigest),
+		Reason:      Reason(h.Get(headerReason)),
+		RetryAt:     timeOf(h, headerRetryAt),
+		SHA256:      cmp.Or(h.Get(headerSHA256), h.Get(headerBodySHA256)),
+		ContentType: h.Get(headerContentType),
 	}
-	a.NextLoop = h.Get(HeaderNextLoop) == "true"
-	if next := h.Get(HeaderNext); next != "" {
+	a.NextLoop = h.Get(headerNextLoop) == "true"
+	if next := h.Get(headerNext); next != "" {
 		a.Next = json.RawMessage(next)
 	}
 	if i, ok := resultOf(subject); ok {
 		a.Identity = i
 	} else {
-		a.Identity.ID = h.Get(HeaderRequestID)
+		a.Identity.ID = h.Get(headerRequestID)
 		source, _ := strings.CutPrefix(h.Get(headerEventSource), "/fetch/")
 		a.Identity.Provider, a.Identity.Operation, _ = strings.Cut(source, "/")
 	}
 	switch a.Status {
 	case StatusOK, StatusStale:
-		if prefix := h.Get(HeaderBodyPrefix); prefix != "" {
+		if prefix := h.Get(headerBodyPrefix); prefix != "" {
 			a.Claim = &Claim{
-				Prefix: prefix, Parts: intOf(h, HeaderBodyParts),
-				Bytes: int64(intOf(h, HeaderBodyBytes)), SHA256: a.SHA256,
+				Prefix: prefix, Parts: intOf(h, headerBodyParts),
+				Bytes: int64(intOf(h, headerBodyBytes)), SHA256: a.SHA256,
 			}
 			return a, nil
 		}

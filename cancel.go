@@ -109,7 +109,7 @@ func (c *Client) order(ctx context.Context, provider string, o cancelOrder, repl
 	if err != nil {
 		return fmt.Errorf("cancel: %w", err)
 	}
-	subject := CancelSubject(provider, c.agent)
+	subject := cancelSubject(provider, c.agent)
 	for try := 1; ; try++ {
 		m, err := c.ask(ctx, subject, body, min(orderSoon<<min(try-1, 4), orderLasts))
 		switch {

@@ -64,9 +64,9 @@ type CatalogueOperation struct {
 	Params json.RawMessage `json:"params"`           // JSON Schema of the parameters
 }
 
-// CatalogueSubject is where the fleet tells a provider's catalogue; of "*",
+// catalogueSubject is where the fleet tells a provider's catalogue; of "*",
 // which can be no provider's name, the providers that there are.
-func CatalogueSubject(provider string) string { return "fetch.catalog." + provider }
+func catalogueSubject(provider string) string { return "fetch.catalog." + provider }
 
 // Catalogue asks the running fleet what can be asked of a provider. A
 // *RequestError says that it knows no such provider; ErrNobodyServes, that no
@@ -87,7 +87,7 @@ func (c *Client) Providers(ctx context.Context) ([]string, error) {
 }
 
 func (c *Client) tell(ctx context.Context, provider string, told any) error {
-	m, err := c.ask(ctx, CatalogueSubject(provider), nil, orderSoon)
+	m, err := c.ask(ctx, catalogueSubject(provider), nil, orderSoon)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 		return fmt.Errorf("catalogue: %w", ErrNobodyServes)

@@ -178,7 +178,7 @@ func (r Request) Check() error {
 		return &RequestError{"lane", "interactive or batch in the subject"}
 	}
 	if r.ReplyTo != "" && r.Reply() == "" {
-		return &RequestError{"reply_to", "a literal subject under " + ReplyPrefix(r.Agent)}
+		return &RequestError{"reply_to", "a literal subject under " + replyPrefix(r.Agent)}
 	}
 	return nil
 }
@@ -195,7 +195,7 @@ func (r Request) Reply() string {
 // validReply accepts only literal subjects under the agent's own prefix: a
 // worker must not be a way to publish where the agent itself may not.
 func validReply(subject, agent string) bool {
-	rest, ok := strings.CutPrefix(subject, ReplyPrefix(agent))
+	rest, ok := strings.CutPrefix(subject, replyPrefix(agent))
 	if !ok || len(subject) > 256 {
 		return false
 	}

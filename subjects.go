@@ -18,16 +18,11 @@ func RequestSubject(provider string, lane Lane, operation, agent string) string 
 // ResultSubject is where the answer of a request is stored and seen live.
 func ResultSubject(i Identity) string { return i.under("fetch.result.") }
 
-// CancelSubject is where an agent's orders to cancel are taken, by request.
-func CancelSubject(provider, agent string) string { return "fetch.cancel." + provider + "." + agent }
+// cancelSubject is where an agent's orders to cancel are taken, by request.
+func cancelSubject(provider, agent string) string { return "fetch.cancel." + provider + "." + agent }
 
-// Queued is where it is told that something was stored under a subject of the
-// requests or the replays: fetch.queued.request.<provider>.<lane>.<shard>.>,
-// fetch.queued.replay.<provider>.>. Only workers hear it.
-func Queued(stored string) string { return "fetch.queued." + strings.TrimPrefix(stored, "fetch.") }
-
-// ReplyPrefix is what every reply subject of an agent begins with.
-func ReplyPrefix(agent string) string { return "fetch.reply." + agent + "." }
+// replyPrefix is what every reply subject of an agent begins with.
+func replyPrefix(agent string) string { return "fetch.reply." + agent + "." }
 
 // resultOf reads the identity from the subject of an answer.
 func resultOf(subject string) (i Identity, ok bool) {

@@ -336,7 +336,7 @@ func TestABodyThatIsNotWhatItsSumSaysIsCorrupt(t *testing.T) {
 	s := startService(t)
 	m := ok(identity("q-1"), `[1]`).Encode()
 	m.Data = []byte(`[2]`)
-	m.Header.Set(fetchworker.HeaderGeneration, "1")
+	m.Header.Set("Fetch-Generation", "1")
 	if _, err := s.JS.PublishMsg(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}

@@ -158,9 +158,9 @@ func lay(ctx context.Context, o *overNATS, c growthCase) error {
 		m := nats.NewMsg(wire.DLQSubject(fetchworker.LaneInteractive, id))
 		m.Data = requestBody(i)
 		for name, value := range map[string]string{
-			fetchworker.HeaderRequestID: id.ID, fetchworker.HeaderGeneration: "1", fetchworker.HeaderCalls: "1", fetchworker.HeaderFailures: "1",
-			fetchworker.HeaderErrorClass: string(wire.ClassTransient), fetchworker.HeaderRequestedAt: stored,
-			fetchworker.HeaderFailedAt: stored, fetchworker.HeaderNotBefore: due,
+			wire.HeaderRequestID: id.ID, wire.HeaderGeneration: "1", wire.HeaderCalls: "1", wire.HeaderFailures: "1",
+			wire.HeaderErrorClass: string(wire.ClassTransient), wire.HeaderRequestedAt: stored,
+			wire.HeaderFailedAt: stored, wire.HeaderNotBefore: due,
 		} {
 			m.Header.Set(name, value)
 		}

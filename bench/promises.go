@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 )
 
 // promises measures what nobody publishes: whether a quota is kept and used by
@@ -215,7 +216,7 @@ func finals(nc *nats.Conn, subject string) (count func() int, err error) {
 	var mu sync.Mutex
 	seen := map[string]struct{}{}
 	_, err = nc.Subscribe(subject, func(m *nats.Msg) {
-		if m.Header.Get(fetchworker.HeaderFinal) == "true" {
+		if m.Header.Get(wire.HeaderFinal) == "true" {
 			mu.Lock()
 			defer mu.Unlock()
 			seen[m.Subject] = struct{}{}

@@ -86,7 +86,7 @@ func (a *answers) read(in io.Reader) (whole int64, err error) {
 			if err := json.Unmarshal(text, &s); err != nil || s.Line == 0 {
 				return 0, fmt.Errorf("line %d is no answer", n)
 			}
-			a.done[s.Line] = s.Headers[fetchworker.HeaderDigest]
+			a.done[s.Line] = s.Headers[digestHeader]
 		}
 		whole += int64(len(text))
 	}
@@ -99,11 +99,14 @@ func (a *answers) close() error {
 	return errors.Join(a.file.Sync(), a.file.Close())
 }
 
+// digestHeader is what a line of the file of answers keeps of its request.
+const digestHeader = "Fetch-Request-Digest"
+
 // write writes one answer in one write, so that a crash cuts at most this one.
 func (a *answers) write(line int, answer fetchworker.Answer, digest string) error {
 	s := asShown(answer)
 	s.Line = line
-	s.Headers[fetchworker.HeaderDigest] = digest
+	s.Headers[digestHeader] = digest
 	text, err := json.Marshal(s)
 	if err != nil {
 		return err

@@ -20,6 +20,7 @@ import (
 	"fetchworker/internal/operate"
 	"fetchworker/internal/record"
 	"fetchworker/internal/sweep"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
@@ -103,9 +104,9 @@ func (h *hostile) try(t *testing.T, token, header, text string, body []byte) {
 		_, _ = h.JS.PublishMsg(t.Context(), m) // what the server refuses is no matter
 	}
 	letter := []string{
-		fetchworker.HeaderGeneration, fetchworker.HeaderCalls, fetchworker.HeaderFailures, fetchworker.HeaderErrorClass, fetchworker.HeaderError,
-		fetchworker.HeaderErrorCode, fetchworker.HeaderRequestedAt, fetchworker.HeaderDeadline, fetchworker.HeaderFailedAt, fetchworker.HeaderNotBefore,
-		fetchworker.HeaderHistory, fetchworker.HeaderLane, fetchworker.HeaderWorker, fetchworker.HeaderTraceparent, fetchworker.HeaderTracestate,
+		wire.HeaderGeneration, wire.HeaderCalls, wire.HeaderFailures, wire.HeaderErrorClass, wire.HeaderError,
+		wire.HeaderErrorCode, wire.HeaderRequestedAt, wire.HeaderDeadline, wire.HeaderFailedAt, wire.HeaderNotBefore,
+		wire.HeaderHistory, wire.HeaderLane, wire.HeaderWorker, wire.HeaderTraceparent, wire.HeaderTracestate,
 	}
 	for i := range letter { // each alone, so that one unreadable does not hide the others
 		put("fetch.dlq."+token+".batch.quote.alice.h-"+string(rune('a'+i)), letter[i])
@@ -115,11 +116,11 @@ func (h *hostile) try(t *testing.T, token, header, text string, body []byte) {
 	put("fetch.dlq.fmp." + token + ".quote.alice.q-2")
 	put("fetch.replay."+token+".batch.quote.alice.q-1", letter...)
 	put("fetch.review."+token+".quote.alice.q-1", letter...)
-	put("fetch.request."+token+".batch.quote.alice", fetchworker.HeaderTraceparent, nats.MsgIdHdr)
+	put("fetch.request."+token+".batch.quote.alice", wire.HeaderTraceparent, nats.MsgIdHdr)
 	put("fetch.request.fmp." + token + ".quote.alice")
-	put("fetch.request.fmp.batch.quote.alice", fetchworker.HeaderTraceparent, fetchworker.HeaderTracestate, nats.MsgIdHdr)
-	put("fetch.request.fmp.batch."+token+".alice", fetchworker.HeaderTraceparent)
-	put("fetch.request.fmp.interactive.quote."+token, fetchworker.HeaderTracestate)
+	put("fetch.request.fmp.batch.quote.alice", wire.HeaderTraceparent, wire.HeaderTracestate, nats.MsgIdHdr)
+	put("fetch.request.fmp.batch."+token+".alice", wire.HeaderTraceparent)
+	put("fetch.request.fmp.interactive.quote."+token, wire.HeaderTracestate)
 	put("fetch.replay.fmp.batch.quote.alice.r-1", letter...)
 	for i := range letter {
 		put("fetch.replay.fmp.batch.quote.alice.r-"+string(rune('a'+i)), letter[i])
@@ -134,7 +135,7 @@ func (h *hostile) try(t *testing.T, token, header, text string, body []byte) {
 	}
 	body = whole
 	put("fetch.request.nobody.batch." + token + ".alice")
-	put("fetch.put.fmp.quote."+token+".q-1", fetchworker.HeaderStatus, fetchworker.HeaderFinal, fetchworker.HeaderGeneration)
+	put("fetch.put.fmp.quote."+token+".q-1", wire.HeaderStatus, wire.HeaderFinal, wire.HeaderGeneration)
 	put("fetch.event.budget.fmp")
 	put("fetch.audit.replay." + token)
 	put("fetch.audit.requeue.fmp")

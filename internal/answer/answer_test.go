@@ -10,6 +10,7 @@ import (
 	"fetchworker/internal/answer"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"go.uber.org/goleak"
 )
@@ -98,7 +99,7 @@ func TestWhatWasReadGoesIntoTheWrite(t *testing.T) {
 		t.Errorf("%+v %t %v, %d writes", got, stored, err, writes)
 	}
 	m, err := copies.NextMsg(5 * time.Second)
-	if err != nil || string(m.Data) != "{}" || m.Header.Get(fetchworker.HeaderStatus) != "ok" {
+	if err != nil || string(m.Data) != "{}" || m.Header.Get(wire.HeaderStatus) != "ok" {
 		t.Errorf("copy: %+v %v", m, err)
 	}
 	// So is the copy of what was read, without what the server adds to it.

@@ -93,7 +93,7 @@ func Streams(o Options) []jetstream.StreamConfig {
 	// shards at rest. A subscription to the requests themselves would also hide
 	// from agents that no stream takes them.
 	told := func(c *jetstream.StreamConfig, source string) {
-		c.RePublish = &jetstream.RePublish{Source: source, Destination: fetchworker.Queued(source), HeadersOnly: true}
+		c.RePublish = &jetstream.RePublish{Source: source, Destination: wire.Queued(source), HeadersOnly: true}
 	}
 	told(&requests, "fetch.request.>")
 

@@ -245,7 +245,7 @@ func (v *View) Ended(ctx context.Context, i fetchworker.Identity) (bool, error) 
 	if err != nil {
 		return false, fmt.Errorf("answer of %s: %w", i, err)
 	}
-	return h.Get(fetchworker.HeaderFinal) == "true", nil
+	return h.Get(wire.HeaderFinal) == "true", nil
 }
 
 // Leave says that this worker calls no more, so that nobody waits for it.

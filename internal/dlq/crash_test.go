@@ -156,8 +156,8 @@ func stories() []story {
 		{name: "a letter that cannot be read", points: "review answer event ack", status: fetchworker.StatusFailed, code: fetchworker.CodeRetriesExhausted, review: true, put: func(f *dlqtest.Fleet) {
 			l := dlqtest.FailedOnce(1)
 			m := l.DeadLetter()
-			m.Header.Set(fetchworker.HeaderNotBefore, "tomorrow")
-			m.Header.Set(fetchworker.HeaderHistory, "none")
+			m.Header.Set(wire.HeaderNotBefore, "tomorrow")
+			m.Header.Set(wire.HeaderHistory, "none")
 			if _, err := f.JS.PublishMsg(f.Ctx, m); err != nil {
 				f.T.Fatal(err)
 			}

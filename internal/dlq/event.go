@@ -42,7 +42,7 @@ func Emit(ctx context.Context, log *record.Log, e Event) error {
 		return fmt.Errorf("%s event of %s: %w", e.Kind, e.Provider, err)
 	}
 	m := nats.NewMsg(wire.EventSubject(e.Kind, e.Provider))
-	m.Header.Set(fetchworker.HeaderContentType, "application/cloudevents+json")
+	m.Header.Set(wire.HeaderContentType, "application/cloudevents+json")
 	m.Header.Set(jetstream.MsgIDHeader, id)
 	m.Data = body
 	return log.Append(ctx, "event", fetchworker.StreamEvents, m)

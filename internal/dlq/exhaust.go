@@ -86,10 +86,10 @@ func (r *Replayer) withdraw(ctx context.Context, l Letter) error {
 	if err != nil {
 		return fmt.Errorf("review item of %s: %w", l.Identity, err)
 	}
-	if generation, _ := strconv.Atoi(item.Header.Get(fetchworker.HeaderGeneration)); generation > l.Generation {
+	if generation, _ := strconv.Atoi(item.Header.Get(wire.HeaderGeneration)); generation > l.Generation {
 		return nil
 	}
-	if requested, err := time.Parse(time.RFC3339, item.Header.Get(fetchworker.HeaderRequestedAt)); err == nil && !requested.Equal(l.RequestedAt) {
+	if requested, err := time.Parse(time.RFC3339, item.Header.Get(wire.HeaderRequestedAt)); err == nil && !requested.Equal(l.RequestedAt) {
 		return nil // of another request under the same id
 	}
 	return r.log.Delete(ctx, "withdraw", wire.StreamReview, item.Sequence)

@@ -139,7 +139,7 @@ func (l Letter) Replayed() *nats.Msg { return l.message(wire.ReplaySubject(l.Lan
 // so a header keeps it for a requeue.
 func (l Letter) ReviewItem() *nats.Msg {
 	m := l.message(wire.ReviewSubject(l.Identity))
-	m.Header.Set(fetchworker.HeaderLane, string(l.Lane))
+	m.Header.Set(wire.HeaderLane, string(l.Lane))
 	return m
 }
 
@@ -147,42 +147,42 @@ func (l Letter) message(subject string) *nats.Msg {
 	m := nats.NewMsg(subject)
 	m.Data = l.Body
 	h := m.Header
-	h.Set(fetchworker.HeaderRequestID, l.ID)
-	h.Set(fetchworker.HeaderGeneration, strconv.Itoa(l.Generation))
-	h.Set(fetchworker.HeaderCalls, strconv.Itoa(l.Calls))
-	h.Set(fetchworker.HeaderFailures, strconv.Itoa(l.Failures))
-	h.Set(fetchworker.HeaderErrorClass, string(l.Class))
+	h.Set(wire.HeaderRequestID, l.ID)
+	h.Set(wire.HeaderGeneration, strconv.Itoa(l.Generation))
+	h.Set(wire.HeaderCalls, strconv.Itoa(l.Calls))
+	h.Set(wire.HeaderFailures, strconv.Itoa(l.Failures))
+	h.Set(wire.HeaderErrorClass, string(l.Class))
 	if l.Allowed > 0 {
-		h.Set(fetchworker.HeaderAllowed, strconv.Itoa(l.Allowed))
+		h.Set(wire.HeaderAllowed, strconv.Itoa(l.Allowed))
 	}
 	if l.MaxLife > 0 {
-		h.Set(fetchworker.HeaderMaxLife, l.MaxLife.String())
+		h.Set(wire.HeaderMaxLife, l.MaxLife.String())
 	}
 	set := func(key, value string) {
 		if value != "" {
 			h.Set(key, value)
 		}
 	}
-	set(fetchworker.HeaderErrorCode, string(l.Code))
-	set(fetchworker.HeaderError, shorten(l.Error))
+	set(wire.HeaderErrorCode, string(l.Code))
+	set(wire.HeaderError, shorten(l.Error))
 	if l.HTTPStatus != 0 {
-		h.Set(fetchworker.HeaderHTTPStatus, strconv.Itoa(l.HTTPStatus))
+		h.Set(wire.HeaderHTTPStatus, strconv.Itoa(l.HTTPStatus))
 	}
 	for key, t := range map[string]time.Time{
-		fetchworker.HeaderRequestedAt: l.RequestedAt, fetchworker.HeaderDeadline: l.Deadline,
-		fetchworker.HeaderFailedAt: l.FailedAt, fetchworker.HeaderFirstFailed: l.FirstFailedAt,
-		fetchworker.HeaderNotBefore: l.NotBefore,
+		wire.HeaderRequestedAt: l.RequestedAt, wire.HeaderDeadline: l.Deadline,
+		wire.HeaderFailedAt: l.FailedAt, wire.HeaderFirstFailed: l.FirstFailedAt,
+		wire.HeaderNotBefore: l.NotBefore,
 	} {
 		if !t.IsZero() {
 			h.Set(key, t.UTC().Format(time.RFC3339Nano))
 		}
 	}
-	set(fetchworker.HeaderWorker, l.Worker)
-	set(fetchworker.HeaderTraceparent, l.Traceparent)
-	set(fetchworker.HeaderTracestate, l.Tracestate)
+	set(wire.HeaderWorker, l.Worker)
+	set(wire.HeaderTraceparent, l.Traceparent)
+	set(wire.HeaderTracestate, l.Tracestate)
 	if len(l.History) > 0 {
 		history, _ := json.Marshal(l.History) // plain fields: cannot fail
-		h.Set(fetchworker.HeaderHistory, string(history))
+		h.Set(wire.HeaderHistory, string(history))
 	}
 	return m
 }
@@ -196,18 +196,18 @@ func Decode(subject string, h nats.Header, data []byte) (Letter, error) {
 	}
 	l := Letter{
 		Identity: address.Identity, Lane: address.Lane, Body: data,
-		Class: wire.Class(h.Get(fetchworker.HeaderErrorClass)),
-		Code:  fetchworker.Code(h.Get(fetchworker.HeaderErrorCode)),
-		Error: h.Get(fetchworker.HeaderError), Worker: h.Get(fetchworker.HeaderWorker),
-		Traceparent: h.Get(fetchworker.HeaderTraceparent), Tracestate: h.Get(fetchworker.HeaderTracestate),
+		Class: wire.Class(h.Get(wire.HeaderErrorClass)),
+		Code:  fetchworker.Code(h.Get(wire.HeaderErrorCode)),
+		Error: h.Get(wire.HeaderError), Worker: h.Get(wire.HeaderWorker),
+		Traceparent: h.Get(wire.HeaderTraceparent), Tracestate: h.Get(wire.HeaderTracestate),
 	}
-	if lane := h.Get(fetchworker.HeaderLane); lane != "" {
+	if lane := h.Get(wire.HeaderLane); lane != "" {
 		l.Lane = fetchworker.Lane(lane)
 	}
 	for key, n := range map[string]*int{
-		fetchworker.HeaderGeneration: &l.Generation, fetchworker.HeaderCalls: &l.Calls,
-		fetchworker.HeaderFailures: &l.Failures, fetchworker.HeaderHTTPStatus: &l.HTTPStatus,
-		fetchworker.HeaderAllowed: &l.Allowed,
+		wire.HeaderGeneration: &l.Generation, wire.HeaderCalls: &l.Calls,
+		wire.HeaderFailures: &l.Failures, wire.HeaderHTTPStatus: &l.HTTPStatus,
+		wire.HeaderAllowed: &l.Allowed,
 	} {
 		if v := h.Get(key); v != "" {
 			if *n, err = strconv.Atoi(v); err != nil {
@@ -216,9 +216,9 @@ func Decode(subject string, h nats.Header, data []byte) (Letter, error) {
 		}
 	}
 	for key, t := range map[string]*time.Time{
-		fetchworker.HeaderRequestedAt: &l.RequestedAt, fetchworker.HeaderDeadline: &l.Deadline,
-		fetchworker.HeaderFailedAt: &l.FailedAt, fetchworker.HeaderFirstFailed: &l.FirstFailedAt,
-		fetchworker.HeaderNotBefore: &l.NotBefore,
+		wire.HeaderRequestedAt: &l.RequestedAt, wire.HeaderDeadline: &l.Deadline,
+		wire.HeaderFailedAt: &l.FailedAt, wire.HeaderFirstFailed: &l.FirstFailedAt,
+		wire.HeaderNotBefore: &l.NotBefore,
 	} {
 		if v := h.Get(key); v != "" {
 			if *t, err = time.Parse(time.RFC3339, v); err != nil {
@@ -226,12 +226,12 @@ func Decode(subject string, h nats.Header, data []byte) (Letter, error) {
 			}
 		}
 	}
-	if life := h.Get(fetchworker.HeaderMaxLife); life != "" {
+	if life := h.Get(wire.HeaderMaxLife); life != "" {
 		if l.MaxLife, err = time.ParseDuration(life); err != nil {
-			return l, fmt.Errorf("%s: %s: %w", subject, fetchworker.HeaderMaxLife, err)
+			return l, fmt.Errorf("%s: %s: %w", subject, wire.HeaderMaxLife, err)
 		}
 	}
-	if history := h.Get(fetchworker.HeaderHistory); history != "" {
+	if history := h.Get(wire.HeaderHistory); history != "" {
 		if err := json.Unmarshal([]byte(history), &l.History); err != nil {
 			return l, fmt.Errorf("%s: history: %w", subject, err)
 		}
@@ -300,7 +300,7 @@ const (
 // agent's is carried along only if it is what it says it is: one that is too
 // large would make the letter too large to be stored.
 func TraceOf(h nats.Header) (traceparent, tracestate string) {
-	traceparent, tracestate = h.Get(fetchworker.HeaderTraceparent), h.Get(fetchworker.HeaderTracestate)
+	traceparent, tracestate = h.Get(wire.HeaderTraceparent), h.Get(wire.HeaderTracestate)
 	if len(traceparent) != traceparentLen || strings.Trim(traceparent, "0123456789abcdef-") != "" {
 		return "", ""
 	}

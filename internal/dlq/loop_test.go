@@ -100,8 +100,8 @@ func TestADeadlineIsAnsweredOnTime(t *testing.T) {
 		f.Replayer(nil)
 		var copied sync.Map // of final answers, by id
 		sub, err := f.NC.Subscribe("fetch.reply.alice.x", func(m *nats.Msg) {
-			if m.Header.Get(fetchworker.HeaderFinal) == "true" {
-				copied.Store(m.Header.Get(fetchworker.HeaderRequestID), true)
+			if m.Header.Get(wire.HeaderFinal) == "true" {
+				copied.Store(m.Header.Get(wire.HeaderRequestID), true)
 			}
 		})
 		if err != nil {

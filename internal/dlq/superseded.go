@@ -7,9 +7,9 @@ import (
 	"strconv"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -40,9 +40,9 @@ func Superseded(ctx context.Context, log *record.Log, item Letter) (Moved, error
 		if err != nil {
 			return Nowhere, fmt.Errorf("look at %s: %w", slot.Subject, err)
 		}
-		generation, _ := strconv.Atoi(m.Header.Get(fetchworker.HeaderGeneration))
-		settled := m.Header.Get(fetchworker.HeaderFinal) == "true" && m.Header.Get(fetchworker.HeaderReview) != "true"
-		requested, _ := time.Parse(time.RFC3339, m.Header.Get(fetchworker.HeaderRequestedAt)) // no answer says
+		generation, _ := strconv.Atoi(m.Header.Get(wire.HeaderGeneration))
+		settled := m.Header.Get(wire.HeaderFinal) == "true" && m.Header.Get(wire.HeaderReview) != "true"
+		requested, _ := time.Parse(time.RFC3339, m.Header.Get(wire.HeaderRequestedAt)) // no answer says
 		switch {
 		case generation > item.Generation, settled:
 			return LaterLife, nil

@@ -23,7 +23,7 @@ const previousSpan = "fetch"
 // Remote puts the trace that a message carries into ctx.
 func Remote(ctx context.Context, traceparent, tracestate string) context.Context {
 	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{
-		fetchworker.HeaderTraceparent: traceparent, fetchworker.HeaderTracestate: tracestate,
+		wire.HeaderTraceparent: traceparent, wire.HeaderTracestate: tracestate,
 	})
 }
 
@@ -55,7 +55,7 @@ func (l *Letter) Trace(span trace.SpanContext) {
 	}
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(trace.ContextWithSpanContext(context.Background(), parent.WithTraceState(state)), carrier)
-	l.Traceparent, l.Tracestate = carrier[fetchworker.HeaderTraceparent], carrier[fetchworker.HeaderTracestate]
+	l.Traceparent, l.Tracestate = carrier[wire.HeaderTraceparent], carrier[wire.HeaderTracestate]
 }
 
 // Describe puts what a request is into a span, as far as it can be what it

@@ -32,7 +32,7 @@ func (r *rig) told() (waited func(fetchworker.Identity) bool, end func()) {
 	seen := map[string]bool{}
 	nc := r.b.Connect(r.t)
 	_, err := nc.Subscribe("fetch.result.>", func(m *nats.Msg) {
-		if m.Header.Get(fetchworker.HeaderStatus) == string(fetchworker.StatusWaiting) {
+		if m.Header.Get(wire.HeaderStatus) == string(fetchworker.StatusWaiting) {
 			mu.Lock()
 			defer mu.Unlock()
 			seen[m.Subject] = true

@@ -86,7 +86,7 @@ func TestAWorkerThatDiesOnceItsAnswerIsStored(t *testing.T) {
 				if n := len(r.upstream.Calls()); n != 1 {
 					t.Errorf("%d calls", n)
 				}
-				if m, err := next(copies, 10*time.Second); err != nil || m.Header.Get(fetchworker.HeaderFinal) != "true" {
+				if m, err := next(copies, 10*time.Second); err != nil || m.Header.Get(wire.HeaderFinal) != "true" {
 					t.Errorf("the copy: %+v %v", m, err)
 				}
 			})

@@ -70,7 +70,7 @@ func TestAReplySubjectIsToldOfMistakesElsewhere(t *testing.T) {
 		for id, subject := range map[string]string{"odd-operation": "fetch.request.fmp.batch.QUOTE.alice", "odd-field": "fetch.request.fmp.batch.quote.alice"} {
 			r.final(r.ask(subject, id, `{"id":"`+id+`","odd":1,"reply_to":"fetch.reply.alice.x"}`), 5*time.Second)
 			m, err := next(copies, time.Second)
-			if err != nil || m.Header.Get(fetchworker.HeaderRequestID) != id {
+			if err != nil || m.Header.Get(wire.HeaderRequestID) != id {
 				t.Errorf("%s: %v %v", id, m, err)
 			}
 		}
@@ -94,7 +94,7 @@ func TestASecondRequestUnderAnIDOnItsWayIsTold(t *testing.T) {
 		r.until(id, time.Second, func(fetchworker.Answer) bool { return true })
 		r.quote("alice", "same", "AAPL", `,"reply_to":"fetch.reply.alice.second"`)
 		m, err := next(copies, time.Second)
-		if err != nil || m.Header.Get(fetchworker.HeaderStatus) != string(fetchworker.StatusWaiting) {
+		if err != nil || m.Header.Get(wire.HeaderStatus) != string(fetchworker.StatusWaiting) {
 			t.Errorf("%v %v", m, err)
 		}
 		if a := r.final(id, 2*time.Minute); a.Status != fetchworker.StatusOK {

@@ -7,10 +7,10 @@ import (
 	"net/url"
 	"strconv"
 
-	"fetchworker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/wire"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -40,7 +40,7 @@ func (t *tracer) turn(ctx context.Context, d *delivery) (context.Context, trace.
 		return ctx, noSpan
 	}
 	h := d.msg.Headers()
-	remote := dlq.Remote(ctx, h.Get(fetchworker.HeaderTraceparent), h.Get(fetchworker.HeaderTracestate))
+	remote := dlq.Remote(ctx, h.Get(wire.HeaderTraceparent), h.Get(wire.HeaderTracestate))
 	options := []trace.SpanStartOption{
 		trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(d.stored),
 		dlq.Messaging(semconv.MessagingOperationTypeProcess, "process", d.stream()),

@@ -40,7 +40,7 @@ func TestEveryHeaderIsPrintableASCII(t *testing.T) {
 				for _, value := range values {
 					seen[key]++
 					// What the server tells workers names the subject as its agent did.
-					if strings.Trim(value, printableASCII) != "" && !strings.HasPrefix(m.Subject, fetchworker.Queued("")) {
+					if strings.Trim(value, printableASCII) != "" && !strings.HasPrefix(m.Subject, wire.Queued("")) {
 						t.Errorf("%s: %s: %q", m.Subject, key, value)
 					}
 				}
@@ -71,7 +71,7 @@ func TestEveryHeaderIsPrintableASCII(t *testing.T) {
 		nc.Close()
 		mu.Lock()
 		defer mu.Unlock()
-		for _, key := range []string{fetchworker.HeaderError, fetchworker.HeaderHistory, fetchworker.HeaderContentType, "ce-source", nats.MsgIdHdr} {
+		for _, key := range []string{wire.HeaderError, wire.HeaderHistory, wire.HeaderContentType, "ce-source", nats.MsgIdHdr} {
 			if seen[key] == 0 {
 				t.Errorf("no message with %s was seen", key)
 			}

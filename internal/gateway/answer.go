@@ -23,7 +23,7 @@ func tell(h http.Header, a fetchworker.Answer) {
 		}
 	}
 	if a.Problem != nil {
-		h.Del(fetchworker.HeaderSHA256) // of the problem as it is stored, under another status
+		h.Del("Fetch-Sha256") // of the problem as it is stored, under another status
 	}
 }
 

@@ -73,7 +73,7 @@ func (g *Gateway) failed(c *call, id fetchworker.Identity, err error) {
 	if errors.Is(err, fetchworker.ErrBodyCorrupt) {
 		g.metrics.corrupt.Inc()
 	}
-	c.w.Header().Set(fetchworker.HeaderRequestID, id.ID)
+	c.w.Header().Set(headerID, id.ID)
 	fail(c.w, id, err)
 }
 
@@ -110,10 +110,10 @@ func (g *Gateway) request(c *call) (r fetchworker.Request, err error) {
 		}
 		r.ID = key
 	}
-	if lane := c.r.Header.Get(fetchworker.HeaderLane); lane != "" {
+	if lane := c.r.Header.Get(headerLane); lane != "" {
 		if r.Lane = fetchworker.Lane(lane); !r.Lane.Valid() {
 			r.Lane = ""
-			return r, &fetchworker.RequestError{Field: fetchworker.HeaderLane, Want: "interactive or batch"}
+			return r, &fetchworker.RequestError{Field: headerLane, Want: "interactive or batch"}
 		}
 	}
 	return r, cacheControl(c.r.Header, &r)

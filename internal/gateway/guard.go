@@ -82,6 +82,12 @@ func bearer(r *http.Request) (string, bool) {
 // headerAgent names the agent, where tokens do not.
 const headerAgent = "Fetch-Agent"
 
+// headerLane asks for a lane, and headerID tells the request's id.
+const (
+	headerLane = "Fetch-Lane"
+	headerID   = "Fetch-Request-Id"
+)
+
 // anybody is the agent of whoever names none.
 const anybody = "http"
 

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/gateway"
 	"fetchworker/internal/gateway/tokens"
 
@@ -354,7 +353,7 @@ func TestAServerThatIsGoneIsTold(t *testing.T) {
 	r := newRig(t, (*gateway.Config).Hurry)
 	r.b.Server.Shutdown()
 	s := r.post("/v1/fmp/quote", `{"params":{"symbol":"AAPL"}}`, "Idempotency-Key", "q-1", "Prefer", "wait=1")
-	if p := s.problem(t); s.StatusCode != http.StatusServiceUnavailable || p.Type != "urn:fetch:error:unreached" || s.Header.Get("Retry-After") == "" || s.Header.Get(fetchworker.HeaderRequestID) != "q-1" {
+	if p := s.problem(t); s.StatusCode != http.StatusServiceUnavailable || p.Type != "urn:fetch:error:unreached" || s.Header.Get("Retry-After") == "" || s.Header.Get("Fetch-Request-Id") != "q-1" {
 		t.Errorf("%d %v %s", s.StatusCode, s.Header, s.body)
 	}
 }

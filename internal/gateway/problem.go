@@ -170,7 +170,7 @@ func (g *Gateway) accepted(c *call, id fetchworker.Identity, last *fetchworker.A
 	if last != nil {
 		tell(h, *last)
 	}
-	h.Set(fetchworker.HeaderRequestID, id.ID)
+	h.Set(headerID, id.ID)
 	h.Set("Location", location(id))
 	h.Set("Retry-After", retryAfter(at))
 	problem(c.w, http.StatusAccepted, p)

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"fetchworker"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 )
@@ -34,9 +34,9 @@ const busy = 20
 // subjectOf is where it is told that something came into a shard's lane.
 func subjectOf(s *Shard) string {
 	if s.Index < 0 {
-		return fetchworker.Queued("fetch.replay." + s.provider + ".>")
+		return wire.Queued("fetch.replay." + s.provider + ".>")
 	}
-	return fetchworker.Queued("fetch.request." + s.provider + "." + string(s.Lane) + ".>")
+	return wire.Queued("fetch.request." + s.provider + "." + string(s.Lane) + ".>")
 }
 
 // listen has what comes told on a channel.

@@ -131,7 +131,7 @@ func (q *waitroom) look(ctx context.Context, o *lookout) (tells bool, err error)
 	if err != nil {
 		return false, err
 	}
-	tells = info.Config.RePublish != nil && strings.HasPrefix(info.Config.RePublish.Destination, fetchworker.Queued(""))
+	tells = info.Config.RePublish != nil && strings.HasPrefix(info.Config.RePublish.Destination, wire.Queued(""))
 	now := seen{info.Created, info.State.LastSeq, info.State.Msgs}
 	switch {
 	case now.messages == 0:

@@ -87,7 +87,7 @@ func recordAct(ctx context.Context, js jetstream.JetStream, s Signature, a Act, 
 		return fmt.Errorf("audit %s: %w", a.Action, err)
 	}
 	m := nats.NewMsg(wire.AuditSubject(a.Action, a.Provider))
-	m.Header.Set(fetchworker.HeaderContentType, "application/json")
+	m.Header.Set(wire.HeaderContentType, "application/json")
 	m.Header.Set(nats.MsgIdHdr, id)
 	m.Data = body
 	if _, err := js.PublishMsg(ctx, m, jetstream.WithExpectStream(wire.StreamAudit)); err != nil {

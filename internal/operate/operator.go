@@ -12,11 +12,11 @@ import (
 	"sync"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -88,7 +88,7 @@ func (o *Operator) ReplayNow(ctx context.Context, f browse.Found, now time.Time)
 	letter.NotBefore = now
 	slot := letter.DeadLetterSlot()
 	slot.Point = "replay-now"
-	_, err := o.swap(ctx, slot, f.Sequence, letter.DeadLetter(), fetchworker.HeaderNotBefore)
+	_, err := o.swap(ctx, slot, f.Sequence, letter.DeadLetter(), wire.HeaderNotBefore)
 	if errors.Is(err, record.ErrMoved) {
 		return FateTaken, o.outcome(ctx, ActReplay, f.Letter, FateTaken)
 	}

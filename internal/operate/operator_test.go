@@ -204,7 +204,7 @@ func TestWalkEndsAtTheEdgeThoughItWritesItself(t *testing.T) {
 func TestWhatCannotBeReadIsShownAndNeverTouched(t *testing.T) {
 	d := newDesk(t)
 	m := letter("q-1").ReviewItem()
-	m.Header.Set(fetchworker.HeaderFailures, "many")
+	m.Header.Set(wire.HeaderFailures, "many")
 	if _, err := d.JS.PublishMsg(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +323,7 @@ func TestDiscardIsFinalForGood(t *testing.T) {
 	if a.Problem.Detail != reason || a.Problem.Code() != fetchworker.CodeDiscarded || !a.Final || a.Review || a.Generation != 2 || a.Calls != 4 {
 		t.Errorf("%+v", a)
 	}
-	if m, err := copies.NextMsg(5 * time.Second); err != nil || m.Header.Get(fetchworker.HeaderStatus) != "failed" {
+	if m, err := copies.NextMsg(5 * time.Second); err != nil || m.Header.Get(wire.HeaderStatus) != "failed" {
 		t.Errorf("live copy: %v", err)
 	}
 	if d.count(wire.StreamReview) != 0 || d.count(wire.StreamDLQ) != 0 {

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/browse"
@@ -108,7 +107,7 @@ func TestOneItemsFaultStopsNoOther(t *testing.T) {
 	odd.Lane = "urgent"
 	d.bury(odd)
 	m := letter("broken").ReviewItem()
-	m.Header.Set(fetchworker.HeaderFailures, "many")
+	m.Header.Set(wire.HeaderFailures, "many")
 	if _, err := d.JS.PublishMsg(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -131,7 +132,7 @@ func TestWritersInEachOthersWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if g := got.Header.Get(fetchworker.HeaderGeneration); g != fmt.Sprint(10*writers) {
+	if g := got.Header.Get(wire.HeaderGeneration); g != fmt.Sprint(10*writers) {
 		t.Errorf("generation %s stands, want %d", g, 10*writers)
 	}
 	if d.seen.Load() == 0 {

@@ -71,20 +71,20 @@ func sooner(stored, next fetchworker.Answer) bool {
 // Another request under the same id replaces nothing: the first one goes on,
 // and its end is the end of both.
 func Letters(stored, next Message) bool {
-	g0, g1 := number(stored, fetchworker.HeaderGeneration), number(next, fetchworker.HeaderGeneration)
+	g0, g1 := number(stored, wire.HeaderGeneration), number(next, wire.HeaderGeneration)
 	if g0 != g1 {
 		return g1 > g0
 	}
-	if stored.Header.Get(fetchworker.HeaderRequestedAt) != next.Header.Get(fetchworker.HeaderRequestedAt) {
+	if stored.Header.Get(wire.HeaderRequestedAt) != next.Header.Get(wire.HeaderRequestedAt) {
 		return false
 	}
-	c0, c1 := number(stored, fetchworker.HeaderCalls), number(next, fetchworker.HeaderCalls)
+	c0, c1 := number(stored, wire.HeaderCalls), number(next, wire.HeaderCalls)
 	return c1 > c0 || c1 == c0 && (toPerson(next) || !toPerson(stored))
 }
 
 // toPerson reports whether a letter is bound for review, whatever else happens.
 func toPerson(m Message) bool {
-	switch wire.Class(m.Header.Get(fetchworker.HeaderErrorClass)) { //nolint:exhaustive // the others are retried
+	switch wire.Class(m.Header.Get(wire.HeaderErrorClass)) { //nolint:exhaustive // the others are retried
 	case wire.ClassPermanent, wire.ClassPoison, wire.ClassExpired:
 		return true
 	}
@@ -95,11 +95,11 @@ func toPerson(m Message) bool {
 // no age, and an id is a key only for as long as its answer is kept: a later
 // request under the same id takes the place of an item whose answer is gone.
 func Reviews(stored, next Message) bool {
-	t0, t1 := moment(stored, fetchworker.HeaderRequestedAt), moment(next, fetchworker.HeaderRequestedAt)
+	t0, t1 := moment(stored, wire.HeaderRequestedAt), moment(next, wire.HeaderRequestedAt)
 	if !t0.IsZero() && !t1.IsZero() && !t0.Equal(t1) {
 		return t1.After(t0)
 	}
-	return number(next, fetchworker.HeaderGeneration) > number(stored, fetchworker.HeaderGeneration)
+	return number(next, wire.HeaderGeneration) > number(stored, wire.HeaderGeneration)
 }
 
 func moment(m Message, key string) time.Time {

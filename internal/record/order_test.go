@@ -145,7 +145,7 @@ func TestLettersAndReviewsOnlyGoUp(t *testing.T) {
 // waits: what is asked then is another request.
 func TestWhenItWasRequestedIsPartOfWhatALetterIs(t *testing.T) {
 	at := func(m record.Message, minutes int) record.Message {
-		m.Header.Set(fetchworker.HeaderRequestedAt, noon.Add(time.Duration(minutes)*time.Minute).Format(time.RFC3339Nano))
+		m.Header.Set(wire.HeaderRequestedAt, noon.Add(time.Duration(minutes)*time.Minute).Format(time.RFC3339Nano))
 		return m
 	}
 	for _, c := range []struct {
@@ -174,7 +174,7 @@ func TestWhenItWasRequestedIsPartOfWhatALetterIs(t *testing.T) {
 func TestWhatIsBoundForAPersonStays(t *testing.T) {
 	of := func(class wire.Class) record.Message {
 		m := letter(1, 2)
-		m.Header.Set(fetchworker.HeaderErrorClass, string(class))
+		m.Header.Set(wire.HeaderErrorClass, string(class))
 		return m
 	}
 	bound := []wire.Class{wire.ClassPermanent, wire.ClassPoison, wire.ClassExpired}

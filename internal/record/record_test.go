@@ -23,8 +23,8 @@ import (
 
 func letter(generation, calls int) record.Message {
 	h := nats.Header{}
-	h.Set(fetchworker.HeaderGeneration, strconv.Itoa(generation))
-	h.Set(fetchworker.HeaderCalls, strconv.Itoa(calls))
+	h.Set(wire.HeaderGeneration, strconv.Itoa(generation))
+	h.Set(wire.HeaderCalls, strconv.Itoa(calls))
 	return record.Message{Header: h}
 }
 
@@ -231,7 +231,7 @@ func TestLettersUnderAnyWriters(t *testing.T) {
 			if err != nil {
 				rt.Fatal(err)
 			}
-			if got.Header.Get(fetchworker.HeaderGeneration) != strconv.Itoa(stands[0]) || got.Header.Get(fetchworker.HeaderCalls) != strconv.Itoa(stands[1]) {
+			if got.Header.Get(wire.HeaderGeneration) != strconv.Itoa(stands[0]) || got.Header.Get(wire.HeaderCalls) != strconv.Itoa(stands[1]) {
 				rt.Fatalf("%v stands, want %v", got.Header, *stands)
 			}
 		}
@@ -264,7 +264,7 @@ func TestReading(t *testing.T) {
 		t.Errorf("next of alice: %+v %v", m, err)
 	}
 	m, err = log.Last(ctx, fetchworker.StreamResults, fetchworker.ResultSubject(ids[1]))
-	if err != nil || m.Sequence != 2 || string(m.Data) != "{}" || m.Header.Get(fetchworker.HeaderStatus) != "ok" {
+	if err != nil || m.Sequence != 2 || string(m.Data) != "{}" || m.Header.Get(wire.HeaderStatus) != "ok" {
 		t.Errorf("last of bob: %+v %v", m, err)
 	}
 	if _, err := log.Last(ctx, "FETCH_NOTHING", "x"); err == nil {

@@ -4,6 +4,7 @@
 package wire
 
 import (
+	"strings"
 	"time"
 
 	"fetchworker"
@@ -64,6 +65,11 @@ func UsageSubject(provider, agent string, t time.Time, what string) string {
 func CauseSubject(provider, operation string, t time.Time, cause string) string {
 	return "fetch.cause." + provider + "." + operation + "." + t.UTC().Format(time.DateOnly) + "." + cause
 }
+
+// Queued is where it is told that something was stored under a subject of the
+// requests or the replays: fetch.queued.request.<provider>.<lane>.<shard>.>,
+// fetch.queued.replay.<provider>.>. Only workers hear it.
+func Queued(stored string) string { return "fetch.queued." + strings.TrimPrefix(stored, "fetch.") }
 
 // BodyReuse is how long after it was stored a large body may be named by new
 // answers without being stored again.
