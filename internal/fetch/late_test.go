@@ -11,7 +11,6 @@ import (
 	"fetchworker/internal/memory"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
-	"fetchworker/internal/wire"
 )
 
 // Six workers with caches of their own ask for the same ten things under a
@@ -50,15 +49,6 @@ func TestUnderAScarceQuotaTheFleetMakesOneCallForTheSameThing(t *testing.T) {
 func TestWhoWaitsForALargeBodyHoldsNoPermit(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.memory = memory.New(16 << 20)
-		bodies, err := r.b.JS.Stream(t.Context(), "KV_"+wire.BucketCache)
-		if err != nil {
-			t.Fatal(err)
-		}
-		config := bodies.CachedInfo().Config
-		config.MaxAge = 0 // judged by a clock outside of the bubble
-		if _, err := r.b.JS.UpdateStream(t.Context(), config); err != nil {
-			t.Fatal(err)
-		}
 		r.env["FMP_REQUESTS_PER_MINUTE"] = "1"
 		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
 			step := providertest.JSON(200, `[{"symbol":"OTHER","price":1}]`)

@@ -82,22 +82,24 @@ func (b *Broker) start(t testing.TB) {
 	}
 }
 
-// Ageless lets answers live for ever in a bubble: where one has a time to live
-// the server looks for old messages too, by a clock outside of the bubble, and
-// finds that all are.
+// Ageless lets answers and cached bodies live for ever in a bubble: where one
+// message has a time to live the server looks for old ones too, by a clock
+// outside of the bubble, and finds that all are.
 func (b *Broker) Ageless(t testing.TB) {
 	t.Helper()
 	b.ageless = true
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) //nolint:usetesting // as above
 	defer cancel()
-	results, err := b.JS.Stream(ctx, fetchworker.StreamResults)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := results.CachedInfo().Config
-	config.MaxAge = 0
-	if _, err := b.JS.UpdateStream(ctx, config); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{fetchworker.StreamResults, "KV_" + wire.BucketCache} {
+		stream, err := b.JS.Stream(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := stream.CachedInfo().Config
+		config.MaxAge = 0
+		if _, err := b.JS.UpdateStream(ctx, config); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
