@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -214,5 +215,23 @@ func startServers(dir string, n int) ([]*process, error) {
 		}
 		all = append(all, p)
 	}
-	return all, nil
+	return all, settled(all[0].address)
+}
+
+// settled waits until servers have found each other: what that takes, up to
+// ten seconds, is theirs.
+func settled(natsURL string) error {
+	nc, err := nats.Connect(natsURL)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(200*time.Millisecond))
+	if err != nil {
+		return err
+	}
+	return eventually(time.Minute, func() bool {
+		_, err := js.Stream(context.Background(), fetchworker.StreamRequests)
+		return errors.Is(err, jetstream.ErrStreamNotFound)
+	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 )
 
 // Applied is what Apply has done to one stream.
@@ -37,8 +38,15 @@ func Apply(ctx context.Context, js jetstream.JetStream, o Options, tell func(App
 	if err := room(ctx, js, want); err != nil {
 		return err
 	}
+	made := makeMissing(ctx, js, want)
 	var failed []error
 	for _, config := range want {
+		if made[config.Name] {
+			if tell != nil {
+				tell(Applied{Stream: config.Name, Did: didCreate})
+			}
+			continue
+		}
 		applied, err := applyStream(ctx, js, config, o)
 		if err != nil {
 			if failed = append(failed, err); errors.Is(err, errLookUp) {
@@ -51,6 +59,44 @@ func Apply(ctx context.Context, js jetstream.JetStream, o Options, tell func(App
 		}
 	}
 	return errors.Join(failed...)
+}
+
+const didCreate = "created"
+
+// makeMissing makes what is missing all at once, and tells what it made: in a
+// cluster each stream waits a second or more for its leader. What goes wrong is
+// left to whoever goes through them one by one, and tells it.
+func makeMissing(ctx context.Context, js jetstream.JetStream, want []jetstream.StreamConfig) map[string]bool {
+	ctx, cancel := context.WithTimeout(ctx, streamTime)
+	defer cancel()
+	made := make([]bool, len(want))
+	group, making := errgroup.WithContext(ctx)
+	for i, config := range want {
+		group.Go(func() error {
+			if _, err := lookUp(making, js, config.Name); !errors.Is(err, jetstream.ErrStreamNotFound) {
+				return err
+			}
+			err := refusable(making, js, func(ctx context.Context) error {
+				_, err := js.CreateStream(ctx, config)
+				return err
+			})
+			made[i] = err == nil
+			if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+				return nil // another process was faster
+			}
+			return err
+		})
+	}
+	if group.Wait() != nil {
+		// What the server has against the others' requests comes before its answer
+		// to this, and is not taken for a word about those that follow.
+		_ = js.Conn().FlushWithContext(ctx)
+	}
+	all := map[string]bool{}
+	for i, config := range want {
+		all[config.Name] = made[i]
+	}
+	return all
 }
 
 // unmoved looks whether the streams are on their way to or from this server.
@@ -77,7 +123,7 @@ func unmoved(ctx context.Context, js jetstream.JetStream, o Options) error {
 var ErrMissing = errors.New("is missing, and these credentials may not create it")
 
 func applyStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, o Options) (Applied, error) {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, streamTime)
 	defer cancel()
 	for range 3 { // another process may be applying the same
 		stream, err := lookUp(ctx, js, want.Name)
@@ -94,7 +140,7 @@ func applyStream(ctx context.Context, js jetstream.JetStream, want jetstream.Str
 			case err != nil:
 				return Applied{}, fmt.Errorf("create stream %s: %w", want.Name, err)
 			}
-			return Applied{Stream: want.Name, Did: "created"}, nil
+			return Applied{Stream: want.Name, Did: didCreate}, nil
 		}
 		if err != nil {
 			return Applied{}, err
@@ -136,16 +182,36 @@ func bring(ctx context.Context, js jetstream.JetStream, d difference) (Applied, 
 	return a, nil
 }
 
+// streamTime is what a stream may take to be looked up, and made or changed.
+const streamTime = 15 * time.Second
+
 var errLookUp = errors.New("look up stream")
 
+// lookTimes are how long each look for a stream is given. Servers that have no
+// leader yet, of which a cluster that has just come up has none for seconds,
+// leave a request without a word: to wait long for one is to wait in vain.
+var lookTimes = [...]time.Duration{time.Second, time.Second, 2 * time.Second, 2 * time.Second, 4 * time.Second}
+
 func lookUp(ctx context.Context, js jetstream.JetStream, name string) (stream jetstream.Stream, err error) {
+	for _, within := range lookTimes {
+		stream, err = lookOnce(ctx, js, name, within)
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, fmt.Errorf("%w %s: %w", errLookUp, name, err)
+	}
+	return stream, err
+}
+
+func lookOnce(ctx context.Context, js jetstream.JetStream, name string, within time.Duration) (stream jetstream.Stream, err error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
 	err = refusable(ctx, js, func(ctx context.Context) error {
 		stream, err = js.Stream(ctx, name)
 		return err
 	})
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, fmt.Errorf("%w %s: %w", errLookUp, name, err)
-	}
 	return stream, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fetchworker"
@@ -251,4 +252,29 @@ func TestTooLittleRoomIsToldBeforeAStreamIsMade(t *testing.T) {
 	if err := broker.Apply(t.Context(), js, broker.Options{Bytes: small}, nil); err != nil {
 		t.Errorf("with smaller ones: %v", err)
 	}
+}
+
+// A cluster that has just come up leaves what it is asked without a word: what
+// asks again soon is not held up by that.
+func TestALookThatNobodyAnswersIsRepeatedSoon(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		w := &brokertest.Wire{}
+		nc := b.ConnectThrough(t, w)
+		defer nc.Close()
+		js, err := broker.JetStream(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Break("STREAM.INFO", brokertest.RequestLost, 2, 0)
+		began := time.Now()
+		if err := broker.Apply(t.Context(), js, broker.Options{}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 3*time.Second || w.Met() != 2 {
+			t.Errorf("took %v, %d requests were lost", took, w.Met())
+		}
+	})
 }
