@@ -258,7 +258,12 @@ func (s *Shard) begin() {
 		s.state = awake
 		s.topUp()
 	case s.state == awake:
-		s.wake(true)
+		// It is asked at once and looked for besides: while the server answers no
+		// look, it may give work all the same. Until it has been seen it may be
+		// another consumer than before.
+		s.since, s.again, s.lost = time.Now().Add(unsure), false, true
+		s.topUp()
+		s.rise()
 	}
 }
 
