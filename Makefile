@@ -86,13 +86,18 @@ interop: ## the clients of other languages in examples/ against the conformance 
 browser: ## the operators' page in a real browser, its pictures in browser/shots (needs Debian's chromium; a module of its own)
 	cd browser && go vet ./... && go test -count=1 ./...
 
+# Only paths of packages are the module's: the service is called fetchworker
+# whatever a fork's path is. What is checked then a test shortens.
+THEN = go build ./... && go vet ./...
+
 .PHONY: rename
 rename: ## gives a fork its own module path: make rename MODULE=example.com/you/fetchworker
 	test -n "$(MODULE)"
-	go mod edit -module=$(MODULE)
-	git grep -lE '"fetchworker(/|")' -- '*.go' | xargs sed -i 's#"fetchworker\(["/]\)#"$(MODULE)\1#g'
-	git grep -lE 'fetchworker/(internal|cmd)' -- .golangci.yml deploy | xargs -r sed -i 's#fetchworker/\(internal\|cmd\)#$(MODULE)/\1#g'
-	go build ./... && go vet ./...
+	old=$$(go list -m) && \
+	git ls-files -z '*go.mod' | xargs -0 sed -i -E "s#(^|[ \t])$$old([/ ]|\$$)#\1$(MODULE)\2#" && \
+	git ls-files -z '*.go' | xargs -0 sed -i -E "s#\"$$old/#\"$(MODULE)/#g; s#^(import |[ \t]*)([a-z]+ )?\"$$old\"\$$#\1\2\"$(MODULE)\"#" && \
+	sed -i "s#\<$$old\>#$(MODULE)#g" .golangci.yml
+	$(THEN)
 
 .PHONY: ci
 ci: ## what CI runs

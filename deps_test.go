@@ -7,12 +7,16 @@ import (
 	"io/fs"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"fetchworker"
 )
 
-const module = "fetchworker"
+// module is the path of ours, which a fork may change.
+var module = reflect.TypeFor[fetchworker.Request]().PkgPath()
 
 // TestImportsPointDown holds the layering over all that a package links,
 // where the linter sees what it imports by name. Tests may import what they
@@ -21,8 +25,8 @@ func TestImportsPointDown(t *testing.T) {
 	const (
 		nats       = "github.com/nats-io"
 		natsServer = "github.com/nats-io/nats-server"
-		internal   = module + "/internal"
 	)
+	internal := module + "/internal"
 	layer := func(name string) string { return internal + "/" + name }
 
 	pkgs := list(t)
