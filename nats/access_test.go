@@ -12,6 +12,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
+	"fetchworker/internal/browse"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/store"
@@ -218,6 +219,41 @@ func TestEveryoneMayDoTheirWorkAndNoMore(t *testing.T) {
 		if err != nil || len(rows) != 1 || rows[0].Calls != 3 {
 			t.Errorf("%+v %v", rows, err)
 		}
+	})
+	t.Run("the operator cancels what is queued", func(t *testing.T) {
+		// Nobody takes it: the provider is known, and has no consumers.
+		queued := fetchworker.Identity{Provider: "polygon", Operation: "aggregates", Agent: "alice", ID: "q-5"}
+		if _, err := alice.Submit(ctx, fetchworker.Request{Provider: queued.Provider, Operation: queued.Operation, ID: queued.ID, Params: params(`{}`)}); err != nil {
+			t.Fatal(err)
+		}
+		desk, err := operate.Open(ctx, user(t, s, "operator"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fleet, err := desk.Fleet(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer fleet.Close()
+		task := operate.Task{
+			Action: operate.ActCancel, Queued: true, Filter: browse.Filter{ID: queued.ID, Agent: "alice"},
+			Signed: operate.Signature{By: "ann", Reason: "asked by mistake", Run: "r1"},
+		}
+		watch := operate.Watch{Did: func() {}, Note: func(string) {}}
+		if err := task.Begin(ctx, desk, fleet); err != nil {
+			t.Fatal(err)
+		}
+		plan, err := task.Plan(ctx, watch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result, err := task.Do(ctx, plan, watch); err != nil || result.Fates[operate.FateDone] != 1 {
+			t.Errorf("%+v %+v %v", plan, result, err)
+		}
+		if a, err := alice.Result(ctx, queued); err != nil || a.Problem == nil || a.Problem.Code() != fetchworker.CodeCancelled {
+			t.Errorf("%+v %v", a, err)
+		}
+		holds(t, stream(t, user(t, s, "operator")), fetchworker.StreamRequests, 0)
 	})
 	t.Run("the operator and the replayer see all that the page shows", func(t *testing.T) {
 		for _, name := range []string{"operator", "replayer"} {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/terminal"
 
@@ -70,7 +71,7 @@ command was killed may tell of an act that was not done.`,
 				return misused("give one of "+strings.Join(actions(), ", "), "--action %q is not known", f.Action)
 			}
 			var err error
-			if f.Class, err = knownClass(class); err != nil {
+			if f.Class, err = knownClass(class, append(classes(), string(browse.ClassQueued))); err != nil {
 				return err
 			}
 			if limit < 0 {
@@ -103,13 +104,13 @@ command was killed may tell of an act that was not done.`,
 	flags.StringVar(&f.Operation, "operation", "", "only on requests of this `operation`")
 	flags.StringVar(&f.Agent, "agent", "", "only on requests of this `agent`")
 	flags.StringVar(&f.ID, "id", "", "only on the request of this `id`")
-	flags.StringVar(&class, "class", "", "only on requests of this error `class`: "+strings.Join(classes(), ", "))
+	flags.StringVar(&class, "class", "", "only on requests of this error `class`: "+strings.Join(classes(), ", ")+", "+string(browse.ClassQueued))
 	flags.StringVar(&f.By, "by", "", "only by this `person`")
 	flags.StringVar(&since, "since", "", "only since: a `time` as 2h, 7d or 2026-11-24T10:00:00Z")
 	flags.StringVar(&until, "until", "", "only before: a `time` in the same form")
 	flags.IntVar(&limit, "limit", 0, "stop after `N` lines (0 = no limit)")
 	completeWords(cmd, "action", actions())
-	completeWords(cmd, "class", classes())
+	completeWords(cmd, "class", append(classes(), string(browse.ClassQueued)))
 	return cmd
 }
 

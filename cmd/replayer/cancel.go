@@ -7,22 +7,24 @@ import (
 )
 
 func (c *cli) cmdCancel() *cobra.Command {
-	s, sign, p := &selection{}, &signature{}, &pace{}
+	s, sign, p := &selection{queued: true}, &signature{}, &pace{}
 	cmd := &cobra.Command{
 		Use:   "cancel [[AGENT/]ID]",
-		Short: "End dead letters: their requests are cancelled for good",
-		Long: `Give the requests of dead letters, parked or waiting for their retry, their final
-answer: failed, cancelled, with the reason. A copy that is at work just now is not
-called any more; a call that has begun ends, and its answer is dropped. What is in
-review is discarded there, and what is still queued its agent can cancel.
+		Short: "Cancel requests for good: queued, at work, or dead letters",
+		Long: `Give requests their final answer: failed, cancelled, with the reason. They may
+wait in the queue (class queued), be at work just now, or be dead letters that are
+parked or wait for their retry. What is at work is not called any more; a call that
+has begun ends, and its answer is dropped. What is in review is discarded there.
 
-It may be interrupted, or killed, and run again: nothing is done twice.`,
+--since and --until choose what is queued by when it was asked. It may be
+interrupted, or killed, and run again: nothing is done twice.`,
 		Example: `  replayer cancel --provider fmp --agent alice --dry-run
+  replayer cancel --provider fmp --agent alice --class queued --reason "a loop ran wild"
   replayer cancel --provider fmp --class circuit_open --reason "the job was stopped"
   replayer cancel alice/q-17 --reason "asked by mistake"`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.bulk(cmd, s, args, p, sign, operate.ActCancel, "cancelled", func(*bulk) {})
+			return c.bulk(cmd, s, args, p, sign, operate.ActCancel, "cancelled", func(b *bulk) { b.task.Queued = true })
 		},
 	}
 	s.flags(cmd)

@@ -22,6 +22,7 @@ type selection struct {
 	since, until string
 	limit        int
 	all          bool
+	queued       bool // what waits in the queue is looked at too
 	oldest       bool // list: the oldest first
 	grouped      bool // list: groups instead of single ones
 }
@@ -33,7 +34,8 @@ func (s *selection) flags(cmd *cobra.Command) {
 	f.StringVar(&s.filter.Operation, "operation", "", "only of this `operation`")
 	f.StringVar(&s.filter.Agent, "agent", "", "only of this `agent`")
 	f.StringVar(&s.filter.ID, "id", "", "only the request of this `id`")
-	f.StringVar(&s.class, "class", "", "only of this error `class`: "+strings.Join(classes(), ", "))
+	classes := s.classes()
+	f.StringVar(&s.class, "class", "", "only of this error `class`: "+strings.Join(classes, ", "))
 	f.StringVar(&s.code, "code", "", "only what ends, or ended, with this `code`, as rejected or not_found")
 	f.IntVar(&s.filter.HTTPStatus, "http", 0, "only failed with this HTTP `status`")
 	f.StringVar(&s.filter.Error, "error", "", "only with an error like this `pattern`: 'gone*', '*symbol*'")
@@ -41,16 +43,24 @@ func (s *selection) flags(cmd *cobra.Command) {
 	f.StringVar(&s.since, "since", "", "only failed since: a `time` as 2h, 7d or 2026-11-24T10:00:00Z")
 	f.StringVar(&s.until, "until", "", "only failed before: a `time` in the same form")
 	f.IntVar(&s.limit, "limit", 0, "stop after `N` messages (0 = no limit)")
-	completeWords(cmd, "class", classes())
+	completeWords(cmd, "class", classes)
+}
+
+// classes are those that --class chooses from.
+func (s *selection) classes() []string {
+	if s.queued {
+		return append([]string{string(browse.ClassQueued)}, classes()...)
+	}
+	return classes()
 }
 
 func completeWords(cmd *cobra.Command, flag string, words []string) {
 	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)) // fails for an unknown flag only
 }
 
-func knownClass(name string) (wire.Class, error) {
-	if name != "" && !slices.Contains(classes(), name) {
-		return "", misused("give one of "+strings.Join(classes(), ", "), "--class %q is not known", name)
+func knownClass(name string, classes []string) (wire.Class, error) {
+	if name != "" && !slices.Contains(classes, name) {
+		return "", misused("give one of "+strings.Join(classes, ", "), "--class %q is not known", name)
 	}
 	return wire.Class(name), nil
 }
@@ -81,7 +91,7 @@ func (s *selection) resolve(args []string, now time.Time) error {
 		return misused("give the id as replayer list shows it", "%q is no request id: 1 to 64 of A-Z a-z 0-9 _ -", s.filter.ID)
 	}
 	var err error
-	if s.filter.Class, err = knownClass(s.class); err != nil {
+	if s.filter.Class, err = knownClass(s.class, s.classes()); err != nil {
 		return err
 	}
 	s.filter.Code = fetchworker.Code(s.code)

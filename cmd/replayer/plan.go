@@ -59,7 +59,11 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 	if err := b.c.groups(&text, plan.Histogram); err != nil {
 		return err
 	}
-	fmt.Fprintf(&text, "failed between %s and %s\n", terminal.Stamp(plan.Oldest, now), terminal.Stamp(plan.Newest, now))
+	failed := "failed"
+	if b.task.Queued {
+		failed = "failed, or asked," // what is queued
+	}
+	fmt.Fprintf(&text, "%s between %s and %s\n", failed, terminal.Stamp(plan.Oldest, now), terminal.Stamp(plan.Newest, now))
 	for _, names := range []struct {
 		what string
 		of   map[string]int

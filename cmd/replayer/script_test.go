@@ -171,6 +171,17 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 			ts.Check(dlq.Put(context.Background(), s.log, p.letter(ts, n+1)))
 		}
 	},
+	// queued [key=value …]: requests that wait for their turn, count=N of them.
+	"queued": func(ts *testscript.TestScript, _ bool, args []string) {
+		p, s := pairsOf(args), stageOf(ts)
+		for n := range p.number(ts, "count", 1) {
+			l := p.letter(ts, n+1)
+			m := nats.NewMsg(fetchworker.RequestSubject(l.Provider, l.Lane, l.Operation, l.Agent))
+			m.Data = fmt.Appendf(nil, `{"id":%q,"params":{"symbol":"AAPL"}}`, l.ID)
+			_, err := s.JS.PublishMsg(context.Background(), m)
+			ts.Check(err)
+		}
+	},
 	// released [key=value …]: letters in the replay stream.
 	"released": func(ts *testscript.TestScript, _ bool, args []string) {
 		_, err := stageOf(ts).JS.PublishMsg(context.Background(), pairsOf(args).letter(ts, 1).Replayed())

@@ -5,7 +5,6 @@ import (
 	"iter"
 	"slices"
 
-	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 )
 
@@ -85,7 +84,7 @@ func found(stream string, f Filter, messages iter.Seq2[record.Raw, error]) iter.
 				return
 			}
 			found := Found{Stream: stream, Sequence: raw.Sequence, StoredAt: raw.Time}
-			found.Letter, found.Fault = dlq.Decode(raw.Subject, raw.Header, raw.Data)
+			found.Letter, found.Fault = read(stream, raw)
 			if !f.names(found.Identity) {
 				continue
 			}

@@ -37,6 +37,11 @@ type Filter struct {
 // Empty reports whether the filter selects everything.
 func (f Filter) Empty() bool { return f == Filter{} }
 
+// NamesOnly reports whether the filter selects by identity only.
+func (f Filter) NamesOnly() bool {
+	return f == Filter{Provider: f.Provider, Operation: f.Operation, Agent: f.Agent, ID: f.ID}
+}
+
 // Subject is the subject filter of a stream that keeps one message for each
 // identity.
 func (f Filter) Subject(stream string) string {
@@ -48,6 +53,8 @@ func (f Filter) Subject(stream string) string {
 	}
 	identity := either(f.Operation) + "." + either(f.Agent) + "." + either(f.ID)
 	switch stream {
+	case fetchworker.StreamRequests: // the id is in the message
+		return "fetch.request." + either(f.Provider) + ".*.*." + either(f.Operation) + "." + either(f.Agent)
 	case wire.StreamDLQ:
 		return "fetch.dlq." + either(f.Provider) + ".*." + identity
 	case wire.StreamReplay:

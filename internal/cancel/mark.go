@@ -74,17 +74,20 @@ func (m Mark) judge(r Request) Verdict {
 const mostBefores = 64
 
 // with is the mark with one more order, and without what is older than any
-// request can be.
+// request can be. An order that comes later may be of an earlier moment: it
+// takes back nothing that another was promised.
 func (m Mark) with(o Order, before time.Time, maxLife time.Duration) (Mark, error) {
 	next := Mark{Named: m.Named}
 	for _, b := range m.All {
-		same := o.All && (o.Operation == "" || o.Operation == b.Operation) && (o.Lane == "" || o.Lane == b.Lane)
-		if !same && before.Sub(b.Before) < maxLife {
+		within := o.All && (o.Operation == "" || o.Operation == b.Operation) && (o.Lane == "" || o.Lane == b.Lane) && !b.Before.After(before)
+		if !within && before.Sub(b.Before) < maxLife {
 			next.All = append(next.All, b)
 		}
 	}
 	if !o.All {
-		next.Named = before
+		if before.After(next.Named) {
+			next.Named = before
+		}
 		return next, nil
 	}
 	if len(next.All) >= mostBefores {

@@ -11,12 +11,13 @@ import (
 	"fetchworker/internal/wire"
 )
 
-// Cancel ends the request of a letter: the act is audited, then its final
-// answer stored, then the letter deleted. A copy of it that is at work just
-// now finds the answer before it is called.
+// Cancel ends a request, in the queue or in a letter, released or not: the act
+// is audited, then its final answer stored, then the message deleted. A worker
+// that holds it, or a copy of it, finds the answer before it calls; a call that
+// has begun ends, and its answer is dropped.
 //
-// A crash after the audit leaves the letter as it was; one after the answer
-// leaves a letter that finds it, at the replayer or at the next try.
+// A crash after the audit leaves the message as it was; one after the answer
+// leaves one that finds it, at a worker, the replayer or the next try.
 func (o *Operator) Cancel(ctx context.Context, f browse.Found, now time.Time) (Fate, error) {
 	if f.Fault != nil {
 		return FateUnreadable, nil //nolint:nilerr // counted as what it is
@@ -31,7 +32,7 @@ func (o *Operator) Cancel(ctx context.Context, f browse.Found, now time.Time) (F
 	if err := o.note(ctx, f.Provider, f.Agent, now); err != nil {
 		return "", fmt.Errorf("cancel %s: %w", f.Identity, err)
 	}
-	if err := o.log.Delete(ctx, "cancel", wire.StreamDLQ, f.Sequence); err != nil {
+	if err := o.log.Delete(ctx, "cancel", f.Stream, f.Sequence); err != nil {
 		return "", fmt.Errorf("cancel %s: %w", f.Identity, err)
 	}
 	if !stored {

@@ -11,7 +11,6 @@ import (
 
 	"fetchworker/internal/browse"
 	"fetchworker/internal/record"
-	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
@@ -19,7 +18,7 @@ import (
 )
 
 // Task is one act on everything that a filter selects: planned, paced,
-// watched. It walks the stream twice, once to plan and once to act, so its
+// watched. It walks the streams twice, once to plan and once to act, so its
 // memory does not grow with what it matches.
 type Task struct {
 	Action string // ActReplay, ActCancel, ActRequeue or ActDiscard
@@ -32,6 +31,7 @@ type Task struct {
 	MinSuccess float64 // the share of the canary that must succeed
 	CanaryWait time.Duration
 
+	Queued       bool   // of a cancel: also what waits for its turn, or is at work
 	KeepDeadline bool   // of a requeue
 	Body         []byte // of a requeue of Only: its edited request
 
@@ -43,7 +43,8 @@ type Task struct {
 	fleet    *Fleet
 	operator *Operator
 	reader   *browse.Browser
-	edge     browse.Edge
+	parts    []part
+	at       time.Time // when it began, by the server's clock
 }
 
 // Plan is what a task would touch.
@@ -53,7 +54,8 @@ type Plan struct {
 	ByThemselves Histogram // of those
 	More         bool      // the limit leaves some out
 	Covered      int       // of Count, those that a circuit is open for: they go when it closes, whatever is done to them
-	Last         uint64    // the sequence of the last message that is part of it
+	In           string    // the stream of the last message that is part of it
+	Last         uint64    // and its sequence
 	PastEnding   int       // those whose deadline, which is to be kept, has passed
 }
 
@@ -82,29 +84,27 @@ func (e *HoldError) Error() string {
 // fsync.
 const Parallel = 16
 
-// Begin opens a task at the present end of its stream.
+// Begin opens a task at the present end of its streams.
 func (t *Task) Begin(ctx context.Context, d *Desk, f *Fleet) error {
 	t.desk, t.fleet = d, f
 	t.operator = NewOperator(d.JS, d.Log, t.Signed)
 	t.operator.Now = d.Now
 	t.reader = d.Trying(t.operator.patiently)
-	var err error
-	t.edge, err = d.Edge(ctx, t.Stream())
-	return err
+	for _, stream := range t.streams() {
+		edge, err := d.Edge(ctx, stream)
+		if err != nil {
+			return err
+		}
+		t.parts = append(t.parts, part{stream, edge})
+	}
+	t.at = t.parts[0].edge.At
+	return nil
 }
 
 // Sign says who acts and why, where that is known only after the plan.
 func (t *Task) Sign(s Signature) {
 	t.Signed = s
 	t.operator.signed = s
-}
-
-// Stream is where the task's messages are.
-func (t *Task) Stream() string {
-	if t.Action == ActReplay || t.Action == ActCancel {
-		return wire.StreamDLQ
-	}
-	return wire.StreamReview
 }
 
 // Works reports whether the task sends messages to the workers: then permits,
@@ -130,11 +130,11 @@ func (t *Task) Plan(ctx context.Context, w Watch) (Plan, error) {
 			return plan, nil
 		default:
 			plan.Add(found)
-			plan.Last = found.Sequence
+			plan.In, plan.Last = found.Stream, found.Sequence
 			if t.Works() && found.Fault == nil && covered(found.Letter) {
 				plan.Covered++
 			}
-			if t.KeepDeadline && found.Fault == nil && !found.Deadline.IsZero() && found.Deadline.Before(t.edge.At) {
+			if t.KeepDeadline && found.Fault == nil && !found.Deadline.IsZero() && found.Deadline.Before(t.at) {
 				plan.PastEnding++
 			}
 		}
@@ -160,7 +160,7 @@ func (t *Task) One(ctx context.Context, plan Plan) (browse.Found, error) {
 		if err != nil {
 			return browse.Found{}, err
 		}
-		if found.Fault == nil && found.Sequence == plan.Last {
+		if found.Fault == nil && found.Stream == plan.In && found.Sequence == plan.Last {
 			t.Only = &found
 			return found, nil
 		}
@@ -204,24 +204,9 @@ func (t *Task) Takes(plan Plan) (acts, calls time.Duration) {
 	return acts, calls
 }
 
-func (t *Task) matching(ctx context.Context) func(func(browse.Found, error) bool) {
-	return t.reader.Walk(ctx, t.Stream(), t.Filter, t.edge)
-}
-
-// planned yields what the plan has shown, as far as it is still there, and
-// nothing that has come since.
-func (t *Task) planned(ctx context.Context, plan Plan) func(func(browse.Found, error) bool) {
-	if t.Only != nil {
-		return func(yield func(browse.Found, error) bool) { yield(*t.Only, nil) }
-	}
-	edge := t.edge
-	edge.Sequence = min(edge.Sequence, plan.Last)
-	return t.reader.Walk(ctx, t.Stream(), t.Filter, edge)
-}
-
 // isDue reports whether there is nothing to do for a letter.
 func (t *Task) isDue(f browse.Found) bool {
-	return t.Action == ActReplay && f.Fault == nil && !f.NotBefore.After(t.edge.At)
+	return t.Action == ActReplay && f.Fault == nil && !f.NotBefore.After(t.at)
 }
 
 // Do acts on each, in order of age, at most at the rate. The result counts
@@ -287,9 +272,9 @@ func (t *Task) Do(ctx context.Context, plan Plan, w Watch) (Result, error) {
 func (t *Task) act(ctx context.Context, f browse.Found) (Fate, error) {
 	switch t.Action {
 	case ActReplay:
-		return t.operator.ReplayNow(ctx, f, t.edge.At)
+		return t.operator.ReplayNow(ctx, f, t.at)
 	case ActCancel:
-		return t.operator.Cancel(ctx, f, t.edge.At)
+		return t.operator.Cancel(ctx, f, t.at)
 	case ActRequeue:
 		return t.operator.Requeue(ctx, f, RequeueOptions{KeepDeadline: t.KeepDeadline, Body: t.Body})
 	default:

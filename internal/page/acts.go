@@ -304,7 +304,7 @@ func (s *Server) actView(a *acting) actView {
 		ReasonNeeded: a.Action != operate.ActReplay, NoReplayer: a.task.Works() && !running, Stopping: a.stops,
 		Back: "/letters" + a.Filter.With(),
 	}
-	if a.task.Stream() == "FETCH_REVIEW" {
+	if a.task.Reviews() {
 		v.Back = "/review" + a.Filter.With()
 	}
 	for _, h := range a.holds {

@@ -15,6 +15,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
+	"fetchworker/internal/browse"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
@@ -211,16 +212,9 @@ func queued(raw record.Raw) (dlq.Letter, error) {
 	if address.Shard < 0 { // a released letter
 		return dlq.Read(raw.Subject, raw.Header, raw.Data), nil
 	}
-	// Of a body that cannot be read whole, the id may still be.
-	r, _ := fetchworker.DecodeRequest(raw.Data)
-	traceparent, tracestate := dlq.TraceOf(raw.Header)
-	l := dlq.Letter{
-		Identity: address.Identity, Lane: address.Lane, Body: raw.Data, Generation: 1,
-		RequestedAt: raw.Time, Deadline: r.Expires(raw.Time),
-		Traceparent: traceparent, Tracestate: tracestate,
-	}
-	l.ID = wire.ResolveID(r.ID, raw.Header.Get(jetstream.MsgIDHeader), raw.Sequence, raw.Time)
-	return l, nil
+	l, err := browse.Queued(raw)
+	l.Class, l.FailedAt = "", time.Time{} // it has not failed yet
+	return l, err
 }
 
 // streamOf is the queue that a message was read from.
