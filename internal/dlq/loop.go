@@ -80,6 +80,9 @@ const (
 	// actsInFlight bounds the letters that are being released, answered or
 	// buried. More would only wait longer for their acknowledgements.
 	actsInFlight = 64
+	// drainsInFlight bounds the letters of a drain that are being released. With
+	// more of them nothing is faster, and other providers' requests wait behind.
+	drainsInFlight = 16
 	// tellsInFlight bounds those whose agents are being told to wait, so that
 	// a provider's outage does not take the turns of another's retries.
 	tellsInFlight = 16
@@ -95,7 +98,7 @@ func NewReplayer(js jetstream.JetStream, log *record.Log, board *fleet.View, c C
 		rooms:  newRooms(js, c.Consumer, c.ReplayConsumer), drains: newDrains(),
 		waiters: newWaiters(), holding: wait.NewHeart[*held](),
 		acting:  make(chan struct{}, actsInFlight),
-		telling: make(chan struct{}, tellsInFlight), draining: make(chan struct{}, actsInFlight),
+		telling: make(chan struct{}, tellsInFlight), draining: make(chan struct{}, drainsInFlight),
 	}
 	r.metrics = newMetrics(c.Registerer, r.Ready, board.Now)
 	return r

@@ -72,10 +72,21 @@ func (w *Worker) expire(ctx context.Context, r *request) error {
 // while. A body that the agent accepts as stale is its answer; else it becomes
 // a letter that counts no failure, with what is known meanwhile: a stale body,
 // or why it waits and until when.
+//
+// Nothing paces them as permits pace calls: a provider that is down would have
+// hundreds of letters on their way to the server, and every neighbour's request
+// behind them.
 func (w *Worker) park(ctx context.Context, r *request, by *budget.ClosedError) error {
+	if err := w.parks.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer w.parks.Release(1)
 	w.whole(ctx, r)
 	return w.finish(ctx, r, parked(r, by, r.now()), nil)
 }
+
+// parksAtOnce are on their way at a time. With more of them none park faster.
+const parksAtOnce = 16
 
 func parked(r *request, by *budget.ClosedError, now time.Time) ending {
 	if r.cache.Within(r.acceptsStale(), now) {

@@ -101,6 +101,7 @@ type Worker struct {
 	raws    *raws
 	used    *record.Looks // into the answers, under ids that agents chose
 	memory  *memory.Budget
+	parks   *semaphore.Weighted // that are stored at the same time
 	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
 	ends    chan string         // keys of suspicions that may be removed
 	owed    sync.WaitGroup      // what must still be written to the bucket
@@ -126,7 +127,7 @@ func New(c Config) (*Worker, error) {
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
 		held:   wait.NewHeart[*delivery](),
 		stores: newStores(c.JS, c.Log.Silent, c.Logger), raws: newRaws(c.Log),
-		memory: c.Memory, inside: semaphore.NewWeighted(everyone),
+		memory: c.Memory, inside: semaphore.NewWeighted(everyone), parks: semaphore.NewWeighted(parksAtOnce),
 		ends:  make(chan string, endsWaiting),
 		cache: bodies, flights: newFlights(), cancels: newCancels(c.Cancels),
 	}

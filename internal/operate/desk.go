@@ -75,7 +75,7 @@ func (d *Desk) Answer(ctx context.Context, i fetchworker.Identity) (*fetchworker
 func (d *Desk) Replayers(ctx context.Context) (bool, error) {
 	for try := range 3 {
 		if try > 0 {
-			if err := wait.For(ctx, 150*time.Millisecond); err != nil {
+			if err := wait.For(ctx, 80*time.Millisecond); err != nil {
 				return false, err
 			}
 		}

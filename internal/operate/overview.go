@@ -33,11 +33,17 @@ const lookedAt = 4
 
 // Overview gathers all providers, or the one given, if it is known.
 func (f *Fleet) Overview(ctx context.Context, only string) (Overview, error) {
-	survey, err := f.Survey(ctx)
-	if err != nil {
+	o := Overview{At: f.desk.Now(), Skew: f.desk.Skew(), Keyless: f.Keyless()}
+	var survey Survey
+	var inFlight map[[2]string]int
+	var first errgroup.Group // together: where no replayer runs, to be sure of it takes a while
+	first.Go(func() (err error) { survey, err = f.Survey(ctx); return err })
+	first.Go(func() (err error) { inFlight, err = f.InFlight(ctx); return err })
+	first.Go(func() (err error) { o.Replayers, err = f.desk.Replayers(ctx); return err })
+	if err := first.Wait(); err != nil {
 		return Overview{}, err
 	}
-	o := Overview{At: f.desk.Now(), Skew: f.desk.Skew(), Unserved: survey.Unserved, Keyless: f.Keyless()}
+	o.Unserved = survey.Unserved
 	names := survey.Providers
 	if only != "" { // also one that nobody serves
 		names, o.Unserved = slices.DeleteFunc([]string{only}, func(p string) bool { return !survey.Knows(p) }), Unserved{}
@@ -45,13 +51,6 @@ func (f *Fleet) Overview(ctx context.Context, only string) (Overview, error) {
 	}
 	for _, p := range names {
 		delete(o.Keyless, p)
-	}
-	inFlight, err := f.InFlight(ctx)
-	if err != nil {
-		return Overview{}, err
-	}
-	if o.Replayers, err = f.desk.Replayers(ctx); err != nil {
-		return Overview{}, err
 	}
 	o.Providers = make([]Status, len(names))
 	var group errgroup.Group
