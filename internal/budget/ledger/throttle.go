@@ -66,7 +66,7 @@ func (r *Register) Throttled(now Instant, owner string, after, least time.Durati
 		if wait <= 0 {
 			wait = mostHold
 			if r.Strikes <= 10 {
-				wait = min(time.Duration(float64(firstHold<<(r.Strikes-1))*(0.8+0.4*jitter)), mostHold)
+				wait = time.Duration(float64(firstHold<<(r.Strikes-1)) * (0.8 + 0.4*jitter)) // at most ten minutes
 			}
 		}
 	}
