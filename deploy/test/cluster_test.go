@@ -142,6 +142,12 @@ func TestPrometheusAndGrafanaFindEverything(t *testing.T) {
 				t.Errorf("job %s scrapes %s", job.Name, name)
 			}
 		}
+		if job.Name == "nats" { // its exporter, in the server's own network
+			if e := p.Services["nats-exporter"]; job.DNS[0].Port != 7777 || e.NetworkMode != "service:nats" {
+				t.Errorf("job nats scrapes port %d of %s", job.DNS[0].Port, e.NetworkMode)
+			}
+			continue
+		}
 		if want := fmt.Sprintf("FETCH_HTTP_ADDR=0.0.0.0:%d\n", job.DNS[0].Port); !strings.Contains(read(t, "Dockerfile"), want) {
 			t.Errorf("job %s: the image does not serve metrics on port %d", job.Name, job.DNS[0].Port)
 		}
@@ -176,6 +182,66 @@ func TestPrometheusAndGrafanaFindEverything(t *testing.T) {
 		text := read(t, "deploy/grafana/dashboards/"+name)
 		if strings.Count(text, `"uid": "prometheus"`) != strings.Count(text, `"type": "prometheus"`) || !strings.Contains(text, `"uid": "`+sources.List[0].UID+`"`) {
 			t.Errorf("%s asks another source than %s", name, sources.List[0].UID)
+		}
+	}
+}
+
+// TestAlertsReachSomebody: Prometheus knows the Alertmanager of compose, every
+// alert has a receiver, and what is silenced by another alert is one that is.
+func TestAlertsReachSomebody(t *testing.T) {
+	p := project(t, "single")
+	var prometheus struct {
+		Alerting struct {
+			Managers []struct {
+				Static []struct {
+					Targets []string `yaml:"targets"`
+				} `yaml:"static_configs"`
+			} `yaml:"alertmanagers"`
+		} `yaml:"alerting"`
+	}
+	decode(t, "deploy/prometheus/prometheus.yml", &prometheus)
+	target := prometheus.Alerting.Managers[0].Static[0].Targets[0]
+	host, port, err := hostPort(target)
+	if err != nil || p.Services[host].Name == "" || int(p.Services[host].Ports[0].Target) != port {
+		t.Errorf("Prometheus tells %s", target)
+	}
+	type route struct {
+		Receiver string   `yaml:"receiver"`
+		Matchers []string `yaml:"matchers"`
+		Routes   []route  `yaml:"routes"`
+	}
+	var manager struct {
+		Route     route `yaml:"route"`
+		Receivers []struct {
+			Name string `yaml:"name"`
+		} `yaml:"receivers"`
+		Inhibit []struct {
+			Source []string `yaml:"source_matchers"`
+			Target []string `yaml:"target_matchers"`
+		} `yaml:"inhibit_rules"`
+	}
+	decode(t, "deploy/alertmanager/alertmanager.yml", &manager)
+	receivers := map[string]bool{}
+	for _, r := range manager.Receivers {
+		receivers[r.Name] = true
+	}
+	for _, r := range append(manager.Route.Routes, manager.Route) {
+		if !receivers[r.Receiver] {
+			t.Errorf("a route leads to %q, which is no receiver", r.Receiver)
+		}
+	}
+	known := map[string]bool{}
+	for _, r := range alerts(t, memory{}).rules {
+		known[r.Alert] = true
+	}
+	for _, rule := range manager.Inhibit {
+		for _, matcher := range append(rule.Source, rule.Target...) {
+			_, names, _ := strings.Cut(strings.TrimSuffix(matcher, `"`), `"`)
+			for name := range strings.SplitSeq(names, "|") {
+				if !known[name] {
+					t.Errorf("%s: there is no such alert", matcher)
+				}
+			}
 		}
 	}
 }

@@ -70,13 +70,13 @@ func project(t *testing.T, profiles ...string) *types.Project {
 }
 
 func TestComposeRunsOneServerOrThree(t *testing.T) {
-	always := []string{"apply", "gateway", "grafana", "prometheus", "replayer", "worker"}
+	always := []string{"alertmanager", "apply", "gateway", "grafana", "page", "prometheus", "replayer", "worker"}
 	for _, c := range []struct {
 		profile string
 		more    []string
 	}{
-		{"single", []string{"nats"}},
-		{"cluster", []string{"nats-1", "nats-2", "nats-3"}},
+		{"single", []string{"nats", "nats-exporter"}},
+		{"cluster", []string{"nats-1", "nats-1-exporter", "nats-2", "nats-2-exporter", "nats-3", "nats-3-exporter"}},
 	} {
 		p := project(t, c.profile)
 		want := slices.Sorted(slices.Values(append(slices.Clone(always), c.more...)))
@@ -84,6 +84,12 @@ func TestComposeRunsOneServerOrThree(t *testing.T) {
 			t.Errorf("%s runs %v, want %v", c.profile, got, want)
 		}
 		for _, name := range c.more {
+			if server, is := strings.CutSuffix(name, "-exporter"); is {
+				if mode := p.Services[name].NetworkMode; mode != "service:"+server {
+					t.Errorf("%s is in the network %s", name, mode)
+				}
+				continue
+			}
 			if networks := p.Services[name].Networks; name != "nats" && !slices.Contains(networks["default"].Aliases, "nats") {
 				t.Errorf("%s cannot be found as nats", name)
 			}
@@ -97,7 +103,7 @@ func TestComposeRunsOneServerOrThree(t *testing.T) {
 
 func TestComposeSetsOnlyWhatTheCodeReads(t *testing.T) {
 	p, names := project(t, "*"), known(t)
-	for _, service := range []string{"apply", "worker", "replayer", "gateway", "operator"} {
+	for _, service := range []string{"apply", "worker", "replayer", "gateway", "page", "operator"} {
 		for name := range p.Services[service].Environment {
 			if !names[name] && !elsewhere[name] {
 				t.Errorf("%s is given %s, which nothing reads", service, name)
@@ -257,7 +263,7 @@ func TestComposeHardensAndLimitsEverything(t *testing.T) {
 
 func TestEachProcessHasItsOwnUserAndInbox(t *testing.T) {
 	p := project(t, "single", "tools")
-	for service, user := range map[string]string{"apply": "admin", "worker": "worker", "replayer": "replayer", "gateway": "gateway", "operator": "operator"} {
+	for service, user := range map[string]string{"apply": "admin", "worker": "worker", "replayer": "replayer", "gateway": "gateway", "page": "operator", "operator": "operator"} {
 		env := p.Services[service].Environment
 		if url := *env["NATS_URL"]; !strings.HasPrefix(url, "nats://"+user+":") {
 			t.Errorf("%s is %s", service, url)

@@ -1,6 +1,7 @@
 package deploy_test
 
 import (
+	"encoding/json"
 	"maps"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -31,8 +33,14 @@ func TestEveryMetricThatIsShownExists(t *testing.T) {
 	for _, r := range alerts(t, memory{}).rules {
 		collect(t, r.Expr, r.Alert, named)
 	}
-	code := sources(t)
+	code, varz := sources(t), varz(t)
 	for _, name := range slices.Sorted(maps.Keys(named)) {
+		if strings.HasPrefix(name, exporterPrefix) {
+			if !varz[name] {
+				t.Errorf("%s asks for %s, which NATS does not tell", named[name], name)
+			}
+			continue
+		}
 		base := regexp.MustCompile(`_(bucket|count|sum)$`).ReplaceAllString(name, "")
 		if name != "up" && !strings.Contains(code, `"`+name+`"`) && !strings.Contains(code, `"`+base+`"`) {
 			t.Errorf("%s asks for %s, which nothing tells", named[name], name)
@@ -46,6 +54,47 @@ func TestEveryMetricThatIsShownExists(t *testing.T) {
 			t.Errorf("%s is on no dashboard", contract)
 		}
 	}
+}
+
+// exporterPrefix is what NATS' exporter puts before the name of a number that
+// a server tells under /varz; names within names are joined with _.
+const exporterPrefix = "gnatsd_varz_"
+
+// varz are the numbers that a server with JetStream tells.
+func varz(t *testing.T) map[string]bool {
+	t.Helper()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	defer s.Shutdown()
+	told, err := s.Varz(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(told)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tree map[string]any
+	if err := json.Unmarshal(text, &tree); err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	var walk func(prefix string, of map[string]any)
+	walk = func(prefix string, of map[string]any) {
+		for name, v := range of {
+			switch v := v.(type) {
+			case float64:
+				names[prefix+name] = true
+			case map[string]any:
+				walk(prefix+name+"_", v)
+			}
+		}
+	}
+	walk(exporterPrefix, tree)
+	return names
 }
 
 // collect notes the metrics that an expression asks for.

@@ -59,6 +59,9 @@ func TestADayInTheLife(t *testing.T) {
 	}
 
 	for name, panels := range dashboards(t) {
+		if name == "nats.json" || name == "gateway.json" {
+			continue // neither is scraped here; that their names exist is seen elsewhere
+		}
 		for _, p := range panels {
 			for _, target := range p.Targets {
 				if !o.hasData(target.Expr) {

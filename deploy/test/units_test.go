@@ -126,7 +126,7 @@ func TestTheKubernetesExampleFitsTogether(t *testing.T) {
 
 func TestTheSystemdUnitsFitTogether(t *testing.T) {
 	units, err := filepath.Glob(filepath.Join(root, "deploy/systemd/*.service"))
-	if err != nil || len(units) != 4 {
+	if err != nil || len(units) != 5 {
 		t.Fatal(units, err)
 	}
 	names := known(t)
@@ -145,7 +145,7 @@ func TestTheSystemdUnitsFitTogether(t *testing.T) {
 			t.Errorf("%s does not say how its user reads credentials", base)
 		}
 		exec := regexp.MustCompile(`(?m)^ExecStart=/usr/local/bin/(\w+) ?(\w*)$`).FindStringSubmatch(text)
-		if exec == nil || !slices.Contains([]string{"worker", "worker apply", "replayer run", "gateway"}, strings.TrimSpace(exec[1]+" "+exec[2])) {
+		if exec == nil || !slices.Contains([]string{"worker", "worker apply", "replayer run", "replayer page", "gateway"}, strings.TrimSpace(exec[1]+" "+exec[2])) {
 			t.Errorf("%s starts %v", base, exec)
 		}
 		file := regexp.MustCompile(`(?m)^EnvironmentFile=/etc/fetchworker/(\S+)$`).FindStringSubmatch(text)
