@@ -19,7 +19,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 )
 
 // roll is what is known of the providers when a worker starts.
@@ -51,26 +50,37 @@ func enrolled(ctx context.Context, js jetstream.JetStream, board *fleet.View, al
 	return r, nil
 }
 
-// serveProvider makes a provider's register where there never was one, and its
-// gate. Its consumers are made when something comes for them.
-func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, p *providers.Provider, r roll, settings budget.Settings, on budget.Observer) (fetch.Served, error) {
-	// The register comes before the note: one that is missing while that is there
-	// has been lost, and counts as full.
-	if !r.served[p.Name] {
-		if err := budget.CreateRegister(ctx, kv, p.Name); err != nil {
-			return fetch.Served{}, err
-		}
+// begins is what has to be done before a provider is called for the first time,
+// or again after it was retired; nil: nothing.
+func (r roll) begins(js jetstream.JetStream, kv jetstream.KeyValue, provider string) func(context.Context) error {
+	noted, served := r.noted[provider], r.served[provider]
+	retired := r.board.Provider(provider, r.board.Now()).Control.Retired != nil
+	if noted && served && !retired {
+		return nil
 	}
-	if !r.noted[p.Name] {
-		if err := fleet.NoteServed(ctx, js, p.Name); err != nil {
-			return fetch.Served{}, err
+	return func(ctx context.Context) error {
+		// The register comes before the note: one that is missing while that is there
+		// has been lost, and counts as full.
+		if !served {
+			if err := budget.CreateRegister(ctx, kv, provider); err != nil {
+				return err
+			}
 		}
-	}
-	if r.board.Provider(p.Name, r.board.Now()).Control.Retired != nil {
-		if err := fleet.Reinstate(ctx, kv, p.Name); err != nil {
-			return fetch.Served{}, err
+		if !noted {
+			if err := fleet.NoteServed(ctx, js, provider); err != nil {
+				return err
+			}
 		}
+		if retired {
+			return fleet.Reinstate(ctx, kv, provider)
+		}
+		return nil
 	}
+}
+
+// serveProvider opens a provider's gate, which lets nobody through before the
+// provider's start is over. Its consumers are made when something comes for them.
+func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, p *providers.Provider, settings budget.Settings, on budget.Observer) (fetch.Served, error) {
 	gate, err := budget.Open(ctx, js, kv, settings, on)
 	if err != nil {
 		return fetch.Served{}, err
@@ -117,30 +127,19 @@ func adopt(ctx context.Context, js jetstream.JetStream, serving []fetch.Served, 
 	}
 }
 
-// atOnce are asked for together at a start.
-const atOnce = 16
-
 // serveProviders serves all of them, in their order. Gates that were opened
 // are closed with the rest, also after an error.
-func serveProviders(ctx context.Context, all []*providers.Provider, closing *app.Stack, serve func(context.Context, *providers.Provider) (fetch.Served, error)) ([]fetch.Served, error) {
-	serving := make([]fetch.Served, len(all))
-	group, asking := errgroup.WithContext(ctx)
-	group.SetLimit(atOnce)
-	for i, p := range all {
-		group.Go(func() (err error) {
-			if serving[i], err = serve(asking, p); err != nil {
-				return fmt.Errorf("provider %s: %w", p.Name, err)
-			}
-			return nil
-		})
-	}
-	err := group.Wait()
-	for _, s := range serving {
-		if s.Gate != nil {
-			closing.Push("gate of "+s.Provider.Name, func() error { s.Gate.Close(); return nil })
+func serveProviders(all []*providers.Provider, closing *app.Stack, serve func(*providers.Provider) (fetch.Served, error)) ([]fetch.Served, error) {
+	serving := make([]fetch.Served, 0, len(all))
+	for _, p := range all {
+		s, err := serve(p)
+		if err != nil {
+			return nil, fmt.Errorf("provider %s: %w", p.Name, err)
 		}
+		closing.Push("gate of "+p.Name, func() error { s.Gate.Close(); return nil })
+		serving = append(serving, s)
 	}
-	return serving, err
+	return serving, nil
 }
 
 // perMinute is the rate of the tightest window, at least 1; 0 is unlimited.

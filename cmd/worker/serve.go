@@ -132,7 +132,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 			return fmt.Errorf("FETCH_REPLAY=%s: %w", config.Replay, err)
 		}
 	}
-	vitals.WaitsFor("its providers' registers")
+	vitals.WaitsFor("what the fleet shares")
 	kv, err := js.KeyValue(ctx, wire.BucketProviders)
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", wire.BucketProviders, err)
@@ -156,12 +156,14 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		return err
 	}
 	bodies := memory.New(config.BodyMemory)
-	serving, err := serveProviders(ctx, set.Configured(), &closing, func(asking context.Context, p *providers.Provider) (fetch.Served, error) {
+	starts := newStarts(logger)
+	serving, err := serveProviders(set.Configured(), &closing, func(p *providers.Provider) (fetch.Served, error) {
 		p.AtMost(config.Concurrency)
 		p.Within(bodies)
-		return serveProvider(asking, js, kv, p, roll, budget.Settings{
+		return serveProvider(ctx, js, kv, p, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
 			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.LongestTimeout(), Mirror: mirror,
+			Begin: starts.begin(p.Name, roll.begins(js, kv, p.Name)),
 		}, events.see)
 	})
 	if err != nil {
@@ -234,7 +236,8 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		adopt(running, js, serving, logger)
 		return nil
 	})
-	checks := []app.Health{readiness(ctx, js, worker)}
+	group.Go(func() error { return starts.run(running) })
+	checks := []app.Health{starts.ready, readiness(ctx, js, worker)}
 	if replays {
 		replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 			Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,

@@ -32,6 +32,11 @@ type Settings struct {
 	CircuitOpen     time.Duration // how long until the probe; default 60 s
 	CallTimeout     time.Duration // the longest a call takes: a probe's lease outlives it; default 30 s
 
+	// Begin is what must have been done before anybody is let through, in the
+	// background: other gates do not wait for it. After an error nobody ever is.
+	// nil: nothing.
+	Begin func(context.Context) error
+
 	Mirror *store.Mirror // of the bucket, shared by all of a process; nil: the gate has its own
 	Clock  *store.Clock  // of the server, for a gate with a mirror of its own; nil: that has one, too
 	Rand   *rand.Rand    // for jitter; nil: seeded by the runtime
@@ -73,23 +78,25 @@ type Gate struct {
 	bytes   *meter.Meter
 	events  *announcer
 
-	unfollow func() // the mirror
-	cancel   context.CancelFunc
-	tasks    sync.WaitGroup
-	poke     chan struct{}     // the run loop should look again
-	writes   chan *turns.Write // to whoever writes the register; the planner has at most one at a time
+	cancel  context.CancelFunc
+	begun   chan struct{}   // closed when somebody may be let through
+	running context.Context //nolint:containedctx // ends with Close
+	tasks   sync.WaitGroup
+	poke    chan struct{}     // the run loop should look again
+	writes  chan *turns.Write // to whoever writes the register; the planner has at most one at a time
 
-	mu      sync.Mutex // guards all below; never held while waiting
-	planner *turns.Planner
-	breaker *circuit.Breaker
-	control fleet.Control
-	wakes   int            // of the clock
-	alarm   ledger.Instant // when the run loop looks next
-	still   bool           // it looks seldom: all is quiet
-	shut    bool
-	unable  unable
-	barred  error          // what unable says; nil: it can
-	needed  ledger.Instant // when the clock was last told that the time is needed
+	mu       sync.Mutex // guards all below; never held while waiting
+	unfollow func()     // ends to follow the mirror; nil: it is not followed yet
+	planner  *turns.Planner
+	breaker  *circuit.Breaker
+	control  fleet.Control
+	wakes    int            // of the clock
+	alarm    ledger.Instant // when the run loop looks next
+	still    bool           // it looks seldom: all is quiet
+	shut     bool
+	unable   unable
+	barred   error          // what unable says; nil: it can
+	needed   ledger.Instant // when the clock was last told that the time is needed
 
 	record      circuit.Record           // as last followed
 	held        bool                     // a circuit of it is not closed
@@ -108,7 +115,8 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 	s = s.withDefaults()
 	g := &Gate{
 		s: s, mirror: s.Mirror, cell: store.At(kv, store.PermitsKey(s.Provider)),
-		poke: make(chan struct{}, 1), writes: make(chan *turns.Write, 1),
+		begun: make(chan struct{}),
+		poke:  make(chan struct{}, 1), writes: make(chan *turns.Write, 1),
 		probing: map[string]*circuit.Part{}, alone: map[string]*turns.Waiter{},
 		planner: turns.NewPlanner(s.Worker, s.Limits, s.Concurrency, s.lease(), s.Rand),
 	}
@@ -127,11 +135,20 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 	g.bytes = g.newMeter(js, kv)
 
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	g.cancel = cancel
+	g.cancel, g.running = cancel, run
 	for _, task := range []func(context.Context){g.run, g.writeRegister, g.circuit.run, g.bytes.Run, g.events.run} {
 		g.tasks.Go(func() { task(run) })
 	}
-	g.unfollow = g.mirror.Follow(&store.Follower{Keys: keys, See: g.see, Lost: g.disconnected})
+	follower := &store.Follower{Keys: keys, See: g.see, Lost: g.disconnected}
+	if s.Begin == nil {
+		g.follows(follower)
+		return g, nil
+	}
+	g.tasks.Go(func() {
+		if s.Begin(run) == nil {
+			g.follows(follower)
+		}
+	})
 	return g, nil
 }
 
@@ -141,8 +158,11 @@ func (g *Gate) Close() {
 	g.mu.Lock()
 	g.shut = true
 	g.turnAway(func(*turns.Waiter) error { return ErrShut })
+	unfollow := g.unfollow
 	g.mu.Unlock()
-	g.unfollow()
+	if unfollow != nil {
+		unfollow()
+	}
 	g.cancel()
 	g.tasks.Wait()
 	g.events.flush()
@@ -155,6 +175,9 @@ func (g *Gate) Close() {
 // once or as soon as that becomes true, if the provider may not be called
 // within the next 90 s; the context's cause if that ends first.
 func (g *Gate) Acquire(ctx context.Context, a turns.Ask) (*Permit, error) {
+	if err := g.waitBegun(ctx); err != nil {
+		return nil, err
+	}
 	a.Shard &= ledger.Shards - 1
 	if a.Lane < 0 || a.Lane >= turns.Lanes {
 		a.Lane = turns.Batch
