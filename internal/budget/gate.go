@@ -157,8 +157,8 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 func (g *Gate) Close() {
 	g.mu.Lock()
 	g.shut = true
-	g.turnAway(func(*turns.Waiter) error { return ErrShut })
 	unfollow := g.unfollow
+	g.turnAway(func(*turns.Waiter) error { return ErrShut })
 	g.mu.Unlock()
 	if unfollow != nil {
 		unfollow()
