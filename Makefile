@@ -47,6 +47,10 @@ soak: ## ten minutes of 300 requests a second with 5 % faults, then kills and th
 outage: ## an outage of 10,000 and 100,000 requests: a table of what parking and draining take beside fresh ones
 	$(CHAOS) -run AtScale
 
+.PHONY: flood
+flood: ## one agent sends 200,000 requests as fast as it can: how long another's take before and meanwhile (FLOOD=20000: fewer)
+	FETCH_FLOOD=$(or $(FLOOD),200000) $(CHAOS) -run OneAgentsFlood
+
 .PHONY: cluster
 cluster: ## a cluster of three NATS servers that loses its leaders
 	$(CHAOS) -run Cluster
