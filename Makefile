@@ -43,8 +43,12 @@ soak: ## ten minutes of 300 requests a second with 5 % faults, then kills and th
 	$(CHAOS) -run Soaks
 	for n in 1 2 3 4 5 6 7 8 9 10; do GOFLAGS=-race $(CHAOS) -run 'Nothing|Server' || exit 1; done
 
+.PHONY: front-door
+front-door: ## 2,000 streams of answers and 500 slow clients at one HTTP door: what others' requests and the memory are beside them
+	$(CHAOS) -run FrontDoorUnderLoad
+
 .PHONY: outage
-outage: ## an outage of 10,000 and 100,000 requests: a table of what parking and draining take beside fresh ones
+outage: ## an outage of 10,000 and 100,000 requests (FETCH_OUTAGE=10000: of so many): a table of what parking and draining take beside fresh ones
 	$(CHAOS) -run AtScale
 
 .PHONY: flood

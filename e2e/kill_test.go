@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/usage"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -24,11 +26,17 @@ import (
 )
 
 // TestAWorkerKilledMidCallIsReplaced kills a worker when its call has reached
-// the provider and before the answer is there.
+// the provider and before the answer is there. That call is all that the ledger
+// is short of.
 func TestAWorkerKilledMidCallIsReplaced(t *testing.T) {
 	begin(t)
 	f := newFleet(t, well(time.Second))
 	first := f.worker()
+	const before = 10
+	for i := range before {
+		f.quote("bob", fmt.Sprint("B", i))
+	}
+	until(t, 30*time.Second, "the ledger has what was called", func() bool { return f.used("bob", usage.Calls) == before })
 	id := f.quote("alice", "AAPL")
 	f.called("AAPL", 1)
 	first.kill()
@@ -42,12 +50,37 @@ func TestAWorkerKilledMidCallIsReplaced(t *testing.T) {
 		t.Errorf("%v after the kill: %s", took, dlqtest.Describe(a))
 	}
 	f.settled(5 * time.Second)
-	if n := len(f.answers.Answers(id)); n != 1 || f.count(fetchworker.StreamResults) != 1 {
+	if n := len(f.answers.Answers(id)); n != 1 || f.count(fetchworker.StreamResults) != 1+before {
 		t.Errorf("%d answers were stored", n)
 	}
 	if n := len(f.calls("AAPL")); n != 2 {
 		t.Errorf("%d calls", n)
 	}
+	until(t, 10*time.Second, "the ledger has the call that ended", func() bool { return f.used("alice", usage.OK) == 1 })
+	if calls, counted := len(f.upstream.Calls()), f.used("alice", usage.Calls)+f.used("bob", usage.Calls); counted != calls-1 {
+		t.Errorf("the provider counts %d calls, one of them in flight at the kill; the ledger has %d", calls, counted)
+	}
+}
+
+// used is what the ledger has of an agent's today.
+func (f *fleet) used(agent, what string) (n int) {
+	ctx, cancel := context.WithTimeout(f.t.Context(), 5*time.Second)
+	defer cancel()
+	s, err := f.js.Stream(ctx, wire.StreamUsage)
+	if err != nil {
+		return -1
+	}
+	for _, day := range []time.Time{time.Now().Add(-time.Minute), time.Now()} { // it may be midnight
+		m, err := s.GetLastMsgForSubject(ctx, wire.UsageSubject("fmp", agent, day, what))
+		if err != nil {
+			continue
+		}
+		var one int
+		if _, err := fmt.Sscanf(string(m.Data), `{"val":"%d"}`, &one); err == nil && (n == 0 || day.UTC().Day() != time.Now().Add(-time.Minute).UTC().Day()) {
+			n += one
+		}
+	}
+	return n
 }
 
 // unreliable is a provider that fails in every way there is, now and then.
