@@ -248,9 +248,14 @@ func measure(ctx context.Context, dir, exe string, c peerCase, begin func(contex
 	if err != nil {
 		return res, err
 	}
-	profiled := profileOf(profile, worker, c.name)
+	who := ""
+	if _, ours := worker.address, strings.HasSuffix(worker.log, "worker.log"); !ours {
+		who = "floor-"
+	}
+	profiled, served := profileOf(profile, worker, who+c.name), profileOf(profile, server, who+"server-"+c.name)
 	took, err := waitFor(ctx, r, next+c.requests)
 	profiled()
+	served()
 	if err != nil {
 		return res, err
 	}

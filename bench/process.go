@@ -2,12 +2,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	_ "net/http/pprof" // what a role does is told beside its metrics
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,7 +90,8 @@ func ready(address string) error {
 	if err != nil {
 		return err
 	}
-	go func() { _ = http.Serve(l, promhttp.Handler()) }() //nolint:gosec // ends with the process
+	http.Handle("/metrics", promhttp.Handler()) // beside the profiles
+	go func() { _ = http.Serve(l, nil) }()      //nolint:gosec // ends with the process
 	if address == "" {
 		address = "-"
 	}
@@ -249,14 +252,14 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// profileOf writes what a worker with profiles does in the two seconds from now,
+// profileOf writes what a worker or a server does in the two seconds from now,
 // and what it has allocated, into a folder; the function returned waits.
 func profileOf(dir string, p *process, name string) (wait func()) {
-	if dir == "" || !strings.HasPrefix(p.address, "http://") {
+	if dir == "" || p == nil || p.debug == "" {
 		return func() {}
 	}
 	save := func(file, path string) {
-		res, err := http.Get(p.address + path) //nolint:gosec,noctx // our own
+		res, err := http.Get(strings.TrimSuffix(p.debug, "/metrics") + path) //nolint:gosec,noctx // our own
 		if err != nil {
 			return
 		}
@@ -269,7 +272,7 @@ func profileOf(dir string, p *process, name string) (wait func()) {
 	go func() {
 		defer close(done)
 		time.AfterFunc(time.Second, func() { save("goroutines", "/debug/pprof/goroutine?debug=1") })
-		save("cpu", "/debug/pprof/profile?seconds=2")
+		save("cpu", "/debug/pprof/profile?seconds="+cmp.Or(os.Getenv("PROFILE_SECONDS"), "2"))
 	}()
 	return func() {
 		<-done
