@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -96,16 +97,19 @@ func (a Answer) Rank() int {
 // Encode writes the answer as the message a worker publishes.
 func (a Answer) Encode() *nats.Msg {
 	h := newHeader(headersOfAnswer)
-	m := &nats.Msg{Subject: a.Identity.under("fetch.put."), Header: h.Header}
+	m := &nats.Msg{Subject: a.Identity.under(putPrefix), Header: h.Header}
 	if a.Time.IsZero() {
 		a.Time = time.Now()
 	}
 	h.Set(headerSpecVersion, "1.0")
-	h.Set(headerEventID, a.Identity.String()+"."+strconv.Itoa(a.Generation)+"."+strconv.FormatInt(a.Time.UnixNano(), 36))
+	id := m.Subject[len(putPrefix):]
+	text := strconv.AppendInt(append(append(h.text, id...), '.'), int64(a.Generation), 10)
+	h.Write(headerEventID, strconv.AppendInt(append(text, '.'), a.Time.UnixNano(), 36))
 	h.Set(headerEventType, "fetch.result")
-	h.Set(headerEventSource, "/fetch/"+a.Identity.Provider+"/"+a.Identity.Operation)
+	text = append(append(append(h.text, "/fetch/"...), a.Identity.Provider...), '/')
+	h.Write(headerEventSource, append(text, a.Identity.Operation...))
 	h.Set(headerSubject, a.Identity.ID)
-	h.Set(headerEventTime, a.Time.UTC().Format(time.RFC3339Nano))
+	h.Write(headerEventTime, a.Time.UTC().AppendFormat(h.text, time.RFC3339Nano))
 
 	h.Set(headerRequestID, a.Identity.ID)
 	h.Set(headerStatus, string(a.Status))
@@ -119,7 +123,7 @@ func (a Answer) Encode() *nats.Msg {
 	setIf(h, a.Source != "", headerSource, string(a.Source))
 	setIf(h, a.HTTPStatus != 0, headerHTTPStatus, strconv.Itoa(a.HTTPStatus))
 	if !a.FetchedAt.IsZero() {
-		h.Set(headerFetchedAt, a.FetchedAt.UTC().Format(time.RFC3339Nano))
+		h.Write(headerFetchedAt, a.FetchedAt.UTC().AppendFormat(h.text, time.RFC3339Nano))
 		h.Set(headerAge, strconv.FormatInt(int64(max(a.Age, 0)/time.Second), 10))
 		h.Set(headerLatency, strconv.FormatInt(a.Latency.Milliseconds(), 10))
 	}
@@ -151,10 +155,14 @@ func (a Answer) Encode() *nats.Msg {
 		h.Set(headerContentType, contentType)
 		m.Data = a.Body
 	}
-	if len(m.Data) > 0 {
-		a.SHA256 = sumOf(m.Data)
+	switch {
+	case len(m.Data) > 0:
+		sum := sha256.Sum256(m.Data)
+		h.Write(headerSHA256, hex.AppendEncode(h.text, sum[:]))
+	case a.SHA256 != "":
+		h.Set(headerSHA256, a.SHA256)
 	}
-	setIf(h, a.SHA256 != "", headerSHA256, a.SHA256)
+	h.Done()
 	return m
 }
 
@@ -184,17 +192,53 @@ func sniff(body []byte) string {
 	return "application/octet-stream"
 }
 
-// header fills a map of headers whose values lie in one array: one by one they
-// were a third of what an answer allocates.
+// header fills a map of headers whose values lie in one array, and those that
+// are made for it in one text: one by one they were a third of what an answer
+// allocates.
 type header struct {
 	nats.Header
 	values []string
+	text   []byte // of the values made
+	made   []made
 }
 
-// headersOfAnswer is the most that one has.
-const headersOfAnswer = 26
+// made is a value in the text.
+type made struct {
+	key      string
+	from, to int
+}
 
-func newHeader(n int) *header { return &header{make(nats.Header, n), make([]string, 0, n)} }
+const (
+	// headersOfAnswer is the most that one has.
+	headersOfAnswer = 26
+	// textOfAnswer is room for what is made for nearly every answer: an id, a
+	// source, two times and a hash.
+	textOfAnswer = 320
+	// putPrefix begins the subject under which answers are published.
+	putPrefix = "fetch.put."
+)
+
+func newHeader(n int) *header {
+	return &header{
+		Header: make(nats.Header, n), values: make([]string, 0, n),
+		text: make([]byte, 0, textOfAnswer), made: make([]made, 0, 8),
+	}
+}
+
+// Write sets a header to what was appended to the text; Done makes it so.
+func (h *header) Write(key string, text []byte) {
+	h.made = append(h.made, made{key, len(h.text), len(text)})
+	h.text = text
+	h.Set(key, "")
+}
+
+// Done gives the headers that were written their values.
+func (h *header) Done() {
+	text := string(h.text)
+	for _, m := range h.made {
+		h.Header[m.key][0] = text[m.from:m.to]
+	}
+}
 
 // Set sets a header to one value.
 func (h *header) Set(key, value string) {

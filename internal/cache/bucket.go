@@ -18,7 +18,9 @@ type bucket struct {
 	js    jetstream.JetStream
 	looks *record.Looks
 
-	unacked, unackedBytes int // writes since the last acknowledgement; of the one writer
+	// Of the one writer:
+	message               nats.Msg // on its way, whose place is used again
+	unacked, unackedBytes int      // writes since the last acknowledgement
 }
 
 const (
@@ -54,7 +56,8 @@ func (b *bucket) read(ctx context.Context, key string) ([]byte, error) {
 // acknowledgement, which says that all before them have been worked off, so
 // that the server is never sent more than it takes.
 func (b *bucket) write(ctx context.Context, key string, value []byte) error {
-	m := &nats.Msg{Subject: cacheSubject(key), Data: value}
+	m := &b.message
+	m.Subject, m.Data = cacheSubject(key), value
 	b.unacked++
 	b.unackedBytes += len(value)
 	if b.unacked < writesUnacked && b.unackedBytes < bytesUnacked {

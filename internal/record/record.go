@@ -36,11 +36,12 @@ type Log struct {
 	// unknown: a leader election takes up to ten seconds.
 	patience time.Duration
 	silence  silence
+	acks     *acks
 }
 
 // New makes a log. The hook may be nil.
 func New(js jetstream.JetStream, hook Hook) *Log {
-	return &Log{js: js, hook: hook, patience: 20 * time.Second}
+	return &Log{js: js, hook: hook, patience: 20 * time.Second, acks: &acks{nc: js.Conn(), waiting: map[string]*write{}}}
 }
 
 // Point runs one durable step between its two hooks.
@@ -207,12 +208,10 @@ func expect(m *nats.Msg, header, value string) {
 // publishAny writes once, whatever stands, unless the message says otherwise.
 // (What is expected is set as headers: as options it cost five allocations.)
 func (l *Log) publishAny(ctx context.Context, stream string, m *nats.Msg) (uint64, error) {
-	trying, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
 	ascii(m.Header)
 	expect(m, jetstream.ExpectedStreamHeader, stream)
-	ack, err := l.js.PublishMsg(trying, m)
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && l.js.Conn().IsConnected() {
+	ack, err := l.acks.publish(ctx, m)
+	if errors.Is(err, errLate) && ctx.Err() == nil && l.js.Conn().IsConnected() {
 		l.silence.begins(stream)
 		return 0, err
 	}

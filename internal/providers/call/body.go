@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"time"
 
 	"fetchworker/internal/memory"
 )
@@ -28,15 +27,15 @@ type bodyReader struct {
 	limit  int64
 	// wait is called around each wait for room, with whether the whole body
 	// has come over the connection.
-	wait func(came bool, wait func() error) error
-	// told is how the reading ended, and when it would have without those waits.
-	told func(err error) (time.Time, error)
+	wait    func(came bool, wait func() error) error
+	counted countingReader // of what is read
 }
 
 // read reads and decodes a body and counts the bytes that came over the wire.
 // A body that breaks off is returned as far as it came, with the error.
 func (b *bodyReader) read(res *http.Response) (body []byte, wire int64, err error) {
-	counted := &countingReader{from: res.Body}
+	counted := &b.counted
+	counted.from = res.Body
 	encoding := res.Header.Get("Content-Encoding")
 	switch strings.ToLower(encoding) {
 	case "", "identity":
@@ -227,10 +226,16 @@ func (b *bodyReader) reserve(size int64, came bool) (*memory.Room, error) {
 // turn waits until a body of that size may be looked through. came: the
 // connection is not needed any more.
 func (b *bodyReader) turn(size int64, came bool) (done func(), err error) {
-	done = func() {}
 	if size <= memory.Small {
-		return done, nil
+		return func() {}, nil
 	}
+	return b.await(came)
+}
+
+// await is turn for a large body. (It is apart because even where it is not
+// reached what it fills in would be made.)
+func (b *bodyReader) await(came bool) (done func(), err error) {
+	done = func() {}
 	err = b.wait(came, func() (err error) {
 		done, err = b.budget.Turn(b.ctx)
 		return err

@@ -114,7 +114,7 @@ func (p *Caller) Do(ctx context.Context, call *plan.Call, o Options) *Result {
 	defer within.end()
 
 	r := &Result{Remaining: -1, Reset: -1, Conditional: o.ETag != "" || o.LastModified != ""}
-	w := &writeGate{before: o.BeforeWrite, after: o.Written, cancel: func() { within.cancel(context.Canceled) }}
+	w := &writeGate{before: o.BeforeWrite, after: o.Written, within: within}
 	var res *http.Response
 	req, err := p.request(within, call, o)
 	if err == nil {
@@ -130,7 +130,7 @@ func (p *Caller) Do(ctx context.Context, call *plan.Call, o Options) *Result {
 	if err != nil {
 		p.broken(r, w.cause(within.told(err)))
 	} else {
-		end = p.answered(r, call, res, p.reader(ctx, within, res.StatusCode, o))
+		end = p.answered(r, call, res, within, p.reader(ctx, within, res.StatusCode, o))
 	}
 	if r.ErrorType == errorTimeout {
 		w.shared.Load().retire()
@@ -221,16 +221,15 @@ func (p *Caller) reader(ctx context.Context, within *patience, status int, o Opt
 			return o.Wait(came, wait)
 		})
 	}
-	b.told = func(err error) (time.Time, error) { return time.Now().Add(-within.waited), within.told(err) }
 	return b
 }
 
 // answered fills in a result from an answer, and returns when its body had
 // come, had we never kept it waiting.
-func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response, from *bodyReader) time.Time {
+func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response, within *patience, from *bodyReader) time.Time {
 	body, onWire, readErr := from.read(res)
 	_ = res.Body.Close() // what is unread is not worth an error
-	came, readErr := from.told(readErr)
+	came, readErr := time.Now().Add(-within.waited), within.told(readErr)
 	done, ended := from.turn(int64(len(body)), true)
 	defer done()
 	readErr = cmp.Or(readErr, ended) // the worker is made to end

@@ -13,7 +13,8 @@ import (
 type writeGate struct {
 	before  func() error
 	after   func()
-	cancel  context.CancelFunc
+	within  *patience // of the call, which a refusal ends
+	hooks   httptrace.ClientTrace
 	refused atomic.Pointer[error]
 	sent    atomic.Bool // the request may have reached the wire
 	written atomic.Bool // its header was handed to the connection
@@ -21,15 +22,12 @@ type writeGate struct {
 }
 
 func (w *writeGate) trace(ctx context.Context) context.Context {
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn:      w.gotConn,
-		WroteHeaders: func() { w.written.Store(true) },
-		WroteRequest: func(httptrace.WroteRequestInfo) {
-			if w.after != nil {
-				w.after()
-			}
-		},
-	})
+	w.hooks.GotConn = w.gotConn
+	w.hooks.WroteHeaders = func() { w.written.Store(true) }
+	if w.after != nil {
+		w.hooks.WroteRequest = func(httptrace.WroteRequestInfo) { w.after() }
+	}
+	return httptrace.WithClientTrace(ctx, &w.hooks)
 }
 
 func (w *writeGate) gotConn(info httptrace.GotConnInfo) {
@@ -48,10 +46,16 @@ func (w *writeGate) gotConn(info httptrace.GotConnInfo) {
 	if !w.written.Load() {
 		w.sent.Store(false) // an earlier connection was closed before it took anything
 	}
+	w.refuse(err, info)
+}
+
+// refuse keeps the request from being written. (It is apart because the error's
+// place would be made for every call, refused or not.)
+func (w *writeGate) refuse(err error, info httptrace.GotConnInfo) {
 	// Cancelling alone races with the write on HTTP/1.1, so the connection is
 	// closed too. On HTTP/2 it is shared, and cancelling suffices.
 	w.refused.Store(&err)
-	w.cancel()
+	w.within.cancel(context.Canceled)
 	if conn, ok := info.Conn.(*tls.Conn); ok && conn.ConnectionState().NegotiatedProtocol == "h2" {
 		return
 	}

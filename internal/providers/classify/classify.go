@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -72,7 +73,7 @@ type Verdict struct {
 func Answer(s *sheet.Spec, in Input) Verdict {
 	v := answer(s, in)
 	if v.Why == "" {
-		v.Why = fmt.Sprintf("no rule matches, so the status %d decides", in.Status)
+		v.Why = "no rule matches, so the status " + strconv.Itoa(in.Status) + " decides"
 	}
 	if v.ErrorType == "" && v.Class != wire.ClassOK {
 		v.ErrorType = string(v.Class)

@@ -103,7 +103,11 @@ func (r *Redactor) Text(s string) string {
 func (r *Redactor) Body(b []byte) (clean []byte, found bool) {
 	keys := r.known(minKeyInBody)
 	if !escaped(b) {
-		keys = slices.DeleteFunc(slices.Clone(keys), func(k *key) bool { return !bytes.Contains(b, k.hint) })
+		hinted := func(k *key) bool { return bytes.Contains(b, k.hint) }
+		if !slices.ContainsFunc(keys, hinted) {
+			return b, false // nearly always, and without a list of its own
+		}
+		keys = slices.DeleteFunc(slices.Clone(keys), func(k *key) bool { return !hinted(k) })
 	}
 	return replace(b, keys)
 }

@@ -1,7 +1,6 @@
 package sheet
 
 import (
-	"cmp"
 	"maps"
 	"net/http"
 	"net/url"
@@ -39,10 +38,20 @@ type Auth struct {
 }
 
 // KeyVariable is the environment variable that holds the provider's key.
-func (s *Spec) KeyVariable() string { return cmp.Or(s.KeyEnv, s.EnvPrefix+"_API_KEY") }
+func (s *Spec) KeyVariable() string {
+	if s.KeyEnv != "" {
+		return s.KeyEnv
+	}
+	return s.EnvPrefix + "_API_KEY"
+}
 
 // KeyVariable is the variable that holds the key that is sent.
-func (a *Auth) KeyVariable(s *Spec) string { return cmp.Or(a.Env, s.KeyVariable()) }
+func (a *Auth) KeyVariable(s *Spec) string {
+	if a.Env != "" {
+		return a.Env
+	}
+	return s.KeyVariable()
+}
 
 // Variables are the environment variables that must be set for the API to be
 // called; none where it needs no key.
