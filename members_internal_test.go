@@ -63,7 +63,7 @@ func FuzzCanonicalFlat(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, params []byte) {
-		if short, ok := canonicalFlat(params); ok {
+		if short, ok := canonicalFlat(nil, params); ok {
 			if long := canonicalAny(params); !bytes.Equal(short, long) {
 				t.Fatalf("%q: %q, want %q", params, short, long)
 			}

@@ -19,7 +19,7 @@ func (l Letter) Answer(status fetchworker.Status) fetchworker.Answer {
 // digest tells of the request that is answered; empty where its body is no
 // JSON object.
 func (l Letter) digest() string {
-	if l.known != nil {
+	if l.knows {
 		return l.known.Key
 	}
 	var asked struct {

@@ -52,7 +52,8 @@ type Letter struct { //nolint:recvcheck // only Record changes one
 	Tracestate  string
 	History     []Attempt // the last ten
 
-	known *circuit.Call // what Call tells, where Know was told
+	known circuit.Call // what Call tells, where Know was told
+	knows bool
 }
 
 // Attempt is one entry of a letter's history.
@@ -103,8 +104,8 @@ func shorten(s string) string {
 
 // Call is what circuits know the request by.
 func (l Letter) Call() circuit.Call {
-	if l.known != nil {
-		return *l.known
+	if l.knows {
+		return l.known
 	}
 	var body struct {
 		Params json.RawMessage `json:"params"`
@@ -125,8 +126,7 @@ func OneLine(s string) string { return shorten(s) }
 
 // Know spares the letter reading its body again: these are the parameters in it.
 func (l *Letter) Know(params json.RawMessage) {
-	call := l.call(params)
-	l.known = &call
+	l.known, l.knows = l.call(params), true
 }
 
 // DeadLetter is the message for the DLQ.

@@ -35,7 +35,7 @@ func (w *Worker) life(ctx context.Context, d *delivery) error {
 	if err != nil || done {
 		return err
 	}
-	flight, leads := w.flights.join(r.call.Key)
+	flight, leads := w.flights.join(r.call.Key, &r.flight)
 	for !leads {
 		result, err := w.follow(ctx, r, flight)
 		if err != nil {
@@ -49,7 +49,7 @@ func (w *Worker) life(ctx context.Context, d *delivery) error {
 		if done, _, err := w.lateLook(ctx, r, nil); done || err != nil {
 			return err
 		}
-		flight, leads = w.flights.join(r.call.Key)
+		flight, leads = w.flights.join(r.call.Key, &r.flight)
 	}
 	return w.lead(ctx, r, flight)
 }
@@ -67,7 +67,8 @@ func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
 	if done, err := w.usedBefore(ctx, r); done || err != nil {
 		return err
 	}
-	r.over = w.untilOver(ctx, r)
+	r.leads = bounded{Context: ctx, w: w, r: r}
+	r.over = &r.leads
 	defer r.over.cancel()
 	for {
 		if done, err := w.cancelled(ctx, r); done || err != nil {

@@ -22,9 +22,9 @@ type flight struct {
 
 func newFlights() *flights { return &flights{flying: map[string]*flight{}} }
 
-// join returns the flight of a key and whether the caller leads it. A leader
-// must land it.
-func (f *flights) join(key string) (*flight, bool) {
+// join returns the flight of a key and whether the caller leads it, with one of
+// its own that has never flown. A leader must land it.
+func (f *flights) join(key string, own *flight) (*flight, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl, ok := f.flying[key]; ok {
@@ -33,9 +33,8 @@ func (f *flights) join(key string) (*flight, bool) {
 		}
 		return fl, false
 	}
-	fl := &flight{}
-	f.flying[key] = fl
-	return fl, true
+	f.flying[key] = own
+	return own, true
 }
 
 func (f *flights) land(key string, fl *flight, result *providers.Result) {

@@ -35,6 +35,8 @@ type request struct {
 	call   *providers.Call
 	counts circuit.Call // as which its failures count
 	cache  *cache.Entry // the body that was kept for the same call, if there is one
+	flight flight       // that it leads, if it does
+	leads  bounded      // the place of over
 	over   *bounded     // of its waits, while it leads
 	begun  atomic.Pointer[cancel.Call]
 	stands answer.Standing // what was stored for it when that was looked at

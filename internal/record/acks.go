@@ -31,8 +31,9 @@ type acks struct {
 
 // write is one that waits for its word. It is used again.
 type write struct {
-	said chan *nats.Msg
-	late *time.Timer
+	message nats.Msg // as it is sent
+	said    chan *nats.Msg
+	late    *time.Timer
 }
 
 const (
@@ -77,7 +78,11 @@ func (a *acks) ask(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := a.nc.PublishMsg(&nats.Msg{Subject: m.Subject, Reply: reply, Header: m.Header, Data: m.Data}); err != nil {
+	sent := &w.message
+	sent.Subject, sent.Reply, sent.Header, sent.Data = m.Subject, reply, m.Header, m.Data
+	err = a.nc.PublishMsg(sent)
+	sent.Header, sent.Data = nil, nil
+	if err != nil {
 		a.end(token, w)
 		return nil, err
 	}
@@ -108,10 +113,11 @@ func (a *acks) begin() (w *write, token, reply string, err error) {
 		w, a.free = a.free[last], a.free[:last]
 		w.late.Reset(writeLasts)
 	} else {
-		w = &write{make(chan *nats.Msg, 1), time.NewTimer(writeLasts)}
+		w = &write{said: make(chan *nats.Msg, 1), late: time.NewTimer(writeLasts)}
 	}
 	a.made++
-	reply = a.inbox + strconv.FormatUint(a.made, 36)
+	var room [128]byte
+	reply = string(strconv.AppendUint(append(room[:0], a.inbox...), a.made, 36))
 	token = reply[len(a.inbox):]
 	a.waiting[token] = w
 	return w, token, reply, nil

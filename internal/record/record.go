@@ -16,7 +16,9 @@ import (
 	"strconv"
 	"time"
 
+	"fetchworker"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/nats-io/nats.go"
@@ -101,7 +103,8 @@ func (l *Log) Put(ctx context.Context, slot Slot, m *nats.Msg) (Outcome, error) 
 // written at all.
 func (l *Log) Replace(ctx context.Context, slot Slot, seen Seen, m *nats.Msg) (Outcome, error) {
 	if seen.Sequence != 0 && !slot.Order(seen.Message, Message{m.Header, m.Data}) {
-		return Outcome{Existing: &seen.Message, Sequence: seen.Sequence}, nil
+		stands := seen.Message // a copy, or what was seen would be made for each
+		return Outcome{Existing: &stands, Sequence: seen.Sequence}, nil
 	}
 	var out Outcome
 	err := l.Point(slot.Point, func() (err error) {
@@ -202,7 +205,21 @@ func expect(m *nats.Msg, header, value string) {
 	if m.Header == nil {
 		m.Header = nats.Header{}
 	}
-	m.Header.Set(header, value)
+	values := expected[value]
+	if values == nil {
+		values = []string{value}
+	}
+	m.Header[header] = values
+}
+
+// expected are the values that nearly all writes expect, as headers hold them:
+// that nothing stands there, and the streams' names. Nobody changes them: ascii
+// copies what it does.
+var expected = map[string][]string{
+	"0":                       {"0"},
+	fetchworker.StreamResults: {fetchworker.StreamResults},
+	wire.StreamDLQ:            {wire.StreamDLQ},
+	wire.StreamReplay:         {wire.StreamReplay},
 }
 
 // publishAny writes once, whatever stands, unless the message says otherwise.

@@ -21,6 +21,7 @@ import (
 type Caller struct { //nolint:recvcheck // Format must hold for copies as well
 	api       *plan.API
 	keys      Keys
+	variable  string // of the key that an auth names none for
 	redact    *redact.Redactor
 	tokens    *tokens
 	transport *http.Transport
@@ -32,7 +33,7 @@ type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // New is a caller of an API with what keys gives. A nil dial means the network.
 func New(api *plan.API, keys Keys, dial DialFunc) *Caller {
-	p := &Caller{api: api, keys: keys, redact: redact.New(), tokens: new(tokens), transport: newTransport(dial)}
+	p := &Caller{api: api, keys: keys, variable: api.KeyVariable(), redact: redact.New(), tokens: new(tokens), transport: newTransport(dial)}
 	for _, variable := range api.AllVariables() {
 		p.secret(variable)
 	}

@@ -1,6 +1,7 @@
 package call
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -43,11 +44,11 @@ func (p *Caller) sign(ctx context.Context, call *plan.Call, header http.Header) 
 		a := &call.Auth[i]
 		switch a.Kind {
 		case sheet.AuthQuery:
-			set(a.Name, p.secret(a.KeyVariable(&p.api.Spec)))
+			set(a.Name, p.secret(cmp.Or(a.Env, p.variable)))
 		case sheet.AuthHeader:
-			header.Set(a.Name, a.Prefix+p.secret(a.KeyVariable(&p.api.Spec)))
+			header.Set(a.Name, a.Prefix+p.secret(cmp.Or(a.Env, p.variable)))
 		case sheet.AuthBearer:
-			header.Set("Authorization", "Bearer "+p.secret(a.KeyVariable(&p.api.Spec)))
+			header.Set("Authorization", "Bearer "+p.secret(cmp.Or(a.Env, p.variable)))
 		case sheet.AuthBasic:
 			both := base64.StdEncoding.EncodeToString([]byte(p.secret(a.UserEnv) + ":" + p.secret(a.PasswordEnv)))
 			p.redact.Add(both)

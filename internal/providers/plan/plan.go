@@ -196,12 +196,15 @@ func (p *API) finish(call *Call) {
 		}
 	}
 	call.RawQuery = call.Query.Encode()
-	target := []byte(call.Target())
+	var room, keyRoom [256]byte // for nearly all, on the stack
+	target := append(room[:0], call.Path...)
+	if call.RawQuery != "" {
+		target = append(append(target, '?'), call.RawQuery...)
+	}
 	if call.Body != nil {
 		target = append(append(target, '\n'), call.Body...)
 	}
 	sum := sha256.Sum256(target)
-	key := make([]byte, 0, len(p.Name)+len(call.Operation.Name)+2+hex.EncodedLen(len(sum)))
-	key = append(append(append(append(key, p.Name...), '.'), call.Operation.Name...), '.')
+	key := append(append(append(append(keyRoom[:0], p.Name...), '.'), call.Operation.Name...), '.')
 	call.Key = string(hex.AppendEncode(key, sum[:]))
 }
