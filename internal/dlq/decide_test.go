@@ -43,6 +43,7 @@ func TestDecide(t *testing.T) {
 	expire := verdict{act: actExpire}
 	done := verdict{act: actDone}
 	refuse := verdict{act: actRefuse}
+	cancel := verdict{act: actCancel}
 	retired := gate{held: "no_worker", absent: in(-time.Second), retired: true}
 	held := func(wake time.Time, reason fetchworker.Reason, retryAt time.Time) verdict {
 		return verdict{act: actHold, wake: wake, watch: true, reason: reason, retryAt: retryAt}
@@ -50,13 +51,24 @@ func TestDecide(t *testing.T) {
 	wait := func(wake time.Time) verdict { return verdict{act: actHold, wake: wake} }
 
 	for _, c := range []struct {
-		name   string
-		letter Letter
-		gate   gate
-		stands answer.Standing
-		stored time.Duration // relative to now; 0: ten seconds ago
-		want   verdict
+		name      string
+		letter    Letter
+		gate      gate
+		stands    answer.Standing
+		stored    time.Duration // relative to now; 0: ten seconds ago
+		cancelled bool
+		want      verdict
 	}{
+		// What its agent cancelled.
+		{name: "cancelled", letter: letter("transient"), cancelled: true, want: cancel},
+		{name: "cancelled, not due", letter: letter("quota", notBefore(time.Hour)), cancelled: true, want: cancel},
+		{name: "cancelled behind a closed gate", letter: letter("paused"), gate: hold("paused", time.Hour), cancelled: true, want: cancel},
+		{name: "cancelled, its deadline passed", letter: letter("transient", deadline(-time.Second)), cancelled: true, want: cancel},
+		{name: "cancelled, its life ended", letter: letter("transient", requested(-maxLife)), cancelled: true, want: cancel},
+		{name: "cancelled, retired", letter: letter("transient"), gate: retired, cancelled: true, want: cancel},
+		{name: "cancelled, no retry left", letter: letter("transient", failures(4)), cancelled: true, want: review},
+		{name: "cancelled, answered", letter: letter("transient"), stands: stands("ok", true, false, 1), cancelled: true, want: done},
+
 		// Retries.
 		{name: "an answer that is being computed", letter: letter("pending", notBefore(time.Minute)), want: verdict{act: actHold, wake: in(time.Minute), reason: "pending", retryAt: in(time.Minute)}},
 		{name: "an answer that may be there", letter: letter("pending"), want: release},
@@ -135,7 +147,7 @@ func TestDecide(t *testing.T) {
 			if c.stored != 0 {
 				stored = in(c.stored)
 			}
-			got := decide(c.letter, facts{now: now, stored: stored, stands: c.stands, gate: c.gate, retries: 3, maxLife: maxLife})
+			got := decide(c.letter, facts{now: now, stored: stored, stands: c.stands, gate: c.gate, cancelled: c.cancelled, retries: 3, maxLife: maxLife})
 			if got != c.want {
 				t.Errorf("got %+v\nwant %+v", got, c.want)
 			}
@@ -199,5 +211,47 @@ func TestAWaitIsAtMostTheLongest(t *testing.T) {
 		if w := Wait(time.Second, 3*time.Second, 5); w > 3*time.Second {
 			t.Fatal(w)
 		}
+	}
+}
+
+// Those that fail together do not come back together: a wait is drawn from a
+// fifth less to a fifth more.
+func TestWaitsAreSpread(t *testing.T) {
+	for failures, base := range map[int]time.Duration{1: time.Second, 3: 4 * time.Second} {
+		least, most := time.Hour, time.Duration(0)
+		for range 1000 {
+			w := Wait(time.Second, time.Hour, failures)
+			least, most = min(least, w), max(most, w)
+		}
+		if least < base*8/10 || least > base*9/10 || most < base*11/10 || most > base*12/10 {
+			t.Errorf("after %d failures: from %v to %v", failures, least, most)
+		}
+	}
+}
+
+// A look at a gate is believed for a moment, and never beyond the end of what
+// it saw.
+func TestALookIsBelievedToItsEnd(t *testing.T) {
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	for ends, want := range map[time.Duration]time.Duration{
+		-time.Second: gateLasts, 0: gateLasts, time.Millisecond: time.Millisecond,
+		gateLasts: gateLasts, time.Hour: gateLasts,
+	} {
+		k := knownGate{gate: gate{held: "paused", until: now.Add(ends)}, looked: now}
+		if got := k.lasts().Sub(now); got != want {
+			t.Errorf("what ends after %v is believed for %v", ends, got)
+		}
+	}
+}
+
+// One release of a letter at a time, and another when that has ended.
+func TestALetterIsClaimedOnce(t *testing.T) {
+	d := newDrains()
+	if !d.claim(7) || d.claim(7) || !d.claim(8) {
+		t.Error("a letter was claimed twice, or another not at all")
+	}
+	d.unclaim(7)
+	if !d.claim(7) || d.claim(8) {
+		t.Error("what was given back was not claimed again, or what was not was")
 	}
 }

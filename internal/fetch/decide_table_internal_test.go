@@ -163,6 +163,9 @@ func TestHowLongARefusedKeyWaits(t *testing.T) {
 	if got := pendingWait(0, of(p, p, p, x, p, p)); got != 2*time.Second {
 		t.Errorf("pending after another end: %v", got)
 	}
+	if got := unauthorizedWait(append(of(x), append(row(u, 9), row(u, 9)...)...)); got != longestRetry {
+		t.Errorf("a history longer than we keep: %v", got)
+	}
 	if got := pendingWait(7*time.Second, row(p, 9)); got != 7*time.Second {
 		t.Errorf("what is asked for: %v", got)
 	}

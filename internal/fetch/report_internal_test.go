@@ -1,6 +1,8 @@
 package fetch
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -30,6 +32,28 @@ func TestWhatACallSaysAboutTheProvider(t *testing.T) {
 		"a wrong key, to a frozen process": {wire.ClassUnauthorized, 20 * time.Second, budget.Unauthorized},
 	} {
 		if got := report(r, &providers.Result{Class: c.class, Latency: c.latency, Sent: true}).Outcome; got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// What was not an answer of the provider's to this request says no more than
+// that: each kind of it has its own weight.
+func TestWhatAFailedCallWeighs(t *testing.T) {
+	r := &request{call: &providers.Call{Operation: new(providers.Operation)}, served: &Served{Provider: &providers.Provider{API: &plan.API{Spec: sheet.Spec{Timeout: 5 * time.Second}}}}}
+	for name, c := range map[string]struct {
+		result providers.Result
+		want   budget.Outcome
+	}{
+		"no connection":                    {providers.Result{Class: wire.ClassTransient, Err: errors.New("refused")}, budget.Unreached},
+		"a connection that broke":          {providers.Result{Class: wire.ClassTransient, Err: errors.New("reset"), Sent: true}, budget.Failure},
+		"a time-out":                       {providers.Result{Class: wire.ClassTransient, ErrorType: "timeout", Sent: true}, budget.Failure},
+		"status 500":                       {providers.Result{Class: wire.ClassTransient, HTTPStatus: 500, Sent: true}, budget.Failure},
+		"status 418":                       {providers.Result{Class: wire.ClassTransient, HTTPStatus: 418, Sent: true}, budget.Odd},
+		"no call: the permit had lapsed":   {providers.Result{Class: wire.ClassTransient, Err: fmt.Errorf("dial: %w", budget.ErrLapsed)}, budget.Unused},
+		"a call whose permit lapsed later": {providers.Result{Class: wire.ClassTransient, Err: budget.ErrLapsed, Sent: true}, budget.Failure},
+	} {
+		if got := report(r, &c.result).Outcome; got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
