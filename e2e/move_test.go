@@ -13,8 +13,11 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wire"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // TestEverythingMovesToServersOfOnesOwn: from an embedded server to one with
@@ -22,10 +25,8 @@ import (
 // killed in the middle. Nothing is lost, called again or beyond the limit.
 func TestEverythingMovesToServersOfOnesOwn(t *testing.T) {
 	begin(t)
-	const limit = 1200 // a minute
-	n := pick(40, 1000)
 	a := alone(t)
-	a.env["FMP_REQUESTS_PER_MINUTE"] = fmt.Sprint(limit)
+	a.env["FMP_REQUESTS_PER_MINUTE"] = fmt.Sprint(moveLimit)
 	a.start()
 	var answered []fetchworker.Identity
 	for i := range 20 {
@@ -38,13 +39,46 @@ func TestEverythingMovesToServersOfOnesOwn(t *testing.T) {
 	}
 	a.signal(t, syscall.SIGTERM)
 	a.ended(t, 30*time.Second)
-	waiting := fill(t, a.env["FETCH_DATA_DIR"], n)
+	b := brokertest.StartIn(t, a.env["FETCH_DATA_DIR"], "")
+	waiting := fill(t, b.JS, pick(40, 1000))
+	b.Stop()
+	movesAll(t, a.env, a.upstream, answered, waiting)
+}
 
+// TestEverythingMovesFromServerToServers: the same from a server of its own
+// process to another, or to three.
+func TestEverythingMovesFromServerToServers(t *testing.T) {
+	begin(t)
+	_, nc, url := plainServer(t, t.TempDir())
+	f := withServer(t, well(0), nc, nc, map[string]string{
+		"NATS_URL": url, "FMP_REQUESTS_PER_MINUTE": fmt.Sprint(moveLimit),
+		"FETCH_STREAM_BYTES": "requests=256MiB,results=256MiB,bodies=64MiB,cache=64MiB", // three servers may share a small disk
+	})
+	w := f.worker()
+	for i := range 20 {
+		f.quote("alice", fmt.Sprint("A", i))
+	}
+	for _, id := range f.accepted {
+		f.final(id, 30*time.Second)
+	}
+	w.signal(t, syscall.SIGTERM)
+	w.ended(t, 30*time.Second)
+	waiting := fill(t, f.js, pick(40, 1000))
+	movesAll(t, f.env, f.upstream, f.accepted, waiting)
+}
+
+// moveLimit is how many calls a minute the provider allows whose work moves.
+const moveLimit = 1200
+
+// movesAll moves what a worker with this environment has stored, and sees that
+// what was answered stays so and what waits is called for once.
+func movesAll(t *testing.T, from map[string]string, upstream *providertest.Server, answered, waiting []fetchworker.Identity) {
+	t.Helper()
 	servers, replicas := oneServer(t), 1
 	if full {
 		servers, replicas = threeServers(t), 3
 	}
-	env := maps.Clone(a.env)
+	env := maps.Clone(from)
 	env["FETCH_REPLICAS"] = fmt.Sprint(replicas)
 	run := func() *process {
 		return launch(t, "worker move", program("worker"), env, "move", "--to", urls(t, servers, "admin"), "--to-inbox-prefix", "_INBOX_admin")
@@ -63,7 +97,7 @@ func TestEverythingMovesToServersOfOnesOwn(t *testing.T) {
 	if code := early.ended(t, time.Minute); code != 1 || !strings.Contains(early.log.tail(5), broker.ErrMoving.Error()) {
 		t.Errorf("in the middle of a move: exit code %d, %s", code, early.log.tail(5))
 	}
-	again := launch(t, "a worker at the old place", program("worker"), a.env)
+	again := launch(t, "a worker at the old place", program("worker"), from)
 	if code := again.ended(t, time.Minute); code != 1 || !strings.Contains(again.log.tail(5), broker.ErrMoved.Error()) {
 		t.Errorf("at the old place: exit code %d, %s", code, again.log.tail(5))
 	}
@@ -77,9 +111,9 @@ func TestEverythingMovesToServersOfOnesOwn(t *testing.T) {
 	}
 
 	f := onServers(t, servers, replicas)
-	called := a.upstream.Calls()
-	f.env["FMP_BASE_URL"], f.env["FMP_REQUESTS_PER_MINUTE"] = a.env["FMP_BASE_URL"], a.env["FMP_REQUESTS_PER_MINUTE"]
-	f.upstream = a.upstream
+	called := upstream.Calls()
+	f.env["FMP_BASE_URL"], f.env["FMP_REQUESTS_PER_MINUTE"] = from["FMP_BASE_URL"], from["FMP_REQUESTS_PER_MINUTE"]
+	f.upstream = upstream
 	f.worker()
 	f.replayer()
 	for _, id := range answered {
@@ -95,23 +129,20 @@ func TestEverythingMovesToServersOfOnesOwn(t *testing.T) {
 			t.Errorf("%s: %d calls", id, calls)
 		}
 	}
-	f.inside(limit)
-	t.Logf("%d waiting and %d letters moved in %v, all answered: %d calls before, %d after", n, n, took.Round(time.Millisecond), len(called), len(f.upstream.Calls())-len(called))
+	f.inside(moveLimit)
+	t.Logf("%d waiting and as many letters moved in %v, all answered: %d calls before, %d after", len(waiting)/2, took.Round(time.Millisecond), len(called), len(f.upstream.Calls())-len(called))
 }
 
-// fill puts waiting requests and letters into the data folder of a worker that
-// does not run.
-func fill(t *testing.T, dir string, n int) (ids []fetchworker.Identity) {
+// fill stores waiting requests and letters where no worker runs.
+func fill(t *testing.T, js jetstream.JetStream, n int) (ids []fetchworker.Identity) {
 	t.Helper()
-	b := brokertest.StartIn(t, dir, "")
-	defer b.Stop()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	log := record.New(b.JS, nil)
+	log := record.New(js, nil)
 	for i := range n {
 		waiting := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: fmt.Sprint("W", i)}
 		body := fmt.Sprintf(`{"id":%q,"params":{"symbol":%q}}`, waiting.ID, waiting.ID)
-		if _, err := b.JS.Publish(ctx, "fetch.request.fmp.batch.quote.alice", []byte(body)); err != nil {
+		if _, err := js.Publish(ctx, "fetch.request.fmp.batch.quote.alice", []byte(body)); err != nil {
 			t.Fatal(err)
 		}
 		parked := waiting

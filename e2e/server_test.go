@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 )
 
 // serverRole is the argument that makes the test binary a NATS server.
@@ -65,6 +66,26 @@ func oneServer(t *testing.T) []*natsServer {
 	s := &natsServer{name: "fetch", port: port, args: []string{serverRole, "../nats/server.conf", strconv.Itoa(port), "0", "", t.TempDir()}}
 	s.start(t)
 	return []*natsServer{s}
+}
+
+// plainServer starts a server without accounts in a folder, which syncs every
+// write, and connects to it.
+func plainServer(t *testing.T, dir string) (s *natsServer, nc *nats.Conn, url string) {
+	t.Helper()
+	config := filepath.Join(t.TempDir(), "plain.conf")
+	if err := os.WriteFile(config, []byte("server_name: plain\nlisten: 127.0.0.1:0\njetstream { sync_interval: always }\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	port := brokertest.FreePort(t)
+	s = &natsServer{name: "plain", port: port, args: []string{serverRole, config, strconv.Itoa(port), "0", "", dir}}
+	s.start(t)
+	url = "nats://127.0.0.1:" + strconv.Itoa(port)
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(250*time.Millisecond), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return s, nc, url
 }
 
 // threeServers starts a cluster as nats/cluster has it.
