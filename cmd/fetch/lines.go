@@ -128,8 +128,14 @@ func requestOf(text []byte, model fetchworker.Request) (fetchworker.Request, err
 	return r, nil
 }
 
+const byteOrderMark = "\ufeff"
+
 func table(in io.Reader, model fetchworker.Request, send func(asked) bool) {
-	rows := csv.NewReader(in)
+	text := bufio.NewReader(in)
+	if mark, _ := text.Peek(len(byteOrderMark)); string(mark) == byteOrderMark { // a spreadsheet's
+		_, _ = text.Discard(len(mark))
+	}
+	rows := csv.NewReader(text)
 	rows.TrimLeadingSpace = true
 	names, err := rows.Read()
 	if err != nil {
@@ -141,8 +147,12 @@ func table(in io.Reader, model fetchworker.Request, send func(asked) bool) {
 		if errors.Is(err, io.EOF) {
 			return
 		}
-		n, _ := rows.FieldPos(0)
-		a := asked{line: n, r: model, err: err}
+		a := asked{r: model, err: err}
+		if wrong := (*csv.ParseError)(nil); errors.As(err, &wrong) {
+			a.line = wrong.StartLine // perhaps no field was read
+		} else if err == nil {
+			a.line, _ = rows.FieldPos(0)
+		}
 		if err == nil {
 			params := map[string]string{}
 			for i, value := range row {
