@@ -36,7 +36,8 @@ type Standing struct {
 type WindowLeft struct {
 	Calls int      `json:"calls"`
 	Per   Duration `json:"per"`
-	Left  int      `json:"left"` // that could be made now
+	Left  int      `json:"left"`            // that could be made now
+	Group string   `json:"group,omitempty"` // of operations whose calls alone count in it, by its name or the operation's
 }
 
 // OpenCalls is an operation that fails for everybody and is probed.

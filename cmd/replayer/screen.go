@@ -206,7 +206,11 @@ func probeText(state string, until, now time.Time, why string) string {
 func permitsText(s operate.Status, now time.Time) string {
 	var parts []string
 	for _, p := range s.Permits {
-		parts = append(parts, fmt.Sprintf("%d left of %s, %d used in the last minute", p.Left, p.Limit, p.LastMinute))
+		limit := p.Limit
+		if p.Group != "" {
+			limit += " for " + p.Group
+		}
+		parts = append(parts, fmt.Sprintf("%d left of %s, %d used in the last minute", p.Left, limit, p.LastMinute))
 	}
 	if len(parts) == 0 {
 		parts = []string{"no limit was used yet"}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"fetchworker"
@@ -53,8 +54,8 @@ func standing(board *fleet.View, serving []fetch.Served, name string) *fetchwork
 	if s.Reason == "" && s.Workers == 0 {
 		s.Reason = fetchworker.ReasonNoWorker
 	}
-	for _, w := range p.Windows {
-		s.Limits = append(s.Limits, fetchworker.WindowLeft{Calls: w.N, Per: fetchworker.Duration(w.Per), Left: w.Left})
+	for _, w := range slices.Concat(p.Windows, p.Groups) {
+		s.Limits = append(s.Limits, fetchworker.WindowLeft{Calls: w.N, Per: fetchworker.Duration(w.Per), Left: w.Left, Group: w.Group})
 	}
 	for _, o := range p.Circuit.OpenOperations() {
 		if o.ForAll() {

@@ -154,6 +154,9 @@ func (r *report) provider(p *providers.Provider) {
 		limits = p.Limits.String()
 	}
 	r.line("  limits", limits)
+	for _, name := range slices.Sorted(maps.Keys(p.Groups)) {
+		r.line("  limits of "+name, p.Groups[name].String())
+	}
 	bytes := "unlimited"
 	if p.BytesPerMonth > 0 {
 		bytes = fmt.Sprintf("%.4g GB a month", float64(p.BytesPerMonth)/(1<<30))
@@ -185,6 +188,15 @@ func (r *report) operation(op *providers.Operation) {
 	needs := ""
 	if len(op.Rights) > 0 {
 		needs = "needs " + strings.Join(op.Rights, ", ")
+	}
+	if len(op.Limits) > 0 {
+		ages += ", limits " + op.Limits.String()
+	}
+	if op.Group != "" {
+		ages += ", group " + op.Group
+	}
+	if op.Units() > 1 {
+		ages += fmt.Sprintf(", counts as %d calls", op.Units())
 	}
 	r.line("    "+op.Name, ages, needs, strings.Join(params, " "))
 }

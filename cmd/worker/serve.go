@@ -161,7 +161,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		p.AtMost(config.Concurrency)
 		p.Within(bodies)
 		return serveProvider(ctx, js, kv, p, budget.Settings{
-			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
+			Provider: p.Name, Worker: name, Limits: p.Limits, Groups: fetch.Groups(p), Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
 			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.LongestTimeout(), Mirror: mirror,
 			Begin: starts.begin(p.Name, roll.begins(js, kv, p.Name)),
 		}, events.see)

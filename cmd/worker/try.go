@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/turns"
+	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/wire"
 
@@ -46,7 +47,7 @@ func try(ctx context.Context, args []string, config app.Config, set *providers.S
 	if config.NATS.Remote() {
 		var closing app.Stack
 		defer func() { err = errors.Join(err, closing.Close()) }()
-		if options.BeforeWrite, done, err = permitted(ctx, config, p, &closing); err != nil {
+		if options.BeforeWrite, done, err = permitted(ctx, config, p, call, &closing); err != nil {
 			return err
 		}
 	}
@@ -56,7 +57,7 @@ func try(ctx context.Context, args []string, config app.Config, set *providers.S
 }
 
 // permitted waits for a permit of the fleet's, for a call that has not begun.
-func permitted(ctx context.Context, config app.Config, p *providers.Provider, closing *app.Stack) (start func() error, done func(*providers.Result), err error) {
+func permitted(ctx context.Context, config app.Config, p *providers.Provider, call *providers.Call, closing *app.Stack) (start func() error, done func(*providers.Result), err error) {
 	name := workerName()
 	joined, err := join(ctx, config, nil, false, name, zap.NewNop(), closing)
 	if err != nil {
@@ -78,7 +79,7 @@ func permitted(ctx context.Context, config app.Config, p *providers.Provider, cl
 		return nil, nil, fmt.Errorf("bucket %s: %w", wire.BucketProviders, err)
 	}
 	gate, err := budget.Open(ctx, js, kv, budget.Settings{
-		Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: 1, CallTimeout: p.LongestTimeout(),
+		Provider: p.Name, Worker: name, Limits: p.Limits, Groups: fetch.Groups(p), Bytes: p.BytesPerMonth, Concurrency: 1, CallTimeout: p.LongestTimeout(),
 	}, func(budget.Event) {})
 	if err != nil {
 		return nil, nil, err
@@ -86,7 +87,7 @@ func permitted(ctx context.Context, config app.Config, p *providers.Provider, cl
 	closing.Push("gate", func() error { gate.Close(); return nil })
 	waiting, cancel := context.WithTimeout(ctx, waitForPermit)
 	defer cancel()
-	permit, err := gate.Acquire(waiting, turns.Ask{Alone: true})
+	permit, err := gate.Acquire(waiting, turns.Ask{Alone: true, Group: call.Group, Cost: call.Cost})
 	if err != nil {
 		return nil, nil, fmt.Errorf("no permit: %w", err)
 	}

@@ -27,6 +27,10 @@ type Settings struct {
 	Limits   ledger.Limits // none: unlimited
 	Bytes    int64         // of the month, on the wire; 0: no budget
 
+	// Groups of operations that have limits of their own besides, or whose
+	// calls count as several; see turns.Ask.
+	Groups map[string]turns.Group
+
 	Concurrency     int           // calls at once in this worker; default 16
 	CircuitFailures int           // different calls in a row that open a circuit; 0: never
 	CircuitOpen     time.Duration // how long until the probe; default 60 s
@@ -120,6 +124,7 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 		probing: map[string]*circuit.Part{}, alone: map[string]*turns.Waiter{},
 		planner: turns.NewPlanner(s.Worker, s.Limits, s.Concurrency, s.lease(), s.Rand),
 	}
+	g.planner.Group(s.Groups)
 	keys := []string{store.PermitsKey(s.Provider), store.CircuitKey(s.Provider), store.ControlKey(s.Provider)}
 	if g.mirror == nil {
 		mirror, err := store.NewMirror(ctx, js, kv, s.Clock, keys...)
@@ -338,11 +343,7 @@ func (g *Gate) pump(now store.Reading) {
 		gr.Wakes = now.Wakes
 		gr.End(gr.Turn, nil)
 	}
-	// While a claim is on its way nobody is sent away: the watch may show it as
-	// taken before its answer says that it is ours.
-	if g.planner.Queued() > 0 && g.planner.InHand() == 0 && !g.planner.Writing() {
-		g.turnAway(g.hopeless(now.At))
-	}
+	g.planner.Hopeless(now.At, func(w *turns.Waiter, away turns.Away) { w.End(turns.Turn{}, g.usedUp(away, now.At)) })
 	w, alarm := g.planner.Plan(now.At)
 	if w != nil {
 		g.writes <- w // never blocks: the planner has one at a time
@@ -358,22 +359,13 @@ func (g *Gate) need(now store.Reading) {
 	}
 }
 
-// hopeless says who must come back later, because no permit comes within 90 s.
-func (g *Gate) hopeless(now ledger.Instant) func(*turns.Waiter) error {
-	var errs [ledger.Classes]error
-	var known [ledger.Classes]bool
-	return func(w *turns.Waiter) error {
-		c := g.planner.ClassOf(w, now)
-		if !known[c] {
-			known[c] = true
-			if at := g.planner.Soonest(c, now); at.Sub(now) > turns.Patience {
-				reason := fetchworker.ReasonQuota
-				if g.planner.Effective(now).Hold.Sub(now) > turns.Patience {
-					reason = fetchworker.ReasonThrottled
-				}
-				errs[c] = &ClosedError{Reason: reason, Until: at.Time()}
-			}
-		}
-		return errs[c]
+// usedUp says why no permit comes in time.
+func (g *Gate) usedUp(away turns.Away, now ledger.Instant) error {
+	closed := &ClosedError{Reason: fetchworker.ReasonQuota, Until: away.Until.Time()}
+	if away.Group != "" {
+		closed.Detail = "the limits of its operation are used up: " + away.Group
+	} else if g.planner.Effective(now).Hold.Sub(now) > turns.Patience {
+		closed.Reason = fetchworker.ReasonThrottled
 	}
+	return closed
 }

@@ -27,9 +27,10 @@ type sim struct {
 	rev     uint64
 	workers []*simWorker
 
-	arrivals []ledger.Instant // at the provider, of those who have limits
-	bound    []boundCall      // the same, with what was known
-	free     []*freeCall      // of those who have none
+	arrivals []ledger.Instant            // at the provider, of those who have limits: as often as each counts
+	grouped  map[string][]ledger.Instant // those of them that belong to a group
+	bound    []boundCall                 // the same, with what was known
+	free     []*freeCall                 // of those who have none
 	waits    map[string][]time.Duration
 	done     map[string][]time.Duration // when each call of a kind arrived, since the start
 	cas      int
@@ -39,6 +40,7 @@ type sim struct {
 
 type simConfig struct {
 	limits   ledger.Limits
+	groups   map[string]turns.Group // of those who have limits
 	workers  int
 	slots    int
 	seed     uint64
@@ -82,7 +84,7 @@ const simStart = ledger.Instant(1_800_000_000_123_456_789)
 func newSim(c simConfig) *sim {
 	s := &sim{
 		simConfig: c.withDefaults(), rng: rand.New(rand.NewPCG(c.seed, 17)), now: simStart,
-		reg: ledger.New(newEpoch()), rev: 1, waits: map[string][]time.Duration{}, done: map[string][]time.Duration{},
+		reg: ledger.New(newEpoch()), rev: 1, grouped: map[string][]ledger.Instant{}, waits: map[string][]time.Duration{}, done: map[string][]time.Duration{},
 	}
 	for range s.simConfig.workers {
 		s.join(s.mixed && len(s.workers)%4 == 1)
@@ -116,6 +118,9 @@ func (s *sim) run() *sim {
 		e.run()
 	}
 	slices.Sort(s.arrivals)
+	for _, arrivals := range s.grouped {
+		slices.Sort(arrivals)
+	}
 	return s
 }
 
@@ -163,6 +168,9 @@ func (s *sim) join(unlimited bool) *simWorker {
 		limits = nil
 	}
 	w.planner = turns.NewPlanner("w", limits, s.slots, 30*time.Second, rand.New(rand.NewPCG(s.seed, uint64(w.id)+99)))
+	if !unlimited {
+		w.planner.Group(s.groups)
+	}
 	s.workers = append(s.workers, w)
 	w.askTime()
 	s.after(s.hop(), func() { w.learn(s.reg, s.rev) })
@@ -360,6 +368,9 @@ func (w *simWorker) call(g turns.Grant) {
 	for _, l := range w.limits {
 		most = min(most, l.Per/20)
 	}
+	for _, l := range w.groups[g.Group].Limits {
+		most = min(most, l.Per/20)
+	}
 	// Nearly all that the network may take.
 	at := w.now.Add(time.Duration(w.rng.Float64() * float64(most)))
 	if w.now < g.Block.From && !w.unlimited || w.now > g.Block.Until {
@@ -369,8 +380,13 @@ func (w *simWorker) call(g turns.Grant) {
 		w.free = append(w.free, c)
 		delete(w.frees, g.Waiter)
 	} else {
-		w.arrivals = append(w.arrivals, at)
-		w.bound = append(w.bound, boundCall{at, w.claims[g.Block.From]})
+		for range max(g.Cost, 1) {
+			w.arrivals = append(w.arrivals, at)
+			w.bound = append(w.bound, boundCall{at, w.claims[g.Block.From]})
+			if g.Group != "" {
+				w.grouped[g.Group] = append(w.grouped[g.Group], at)
+			}
+		}
 	}
 	call := w.kinds[g.Waiter]
 	delete(w.kinds, g.Waiter)
@@ -436,10 +452,12 @@ func (w *simWorker) reread(before func(ledger.Instant)) {
 }
 
 // worst is the fullest window of a length, anywhere.
-func (s *sim) worst(per time.Duration) (most int) {
+func (s *sim) worst(per time.Duration) (most int) { return fullest(s.arrivals, per) }
+
+func fullest(arrivals []ledger.Instant, per time.Duration) (most int) {
 	first := 0
-	for i, at := range s.arrivals {
-		for s.arrivals[first] <= at.Add(-per) {
+	for i, at := range arrivals {
+		for arrivals[first] <= at.Add(-per) {
 			first++
 		}
 		most = max(most, i-first+1)

@@ -37,7 +37,7 @@ type unsaid struct {
 func (w *simWorker) served(g turns.Grant) {
 	c := &freeCall{at: g.Block.From, rev: never}
 	w.frees[g.Waiter] = c
-	if reg, _ := w.planner.Known(); reg.Counts() {
+	if reg, _ := w.planner.Known(); reg.Counts(nil, "") {
 		w.unsaid = append(w.unsaid, unsaid{c, g.Block.Epoch})
 	}
 }

@@ -58,10 +58,18 @@ func stressed(seed uint64, edit func(*simConfig)) *sim {
 		}
 	}
 	c.mixed = c.workers > 1 && extra.IntN(3) == 0
+	group := rand.New(rand.NewPCG(seed, 6))
+	grouped := group.IntN(3) == 0
+	if grouped {
+		c.groups = someGroups(group, c.limits, c.others)
+	}
 	if edit != nil {
 		edit(&c)
 	}
 	s := newSim(c)
+	if grouped {
+		s.askOfGroups(group)
+	}
 	if s.mixed {
 		s.outpour(1+extra.IntN(c.limits[0].N), time.Duration(5+extra.IntN(30))*time.Second)
 	}
@@ -126,6 +134,13 @@ func (s *sim) over() (ledger.Window, int) {
 		}
 		if beyond := s.beyond(l); beyond > 0 {
 			return l, l.N + beyond
+		}
+	}
+	for name, g := range s.groups {
+		for _, l := range g.Limits {
+			if worst := fullest(s.grouped[name], l.Per); worst > l.N {
+				return l, worst
+			}
 		}
 	}
 	return ledger.Window{}, 0

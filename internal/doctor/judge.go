@@ -219,7 +219,9 @@ func topCause(s operate.Status) string {
 func limitsOf(s operate.Status) string {
 	var all []string
 	for _, p := range s.Permits {
-		all = append(all, p.Limit)
+		if p.Group == "" {
+			all = append(all, p.Limit)
+		}
 	}
 	return strings.Join(all, ",")
 }

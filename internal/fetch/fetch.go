@@ -10,7 +10,6 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget"
-	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/cache"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers"
@@ -261,8 +260,11 @@ func (w *Worker) permit(ctx context.Context, r *request) (*budget.Permit, error)
 	if err := w.stores.room(ctx, r.Provider); err != nil {
 		return nil, err
 	}
-	started := time.Now()
-	permit, err := r.served.Gate.Acquire(ctx, turns.Ask{Call: r.counts, Lane: laneOf(r), Shard: shardOf(r), Alone: r.alone()})
+	started, ask := time.Now(), r.ask()
+	if ask.Group != "" {
+		r.start() // others of its shard do not wait for the limits of its group
+	}
+	permit, err := r.served.Gate.Acquire(ctx, ask)
 	closed := closedBy(err)
 	span(closed)
 	w.metrics.waited(r, time.Since(started), closed)

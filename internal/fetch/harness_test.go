@@ -143,7 +143,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 			}
 		}
 		gate, err := budget.Open(ctx, js, kv, budget.Settings{
-			Provider: p.Name, Worker: name, Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: 16,
+			Provider: p.Name, Worker: name, Limits: p.Limits, Groups: fetch.Groups(p), Bytes: p.BytesPerMonth, Concurrency: 16,
 			CircuitFailures: r.circuit, CircuitOpen: r.open,
 		}, r.see)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,6 +85,7 @@ type PermitStatus struct {
 	Limit      string `json:"limit"` // as 120/min
 	Left       int    `json:"left"`
 	LastMinute int    `json:"last_minute"`
+	Group      string `json:"group,omitempty"` // of operations whose limit it is; empty: the provider's
 }
 
 // InFlight is how many requests the workers hold, by provider and lane.
@@ -147,8 +149,8 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	if !view.PausedUntil.IsZero() {
 		s.PausedBy, s.PausedWhy = view.Control.Pause.By, view.Control.Pause.Reason
 	}
-	for _, w := range view.Windows {
-		s.Permits = append(s.Permits, PermitStatus{ledger.Limits{w.Window}.String(), w.Left, w.LastMinute})
+	for _, w := range slices.Concat(view.Windows, view.Groups) {
+		s.Permits = append(s.Permits, PermitStatus{ledger.Limits{w.Window}.String(), w.Left, w.LastMinute, w.Group})
 	}
 	if view.NextAt.Sub(now) > aMoment {
 		s.NextPermitAt = view.NextAt.UTC()

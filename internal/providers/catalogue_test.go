@@ -193,6 +193,15 @@ func TestCatalogueMistakes(t *testing.T) {
 		"none beside":         {"providers:\n  x:\n    base_url: https://x.test\n    auth: [none, bearer]\n", ":4: x.auth.0: none: expected alone"},
 		"two in one place":    {"providers:\n  x:\n    base_url: https://x.test\n    auth: [bearer, {basic: {user_env: A, password_env: B}}]\n", ":4: x.auth.1: another key is sent in the same place"},
 		"rate window":         {more("limits: 60/min\n    rate_headers: {window: 1h}"), ":6: x.rate_headers.window: 1h0m0s: expected the length of one of limits"},
+		"cost of nothing":     {op("path: /a\n        cost: 0"), ":8: x.operations.y.cost: expected a whole number of calls from 1, got \"0\""},
+		"too dear":            {op("path: /a\n        limits: 4/min\n        cost: 5"), ":9: x.operations.y.cost: 5: expected no more than the 4/min of its limits"},
+		"dearer than all":     {"providers:\n  fred:\n    limits: 3/s\n    operations:\n      series:\n        cost: 4\n", ":6: fred.operations.series.cost: 4: expected no more than the 3/s"},
+		"limits of operation": {op("path: /a\n        limits: fast"), ":8: x.operations.y.limits: expected windows of calls"},
+		"no such group":       {op("path: /a\n        group: deep"), ":8: x.operations.y.group: \"deep\": expected one of groups: "},
+		"group of nobody":     {more("groups: {deep: 5/min}"), ":5: x.groups.deep: expected an operation with group: deep"},
+		"group of all":        {more("groups: {deep: unlimited}\n    operations: {a: {path: /a, group: deep}}"), ":5: x.groups.deep: expected windows of calls"},
+		"group and limits":    {more("groups: {deep: 5/min}\n    operations: {a: {path: /a, group: deep}, b: {path: /b, group: deep, limits: 1/s}}"), ":6: x.operations.b.limits: expected only with an operation without group"},
+		"one name for two":    {more("groups: {b: 5/min}\n    operations: {a: {path: /a, group: b}, b: {path: /b, limits: 1/s}}"), ":5: x.groups.b: an operation of that name has limits"},
 		"rate headers":        {more("rate_headers: on"), ":5: x.rate_headers: expected one of off, got \"on\""},
 		"columns of JSON":     {op("path: /a\n        columns: [a]"), ":8: x.operations.y.columns: expected only with format csv"},
 		"separator of a text": {op("path: /a\n        params: {b: {separator: ';'}}"), ":8: x.operations.y.params.b.separator: expected only with type csv"},
@@ -236,6 +245,46 @@ func more(fields string) string {
 
 func op(fields string) string {
 	return "providers:\n  x:\n    base_url: https://x.test\n    auth: none\n    operations:\n      y:\n        " + fields + "\n"
+}
+
+// get is no way around the limits of an operation, or around what it costs.
+func TestWhatACallCountsAs(t *testing.T) {
+	set := load(t, map[string]string{"FETCH_CATALOG": write(t, `
+providers:
+  x:
+    base_url: https://x.test/v1
+    auth: none
+    groups: {deep: 5/min}
+    operations:
+      quote: {path: /quote}
+      history: {path: '/of/{symbol}/history', params: {symbol: {required: true}}, limits: 10/min, cost: 2}
+      tree: {path: '/tree/{a}', params: {a: {required: true}}, group: deep}
+      dear: {path: '/tree/all', cost: 5}
+      export: {path: /export, cost: 7}
+`)})
+	p, _ := set.Provider("x")
+	for _, c := range []struct {
+		operation, params, group string
+		cost                     int
+	}{
+		{"quote", "{}", "", 1},
+		{"history", `{"symbol":"A"}`, "history", 2},
+		{"tree", `{"a":"b"}`, "deep", 1},
+		{"dear", "{}", "", 5},
+		{"get", `{"path":"/quote"}`, "", 1},
+		{"get", `{"path":"/of/A/history"}`, "history", 2},
+		{"get", `{"path":"/of/A/history/","query":{"x":1}}`, "history", 2},
+		{"get", `{"path":"/v1/of/A/histor%79"}`, "history", 2},
+		{"get", `{"path":"/OF/a//History"}`, "history", 2},
+		{"get", `{"path":"/of/A/B/history"}`, "", 1},
+		{"get", `{"path":"/tree/all"}`, "deep", 1},
+		{"get", `{"path":"/export"}`, "", 7},
+	} {
+		call := plan(t, p, c.operation, c.params)
+		if call.Group != c.group || call.Cost != c.cost {
+			t.Errorf("%s %s: group %q, counts as %d; want %q, %d", c.operation, c.params, call.Group, call.Cost, c.group, c.cost)
+		}
+	}
 }
 
 func TestLimitsKeepTheirWindows(t *testing.T) {

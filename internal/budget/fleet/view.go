@@ -55,6 +55,7 @@ type Provider struct {
 	Control     Control
 	Ordered     time.Time // when an operator's orders last changed, by word or because one ended; zero: never
 	Windows     []ledger.Usage
+	Groups      []ledger.Usage // of groups of operations, each with the name of its own
 	NextAt      time.Time      // when an interactive request can have a permit; zero: no limit is known
 	Foreign     ledger.Foreign // calls that the provider counted and the fleet did not make
 	Workers     []Worker       // that live and serve it
@@ -324,6 +325,7 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 		}
 		out.Foreign = p.register.ForeignCalls(ledger.InstantOf(now))
 		shapes := p.shapes(now)
+		out.Groups = p.register.Usage(p.register.Groups(), ledger.InstantOf(now))
 		out.Windows = p.register.Usage(shapes, ledger.InstantOf(now))
 		if len(shapes) > 0 {
 			out.NextAt = p.register.Next(shapes, ledger.Order{Class: ledger.Heavy, Patience: turns.Patience}, ledger.InstantOf(now)).Time()

@@ -5,16 +5,24 @@ import "time"
 // Block is n permits with one validity.
 type Block struct {
 	From, Until Instant
-	N           int
-	Class       Class // what it was claimed for; who gets it is decided when the slot comes
-	Paced       bool  // only the pacer allowed it: the provider is in demand
+	N           int    // calls
+	Cost        int    // the units that each counts as; 0 is 1
+	Group       string // of the operations it is for
+	Class       Class  // what it was claimed for; who gets it is decided when the slot comes
+	Paced       bool   // only the pacer allowed it: the provider is in demand
 	Epoch       int64
 }
+
+// Units is how many of the limits' calls the block counts as.
+func (b Block) Units() int { return b.N * max(b.Cost, 1) }
 
 // Order is what a claimer wants.
 type Order struct {
 	Class     Class
-	Want      int
+	Group     string        // of the operations it is for; empty: only the provider's limits bound it
+	Cost      int           // the units that each call counts as; 0 is 1
+	Dearer    time.Duration // how much further ahead it may claim for that: see Dearer
+	Want      int           // calls
 	Shards    []int         // of the interactive requests it is for, in order
 	Owner     string        // who claims: whose a trial is
 	Trying    bool          // it has a trial under way
@@ -27,15 +35,20 @@ type Order struct {
 // Lead is how long before its slot the claimer may claim the first permit. It
 // is counted where claims arrive, so that who may claim further ahead goes
 // first however far away it is, and whoever is far away has its permit in time.
-func (o Order) Lead() time.Duration { return o.Class.Lead() + o.Took/2 }
+func (o Order) Lead() time.Duration { return o.Class.Lead() + o.Took/2 + o.Dearer }
+
+func (o Order) units() int { return max(o.Cost, 1) }
 
 // Claim books up to o.want permits and returns the register after it, what it
 // booked, and the moment of the first slot for the rest (zero if there is no
 // rest). The register given is not changed.
 func (r *Register) Claim(shapes []Shape, now Instant, o Order) (*Register, []Block, Instant) {
 	next := r.Clone()
-	views := next.views(shapes, now, o.Unsure)
+	views := next.views(shapes, o.Group, now, o.Unsure)
 	at := max(now, r.Hold)
+	if tooDear(views, o) {
+		return next, nil, at.Add(dearAgain)
+	}
 	if r.Strikes > 0 {
 		// A hold is followed by one trial, which is in the register.
 		if r.trial.until > now && (r.trial.owner != o.Owner || o.Trying) {
@@ -43,7 +56,7 @@ func (r *Register) Claim(shapes []Shape, now Instant, o Order) (*Register, []Blo
 		}
 		o.Want = min(o.Want, 1)
 	}
-	horizon := o.Class.horizon() + o.Took/2
+	horizon := o.Class.horizon() + o.Took/2 + o.Dearer
 	limit := now.Add(o.Lead()) // for the first; then it fills up to its horizon
 	var blocks []Block
 	for o.Want > 0 {
@@ -52,11 +65,11 @@ func (r *Register) Claim(shapes []Shape, now Instant, o Order) (*Register, []Blo
 			return next, blocks, from
 		}
 		n = min(n, o.Want)
-		next.book(views, from, n, now, o.Unsure)
+		next.book(views, from, n*o.units(), now, o.Unsure)
 		if o.Class <= Heavy {
-			o.Shards = next.charge(shapes, o.Shards, n, now)
+			o.Shards = next.charge(shapes, o.Shards, n, o.units(), now)
 		}
-		blocks = append(blocks, Block{From: from, Until: until, N: n, Class: o.Class, Paced: paced, Epoch: r.Epoch})
+		blocks = append(blocks, Block{From: from, Until: until, N: n, Cost: o.units(), Group: o.Group, Class: o.Class, Paced: paced, Epoch: r.Epoch})
 		o.Want -= n
 		if r.Strikes > 0 {
 			next.trial = trial{owner: o.Owner, until: until.Add(o.TrialTime)}
@@ -91,7 +104,7 @@ func (r *Register) slot(views []view, o Order, at, now Instant) (from, until Ins
 				next = max(next, v.start(first))
 				continue
 			}
-			n = min(n, v.allow(o, tick, now))
+			n = min(n, v.allow(o, tick, now)/o.units())
 			paced = paced || v.free(tick) <= o.leaves(v.Shape)
 		}
 		if next == at && until < now.Add(o.Took+o.Unsure) {
@@ -116,7 +129,11 @@ func boundary(views []view, at Instant) Instant {
 // Next is the first moment at which a claimer can have a permit.
 func (r *Register) Next(shapes []Shape, o Order, now Instant) Instant {
 	next := r.Clone()
-	from, _, _, _ := next.slot(next.views(shapes, now, o.Unsure), o, max(now, r.Hold), now)
+	views := next.views(shapes, o.Group, now, o.Unsure)
+	if tooDear(views, o) {
+		return max(now, r.Hold).Add(dearAgain)
+	}
+	from, _, _, _ := next.slot(views, o, max(now, r.Hold), now)
 	return max(from, now)
 }
 
@@ -124,7 +141,7 @@ func (r *Register) Next(shapes []Shape, o Order, now Instant) Instant {
 func (r *Register) Left(shapes []Shape, now Instant) int {
 	next := r.Clone()
 	left := -1
-	for _, v := range next.views(shapes, now, 0) {
+	for _, v := range next.views(shapes, "", now, 0) {
 		if free := v.left(v.at(now)); v.mine && (left < 0 || free < left) {
 			left = free
 		}

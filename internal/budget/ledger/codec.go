@@ -24,14 +24,18 @@ func (r *Register) origin() Instant {
 // what is in it, so that workers of before read it as long as they can.
 const (
 	codecFirst  = 1
-	codecNewest = 2  // what was lost, what others called, and windows that were stretched
+	codecLost   = 2  // what was lost, what others called, and windows that were stretched
+	codecNewest = 3  // windows of groups of operations
 	codecBeyond = 32 // what begins with this or more is no register of any version, but text
 )
 
 // needs is the first version that can say what is in the register.
 func (r *Register) needs() byte {
-	if r.lost > 0 || r.foreign != (Foreign{}) || slices.ContainsFunc(r.windows, func(w window) bool { return w.grace > 0 }) {
+	if slices.ContainsFunc(r.windows, func(w window) bool { return w.group != "" }) {
 		return codecNewest
+	}
+	if r.lost > 0 || r.foreign != (Foreign{}) || slices.ContainsFunc(r.windows, func(w window) bool { return w.grace > 0 }) {
+		return codecLost
 	}
 	return codecFirst
 }
@@ -45,8 +49,11 @@ func (r *Register) Encode() []byte {
 	put(r.Epoch)
 	put(int64(r.Hold))
 	put(int64(r.Strikes))
-	put(int64(len(r.trial.owner)))
-	b = append(b, r.trial.owner...)
+	text := func(s string) {
+		put(int64(len(s)))
+		b = append(b, s...)
+	}
+	text(r.trial.owner)
 	put(int64(r.trial.until))
 	put(int64(r.Spread / time.Millisecond))
 	origin := r.origin() // the counters lie close together: write what they differ by
@@ -65,12 +72,15 @@ func (r *Register) Encode() []byte {
 		for _, n := range w.counts {
 			put(int64(n))
 		}
-		if version >= 2 {
+		if version >= codecLost {
 			put(int64(w.grace / time.Millisecond))
 			put(int64(w.graceAt) / int64(time.Second))
 		}
+		if version >= codecNewest {
+			text(w.group)
+		}
 	}
-	if version >= 2 {
+	if version >= codecLost {
 		put(int64(r.lost))
 		put(int64(r.foreign.N))
 		put(int64(r.foreign.Until) / int64(time.Second))
@@ -124,14 +134,17 @@ func Decode(b []byte) (*Register, error) {
 		for i := range w.counts {
 			w.counts[i] = d.count()
 		}
-		if version >= 2 {
+		if version >= codecLost {
 			w.grace = time.Duration(d.count()) * time.Millisecond
 			w.graceAt = Instant(d.int()) * Instant(time.Second)
 			d.failed = d.failed || w.grace > w.per
 		}
+		if version >= codecNewest {
+			w.group = d.string()
+		}
 		r.windows = append(r.windows, w)
 	}
-	if version >= 2 {
+	if version >= codecLost {
 		r.lost = Instant(d.int())
 		r.foreign.N = d.count()
 		r.foreign.Until = Instant(d.int()) * Instant(time.Second)

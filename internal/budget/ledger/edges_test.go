@@ -14,7 +14,7 @@ func TestLostForEverybody(t *testing.T) {
 	for name, seenBy := range map[string]Limits{
 		"nobody's limits": nil, "one of two": {{60, time.Minute}}, "a smaller one": {{5, time.Minute}}, "both": perMinuteAndDay,
 	} {
-		r := Lost(1, NewShapes(seenBy), start)
+		r := Lost(1, NewShapes(seenBy), 0, start)
 		for _, l := range []Limits{perMinuteAndDay, {{100, 24 * time.Hour}}, {{60, time.Minute}}, {{2, time.Second}}} {
 			shapes := NewShapes(l)
 			d, err := Decode(r.Encode())
@@ -48,10 +48,10 @@ func TestCallsWithoutALimit(t *testing.T) {
 		now = now.Add(time.Second)
 	}
 	for range 500 {
-		if !r.Counts() {
+		if !r.Counts(nil, "") {
 			t.Fatal("nobody counts")
 		}
-		r.Record(now, 1, now)
+		r.Record(nil, "", now, 1, now)
 		now = now.Add(time.Second)
 	}
 	if left := r.Left(shapes, now); left != 0 {
@@ -75,20 +75,20 @@ func TestAnIdleLimitIsKept(t *testing.T) {
 		t.Error("touched, and stale after an hour")
 	}
 	now := start.Add(72 * time.Hour)
-	r.Record(now, 7, now)
+	r.Record(nil, "", now, 7, now)
 	if !r.Stale(shapes, now) {
 		t.Error("nobody has to say that it still has the limit")
 	}
 	r.Touch(shapes, now.Add(time.Second))
-	r.Record(now.Add(2*time.Second), 1, now.Add(2*time.Second))
+	r.Record(nil, "", now.Add(2*time.Second), 1, now.Add(2*time.Second))
 	if left := r.Left(shapes, now.Add(time.Minute)); left != 92 {
 		t.Errorf("%d left of 100 after 8 calls", left)
 	}
 	// If nobody says so, it is forgotten in the end.
 	now = now.Add(72 * time.Hour)
-	r.Record(now, 1, now)
-	r.Record(now.Add(time.Second), 1, now.Add(time.Second))
-	if r.Counts() {
+	r.Record(nil, "", now, 1, now)
+	r.Record(nil, "", now.Add(time.Second), 1, now.Add(time.Second))
+	if r.Counts(nil, "") {
 		t.Error("a limit that nobody has is kept for ever")
 	}
 }
@@ -166,13 +166,13 @@ func TestImpossible(t *testing.T) {
 		if r.Possible(start) {
 			t.Errorf("claimed %v ahead, and possible", ahead)
 		}
-		if l := Lost(1, shapes, start.Add(ahead)); l.Possible(start) {
+		if l := Lost(1, shapes, 0, start.Add(ahead)); l.Possible(start) {
 			t.Errorf("lost %v ahead, and possible", ahead)
 		}
 	}
 	r, _, _ := New(1).Claim(shapes, start, Order{Class: Light, Want: 1, Patience: patient})
 	r.Throttled(start, "", 24*time.Hour, 0, 0)
-	if !r.Possible(start) || !r.Possible(start.Add(48*time.Hour)) || !Lost(1, shapes, start).Possible(start) {
+	if !r.Possible(start) || !r.Possible(start.Add(48*time.Hour)) || !Lost(1, shapes, 0, start).Possible(start) {
 		t.Error("a hold, an old register or a lost one is impossible")
 	}
 }
@@ -244,7 +244,7 @@ func TestBoundsOfLimits(t *testing.T) {
 	}
 	shapes := NewShapes(l)
 	r, _, _ := New(1).Claim(shapes, start, Order{Class: Light, Want: 1 << 30, Patience: patient})
-	r.Record(start, 1<<30, start)
+	r.Record(nil, "", start, 1<<30, start)
 	if _, err := Decode(r.Encode()); err != nil {
 		t.Errorf("the largest limit makes a register that nobody can read: %v", err)
 	}

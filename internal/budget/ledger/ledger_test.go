@@ -62,7 +62,15 @@ func TestNeverOver(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		limits := rapid.SampledFrom(all).Draw(t, "limits")
-		shapes := NewShapes(limits)
+		groups := rapid.SampledFrom([][]Shape{
+			nil, GroupShapes(Limits{{3, 10 * time.Second}}, "a"),
+			slices.Concat(GroupShapes(Limits{{5, time.Second}, {6, time.Minute}}, "a"), GroupShapes(Limits{{4, 30 * time.Second}}, "b")),
+		}).Draw(t, "groups")
+		shapes := slices.Concat(NewShapes(limits), groups)
+		most := 1 << 30
+		for _, s := range shapes {
+			most = min(most, s.N)
+		}
 		now := start
 		r := New(1)
 		var out []taken
@@ -75,6 +83,11 @@ func TestNeverOver(t *testing.T) {
 					Took: time.Duration(rapid.IntRange(0, 100).Draw(t, "took")) * time.Millisecond, Patience: patient,
 					Unsure: time.Duration(rapid.SampledFrom([]int{0, 0, 1, 20, 60}).Draw(t, "unsure")) * time.Millisecond,
 				}
+				if len(groups) > 0 {
+					o.Group = rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "group")
+					o.Cost = rapid.IntRange(1, min(most, 4)).Draw(t, "cost")
+					o.Dearer = Dearer(shapes, o.Group, o.Cost)
+				}
 				o.Shards = make([]int, o.Want)
 				next, blocks, at := r.Claim(shapes, now, o)
 				if len(blocks) == 0 && at <= now {
@@ -84,7 +97,7 @@ func TestNeverOver(t *testing.T) {
 					if b.From < r.Hold || b.Until <= now || b.N < 1 {
 						t.Fatalf("claimed %+v at %d, hold %d", b, now, r.Hold)
 					}
-					if b.From > now.Add(o.Class.horizon()+o.Took/2) {
+					if b.From > now.Add(o.Class.horizon()+o.Took/2+o.Dearer) {
 						t.Fatalf("claimed %v ahead", b.From.Sub(now))
 					}
 					for range b.N {
@@ -97,7 +110,7 @@ func TestNeverOver(t *testing.T) {
 				next := r.Clone()
 				for range n {
 					i := rapid.IntRange(0, len(out)-1).Draw(t, "which")
-					next.GiveBack([]Refund{{At: out[i].From, N: 1, Epoch: out[i].Epoch}}, shapes)
+					next.GiveBack([]Refund{{At: out[i].From, N: max(out[i].Cost, 1), Epoch: out[i].Epoch, Group: out[i].Group}}, shapes)
 					out = slices.Delete(out, i, i+1)
 				}
 				r = next
@@ -123,10 +136,18 @@ func TestNeverOver(t *testing.T) {
 			now = now.Add(time.Duration(rapid.Int64Range(0, int64(limits[0].Per/8)).Draw(t, "time")))
 		}
 		for _, s := range shapes {
-			checkTicks(t, s, out)
-			arrivals := make([]Instant, len(out))
+			var counted []taken // in this window, once for each unit
+			for _, p := range out {
+				for range p.Cost {
+					if s.Group == "" || s.Group == p.Group {
+						counted = append(counted, p)
+					}
+				}
+			}
+			checkTicks(t, s, counted)
+			arrivals := make([]Instant, len(counted))
 			late := min(250*time.Millisecond, s.Per/20)
-			for i, p := range out {
+			for i, p := range counted {
 				arrivals[i] = p.From.Add(time.Duration(rapid.Int64Range(0, int64(p.Until.Sub(p.From)+late)).Draw(t, "arrives")))
 			}
 			slices.Sort(arrivals)
@@ -216,7 +237,7 @@ func TestNewLimit(t *testing.T) {
 
 func TestLostRegisterIsFull(t *testing.T) {
 	shapes := NewShapes(Limits{{5, time.Minute}})
-	r := Lost(1, shapes, start)
+	r := Lost(1, shapes, 0, start)
 	for _, c := range []Class{Light, Heavy, Replay, Batch} {
 		if d := r.Next(shapes, Order{Class: c, Patience: patient}, start).Sub(start); d < time.Minute || d > time.Minute+5*time.Second {
 			t.Errorf("class %d: the next permit in %v", c, d)
@@ -264,7 +285,7 @@ func TestRegisterRoundTrip(t *testing.T) {
 func FuzzDecodeRegister(f *testing.F) {
 	f.Add([]byte{codecFirst})
 	f.Add([]byte{codecNewest})
-	f.Add(Lost(1, NewShapes(Limits{{5, time.Minute}}), start).Encode())
+	f.Add(Lost(1, NewShapes(Limits{{5, time.Minute}}), 0, start).Encode())
 	r, _, _ := New(1).Claim(NewShapes(Limits{{5, time.Minute}}), start, Order{Patience: patient, Class: Batch, Want: 2})
 	f.Add(r.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -17,9 +17,9 @@ func (r *Register) Merge(known *Register, now Instant) (changed bool) {
 	}
 	more(&r.lost, known.lost)
 	for _, k := range known.windows {
-		i := slices.IndexFunc(r.windows, func(w window) bool { return w.per == k.per })
+		i := slices.IndexFunc(r.windows, func(w window) bool { return w.per == k.per && w.group == k.group })
 		if i < 0 {
-			r.windows = append(r.windows, window{per: k.per, n: k.n, seen: k.seen, base: k.base})
+			r.windows = append(r.windows, window{per: k.per, group: k.group, n: k.n, seen: k.seen, base: k.base})
 			i = len(r.windows) - 1
 		}
 		w := &r.windows[i]

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -41,10 +42,11 @@ func New(epoch int64) *Register { return &Register{Epoch: epoch} }
 // Lost stands in for one that is gone although the provider has been called.
 // It remembers when: any window that reaches back beyond that moment counts as
 // full, whoever has it as a limit and whenever that is told.
-func Lost(epoch int64, shapes []Shape, now Instant) *Register {
+// Calls that count as several claim further ahead, by dearer.
+func Lost(epoch int64, shapes []Shape, dearer time.Duration, now Instant) *Register {
 	r := New(epoch)
-	r.lost = now.Add(Light.horizon()) // the furthest a claim may have been
-	r.views(shapes, now, 0)
+	r.lost = now.Add(furthest(dearer)) // the furthest a claim may have been
+	r.Touch(shapes, now)
 	return r
 }
 
@@ -77,7 +79,7 @@ func (r *Register) Possible(now Instant) bool {
 }
 
 func (r *Register) sort() {
-	slices.SortFunc(r.windows, func(a, b window) int { return int(a.per - b.per) })
+	slices.SortFunc(r.windows, func(a, b window) int { return cmp.Or(cmp.Compare(a.per, b.per), cmp.Compare(a.group, b.group)) })
 }
 
 // Clone is a copy that shares nothing with r.
@@ -92,30 +94,39 @@ func (r *Register) Clone() *Register {
 	return &c
 }
 
-// views prepares the windows for a claim: the claimer's own, those that only
-// others have (permits are recorded there too, for limits may differ during a
-// roll-out), and new ones.
+// views prepares the windows for a claim of a group's: the claimer's own, those
+// that only others have (permits are recorded there too, for limits may differ
+// during a roll-out), and new ones.
 // A claimer who knows the time to within unsure only needs longer validities
 // where that is much.
-func (r *Register) views(shapes []Shape, now Instant, unsure time.Duration) []view {
+func (r *Register) views(shapes []Shape, group string, now Instant, unsure time.Duration) []view {
 	r.windows = slices.DeleteFunc(r.windows, func(w window) bool {
-		return !slices.ContainsFunc(shapes, func(s Shape) bool { return s.Per == w.per }) && w.forgotten(now, len(shapes) > 0)
+		return !slices.ContainsFunc(shapes, func(s Shape) bool { return s.of(&w) }) && w.forgotten(now, len(shapes) > 0)
 	})
 	r.foreign = r.ForeignCalls(now)
 	known := len(r.windows)
 	for _, s := range shapes {
-		if !slices.ContainsFunc(r.windows, func(w window) bool { return w.per == s.Per }) {
+		if !slices.ContainsFunc(r.windows, func(w window) bool { return s.of(&w) }) {
 			r.windows = append(r.windows, r.seed(r.windows[:known], s.stretched(s.needs(unsure)), now))
 		}
 	}
 	r.sort()
-	views := make([]view, len(r.windows))
+	views := make([]view, 0, len(r.windows))
 	for i := range r.windows {
 		w := &r.windows[i]
 		v := view{window: w}
-		if j := slices.IndexFunc(shapes, func(s Shape) bool { return s.Per == w.per }); j >= 0 {
+		j := slices.IndexFunc(shapes, func(s Shape) bool { return s.of(w) })
+		if j >= 0 {
+			w.n, w.seen = shapes[j].N, now-now%Instant(time.Second)
+		}
+		if !w.concerns(group, shapes) {
+			if j >= 0 {
+				w.prune(shapes[j].stretched(w.grace), now)
+			}
+			continue
+		}
+		if j >= 0 {
 			v.Shape, v.mine = shapes[j], true
-			w.n, w.seen = v.N, now-now%Instant(time.Second)
 		} else {
 			v.Shape = newShape(Window{N: w.n, Per: w.per})
 		}
@@ -125,9 +136,16 @@ func (r *Register) views(shapes []Shape, now Instant, unsure time.Duration) []vi
 		}
 		w.prune(v.Shape, now)
 		v.index()
-		views[i] = v
+		views = append(views, v)
 	}
 	return views
+}
+
+// concerns reports whether the calls of a group count in the window: it is the
+// provider's, or the group's, or one of a group that the claimer knows nothing
+// of, so that any call may be one of its.
+func (w *window) concerns(group string, shapes []Shape) bool {
+	return w.group == "" || w.group == group || !slices.ContainsFunc(shapes, func(s Shape) bool { return s.Group == w.group })
 }
 
 // forgotten reports whether nobody has had a window as a limit for so long that
@@ -147,28 +165,37 @@ const kept = time.Minute
 // counted for it, also before it makes one itself.
 func (r *Register) Stale(shapes []Shape, now Instant) bool {
 	return slices.ContainsFunc(shapes, func(s Shape) bool {
-		i := slices.IndexFunc(r.windows, func(w window) bool { return w.per == s.Per })
+		i := slices.IndexFunc(r.windows, func(w window) bool { return s.of(&w) })
 		return i < 0 || now.Sub(r.windows[i].seen) > s.span/2+kept/2
 	})
 }
 
 // Touch says that the limits are somebody's.
-func (r *Register) Touch(shapes []Shape, now Instant) { r.views(shapes, now, 0) }
+func (r *Register) Touch(shapes []Shape, now Instant) { r.views(shapes, "", now, 0) }
 
-// Counts reports whether calls without a limit must be recorded: somebody has
-// limits.
-func (r *Register) Counts() bool { return len(r.windows) > 0 }
+// Counts reports whether a group's calls without a limit must be recorded:
+// somebody has limits.
+func (r *Register) Counts(shapes []Shape, group string) bool {
+	for i := range r.windows {
+		if r.windows[i].concerns(group, shapes) {
+			return true
+		}
+	}
+	return false
+}
 
-// Record counts n calls of somebody who has no limit, for those who have one.
-func (r *Register) Record(at Instant, n int, now Instant) {
-	r.book(r.views(nil, now, 0), at, n, now, 0)
+// Record counts n units of somebody who has no limit for a group's calls, for
+// those who have one.
+func (r *Register) Record(shapes []Shape, group string, at Instant, n int, now Instant) {
+	r.book(r.views(shapes, group, now, 0), at, n, now, 0)
 }
 
 // seed starts the window of a limit that is new. It knows what the others
 // remember of the past, and starts when no permit of before can still be on
 // its way; what is older than their memory it cannot know.
 func (r *Register) seed(known []window, s Shape, now Instant) window {
-	w := window{per: s.Per, n: s.N, base: s.at(now) - s.k + 1, tat: now}
+	w := window{per: s.Per, group: s.Group, n: s.N, base: s.at(now) - s.k + 1, tat: now}
+	known = slices.DeleteFunc(slices.Clone(known), func(k window) bool { return k.group != "" && k.group != s.Group })
 	if len(known) == 0 {
 		return w
 	}
@@ -194,7 +221,7 @@ func (r *Register) seed(known []window, s Shape, now Instant) window {
 	return w
 }
 
-// book records n permits at a moment in every window. Everybody pushes the
+// book records n units at a moment in every window. Everybody pushes the
 // pacer, all but light obey it.
 func (r *Register) book(views []view, at Instant, n int, now Instant, unsure time.Duration) {
 	for i := range views {
@@ -209,11 +236,12 @@ func (r *Register) book(views []view, at Instant, n int, now Instant, unsure tim
 }
 
 // quota is how many permits a shard may have lately, and how long until one
-// of them is forgotten, by the slowest of the limits.
+// of them is forgotten, by the slowest of the provider's limits, or of its
+// groups' where it has none.
 func quota(shapes []Shape) (span, each time.Duration) {
 	var slow Shape
 	for _, s := range shapes {
-		if s.Gap > slow.Gap {
+		if all := s.Group == ""; all && slow.Group != "" || s.Gap > slow.Gap && (all || slow.Group != "" || slow.N == 0) {
 			slow = s
 		}
 	}
@@ -229,9 +257,10 @@ func (r *Register) Modest(shapes []Shape, shard int, now Instant) bool {
 	return r.busy[shard%Shards].Sub(now) <= span-each
 }
 
-// charge counts n permits for the first n shards, and returns the others.
-func (r *Register) charge(shapes []Shape, of []int, n int, now Instant) []int {
+// charge counts n calls for the first n shards, and returns the others.
+func (r *Register) charge(shapes []Shape, of []int, n, units int, now Instant) []int {
 	span, each := quota(shapes)
+	each *= time.Duration(units)
 	for i, t := range r.busy {
 		if t <= now {
 			r.busy[i] = 0
@@ -249,11 +278,13 @@ func (r *Register) charge(shapes []Shape, of []int, n int, now Instant) []int {
 // Refund is permits that were certainly not used, on their way back.
 type Refund struct {
 	At    Instant // in the tick they were claimed for
-	N     int
+	N     int     // units
 	Epoch int64
+	Group string // that they were claimed for
 }
 
-// GiveBack takes refunds of this register back.
+// GiveBack takes refunds of this register back. Where they were recorded only
+// in case, they stay: that slows, and nothing else.
 func (r *Register) GiveBack(refunds []Refund, shapes []Shape) {
 	for _, refund := range refunds {
 		if refund.Epoch != r.Epoch {
@@ -261,6 +292,9 @@ func (r *Register) GiveBack(refunds []Refund, shapes []Shape) {
 		}
 		for i := range r.windows {
 			w := &r.windows[i]
+			if w.group != "" && w.group != refund.Group {
+				continue
+			}
 			s := shapeOf(shapes, w)
 			n := w.take(s.at(refund.At), refund.N)
 			w.tat = w.tat.Add(-time.Duration(n) * s.Gap)
@@ -271,7 +305,7 @@ func (r *Register) GiveBack(refunds []Refund, shapes []Shape) {
 // shapeOf is the claimer's own shape of a window, or what the register says.
 func shapeOf(shapes []Shape, w *window) Shape {
 	for _, s := range shapes {
-		if s.Per == w.per {
+		if s.of(w) {
 			return s
 		}
 	}

@@ -8,6 +8,7 @@ import (
 // Shape is a window and what follows from it.
 type Shape struct {
 	Window
+	Group string        // of operations whose calls alone count in it; empty: all of the provider's
 	Tick  time.Duration // the validity of a permit
 	grace time.Duration // how much later than its tick a permit may still start
 	span  time.Duration // the window as the ledger counts it: k ticks
@@ -64,7 +65,10 @@ func (s Shape) needs(unsure time.Duration) time.Duration {
 func (s Shape) Reachable(unsure time.Duration) bool { return s.needs(unsure) <= s.Per/2 }
 
 // NewShapes are the shapes of all windows; of two as long, the stricter one.
-func NewShapes(l Limits) []Shape {
+func NewShapes(l Limits) []Shape { return GroupShapes(l, "") }
+
+// GroupShapes are those of the windows of a group of operations.
+func GroupShapes(l Limits, group string) []Shape {
 	shapes := make([]Shape, 0, len(l))
 	for _, w := range l {
 		if i := slices.IndexFunc(shapes, func(s Shape) bool { return s.Per == w.Per }); i < 0 {
@@ -73,8 +77,14 @@ func NewShapes(l Limits) []Shape {
 			shapes[i] = newShape(w)
 		}
 	}
+	for i := range shapes {
+		shapes[i].Group = group
+	}
 	return shapes
 }
+
+// of reports whether the window is this one.
+func (s Shape) of(w *window) bool { return s.Per == w.per && s.Group == w.group }
 
 func (s Shape) at(t Instant) int64       { return int64(t) / int64(s.Tick) }
 func (s Shape) start(tick int64) Instant { return Instant(tick * int64(s.Tick)) }

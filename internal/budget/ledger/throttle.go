@@ -24,9 +24,18 @@ type Told struct {
 // none of ours. They are booked so that they fall out of the window when
 // the provider counts anew. This can only slow the fleet down.
 func (r *Register) Foreign(shapes []Shape, told Told, now Instant) (booked int) {
+	last := 0 // of the provider's own
+	for i := range r.windows {
+		if r.windows[i].group == "" {
+			last = i
+		}
+	}
 	for i := range r.windows {
 		w := &r.windows[i]
-		if told.Per > 0 && w.per != told.Per || told.Per == 0 && w.per < told.Reset && i < len(r.windows)-1 {
+		if w.group != "" {
+			continue // the provider speaks of all its calls
+		}
+		if told.Per > 0 && w.per != told.Per || told.Per == 0 && w.per < told.Reset && i < last {
 			continue
 		}
 		s := shapeOf(shapes, w)

@@ -1,6 +1,9 @@
 package ledger
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Limits are those that the fleet last claimed under. Windows that are no
 // limit any more stay in the register for a while.
@@ -10,26 +13,55 @@ func (r *Register) Limits() (limits Limits) {
 		newest = max(newest, w.seen)
 	}
 	for _, w := range r.windows {
-		if newest.Sub(w.seen) <= time.Minute {
+		if newest.Sub(w.seen) <= time.Minute && w.group == "" {
 			limits = append(limits, Window{N: w.n, Per: w.per})
 		}
 	}
 	return limits
 }
 
+// Groups are the limits of groups of operations that the fleet last claimed
+// under.
+func (r *Register) Groups() (shapes []Shape) {
+	var newest Instant
+	for _, w := range r.windows {
+		newest = max(newest, w.seen)
+	}
+	for _, w := range r.windows {
+		if newest.Sub(w.seen) <= time.Minute && w.group != "" {
+			shapes = append(shapes, GroupShapes(Limits{{N: w.n, Per: w.per}}, w.group)...)
+		}
+	}
+	return shapes
+}
+
 // Usage is one limit of a provider, as the fleet last claimed under it.
 type Usage struct {
 	Window
-	Left       int // permits that could be had now
-	LastMinute int // permits of the last minute
+	Group      string // of operations; empty: it is the provider's
+	Left       int    // permits that could be had now
+	LastMinute int    // permits of the last minute
 }
 
-// Usage is how full each window is.
+// Usage is how full each window is: the provider's, then those of its groups.
 func (r *Register) Usage(shapes []Shape, now Instant) (usage []Usage) {
-	for _, v := range r.Clone().views(shapes, now, 0) {
-		if tick := v.at(now); v.mine {
+	groups := []string{""}
+	for _, s := range shapes {
+		if !slices.Contains(groups, s.Group) {
+			groups = append(groups, s.Group)
+		}
+	}
+	for _, group := range groups {
+		usage = append(usage, r.usageOf(shapes, group, now)...)
+	}
+	return usage
+}
+
+func (r *Register) usageOf(shapes []Shape, group string, now Instant) (usage []Usage) {
+	for _, v := range r.Clone().views(shapes, group, now, 0) {
+		if tick := v.at(now); v.mine && v.Group == group {
 			usage = append(usage, Usage{
-				Window:     v.Window,
+				Window: v.Window, Group: group,
 				Left:       v.left(tick),
 				LastMinute: v.sum(v.at(now.Add(-time.Minute))+1, tick),
 			})

@@ -16,6 +16,7 @@ const keep = 2 * time.Second
 // window is one limit's ledger: how many permits each tick holds.
 type window struct {
 	per    time.Duration
+	group  string  // of operations whose calls alone it counts; empty: all
 	n      int     // the limit of whoever claimed last; for display and for claimers without limits
 	seen   Instant // when somebody whose limit this is last claimed, whole seconds
 	base   int64   // counts[0] is this tick; what lies before is forgotten
@@ -65,7 +66,7 @@ func (w *window) sum(from, to int64) int {
 // Nobody needs a longer one any more once all permits that were claimed with
 // it are out of the window.
 func (w *window) stretch(s Shape, now Instant) time.Duration {
-	if w.grace > 0 && now.Sub(w.graceAt) > s.stretched(w.grace).span+keep+Light.horizon() {
+	if w.grace > 0 && now.Sub(w.graceAt) > s.stretched(w.grace).span+keep+furthest(mostDearer) {
 		w.grace, w.graceAt = 0, 0
 	}
 	return w.grace
@@ -129,7 +130,7 @@ func (v *view) left(tick int64) int {
 	return max(v.free(tick), 0)
 }
 
-// allow is how many permits a claimer may take of a tick. All but light obey
+// allow is how many units a claimer may take of a tick. All but light obey
 // the pacer as soon as only the reserve is free, so a backlog never empties
 // the ledger.
 func (v *view) allow(o Order, tick int64, now Instant) int {
@@ -145,12 +146,12 @@ func (v *view) allow(o Order, tick int64, now Instant) int {
 	return min(free, max(free-o.leaves(v.Shape), paced))
 }
 
-// first is the earliest tick, from tick on, that allows one more.
+// first is the earliest tick, from tick on, that allows one more call.
 func (v *view) first(o Order, tick int64, now Instant) int64 {
 	// A clock that was set back further than prune keeps must not claim where
 	// the past is forgotten.
 	tick = max(tick, v.base+v.k-1, v.full)
-	for v.allow(o, tick, now) < 1 {
+	for v.allow(o, tick, now) < o.units() {
 		tick++
 	}
 	return tick

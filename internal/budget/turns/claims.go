@@ -15,6 +15,7 @@ type Write struct {
 	Before  *ledger.Register // what it replaces
 	Rev     uint64           // of Before
 	Blocks  []ledger.Block   // what it claims
+	lines   []*line          // whose they are
 	trial   bool             // the claim is for a trial
 	ops     int              // how many of what is on its way it takes with it
 	refunds int
@@ -33,25 +34,26 @@ func (p *Planner) Plan(now ledger.Instant) (*Write, ledger.Instant) {
 		p.Lost(p.rev, now)
 	}
 	p.remember(now)
-	o, ok := p.order(now)
-	p.waiting = p.waiting && ok
+	orders := p.orders(now)
 	tidy, wake := p.tidy(now)
-	if !ok && !tidy {
+	if len(orders) == 0 && !tidy {
 		return nil, wake
 	}
 	if now < p.retry {
 		return nil, p.retry
 	}
 	w := p.write(now)
-	if ok {
-		next := p.claim(w, o, now)
-		wake = earliest(wake, next)
+	for _, o := range orders {
+		if w.trial && len(w.Blocks) > 0 {
+			break // after a hold there is one trial, whoever's
+		}
+		wake = earliest(wake, p.claim(w, o, now))
 	}
 	if len(w.Blocks) == 0 && !tidy {
 		return nil, wake
 	}
 	if len(w.Blocks) > 0 {
-		w.Reg.Spread = p.respread(w.Reg, o.Class, now)
+		w.Reg.Spread = p.respread(w.Reg, w.lines[0], w.Blocks[0].Class, now)
 	}
 	p.begin()
 	return w, wake
@@ -96,7 +98,7 @@ func (p *Planner) write(now ledger.Instant) *Write {
 		op(w.Reg, now)
 	}
 	for _, c := range p.calls {
-		w.Reg.Record(c.at, c.n, now)
+		w.Reg.Record(p.shapes, c.group, c.at, c.n, now)
 	}
 	w.Reg.GiveBack(p.refunds, p.shapes)
 	if len(p.shapes) > 0 {
@@ -109,38 +111,63 @@ func (p *Planner) write(now ledger.Instant) *Write {
 }
 
 // claim adds a claim to a write, or says when to try again.
-func (p *Planner) claim(w *Write, o ledger.Order, now ledger.Instant) (wake ledger.Instant) {
-	w.trial = w.Reg.Strikes > 0
-	reg, blocks, next := w.Reg.Claim(p.shapes, now, o)
-	if len(blocks) == 0 {
-		return p.denied(o.Class, next, now)
+func (p *Planner) claim(w *Write, o order, now ledger.Instant) (wake ledger.Instant) {
+	if l := o.line; l.waiting && l.alarmFor == o.Class && now < l.opens && l.denied == p.known() {
+		return l.alarm // it would find the same slot
 	}
-	if wake = p.early(o.Class, blocks[0], now); wake == 0 {
-		w.Reg, w.Blocks = reg, blocks
+	w.trial = w.Reg.Strikes > 0
+	reg, blocks, next := w.Reg.Claim(p.shapes, now, o.Order)
+	if len(blocks) == 0 {
+		return p.denied(o.line, o.Class, next, now)
+	}
+	if wake = p.early(o.line, o.Class, blocks[0], now); wake == 0 {
+		w.Reg, w.Blocks, w.lines = reg, append(w.Blocks, blocks...), append(w.lines, o.line)
 	}
 	return wake
 }
 
-// order says what to claim: for the highest class with work that no permit in
-// hand covers, no more than can be under way.
-func (p *Planner) order(now ledger.Instant) (ledger.Order, bool) {
-	spare := p.slots - p.out
-	held := p.InHand()
-	if p.queue.total() <= held || spare <= held || p.unlimited(p.Effective(now), now) {
+// order is a claim for one line.
+type order struct {
+	ledger.Order
+	line *line
+}
+
+// orders says what to claim, the most urgent first: for each line, no more in
+// all than can be under way.
+func (p *Planner) orders(now ledger.Instant) (orders []order) {
+	_, far := p.TooFar()
+	r, spare := p.Effective(now), p.slots-p.out-p.InHand()
+	for i := range p.lines {
+		l := p.lines[(p.turn+i)%len(p.lines)]
+		o, ok := p.order(l, r, spare+l.inHand(), now)
+		ok = ok && !far
+		if l.waiting = l.waiting && ok; ok {
+			orders = append(orders, order{o, l})
+			spare -= o.Want
+		}
+	}
+	if len(orders) > 1 {
+		slices.SortStableFunc(orders, func(a, b order) int { return int(a.Class - b.Class) })
+	}
+	return orders
+}
+
+// order says what to claim for a line: for the highest class with work that no
+// permit in hand covers, no more than can be under way.
+func (p *Planner) order(l *line, r *ledger.Register, spare int, now ledger.Instant) (ledger.Order, bool) {
+	held := l.inHand()
+	if l.queue.total() <= held || spare <= held || p.unlimited(l, r, now) {
 		return ledger.Order{}, false
 	}
-	if _, far := p.TooFar(); far {
-		return ledger.Order{}, false
-	}
-	n, lightOf, heavyOf := p.queue.demand(func(shard int) bool { return p.modest(shard, now) })
-	o := p.sample(ledger.Light)
-	o.Want, o.Owner, o.TrialTime, o.Trying = min(p.queue.total(), spare)-held, p.name, p.trialTime, p.trials > 0
+	n, lightOf, heavyOf := l.queue.demand(func(shard int) bool { return p.modest(shard, now) })
+	o := p.sample(l, ledger.Light)
+	o.Want, o.Owner, o.TrialTime, o.Trying = min(l.queue.total(), spare)-held, p.name, p.trialTime, p.trials > 0
 	for c := range ledger.Classes {
 		if n[c] <= held {
 			held -= n[c]
 			continue
 		}
-		if c != ledger.Light && p.InHand() > p.slots/4 {
+		if c != ledger.Light && l.inHand() > p.slots/4 {
 			return ledger.Order{}, false // a write for many instead of one for each
 		}
 		o.Class = c
@@ -158,15 +185,20 @@ func (p *Planner) order(now ledger.Instant) (ledger.Order, bool) {
 }
 
 // sample is an order of a class, as far as it decides when a permit is to be had.
-func (p *Planner) sample(c ledger.Class) ledger.Order {
-	return ledger.Order{Class: c, Took: p.took, Patience: Patience, Unsure: p.unsure}
+func (p *Planner) sample(l *line, c ledger.Class) ledger.Order {
+	return ledger.Order{Class: c, Group: l.group, Cost: l.cost, Dearer: l.dearer, Took: p.took, Patience: Patience, Unsure: p.unsure}
 }
 
 // Won books a write that was stored.
 func (p *Planner) Won(w *Write, rev uint64, now ledger.Instant) {
 	p.writing = false
-	p.conflicts, p.waiting = 0, false
-	p.share = p.rng.Float64()
+	p.conflicts = 0
+	if len(w.lines) == 0 {
+		w.lines = p.lines
+	}
+	for _, l := range w.lines {
+		l.waiting, l.share = false, p.rng.Float64()
+	}
 	p.ops = slices.Delete(p.ops, 0, w.ops)
 	p.handedIn(w)
 	// Another's newer register may have been seen first; it has our claim in it.
@@ -179,9 +211,10 @@ func (p *Planner) Won(w *Write, rev uint64, now ledger.Instant) {
 			p.giveBack(b, w.trial) // void: a hold came while we wrote
 			continue
 		}
-		p.held = append(p.held, p.inHandBlock(b, w.trial))
+		l := p.lineFor(b.Group, b.Cost)
+		l.held = append(l.held, p.inHandBlock(l, b, w.trial))
+		slices.SortStableFunc(l.held, func(a, b held) int { return int(a.From - b.From) })
 	}
-	slices.SortStableFunc(p.held, func(a, b held) int { return int(a.From - b.From) })
 }
 
 // mostSpacing is the longest between permits of a block: in a window of a day a
@@ -191,13 +224,13 @@ const mostSpacing = time.Second
 // inHandBlock adds what spaces the permits of a block: up to 10 % of the
 // spacing as jitter, never early, and for the patient classes one after the
 // other instead of all at once.
-func (p *Planner) inHandBlock(b ledger.Block, trial bool) held {
+func (p *Planner) inHandBlock(l *line, b ledger.Block, trial bool) held {
 	h := held{Block: b, trial: trial}
-	if b.Class == ledger.Light || len(p.shapes) == 0 {
+	if b.Class == ledger.Light || len(l.shapes) == 0 {
 		return h
 	}
-	tick, gap := p.shapes[0].Tick, p.shapes[0].Gap
-	for _, s := range p.shapes[1:] {
+	tick, gap := l.shapes[0].Tick, l.shapes[0].Gap
+	for _, s := range l.shapes[1:] {
 		tick, gap = min(tick, s.Tick), max(gap, s.Gap)
 	}
 	// Windows of others may leave a permit less time than ours.
@@ -229,7 +262,9 @@ func (p *Planner) Traffic() (writes, failed, lapsed int64) { return p.writes, p.
 // Conflict backs off from a write that lost against another's.
 func (p *Planner) Conflict(now ledger.Instant) {
 	p.writing = false
-	p.share = p.rng.Float64()
+	for _, l := range p.lines {
+		l.share = p.rng.Float64()
+	}
 	most := 2 * time.Millisecond << min(p.conflicts, 9)
 	p.conflicts++
 	p.failed++

@@ -4,7 +4,8 @@
 // knows no clock, no lock and no network.
 //
 // Requests wait in lanes, and within a lane in the line of their agent's shard
-// (lanes.go). The Planner hands permits in hand to those who wait and keeps
+// (lanes.go); those whose calls count in other windows, or for more, in a line
+// of their own (line.go). The Planner hands permits in hand to those who wait and keeps
 // what is on its way into the register (planner.go). It says what to write
 // next (claims.go), and when: claimers that contend spread over a width that
 // the register carries, each by its own share of it (spread.go).

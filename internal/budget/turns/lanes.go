@@ -40,6 +40,9 @@ type Ask struct {
 	Lane  Lane
 	Shard int  // of its agent, 0 to 15: permits go round the shards
 	Alone bool // nothing of its shard waits behind it, and no other of the shard is held by this worker
+
+	Group string // of operations that have limits of their own; empty: none
+	Cost  int    // how many calls it counts as; 0 is 1
 }
 
 // Waiter is a request that waits for a permit. The lock of whoever owns the
@@ -76,22 +79,29 @@ type Turn struct {
 	Wakes int  // of the clock of whoever handed it out: one of before the machine slept is void
 }
 
-// queue is everyone who waits at one gate: first come first served within a
-// shard, in turn among shards and, weighted, among lanes.
+// rota is whose turn it is among the lanes: smooth weighted round robin.
+type rota struct{ credit [Lanes]int }
+
+// newRota starts the round robin at a random phase: with few permits a
+// minute, workers that all began with interactive would never come to batch.
+func newRota(rng *rand.Rand) *rota {
+	r := &rota{}
+	for range rng.IntN(10) {
+		r.choose([Lanes]bool{true, true, true})
+	}
+	return r
+}
+
+// queue is those who wait at one gate for permits of one kind: first come
+// first served within a shard, in turn among shards.
 type queue struct {
 	waiting [Lanes][ledger.Shards][]*Waiter
 	n       [Lanes]int
 	turn    [Lanes]int // the shard to look at first
-	credit  [Lanes]int // smooth weighted round robin
 }
 
-// newQueue starts the round robin at a random phase: with few permits a
-// minute, workers that all began with interactive would never come to batch.
 func newQueue(rng *rand.Rand) *queue {
 	q := &queue{}
-	for range rng.IntN(10) {
-		q.choose([Lanes]bool{true, true, true})
-	}
 	for i := range q.turn {
 		q.turn[i] = rng.IntN(ledger.Shards)
 	}
@@ -132,13 +142,9 @@ func (q *queue) cut(l Lane, shard, i int) {
 	q.n[l]--
 }
 
-// take chooses whose turn it is: the lane by weight, unused turns lent; then
-// the light before the heavy; then the shards in turn.
-func (q *queue) take(modest func(shard int) bool) *Waiter {
-	l, ok := q.choose([Lanes]bool{q.n[Interactive] > 0, q.n[Replay] > 0, q.n[Batch] > 0})
-	if !ok {
-		return nil
-	}
+// take chooses whose turn it is in a lane that has somebody: the light before
+// the heavy; then the shards in turn.
+func (q *queue) take(l Lane, modest func(shard int) bool) *Waiter {
 	shard := -1
 	for i := range ledger.Shards {
 		s := (q.turn[l] + i) % ledger.Shards
@@ -162,20 +168,22 @@ func (q *queue) take(modest func(shard int) bool) *Waiter {
 	return w
 }
 
-func (q *queue) choose(active [Lanes]bool) (chosen Lane, ok bool) {
+// choose is the lane whose turn it is, by weight, of those that are active:
+// unused turns are lent.
+func (r *rota) choose(active [Lanes]bool) (chosen Lane, ok bool) {
 	sum := 0
 	for l := range Lanes {
 		if !active[l] {
 			continue
 		}
-		q.credit[l] += weights[l]
+		r.credit[l] += weights[l]
 		sum += weights[l]
-		if !ok || q.credit[l] > q.credit[chosen] {
+		if !ok || r.credit[l] > r.credit[chosen] {
 			chosen, ok = l, true
 		}
 	}
 	if ok {
-		q.credit[chosen] -= sum
+		r.credit[chosen] -= sum
 	}
 	return chosen, ok
 }
@@ -224,4 +232,22 @@ func (q *queue) drop(gone func(*Waiter) bool) {
 			}
 		}
 	}
+}
+
+// last is who came last of those in the slowest lane, of the shard with most.
+func (q *queue) last() *Waiter {
+	for l := Lanes - 1; l >= 0; l-- {
+		if q.n[l] == 0 {
+			continue
+		}
+		longest := 0
+		for s := range ledger.Shards {
+			if len(q.waiting[l][s]) > len(q.waiting[l][longest]) {
+				longest = s
+			}
+		}
+		line := q.waiting[l][longest]
+		return line[len(line)-1]
+	}
+	return nil
 }

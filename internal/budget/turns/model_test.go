@@ -20,6 +20,7 @@ type fleet struct {
 	rng    *rand.Rand
 	now    ledger.Instant
 	limits ledger.Limits
+	groups map[string]Group
 	sure   bool // no write of unknown outcome, nobody forgets: then the account is exact
 
 	reg  *ledger.Register
@@ -27,8 +28,9 @@ type fleet struct {
 	all  []*member
 	born int
 
-	calls []ledger.Instant
-	lost  int // permits that died with their worker: they count as used
+	calls   []ledger.Instant // once for each unit
+	grouped map[string][]ledger.Instant
+	lost    int // units of permits that died with their worker: they count as used
 }
 
 type member struct {
@@ -49,9 +51,9 @@ type turn struct {
 	called bool
 }
 
-func newFleet(t *testing.T, seed uint64, l ledger.Limits, sure, mixed bool) *fleet {
+func newFleet(t *testing.T, seed uint64, l ledger.Limits, groups map[string]Group, sure, mixed bool) *fleet {
 	f := &fleet{
-		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 8)), now: start, limits: l, sure: sure,
+		t: t, groups: groups, grouped: map[string][]ledger.Instant{}, seed: seed, rng: rand.New(rand.NewPCG(seed, 8)), now: start, limits: l, sure: sure,
 		reg: ledger.New(1), rev: 1,
 	}
 	f.reg.Touch(ledger.NewShapes(l), f.now) // somebody has them
@@ -69,6 +71,9 @@ func (f *fleet) join(free bool) *member {
 		l = nil
 	}
 	m.Planner = NewPlanner(fmt.Sprint("w", f.born), l, m.slots, time.Second, rand.New(rand.NewPCG(f.seed, uint64(f.born))))
+	if !free {
+		m.Group(f.groups)
+	}
 	m.Learn(f.reg.Clone(), f.rev)
 	f.all = append(f.all, m)
 	return m
@@ -86,7 +91,12 @@ func (f *fleet) step() {
 	}
 	switch f.rng.IntN(16) {
 	case 0, 1, 2:
-		m.Push(&Waiter{Ask: Ask{Lane: Lane(f.rng.IntN(int(Lanes))), Shard: f.rng.IntN(ledger.Shards), Alone: f.rng.IntN(2) == 0}})
+		a := Ask{Lane: Lane(f.rng.IntN(int(Lanes))), Shard: f.rng.IntN(ledger.Shards), Alone: f.rng.IntN(2) == 0}
+		if f.groups != nil && !m.free {
+			a.Group = []string{"", "a", "b"}[f.rng.IntN(3)]
+			a.Cost = 1 + f.rng.IntN(max(f.groups[a.Group].Dearest, 1))
+		}
+		m.Push(&Waiter{Ask: a})
 	case 3, 4:
 		f.serve(m)
 	case 5, 6, 7:
@@ -163,12 +173,12 @@ func (f *fleet) turmoil(m *member) {
 
 // leave takes a member out, with all that it had.
 func (f *fleet) leave(m *member) {
-	for _, h := range m.held {
-		f.lost += h.N
+	for _, h := range inHandOf(m) {
+		f.lost += h.Units()
 	}
 	for _, g := range m.out {
 		if !g.called {
-			f.lost += g.Block.N
+			f.lost += g.Block.Units()
 		}
 	}
 	for i, r := range m.refunds {
@@ -184,7 +194,7 @@ func (f *fleet) leave(m *member) {
 
 func permits(w *Write) (n int) {
 	for _, b := range w.Blocks {
-		n += b.N
+		n += b.Units()
 	}
 	return n
 }
@@ -296,7 +306,10 @@ func (f *fleet) start(m *member, g *turn) {
 	r := m.Effective(f.now)
 	if f.now < g.Block.Until.Add(-m.u) && (r == nil || r.Epoch == g.Block.Epoch && f.now >= r.Hold && (r.Strikes == 0 || g.Trial)) {
 		g.called = true
-		f.calls = append(f.calls, f.now)
+		for range g.Block.Units() {
+			f.calls = append(f.calls, f.now)
+			f.grouped[g.Block.Group] = append(f.grouped[g.Block.Group], f.now)
+		}
 	}
 }
 
@@ -307,6 +320,13 @@ func (f *fleet) check(m *member) {
 	}
 	if m.UnderWay() > m.slots || !m.free && m.UnderWay()+m.InHand() > m.slots {
 		f.t.Fatalf("seed %d: %d under way and %d in hand for %d slots", f.seed, m.UnderWay(), m.InHand(), m.slots)
+	}
+	for name, g := range f.groups {
+		for _, l := range g.Limits {
+			if n := inWindow(f.grouped[name], l.Per); n > l.N {
+				f.t.Fatalf("seed %d: %d calls of %s in %v, of %d", f.seed, n, name, l.Per, l.N)
+			}
+		}
 	}
 	for _, l := range f.limits {
 		if n := inWindow(f.calls, l.Per); n > l.N {
@@ -346,11 +366,18 @@ func (f *fleet) settle() {
 			if m.writing != nil {
 				f.hear(m)
 			}
-			if len(m.held)+len(m.refunds)+len(m.ops)+len(m.calls)+len(m.out) > 0 {
+			if len(inHandOf(m))+len(m.refunds)+len(m.ops)+len(m.calls)+len(m.out) > 0 {
 				quiet = 0
 			}
 		}
 	}
+}
+
+// someGroups are operations with limits of their own, and dear calls.
+var someGroups = map[string]Group{
+	"a": {Limits: ledger.Limits{{N: 3, Per: 5 * time.Second}}, Dearest: 3},
+	"b": {Limits: ledger.Limits{{N: 30, Per: time.Hour}, {N: 2, Per: time.Second}}, Dearest: 1},
+	"":  {Dearest: 4},
 }
 
 // TestAFleetsAccount: whatever happens, no window holds more than its limit,
@@ -361,22 +388,30 @@ func TestAFleetsAccount(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		limits      ledger.Limits
+		groups      map[string]Group
 		sure, mixed bool
 	}{
-		{"exact", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, true, false},
-		{"unsure", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, false, false},
-		{"some without limits", ledger.Limits{{N: 100_000, Per: 6 * time.Hour}}, true, true},
-		{"short windows", ledger.Limits{{N: 7, Per: 10 * time.Second}, {N: 20, Per: time.Minute}}, false, false},
+		{"exact", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, nil, true, false},
+		{"unsure", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, nil, false, false},
+		{"some without limits", ledger.Limits{{N: 100_000, Per: 6 * time.Hour}}, nil, true, true},
+		{"short windows", ledger.Limits{{N: 7, Per: 10 * time.Second}, {N: 20, Per: time.Minute}}, nil, false, false},
+		{"groups", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, someGroups, true, false},
+		{"groups, unsure", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, someGroups, false, false},
+		{"short windows and groups", ledger.Limits{{N: 7, Per: 10 * time.Second}, {N: 20, Per: time.Minute}}, someGroups, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			calls := 0
+			seeds := seeds
+			if c.groups != nil {
+				seeds /= 4
+			}
 			for seed := range uint64(seeds) {
-				f := newFleet(t, seed, c.limits, c.sure, c.mixed)
+				f := newFleet(t, seed, c.limits, c.groups, c.sure, c.mixed)
 				for range steps {
 					f.step()
 				}
 				calls += len(f.calls)
-				if c.name == "short windows" {
+				if len(c.limits) > 1 {
 					continue // what it counts is forgotten soon
 				}
 				f.settle()
@@ -396,4 +431,12 @@ func TestAFleetsAccount(t *testing.T) {
 			t.Logf("%d calls", calls)
 		})
 	}
+}
+
+// inHandOf is what a member has claimed and not handed out.
+func inHandOf(m *member) (all []held) {
+	for _, l := range m.lines {
+		all = append(all, l.held...)
+	}
+	return all
 }

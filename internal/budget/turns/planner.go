@@ -1,6 +1,7 @@
 package turns
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -20,14 +21,17 @@ const Patience = 90 * time.Second
 // and so does the simulation.
 type Planner struct {
 	name      string
-	shapes    []ledger.Shape
-	slots     int           // calls at once
-	trialTime time.Duration // how long a trial may take
+	shapes    []ledger.Shape // the provider's, and those of its groups
+	groups    []ledger.Shape // those of its groups
+	dearer    time.Duration  // how far ahead the dearest calls are claimed
+	slots     int            // calls at once
+	trialTime time.Duration  // how long a trial may take
 	rng       *rand.Rand
 
-	queue   *queue
+	rota    *rota
+	lines   []*line         // those who wait, by the kind of permit; the first is for calls of no group that cost one
+	turn    int             // the line to look at first
 	out     int             // calls under way, or about to be
-	held    []held          // permits claimed and not yet handed out, by time
 	grants  []Grant         // of the last Serve
 	trials  int             // permits in hand or out that are trials
 	refunds []ledger.Refund // to be given back with the next write
@@ -43,12 +47,7 @@ type Planner struct {
 
 	unsure    time.Duration // how wrong the time may be
 	writing   bool
-	took      time.Duration  // how long a write takes
-	share     float64        // which part of the fleet's spread this one waits
-	waiting   bool           // denied, until alarm
-	opens     ledger.Instant // since when others contend for the same slot
-	alarm     ledger.Instant
-	alarmFor  ledger.Class
+	took      time.Duration // how long a write takes
 	conflicts int
 	writes    int64          // of the register, tried
 	failed    int64          // those of them that were not, or perhaps not, stored
@@ -67,10 +66,26 @@ type held struct {
 // NewPlanner is for a worker that calls slots at once, and whose trials take no
 // longer than trialTime. It knows no register yet.
 func NewPlanner(name string, l ledger.Limits, slots int, trialTime time.Duration, rng *rand.Rand) *Planner {
-	return &Planner{
-		name: name, shapes: ledger.NewShapes(l), slots: slots, trialTime: trialTime, rng: rng,
-		queue: newQueue(rng), share: rng.Float64(),
+	p := &Planner{
+		name: name, shapes: ledger.NewShapes(l), slots: slots, trialTime: trialTime, rng: rng, rota: newRota(rng),
 	}
+	p.lines = []*line{p.newLine("", 1)}
+	return p
+}
+
+// Group gives groups of operations limits of their own, besides the provider's,
+// and says what the dearest call of each counts as. It is called once, before
+// anything else.
+func (p *Planner) Group(groups map[string]Group) {
+	all := p.shapes
+	for _, name := range slices.Sorted(maps.Keys(groups)) {
+		p.groups = append(p.groups, ledger.GroupShapes(groups[name].Limits, name)...)
+	}
+	p.shapes = slices.Concat(all, p.groups)
+	for name, g := range groups {
+		p.dearer = max(p.dearer, ledger.Dearer(p.shapes, name, g.Dearest))
+	}
+	p.reshape()
 }
 
 // Grant is a turn for one who waited.
@@ -81,8 +96,9 @@ type Grant struct {
 
 // call is calls that were made without a limit.
 type call struct {
-	at ledger.Instant
-	n  int
+	at    ledger.Instant
+	n     int
+	group string
 }
 
 // Effective is the register as it will be when what is on its way has arrived.
@@ -97,10 +113,10 @@ func (p *Planner) Effective(now ledger.Instant) *ledger.Register {
 	return r
 }
 
-// unlimited reports whether permits need no claim: no limits, no throttle, and
-// no hold that a throttle's end has left.
-func (p *Planner) unlimited(r *ledger.Register, now ledger.Instant) bool {
-	return len(p.shapes) == 0 && r != nil && r.Strikes == 0 && r.Hold <= now
+// unlimited reports whether a line's permits need no claim: no limits, no
+// throttle, and no hold that a throttle's end has left.
+func (p *Planner) unlimited(l *line, r *ledger.Register, now ledger.Instant) bool {
+	return len(l.shapes) == 0 && r != nil && r.Strikes == 0 && r.Hold <= now
 }
 
 // Serve hands out what can start now, and says when to look again. The grants
@@ -116,34 +132,73 @@ func (p *Planner) serve(grants []Grant, now ledger.Instant, u time.Duration) ([]
 	p.unsure = u
 	p.expire(now, u)
 	r := p.Effective(now)
-	for p.queue.total() > 0 && p.out < p.slots {
+	for p.Queued() > 0 && p.out < p.slots {
+		lane, ok, at := p.ready(r, now, u)
+		if !ok {
+			return grants, at
+		}
+		l := p.next(lane)
 		var g Grant
-		if p.unlimited(r, now) {
-			g.Block = ledger.Block{From: now, Until: now.Add(ledger.Unpaced), N: 1, Epoch: r.Epoch}
-			p.record(now, r)
+		if p.unlimited(l, r, now) {
+			g.Block = ledger.Block{From: now, Until: now.Add(ledger.Unpaced), N: 1, Cost: l.cost, Group: l.group, Epoch: r.Epoch}
+			p.record(l, now, r)
 		} else {
-			i, at := p.usable(now, u)
-			if i < 0 {
-				return grants, at
-			}
+			h := &l.held[l.usable]
 			p.due.spare = 0 // somebody asks: there may be more
-			g.Block, g.Trial = p.held[i].Block, p.held[i].trial
+			g.Block, g.Trial = h.Block, h.trial
 			g.Block.N = 1
-			if p.held[i].N--; p.held[i].N == 0 {
-				p.held = slices.Delete(p.held, i, i+1)
+			if h.N--; h.N == 0 {
+				l.held = slices.Delete(l.held, l.usable, l.usable+1)
 			}
 		}
-		g.Waiter = p.queue.take(func(shard int) bool { return p.modest(shard, now) })
+		g.Waiter = l.queue.take(lane, func(shard int) bool { return p.modest(shard, now) })
 		p.out++
 		grants = append(grants, g)
 	}
 	return grants, 0
 }
 
-// usable finds a permit in hand that may start now, or when one may.
-func (p *Planner) usable(now ledger.Instant, u time.Duration) (i int, at ledger.Instant) {
-	for i := range p.held {
-		h := &p.held[i]
+// ready looks which lines can have a permit now, and whose turn it is of the
+// lanes that wait in them; or when the first can have one.
+func (p *Planner) ready(r *ledger.Register, now ledger.Instant, u time.Duration) (lane Lane, ok bool, at ledger.Instant) {
+	var active [Lanes]bool
+	for _, l := range p.lines {
+		l.usable = -1
+		if l.queue.total() == 0 {
+			continue
+		}
+		if p.unlimited(l, r, now) {
+			l.usable = 0
+		} else {
+			var from ledger.Instant
+			l.usable, from = l.find(now, u)
+			at = earliest(at, from)
+		}
+		for lane := range Lanes {
+			active[lane] = active[lane] || l.usable >= 0 && l.queue.n[lane] > 0
+		}
+	}
+	lane, ok = p.rota.choose(active)
+	return lane, ok, at
+}
+
+// next is the line whose turn it is of those that are ready and have somebody
+// in a lane.
+func (p *Planner) next(lane Lane) *line {
+	for i := range p.lines {
+		at := (p.turn + i) % len(p.lines)
+		if l := p.lines[at]; l.usable >= 0 && l.queue.n[lane] > 0 {
+			p.turn = at + 1
+			return l
+		}
+	}
+	return nil // never: ready found one
+}
+
+// find finds a permit in hand that may start now, or when one may.
+func (l *line) find(now ledger.Instant, u time.Duration) (i int, at ledger.Instant) {
+	for i := range l.held {
+		h := &l.held[i]
 		ready := max(h.ready, h.From.Add(u))
 		if ready <= now && h.pace != nil {
 			if r := h.pace.ReserveN(now.Time(), 1); r.DelayFrom(now.Time()) > 0 {
@@ -163,21 +218,23 @@ func (p *Planner) usable(now ledger.Instant, u time.Duration) (i int, at ledger.
 
 // expire turns what can no longer start into refunds.
 func (p *Planner) expire(now ledger.Instant, u time.Duration) {
-	p.held = slices.DeleteFunc(p.held, func(h held) bool {
-		if h.Until.Add(-u) > now {
-			return false
-		}
-		p.lapsed += int64(h.N)
-		p.giveBack(h.Block, h.trial)
-		return true
-	})
+	for _, l := range p.lines {
+		l.held = slices.DeleteFunc(l.held, func(h held) bool {
+			if h.Until.Add(-u) > now {
+				return false
+			}
+			p.lapsed += int64(h.N)
+			p.giveBack(h.Block, h.trial)
+			return true
+		})
+	}
 }
 
 // giveBack keeps permits that were certainly not used for the next claim, and
 // lets another have the trial at once.
 func (p *Planner) giveBack(b ledger.Block, trial bool) {
-	if b.N > 0 && (len(p.shapes) > 0 || p.reg != nil && p.reg.Counts()) {
-		p.refund(ledger.Refund{At: b.From, N: b.N, Epoch: b.Epoch})
+	if b.N > 0 && (len(p.shapes) > 0 || p.reg != nil && p.reg.Counts(p.shapes, b.Group)) {
+		p.refund(ledger.Refund{At: b.From, N: b.Units(), Epoch: b.Epoch, Group: b.Group})
 	}
 	if trial {
 		p.trials--
@@ -186,16 +243,25 @@ func (p *Planner) giveBack(b ledger.Block, trial bool) {
 }
 
 // Push lets a request wait for its turn.
-func (p *Planner) Push(w *Waiter) { p.queue.push(w) }
+func (p *Planner) Push(w *Waiter) { p.lineOf(w).queue.push(w) }
 
 // Remove takes out one who leaves, and reports whether it still waited.
-func (p *Planner) Remove(w *Waiter) bool { return p.queue.remove(w) }
+func (p *Planner) Remove(w *Waiter) bool { return p.lineOf(w).queue.remove(w) }
 
 // Drop removes everyone for whom gone is true.
-func (p *Planner) Drop(gone func(*Waiter) bool) { p.queue.drop(gone) }
+func (p *Planner) Drop(gone func(*Waiter) bool) {
+	for _, l := range p.lines {
+		l.queue.drop(gone)
+	}
+}
 
 // Queued is how many wait.
-func (p *Planner) Queued() int { return p.queue.total() }
+func (p *Planner) Queued() (n int) {
+	for _, l := range p.lines {
+		n += l.queue.total()
+	}
+	return n
+}
 
 // UnderWay is how many calls are under way, or about to be.
 func (p *Planner) UnderWay() int { return p.out }
@@ -219,22 +285,24 @@ func (p *Planner) Again(w *Waiter, t Turn, called bool) {
 	}
 	p.giveBack(t.Block, t.Trial)
 	p.out--
-	p.queue.putBack(w)
+	p.lineOf(w).queue.putBack(w)
 }
 
 // Void gives every permit in hand back: a hold came, the limits changed, or
 // the clock is not to be trusted.
 func (p *Planner) Void() {
-	for _, h := range p.held {
-		p.giveBack(h.Block, h.trial)
+	for _, l := range p.lines {
+		for _, h := range l.held {
+			p.giveBack(h.Block, h.trial)
+		}
+		l.held = l.held[:0]
 	}
-	p.held = p.held[:0]
 }
 
 // InHand is how many permits are claimed and not yet handed out.
 func (p *Planner) InHand() (n int) {
-	for i := range p.held {
-		n += p.held[i].N
+	for _, l := range p.lines {
+		n += l.inHand()
 	}
 	return n
 }
@@ -261,8 +329,10 @@ func (p *Planner) Learn(r *ledger.Register, rev uint64) {
 
 // obey drops permits that a hold forbids.
 func (p *Planner) obey(r *ledger.Register) {
-	if slices.ContainsFunc(p.held, func(h held) bool { return h.From < r.Hold }) {
-		p.Void()
+	for _, l := range p.lines {
+		if slices.ContainsFunc(l.held, func(h held) bool { return h.From < r.Hold }) {
+			p.Void()
+		}
 	}
 }
 
@@ -295,87 +365,24 @@ func (p *Planner) Told(h ledger.Told, now ledger.Instant) {
 // must be read before the next claim.
 func (p *Planner) Known() (*ledger.Register, uint64) { return p.reg, p.rev }
 
-// Left is how many permits could be had now; -1 where there are no limits, or
-// nothing is known.
-func (p *Planner) Left(now ledger.Instant) int {
-	r := p.Prospect(now)
-	if r == nil || len(p.shapes) == 0 {
-		return -1
-	}
-	return r.Left(p.shapes, now)
-}
-
 // Lost takes note that the register is gone, or cannot be read: one that
 // counts as full takes its place, at revision rev.
 func (p *Planner) Lost(rev uint64, now ledger.Instant) {
 	p.Void()
 	p.reg, p.rev, p.kept = nil, 0, nil
 	p.refunds, p.calls = p.refunds[:0], p.calls[:0] // of what is gone
-	p.Learn(ledger.Lost(p.rng.Int64(), p.shapes, now), rev)
+	p.Learn(ledger.Lost(p.rng.Int64(), p.shapes, p.dearer, now), rev)
 	p.Post(now, func(*ledger.Register, ledger.Instant) {})
-}
-
-// TooFar is the first of the limits whose permits would lapse before they could
-// be used, so little is the time known here.
-func (p *Planner) TooFar() (ledger.Window, bool) {
-	for _, s := range p.shapes {
-		if !s.Reachable(p.unsure) {
-			return s.Window, true
-		}
-	}
-	return ledger.Window{}, false
-}
-
-// Unsure is how wrong the time may be, as Serve was last told.
-func (p *Planner) Unsure() time.Duration { return p.unsure }
-
-// Prospect is the register as the next claim will find it, and nil if it is
-// not known.
-func (p *Planner) Prospect(now ledger.Instant) *ledger.Register {
-	r := p.Effective(now)
-	if r == nil || len(p.refunds) == 0 {
-		return r
-	}
-	r = r.Clone()
-	r.GiveBack(p.refunds, p.shapes)
-	return r
-}
-
-// Soonest is when a class can have its next permit, and zero if the register
-// is not known.
-func (p *Planner) Soonest(c ledger.Class, now ledger.Instant) ledger.Instant {
-	r := p.Prospect(now)
-	if r == nil {
-		return 0
-	}
-	if len(p.shapes) == 0 {
-		return max(r.Hold, now)
-	}
-	return r.Next(p.shapes, p.sample(c), now)
-}
-
-// ClassOf is what a waiting request would be claimed as.
-func (p *Planner) ClassOf(w *Waiter, now ledger.Instant) ledger.Class {
-	switch w.Lane {
-	case Replay:
-		return ledger.Replay
-	case Batch:
-		return ledger.Batch
-	case Interactive, Lanes:
-	}
-	if p.queue.isLight(w.Shard, func(shard int) bool { return p.modest(shard, now) }) {
-		return ledger.Light
-	}
-	return ledger.Heavy
 }
 
 // Limit changes the limits. Permits claimed under the old ones go back.
 func (p *Planner) Limit(l ledger.Limits) {
-	shapes := ledger.NewShapes(l)
+	shapes := slices.Concat(ledger.NewShapes(l), p.groups)
 	if slices.Equal(shapes, p.shapes) {
 		return
 	}
 	p.Void()
 	p.shapes = shapes
+	p.reshape()
 	p.due.limits = true
 }

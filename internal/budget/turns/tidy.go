@@ -1,6 +1,7 @@
 package turns
 
 import (
+	"slices"
 	"time"
 
 	"fetchworker/internal/budget/ledger"
@@ -58,16 +59,19 @@ func (p *Planner) tidy(now ledger.Instant) (is bool, wake ledger.Instant) {
 
 // returnSpare gives permits in hand back that nobody waits for any more.
 func (p *Planner) returnSpare(now ledger.Instant) {
-	switch spare := p.InHand() > p.queue.total(); {
+	spare := slices.ContainsFunc(p.lines, func(l *line) bool { return l.inHand() > l.queue.total() })
+	switch {
 	case !spare:
 		p.due.spare = 0
 	case p.due.spare == 0:
 		p.due.spare = now.Add(soonest)
 	case now >= p.due.spare:
 		p.due.spare = 0
-		for n := len(p.held); n > 0 && p.InHand()-p.held[n-1].N >= p.queue.total(); n = len(p.held) {
-			p.giveBack(p.held[n-1].Block, p.held[n-1].trial)
-			p.held = p.held[:n-1]
+		for _, l := range p.lines {
+			for n := len(l.held); n > 0 && l.inHand()-l.held[n-1].N >= l.queue.total(); n = len(l.held) {
+				p.giveBack(l.held[n-1].Block, l.held[n-1].trial)
+				l.held = l.held[:n-1]
+			}
 		}
 	}
 }
@@ -80,7 +84,7 @@ func (p *Planner) soon(now ledger.Instant) ledger.Instant {
 
 // refund keeps permits that go back.
 func (p *Planner) refund(r ledger.Refund) {
-	if n := len(p.refunds); n > 0 && p.refunds[n-1].At == r.At && p.refunds[n-1].Epoch == r.Epoch && !p.writing {
+	if n := len(p.refunds); n > 0 && p.refunds[n-1].At == r.At && p.refunds[n-1].Epoch == r.Epoch && p.refunds[n-1].Group == r.Group && !p.writing {
 		p.refunds[n-1].N += r.N
 		return
 	}
@@ -88,15 +92,15 @@ func (p *Planner) refund(r ledger.Refund) {
 }
 
 // record counts a call that needs no permit for those who have limits.
-func (p *Planner) record(now ledger.Instant, r *ledger.Register) {
-	if !r.Counts() {
+func (p *Planner) record(l *line, now ledger.Instant, r *ledger.Register) {
+	if !r.Counts(p.shapes, l.group) {
 		return
 	}
-	if n := len(p.calls); n > 0 && now.Sub(p.calls[n-1].at) < 20*time.Millisecond && !p.writing {
-		p.calls[n-1].n++
+	if n := len(p.calls); n > 0 && now.Sub(p.calls[n-1].at) < 20*time.Millisecond && p.calls[n-1].group == l.group && !p.writing {
+		p.calls[n-1].n += l.cost
 		return
 	}
-	p.calls = append(p.calls, call{at: now, n: 1})
+	p.calls = append(p.calls, call{at: now, n: l.cost, group: l.group})
 }
 
 // earliest is the sooner of two moments; zero is none.

@@ -9,6 +9,7 @@ import (
 	yaml "go.yaml.in/yaml/v3"
 
 	"fetchworker"
+	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/providers/sheet"
 	"fetchworker/internal/wire"
 )
@@ -27,6 +28,7 @@ func (d *document) spec(n *yaml.Node, path string, spec *sheet.Spec) {
 		"query":           d.texts(at("query"), &spec.Query),
 		"headers":         d.texts(at("headers"), &spec.Header),
 		"limits":          d.limits(at("limits"), &spec.Limits),
+		"groups":          func(n *yaml.Node) { d.groups(n, at("groups"), spec) },
 		"tier":            d.text(at("tier"), &spec.Tier),
 		"tiers":           func(n *yaml.Node) { d.tiers(n, at("tiers"), spec) },
 		"bytes_per_month": d.bytes(at("bytes_per_month"), &spec.BytesPerMonth),
@@ -131,6 +133,30 @@ func (d *document) tiers(n *yaml.Node, path string, spec *sheet.Spec) {
 	spec.Tiers = tiers
 }
 
+// cost reads how many calls one counts as: none would be a way around limits.
+func (d *document) cost(where string, to *int64) func(*yaml.Node) {
+	return read(d, where, "a whole number of calls from 1", to, func(s string) (int64, error) {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err == nil && n < 1 {
+			err = strconv.ErrRange
+		}
+		return n, err
+	})
+}
+
+func (d *document) groups(n *yaml.Node, path string, spec *sheet.Spec) {
+	groups := maps.Clone(spec.Groups)
+	if groups == nil {
+		groups = map[string]ledger.Limits{}
+	}
+	d.each(n, path, func(key, value *yaml.Node) {
+		var limits ledger.Limits
+		d.limits(path+"."+key.Value, &limits)(value)
+		groups[key.Value] = limits
+	})
+	spec.Groups = groups
+}
+
 // rules reads rules; they are tried before those a provider has.
 func (d *document) rules(n *yaml.Node, path string, to *[]sheet.Rule) {
 	var rules []sheet.Rule
@@ -220,6 +246,9 @@ func (d *document) operation(n *yaml.Node, path string, op *sheet.Operation) {
 		"params":     func(n *yaml.Node) { d.params(n, at("params"), op) },
 		"any_of":     d.list(at("any_of"), &op.AnyOf),
 		"exclusive":  func(n *yaml.Node) { d.exclusive(n, at("exclusive"), op) },
+		"limits":     d.limits(at("limits"), &op.Limits),
+		"group":      d.text(at("group"), &op.Group),
+		"cost":       d.cost(at("cost"), &op.Cost),
 		"auth":       d.auth(at("auth"), &op.Auth),
 		"rights":     d.list(at("rights"), &op.Rights),
 		"format":     word(d, at("format"), &op.Format, sheet.Formats),

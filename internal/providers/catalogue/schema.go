@@ -70,13 +70,14 @@ func Schema() []byte {
 		"path": text, "query": pairs, "headers": pairs, "method": words("GET", "POST"), "reads_only": truth,
 		"body": words(sheet.BodyJSON, sheet.BodyForm), "template": map[string]any{}, "timeout": length,
 		"params": named(param, `^[A-Za-z0-9_.-]{1,64}$`), "any_of": texts, "exclusive": listOf(texts),
+		"limits": limits, "group": text, "cost": map[string]any{"type": "integer", "minimum": 1},
 		"auth": auth, "rights": texts, "format": words(sheet.Formats...), "columns": texts, "fresh": age, "stale": age, "paging": paging,
 	})
 	tier := object(map[string]any{"limits": limits, "forbids": texts})
 	rates := either(words("off"), object(map[string]any{"limit": text, "remaining": text, "reset": text, "window": length}))
 	provider := object(map[string]any{
 		"base_url": said(map[string]any{"type": "string", "format": "uri"}, "http or https, perhaps with a path"), "env_prefix": text, "key_env": text,
-		"auth": auth, "secrets": pairs, "key_params": texts, "query": pairs, "headers": pairs, "limits": limits, "rate_headers": rates,
+		"auth": auth, "secrets": pairs, "key_params": texts, "query": pairs, "headers": pairs, "limits": limits, "groups": named(limits, sheet.NamePattern.String()), "rate_headers": rates,
 		"tier": text, "tiers": named(tier, sheet.NamePattern.String()), "bytes_per_month": text, "timeout": length, "fresh": age, "stale": age,
 		"rights": texts, "notice": text, "error_text": texts, "own": listOf(object(match)), "errors": listOf(object(rule)),
 		"get_paths": listOf(object(map[string]any{"prefix": text, "from_root": truth, "auth": auth})), "get_paging": paging,

@@ -17,6 +17,7 @@ type API struct {
 	base     *url.URL
 	patterns map[string]*regexp.Regexp
 	ready    map[*sheet.Operation]*ready
+	counted  []counted
 }
 
 // ready is what is the same for every call of an operation. Found anew for each,
@@ -61,6 +62,7 @@ func New(spec sheet.Spec) (*API, error) {
 	for _, op := range p.Operations {
 		p.prepare(op)
 	}
+	p.count()
 	return p, nil
 }
 

@@ -60,6 +60,7 @@ func (p *API) planGet(op *sheet.Operation, given map[string]json.RawMessage) (*C
 		}
 		break
 	}
+	call.Group, call.Cost = p.countsAs(call.Path)
 	p.finish(call)
 	return call, nil
 }

@@ -34,6 +34,9 @@ type Call struct {
 	RawQuery string       // Query as it is sent
 	Auth     []sheet.Auth // how the keys are to be sent
 
+	Group string // of operations, whose limits it counts in besides the provider's; empty: none
+	Cost  int    // how many calls it counts as
+
 	Body        []byte // of a POST; nil for a GET
 	ContentType string // of the body
 
@@ -77,7 +80,7 @@ func (p *API) Plan(operation string, params json.RawMessage) (*Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	call := &Call{Operation: op, Auth: op.Auths(&p.Spec), values: values, Query: url.Values{}}
+	call := &Call{Operation: op, Group: op.LimitGroup(), Cost: op.Units(), Auth: op.Auths(&p.Spec), values: values, Query: url.Values{}}
 	for i := range op.Params {
 		param := &op.Params[i]
 		if value, ok := values[param.Name]; ok && !op.InPath(param.Name) && param.At == "" {

@@ -23,14 +23,15 @@ type Spec struct {
 	Query     map[string]string // sent with every call unless the call says otherwise; ${name} is a secret
 	Header    map[string]string // sent with every call; ${name} is a secret
 
-	Limits        ledger.Limits   // windows of calls; none means unlimited
-	RateHeaders   *RateHeaders    // where the API tells its own count; nil: where most do
-	Tier          string          // which of Tiers is in force; "" when there are none
-	Tiers         map[string]Tier // plans of the API that differ in more than numbers
-	BytesPerMonth int64           // bytes on the wire in a UTC month; 0 means no budget
-	Timeout       time.Duration   // of one whole call, from dialling to the last byte
-	Fresh         time.Duration   // for operations that give none; see Operation.Fresh
-	Stale         time.Duration   // for operations that give none; see Operation.Stale
+	Limits        ledger.Limits            // windows of calls; none means unlimited
+	Groups        map[string]ledger.Limits // of operations that share limits of their own, besides the provider's
+	RateHeaders   *RateHeaders             // where the API tells its own count; nil: where most do
+	Tier          string                   // which of Tiers is in force; "" when there are none
+	Tiers         map[string]Tier          // plans of the API that differ in more than numbers
+	BytesPerMonth int64                    // bytes on the wire in a UTC month; 0 means no budget
+	Timeout       time.Duration            // of one whole call, from dialling to the last byte
+	Fresh         time.Duration            // for operations that give none; see Operation.Fresh
+	Stale         time.Duration            // for operations that give none; see Operation.Stale
 
 	Rights     []string // needed for any operation, besides the operation's own
 	Operations map[string]*Operation
@@ -95,6 +96,10 @@ type Operation struct {
 	Params    []Param
 	AnyOf     []string   // at least one of these parameters must be given
 	Exclusive [][]string // of the parameters in each list at most one may be given
+
+	Limits ledger.Limits // of this operation's calls, besides the provider's
+	Group  string        // one of the provider's groups, whose limits its calls count in
+	Cost   int64         // how many calls it counts as, in all of them; 0 is 1
 
 	Auth   []Auth   // if another than the provider's
 	Rights []string // what the agent must hold

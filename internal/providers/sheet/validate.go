@@ -68,6 +68,7 @@ func (s *Spec) check(c check) {
 		s.RateHeaders.check(c.at("rate_headers"), s)
 	}
 	s.checkLimits(c)
+	s.checkGroups(c)
 	if s.Timeout <= 0 || s.Timeout > time.Hour {
 		c.at("timeout").wrong("expected more than nothing and at most 1h")
 	}
