@@ -59,7 +59,7 @@ func stressed(seed uint64, edit func(*simConfig)) *sim {
 	}
 	c.mixed = c.workers > 1 && extra.IntN(3) == 0
 	group := rand.New(rand.NewPCG(seed, 6))
-	grouped := group.IntN(3) == 0
+	grouped := group.IntN(4) == 0
 	if grouped {
 		c.groups = someGroups(group, c.limits, c.others)
 	}

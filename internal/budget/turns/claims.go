@@ -263,7 +263,7 @@ func (p *Planner) Traffic() (writes, failed, lapsed int64) { return p.writes, p.
 func (p *Planner) Conflict(now ledger.Instant) {
 	p.writing = false
 	for _, l := range p.lines {
-		l.share = p.rng.Float64()
+		l.share, l.denied = p.rng.Float64(), known{}
 	}
 	most := 2 * time.Millisecond << min(p.conflicts, 9)
 	p.conflicts++

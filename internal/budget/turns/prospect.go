@@ -73,4 +73,3 @@ func (p *Planner) ClassOf(w *Waiter, now ledger.Instant) ledger.Class {
 	}
 	return ledger.Heavy
 }
-
