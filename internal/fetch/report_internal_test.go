@@ -3,8 +3,10 @@ package fetch
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"fetchworker/internal/budget"
 	"fetchworker/internal/providers"
@@ -56,5 +58,18 @@ func TestWhatAFailedCallWeighs(t *testing.T) {
 		if got := report(r, &c.result).Outcome; got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
+	}
+}
+
+// TestATextIsNotCutThroughACharacter: its answer would be no JSON.
+func TestATextIsNotCutThroughACharacter(t *testing.T) {
+	for before := range 4 {
+		s := strings.Repeat("x", before) + strings.Repeat("€", longestDetail)
+		if got := clip(s); !utf8.ValidString(got) || len(got) > longestDetail+len("…") || !strings.HasSuffix(got, "€…") {
+			t.Errorf("%q", got)
+		}
+	}
+	if s := strings.Repeat("x", longestDetail); clip(s) != s {
+		t.Error("what is not too long was cut")
 	}
 }
