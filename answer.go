@@ -313,7 +313,7 @@ func DecodeAnswer(subject string, h nats.Header, body []byte) (Answer, error) {
 
 // garbled says that what came in the answer itself is not what its sum says. A
 // message without its data cannot be judged.
-func (a *Answer) garbled(data []byte) bool {
+func (a Answer) garbled(data []byte) bool {
 	return a.SHA256 != "" && a.Claim == nil && len(data) > 0 && sumOf(data) != a.SHA256
 }
 

@@ -118,13 +118,14 @@ func literals(t *testing.T, folder string, paths []string) found {
 			f.imports[text] = true
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
-			switch n := n.(type) {
+			switch n := n.(type) { //nolint:exhaustive // only where a text stands
 			case *ast.ImportSpec:
 				return false
 			case *ast.BasicLit:
 				if text, err := strconv.Unquote(n.Value); err == nil && n.Kind == token.STRING {
 					f.words[text] = true
 				}
+			default:
 			}
 			return true
 		})

@@ -115,9 +115,11 @@ func flood(t *testing.T, n int, of func(i int) (subject, body string)) {
 			subject, body := of(i)
 			_, _ = js.PublishAsync(subject, []byte(body)) // what the server refuses is the flood's own
 		}
+		patient, enough := context.WithTimeout(t.Context(), time.Minute)
+		defer enough()
 		select {
 		case <-js.PublishAsyncComplete():
-		case <-time.After(time.Minute):
+		case <-patient.Done():
 		}
 		took <- time.Since(began)
 	}()

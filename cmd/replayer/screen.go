@@ -232,7 +232,7 @@ func bytesText(s operate.Status, now time.Time) string {
 	text := size(s.BytesUsed) + " this month"
 	switch {
 	case s.BytesLimit == 0:
-		return text + " (quota not known: workers tell it when 70 % is used, or set " + bytesVariable(s.Provider) + ")"
+		return text + " (quota not known: no worker that runs has told one, or set " + bytesVariable(s.Provider) + ")"
 	case s.BytesOutAt.IsZero():
 		text += fmt.Sprintf(" of %s, enough at this pace", size(s.BytesLimit))
 	case !s.BytesOutAt.After(now):

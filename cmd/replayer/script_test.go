@@ -220,11 +220,12 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"worker": func(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(fleet.Beat(context.Background(), stageOf(ts).JS, fleet.Worker{Name: args[0], Version: "test", Providers: args[1:]}))
 	},
-	// configured NAME PROVIDER LIMITS: a live worker with limits of its own.
+	// configured NAME PROVIDER LIMITS: a live worker with limits of its own, and 5 GiB
+	// a month.
 	"configured": func(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(fleet.Beat(context.Background(), stageOf(ts).JS, fleet.Worker{
 			Name: args[0], Version: "test", Providers: args[1:2], Limits: map[string]string{args[1]: args[2]},
-			Keyless: map[string]string{"newsapi": "NEWS_API_KEY"},
+			Bytes: map[string]int64{args[1]: 5 << 30}, Keyless: map[string]string{"newsapi": "NEWS_API_KEY"},
 		}))
 	},
 	// serve PROVIDER: its consumers and its empty register.

@@ -218,7 +218,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	group.Go(func() error { return worker.Run(running) })
 	group.Go(func() error { return sweeper.Run(running) })
 	group.Go(func() error {
-		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving), Keyless: keyless(set), Limits: configured(serving), Look: func(w *fleet.Worker) {
+		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving), Keyless: keyless(set), Limits: configured(serving), Bytes: budgets(serving), Look: func(w *fleet.Worker) {
 			w.Unable = unable(serving)
 		}}
 		fleet.Present(running, js, kv, presence, func(err error) { logger.Warn("presence", zap.Error(err)) })
@@ -301,6 +301,17 @@ func configured(serving []fetch.Served) map[string]string {
 		limits[s.Provider.Name] = s.Provider.Limits.String()
 	}
 	return limits
+}
+
+// budgets are the months' bytes of the providers that have such a budget.
+func budgets(serving []fetch.Served) map[string]int64 {
+	bytes := map[string]int64{}
+	for _, s := range serving {
+		if s.Provider.BytesPerMonth > 0 {
+			bytes[s.Provider.Name] = s.Provider.BytesPerMonth
+		}
+	}
+	return bytes
 }
 
 // keyless are the providers that are known and have no key.

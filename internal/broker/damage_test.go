@@ -43,6 +43,7 @@ func TestADamagedStoreIsNotStartedOver(t *testing.T) {
 		"an index, made again": {func(dir string) error { return flip(filepath.Join(dir, "msgs/index.db")) }, false},
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			b := brokertest.StartIn(t, dir, "")
 			for i := range 100 {

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wait"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -160,7 +162,9 @@ func reads(nc *nats.Conn, stream string, seq uint64) (bool, error) {
 // recounted waits until the server counts a stream's messages anew, or for a
 // second.
 func recounted(s *server.Server, stream string, was standing) error {
-	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	waiting, enough := context.WithTimeout(context.Background(), time.Second)
+	defer enough()
+	for wait.For(waiting, 2*time.Millisecond) == nil {
 		streams, err := standingOf(s)
 		if is := streams[stream]; err != nil || is.Msgs != was.Msgs || is.First != was.First || is.Last != was.Last {
 			return err

@@ -222,9 +222,14 @@ func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) (err erro
 	return nil
 }
 
-// bytes reads this month's counter, and the limit as the fleet last told it
-// in an event: only workers know their configuration.
+// bytes reads this month's counter, and its limit: as the workers that live are
+// configured, the smallest, or else as the fleet last told it in an event.
 func (f *Fleet) bytes(ctx context.Context, s *Status, now time.Time) error {
+	for _, w := range f.Provider(s.Provider, now).Workers {
+		if limit := w.Bytes[s.Provider]; limit > 0 && (s.BytesLimit == 0 || limit < s.BytesLimit) {
+			s.BytesLimit = limit
+		}
+	}
 	count, raw, err := f.desk.Count(ctx, wire.StreamBudget, wire.BytesSubject(s.Provider, now))
 	if err != nil || count == 0 {
 		return err
@@ -232,7 +237,9 @@ func (f *Fleet) bytes(ctx context.Context, s *Status, now time.Time) error {
 	if s.BytesUsed, err = store.Total(raw.Data); err != nil {
 		return fmt.Errorf("bytes of %s: %w", s.Provider, err)
 	}
-	s.BytesLimit, err = f.bytesLimit(ctx, s.Provider)
+	if s.BytesLimit == 0 {
+		s.BytesLimit, err = f.bytesLimit(ctx, s.Provider)
+	}
 	return err
 }
 

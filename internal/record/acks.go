@@ -12,6 +12,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"fetchworker/internal/wait"
 )
 
 // acks publishes and waits for the stream's word, on one subscription for all
@@ -64,10 +66,8 @@ func (a *acks) publish(ctx context.Context, m *nats.Msg) (jetstream.PubAck, erro
 		if try == unheardTries {
 			return jetstream.PubAck{}, jetstream.ErrNoStreamResponse
 		}
-		select {
-		case <-ctx.Done():
-			return jetstream.PubAck{}, ctx.Err()
-		case <-time.After(unheardWait):
+		if err := wait.For(ctx, unheardWait); err != nil {
+			return jetstream.PubAck{}, err
 		}
 	}
 	return ackOf(said.Data)

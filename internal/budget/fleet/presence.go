@@ -25,6 +25,9 @@ type Worker struct {
 	Keyless map[string]string `json:"keyless,omitempty"`
 	// Limits are those of its own configuration, by provider.
 	Limits map[string]string `json:"limits,omitempty"`
+	// Bytes are the months' budgets of its own configuration, on the wire, by
+	// provider; those without one are left out.
+	Bytes map[string]int64 `json:"bytes,omitempty"`
 	// Unable is why it cannot call some of them, by provider.
 	Unable map[string]string `json:"unable,omitempty"`
 	// Look brings what changes up to date before each beat; nil: nothing does.
