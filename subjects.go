@@ -31,5 +31,10 @@ func resultOf(subject string) (i Identity, ok bool) {
 	if len(t) != tokens || t[0] != "fetch" || t[1] != "result" && t[1] != "put" {
 		return Identity{}, false
 	}
+	for i := range len(subject) {
+		if subject[i] <= ' ' || subject[i] > '~' {
+			return Identity{}, false // nobody of ours writes one
+		}
+	}
 	return Identity{t[2], t[3], t[4], t[5]}, true
 }

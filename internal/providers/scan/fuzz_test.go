@@ -24,6 +24,11 @@ func FuzzLookup(f *testing.F) {
 		f.Add([]byte(seed[0]), seed[1])
 	}
 	f.Fuzz(func(t *testing.T, doc []byte, pointer string) {
+		// What is no JSON finds anything, and ends nobody.
+		_, _ = Lookup(doc, pointer)
+		_, _ = Lookup(doc, "/a/0/b")
+		_ = Items(doc)
+		Members(doc, func(string, []byte) {})
 		if !json.Valid(doc) || pointer != "" && pointer[0] != '/' || strings.Contains(string(doc), "\ufffd") || !json.Valid([]byte(`"`+strings.NewReplacer(`"`, "", `\`, "").Replace(pointer)+`"`)) {
 			return
 		}

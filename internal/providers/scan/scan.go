@@ -10,7 +10,8 @@ import (
 )
 
 // Lookup finds the value a JSON pointer (RFC 6901) leads to, as a part of doc. Bodies can be large, so nothing is copied and
-// nothing decoded but the keys on the way. doc must be valid JSON.
+// nothing decoded but the keys on the way. In what is no valid JSON it finds
+// something or nothing.
 func Lookup(doc []byte, pointer string) (value []byte, ok bool) {
 	value = TrimSpace(doc)
 	if pointer == "" {
@@ -57,8 +58,10 @@ func member(doc []byte, name string) ([]byte, bool) {
 	}
 	rest := TrimSpace(doc[1:])
 	for len(rest) > 0 && rest[0] == '"' {
-		quoted, after := splitValue(rest)
-		value, next := splitValue(TrimSpace(TrimSpace(after)[1:])) // [1:] is the colon
+		quoted, value, next, ok := splitMember(rest)
+		if !ok {
+			return nil, false
+		}
 		if isName(quoted, name) {
 			return value, true
 		}
@@ -71,18 +74,35 @@ func member(doc []byte, name string) ([]byte, bool) {
 }
 
 // Members tells every member of the object doc, in their order, names decoded.
-// doc must be valid JSON, and an object.
+// What is no object has none; what breaks off has those before that.
 func Members(doc []byte, each func(name string, value []byte)) {
-	rest := TrimSpace(TrimSpace(doc)[1:])
+	if doc = TrimSpace(doc); len(doc) == 0 || doc[0] != '{' {
+		return
+	}
+	rest := TrimSpace(doc[1:])
 	for len(rest) > 0 && rest[0] == '"' {
-		name, after := splitValue(rest)
-		value, next := splitValue(TrimSpace(TrimSpace(after)[1:])) // [1:] is the colon
+		name, value, next, ok := splitMember(rest)
+		if !ok {
+			return
+		}
 		each(Text(name), value)
 		rest = TrimSpace(next)
 		if len(rest) > 0 && rest[0] == ',' {
 			rest = TrimSpace(rest[1:])
 		}
 	}
+}
+
+// splitMember takes the first member off what stands in an object. It is false
+// where the text breaks off in its name: it was no JSON.
+func splitMember(doc []byte) (name, value, rest []byte, ok bool) {
+	name, after := splitValue(doc)
+	after = TrimSpace(after)
+	if len(after) == 0 || after[0] != ':' {
+		return nil, nil, nil, false
+	}
+	value, rest = splitValue(TrimSpace(after[1:]))
+	return name, value, rest, true
 }
 
 // element finds an element of the array at the start of doc by its index.
