@@ -11,13 +11,15 @@ import (
 func (g *Gate) follows(f *store.Follower) {
 	unfollow := g.mirror.Follow(f)
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.shut {
-		unfollow()
-		return
+	shut := g.shut
+	if !shut {
+		g.unfollow = unfollow
+		close(g.begun)
 	}
-	g.unfollow = unfollow
-	close(g.begun)
+	g.mu.Unlock()
+	if shut {
+		unfollow() // not under the lock: the mirror tells us things under its own
+	}
 }
 
 // waitBegun waits until the gate lets anybody through.

@@ -105,7 +105,7 @@ func (r *Register) slot(views []view, o Order, at, now Instant) (from, until Ins
 				continue
 			}
 			n = min(n, v.allow(o, tick, now)/o.units())
-			paced = paced || v.free(tick) <= o.leaves(v.Shape)
+			paced = paced || v.free(tick)-o.leaves(v.Shape) < o.units()
 		}
 		if next == at && until < now.Add(o.Took+o.Unsure) {
 			next = boundary(views, at) // it would lapse before the claim is stored

@@ -88,3 +88,40 @@ func TestWhatIsTooFarAheadIsImpossible(t *testing.T) {
 		}
 	}
 }
+
+// A trial lasts until its tick ends, which in the longest window is after more
+// than a day.
+func TestATrialOfTheLongestWindow(t *testing.T) {
+	shapes := NewShapes(Limits{{1000, longest}})
+	for h := range 80 {
+		now := start.Add(time.Duration(h) * time.Hour)
+		r := New(1)
+		r.Touch(shapes, now)
+		r.Throttled(now, "", time.Second, 0, 0)
+		now = now.Add(2 * time.Second)
+		r, blocks, _ := r.Claim(shapes, now, Order{Class: Light, Want: 1, Owner: "w", TrialTime: time.Minute, Patience: patient})
+		if len(blocks) != 1 || !r.Possible(now) {
+			t.Fatalf("%d hours on: %d permits, and the register cannot be", h, len(blocks))
+		}
+	}
+}
+
+// What only the pacer allowed is so for dear calls, too.
+func TestADearCallIsPaced(t *testing.T) {
+	shapes := NewShapes(Limits{{120, time.Minute}})
+	r, n := New(1), 0
+	for range 200 {
+		next, blocks, _ := r.Claim(shapes, start, Order{Class: Batch, Want: 1, Cost: 7, Patience: patient})
+		if len(blocks) == 0 {
+			break
+		}
+		free := r.Left(shapes, start)
+		if paced := free-Batch.reserve(120) < 7; blocks[0].From <= start && blocks[0].Paced != paced {
+			t.Errorf("with %d free, of which %d are for others, paced is %v", free, Batch.reserve(120), blocks[0].Paced)
+		}
+		r, n = next, n+1
+	}
+	if n < 8 {
+		t.Errorf("%d claims", n)
+	}
+}

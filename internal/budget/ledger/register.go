@@ -52,9 +52,9 @@ func Lost(epoch int64, shapes []Shape, dearer time.Duration, now Instant) *Regis
 
 // How far ahead of now anything in a register can be.
 const (
-	mostAhead = time.Minute         // of what was claimed or seen; clocks that are not quite right
-	mostHeld  = longest + time.Hour // of a hold: as long as the longest window
-	mostTried = 24 * time.Hour      // of a trial: a call, and then some
+	mostAhead = time.Minute                // of what was claimed or seen; clocks that are not quite right
+	mostHeld  = longest + time.Hour        // of a hold: as long as the longest window
+	mostTried = longest/128 + 24*time.Hour // of a trial: until the end of its tick, a call, and then some
 )
 
 // Possible reports whether the register can be what a fleet wrote by the

@@ -43,11 +43,17 @@ func (p *Planner) Plan(now ledger.Instant) (*Write, ledger.Instant) {
 		return nil, p.retry
 	}
 	w := p.write(now)
+	spare := p.spare()
 	for _, o := range orders {
-		if w.trial && len(w.Blocks) > 0 {
+		if spare <= 0 || w.trial && len(w.Blocks) > 0 {
 			break // after a hold there is one trial, whoever's
 		}
+		o.Want = min(o.Want, spare)
+		before := len(w.Blocks)
 		wake = earliest(wake, p.claim(w, o, now))
+		for _, b := range w.Blocks[before:] {
+			spare -= b.N
+		}
 	}
 	if len(w.Blocks) == 0 && !tidy {
 		return nil, wake
@@ -132,18 +138,20 @@ type order struct {
 	line *line
 }
 
-// orders says what to claim, the most urgent first: for each line, no more in
-// all than can be under way.
+// spare is how many more permits can be used at once.
+func (p *Planner) spare() int { return p.slots - p.out - p.InHand() }
+
+// orders says what to claim, the most urgent first: for each line as much as
+// can be under way in all, since nobody knows yet which of them gets any.
 func (p *Planner) orders(now ledger.Instant) (orders []order) {
-	_, far := p.TooFar()
-	r, spare := p.Effective(now), p.slots-p.out-p.InHand()
+	r, spare := p.Effective(now), p.spare()
 	for i := range p.lines {
 		l := p.lines[(p.turn+i)%len(p.lines)]
 		o, ok := p.order(l, r, spare+l.inHand(), now)
+		_, far := p.tooFar(l)
 		ok = ok && !far
 		if l.waiting = l.waiting && ok; ok {
 			orders = append(orders, order{o, l})
-			spare -= o.Want
 		}
 	}
 	if len(orders) > 1 {

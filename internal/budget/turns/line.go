@@ -70,6 +70,9 @@ func (p *Planner) reshape() {
 	for _, l := range p.lines {
 		l.reshape(p.shapes)
 	}
+	for group, cost := range p.dearest {
+		p.dearer = max(p.dearer, ledger.Dearer(p.shapes, group, cost)) // what was claimed before stands
+	}
 }
 
 func (l *line) reshape(all []ledger.Shape) {
@@ -111,22 +114,18 @@ func (p *Planner) Hopeless(now ledger.Instant, away func(*Waiter, Away)) {
 }
 
 func (p *Planner) hopeless(l *line, now ledger.Instant, away func(*Waiter, Away)) {
-	var until [ledger.Classes]ledger.Instant
+	var found [ledger.Classes]Away
 	var known [ledger.Classes]bool
 	l.queue.drop(func(w *Waiter) bool {
 		c := p.ClassOf(w, now)
 		if !known[c] {
-			known[c] = true
-			if at := p.soonest(l, c, now); at.Sub(now) > Patience {
-				until[c] = at
-			}
+			known[c], found[c] = true, p.away(l, c, now)
 		}
-		if until[c] == 0 {
+		at := found[c]
+		if at.Until == 0 {
 			return false
 		}
-		at := Away{Until: until[c]}
-		if free := p.soonest(p.lines[0], c, now); free.Sub(now) <= Patience {
-			at.Group = l.group
+		if at.Group != "" {
 			l.promised = max(l.promised.Add(l.gap()), at.Until)
 			at.Until = l.promised
 		}
@@ -135,6 +134,27 @@ func (p *Planner) hopeless(l *line, now ledger.Instant, away func(*Waiter, Away)
 	})
 	p.crowd(l, now, away)
 }
+
+// away is when those of a class may come back, and zero if they may wait.
+func (p *Planner) away(l *line, c ledger.Class, now ledger.Instant) Away {
+	if _, far := p.tooFar(l); far && l.group != "" {
+		if _, all := p.TooFar(); !all {
+			return Away{now.Add(farAgain), l.group} // only its group's windows are too short from here
+		}
+	}
+	at := Away{Until: p.soonest(l, c, now)}
+	if at.Until.Sub(now) <= Patience {
+		return Away{}
+	}
+	if free := p.soonest(p.lines[0], c, now); free.Sub(now) <= Patience {
+		at.Group = l.group
+	}
+	return at
+}
+
+// farAgain is when to try again for a permit that this worker is too far away
+// for: another may be nearer.
+const farAgain = time.Minute
 
 // crowd sends those of a group away who come after as many as its own limits
 // let through in time: the last, and those of the slowest lane first. Each is

@@ -23,7 +23,8 @@ type Planner struct {
 	name      string
 	shapes    []ledger.Shape // the provider's, and those of its groups
 	groups    []ledger.Shape // those of its groups
-	dearer    time.Duration  // how far ahead the dearest calls are claimed
+	dearest   map[string]int // what the dearest call of a group counts as
+	dearer    time.Duration  // the furthest ahead that calls are, or were, claimed
 	slots     int            // calls at once
 	trialTime time.Duration  // how long a trial may take
 	rng       *rand.Rand
@@ -78,12 +79,13 @@ func NewPlanner(name string, l ledger.Limits, slots int, trialTime time.Duration
 // anything else.
 func (p *Planner) Group(groups map[string]Group) {
 	all := p.shapes
+	p.dearest = map[string]int{}
 	for _, name := range slices.Sorted(maps.Keys(groups)) {
 		p.groups = append(p.groups, ledger.GroupShapes(groups[name].Limits, name)...)
 	}
 	p.shapes = slices.Concat(all, p.groups)
 	for name, g := range groups {
-		p.dearer = max(p.dearer, ledger.Dearer(p.shapes, name, g.Dearest))
+		p.dearest[name] = g.Dearest
 	}
 	p.reshape()
 }
@@ -144,6 +146,9 @@ func (p *Planner) serve(grants []Grant, now ledger.Instant, u time.Duration) ([]
 			p.record(l, now, r)
 		} else {
 			h := &l.held[l.usable]
+			if h.pace != nil {
+				h.pace.AllowN(now.Time(), 1) // find has seen that it does
+			}
 			p.due.spare = 0 // somebody asks: there may be more
 			g.Block, g.Trial = h.Block, h.trial
 			g.Block.N = 1
@@ -201,10 +206,9 @@ func (l *line) find(now ledger.Instant, u time.Duration) (i int, at ledger.Insta
 		h := &l.held[i]
 		ready := max(h.ready, h.From.Add(u))
 		if ready <= now && h.pace != nil {
-			if r := h.pace.ReserveN(now.Time(), 1); r.DelayFrom(now.Time()) > 0 {
-				ready = now.Add(r.DelayFrom(now.Time()))
-				r.CancelAt(now.Time())
-			}
+			r := h.pace.ReserveN(now.Time(), 1)
+			ready = now.Add(r.DelayFrom(now.Time()))
+			r.CancelAt(now.Time()) // another line may be served
 		}
 		if ready <= now {
 			return i, 0
@@ -233,7 +237,7 @@ func (p *Planner) expire(now ledger.Instant, u time.Duration) {
 // giveBack keeps permits that were certainly not used for the next claim, and
 // lets another have the trial at once.
 func (p *Planner) giveBack(b ledger.Block, trial bool) {
-	if b.N > 0 && (len(p.shapes) > 0 || p.reg != nil && p.reg.Counts(p.shapes, b.Group)) {
+	if b.N > 0 && (len(p.lineFor(b.Group, b.Cost).shapes) > 0 || p.reg != nil && p.reg.Counts(p.shapes, b.Group)) {
 		p.refund(ledger.Refund{At: b.From, N: b.Units(), Epoch: b.Epoch, Group: b.Group})
 	}
 	if trial {

@@ -16,10 +16,12 @@ func (p *Planner) Left(now ledger.Instant) int {
 	return r.Left(p.shapes, now)
 }
 
-// TooFar is the first of the limits whose permits would lapse before they could
-// be used, so little is the time known here.
-func (p *Planner) TooFar() (ledger.Window, bool) {
-	for _, s := range p.shapes {
+// TooFar is the first of the provider's limits whose permits would lapse before
+// they could be used, so little is the time known here.
+func (p *Planner) TooFar() (ledger.Window, bool) { return p.tooFar(p.lines[0]) }
+
+func (p *Planner) tooFar(l *line) (ledger.Window, bool) {
+	for _, s := range l.shapes {
 		if !s.Reachable(p.unsure) {
 			return s.Window, true
 		}
