@@ -113,15 +113,14 @@ func element(doc []byte, token string) ([]byte, bool) {
 	}
 	rest := TrimSpace(doc[1:])
 	for len(rest) > 0 && rest[0] != ']' {
-		value, next := splitValue(rest)
+		value, next, ok := splitElement(rest)
+		if !ok {
+			return nil, false
+		}
 		if index == 0 {
 			return value, true
 		}
-		index--
-		rest = TrimSpace(next)
-		if len(rest) > 0 && rest[0] == ',' {
-			rest = TrimSpace(rest[1:])
-		}
+		index, rest = index-1, next
 	}
 	return nil, false
 }
@@ -181,14 +180,24 @@ func Items(doc []byte) int64 {
 	var n int64
 	rest := TrimSpace(doc[1:])
 	for len(rest) > 0 && rest[0] != ']' {
-		_, rest = splitValue(rest)
-		n++
-		rest = TrimSpace(rest)
-		if len(rest) > 0 && rest[0] == ',' {
-			rest = TrimSpace(rest[1:])
+		_, next, ok := splitElement(rest)
+		if !ok {
+			return n
 		}
+		rest, n = next, n+1
 	}
 	return n
+}
+
+// splitElement takes the first element off what stands in an array. It is
+// false where there is none: it was no JSON.
+func splitElement(doc []byte) (value, rest []byte, ok bool) {
+	value, rest = splitValue(doc)
+	rest = TrimSpace(rest)
+	if len(rest) > 0 && rest[0] == ',' {
+		return value, TrimSpace(rest[1:]), true
+	}
+	return value, rest, len(value) > 0
 }
 
 // splitValue cuts the first JSON value off doc.
