@@ -55,7 +55,7 @@ func enrolled(ctx context.Context, js jetstream.JetStream, board *fleet.View, al
 func (r roll) begins(js jetstream.JetStream, kv jetstream.KeyValue, provider string) func(context.Context) error {
 	noted, served := r.noted[provider], r.served[provider]
 	retired := r.board.Provider(provider, r.board.Now()).Control.Retired != nil
-	if noted && served && !retired {
+	if noted && !retired {
 		return nil
 	}
 	return func(ctx context.Context) error {

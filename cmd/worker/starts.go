@@ -62,9 +62,14 @@ func (s *starts) begin(provider string, step func(context.Context) error) func(c
 }
 
 func (s *starts) try(ctx context.Context, provider string, step func(context.Context) error) error {
-	began := time.Now()
+	var began time.Time // of the first try: to wait for a place is none
 	for {
-		err := s.once(ctx, step)
+		err := s.once(ctx, func(ctx context.Context) error {
+			if began.IsZero() {
+				began = time.Now()
+			}
+			return step(ctx)
+		})
 		if err == nil || ctx.Err() != nil || !broker.Passing(err) || time.Since(began) > startTries {
 			return err
 		}
