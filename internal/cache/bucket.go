@@ -58,6 +58,7 @@ func (b *bucket) read(ctx context.Context, key string) ([]byte, error) {
 func (b *bucket) write(ctx context.Context, key string, value []byte) error {
 	m := &b.message
 	m.Subject, m.Data = cacheSubject(key), value
+	defer func() { m.Data = nil }() // memory counts it for no longer than the write
 	b.unacked++
 	b.unackedBytes += len(value)
 	if b.unacked < writesUnacked && b.unackedBytes < bytesUnacked {

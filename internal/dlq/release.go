@@ -77,7 +77,9 @@ func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
 		return time.Millisecond, nil // its time has come meanwhile
 	}
 	if v.reason != "" {
-		_, stored, err := r.answers.Replace(ctx, stands, l.Waiting(v.reason, v.detail(l.Error), v.retryAt), l.ReplyTo())
+		waiting := l.Waiting(v.reason, v.detail(l.Error), v.retryAt)
+		waiting.Time = now // the server's: who spoke last is seen by it
+		_, stored, err := r.answers.Replace(ctx, stands, waiting, l.ReplyTo())
 		if err != nil {
 			return 0, err
 		}

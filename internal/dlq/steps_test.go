@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fetchworker"
@@ -249,6 +250,30 @@ func (s saying) Write(e zapcore.Entry, _ []zapcore.Field) error {
 		s.do()
 	}
 	return nil
+}
+
+// A hold that is too short to be worth parking for is waited for among the
+// letters, and by its end the letters go.
+func TestAShortHoldIsWaitedForHere(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		now := time.Now()
+		register := ledger.New(1)
+		register.Throttled(ledger.InstantOf(now), "w", 20*time.Second, 0, 0.5)
+		if _, err := f.KV.Put(f.Ctx, store.PermitsKey("fmp"), register.Encode()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // until the board has heard of it
+		f.Replayer(nil)
+		for i := range 3 {
+			l := dlqtest.FailedOnce(i)
+			l.NotBefore = now
+			f.Put(l)
+		}
+		time.Sleep(15 * time.Second)
+		released(f, 0, 0)
+		released(f, 15*time.Second, 3)
+	})
 }
 
 // A gate that opens by itself lets those go that were to wait for a quota much

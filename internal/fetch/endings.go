@@ -77,16 +77,26 @@ func (w *Worker) expire(ctx context.Context, r *request) error {
 // hundreds of letters on their way to the server, and every neighbour's request
 // behind them.
 func (w *Worker) park(ctx context.Context, r *request, by *budget.ClosedError) error {
-	if err := w.parks.Acquire(ctx, 1); err != nil {
-		return err
-	}
-	defer w.parks.Release(1)
 	w.whole(ctx, r)
+	r.parks = true
 	return w.finish(ctx, r, parked(r, by, r.now()), nil)
 }
 
 // parksAtOnce are on their way at a time. With more of them none park faster.
 const parksAtOnce = 16
+
+// paced is one of the writes of a request that parks: it has its place for as
+// long as it is on its way, and none while it waits for a store to have room,
+// which must hold up nobody else.
+func (w *Worker) paced(ctx context.Context, write func() error) func() error {
+	return func() error {
+		if err := w.parks.Acquire(ctx, 1); err != nil {
+			return err
+		}
+		defer w.parks.Release(1)
+		return write()
+	}
+}
 
 func parked(r *request, by *budget.ClosedError, now time.Time) ending {
 	if r.cache.Within(r.acceptsStale(), now) {

@@ -39,6 +39,7 @@ type request struct {
 	leads  bounded      // the place of over
 	over   *bounded     // of its waits, while it leads
 	begun  atomic.Pointer[cancel.Call]
+	parks  bool            // its writes are paced
 	stands answer.Standing // what was stored for it when that was looked at
 	used   record.Glance   // of what stands under an id of the agent's own; empty: nothing can, or it was read
 }

@@ -37,6 +37,7 @@ func (w *Worker) finish(ctx context.Context, r *request, e ending, result *provi
 		w.metrics.letter(r)
 	}
 	if e.answer != nil {
+		e.answer.Time = r.now() // the server's: who spoke last is seen by it
 		if err := w.keep(ctx, r, func() error { return w.putAnswer(ctx, r, *e.answer) }); err != nil {
 			return err
 		}
@@ -52,6 +53,9 @@ func (w *Worker) finish(ctx context.Context, r *request, e ending, result *provi
 
 // keep writes until it is written, out of everybody's way.
 func (w *Worker) keep(ctx context.Context, r *request, write func() error) error {
+	if r.parks {
+		write = w.paced(ctx, write)
+	}
 	return w.stores.write(ctx, r.Provider, write, func(wait func() error) error { return w.aside(r.delivery, wait) })
 }
 

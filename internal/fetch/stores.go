@@ -32,9 +32,9 @@ type stores struct {
 	silent func(stream string) bool // says nothing of what is written to it
 	logger *zap.Logger
 
-	busy    atomic.Bool // something was to be stored since the last look
-	looking sync.Mutex  // held through a look
-	looked  time.Time
+	busy    atomic.Bool   // something was to be stored since the last look
+	looking chan struct{} // held through a look
+	looked  atomic.Int64  // when the last look learnt all that it asked, Unix time in nanoseconds
 
 	mu      sync.Mutex
 	full    map[string]*fullness // by stream
@@ -63,13 +63,15 @@ const (
 	// roomKept is how close to its limit a stream counts as full, in bytes, but
 	// not more than a sixteenth of it: some answers are always on their way.
 	roomKept = 8 << 20
+	// leastKept is what the smallest message may take.
+	leastKept = 1 << 10
 	// retryEach is how often a write that found no room is tried again.
 	shortestStoreRetry = 300 * time.Millisecond
 	longestStoreRetry  = 700 * time.Millisecond
 )
 
 func newStores(js jetstream.JetStream, silent func(string) bool, logger *zap.Logger) *stores {
-	return &stores{js: js, silent: silent, logger: logger, full: map[string]*fullness{}, changed: make(chan struct{})}
+	return &stores{js: js, silent: silent, logger: logger, looking: make(chan struct{}, 1), full: map[string]*fullness{}, changed: make(chan struct{})}
 }
 
 // run asks the streams how full they are until ctx ends, as long as there is
@@ -84,11 +86,17 @@ func (s *stores) run(ctx context.Context) {
 
 // look asks all streams once.
 func (s *stores) look(ctx context.Context) {
-	s.looking.Lock()
-	defer s.looking.Unlock()
+	select {
+	case s.looking <- struct{}{}:
+		defer func() { <-s.looking }()
+	case <-ctx.Done():
+		return
+	}
+	whole := true
 	for _, name := range boundedStreams {
 		silent := s.silent(name)
-		if figures, err := s.ask(ctx, name); err == nil { // else nothing new is known
+		figures, err := s.ask(ctx, name)
+		if whole = whole && err == nil; err == nil { // else nothing new is known
 			s.change(name, func(f *fullness) {
 				f.figures, f.silent = figures, silent
 				if figures == "" && f.waiting == 0 {
@@ -97,15 +105,14 @@ func (s *stores) look(ctx context.Context) {
 			})
 		}
 	}
-	s.looked = time.Now()
+	if whole {
+		s.looked.Store(time.Now().UnixNano())
+	}
 }
 
 // fresh is err of a moment ago at most: somebody asks who does not work.
 func (s *stores) fresh(ctx context.Context) error {
-	s.looking.Lock()
-	old := time.Since(s.looked) >= storesEach
-	s.looking.Unlock()
-	if old {
+	if time.Since(time.Unix(0, s.looked.Load())) >= storesEach {
 		s.look(ctx)
 	}
 	return s.err()
@@ -127,7 +134,7 @@ func figuresOf(c jetstream.StreamConfig, state jetstream.StreamState) string {
 	if c.Discard != jetstream.DiscardNew {
 		return "" // it forgets instead
 	}
-	if limit := c.MaxBytes; limit > 0 && state.Bytes+uint64(min(roomKept, limit/16)) > uint64(limit) {
+	if limit := c.MaxBytes; limit > 0 && state.Bytes+uint64(max(min(roomKept, limit/16), leastKept)) > uint64(limit) {
 		return fmt.Sprintf("%d of %d bytes", state.Bytes, limit)
 	}
 	if limit := c.MaxMsgs; limit > 0 && state.Msgs >= uint64(limit) {

@@ -52,7 +52,7 @@ const (
 var errLate = fmt.Errorf("the server said nothing of a write: %w", context.DeadlineExceeded)
 
 // publish writes once. The errors are those of jetstream's PublishMsg, and
-// errLate.
+// errLate, also where the connection was closed meanwhile.
 func (a *acks) publish(ctx context.Context, m *nats.Msg) (jetstream.PubAck, error) {
 	var said *nats.Msg
 	for try := 0; ; try++ {
