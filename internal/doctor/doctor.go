@@ -71,6 +71,9 @@ type Facts struct {
 	Classes map[string]map[wire.Class]int
 }
 
+// Account is the name of what the account may store in all.
+const Account = "account"
+
 // Store is one stream and what it may hold.
 type Store struct {
 	Name        string // as an operator calls it: results

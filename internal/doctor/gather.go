@@ -95,7 +95,7 @@ func stores(ctx context.Context, js jetstream.JetStream) ([]Store, error) {
 		}
 	}
 	if account, err := js.AccountInfo(ctx); err == nil && account.Limits.MaxStore > 0 { // who may not ask knows the streams
-		found = append(found, Store{"the account", int64(min(account.Store, 1<<62)), account.Limits.MaxStore}) // bounded
+		found = append(found, Store{Account, int64(min(account.Store, 1<<62)), account.Limits.MaxStore}) // bounded
 	}
 	return found, nil
 }

@@ -25,9 +25,13 @@ func fleetWide(f Facts) (found []Finding) {
 	}
 	for _, s := range f.Stores {
 		if s.Limit > 0 && float64(s.Used) >= fullAt*float64(s.Limit) {
+			what, cure := "the store "+s.Name, fmt.Sprintf("FETCH_STREAM_BYTES=%s=%d worker apply", s.Name, 2*s.Limit)
+			if s.Name == Account {
+				what, cure = "what the account may store", fmt.Sprintf("raise the account's max_file above %d in the server's configuration, and reload it", s.Limit)
+			}
 			found = append(found, Finding{
-				Cause: CauseStoreFull, Ill: true, Cure: fmt.Sprintf("FETCH_STREAM_BYTES=%s=%d worker apply", s.Name, 2*s.Limit),
-				Says: fmt.Sprintf("the store %s is full, %d of %d bytes: nothing is lost, and what needs it waits", s.Name, s.Used, s.Limit),
+				Cause: CauseStoreFull, Ill: true, Cure: cure,
+				Says: fmt.Sprintf("%s is full, %d of %d bytes: nothing is lost, and what needs it waits", what, s.Used, s.Limit),
 			})
 		}
 	}

@@ -65,6 +65,8 @@ type Act struct {
 	// taken, for somebody else was faster.
 	Outcome Fate `json:"outcome,omitempty"`
 
+	// Stored is when the stream took the line, which is what a filter goes by.
+	Stored time.Time `json:"-"`
 	// Unreadable says of a stored line that it cannot be read, and why.
 	Unreadable string `json:"unreadable,omitempty"`
 
@@ -111,7 +113,7 @@ type ActFilter struct {
 func (f ActFilter) matches(a Act) bool {
 	return (f.Operation == "" || f.Operation == a.Operation) && (f.Class == "" || f.Class == a.Class) &&
 		(f.Agent == "" || f.Agent == a.Agent) && (f.ID == "" || f.ID == a.ID) &&
-		(f.By == "" || f.By == a.By) && (f.Until.IsZero() || a.At.Before(f.Until))
+		(f.By == "" || f.By == a.By)
 }
 
 // Acts yields the acts that the filter selects, the newest first.
@@ -137,10 +139,14 @@ func Acts(ctx context.Context, b *browse.Browser, f ActFilter) iter.Seq2[Act, er
 			if raw.Time.Before(f.Since) || f.Looked != nil && !f.Looked(raw.Time) {
 				return
 			}
+			if !f.Until.IsZero() && !raw.Time.Before(f.Until) {
+				continue
+			}
 			var a Act
 			if err := json.Unmarshal(raw.Data, &a); err != nil {
 				a = Act{At: raw.Time, Unreadable: fmt.Sprintf("sequence %d of %s: %v", raw.Sequence, wire.StreamAudit, err)}
 			}
+			a.Stored = raw.Time
 			if (a.Unreadable != "" || f.matches(a)) && !yield(a, nil) {
 				return
 			}

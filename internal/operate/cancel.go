@@ -13,8 +13,9 @@ import (
 
 // Cancel ends a request, in the queue or in a letter, released or not: the act
 // is audited, then its final answer stored, then the message deleted. A worker
-// that holds it, or a copy of it, finds the answer before it calls; a call that
-// has begun ends, and its answer is dropped.
+// that holds it, or a copy of it, finds the answer before it calls, or within
+// two seconds the mark, as long as it may go without looking; a call that has
+// begun by then ends, and its answer is dropped.
 //
 // A crash after the audit leaves the message as it was; one after the answer
 // leaves one that finds it, at a worker, the replayer or the next try.

@@ -228,7 +228,7 @@ func (s *Server) actsUntil(ctx context.Context, f operate.ActFilter) (acts []ope
 			return nil, more, err
 		}
 		if len(acts) == rowsShown {
-			return acts, a.At.Add(time.Nanosecond), nil // the end of a time is not in it
+			return acts, a.Stored.Add(time.Nanosecond), nil // the end of a time is not in it
 		}
 		acts = append(acts, a)
 	}

@@ -27,8 +27,8 @@ const (
 	staleAge = time.Hour
 	// askedAtOnce are asked for together.
 	askedAtOnce = 8
-	// askedFor is how long an answer of the fleet is waited for.
-	askedFor = 3 * time.Second
+	// silentAfter is how long a fleet that works takes at most to say something.
+	silentAfter = time.Second
 )
 
 // Catalogue is what the fleet has told lately. It is safe for concurrent use.
@@ -166,6 +166,10 @@ func (t *told[T]) get(ctx context.Context, age time.Duration, ask func(context.C
 	select {
 	case t.asking <- struct{}{}:
 		defer func() { <-t.asking }()
+		if ctx.Err() != nil { // both may be so
+			var none T
+			return none, context.Cause(ctx)
+		}
 	case <-ctx.Done():
 		var none T
 		return none, context.Cause(ctx)
@@ -175,12 +179,16 @@ func (t *told[T]) get(ctx context.Context, age time.Duration, ask func(context.C
 	}
 	value, err := t.value, t.failed
 	if err == nil || time.Since(t.lately) > standingAge {
-		// In a time of its own: that the fleet says nothing is remembered, or each
-		// caller would find it out for himself, one behind another.
-		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), askedFor)
-		value, err = ask(asking)
-		cancel()
-		t.failed, t.lately = err, time.Now()
+		began := time.Now()
+		value, err = ask(ctx)
+		// That the fleet says nothing is remembered also where the caller had no
+		// time to hear the end of it, or each would find it out for himself, one
+		// behind another.
+		if ctx.Err() == nil {
+			t.failed, t.lately = err, time.Now()
+		} else if time.Since(began) >= silentAfter {
+			t.failed, t.lately = fetchworker.ErrNobodyServes, time.Now()
+		}
 	}
 	if err == nil {
 		t.value, t.at = value, time.Now()
