@@ -56,7 +56,7 @@ func TestOneProvidersBacklogLeavesRoomForOthers(t *testing.T) {
 		id := fetchworker.Identity{Provider: "polygon", Operation: "previous_close", Agent: "bob", ID: fmt.Sprint("o-", asked)}
 		began := time.Now()
 		// A burst may take what is left before the next look at the queue.
-		until(t, 5*time.Second, "another provider's request gets in", func() bool {
+		until(t, 30*time.Second, "another provider's request gets in", func() bool {
 			_, err := a.js.Publish(t.Context(), "fetch.request.polygon.interactive.previous_close.bob", fmt.Appendf(nil, `{"id":%q,"max_age":"0s","params":{"symbol":"AAPL"}}`, id.ID))
 			if err != nil {
 				refused++
@@ -75,7 +75,7 @@ func TestOneProvidersBacklogLeavesRoomForOthers(t *testing.T) {
 	}
 	t.Logf("%d taken for the slow one and %d refused; of %d for the other %d refused at first, the slowest took %v; the queue holds %d of %d bytes",
 		len(taken), full, asked, refused, slowest, a.state(fetchworker.StreamRequests), room)
-	until(t, 10*time.Second, "the backlog is half of the queue", func() bool { return a.state(fetchworker.StreamRequests) <= room*6/10 })
+	until(t, 30*time.Second, "the backlog is half of the queue", func() bool { return a.state(fetchworker.StreamRequests) <= room*6/10 })
 
 	quick.Store(true)
 	// The oldest are answered well, the newest were told that the queue is full.

