@@ -16,15 +16,18 @@ import (
 // its own.
 type joined struct {
 	nc       *nats.Conn
-	embedded *broker.Embedded // nil with NATS_URL
+	embedded *broker.Embedded                         // nil with NATS_URL
+	connect  func(another string) (*nats.Conn, error) // opens one more connection, named so
 }
 
 // join joins the server that the environment names, or embeds one on a folder
 // that was taken for it.
 func join(ctx context.Context, config app.Config, folder *broker.Folder, acceptLoss bool, name string, logger *zap.Logger, closing *app.Stack) (j joined, err error) {
 	if config.NATS.Remote() {
-		config.NATS.Name = "fetchworker worker " + name
-		j.nc, err = broker.Connect(ctx, config.NATS, logger, nil)
+		j.connect = func(another string) (*nats.Conn, error) {
+			config.NATS.Name = another
+			return broker.Connect(ctx, config.NATS, logger, nil)
+		}
 	} else {
 		j.embedded, err = broker.Embed(broker.EmbedOptions{
 			Listen: config.NATSAddr, DataDir: config.DataDir, Sync: config.Sync, Folder: folder, AcceptLoss: acceptLoss, Logger: logger,
@@ -33,9 +36,11 @@ func join(ctx context.Context, config app.Config, folder *broker.Folder, acceptL
 			return j, err
 		}
 		closing.Push("embedded nats", func() error { j.embedded.Shutdown(); return nil })
-		j.nc, err = j.embedded.Connect(append(broker.Watched(logger, nil), nats.Name("fetchworker worker "+name))...)
+		j.connect = func(another string) (*nats.Conn, error) {
+			return j.embedded.Connect(append(broker.Watched(logger, nil), nats.Name(another))...)
+		}
 	}
-	if err != nil {
+	if j.nc, err = j.connect("fetchworker worker " + name); err != nil {
 		return j, err
 	}
 	closing.Push("nats", func() error { return drain(ctx, j.nc) })

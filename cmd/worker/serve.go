@@ -138,7 +138,19 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		return fmt.Errorf("bucket %s: %w", wire.BucketProviders, err)
 	}
 
+	// What is large goes over a connection of its own, so that nothing small waits
+	// behind it.
+	apart, err := server.connect("fetchworker worker " + name + ", large bodies")
+	if err != nil {
+		return err
+	}
+	closing.Push("nats for large bodies", func() error { return drain(ctx, apart) })
+	large, err := broker.JetStream(apart)
+	if err != nil {
+		return err
+	}
 	log := record.New(js, h.record)
+	log.Apart(apart)
 	events := newEvents(log, logger)
 	closing.Push("events", events.close)
 	if embedded != nil {
@@ -178,7 +190,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	book := usage.NewBook(js, logger)
 	closing.Push("usage", app.Beside(book.Run)) // after the last answer
 	worker, err := fetch.New(fetch.Config{
-		Name: name, JS: js, KV: kv, Log: log, Serve: serving, Rights: set.Rights,
+		Name: name, JS: js, Large: large, KV: kv, Log: log, Serve: serving, Rights: set.Rights,
 		Retries: config.Retries, RetryBase: config.RetryBase, MaxLife: config.MaxLife, Drain: drainTime,
 		Logger: logger, Metrics: registry, Tracer: tracer,
 		Cancels: guard, Usage: book, Memory: bodies,
@@ -206,13 +218,15 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 
 	group, running := errgroup.WithContext(ctx)
 	// A connection that was closed for good does not come back by itself.
-	closed := nc.StatusChanged(nats.CLOSED)
+	closed, largeClosed := nc.StatusChanged(nats.CLOSED), apart.StatusChanged(nats.CLOSED)
 	group.Go(func() error {
 		select {
 		case <-running.Done():
 			return nil
 		case <-closed:
 			return fmt.Errorf("the connection to NATS was closed: %w", nc.LastError())
+		case <-largeClosed:
+			return fmt.Errorf("the connection to NATS for large bodies was closed: %w", apart.LastError())
 		}
 	})
 	group.Go(func() error { return worker.Run(running) })

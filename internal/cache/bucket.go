@@ -16,6 +16,7 @@ import (
 // requests: writes wait for an acknowledgement only now and then.
 type bucket struct {
 	js    jetstream.JetStream
+	out   jetstream.JetStream // what is written by Cache.Run, in its order
 	looks *record.Looks
 
 	// Of the one writer:
@@ -33,12 +34,12 @@ const (
 
 const stream = "KV_" + wire.BucketCache
 
-func newBucket(js jetstream.JetStream) (*bucket, error) {
+func newBucket(js, out jetstream.JetStream) (*bucket, error) {
 	l, err := record.NewLooks(js, stream)
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	return &bucket{js: js, looks: l}, nil
+	return &bucket{js: js, out: out, looks: l}, nil
 }
 
 func cacheSubject(key string) string { return "$KV." + wire.BucketCache + "." + key }
@@ -62,13 +63,13 @@ func (b *bucket) write(ctx context.Context, key string, value []byte) error {
 	b.unacked++
 	b.unackedBytes += len(value)
 	if b.unacked < writesUnacked && b.unackedBytes < bytesUnacked {
-		return b.js.Conn().PublishMsg(m)
+		return b.out.Conn().PublishMsg(m)
 	}
 	b.unacked, b.unackedBytes = 0, 0
 	// A stop does not lose what was queued.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeLasts)
 	defer cancel()
-	_, err := b.js.PublishMsg(ctx, m)
+	_, err := b.out.PublishMsg(ctx, m)
 	return err
 }
 

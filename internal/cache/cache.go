@@ -71,11 +71,12 @@ type write struct {
 	claim  uint64 // its sequence
 }
 
-// New opens the fleet's cache; Close ends it. Large bodies are within the
+// New opens the fleet's cache, which is written to over another connection than
+// it is read, or over the same; Close ends it. Large bodies are within the
 // budget, and given up when somebody waits for their room. dropped counts a
 // write that could not be kept up with.
-func New(js jetstream.JetStream, budget *memory.Budget, logger *zap.Logger, dropped func()) (*Cache, error) {
-	shared, err := newBucket(js)
+func New(js, writes jetstream.JetStream, budget *memory.Budget, logger *zap.Logger, dropped func()) (*Cache, error) {
+	shared, err := newBucket(js, writes)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ func inBubble(t *testing.T, test func(t *testing.T, open func() *desk)) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d.Cache, err = New(js, nil, zap.NewNop(), func() { d.dropped++ }); err != nil {
+			if d.Cache, err = New(js, js, nil, zap.NewNop(), func() { d.dropped++ }); err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())

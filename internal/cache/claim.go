@@ -85,7 +85,7 @@ func (b *bucket) unclaim(key string, claim uint64) error {
 	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(claim, 10))
 	m.Header.Set(claimOver, "DEL")
 	m.Header.Set(jetstream.MsgTTLHeader, "60")
-	return b.js.Conn().PublishMsg(m)
+	return b.out.Conn().PublishMsg(m)
 }
 
 // Claim says that this worker is about to make the call of a key. The word of a

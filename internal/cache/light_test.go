@@ -19,7 +19,7 @@ import (
 func TestALightEntryHoldsNoMemory(t *testing.T) {
 	b := brokertest.Start(t)
 	budget := memory.New(4 << 20)
-	c, err := cache.New(b.JS, budget, zap.NewNop(), func() {})
+	c, err := cache.New(b.JS, b.JS, budget, zap.NewNop(), func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

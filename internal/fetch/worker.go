@@ -40,7 +40,8 @@ import (
 type Config struct {
 	Name   string // unique in the fleet
 	JS     jetstream.JetStream
-	KV     jetstream.KeyValue // fetch_providers
+	Large  jetstream.JetStream // for the fleet's cache to write to; nil: JS
+	KV     jetstream.KeyValue  // fetch_providers
 	Log    *record.Log
 	Serve  []Served
 	Rights *providers.Rights
@@ -116,7 +117,7 @@ type Worker struct {
 // New makes a worker; Run starts it.
 func New(c Config) (*Worker, error) {
 	counts := newMetrics(c.Metrics, c.Serve)
-	bodies, err := cache.New(c.JS, c.Memory, c.Logger, counts.cacheDropped.Inc)
+	bodies, err := cache.New(c.JS, cmp.Or(c.Large, c.JS), c.Memory, c.Logger, counts.cacheDropped.Inc)
 	if err != nil {
 		return nil, err
 	}

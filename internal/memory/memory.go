@@ -21,6 +21,9 @@ import (
 // Small is how long a body may be to take its memory without asking, in bytes.
 const Small = 1 << 20
 
+// Light is how long a body may be to be looked through without a turn, in bytes.
+const Light = 64 << 10
+
 // MaxBody is the longest body that is read at all, in bytes, unpacked.
 const MaxBody = 64 << 20
 
@@ -32,7 +35,8 @@ type Budget struct {
 
 	head   chan struct{}       // held by the one who is next to get room
 	ended  atomic.Int64        // counts what may have become garbage
-	works  *semaphore.Weighted // bodies that are looked through at the same time
+	works  *semaphore.Weighted // large bodies that are looked through at the same time
+	lesser *semaphore.Weighted // those between light and large: they do not wait for large ones
 	parked *semaphore.Weighted // bytes of bodies that have come, and wait to be unpacked
 
 	mu    sync.Mutex
@@ -41,9 +45,10 @@ type Budget struct {
 
 // New is a budget of so many bytes.
 func New(bytes int64) *Budget {
+	atOnce := int64(max(1, runtime.GOMAXPROCS(0)/2))
 	return &Budget{
 		most: bytes, head: make(chan struct{}, 1),
-		works:  semaphore.NewWeighted(int64(max(1, runtime.GOMAXPROCS(0)/2))),
+		works: semaphore.NewWeighted(atOnce), lesser: semaphore.NewWeighted(atOnce),
 		parked: semaphore.NewWeighted(bytes / 4),
 	}
 }
@@ -157,6 +162,19 @@ func (b *Budget) Turn(ctx context.Context) (done func(), err error) {
 		return func() {}, context.Cause(ctx)
 	}
 	return func() { b.works.Release(1) }, nil
+}
+
+// LesserTurn is Turn for a body that is neither light nor large. It takes a
+// processor for some milliseconds, which is nothing; but of one agent's all that
+// came at a time together would stand before everybody's small answers.
+func (b *Budget) LesserTurn(ctx context.Context) (done func(), err error) {
+	if b == nil {
+		return func() {}, nil
+	}
+	if err := b.lesser.Acquire(ctx, 1); err != nil {
+		return func() {}, context.Cause(ctx)
+	}
+	return func() { b.lesser.Release(1) }, nil
 }
 
 // Room is memory that is reserved, for one goroutine.

@@ -31,6 +31,8 @@ type acks struct {
 	free    []*write
 }
 
+func newAcks(nc *nats.Conn) *acks { return &acks{nc: nc, waiting: map[string]*write{}} }
+
 // write is one that waits for its word. It is used again.
 type write struct {
 	message nats.Msg // as it is sent

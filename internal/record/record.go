@@ -39,11 +39,28 @@ type Log struct {
 	patience time.Duration
 	silence  silence
 	acks     *acks
+	large    *acks // of large messages, on a connection of their own; nil: on the same
 }
 
 // New makes a log. The hook may be nil.
 func New(js jetstream.JetStream, hook Hook) *Log {
-	return &Log{js: js, hook: hook, patience: 20 * time.Second, acks: &acks{nc: js.Conn(), waiting: map[string]*write{}}}
+	return &Log{js: js, hook: hook, patience: 20 * time.Second, acks: newAcks(js.Conn())}
+}
+
+// largeFrom is from where on a message is large, in bytes.
+const largeFrom = 64 << 10
+
+// Apart has large messages sent on a connection of their own. A connection is
+// one queue: whatever small is to be said waits until what was begun before it
+// has been taken in by the server. It is called before anything is written.
+func (l *Log) Apart(nc *nats.Conn) { l.large = newAcks(nc) }
+
+// way is how a message is sent.
+func (l *Log) way(m *nats.Msg) *acks {
+	if l.large != nil && len(m.Data) >= largeFrom {
+		return l.large
+	}
+	return l.acks
 }
 
 // Point runs one durable step between its two hooks.
@@ -227,8 +244,9 @@ var expected = map[string][]string{
 func (l *Log) publishAny(ctx context.Context, stream string, m *nats.Msg) (uint64, error) {
 	ascii(m.Header)
 	expect(m, jetstream.ExpectedStreamHeader, stream)
-	ack, err := l.acks.publish(ctx, m)
-	if errors.Is(err, errLate) && ctx.Err() == nil && l.js.Conn().IsConnected() {
+	way := l.way(m)
+	ack, err := way.publish(ctx, m)
+	if errors.Is(err, errLate) && ctx.Err() == nil && way.nc.IsConnected() {
 		l.silence.begins(stream)
 		return 0, err
 	}

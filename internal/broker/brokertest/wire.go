@@ -31,6 +31,7 @@ type Wire struct {
 	faults []*broken
 	of     map[string]*broken // by reply subject
 	met    int
+	stands *standing // nil: it goes on
 }
 
 type broken struct {
@@ -53,6 +54,39 @@ func (w *Wire) Mend() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.faults = nil
+}
+
+// Stop has the server take nothing in any more, and Go go on with it. held is
+// closed when something is held up.
+func (w *Wire) Stop() (held <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stands = &standing{held: make(chan struct{}), over: make(chan struct{})}
+	return w.stands.held
+}
+
+// Go ends a Stop.
+func (w *Wire) Go() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	close(w.stands.over)
+	w.stands = nil
+}
+
+type standing struct {
+	once       sync.Once
+	held, over chan struct{}
+}
+
+// waits until the wire does not stand still.
+func (w *Wire) waits() {
+	w.mu.Lock()
+	stands := w.stands
+	w.mu.Unlock()
+	if stands != nil {
+		stands.once.Do(func() { close(stands.held) })
+		<-stands.over
+	}
 }
 
 // Met is how many requests have met a fault.
@@ -87,7 +121,10 @@ func (w *wired) InProcessConn() (net.Conn, error) {
 		return nil, err
 	}
 	ours, theirs := net.Pipe()
-	go pump(theirs, server, w.wire.asked)
+	go pump(theirs, server, func(f frame) (bool, time.Duration) {
+		w.wire.waits()
+		return w.wire.asked(f)
+	})
 	go pump(server, theirs, w.wire.answered)
 	return ours, nil
 }

@@ -226,18 +226,23 @@ func (b *bodyReader) reserve(size int64, came bool) (*memory.Room, error) {
 // turn waits until a body of that size may be looked through. came: the
 // connection is not needed any more.
 func (b *bodyReader) turn(size int64, came bool) (done func(), err error) {
-	if size <= memory.Small {
+	switch {
+	case size <= memory.Light:
 		return func() {}, nil
+	case size <= memory.Small:
+		// It keeps its slot, or nothing would bound how many wait.
+		return b.await(false, b.budget.LesserTurn)
+	default:
+		return b.await(came, b.budget.Turn)
 	}
-	return b.await(came)
 }
 
-// await is turn for a large body. (It is apart because even where it is not
-// reached what it fills in would be made.)
-func (b *bodyReader) await(came bool) (done func(), err error) {
+// await waits for a turn. (It is apart because even where it is not reached what
+// it fills in would be made.)
+func (b *bodyReader) await(came bool, turn func(context.Context) (func(), error)) (done func(), err error) {
 	done = func() {}
 	err = b.wait(came, func() (err error) {
-		done, err = b.budget.Turn(b.ctx)
+		done, err = turn(b.ctx)
 		return err
 	})
 	return done, err

@@ -146,3 +146,41 @@ func TestTimeGoesOnAfterAWaitForRoom(t *testing.T) {
 		t.Errorf("%s %s after %v: %s", r.Class, r.ErrorType, took, r.Detail)
 	}
 }
+
+// A body that is neither light nor large is looked through when it is its turn,
+// and keeps its slot until then: so those who wait are bounded. It waits for
+// nobody's large one, and nobody light waits for it.
+func TestABodyBetweenHasItsTurn(t *testing.T) {
+	between := `["` + strings.Repeat("0123456789abcdef", 300<<10/16) + `"]`
+	for body, want := range map[string]struct{ waits, whole int64 }{
+		`{"light":true}`: {0, 0},
+		between:          {1, 0},
+		large:            {1, 1},
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+		defer server.Close()
+		c, planned := callerBy(t, server.URL, nil, 30*time.Second)
+		budget := memory.New(128 << 20)
+		c.Within(budget)
+		others := map[int64]func(context.Context) (func(), error){0: budget.Turn, 1: budget.LesserTurn}
+		for { // all turns of the other kind are taken
+			soon, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			_, err := others[want.whole](soon)
+			cancel()
+			if err != nil {
+				break
+			}
+		}
+		var waits, whole int64
+		r := c.Do(t.Context(), planned, call.Options{Wait: func(came bool, wait func() error) error {
+			waits++
+			if came {
+				whole++
+			}
+			return wait()
+		}})
+		if r.Class != wire.ClassOK || waits != want.waits || whole != want.whole {
+			t.Errorf("of %d bytes: %s %s, %d waits, %d of them without its slot", len(body), r.Class, r.Detail, waits, whole)
+		}
+	}
+}
