@@ -101,6 +101,7 @@ type Gate struct {
 	unable   unable
 	barred   error          // what unable says; nil: it can
 	needed   ledger.Instant // when the clock was last told that the time is needed
+	untimed  bool           // the register was lost while the time was not known: it cannot be made anew
 
 	record      circuit.Record           // as last followed
 	held        bool                     // a circuit of it is not closed

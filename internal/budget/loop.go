@@ -74,6 +74,10 @@ func (g *Gate) look() {
 // tick applies what time alone changes, and what has been learnt, and goes on.
 func (g *Gate) tick() {
 	now := g.clock.Read()
+	if now.OK && g.untimed {
+		g.untimed = false
+		g.mirror.Reopen() // and it is told once more
+	}
 	limits, _ := g.control.InForce(g.s.Limits, now.Time())
 	g.planner.Limit(limits)
 	if g.held && g.record.Suspect(now.Time()) {

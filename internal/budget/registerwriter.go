@@ -155,6 +155,7 @@ func (g *Gate) seePermits(value []byte, rev uint64) {
 		}
 		if !now.OK {
 			g.planner.Forget()
+			g.untimed = true
 			return
 		}
 		if value == nil {
