@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/budget/store"
 	"fetchworker/internal/budget/turns"
 )
 
@@ -66,6 +69,45 @@ func TestAGateOpensWhenItsStartIsOver(t *testing.T) {
 		never.Close()
 		if err := <-shut; !errors.Is(err, ErrShut) {
 			t.Errorf("at the stop: %v", err)
+		}
+	})
+}
+
+// A gate that is closed while it begins leaves nothing behind: it is not told of
+// what happens later.
+func TestAGateThatIsClosedWhileItBegins(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		js, kv := b.connect()
+		mirror, err := store.NewMirror(t.Context(), js, kv, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mirror.Close()
+		release := make(chan struct{})
+		g := b.open("w1", func(s *Settings) {
+			s.Mirror = mirror
+			s.Begin = func(context.Context) error { // it takes no notice
+				<-release
+				return nil
+			}
+		})
+		closed := make(chan struct{})
+		go func() {
+			g.Close()
+			close(closed)
+		}()
+		synctest.Wait()
+		close(release)
+		<-closed
+		if err := fleet.Pause(t.Context(), b.kv, "fmp", time.Now().Add(time.Hour), "ann", "x"); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		if until := g.State().PausedUntil; !until.IsZero() {
+			t.Errorf("it knows of a pause until %v", until)
+		}
+		if _, err := g.Acquire(t.Context(), turns.Ask{}); !errors.Is(err, ErrShut) {
+			t.Errorf("let through: %v", err)
 		}
 	})
 }

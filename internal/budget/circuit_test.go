@@ -469,14 +469,39 @@ func TestOutage(t *testing.T) {
 		if !g.Outage(a, second) {
 			t.Error("no success since the second failure")
 		}
+		if held := g.Holds(a); held != nil {
+			t.Errorf("held before anything is open: %v", held)
+		}
 		if err := g.Spare(t.Context(), a, second); err != nil {
 			t.Fatal(err)
 		}
 		settle()
 		b.refused(g, fetchworker.ReasonCircuitOpen)
 		b.refused(other, fetchworker.ReasonCircuitOpen)
+		if held := other.Holds(a); held == nil || held.Reason != fetchworker.ReasonCircuitOpen || time.Until(held.Until) < 50*time.Second {
+			t.Errorf("held: %+v", held)
+		}
 		if b.opened() != 1 {
 			t.Errorf("announced %d times", b.opened())
+		}
+	})
+}
+
+// What succeeded here counts also where the record does not know of it: it was
+// lost meanwhile, and in an empty one no success is news.
+func TestOutageAfterTheRecordWasLost(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", nil)
+		first := time.Now()
+		b.call(g, Unreached, "a")
+		if err := b.kv.Delete(t.Context(), store.CircuitKey("fmp")); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		b.call(g, Success, "b")
+		b.call(g, Unreached, "a")
+		if g.Outage(asks("a").Call, first) {
+			t.Error("another call has succeeded since: the request is to blame")
 		}
 	})
 }
@@ -498,7 +523,9 @@ func TestPauseAndResume(t *testing.T) {
 		p := b.begin(g, asks("z"))
 		waited := make(chan error, 1)
 		go func() {
-			_, err := g.Acquire(t.Context(), asks("z"))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err := g.Acquire(ctx, asks("z"))
 			waited <- err
 		}()
 		synctest.Wait()

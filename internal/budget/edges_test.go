@@ -261,9 +261,15 @@ func TestStopTellsTheLastFailure(t *testing.T) {
 // refuses connections half of the time: both calls are made.
 func TestTwoCallsOfADay(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
+		clock, err := store.StartClock(t.Context(), b.js) // one for all: it is looked at for days
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer clock.Close()
 		var gates []*Gate
 		for _, name := range []string{"a", "b", "c"} {
 			gates = append(gates, b.open(name, func(s *Settings) {
+				s.Clock = clock
 				s.Limits, s.CircuitFailures = ledger.Limits{{N: 2, Per: 24 * time.Hour}}, 0
 			}))
 		}

@@ -182,7 +182,10 @@ func TestTheLastPermitOfTheDay(t *testing.T) {
 // told that the circuit is open, and holds nothing afterwards.
 func TestTheRaceForAProbe(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		same := func(s *Settings) { s.Rand = rand.New(rand.NewPCG(7, 7)) } // both wait as long
+		same := func(s *Settings) {
+			s.Rand = rand.New(rand.NewPCG(7, 7)) // both wait as long
+			s.Limits = nil                       // and neither for its permit
+		}
 		gates := []*Gate{b.open("w1", same), b.open("w2", same)}
 		b.outage(gates[0])
 		for _, g := range gates {

@@ -11,6 +11,7 @@ import (
 // TestDistance: workers far from the server, or a server whose disk is slow,
 // use less of a short window, and never more than it has.
 func TestDistance(t *testing.T) {
+	t.Parallel() // no server, no clock: it only computes
 	if underRace {
 		t.Skip("one goroutine")
 	}

@@ -99,6 +99,7 @@ func stressed(seed uint64, edit func(*simConfig)) *sim {
 // limit, counted at the provider. Where some have no limits, those who have one
 // add nothing to what they could know of.
 func TestStress(t *testing.T) {
+	t.Parallel() // no server, no clock: it only computes
 	runs := 40
 	if testing.Short() || underRace {
 		runs = 4
@@ -149,6 +150,7 @@ func (s *sim) over() (ledger.Window, int) {
 // TestStressBites: the same stress breaks the promise as soon as one of the
 // things that it rests on is left out.
 func TestStressBites(t *testing.T) {
+	t.Parallel() // no server, no clock: it only computes
 	for name, edit := range map[string]func(*simConfig){
 		"the machines' clocks":  func(c *simConfig) { c.ownClocks = true },
 		"no look before a call": func(c *simConfig) { c.noLapse, c.dial = true, 200*time.Millisecond },

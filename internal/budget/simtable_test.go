@@ -160,6 +160,7 @@ func scenarios(full bool) []scenario {
 
 // TestFigures: the table of docs/permits.md. With -v it is printed.
 func TestFigures(t *testing.T) {
+	t.Parallel() // no server, no clock: it only computes
 	if underRace {
 		t.Skip("one goroutine")
 	}
@@ -205,6 +206,7 @@ func TestFigures(t *testing.T) {
 // TestLanesShare: 6:3:1 while all lanes have work, also where a minute has
 // only five permits.
 func TestLanesShare(t *testing.T) {
+	t.Parallel() // no server, no clock: it only computes
 	if underRace {
 		t.Skip("one goroutine")
 	}
@@ -229,6 +231,7 @@ func TestLanesShare(t *testing.T) {
 // TestNobodyStarves: workers that contend for the same permits get about the
 // same, and nobody's request waits for ever.
 func TestNobodyStarves(t *testing.T) {
+	t.Parallel() // no server, no clock: it only computes
 	if underRace {
 		t.Skip("one goroutine")
 	}
