@@ -237,6 +237,7 @@ func TestFetchUnderAUsedIdReturnsTheStoredAnswer(t *testing.T) {
 }
 
 func TestFetchEndsWithItsContextAndTheRequestGoesOn(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := startService(t)
 	alice := s.client("alice")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -56,6 +56,7 @@ func collect(t *testing.T, sub *fetchworker.Subscriber, f fetchworker.ResultFilt
 func well(fetchworker.Answer) error { return nil }
 
 func TestASubscriberGetsEveryAnswerAtLeastOnce(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := startService(t)
 	for i := range 20 {
 		s.store(ok(identity(fmt.Sprint("q-", i)), `[1]`))
@@ -128,6 +129,7 @@ func TestASubscriberThatEndsHandsBack(t *testing.T) {
 }
 
 func TestASubscriberFilters(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := startService(t)
 	bobs := identity("b")
 	bobs.Agent = "bob"

@@ -302,6 +302,7 @@ func TestAnAbsurdClaimIsCorrupt(t *testing.T) {
 }
 
 func TestAHiccupDoesNotLoseALargeBody(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := startService(t)
 	alice := s.client("alice")
 	body := bytes.Repeat([]byte("0123456789abcdef"), 2*fetchworker.MaxInlineBody/16)
@@ -447,6 +448,7 @@ func TestAnAnswerThatNobodySawLiveIsFoundSoon(t *testing.T) {
 }
 
 func TestAThousandAnswersThroughARestartOfTheServer(t *testing.T) {
+	t.Parallel() // it mostly waits
 	b := brokertest.StartIn(t, t.TempDir(), fmt.Sprint("127.0.0.1:", brokertest.FreePort(t)))
 	defer func() { b.Stop() }()
 	s := &service{Broker: b, t: t}

@@ -63,7 +63,7 @@ func TestNoCrowdStandsBeforeAnothersLetter(t *testing.T) {
 		l := dlqtest.FailedOnce(i)
 		l.Provider, l.NotBefore = "polygon", time.Now().Add(time.Second)
 		f.Put(l)
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond)
 	}
 	f.Accepted = nil
 	f.Eventually(30*time.Second, "all retries are made", func() bool {

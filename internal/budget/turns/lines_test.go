@@ -51,6 +51,7 @@ func (l *lone) fill(n int, a Ask) {
 // A line without permits takes no place of those who have some: however many
 // wait for a group's limits, or for dear calls, a light request goes at once.
 func TestALineWithoutPermitsHoldsUpNoOther(t *testing.T) {
+	t.Parallel() // it only computes
 	for what, c := range map[string]struct {
 		limits  ledger.Limits
 		slots   int
@@ -87,6 +88,7 @@ func TestALineWithoutPermitsHoldsUpNoOther(t *testing.T) {
 // A patient permit's turn is not used up by a look at it while another line is
 // served.
 func TestALookUsesNothingUp(t *testing.T) {
+	t.Parallel() // it only computes
 	l := newLone(ledger.Limits{{N: 1000, Per: 10 * time.Second}}, 100, map[string]Group{"deep": {Limits: ledger.Limits{{N: 800, Per: 10 * time.Second}}, Dearest: 1}})
 	for range 60_000 {
 		l.fill(30, Ask{Group: "deep", Lane: Batch, Shard: 3})

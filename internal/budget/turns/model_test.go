@@ -384,6 +384,7 @@ var someGroups = map[string]Group{
 // every call is in the register, and every permit that was not used is back,
 // once.
 func TestAFleetsAccount(t *testing.T) {
+	t.Parallel() // it only computes
 	const seeds, steps = 40, 1500
 	for _, c := range []struct {
 		name        string
