@@ -122,8 +122,12 @@ func (g *Guard) left(now time.Time) time.Duration {
 	if g.since.IsZero() {
 		return 0
 	}
-	passed := now.Sub(g.since)
-	wall := now.Round(0).Sub(g.since.Round(0))
+	return leaseLeft(now.Sub(g.since), now.Round(0).Sub(g.since.Round(0)))
+}
+
+// leaseLeft is what is left when so much has passed by the monotonic clock, and
+// by the wall clock.
+func leaseLeft(passed, wall time.Duration) time.Duration {
 	if wall < 0 {
 		return 0
 	}
