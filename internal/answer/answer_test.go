@@ -3,6 +3,7 @@ package answer_test
 import (
 	"bytes"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -187,5 +188,81 @@ func TestAnAnswerThatCannotBeReadStandsForNothing(t *testing.T) {
 	}
 	if _, stored, err := store.Replace(t.Context(), stands, waiting(1), ""); err != nil || !stored {
 		t.Errorf("stored %t: %v", stored, err)
+	}
+}
+
+// A reply place gets the copy of what was stored, and of the end that stands;
+// none of what stands and is no end.
+func TestWhatIsNoEndIsNotCopiedAgain(t *testing.T) {
+	b := brokertest.Start(t)
+	store := answer.New(record.New(b.JS, nil))
+	copies, err := b.NC.SubscribeSync("fetch.reply.alice.x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale := ok(1)
+	stale.Status, stale.Final = fetchworker.StatusStale, false
+	for i, a := range []fetchworker.Answer{stale, waiting(1), ok(1), failed(1, false)} {
+		if _, _, err := store.Put(t.Context(), a, "fetch.reply.alice.x"); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.NC.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		want := []int{1, 1, 2, 3}[i] // the waiting one is not stored, and what stands is no end
+		if n, _, err := copies.Pending(); err != nil || n != want {
+			t.Errorf("%d copies after %d answers, want %d: %v", n, i+1, want, err)
+		}
+	}
+}
+
+// On a stream of an earlier version, which keeps nothing for a time of its own,
+// a refusal is stored all the same.
+func TestARefusalOnAnOlderStream(t *testing.T) {
+	b := brokertest.Start(t)
+	stream, err := b.JS.Stream(t.Context(), fetchworker.StreamResults)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	if err := b.JS.DeleteStream(t.Context(), fetchworker.StreamResults); err != nil {
+		t.Fatal(err)
+	}
+	config.AllowMsgTTL, config.SubjectDeleteMarkerTTL = false, 0
+	if _, err := b.JS.CreateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	store := answer.New(record.New(b.JS, nil))
+	if stands, stored, err := store.Put(t.Context(), failed(1, false), ""); err != nil || !stored || !stands.Stands {
+		t.Errorf("%+v %t %v", stands, stored, err)
+	}
+}
+
+// Only so many parts of bodies are on their way at once.
+func TestPartsTakeTurns(t *testing.T) {
+	b := brokertest.Start(t)
+	var mu sync.Mutex
+	now, most := 0, 0
+	store := answer.New(record.New(b.JS, func(point string, persisted bool) error {
+		if point != "body" {
+			return nil
+		}
+		mu.Lock()
+		if persisted {
+			now--
+		} else {
+			now++
+			most = max(most, now)
+		}
+		mu.Unlock()
+		if !persisted {
+			time.Sleep(5 * time.Millisecond) // it is on its way for a while
+		}
+		return nil
+	}))
+	a := ok(1)
+	a.Body = bytes.Repeat([]byte("0123456789abcdef"), 12*fetchworker.MaxInlineBody/16)
+	if _, _, err := store.Put(t.Context(), a, ""); err != nil || most < 2 || most > 4 {
+		t.Errorf("%d parts at once, %v", most, err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/memory"
 	"fetchworker/internal/wire"
 
 	"go.uber.org/zap"
@@ -382,5 +383,43 @@ func TestTheModelOfACache(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// That a provider has refused a body's validators is known also when the
+// fleet's entry is read again.
+func TestARefusalOutlastsTheNextRead(t *testing.T) {
+	inBubble(t, func(t *testing.T, open func() *desk) {
+		d := open()
+		e := d.put("k", Entry{Body: []byte("x"), ETag: "e"})
+		time.Sleep(time.Second)
+		d.Refuse("k", e)
+		if got := d.get("k"); got == nil || !got.Refused() {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// What the bucket cannot keep up with is forgotten, and its room with it.
+func TestWhatIsDroppedTakesNoRoom(t *testing.T) {
+	inBubble(t, func(t *testing.T, open func() *desk) {
+		d := open()
+		d.stop() // nobody writes
+		size := int64(0)
+		for range writesWaiting + 50 {
+			size = int64(d.put("k", Entry{Body: []byte("x")}).size("k"))
+		}
+		if got := d.queued.Load(); got != writesWaiting*size || d.dropped != 50 {
+			t.Errorf("room for %d of %d that wait, %d dropped", got/size, writesWaiting, d.dropped)
+		}
+	})
+}
+
+// A large body that another hides is large.
+func TestALargeBodyUnderAnother(t *testing.T) {
+	under := &Entry{Body: make([]byte, memory.Small+1)}
+	e := &Entry{Body: []byte("x"), passing: true, under: under}
+	if !e.large() || e.Light() == e {
+		t.Error("it would be held on to")
 	}
 }

@@ -149,3 +149,101 @@ func TestSumsAreWrittenWithinASecondAndAtTheStop(t *testing.T) {
 		}
 	})
 }
+
+// booked is a book in a bubble, whose words run through a wire.
+func booked(t *testing.T, test func(t *testing.T, b *brokertest.Broker, cable *brokertest.Wire, book *usage.Book, stop func())) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		var cable brokertest.Wire
+		nc := b.ConnectThrough(t, &cable)
+		defer nc.Close()
+		js, err := broker.JetStream(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		book := usage.NewBook(js, zap.NewNop())
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { book.Run(ctx); close(done) }()
+		stop := func() { cancel(); <-done }
+		defer stop()
+		test(t, b, &cable, book, stop)
+	})
+}
+
+// away takes the counters' subjects away from their stream: nobody answers.
+func away(t *testing.T, b *brokertest.Broker) (back func()) {
+	t.Helper()
+	stream, err := b.JS.Stream(t.Context(), wire.StreamUsage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	elsewhere := config
+	elsewhere.Subjects = []string{"elsewhere"}
+	if _, err := b.JS.UpdateStream(t.Context(), elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if _, err := b.JS.UpdateStream(t.Context(), config); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// What may have been stored goes on under its id, also where a later try was
+// certainly not stored; and where nobody answers for longer than the stream
+// knows an id, it is given up and not counted twice.
+func TestASumInDoubtIsCountedOnce(t *testing.T) {
+	booked(t, func(t *testing.T, b *brokertest.Broker, cable *brokertest.Wire, book *usage.Book, _ func()) {
+		cable.Break("fetch.usage", brokertest.ReplyLost, 1, 0)
+		book.Add("fmp", "alice", usage.Calls, 7, time.Now())
+		for cable.Met() == 0 {
+			time.Sleep(100 * time.Millisecond)
+		}
+		back := away(t, b)
+		time.Sleep(10 * time.Second)
+		back()
+		time.Sleep(10 * time.Second)
+		if n := total(t, b, usage.Calls); n != 7 {
+			t.Errorf("%d calls are counted of 7", n)
+		}
+		cable.Break("fetch.usage", brokertest.ReplyLost, 1000, 0)
+		book.Add("fmp", "alice", usage.Bytes, 5, time.Now())
+		time.Sleep(4 * time.Minute)
+		cable.Mend()
+		time.Sleep(10 * time.Second)
+		if n := total(t, b, usage.Bytes); n != 5 {
+			t.Errorf("%d bytes are counted of 5", n)
+		}
+	})
+}
+
+// A stop waits for counters that are away for a moment.
+func TestAStopWaitsForTheCounters(t *testing.T) {
+	booked(t, func(t *testing.T, b *brokertest.Broker, _ *brokertest.Wire, book *usage.Book, stop func()) {
+		back := away(t, b)
+		book.Add("fmp", "alice", usage.Calls, 7, time.Now())
+		time.AfterFunc(2*time.Second, back)
+		stop()
+		if n := total(t, b, usage.Calls); n != 7 {
+			t.Errorf("%d calls are counted of 7", n)
+		}
+	})
+}
+
+// Each day has its own counter.
+func TestADayEndsAtMidnight(t *testing.T) {
+	booked(t, func(t *testing.T, b *brokertest.Broker, _ *brokertest.Wire, book *usage.Book, stop func()) {
+		today := time.Now()
+		book.Add("fmp", "alice", usage.Calls, 2, today.Add(-24*time.Hour))
+		book.Add("fmp", "alice", usage.Calls, 7, today)
+		stop()
+		if n := total(t, b, usage.Calls); n != 7 {
+			t.Errorf("%d calls are counted of today's 7", n)
+		}
+	})
+}
