@@ -9,11 +9,14 @@ import (
 )
 
 // The server reads forwards only. Going back, so many sequences are read at
-// first; where few of them match, more the next time, up to as many as are
-// held in memory.
+// first, a screen or two; where few of them match, more the next time. Of what
+// matches so much is held in memory at most: of a stretch that has more, the
+// newest.
 const (
-	backFirst = 1000
+	backFirst = 250
 	backMost  = 64_000
+	backHeld  = 2000
+	backBytes = 8 << 20
 )
 
 // Backwards yields the stored messages of a subject filter, the newest first,
@@ -27,24 +30,43 @@ func (b *Browser) Backwards(ctx context.Context, stream, subject string, edge Ed
 				first = last - step + 1
 			}
 			var found []record.Raw
+			held, left := 0, false
 			for raw, err := range b.window(ctx, stream, subject, first, last) {
 				if err != nil {
 					yield(record.Raw{}, err)
 					return
 				}
-				found = append(found, raw)
+				found, held = append(found, raw), held+size(raw)
+				for len(found) > backHeld || held > backBytes && len(found) > 1 {
+					held, left = held-size(found[0]), true
+					first, found = found[0].Sequence+1, found[1:]
+				}
 			}
 			for _, raw := range slices.Backward(found) {
 				if !yield(raw, nil) {
 					return
 				}
 			}
-			if len(found) < backFirst && step < backMost {
+			dense := len(found) > pageMessages/4
+			switch last = first - 1; {
+			case left:
+				step = max(step/4, backFirst) // the rest of the stretch is read again
+			case step < pageMessages || !dense && step < backMost:
 				step *= 4
 			}
-			last = first - 1
 		}
 	}
+}
+
+// size is what a message holds of memory, about.
+func size(raw record.Raw) int {
+	n := len(raw.Subject) + len(raw.Data)
+	for name, values := range raw.Header {
+		for _, v := range values {
+			n += len(name) + len(v)
+		}
+	}
+	return n
 }
 
 // window reads what a filter matches between two sequences. No leader has to
@@ -85,15 +107,9 @@ func found(stream string, f Filter, messages iter.Seq2[record.Raw, error]) iter.
 			}
 			found := Found{Stream: stream, Sequence: raw.Sequence, StoredAt: raw.Time}
 			found.Letter, found.Fault = read(stream, raw)
-			if !f.names(found.Identity) {
-				continue
-			}
-			// Whether a filter would match what cannot be read is unknown:
-			// it is shown, and no act is ever done to it.
-			if found.Fault != nil || f.Matches(found.Letter) {
-				if !yield(found, nil) {
-					return
-				}
+			// What cannot be read is shown, and no act is ever done to it.
+			if f.Selects(found) && !yield(found, nil) {
+				return
 			}
 		}
 	}

@@ -80,6 +80,22 @@ func (f Filter) walked(stream string, edge Edge) string {
 	return f.Subject(stream)
 }
 
+// Coarse is what of a filter the server sorts out at no cost, where a stream
+// has as many messages as at this edge. A search that has to end in time walks
+// by it and applies Selects itself: what is passed over takes time too.
+func (f Filter) Coarse(edge Edge) Filter {
+	if f.ID == "" && edge.Messages > walkedWhole {
+		return Filter{}
+	}
+	return Filter{Provider: f.Provider, Operation: f.Operation, Agent: f.Agent, ID: f.ID}
+}
+
+// Selects reports whether a filter selects what was found. Whether it would
+// select what cannot be read is unknown: then its names decide.
+func (f Filter) Selects(found Found) bool {
+	return f.names(found.Identity) && (found.Fault != nil || f.Matches(found.Letter))
+}
+
 // names reports whether an identity is one that the filter names.
 func (f Filter) names(i fetchworker.Identity) bool {
 	return (f.Provider == "" || f.Provider == i.Provider) && (f.Operation == "" || f.Operation == i.Operation) &&

@@ -3,6 +3,7 @@ package page
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,6 +55,7 @@ func (s *Server) list(r *http.Request, of, title, stream string) (view, error) {
 		return view{}, err
 	}
 	l.Groups = s.counts.of(stream, f.Filter, l.Total)
+	l.recall(s.Fleet.Seen().State)
 	return view{Name: "list", Title: title, Nav: of, Data: l}, nil
 }
 
@@ -68,9 +70,7 @@ func (s *Server) rows(ctx context.Context, l *list, stream string) error {
 		edge.Sequence = min(edge.Sequence, l.Filter.Before-1)
 	}
 	began, seen := time.Now(), s.Fleet.Seen()
-	// The filter is applied here, so that a search in vain ends in time too.
-	subjects := browse.Filter{Provider: l.Filter.Provider, Operation: l.Filter.Operation, Agent: l.Filter.Agent, ID: l.Filter.ID}
-	for found, err := range s.Desk.WalkBack(ctx, stream, subjects, edge) {
+	for found, err := range s.Desk.WalkBack(ctx, stream, l.Filter.Coarse(edge), edge) {
 		if err != nil {
 			return err
 		}
@@ -82,11 +82,34 @@ func (s *Server) rows(ctx context.Context, l *list, stream string) error {
 			l.More, l.Searched, l.Down = found.Sequence+1, true, found.StoredAt
 			return nil
 		}
-		if found.Fault != nil || l.Filter.Matches(found.Letter) {
+		if l.Filter.Selects(found) {
 			l.Rows = append(l.Rows, row{found, seen.State(found)})
 		}
 	}
 	return nil
+}
+
+// recall goes on with what the count has met where the search had no time to
+// come to it: twelve among a million are seen without searching on.
+func (l *list) recall(state func(browse.Found) string) {
+	if !l.Searched || !l.Groups.Known {
+		return
+	}
+	all := l.Groups.met == len(l.Groups.newest)
+	for i, found := range slices.Backward(l.Groups.newest) {
+		if found.Sequence >= l.More {
+			continue
+		}
+		l.Rows = append(l.Rows, row{found, state(found)})
+		l.More, l.Down = found.Sequence, found.StoredAt
+		if len(l.Rows) == rowsShown {
+			l.Searched, all = false, all && i == 0
+			break
+		}
+	}
+	if all {
+		l.More, l.Searched = 0, false
+	}
 }
 
 // counts keeps the histograms that somebody looks at: to count a million takes
@@ -110,6 +133,8 @@ type counting struct {
 	read    int
 	of      int
 	done    *operate.Histogram
+	newest  []browse.Found // that it met, without their bodies
+	met     int
 	at      time.Time // when done was done
 	took    time.Duration
 	asked   time.Time
@@ -124,6 +149,9 @@ type grouped struct {
 	Running    bool
 	Read, Of   int
 	At         time.Time
+
+	newest []browse.Found
+	met    int
 }
 
 func newCounts(s *Server) *counts {
@@ -165,7 +193,7 @@ func (c *counts) of(stream string, f browse.Filter, total int) grouped {
 	}
 	g := grouped{Running: j.running, Read: j.read, Of: j.of}
 	if j.done != nil {
-		g.Known, g.At = true, j.at
+		g.Known, g.At, g.newest, g.met = true, j.at, j.newest, j.met
 		g.Bars, g.Count, g.Unreadable = j.done.Bars(), j.done.Count, j.done.Unreadable
 	}
 	return g
@@ -191,8 +219,9 @@ func (c *counts) count(key countKey, j *counting) {
 		return // the next look begins anew
 	}
 	var h operate.Histogram
-	read := 0
-	for found, err := range c.s.Desk.Walk(ctx, key.stream, browse.Filter{Provider: key.filter.Provider, Operation: key.filter.Operation, Agent: key.filter.Agent, ID: key.filter.ID}, edge) {
+	var newest []browse.Found
+	read, met := 0, 0
+	for found, err := range c.s.Desk.Walk(ctx, key.stream, key.filter.Coarse(edge), edge) {
 		if err != nil {
 			return
 		}
@@ -205,11 +234,16 @@ func (c *counts) count(key countKey, j *counting) {
 				return
 			}
 		}
-		if found.Fault != nil || key.filter.Matches(found.Letter) {
+		if key.filter.Selects(found) {
 			h.Add(found)
+			met++
+			found.Body, found.History = nil, nil
+			if newest = append(newest, found); len(newest) >= 2*rowsShown {
+				newest = slices.Delete(newest, 0, rowsShown)
+			}
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	j.done, j.at, j.took = &h, time.Now(), time.Since(began)
+	j.done, j.newest, j.met, j.at, j.took = &h, newest, met, time.Now(), time.Since(began)
 }
