@@ -108,16 +108,49 @@ func TestADiskIsFullAndHasRoomAgain(t *testing.T) {
 // smallDisk is a folder with a disk of its own.
 func smallDisk(t *testing.T, size string) string {
 	t.Helper()
+	dir, err := mountDisk(t, size)
+	if err != nil {
+		t.Skip(err)
+	}
+	return dir
+}
+
+func mountDisk(t *testing.T, size string) (string, error) {
+	t.Helper()
 	dir := t.TempDir()
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Skip("no disk can be mounted: ", err)
+		return dir, fmt.Errorf("no disk can be mounted, as only root may: %w", err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
-	return dir
+	return dir, nil
+}
+
+// theDiskFills takes the room that is left on the server's disk. Room alone does
+// not help: the server is restarted, as the doctor says.
+func (h *shift) theDiskFills() {
+	if h.noDisk != nil {
+		h.t.Log("the disk is not filled: ", h.noDisk)
+		return
+	}
+	h.everybody(func() {
+		junk := filepath.Join(h.data, "junk")
+		fillUp(h.t, junk)
+		h.unready(15*time.Second, "FETCH_")
+		if code, words := h.run("replayer", "doctor"); code == 0 || !strings.Contains(words, "restart nats-server") {
+			h.t.Errorf("the disk is full, and the doctor says %s", words)
+		}
+		if err := os.Remove(junk); err != nil {
+			h.t.Fatal(err)
+		}
+		h.unready(15*time.Second, "FETCH_")
+		h.server.kill()
+		h.server.start(h.t)
+		h.well("the disk full")
+	})
 }
 
 // fillUp writes a file until there is no room for more of it.

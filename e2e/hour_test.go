@@ -43,6 +43,7 @@ func TestAnOperatorsHour(t *testing.T) {
 		h.aStreamGoes()
 		h.theBucketGoes()
 		h.aStoreFills()
+		h.theDiskFills()
 		h.theServerFreezes()
 		h.theServerDies()
 		h.aWorkerDies()
@@ -57,6 +58,8 @@ func TestAnOperatorsHour(t *testing.T) {
 type shift struct {
 	*fleet
 	server *natsServer
+	data   string // where the server keeps it
+	noDisk error  // it is not a disk of its own
 	worker *process
 	ready  string
 
@@ -73,11 +76,12 @@ type window struct{ from, to time.Time }
 func newShift(t *testing.T) *shift {
 	t.Helper()
 	config := filepath.Join(t.TempDir(), "plain.conf")
-	if err := os.WriteFile(config, []byte("server_name: plain\nlisten: 127.0.0.1:0\njetstream { sync_interval: always }\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte("server_name: plain\nlisten: 127.0.0.1:0\njetstream { sync_interval: always, max_file_store: 20GB }\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	port := brokertest.FreePort(t)
-	server := &natsServer{name: "plain", port: port, args: []string{serverRole, config, strconv.Itoa(port), "0", "", t.TempDir()}}
+	data, noDisk := mountDisk(t, "1g")
+	server := &natsServer{name: "plain", port: port, args: []string{serverRole, config, strconv.Itoa(port), "0", "", data}}
 	server.start(t)
 	url := "nats://127.0.0.1:" + strconv.Itoa(port)
 	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(250*time.Millisecond), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
@@ -85,7 +89,7 @@ func newShift(t *testing.T) *shift {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	h := &shift{server: server}
+	h := &shift{server: server, data: data, noDisk: noDisk}
 	h.fleet = withServer(t, playedBoth, nc, nc, map[string]string{
 		"NATS_URL": url, "FMP_REQUESTS_PER_MINUTE": "6000", "USER": "ann",
 	})

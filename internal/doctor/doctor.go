@@ -18,7 +18,7 @@ type Cause string
 const (
 	CauseClock      Cause = "clock_skew"    // of this machine, or of the server
 	CauseNoReplayer Cause = "no_replayer"   // letters wait for ever
-	CauseStoreFull  Cause = "store_full"    // what needs the store waits
+	CauseStoreFull  Cause = "store_full"    // what needs the store waits; or the disk under it is full
 	CauseNoWorker   Cause = "no_worker"     // nobody calls
 	CauseKey        Cause = "wrong_key"     // the provider refuses it
 	CauseDown       Cause = "provider_down" // or one of its endpoints
@@ -27,7 +27,7 @@ const (
 	CauseFlood      Cause = "agent_flood"   // one agent's backlog
 	CauseRequest    Cause = "bad_request"   // one thing that is asked for again and again fails: a symbol, say
 	CauseSlow       Cause = "slow_backlog"  // the limit is small for what is asked
-	CauseFailing    Cause = "failing"       // most of today's answers are failures
+	CauseFailing    Cause = "failing"       // most of the answers lately are failures
 	CauseUnable     Cause = "worker_unable" // a worker cannot call
 	CauseForeign    Cause = "foreign_calls" // somebody else uses the key
 	CauseReview     Cause = "review"        // items wait for a person
@@ -77,7 +77,8 @@ const Account = "account"
 // Store is one stream and what it may hold.
 type Store struct {
 	Name        string // as an operator calls it: results
-	Used, Limit int64  // bytes
+	Used, Limit int64  // bytes; no limit: 0
+	Stuck       string // why the server writes nothing to it any more; empty if it does, or nobody may ask
 }
 
 // Asked is what the items of a sample have in common.
@@ -106,7 +107,7 @@ const (
 	// those that were read.
 	badFrom  = 3
 	badShare = 0.6
-	// failingFrom is how many of today's answers there are at least before
+	// failingFrom is how many answers there are at least before
 	// their share is believed.
 	failingFrom = 20
 )

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/doctor"
 	"fetchworker/internal/operate"
 )
@@ -73,7 +74,19 @@ func TestEachConditionHasItsCauseAndItsCure(t *testing.T) {
 		{"one bad symbol", func(f *doctor.Facts, s *operate.Status) {
 			s.Review, f.Review = 10, map[string][]doctor.Asked{"fmp": {{Operation: "quote", Params: "{}", Agent: "bob", Class: "permanent", Count: 8, Of: 10}}}
 		}, doctor.CauseRequest, "replayer review discard --provider fmp --operation quote --agent bob --class permanent"},
+		{"the disk under a store is full", func(f *doctor.Facts, _ *operate.Status) {
+			f.Stores = append(f.Stores, doctor.Store{Name: "requests", Stuck: "no space left on device"})
+		}, doctor.CauseStoreFull, "restart nats-server"},
 		{"most answers are failures", func(_ *doctor.Facts, s *operate.Status) { s.Today.OK = 1; s.Today.Failed = 80 }, doctor.CauseFailing, "--by cause"},
+		{"most answers lately are failures, of a good day", func(_ *doctor.Facts, s *operate.Status) {
+			s.Today.OK, s.Recent = 90_000, &fleet.Ends{Good: 3, Failed: 40}
+		}, doctor.CauseFailing, "--by cause"},
+		{"what failed this morning", func(_ *doctor.Facts, s *operate.Status) {
+			s.Today.Failed, s.Recent = 90_000, &fleet.Ends{Good: 40, Failed: 3}
+		}, "", ""},
+		{"nothing lately, after a bad morning", func(_ *doctor.Facts, s *operate.Status) {
+			s.Today.Failed, s.Recent = 90_000, &fleet.Ends{}
+		}, "", ""},
 		{"nobody counts", func(_ *doctor.Facts, s *operate.Status) { s.Today = nil }, "", ""},
 		{"no worker can call", func(_ *doctor.Facts, s *operate.Status) { s.Unable = []string{"w-1: far", "w-2: far"} }, doctor.CauseUnable, "replayer status"},
 		{"one worker cannot", func(_ *doctor.Facts, s *operate.Status) { s.Unable = []string{"w-1: far"} }, "", ""},

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
@@ -40,7 +41,7 @@ func Gather(ctx context.Context, d *operate.Desk, f *operate.Fleet, o operate.Ov
 		Review: map[string][]Asked{}, Classes: map[string]map[wire.Class]int{},
 	}
 	var err error
-	if facts.Stores, err = stores(ctx, d.JS); err != nil {
+	if facts.Stores, err = stores(ctx, d); err != nil {
 		return facts, err
 	}
 	for _, s := range o.Providers {
@@ -76,10 +77,15 @@ func waiting(s operate.Status) (n int) {
 	return n
 }
 
+// edited are the streams that operators may delete from, and so can be asked
+// whether their files could be written.
+var edited = []string{fetchworker.StreamRequests, wire.StreamReplay, wire.StreamDLQ, wire.StreamReview}
+
 // stores are the streams that hold work back when they are full, and what the
 // account may store where it has a limit.
-func stores(ctx context.Context, js jetstream.JetStream) ([]Store, error) {
+func stores(ctx context.Context, d *operate.Desk) ([]Store, error) {
 	var found []Store
+	js := d.JS
 	names := broker.StreamNames()
 	for _, short := range slices.Sorted(maps.Keys(names)) {
 		stream, err := js.Stream(ctx, names[short])
@@ -90,12 +96,19 @@ func stores(ctx context.Context, js jetstream.JetStream) ([]Store, error) {
 			return nil, fmt.Errorf("look up %s: %w", names[short], err)
 		}
 		info := stream.CachedInfo()
+		store := Store{Name: short}
 		if info.Config.MaxBytes > 0 && info.Config.Discard == jetstream.DiscardNew {
-			found = append(found, Store{short, int64(min(info.State.Bytes, 1<<62)), info.Config.MaxBytes}) // bounded
+			store.Used, store.Limit = int64(min(info.State.Bytes, 1<<62)), info.Config.MaxBytes // bounded
+		}
+		if slices.Contains(edited, names[short]) {
+			store.Stuck, _ = d.Log.Stuck(ctx, names[short], info.Config.Replicas) // who may not ask does not know
+		}
+		if store.Limit > 0 || store.Stuck != "" {
+			found = append(found, store)
 		}
 	}
 	if account, err := js.AccountInfo(ctx); err == nil && account.Limits.MaxStore > 0 { // who may not ask knows the streams
-		found = append(found, Store{Account, int64(min(account.Store, 1<<62)), account.Limits.MaxStore}) // bounded
+		found = append(found, Store{Name: Account, Used: int64(min(account.Store, 1<<62)), Limit: account.Limits.MaxStore}) // bounded
 	}
 	return found, nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/wire"
 )
@@ -24,6 +25,13 @@ func fleetWide(f Facts) (found []Finding) {
 		found = append(found, Finding{Cause: CauseNoReplayer, Ill: true, Says: "no replayer runs: what failed once waits for ever", Cure: "replayer run"})
 	}
 	for _, s := range f.Stores {
+		if s.Stuck != "" {
+			found = append(found, Finding{
+				Cause: CauseStoreFull, Ill: true, Cure: "free space on the disk of nats-server's store_dir, then restart nats-server",
+				Says: "the server could not write the store " + s.Name + ", and takes nothing for it until it is restarted: " + s.Stuck,
+			})
+			continue
+		}
 		if s.Limit > 0 && float64(s.Used) >= fullAt*float64(s.Limit) {
 			what, cure := "the store "+s.Name, fmt.Sprintf("FETCH_STREAM_BYTES=%s=%d worker apply", s.Name, 2*s.Limit)
 			if s.Name == Account {
@@ -120,16 +128,27 @@ func slowed(f Facts, s operate.Status) []Finding {
 			Cure: "replayer usage --since 0d --provider " + s.Provider + " --by agent",
 		}}
 	}
-	if s.Today != nil {
-		if ends := s.Today.OK + s.Today.Cached + s.Today.Stale + s.Today.Failed; ends >= failingFrom && 2*s.Today.Failed > ends {
-			return []Finding{{
-				Provider: s.Provider, Cause: CauseFailing, Ill: true,
-				Says: fmt.Sprintf("%d of today's %d answers are failures%s", s.Today.Failed, ends, topCause(s)),
-				Cure: "replayer usage --since 0d --by cause --provider " + s.Provider,
-			}}
-		}
+	if lately, when := ends(s); lately.Good+lately.Failed >= failingFrom && lately.Failed > lately.Good {
+		return []Finding{{
+			Provider: s.Provider, Cause: CauseFailing, Ill: true,
+			Says: fmt.Sprintf("%d of %d answers %s are failures%s", lately.Failed, lately.Good+lately.Failed, when, topCause(s)),
+			Cure: "replayer usage --since 0d --by cause --provider " + s.Provider,
+		}}
 	}
 	return nil
+}
+
+// ends are a provider's final answers lately, as the workers that live tell
+// them, and when that was. Only where none tells it is of the whole day: what
+// failed this morning is not the matter this afternoon. No time: nobody counts.
+func ends(s operate.Status) (e fleet.Ends, when string) {
+	switch {
+	case s.Recent != nil:
+		return *s.Recent, "of the last 15 minutes"
+	case s.Today != nil:
+		return fleet.Ends{Good: s.Today.OK + s.Today.Cached + s.Today.Stale, Failed: s.Today.Failed}, "of today"
+	}
+	return fleet.Ends{}, ""
 }
 
 // alone is the agent whose own circuit is open, and why; empty if none is.
@@ -166,23 +185,23 @@ func flowing(f Facts, d Diagnosis) Answer {
 
 func succeeding(f Facts, d Diagnosis) Answer {
 	var good, failed int64
-	counted := false
+	since := ""
 	for _, s := range f.Providers {
-		if s.Today != nil {
-			counted = true
-			good, failed = good+s.Today.OK+s.Today.Cached+s.Today.Stale, failed+s.Today.Failed
+		if lately, when := ends(s); when != "" {
+			since = max(since, when) // of today, where one provider's is
+			good, failed = good+lately.Good, failed+lately.Failed
 		}
 	}
 	if x, is := d.found(CauseKey, CauseDown, CauseFailing, CauseRequest); is {
 		return Answer{false, named(x) + x.Says}
 	}
 	switch {
-	case !counted:
+	case since == "":
 		return Answer{true, "nobody counts answers here: worker apply makes FETCH_USAGE"}
 	case good+failed == 0:
-		return Answer{true, "nothing was answered today"}
+		return Answer{true, "there was no answer " + strings.Replace(since, "of ", "in ", 1)}
 	}
-	return Answer{true, fmt.Sprintf("%d of today's %d answers have what was asked for", good, good+failed)}
+	return Answer{true, fmt.Sprintf("%d of %d answers %s have what was asked for", good, good+failed, since)}
 }
 
 func fresh(f Facts) Answer {

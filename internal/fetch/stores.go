@@ -30,6 +30,7 @@ import (
 type stores struct {
 	js     jetstream.JetStream
 	silent func(stream string) bool // says nothing of what is written to it
+	stuck  func(ctx context.Context, stream string, replicas int) (string, error)
 	logger *zap.Logger
 
 	busy    atomic.Bool   // something was to be stored since the last look
@@ -46,6 +47,7 @@ type fullness struct {
 	silent    bool            // the server said nothing to a write
 	refused   string          // what the server said to a write; empty once one has gone through
 	figures   string          // what the stream says of itself; empty where there is room
+	stuck     string          // what the server last met in the stream's file, whoever wrote
 	providers map[string]bool // whose writes were refused
 	waiting   int             // writes that wait for room
 }
@@ -56,6 +58,10 @@ var boundedStreams = []string{
 	fetchworker.StreamRequests, wire.StreamReplay, fetchworker.StreamResults,
 	wire.StreamDLQ, wire.StreamReview, fetchworker.StreamBodies,
 }
+
+// publishedStreams are those that others write to than workers: who works is
+// not told of what met their disk, and asks.
+var publishedStreams = []string{fetchworker.StreamRequests, wire.StreamReplay}
 
 const (
 	// storesEach is how often the streams are asked how full they are.
@@ -70,8 +76,8 @@ const (
 	longestStoreRetry  = 700 * time.Millisecond
 )
 
-func newStores(js jetstream.JetStream, silent func(string) bool, logger *zap.Logger) *stores {
-	return &stores{js: js, silent: silent, logger: logger, looking: make(chan struct{}, 1), full: map[string]*fullness{}, changed: make(chan struct{})}
+func newStores(js jetstream.JetStream, log *record.Log, logger *zap.Logger) *stores {
+	return &stores{js: js, silent: log.Silent, stuck: log.Stuck, logger: logger, looking: make(chan struct{}, 1), full: map[string]*fullness{}, changed: make(chan struct{})}
 }
 
 // run asks the streams how full they are until ctx ends, as long as there is
@@ -95,10 +101,10 @@ func (s *stores) look(ctx context.Context) {
 	whole := true
 	for _, name := range boundedStreams {
 		silent := s.silent(name)
-		figures, err := s.ask(ctx, name)
+		figures, stuck, err := s.ask(ctx, name)
 		if whole = whole && err == nil; err == nil { // else nothing new is known
 			s.change(name, func(f *fullness) {
-				f.figures, f.silent = figures, silent
+				f.figures, f.silent, f.stuck = figures, silent, stuck
 				if figures == "" && f.waiting == 0 {
 					f.refused = "" // nobody is left to find out by trying
 				}
@@ -118,16 +124,22 @@ func (s *stores) fresh(ctx context.Context) error {
 	return s.err()
 }
 
-// ask tells how full a stream is, if that is too full.
-func (s *stores) ask(ctx context.Context, name string) (string, error) {
+// ask tells how full a stream is, if that is too full, and what its file has
+// met. What cannot be known of its file is no fault.
+func (s *stores) ask(ctx context.Context, name string) (figures, stuck string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, storesEach)
 	defer cancel()
 	stream, err := s.js.Stream(ctx, name)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	info := stream.CachedInfo()
-	return figuresOf(info.Config, info.State), nil
+	if slices.Contains(publishedStreams, name) {
+		if stuck, err = s.stuck(ctx, name, info.Config.Replicas); err != nil {
+			s.logger.Debug("whether a stream takes anything is not known", zap.String("stream", name), zap.Error(err))
+		}
+	}
+	return figuresOf(info.Config, info.State), stuck, nil
 }
 
 func figuresOf(c jetstream.StreamConfig, state jetstream.StreamState) string {
@@ -175,6 +187,8 @@ func (f *fullness) why() string {
 	switch {
 	case f.refused != "":
 		return f.refused
+	case f.stuck != "":
+		return "the server could not write it, and will not until it is restarted: " + f.stuck
 	case f.silent:
 		return "the server says nothing of what is written to it; was its disk full? Then it stays so until it is restarted"
 	default:

@@ -127,7 +127,7 @@ func New(c Config) (*Worker, error) {
 		metrics: counts, usage: c.Usage, tracer: newTracer(c.Tracer),
 		retries: c.Retries, retryBase: c.RetryBase, maxLife: c.MaxLife, drain: c.Drain,
 		held:   wait.NewHeart[*delivery](),
-		stores: newStores(c.JS, c.Log.Silent, c.Logger), raws: newRaws(c.Log),
+		stores: newStores(c.JS, c.Log, c.Logger), raws: newRaws(c.Log),
 		memory: c.Memory, inside: semaphore.NewWeighted(everyone), parks: semaphore.NewWeighted(parksAtOnce),
 		ends:  make(chan string, endsWaiting),
 		cache: bodies, flights: newFlights(), cancels: newCancels(c.Cancels),

@@ -12,6 +12,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/dlq"
@@ -59,6 +60,7 @@ type Status struct {
 	Backlog       int            `json:"backlog"`                  // to be called for: the lanes, and the letters that are due or held
 	BacklogGone   time.Time      `json:"backlog_gone_at,omitzero"` // at the present limit; missing where nobody knows
 	Today         *Used          `json:"today,omitempty"`          // calls, bytes and answers of this UTC day; missing where nobody counts
+	Recent        *fleet.Ends    `json:"recent,omitempty"`         // final answers of the last quarter of an hour, by the workers that live; missing where none tells
 	MostBy        MostBy         `json:"most_by,omitzero"`         // for whom most of today's calls were made
 	Causes        []Cause        `json:"causes_today,omitempty"`   // of the calls that failed today, the most frequent
 }
@@ -130,6 +132,12 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	}
 	for _, w := range view.Workers {
 		s.Workers = append(s.Workers, w.Name)
+		if w.Recent != nil {
+			if s.Recent == nil {
+				s.Recent = &fleet.Ends{}
+			}
+			s.Recent.Good, s.Recent.Failed = s.Recent.Good+w.Recent[p].Good, s.Recent.Failed+w.Recent[p].Failed
+		}
 		if why := w.Unable[p]; why != "" {
 			s.Unable = append(s.Unable, w.Name+": "+why)
 		}

@@ -38,6 +38,7 @@ type Log struct {
 	// unknown: a leader election takes up to ten seconds.
 	patience time.Duration
 	silence  silence
+	unseen   unseen
 	acks     *acks
 	large    *acks // of large messages, on a connection of their own; nil: on the same
 }

@@ -57,6 +57,7 @@ type Book struct {
 	sums    map[key]int64
 	day     time.Time // that was counted on last
 	dayText string
+	recent  map[string]*recent // by provider
 
 	sent []sum // whose outcome is not known yet; only Run uses it
 }
@@ -87,7 +88,7 @@ type sum struct {
 
 // NewBook makes a book; Run writes it.
 func NewBook(js jetstream.JetStream, log *zap.Logger) *Book {
-	return &Book{js: js, log: log, sums: map[key]int64{}}
+	return &Book{js: js, log: log, sums: map[key]int64{}, recent: map[string]*recent{}}
 }
 
 // Add counts n of what for an agent, on the UTC day of at.
@@ -116,6 +117,15 @@ func (b *Book) add(k key, at time.Time, n int64) {
 	}
 	k.day = b.dayText
 	b.sums[k] += n
+	if k.cause || k.what == Calls || k.what == Bytes {
+		return
+	}
+	r := b.recent[k.provider]
+	if r == nil {
+		r = &recent{}
+		b.recent[k.provider] = r
+	}
+	r.add(k.what, n, at.Unix()/60)
 }
 
 // back takes back what was counted before.

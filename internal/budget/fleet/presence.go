@@ -30,8 +30,17 @@ type Worker struct {
 	Bytes map[string]int64 `json:"bytes,omitempty"`
 	// Unable is why it cannot call some of them, by provider.
 	Unable map[string]string `json:"unable,omitempty"`
+	// Recent are the final answers that it gave in the last quarter of an hour,
+	// by provider; those without one are left out.
+	Recent map[string]Ends `json:"recent,omitzero"`
 	// Look brings what changes up to date before each beat; nil: nothing does.
 	Look func(*Worker) `json:"-"`
+}
+
+// Ends are final answers: with what was asked for, and without.
+type Ends struct {
+	Good   int64 `json:"good"`
+	Failed int64 `json:"failed"`
 }
 
 const (
