@@ -66,10 +66,11 @@ func (m *Move) Run(ctx context.Context) error {
 		}
 		whole = true
 		for _, name := range names {
-			copied, err := m.bring(ctx, name)
-			for begun := time.Now(); isRestoring(err) && time.Since(begun) < movePatience && wait.For(ctx, time.Second) == nil; {
+			copied := false
+			err := patiently(ctx, func() (err error) {
 				copied, err = m.bring(ctx, name)
-			}
+				return err
+			})
 			if err != nil {
 				return fmt.Errorf("move %s: %w", name, err)
 			}
@@ -81,11 +82,25 @@ func (m *Move) Run(ctx context.Context) error {
 	}
 	slices.Reverse(names)
 	for _, name := range names {
-		if err := mark(ctx, m.To, name, func(metadata map[string]string) { delete(metadata, movingKey) }); err != nil {
+		err := patiently(ctx, func() error {
+			return mark(ctx, m.To, name, func(metadata map[string]string) { delete(metadata, movingKey) })
+		})
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// patiently does a step again for as long as what keeps it back may pass: a
+// cluster elects, a server answers late, or has not given up yet what a killed
+// move had begun. Each step may be done again at any point.
+func patiently(ctx context.Context, step func() error) error {
+	err := step()
+	for begun := time.Now(); (isRestoring(err) || Passing(err)) && time.Since(begun) < movePatience && wait.For(ctx, time.Second) == nil; {
+		err = step()
+	}
+	return err
 }
 
 // isRestoring says that a cluster has not given up yet what a killed move had

@@ -1,0 +1,57 @@
+package broker_test
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"fetchworker"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/wire"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A server that does not answer a step of a move for a while does not end it.
+func TestAMoveIsPatient(t *testing.T) {
+	for _, part := range []string{"STREAM.RESTORE." + wire.StreamAudit, "STREAM.INFO." + wire.StreamReview, "STREAM.UPDATE." + fetchworker.StreamEvents} {
+		t.Run(part, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				from := brokertest.Start(t)
+				defer from.Stop()
+				if _, err := from.JS.Publish(t.Context(), "fetch.request.fmp.batch.quote.alice", []byte(`{"id":"q-1"}`)); err != nil {
+					t.Fatal(err)
+				}
+				to, err := broker.Embed(broker.EmbedOptions{DataDir: t.TempDir()})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer to.Shutdown()
+				faulty := &brokertest.Wire{}
+				nc := (&brokertest.Broker{Server: to}).ConnectThrough(t, faulty)
+				defer nc.Close()
+				js, err := jetstream.New(nc)
+				if err != nil {
+					t.Fatal(err)
+				}
+				faulty.Break(part, brokertest.RequestLost, 1, 0)
+				m := broker.Move{From: from.JS, To: js, Name: "there", Replicas: 1, Tell: func(string, string) {}}
+				if err := m.Run(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if faulty.Met() != 1 {
+					t.Error("nothing was lost")
+				}
+				for _, name := range []string{fetchworker.StreamRequests, wire.StreamAudit, wire.StreamReview, fetchworker.StreamEvents} {
+					stream, err := js.Stream(t.Context(), name)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if info := stream.CachedInfo(); info.Config.Metadata["fetchworker.moving"] != "" || name == fetchworker.StreamRequests && info.State.Msgs != 1 {
+						t.Errorf("%s: %+v", name, info)
+					}
+				}
+			})
+		})
+	}
+}
