@@ -15,6 +15,7 @@ import (
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
+	"fetchworker/internal/usage"
 	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -152,4 +153,14 @@ func perMinute(limits ledger.Limits) int {
 		}
 	}
 	return rate
+}
+
+// recently are the final answers of the last quarter of an hour, as presence
+// tells them.
+func recently(book *usage.Book) map[string]fleet.Ends {
+	told := map[string]fleet.Ends{}
+	for provider, ends := range book.Recent(time.Now()) {
+		told[provider] = fleet.Ends(ends)
+	}
+	return told
 }

@@ -233,7 +233,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	group.Go(func() error { return sweeper.Run(running) })
 	group.Go(func() error {
 		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving), Keyless: keyless(set), Limits: configured(serving), Bytes: budgets(serving), Look: func(w *fleet.Worker) {
-			w.Unable, w.Recent = unable(serving), book.Recent(time.Now())
+			w.Unable, w.Recent = unable(serving), recently(book)
 		}}
 		fleet.Present(running, js, kv, presence, func(err error) { logger.Warn("presence", zap.Error(err)) })
 		return nil

@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/usage"
 
 	"go.uber.org/zap"
@@ -23,14 +22,14 @@ func TestRecentIsTheLastQuarterOfAnHour(t *testing.T) {
 	b.Add("fred", "bob", usage.Stale, 1, at.Add(14*time.Minute))
 	for _, c := range []struct {
 		after     time.Duration
-		fmp, fred fleet.Ends
+		fmp, fred usage.Ends
 	}{
-		{0, fleet.Ends{Failed: 7}, fleet.Ends{}},
-		{14 * time.Minute, fleet.Ends{Good: 3, Failed: 7}, fleet.Ends{Good: 1}},
-		{15 * time.Minute, fleet.Ends{Good: 3}, fleet.Ends{Good: 1}},
-		{28 * time.Minute, fleet.Ends{Good: 1}, fleet.Ends{Good: 1}},
-		{29 * time.Minute, fleet.Ends{}, fleet.Ends{}},
-		{24 * time.Hour, fleet.Ends{}, fleet.Ends{}},
+		{0, usage.Ends{Failed: 7}, usage.Ends{}},
+		{14 * time.Minute, usage.Ends{Good: 3, Failed: 7}, usage.Ends{Good: 1}},
+		{15 * time.Minute, usage.Ends{Good: 3}, usage.Ends{Good: 1}},
+		{28 * time.Minute, usage.Ends{Good: 1}, usage.Ends{Good: 1}},
+		{29 * time.Minute, usage.Ends{}, usage.Ends{}},
+		{24 * time.Hour, usage.Ends{}, usage.Ends{}},
 	} {
 		got := b.Recent(at.Add(c.after))
 		if got["fmp"] != c.fmp || got["fred"] != c.fred {
@@ -39,7 +38,7 @@ func TestRecentIsTheLastQuarterOfAnHour(t *testing.T) {
 	}
 	// A minute that comes round again begins anew.
 	b.Add("fmp", "alice", usage.OK, 1, at.Add(30*time.Minute))
-	if got := b.Recent(at.Add(30 * time.Minute)); got["fmp"] != (fleet.Ends{Good: 1}) || len(got) != 1 {
+	if got := b.Recent(at.Add(30 * time.Minute)); got["fmp"] != (usage.Ends{Good: 1}) || len(got) != 1 {
 		t.Errorf("%+v", got)
 	}
 	if got := (*usage.Book)(nil).Recent(at); len(got) != 0 {
