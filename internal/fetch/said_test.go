@@ -48,6 +48,12 @@ func TestWhatStandsInTheWayIsNotTheProvidersWord(t *testing.T) {
 		"locked":                {providertest.JSON(423, `{"Error Message":"x"}`), odd},
 		"too early":             {providertest.JSON(425, `{"Error Message":"x"}`), odd},
 		"a failed condition":    {providertest.JSON(412, `{"Error Message":"x"}`), odd},
+		"a joke":                {providertest.JSON(418, `{"teapot":true}`), foreign},
+		"a missing page":        {page(404, "text/html", "<html><title>404</title></html>"), foreign},
+		"an unasked 304":        {providertest.Step{Status: 304}, odd},
+		"two documents":         {providertest.JSON(200, `[{"symbol":"AAPL"}][{"symbol":"AAPL"}]`), odd},
+		"no number":             {providertest.JSON(200, `NaN`), odd},
+		"XML":                   {page(200, "application/xml", `<?xml version="1.0"?><e>blocked</e>`), odd},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, r *rig) {

@@ -35,6 +35,17 @@ func TestWhatAgentsSendThroughTheWholeWorker(t *testing.T) {
 		{"polygon", "get", `{"path":"/v3/a%2Fb"}`, tells + `"path": expected`},
 		{"polygon", "get", `{"path":"/v3/ä/../y"}`, tells + `"path": expected`},
 		{"polygon", "get", `{"path":"/v3/x","query":null}`, "/v3/x"},
+		{"fmp", "quote", `{"symbol":["AAPL"]}`, tells + `got ["AAPL"]`},
+		{"fmp", "quote", `{"symbol":7.5}`, tells + `write "7.5"`},
+		{"fmp", "quote", `{"symbol":"AAPL?apikey=x"}`, tells + `"symbol": expected`},
+		{"fmp", "quote", `{"symbol":"AAPL\nX"}`, tells + `"symbol": expected`},
+		{"fmp", "quote", `{"symbol":"ＡＡＰＬ"}`, tells + `"symbol": expected`},
+		{"fmp", "quote", `{"Symbol":"AAPL"}`, tells + `did you mean symbol`},
+		{"polygon", "aggregates", `{"symbol":"AAPL","from":"2026-02-30","to":"2026-03-01"}`, tells + `"from": expected a date`},
+		{"polygon", "aggregates", `{"symbol":"AAPL","from":1.7040672e12,"to":1.7067456e12}`, tells + `"from": expected a date`},
+		{"polygon", "aggregates", `{"symbol":"AAPL","from":1704067200000,"to":"2023-01-01"}`, tells + "nothing after to"},
+		{"polygon", "aggregates", `{"symbol":"AAPL","from":"2026-01-02","to":"2026-01-03","limit":-1}`, tells + `"limit": expected`},
+		{"polygon", "aggregates", `{"symbol":"AAPL","from":"2026-01-02","to":"2026-01-03","limit":"10"}`, "/v2/aggs/ticker/AAPL/range/1/day/2026-01-02/2026-01-03"},
 	}
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.env["POLYGON_API_KEY"], r.env["POLYGON_BASE_URL"], r.env["POLYGON_REQUESTS_PER_MINUTE"] = "polygon-key-0123", r.upstream.URL(), "0"
