@@ -194,3 +194,47 @@ func TestABodyThatBreaksOffTellsNothingOfOurNetwork(t *testing.T) {
 		t.Errorf("%s: %s", r.Class, r.Detail)
 	}
 }
+
+// What answers in place of an API is not quoted: its words are of our network,
+// or of the provider's, and no agent's business.
+func TestWhatIsNoHTTPIsNotQuoted(t *testing.T) {
+	const ok = "HTTP/1.1 200 OK\r\n"
+	for what, said := range map[string]string{
+		"a greeting":         "220 mail.inside.example ESMTP\r\n",
+		"a status":           "HTTP/1.1 inside.example OK\r\n\r\n",
+		"a version":          "HTTP/inside.example 200 OK\r\n\r\n",
+		"a header":           ok + "via inside.example\r\n\r\n",
+		"a header's name":    ok + "x inside.example: 1\r\n\r\n",
+		"a length":           ok + "Content-Length: inside.example\r\n\r\n",
+		"two lengths":        ok + "Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+		"an encoding":        ok + "Transfer-Encoding: inside.example\r\n\r\n",
+		"a chunk":            ok + "Transfer-Encoding: chunked\r\n\r\ninside.example\r\n",
+		"a trailer":          ok + "Transfer-Encoding: chunked\r\nTrailer: Content-Length\r\n\r\n0\r\n\r\n",
+		"a line without end": strings.Repeat("inside.example", 100_000),
+	} {
+		ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var served sync.WaitGroup
+		served.Go(func() {
+			for {
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = conn.Read(make([]byte, 4096))
+				_, _ = io.WriteString(conn, said)
+				_ = conn.Close()
+			}
+		})
+		p, planned := callerBy(t, "http://"+ln.Addr().String(), nil, 5*time.Second)
+		r := p.Do(t.Context(), planned, call.Options{})
+		if r.Class == wire.ClassOK || strings.Contains(r.Detail, "inside") || strings.Contains(r.Detail, "net/http") {
+			t.Errorf("%s: %s: %q", what, r.Class, r.Detail)
+		}
+		t.Logf("%s: %s", what, r.Detail)
+		_ = ln.Close()
+		served.Wait()
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -385,12 +384,4 @@ func hostOf(location string) string {
 		return "another path"
 	}
 	return target.Host
-}
-
-func connectionErrorType(err error) string {
-	var timeout net.Error
-	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
-		return errorTimeout
-	}
-	return errorNetwork
 }

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"strings"
 	"syscall"
 )
 
@@ -65,8 +66,26 @@ func kind(err error, host string) string {
 	case errors.As(err, &op):
 		err = op.Err
 	}
+	switch text := err.Error(); {
+	case strings.Contains(text, "GOAWAY"): // with words of whoever sent it
+		return host + " closed the connection"
+	case noHTTP.MatchString(text):
+		return host + " does not speak HTTP as it should"
+	}
 	return host + ": " + address.ReplaceAllLiteralString(err.Error(), "(address)")
 }
 
+// noHTTP is how net/http begins to quote what is no HTTP: the greeting of a mail
+// server, a header of something that stands in between.
+var noHTTP = regexp.MustCompile(`^(net/http: HTTP/1\.x transport connection broken|malformed |http2: |net/http: HTTP/2|invalid )`)
+
 // address is an IP address in a text, with or without a port.
 var address = regexp.MustCompile(`\[[0-9A-Fa-f:.%a-z]+\](:\d+)?|\b\d{1,3}(\.\d{1,3}){3}(:\d+)?\b|\b[0-9A-Fa-f]{1,4}(:[0-9A-Fa-f]{0,4}){3,7}(:\d+)?`)
+
+func connectionErrorType(err error) string {
+	var timeout net.Error
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
+		return errorTimeout
+	}
+	return errorNetwork
+}
