@@ -39,7 +39,7 @@ chaos: ## every end-to-end test in its full form, a quarter of an hour
 	$(CHAOS)
 
 .PHONY: soak
-soak: ## ten minutes of 300 requests a second with 5 % faults, then kills and the server's outages ten times over with the race detector
+soak: ## ten minutes (FETCH_SOAK=1m: so long) of 300 requests a second with 5 % faults, then kills and the server's outages ten times over with the race detector
 	$(CHAOS) -run Soaks
 	for n in 1 2 3 4 5 6 7 8 9 10; do GOFLAGS=-race $(CHAOS) -run 'Nothing|Server' || exit 1; done
 
@@ -50,6 +50,10 @@ front-door: ## 2,000 streams of answers and 500 slow clients at one HTTP door: w
 .PHONY: outage
 outage: ## an outage of 10,000 and 100,000 requests (FETCH_OUTAGE=10000: of so many): a table of what parking and draining take beside fresh ones
 	$(CHAOS) -run AtScale
+
+.PHONY: status
+status: ## how long replayer status takes among 1,000,000 letters (FETCH_LETTERS=100000: so many), without and beside a replayer
+	$(CHAOS) -run StatusAmong
 
 .PHONY: flood
 flood: ## one agent sends 200,000 requests as fast as it can: how long another's take before and meanwhile (FLOOD=20000: fewer)

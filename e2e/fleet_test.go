@@ -33,6 +33,7 @@ type fleet struct {
 	answers   *dlqtest.Recorder // all that was stored, as a live subscriber sees it
 	upstream  *providertest.Server
 	env       map[string]string // of workers and replayers
+	cgroup    string            // whose memory the programs have; empty: the test's own
 	replayEnv map[string]string // of replayers, over it
 
 	mu       sync.Mutex
@@ -93,7 +94,12 @@ func (f *fleet) spawn(name string, more ...string) *process {
 		env[more[i]] = more[i+1]
 	}
 	f.started++
-	return launch(f.t, fmt.Sprint(name, " ", f.started), program(name), env, args...)
+	path := program(name)
+	if f.cgroup != "" { // it is in there before it takes any memory
+		args = append([]string{"-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, f.cgroup, path}, args...)
+		path = "/bin/sh"
+	}
+	return launch(f.t, fmt.Sprint(name, " ", f.started), path, env, args...)
 }
 
 // worker starts a worker and waits until it serves.
@@ -132,6 +138,11 @@ func (f *fleet) agent(name string) (*fetchworker.Client, error) {
 // it was accepted. It may be called from any goroutine.
 func (f *fleet) ask(r fetchworker.Request, symbol string) error {
 	r.ID, r.Params = symbol, params(r.Provider, symbol)
+	return f.submit(r)
+}
+
+// submit is ask for a request that is whole.
+func (f *fleet) submit(r fetchworker.Request) error {
 	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
 	defer cancel()
 	agent, err := f.agent(r.Agent)

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -126,7 +125,8 @@ func largeSteps(t *testing.T, variants int) []*providertest.Step {
 // TestLargeAnswersTakeTurnsBesideSmallOnes has four providers send answers of
 // 60 MiB at once to a worker with the memory that compose gives it. It lives,
 // within its memory, and small answers are as quick as before, also those of a
-// provider that sends large ones.
+// provider that sends large ones. FETCH_LARGE is how many; FETCH_CGROUP a folder
+// of a cgroup whose limit the worker has instead of GOMEMLIMIT.
 func TestLargeAnswersTakeTurnsBesideSmallOnes(t *testing.T) {
 	begin(t)
 	if strings.Contains(os.Getenv("GOFLAGS"), "-race") {
@@ -146,28 +146,28 @@ func TestLargeAnswersTakeTurnsBesideSmallOnes(t *testing.T) {
 		return steps[(n/10+n%10)%len(steps)]
 	})
 	f.env["FETCH_CATALOG"], f.env["GOMEMLIMIT"] = catalogueOfFive(t, f.upstream.URL()), "400MiB"
+	if f.cgroup = os.Getenv("FETCH_CGROUP"); f.cgroup != "" {
+		delete(f.env, "GOMEMLIMIT") // it finds out by itself
+	}
 	worker := f.worker()
 
-	small := func(n int, provider string) (took []time.Duration) {
+	small := func(n int, provider string) *laps {
+		took := new(laps)
 		agent, err := f.agent("small-" + provider)
 		if err != nil {
 			t.Error(err)
-			return nil
+			return took
 		}
 		for i := range n {
-			start := time.Now()
-			_, err := agent.Fetch(t.Context(), fetchworker.Request{Provider: provider, Operation: "page", Params: fmt.Appendf(nil, `{"symbol":"%s-%d-%d"}`, provider, n, i)})
-			if err != nil {
+			symbol := fmt.Sprintf("%s-%d-%d", provider, n, i)
+			if err := took.fetch(t.Context(), agent, fetchworker.Request{Provider: provider, Operation: "page", Params: fmt.Appendf(nil, `{"symbol":%q}`, symbol)}, symbol); err != nil {
 				t.Errorf("small: %v", err)
 				return took
 			}
-			took = append(took, time.Since(start))
 			time.Sleep(20 * time.Millisecond)
 		}
-		slices.Sort(took)
 		return took
 	}
-	p99 := func(took []time.Duration) time.Duration { return took[max(0, len(took)-1-len(took)/100)] }
 	alone := small(pick(50, 200), "small")
 	before := peak(t, worker)
 
@@ -186,7 +186,7 @@ func TestLargeAnswersTakeTurnsBesideSmallOnes(t *testing.T) {
 		ids = append(ids, r.Identity())
 	}
 	var beside sync.WaitGroup
-	others := map[string][]time.Duration{}
+	others := map[string]*laps{}
 	var mu sync.Mutex
 	for _, provider := range []string{"small", "one"} {
 		beside.Go(func() {
@@ -206,13 +206,18 @@ func TestLargeAnswersTakeTurnsBesideSmallOnes(t *testing.T) {
 	beside.Wait()
 	after := peak(t, worker)
 	t.Logf("%d answers of 60 MiB in %v: %d MiB, %d before", answers, took.Round(time.Millisecond), after, before)
-	t.Logf("small answers: p50 %v, p99 %v; beside large ones p50 %v, p99 %v, of the same provider p50 %v, p99 %v",
-		alone[len(alone)/2], p99(alone), others["small"][len(others["small"])/2], p99(others["small"]), others["one"][len(others["one"])/2], p99(others["one"]))
+	t.Logf("small answers: %v alone, %v beside large ones, %v of the same provider", alone, others["small"], others["one"])
+	t.Logf("alone:%s\nbeside:%s\nof the same:%s", alone.where(f), others["small"].where(f), others["one"].where(f))
 	if after > bound {
 		t.Errorf("%d MiB, %d are allowed", after, bound)
 	}
 	if worker.gone() {
 		t.Error("the worker is dead")
+	}
+	for _, name := range []string{"memory.limit_in_bytes", "memory.max", "memory.max_usage_in_bytes", "memory.peak", "memory.failcnt"} {
+		if told, err := os.ReadFile(filepath.Join(f.cgroup, name)); err == nil && f.cgroup != "" {
+			t.Logf("of its cgroup: %s %s", name, bytes.TrimSpace(told))
+		}
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,33 +73,35 @@ func outage(t *testing.T, n int) (fresh, parked, drained float64, neighbours []s
 		t.Fatal(err)
 	}
 	asked := 0
-	look := func(stop <-chan struct{}) string {
-		var took []time.Duration
+	var looks []*laps
+	look := func(stop <-chan struct{}) {
+		took := new(laps)
+		looks = append(looks, took)
 		for {
 			select {
 			case <-stop:
-				slices.Sort(took)
-				return fmt.Sprint(took[len(took)/2].Round(100*time.Microsecond), " ", took[max(len(took)-1-len(took)/100, 0)].Round(100*time.Microsecond))
+				return
 			case <-time.After(20 * time.Millisecond): //nolint:forbidigo // beside another end
 			}
-			start := time.Now()
 			asked++
-			if _, err := neighbour.Fetch(t.Context(), fetchworker.Request{Provider: "polygon", Operation: "aggregates", Params: params("polygon", fmt.Sprint("N", asked))}); err != nil {
+			symbol := fmt.Sprint("N", asked)
+			if err := took.fetch(t.Context(), neighbour, fetchworker.Request{Provider: "polygon", Operation: "aggregates", Params: params("polygon", symbol)}, symbol); err != nil {
 				t.Error(err)
-				return ""
+				return
 			}
-			took = append(took, time.Since(start))
 		}
 	}
 	during := func(work func()) {
 		stop := make(chan struct{})
 		var looking sync.WaitGroup
-		looking.Go(func() { neighbours = append(neighbours, look(stop)) })
+		looking.Go(func() { look(stop) })
 		work()
 		close(stop)
 		looking.Wait()
 	}
+	published := map[string]time.Time{} // when all were
 	publish := func(what string) {
+		defer func() { published[what] = time.Now() }()
 		store(t, f.js, n, func(i int) *nats.Msg {
 			m := nats.NewMsg(fmt.Sprintf("fetch.request.fmp.batch.quote.agent-%d", i%50))
 			m.Data, _ = json.Marshal(map[string]any{"id": fmt.Sprintf("%s-%d", what, i), "params": map[string]string{"symbol": fmt.Sprintf("%s%d", what, i)}})
@@ -135,5 +136,16 @@ func outage(t *testing.T, n int) (fresh, parked, drained float64, neighbours []s
 		})
 		drained = float64(left) / time.Since(start).Seconds()
 	})
+	for i, when := range []string{"alone", "fresh", "parking", "draining"} {
+		neighbours = append(neighbours, looks[i].String())
+		t.Logf("%d, the neighbour %s:%s", n, when, looks[i].where(f))
+		if at, ok := published[map[string]string{"fresh": "A", "parking": "B"}[when]]; ok {
+			// The stream takes them in one go, which nobody else's flood would; what
+			// comes after that is the fleet's own doing.
+			later := looks[i].since(at)
+			neighbours[i] += " (" + later.String() + " once all were published)"
+			t.Logf("%d, the neighbour %s, once all were published:%s", n, when, later.where(f))
+		}
+	}
 	return fresh, parked, drained, neighbours
 }

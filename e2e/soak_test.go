@@ -41,6 +41,9 @@ func aTwentiethFails(*http.Request) *providertest.Step {
 	return &step
 }
 
+// soakSymbols are asked for in turn.
+const soakSymbols = 2000
+
 // levels are what a process holds, a sample a second.
 type levels struct {
 	name    string
@@ -66,6 +69,9 @@ func middle(samples []int) int {
 func TestTheFleetSoaks(t *testing.T) {
 	begin(t)
 	lasts, rate := pick(18*time.Second, 10*time.Minute), pick(40, 300)
+	if only, err := time.ParseDuration(os.Getenv("FETCH_SOAK")); err == nil {
+		lasts = only
+	}
 	broker, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
 	if err != nil {
 		t.Fatal(err)
@@ -116,8 +122,10 @@ func TestTheFleetSoaks(t *testing.T) {
 		asked++
 		asking.Go(func() {
 			defer func() { <-places }()
-			r := fetchworker.Request{Provider: "fmp", Operation: "quote", Agent: fmt.Sprint("agent-", n%20)}
-			if err := f.ask(r, fmt.Sprint("S", n)); err != nil {
+			// Each is called for, and the workers' caches are soon as full as they get.
+			r := fetchworker.Request{Provider: "fmp", Operation: "quote", Agent: fmt.Sprint("agent-", n%20), MaxAge: new(fetchworker.Duration)}
+			r.ID, r.Params = fmt.Sprint("S", n), params("fmp", fmt.Sprint("S", n%soakSymbols))
+			if err := f.submit(r); err != nil {
 				t.Error(err)
 			}
 		})
@@ -137,7 +145,10 @@ func TestTheFleetSoaks(t *testing.T) {
 		share, few := 0.1, 6
 		switch {
 		case strings.HasSuffix(l.name, "MiB"):
-			share, few = 0.2, pick(24, 12) // the caches fill, in the short form
+			share, few = 0.2, 12
+			if lasts < 5*time.Minute {
+				few = 24 // the caches fill
+			}
 		case strings.HasSuffix(l.name, "goroutines"), strings.HasSuffix(l.name, "files"):
 			few = 16 // of calls and connections that come and go
 		}
