@@ -106,7 +106,7 @@ func (s *Store) Put(ctx context.Context, a fetchworker.Answer, replyTo string) (
 // Replace is Put for a caller that has read what stands.
 func (s *Store) Replace(ctx context.Context, seen Standing, a fetchworker.Answer, replyTo string) (stands Standing, stored bool, err error) {
 	if len(a.Body) > fetchworker.MaxInlineBody {
-		if a.Claim, err = s.storeBody(ctx, a.Identity, a.Body); err != nil {
+		if a.Claim, err = s.storeBody(ctx, a); err != nil {
 			return Standing{}, false, err
 		}
 		a.Body = nil

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -27,9 +29,11 @@ const partsInFlight = 4
 // there once an agent and content, so that answers with the same body cost
 // their store one; a small message beside the parts, stored after them, says
 // since when. A crash leaves parts without a claim; they age out.
-func (s *Store) storeBody(parent context.Context, id fetchworker.Identity, body []byte) (*fetchworker.Claim, error) {
-	sum := sha256.Sum256(body)
-	digest := hex.EncodeToString(sum[:])
+func (s *Store) storeBody(parent context.Context, a fetchworker.Answer) (*fetchworker.Claim, error) {
+	id, body, digest := a.Identity, a.Body, a.SHA256
+	if digest == "" {
+		digest = sumOf(body)
+	}
 	claim := &fetchworker.Claim{
 		Prefix: wire.BodyPrefix(id.Agent, digest),
 		Parts:  (len(body) + fetchworker.MaxInlineBody - 1) / fetchworker.MaxInlineBody,
@@ -63,6 +67,20 @@ func (s *Store) storeBody(parent context.Context, id fetchworker.Identity, body 
 		return nil, fmt.Errorf("store body of %s: %w", id, err)
 	}
 	return claim, nil
+}
+
+// summedAtOnce is what is hashed in one go, in bytes: nothing breaks that off,
+// not even the garbage collector, for which everybody would wait.
+const summedAtOnce = 256 << 10
+
+// sumOf is the SHA-256 of a body. Others have their turn meanwhile.
+func sumOf(body []byte) string {
+	sum := sha256.New()
+	for piece := range slices.Chunk(body, summedAtOnce) {
+		_, _ = sum.Write(piece) // a hash takes everything
+		runtime.Gosched()
+	}
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // wholeToken ends the subject of the message that says that all parts are

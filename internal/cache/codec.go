@@ -33,8 +33,10 @@ func (c *Cache) encode(value []byte, e *Entry) []byte {
 	// One that does not fit is not worth the memory that it would take.
 	bounded := &boundedBuffer{Buffer: bytes.NewBuffer(value)}
 	c.zip.Reset(bounded)
-	if _, err := c.zip.Write(e.Body); err != nil {
-		return nil
+	for piece := range c.memory.Slices(e.Body) {
+		if _, err := c.zip.Write(piece); err != nil {
+			return nil
+		}
 	}
 	if err := c.zip.Close(); err != nil {
 		return nil

@@ -26,6 +26,8 @@ type Entry struct {
 	Bytes        int             `json:"bytes,omitempty"` // as a value in the bucket: of the body; 0 in what older versions kept
 
 	Body []byte `json:"-"`
+	// sum is the SHA-256 of a large body, as its call told; "": nobody has looked.
+	sum string
 	// passing: the provider's answer may be another in a minute. It answers
 	// those who had asked when it came, and nobody later.
 	passing bool
@@ -104,7 +106,7 @@ func Of(result *providers.Result) *Entry {
 	return &Entry{
 		FetchedAt: result.FetchedAt, CameAt: result.FetchedAt.Add(result.Age), HTTPStatus: result.HTTPStatus, ContentType: result.ContentType,
 		ETag: result.ETag, LastModified: result.LastModified, Next: result.Next, NextLoop: result.NextLoop, Redacted: result.Redacted,
-		LatencyMS: result.Latency.Milliseconds(), Body: result.Body, passing: !result.Cacheable,
+		LatencyMS: result.Latency.Milliseconds(), Body: result.Body, sum: result.SHA256, passing: !result.Cacheable,
 	}
 }
 
@@ -132,7 +134,7 @@ func (e *Entry) Light() *Entry {
 		return e
 	}
 	light := *e
-	light.Body, light.under, light.light = nil, nil, true
+	light.Body, light.sum, light.under, light.light = nil, "", nil, true
 	return &light
 }
 
@@ -143,7 +145,7 @@ func (e *Entry) same(other *Entry) bool {
 
 // Revive makes a whole answer of a 304: the body that was kept is still right.
 func (e *Entry) Revive(result *providers.Result) {
-	result.HTTPStatus, result.ContentType, result.Body = e.HTTPStatus, e.ContentType, e.Body
+	result.HTTPStatus, result.ContentType, result.Body, result.SHA256 = e.HTTPStatus, e.ContentType, e.Body, e.sum
 	result.Next, result.NextLoop, result.Redacted, result.Cacheable = e.Next, e.NextLoop, e.Redacted, true
 	if result.ETag == "" {
 		result.ETag = e.ETag
@@ -178,6 +180,9 @@ func (e *Entry) Fresh(stored, now time.Time, maxAge time.Duration) bool {
 func (e *Entry) Within(limit time.Duration, now time.Time) bool {
 	return e != nil && !e.passing && limit > 0 && now.Sub(e.FetchedAt) <= limit
 }
+
+// SHA256 is that of a large body, lower-case hex; "": nobody has looked.
+func (e *Entry) SHA256() string { return e.sum }
 
 // Refused reports whether a call with the body's validators has failed, so that
 // the next goes without.

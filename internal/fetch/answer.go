@@ -14,7 +14,7 @@ func okAnswer(l dlq.Letter, result *providers.Result) *fetchworker.Answer {
 	a.Final = true
 	a.Source = fetchworker.SourceOrigin
 	a.FetchedAt, a.Age, a.Latency = result.FetchedAt, result.Age, result.Latency
-	a.ContentType, a.Body = result.ContentType, result.Body
+	a.ContentType, a.Body, a.SHA256 = result.ContentType, result.Body, result.SHA256
 	a.Redacted, a.Next, a.NextLoop = result.Redacted, result.Next, result.NextLoop
 	return &a
 }
@@ -48,7 +48,7 @@ func fill(a *fetchworker.Answer, e *cache.Entry, now time.Time) {
 	a.HTTPStatus = e.HTTPStatus
 	a.FetchedAt, a.Age = e.FetchedAt, now.Sub(e.FetchedAt)
 	a.Latency = time.Duration(e.LatencyMS) * time.Millisecond
-	a.ContentType, a.Body = e.ContentType, e.Body
+	a.ContentType, a.Body, a.SHA256 = e.ContentType, e.Body, e.SHA256()
 	a.Next, a.NextLoop, a.Redacted = e.Next, e.NextLoop, e.Redacted
 }
 

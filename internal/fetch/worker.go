@@ -223,6 +223,8 @@ func (w *Worker) handle(d *delivery) {
 	defer func() {
 		if d.leave(); d.large {
 			w.memory.Ended()
+		} else {
+			w.memory.Small()
 		}
 	}()
 	for {

@@ -1,6 +1,7 @@
 package memory_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"runtime"
@@ -102,5 +103,29 @@ func TestSpareMemoryIsGivenUp(t *testing.T) {
 	defer mu.Unlock()
 	if cached != nil {
 		t.Error("room was made without what could be spared")
+	}
+}
+
+// The pieces are the body, and none is more than a processor looks through in
+// a moment.
+func TestSlicesAreTheBody(t *testing.T) {
+	for _, size := range []int{0, 1, 256<<10 - 1, 256 << 10, 256<<10 + 1, 3 << 20} {
+		body := make([]byte, size)
+		for i := range body {
+			body[i] = byte(i % 251)
+		}
+		var whole []byte
+		for piece := range memory.New(mib).Slices(body) {
+			if len(piece) == 0 || len(piece) > 256<<10 {
+				t.Errorf("of %d bytes a piece of %d", size, len(piece))
+			}
+			whole = append(whole, piece...)
+		}
+		if !bytes.Equal(whole, body) {
+			t.Errorf("of %d bytes %d are looked through", size, len(whole))
+		}
+		for range memory.New(mib).Slices(body) {
+			break // and nobody minds
+		}
 	}
 }

@@ -273,6 +273,11 @@ func (t *tools) body(ctx context.Context, client *fetchworker.Client, a fetchwor
 			done()
 			return nil, nil, err
 		}
+		if body == nil {
+			// Something has come, so that its size is no empty promise: room for all
+			// of it, for a body that grows leaves copies of itself behind.
+			body = make([]byte, 0, max(a.Claim.Bytes, int64(len(part))))
+		}
 		body = append(body, part...)
 	}
 	return body, done, nil

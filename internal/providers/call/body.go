@@ -29,6 +29,7 @@ type bodyReader struct {
 	// has come over the connection.
 	wait    func(came bool, wait func() error) error
 	counted countingReader // of what is read
+	look    *look          // of a large body; nil: it was small
 }
 
 // read reads and decodes a body and counts the bytes that came over the wire.
@@ -82,7 +83,11 @@ func (b *bodyReader) readPlain(from io.Reader, size int64) ([]byte, error) {
 	if int64(len(whole)) > b.limit/2 {
 		return whole, err
 	}
-	return append(room.Make(len(whole)), whole...), err
+	exact := room.Make(len(whole))
+	for piece := range b.budget.Slices(whole) {
+		exact = append(exact, piece...)
+	}
+	return exact, err
 }
 
 // readStart reads what needs no room, of a body of that size, if it is known. more says that it was not all.
@@ -173,7 +178,7 @@ func (b *bodyReader) readGzip(from io.Reader, size int64) ([]byte, error) {
 	defer done()
 	// A buffer that is full doubles before it finds that nothing more comes.
 	body := bytes.NewBuffer(room.Make(int(size) + bytes.MinRead))
-	if _, again := unzip(body, packed, size); err == nil {
+	if _, again := unzip(body, packed, size, b.looks(size)); err == nil {
 		err = again
 	}
 	if readErr != nil {
@@ -189,7 +194,7 @@ func (b *bodyReader) readGzip(from io.Reader, size int64) ([]byte, error) {
 // and what is wrong with it behind that. It is less than 0 if the call ended
 // before that was known.
 func (b *bodyReader) unpackedSize(packed []byte, came bool) (int64, error) {
-	size, err := unzip(io.Discard, packed, min(b.limit, memory.Small))
+	size, err := unzip(io.Discard, packed, min(b.limit, memory.Small), nil)
 	if size <= memory.Small || size > b.limit {
 		return size, err
 	}
@@ -198,16 +203,43 @@ func (b *bodyReader) unpackedSize(packed []byte, came bool) (int64, error) {
 		return -1, err
 	}
 	defer done()
-	return unzip(io.Discard, packed, b.limit)
+	return unzip(io.Discard, packed, b.limit, b.budget.Pace())
 }
 
 // unzip decodes at most one byte more than limit and returns how many it got.
-func unzip(to io.Writer, packed []byte, limit int64) (int64, error) {
+// seen, if there is one, is written each piece as well.
+func unzip(to io.Writer, packed []byte, limit int64, seen io.Writer) (int64, error) {
 	zr, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
 		return 0, err
 	}
-	return io.Copy(to, io.LimitReader(zr, limit+1))
+	from := io.LimitReader(zr, limit+1)
+	if seen != nil {
+		from = io.TeeReader(from, seen)
+	}
+	return io.Copy(to, from)
+}
+
+// looks is what looks at a body of that size while it comes; nil for a small
+// one.
+func (b *bodyReader) looks(size int64) io.Writer {
+	if size <= memory.Small {
+		return nil
+	}
+	b.look = newLook(b.budget)
+	return b.look
+}
+
+// looked is what was learnt of a body that was read; nil for a small one.
+func (b *bodyReader) looked(body []byte) *look {
+	if len(body) <= memory.Small {
+		return nil
+	}
+	if b.look == nil {
+		b.look = newLook(b.budget)
+	}
+	b.look.over(body)
+	return b.look
 }
 
 // reserve waits for room. came: the connection is not needed any more.

@@ -55,6 +55,7 @@ type Result struct {
 
 	HTTPStatus         int // 0 when there was no answer
 	Body               []byte
+	SHA256             string // of a large body, lower-case hex; "": nobody has looked
 	ContentType        string
 	ETag, LastModified string
 	Conditional        bool            // the call carried a validator
@@ -246,13 +247,20 @@ func (p *Caller) answered(r *Result, call *plan.Call, res *http.Response, within
 		readErr = told(readErr, p.api.Base().Host)
 	}
 	in := classify.Input{Format: call.Operation.Format, Columns: call.Operation.Columns, Status: res.StatusCode, Header: r.header, Body: body, ReadErr: readErr}
+	looked := from.looked(body)
+	if looked != nil {
+		in.Checked, in.IsJSON = true, looked.json.Valid()
+	}
 	v := classify.Answer(&p.api.Spec, in)
 	r.Body, r.Redacted = p.redact.Body(body)
+	if looked != nil && !r.Redacted {
+		r.SHA256 = looked.sha256()
+	}
 	if r.Redacted {
 		// A detail is made of a part of the body, and a cut through the key
 		// would leave a half that nobody recognises: so it is made of the body
 		// without the key.
-		in.Body = r.Body
+		in.Body, in.Checked = r.Body, false
 		v.Detail = classify.Answer(&p.api.Spec, in).Detail
 	}
 	if r.Conditional && v.Code == fetchworker.CodeRejected {

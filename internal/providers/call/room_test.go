@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -182,5 +183,49 @@ func TestABodyBetweenHasItsTurn(t *testing.T) {
 		if r.Class != wire.ClassOK || waits != want.waits || whole != want.whole {
 			t.Errorf("of %d bytes: %s %s, %d waits, %d of them without its slot", len(body), r.Class, r.Detail, waits, whole)
 		}
+	}
+}
+
+// One pass over a large body tells its sum and whether it is JSON, in whatever
+// form it comes; of one that held the key the sum would be of what nobody gets.
+func TestALargeBodyIsLookedAtOnce(t *testing.T) {
+	for form := range map[string]bool{"plain": false, "of no told length": false, "packed to little": true, "packed to much": false, "small": false} {
+		t.Run(form, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(sendLarge(form))
+			defer server.Close()
+			c, planned := callerBy(t, server.URL, nil, 10*time.Second)
+			r := c.Do(t.Context(), planned, call.Options{})
+			want := ""
+			if form != "small" {
+				want = fmt.Sprintf("%x", sha256.Sum256([]byte(large)))
+			}
+			if r.Class != wire.ClassOK || r.SHA256 != want {
+				t.Errorf("%s %s: sum %q, want %q", r.Class, r.Detail, r.SHA256, want)
+			}
+		})
+	}
+	// The fault is behind the first megabytes, where only the pass can see it.
+	for name, tail := range map[string]string{"broken": `"}`, "goes on": `"] []`, "breaks off": "", "holds the key": `","` + "secret-key" + `"]`} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			body := strings.TrimSuffix(large, `"]`) + tail
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+				_, _ = io.WriteString(w, body)
+			}))
+			defer server.Close()
+			c, planned := callerBy(t, server.URL, nil, 10*time.Second)
+			r := c.Do(t.Context(), planned, call.Options{})
+			if name == "holds the key" {
+				if r.Class != wire.ClassOK || !r.Redacted || r.SHA256 != "" || bytes.Contains(r.Body, []byte("secret-key")) {
+					t.Errorf("%s %s: redacted %v, sum %q", r.Class, r.Detail, r.Redacted, r.SHA256)
+				}
+				return
+			}
+			if r.Class != wire.ClassTransient || r.ErrorType != "odd" {
+				t.Errorf("%s %s %s", r.Class, r.ErrorType, r.Detail)
+			}
+		})
 	}
 }

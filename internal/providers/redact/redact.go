@@ -103,7 +103,7 @@ func (r *Redactor) Text(s string) string {
 func (r *Redactor) Body(b []byte) (clean []byte, found bool) {
 	keys := r.known(minKeyInBody)
 	if !escaped(b) {
-		hinted := func(k *key) bool { return bytes.Contains(b, k.hint) }
+		hinted := func(k *key) bool { return contains(b, k.hint) }
 		if !slices.ContainsFunc(keys, hinted) {
 			return b, false // nearly always, and without a list of its own
 		}
@@ -164,7 +164,21 @@ func longest(b []byte, keys []*key) int {
 // escaped reports whether even plain characters could stand in a body as
 // \u0063 or %63.
 func escaped(b []byte) bool {
-	return bytes.Contains(b, []byte(`\u00`)) || bytes.IndexByte(b, '%') >= 0
+	return contains(b, []byte(`\u00`)) || contains(b, []byte("%"))
+}
+
+// contains is bytes.Contains, which in a large body goes on for milliseconds
+// in which nothing breaks it off: a collection waits for it, and everybody for
+// that.
+func contains(b, part []byte) bool {
+	const piece = 256 << 10
+	for len(b) > piece+len(part) {
+		if bytes.Contains(b[:piece+len(part)], part) {
+			return true
+		}
+		b = b[piece:]
+	}
+	return bytes.Contains(b, part)
 }
 
 // callError is an error without the key. It answers errors.Is for what it

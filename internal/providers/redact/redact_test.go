@@ -105,3 +105,20 @@ func TestBodiesAreWrittenOver(t *testing.T) {
 		t.Error("a body was copied")
 	}
 }
+
+// A large body is searched in pieces, and a key on a cut is found like any
+// other, raw and escaped.
+func TestAKeyIsFoundAcrossPieces(t *testing.T) {
+	const piece = 256 << 10
+	key := "secret-key-0123456789"
+	r := New(key)
+	for _, form := range []string{key, `\u0073ecret-key-0123456789`, "%73ecret-key-0123456789"} {
+		for _, at := range []int{piece - len(form), piece - len(form) + 1, piece - len(form)/2, piece - 1, piece, piece + len(form)} {
+			before := strings.Repeat("x", at)
+			clean, found := r.Body([]byte(before + form + strings.Repeat("y", piece)))
+			if want := before + redacted + strings.Repeat("y", piece); !found || string(clean) != want {
+				t.Fatalf("%s at %d: found %v", form, at, found)
+			}
+		}
+	}
+}
