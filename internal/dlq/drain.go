@@ -128,8 +128,9 @@ func (r *Replayer) drain(ctx context.Context) {
 	}
 	name := rand.Text()
 	var looked time.Time
-	behind := false
-	for wait.Between(ctx, 80*time.Millisecond, 120*time.Millisecond) == nil {
+	behind, more := false, false
+	for pause(ctx, more) == nil {
+		more = false
 		if time.Since(looked) >= crowdLooks {
 			looked = time.Now()
 			behind = r.behind(ctx)
@@ -155,7 +156,9 @@ func (r *Replayer) drain(ctx context.Context) {
 				}
 				d.leased = until
 			}
-			if err := r.drainOne(ctx, provider, d, behind); err != nil && ctx.Err() == nil {
+			unread, err := r.drainOne(ctx, provider, d, behind)
+			more = more || unread
+			if err != nil && ctx.Err() == nil {
 				r.logger.Warn("drain", zap.String("provider", provider), zap.Error(err))
 				d.rest = now.Add(time.Second)
 			}
@@ -187,19 +190,30 @@ func (r *Replayer) behind(ctx context.Context) bool {
 	return err == nil && c.CachedInfo().NumPending > crowd
 }
 
-// drainOne reads on and releases as far as there is room.
-func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behind bool) error {
+// pause is between two passes. Where letters are left that could go it is only
+// for others' turn: a crowd that waited a tenth of a second after each five
+// hundred took half as long again.
+func pause(ctx context.Context, more bool) error {
+	if more {
+		return wait.Between(ctx, time.Millisecond, 3*time.Millisecond)
+	}
+	return wait.Between(ctx, 80*time.Millisecond, 120*time.Millisecond)
+}
+
+// drainOne reads on and releases as far as there is room. more: there was room
+// to the end of the pass.
+func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behind bool) (more bool, err error) {
 	var releases sync.WaitGroup
 	defer releases.Wait()
 	if d.next == 1 {
 		r.drains.begins(d)
 	}
 	var page []record.Raw
+	released := false
 	for range readsAPass {
 		if len(page) == 0 {
-			var err error
 			if page, err = r.read(ctx, provider, d); err != nil {
-				return fmt.Errorf("read %s: %w", provider, err)
+				return false, fmt.Errorf("read %s: %w", provider, err)
 			}
 		}
 		if len(page) == 0 {
@@ -208,7 +222,7 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 				r.drains.done(provider) // whoever waits still is met again
 			}
 			d.next, d.idle = 1, true
-			return nil
+			return false, nil
 		}
 		raw := page[0]
 		page = page[1:]
@@ -219,11 +233,11 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 		}
 		room, err := r.rooms.take(ctx, provider)
 		if err != nil {
-			return err
+			return false, err
 		}
 		d.idle = false
 		if !room {
-			return nil // this one is the next
+			return false, nil // this one is the next
 		}
 		d.next = raw.Sequence + 1
 		if !r.drains.claim(raw.Sequence) {
@@ -233,8 +247,9 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 		case r.draining <- struct{}{}:
 		case <-ctx.Done():
 			r.drains.unclaim(raw.Sequence)
-			return nil
+			return false, nil
 		}
+		released = true
 		releases.Go(func() {
 			defer func() { <-r.draining }()
 			defer r.drains.unclaim(l.sequence)
@@ -243,7 +258,7 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 			}
 		})
 	}
-	return nil
+	return released, nil
 }
 
 // readsAtOnce are the letters of a page. To read them one by one took a round

@@ -82,7 +82,7 @@ const (
 	actsInFlight = 64
 	// drainsInFlight bounds the letters of a drain that are being released. With
 	// more of them nothing is faster, and other providers' requests wait behind.
-	drainsInFlight = 16
+	drainsInFlight = 8
 	// tellsInFlight bounds those whose agents are being told to wait, so that
 	// a provider's outage does not take the turns of another's retries.
 	tellsInFlight = 16

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,7 +19,9 @@ import (
 // Looks reads the last messages of a stream's subjects with few messages for
 // many requests. All who look while a look is under way share the next one: at
 // 64 calls at once some thirty subjects are asked for in one message, and the
-// look costs a server an eighth. It is safe for concurrent use.
+// look costs a server an eighth. A look has only so many of each provider: one
+// with a crowd of requests makes nobody else's wait for more than the look under
+// way. It is safe for concurrent use.
 type Looks struct {
 	nc     *nats.Conn
 	stream string
@@ -26,8 +29,8 @@ type Looks struct {
 	sub    *nats.Subscription
 
 	mu    sync.Mutex
-	next  *look // to be made
-	asked *look // under way; nil if none is
+	next  []*look // to be made, one after the other
+	asked *look   // under way; nil if none is
 	made  uint64
 }
 
@@ -36,6 +39,7 @@ type Looks struct {
 type look struct {
 	number   string // in its inbox
 	subjects map[string]struct{}
+	of       map[string]int // how many subjects of a provider
 	found    map[string]*nats.Msg
 	single   bool // it asks for one subject
 	partial  bool // there is more than was sent
@@ -45,12 +49,15 @@ type look struct {
 }
 
 func newLook() *look {
-	return &look{subjects: map[string]struct{}{}, found: map[string]*nats.Msg{}, done: make(chan struct{})}
+	return &look{subjects: map[string]struct{}{}, of: map[string]int{}, found: map[string]*nats.Msg{}, done: make(chan struct{})}
 }
 
 const (
-	// looksAtOnce bounds a look. Whoever would be one more goes without.
-	looksAtOnce = 256
+	// looksAtOnce bounds a look, looksOfOne what it has of one provider.
+	looksAtOnce, looksOfOne = 256, 64
+	// looksWaiting are to be made at the most. Whoever would be one more goes
+	// without.
+	looksWaiting = 4
 	// bytesAtOnce is far less than a server lets wait for one connection.
 	bytesAtOnce = 8 << 20
 	// lookLasts is how long an answer is waited for: a look must hold nobody up.
@@ -61,7 +68,7 @@ var errLook = errors.New("look: no answer")
 
 // NewLooks begins to look into a stream; Close ends it.
 func NewLooks(js jetstream.JetStream, stream string) (*Looks, error) {
-	s := &Looks{nc: js.Conn(), stream: stream, inbox: js.Conn().NewInbox(), next: newLook()}
+	s := &Looks{nc: js.Conn(), stream: stream, inbox: js.Conn().NewInbox()}
 	var err error
 	if s.sub, err = s.nc.Subscribe(s.inbox+".*", s.take); err != nil {
 		return nil, fmt.Errorf("look into %s: %w", stream, err)
@@ -85,13 +92,43 @@ type Glance struct {
 func (s *Looks) Begin(subject string) Glance {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.next
-	if len(l.subjects) == looksAtOnce {
+	l := s.room(subject)
+	if l == nil {
 		return Glance{in: s, subject: subject}
 	}
-	l.subjects[subject] = struct{}{}
 	s.ask()
 	return Glance{s, subject, l}
+}
+
+// room is the first look to be made that has room for a subject, with the
+// subject in it; nil if none has.
+func (s *Looks) room(subject string) *look {
+	provider := providerOf(subject)
+	for i := range looksWaiting {
+		if i == len(s.next) {
+			s.next = append(s.next, newLook())
+		}
+		l := s.next[i]
+		if _, has := l.subjects[subject]; has {
+			return l
+		}
+		if len(l.subjects) < looksAtOnce && l.of[provider] < looksOfOne {
+			l.subjects[subject] = struct{}{}
+			l.of[provider]++
+			return l
+		}
+	}
+	return nil
+}
+
+// providerOf is the third token of a subject, which in those of answers and of
+// cached bodies is the provider.
+func providerOf(subject string) string {
+	for range 2 {
+		_, subject, _ = strings.Cut(subject, ".")
+	}
+	provider, _, _ := strings.Cut(subject, ".")
+	return provider
 }
 
 // Begun reports whether it is part of a look at all; the zero Glance is not.
@@ -117,11 +154,11 @@ func (g Glance) Wait(ctx context.Context) (*nats.Msg, error) {
 
 // ask makes the next look, if none is under way.
 func (s *Looks) ask() {
-	if s.asked != nil || len(s.next.subjects) == 0 {
+	if s.asked != nil || len(s.next) == 0 {
 		return
 	}
-	l := s.next
-	s.asked, s.next = l, newLook()
+	l := s.next[0]
+	s.asked, s.next = l, append(s.next[:0], s.next[1:]...)
 	s.made++
 	l.number = strconv.FormatUint(s.made, 10)
 	if err := s.send(l); err != nil {

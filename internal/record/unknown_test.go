@@ -246,3 +246,60 @@ func TestALookNeverMissesWhatStands(t *testing.T) {
 		})
 	})
 }
+
+// However many of one provider wait to be looked for, another's is part of the
+// next look.
+func TestACrowdOfOneProviderDelaysNoOthersLook(t *testing.T) {
+	wired(t, func(t *testing.T, b *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire) {
+		of := func(provider string, n int) string {
+			a := named(ok(1), fmt.Sprint(n))
+			a.Identity.Provider = provider
+			if _, err := record.New(b.JS, nil).Put(t.Context(), slotOf(a.Identity), a.Encode()); err != nil {
+				t.Fatal(err)
+			}
+			return fetchworker.ResultSubject(a.Identity)
+		}
+		const crowd, takes = 300, 100 * time.Millisecond
+		var many []string
+		for n := range crowd {
+			many = append(many, of("fmp", n))
+		}
+		others := []string{of("polygon", 1), of("fred", 1)}
+		looks, err := record.NewLooks(js, fetchworker.StreamResults)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer looks.Close()
+		w.Break("DIRECT.GET", brokertest.ReplyLate, 1<<20, takes)
+		began := time.Now()
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		without := 0
+		wait := func(g record.Glance, within time.Duration) {
+			all.Go(func() {
+				m, err := g.Wait(t.Context())
+				took := time.Since(began)
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err != nil && within == 0:
+					without++
+				case err != nil || m == nil:
+					t.Errorf("%v %v", m, err)
+				case within > 0 && took > within:
+					t.Errorf("another's look took %v", took)
+				}
+			})
+		}
+		for _, subject := range many {
+			wait(looks.Begin(subject), 0)
+		}
+		for _, subject := range others {
+			wait(looks.Begin(subject), 2*takes+takes/2) // the look under way, and the next
+		}
+		all.Wait()
+		if without == 0 || without > crowd-200 {
+			t.Errorf("%d of %d went without", without, crowd)
+		}
+	})
+}
