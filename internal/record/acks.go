@@ -50,11 +50,15 @@ const (
 	unheardWait  = 250 * time.Millisecond
 )
 
+// errClosed says that the connection was closed over a write: nobody will say
+// what became of it.
+var errClosed = fmt.Errorf("the server's word of a write can no longer come: %w", nats.ErrConnectionClosed)
+
 // errLate says that the server has not said in time what became of a write.
 var errLate = fmt.Errorf("the server said nothing of a write: %w", context.DeadlineExceeded)
 
-// publish writes once. The errors are those of jetstream's PublishMsg, and
-// errLate, also where the connection was closed meanwhile.
+// publish writes once. The errors are those of jetstream's PublishMsg, errLate,
+// and errClosed where the connection was closed meanwhile.
 func (a *acks) publish(ctx context.Context, m *nats.Msg) (jetstream.PubAck, error) {
 	var said *nats.Msg
 	for try := 0; ; try++ {
@@ -91,6 +95,9 @@ func (a *acks) ask(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	select {
 	case said := <-w.said:
 		a.end(token, w)
+		if said == nil {
+			return nil, errClosed
+		}
 		return said, nil
 	case <-ctx.Done():
 		a.end(token, w)
@@ -109,6 +116,7 @@ func (a *acks) begin() (w *write, token, reply string, err error) {
 		if a.sub, err = a.nc.Subscribe(inbox+"*", a.take); err != nil {
 			return nil, "", "", err
 		}
+		a.sub.SetClosedHandler(func(string) { a.closed(inbox) })
 		a.inbox = inbox
 	}
 	if last := len(a.free) - 1; last >= 0 {
@@ -151,6 +159,20 @@ func (a *acks) take(m *nats.Msg) {
 	if w := a.waiting[token]; w != nil {
 		delete(a.waiting, token) // a second word is of nobody's
 		w.said <- m              // which has room for the one
+	}
+}
+
+// closed ends the wait of all writes: their subscription has ended, with its
+// connection.
+func (a *acks) closed(inbox string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.inbox != inbox {
+		return
+	}
+	for token, w := range a.waiting {
+		delete(a.waiting, token)
+		w.said <- nil // which has room for the one
 	}
 }
 

@@ -303,3 +303,35 @@ func TestACrowdOfOneProviderDelaysNoOthersLook(t *testing.T) {
 		}
 	})
 }
+
+// Writes under way end with their connection, whoever closes it: nobody is left
+// who could say what became of them. No goroutine sits its five seconds out.
+func TestAClosedConnectionEndsItsWrites(t *testing.T) {
+	wired(t, func(t *testing.T, _ *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire) {
+		log := record.New(js, nil)
+		w.Break("fetch.put.", brokertest.ReplyLost, 1<<20, 0)
+		const writes = 10
+		var all sync.WaitGroup
+		start := time.Now()
+		for i := range writes {
+			all.Go(func() {
+				a := named(ok(1), fmt.Sprint(i))
+				_, err := log.Put(t.Context(), slotOf(a.Identity), a.Encode())
+				if !errors.Is(err, nats.ErrConnectionClosed) || !record.Refused(err) {
+					t.Errorf("a write over a closed connection: %v", err)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		js.Conn().Close()
+		all.Wait()
+		if took := time.Since(start); took > 1500*time.Millisecond {
+			t.Errorf("they ended %v after the connection", took-time.Second)
+		}
+		// And the next does not begin to wait.
+		a := named(ok(1), "later")
+		if _, err := log.Put(t.Context(), slotOf(a.Identity), a.Encode()); !errors.Is(err, nats.ErrConnectionClosed) || time.Since(start) > 1500*time.Millisecond {
+			t.Errorf("a write after that: %v", err)
+		}
+	})
+}
