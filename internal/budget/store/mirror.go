@@ -104,6 +104,14 @@ func (m *Mirror) Follow(f *Follower) (leave func()) {
 	}
 	if m.whole {
 		m.tellAll(f)
+	} else {
+		// The watch is being opened again. What it has told so far it tells nobody
+		// twice; the rest is on its way.
+		for key, e := range m.entries {
+			if len(f.Keys) == 0 || slices.Contains(f.Keys, key) {
+				f.See(e)
+			}
+		}
 	}
 	return func() {
 		m.mu.Lock()
