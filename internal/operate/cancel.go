@@ -45,19 +45,47 @@ func (o *Operator) Cancel(ctx context.Context, f browse.Found, now time.Time) (F
 // note has the workers look for the answers of an agent, once for all that is
 // cancelled at this moment.
 func (o *Operator) note(ctx context.Context, provider, agent string, now time.Time) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	key := provider + "." + agent
-	if o.noted[key].Equal(now) {
-		return nil
+	o.mu.Lock()
+	n := o.noted[key]
+	first := n == nil || !n.at.Equal(now)
+	if first {
+		n = &noted{at: now, done: make(chan struct{})}
+		o.noted[key] = n
 	}
+	o.mu.Unlock()
+	if !first {
+		select {
+		case <-n.done:
+			return n.err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	// Other agents' notes do not wait for this one's.
+	n.err = o.writeNote(ctx, provider, agent, now)
+	if n.err != nil { // the next one tries again
+		o.mu.Lock()
+		if o.noted[key] == n {
+			delete(o.noted, key)
+		}
+		o.mu.Unlock()
+	}
+	close(n.done)
+	return n.err
+}
+
+// noted is a note that has been written, or is about to be.
+type noted struct {
+	at   time.Time     // up to when answers are looked for
+	done chan struct{} // closed when it is written, or could not be
+	err  error
+}
+
+func (o *Operator) writeNote(ctx context.Context, provider, agent string, now time.Time) error {
 	kv, err := o.js.KeyValue(ctx, wire.BucketProviders)
 	if err != nil {
 		return err
 	}
-	if err := cancel.Note(ctx, o.js, kv, provider, agent, now); err != nil {
-		return err
-	}
-	o.noted[key] = now
-	return nil
+	return cancel.Note(ctx, o.js, kv, provider, agent, now)
 }

@@ -51,12 +51,12 @@ type Operator struct {
 	Waits func(time.Duration)
 
 	mu    sync.Mutex
-	noted map[string]time.Time // by provider and agent: up to when answers are looked for
+	noted map[string]*noted // by provider and agent
 }
 
 // NewOperator makes an operator that acts in a person's name.
 func NewOperator(js jetstream.JetStream, log *record.Log, s Signature) *Operator {
-	return &Operator{js: js, log: log, answers: answer.New(log), signed: s, noted: map[string]time.Time{}}
+	return &Operator{js: js, log: log, answers: answer.New(log), signed: s, noted: map[string]*noted{}}
 }
 
 // ReplayNow makes a letter due at once instead of at its time: it rewrites

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
+	"fetchworker/internal/broker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/operate"
@@ -179,4 +181,157 @@ func TestAnIDThatIsUsedAgainIsAnotherRequest(t *testing.T) {
 			t.Error("whoever has the id now was answered for good")
 		}
 	})
+}
+
+// Three people replay, cancel, requeue and discard at once, each from what they
+// saw a while ago, and are killed at any point: no request is lost, none has an
+// end and a life, and what has ended stays ended.
+func TestAnyActsOfThreePeopleLeaveOneEnd(t *testing.T) {
+	d := newDesk(t)
+	const n = 24
+	for i := range n {
+		l := letter("q-" + strconv.Itoa(i))
+		if i%2 == 0 {
+			d.put(l)
+		} else {
+			d.bury(l)
+		}
+	}
+	look := func() (seen []browse.Found) {
+		for _, stream := range []string{wire.StreamDLQ, wire.StreamReview} {
+			seen = append(seen, d.walk(stream, browse.Filter{})...)
+		}
+		return seen
+	}
+	act := func(o *operate.Operator, found browse.Found) error {
+		now, second := time.Now().UTC(), rand.IntN(2) == 0
+		var err error
+		switch {
+		case found.Stream == wire.StreamDLQ && second:
+			_, err = o.Cancel(t.Context(), found, now)
+		case found.Stream == wire.StreamDLQ:
+			_, err = o.ReplayNow(t.Context(), found, now)
+		case second:
+			_, err = o.Discard(t.Context(), found)
+		default:
+			_, err = o.Requeue(t.Context(), found, operate.RequeueOptions{})
+		}
+		return err
+	}
+	answers := answer.New(d.log)
+	standing := func(id string) answer.Standing {
+		stands, err := answers.Read(t.Context(), letter(id).Identity)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stands
+	}
+	forGood := func(s answer.Standing) bool { return s.Stands && s.Final && !s.Review }
+	first := look()
+	ended := map[string]fetchworker.Code{}
+	for range 2 {
+		var people sync.WaitGroup
+		for person := range 3 {
+			seen := append([]browse.Found(nil), first...) // one acts on what it saw at the very beginning
+			if person > 0 {
+				seen = look()
+			}
+			people.Go(func() {
+				rand.Shuffle(len(seen), func(i, j int) { seen[i], seen[j] = seen[j], seen[i] })
+				for _, found := range seen {
+					steps := rand.IntN(20)
+					err := act(d.operator(func(string, bool) error {
+						if steps--; steps == 0 {
+							return errCrash
+						}
+						return nil
+					}), found)
+					if err != nil && !errors.Is(err, errCrash) {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		people.Wait()
+		for i := range n {
+			id := "q-" + strconv.Itoa(i)
+			s := standing(id)
+			if code, before := ended[id]; before && (!forGood(s) || s.Problem.Code() != code) {
+				t.Errorf("%s had ended as %s, and is %+v", id, code, s)
+			} else if forGood(s) {
+				ended[id] = s.Problem.Code()
+			}
+		}
+	}
+	// Somebody comes back and does the rest, as a worker would with a letter whose
+	// answer it finds.
+	for _, found := range look() {
+		if found.Stream == wire.StreamReview || forGood(standing(found.ID)) {
+			o := d.operator(nil)
+			var err error
+			if found.Stream == wire.StreamReview {
+				_, err = o.Requeue(t.Context(), found, operate.RequeueOptions{})
+			} else {
+				_, err = o.Cancel(t.Context(), found, time.Now().UTC())
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	lives := map[string]int{}
+	for _, found := range look() {
+		lives[found.ID]++
+		if found.Stream == wire.StreamReview {
+			t.Errorf("an item of %s is left", found.ID)
+		}
+	}
+	for i := range n {
+		id := "q-" + strconv.Itoa(i)
+		if s := standing(id); forGood(s) == (lives[id] > 0) || lives[id] > 1 {
+			t.Errorf("%s has %d letters and the answer %+v", id, lives[id], s)
+		}
+	}
+	t.Logf("%d of %d ended, %d go on", len(ended), n, len(lives))
+}
+
+// The note of an agent is written once for all that is cancelled at a moment,
+// by any number at once; one that could not be written is tried by the next.
+func TestTheNoteOfACancelIsWrittenOnce(t *testing.T) {
+	d := newDesk(t)
+	const n = 20
+	for i := range n + 1 {
+		d.put(letter("q-" + strconv.Itoa(i)))
+	}
+	letters, now := d.walk(wire.StreamDLQ, browse.Filter{}), time.Now().UTC()
+	o := d.operator(nil)
+	if err := d.JS.DeleteKeyValue(t.Context(), wire.BucketProviders); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Cancel(t.Context(), letters[n], now); err == nil {
+		t.Fatal("a note was written where none can be")
+	}
+	for _, c := range broker.Streams(broker.Options{}) {
+		if c.Name == "KV_"+wire.BucketProviders {
+			if _, err := d.JS.CreateStream(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var all sync.WaitGroup
+	for _, l := range letters {
+		all.Go(func() {
+			if _, err := o.Cancel(t.Context(), l, now); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	noted, err := d.KV.Get(t.Context(), "cancel.fmp.alice")
+	if err != nil || noted.Revision() != 1 {
+		t.Errorf("%+v, %v", noted, err)
+	}
+	if left := d.count(wire.StreamDLQ); left != 0 {
+		t.Errorf("%d letters are left", left)
+	}
 }
