@@ -27,7 +27,9 @@ type bodyReader struct {
 	limit  int64
 	// wait is called around each wait for room, with whether the whole body
 	// has come over the connection.
-	wait    func(came bool, wait func() error) error
+	wait func(came bool, wait func() error) error
+	// ours is called around what only we take time for, once all has come.
+	ours    func(func() error) error
 	counted countingReader // of what is read
 	look    *look          // of a large body; nil: it was small
 }
@@ -178,7 +180,11 @@ func (b *bodyReader) readGzip(from io.Reader, size int64) ([]byte, error) {
 	defer done()
 	// A buffer that is full doubles before it finds that nothing more comes.
 	body := bytes.NewBuffer(room.Make(int(size) + bytes.MinRead))
-	if _, again := unzip(body, packed, size, b.looks(size)); err == nil {
+	again := b.ours(func() error {
+		_, err := unzip(body, packed, size, b.looks(size))
+		return err
+	})
+	if err == nil {
 		err = again
 	}
 	if readErr != nil {

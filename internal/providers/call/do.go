@@ -209,7 +209,7 @@ func (p *Caller) broken(r *Result, err error) {
 
 // reader is of the body of one answer.
 func (p *Caller) reader(ctx context.Context, within *patience, status int, o Options) *bodyReader {
-	b := &bodyReader{ctx: ctx, budget: p.budget, limit: MaxBody}
+	b := &bodyReader{ctx: ctx, budget: p.budget, limit: MaxBody, ours: within.during}
 	if status >= http.StatusMultipleChoices {
 		b.limit = maxErrorBody
 	}
