@@ -50,5 +50,5 @@ func TestAToldSizeIsTakenAtOnce(t *testing.T) {
 
 // unbounded reads bodies of up to limit bytes for one who never waits.
 func unbounded(limit int64) *bodyReader {
-	return &bodyReader{limit: limit, wait: func(_ bool, wait func() error) error { return wait() }}
+	return &bodyReader{ours: func(do func() error) error { return do() }, limit: limit, wait: func(_ bool, wait func() error) error { return wait() }}
 }
