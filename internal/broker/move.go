@@ -194,7 +194,9 @@ func (m *Move) bring(ctx context.Context, name string) (copied bool, err error) 
 	default:
 		info := there.CachedInfo()
 		switch copiedTo := info.Config.Metadata[movingKey]; {
-		case copiedTo == strconv.FormatUint(last, 10):
+		// A cluster leaves an empty stream, mark and all, of a restore that was
+		// broken off.
+		case copiedTo == strconv.FormatUint(last, 10) && info.State.LastSeq == last:
 			return false, nil
 		case copiedTo == "" && info.State.LastSeq > 0:
 			return false, ErrOccupied

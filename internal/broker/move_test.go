@@ -12,6 +12,49 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// What a cluster leaves of a restore that was broken off, a stream with the mark
+// and without its messages, is no copy.
+func TestAMarkWithoutMessagesIsNoCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from := brokertest.Start(t)
+		defer from.Stop()
+		if _, err := from.JS.Publish(t.Context(), "fetch.dlq.fmp.batch.quote.alice.q-1", []byte(`{}`)); err != nil {
+			t.Fatal(err)
+		}
+		to, err := broker.Embed(broker.EmbedOptions{DataDir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer to.Shutdown()
+		nc, err := to.Connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{
+			Name: wire.StreamDLQ, Subjects: []string{"fetch.dlq.>"}, Retention: jetstream.WorkQueuePolicy, Metadata: map[string]string{"fetchworker.moving": "1"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := broker.Move{From: from.JS, To: js, Name: "there", Replicas: 1, Tell: func(string, string) {}}
+		if err := m.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stream, err := js.Stream(t.Context(), wire.StreamDLQ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := stream.CachedInfo().State.Msgs; n != 1 {
+			t.Errorf("%d letters have come", n)
+		}
+	})
+}
+
 // A server that does not answer a step of a move for a while does not end it.
 func TestAMoveIsPatient(t *testing.T) {
 	for _, part := range []string{"STREAM.RESTORE." + wire.StreamAudit, "STREAM.INFO." + wire.StreamReview, "STREAM.UPDATE." + fetchworker.StreamEvents} {
