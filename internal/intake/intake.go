@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fetchworker/internal/wait"
+
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -64,6 +66,9 @@ const (
 	pullBeats = 5 * time.Second
 	// makersAtOnce bounds the consumers that are made at a time.
 	makersAtOnce = 16
+	// longestRaise is the longest pause between two tries to make a consumer that
+	// was refused.
+	longestRaise = 1600 * time.Millisecond
 	// toldWait bounds what was heard and not yet looked at. What is beyond it is
 	// found by the lookout.
 	toldWait = 1024
@@ -157,21 +162,43 @@ func (in *Intake) Run(ctx context.Context) error {
 	}
 }
 
-// raise makes the consumer of a shard.
+// raise makes the consumer of a shard, and tries until it exists or gives work:
+// an election may hide for seconds whether it does.
 func (in *Intake) raise(ctx context.Context, s *Shard) {
+	for pause := shortestPause; ; pause = min(2*pause, longestRaise) {
+		err := in.make(ctx, s)
+		if err == nil {
+			return
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			pause = shortestPause // nobody said no, and that took long enough
+		}
+		if wait.For(ctx, pause) != nil {
+			return
+		}
+	}
+}
+
+// make tries once. It returns an error if that is to be done again.
+func (in *Intake) make(ctx context.Context, s *Shard) error {
 	select {
 	case in.makers <- struct{}{}:
 		defer func() { <-in.makers }()
 	case <-ctx.Done():
-		return
+		return nil
 	}
 	since, made, err := s.Make(ctx)
 	if err != nil && ctx.Err() == nil {
 		in.Complain(s, err)
 	}
-	if s.risen(since, made, err) && in.Remade != nil {
+	lost, again := s.risen(since, made, err)
+	if lost && in.Remade != nil {
 		in.Remade(s)
 	}
+	if again {
+		return err
+	}
+	return nil
 }
 
 // mayListen tries whether these credentials may hear what comes.

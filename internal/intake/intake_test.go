@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,18 +24,25 @@ type taker struct {
 	came   map[string]time.Duration // since it was stored, by agent
 	remade []string
 	stop   func()
+	refuse atomic.Bool // no consumer can be made or found
 }
 
 func take(t *testing.T, b *brokertest.Broker, rest time.Duration) *taker {
 	t.Helper()
 	var shards []*intake.Shard
+	k := &taker{came: map[string]time.Duration{}}
 	for index := range wire.Shards {
 		config := broker.RequestConsumer("fmp", fetchworker.LaneBatch, index, 16)
 		s := intake.Requests("fmp", config.Durable, fetchworker.LaneBatch, index, func() float64 { return 1000 })
-		s.Make = func(ctx context.Context) (time.Time, bool, error) { return broker.MakeConsumer(ctx, b.JS, config) }
+		s.Make = func(ctx context.Context) (time.Time, bool, error) {
+			if k.refuse.Load() { // as an election does
+				time.Sleep(1500 * time.Millisecond)
+				return time.Time{}, false, context.DeadlineExceeded
+			}
+			return broker.MakeConsumer(ctx, b.JS, config)
+		}
 		shards = append(shards, s)
 	}
-	k := &taker{came: map[string]time.Duration{}}
 	in := intake.New(b.JS, rest, shards)
 	in.Complain = func(_ *intake.Shard, err error) { t.Log(err) }
 	in.Remade = func(s *intake.Shard) {
@@ -138,5 +146,28 @@ func TestWhatCameBetweenIsFound(t *testing.T) {
 		defer k.stop()
 		time.Sleep(2 * time.Second)
 		k.within(t, "between", time.Minute+2*time.Second)
+	})
+}
+
+// An election hides that a consumer could not be made. It is tried again until
+// somebody answers: what is asked meanwhile nobody hears, and nobody refuses.
+func TestAConsumerIsMadeAsSoonAsItCanBe(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		k := take(t, b, intake.RestAfter)
+		defer k.stop()
+		time.Sleep(2 * time.Second)
+		for _, election := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 7 * time.Second, 20 * time.Second} {
+			k.refuse.Store(true)
+			agent := fmt.Sprint("agent-", election)
+			ask(t, b, agent)
+			time.Sleep(election)
+			k.refuse.Store(false)
+			time.Sleep(3 * time.Second)
+			k.within(t, agent, election+2500*time.Millisecond)
+			time.Sleep(2 * intake.RestAfter)
+		}
 	})
 }

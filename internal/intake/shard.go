@@ -57,6 +57,7 @@ type Shard struct {
 	last    uint64    // the last of its deliveries
 	again   bool      // it may be gone or another: it must be looked for
 	lost    bool      // that is why it is being made
+	making  bool      // it is being made or looked for
 	asks    []ask     // what the server has not sent yet, the oldest first
 	asked   int       // the sum of asks
 	waiting int       // messages that came and have not started
@@ -90,6 +91,8 @@ type ask struct {
 	left int
 	ends time.Time
 }
+
+func (a ask) since() time.Time { return a.ends.Add(-pullLasts) }
 
 // pace counts starts in the present tenth of a second.
 type pace struct {
@@ -261,9 +264,9 @@ func (s *Shard) begin() {
 		// It is asked at once and looked for besides: while the server answers no
 		// look, it may give work all the same. Until it has been seen it may be
 		// another consumer than before.
-		s.since, s.again, s.lost = time.Now().Add(unsure), false, true
+		s.since = time.Now().Add(unsure)
 		s.topUp()
-		s.rise()
+		s.raise(true)
 	}
 }
 
@@ -289,28 +292,51 @@ func (s *Shard) Stir() {
 }
 
 func (s *Shard) wake(lost bool) {
-	s.state, s.again, s.lost = rising, false, lost
-	s.rise()
+	s.state = rising
+	s.raise(lost)
+}
+
+// raise has the consumer looked for, and made if it is missing.
+func (s *Shard) raise(lost bool) {
+	s.again, s.lost = false, lost
+	if !s.making {
+		s.making = true
+		s.rise()
+	}
 }
 
 // risen notes that the consumer exists, or why it could not be made. Then it is
 // asked all the same: it may be only an answer that was lost. It reports whether
-// the consumer was gone while it was asked.
-func (s *Shard) risen(since time.Time, made bool, err error) (lost bool) {
+// the consumer was gone while it was asked, and whether to try again.
+func (s *Shard) risen(since time.Time, made bool, err error) (lost, again bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	s.state, s.since = awake, since
-	if made {
-		s.last = 0
+	if again = err != nil && s.open && !s.answers(); !again {
+		s.making = false
 	}
-	if err != nil {
+	s.state, s.since = awake, since
+	if err == nil {
+		s.retry = time.Time{} // whatever was wrong with what was asked before
+	} else {
 		s.since = now.Add(unsure)
 		s.fails++
 		s.failedAt, s.failure = now, err
 	}
+	if made {
+		s.last = 0
+	}
+	// What was asked before there was anybody to ask is void.
+	if made || err == nil && s.asked > 0 && !s.answers() && since.After(s.asks[0].since().Add(-unsure)) {
+		s.forget()
+	}
 	s.topUp()
-	return made && s.lost
+	return made && s.lost, again
+}
+
+// answers reports whether the server has said anything about what is asked for.
+func (s *Shard) answers() bool {
+	return s.asked > 0 && s.heard.After(s.asks[0].since())
 }
 
 // unsure is how far the clocks of servers and workers may be apart.

@@ -33,11 +33,17 @@ func TestAReconnectAsksBeforeItLooks(t *testing.T) {
 	if asked != 2*lookAhead || looks != 2 || !s.Older(time.Now()) {
 		t.Errorf("after a reconnect: asked for %d, %d looks, older %v", asked, looks, s.Older(time.Now()))
 	}
-	if s.risen(long, false, nil) || asked != 2*lookAhead || s.Older(time.Now()) {
+	if lost, _ := s.risen(long, false, nil); lost || asked != 2*lookAhead || s.Older(time.Now()) {
 		t.Errorf("seen: asked for %d, older %v", asked, s.Older(time.Now()))
 	}
 	s.begin()
-	if !s.risen(time.Now(), true, nil) {
-		t.Error("a consumer that was gone while it was asked is not told")
+	asked = 0
+	if lost, _ := s.risen(time.Now(), true, nil); !lost || asked != lookAhead {
+		t.Errorf("a consumer that was gone while it was asked: told %v, asked for %d", lost, asked)
+	}
+	s.begin()
+	asked = 0
+	if lost, _ := s.risen(time.Now(), false, nil); lost || asked != lookAhead {
+		t.Errorf("one that another worker made meanwhile: told %v, asked for %d", lost, asked)
 	}
 }
