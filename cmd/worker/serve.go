@@ -156,12 +156,22 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	if embedded != nil {
 		registry.MustRegister(serverWarnings(embedded))
 	}
-	mirror, err := store.NewMirror(ctx, js, kv, nil)
+	// A replayer asks all the time who lives; others seldom do.
+	own := fleet.OwnKeys(name)
+	if replays {
+		own = nil
+	}
+	mirror, err := store.NewMirror(ctx, js, kv, nil, own...)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", wire.BucketProviders, err)
 	}
 	closing.Push("mirror", func() error { mirror.Close(); return nil })
-	board := fleet.Follow(mirror)
+	var board *fleet.View
+	if replays {
+		board = fleet.Follow(mirror)
+	} else {
+		board = fleet.Consult(js, kv, mirror)
+	}
 	closing.Push("board", func() error { board.Close(); return nil })
 	roll, err := enrolled(ctx, js, board, set.Configured())
 	if err != nil {
@@ -235,7 +245,8 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving), Keyless: keyless(set), Limits: configured(serving), Bytes: budgets(serving), Look: func(w *fleet.Worker) {
 			w.Unable, w.Recent = unable(serving), recently(book)
 		}}
-		fleet.Present(running, js, kv, presence, func(err error) { logger.Warn("presence", zap.Error(err)) })
+		lives := fleet.Presence{Worker: presence, Mirror: mirror, Busy: worker.Busy}
+		lives.Run(running, js, kv, func(err error) { logger.Warn("presence", zap.Error(err)) })
 		return nil
 	})
 	group.Go(func() error {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fetchworker"
@@ -240,5 +242,166 @@ func TestPresence(t *testing.T) {
 		}
 		stop()
 		all.Wait()
+	})
+}
+
+// Who asks seldom who lives is told all the same, and watches only for a while.
+func TestAViewThatIsConsulted(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		js, kv := b.connect()
+		mirror, err := store.NewMirror(t.Context(), js, kv, nil, fleet.OwnKeys("self")...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mirror.Close()
+		view := fleet.Consult(js, kv, mirror)
+		defer view.Close()
+		consumers := func() int {
+			synctest.Wait()
+			stream, err := b.js.Stream(t.Context(), "KV_"+store.Bucket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return stream.CachedInfo().State.Consumers
+		}
+		var all sync.WaitGroup
+		live := func(name string, providers ...string) context.CancelFunc {
+			ctx, cancel := context.WithCancel(t.Context())
+			all.Go(func() {
+				fleet.Present(ctx, b.js, b.kv, fleet.Worker{Name: name, Providers: providers}, func(err error) { t.Error(err) })
+			})
+			settle()
+			return cancel
+		}
+		absent := func(provider string, about time.Duration) {
+			t.Helper()
+			v := view.Provider(provider, time.Now())
+			if d := time.Since(v.NoneSince); len(v.Workers) != 0 || d < about-time.Second || d > about+time.Second {
+				t.Errorf("%s: %d workers, none for %v, want about %v", provider, len(v.Workers), d, about)
+			}
+		}
+		began := time.Now()
+		leave := live("w1", "fmp", "fred")
+		time.Sleep(time.Minute)
+		if n := consumers(); n != 1 {
+			t.Errorf("%d consumers, and nobody has asked", n)
+		}
+		if w := view.Workers(); len(w) != 1 || w[0].Name != "w1" || len(view.Provider("fred", time.Now()).Workers) != 1 {
+			t.Errorf("%+v", w)
+		}
+		absent("polygon", time.Since(began))
+		if n := consumers(); n != 2 {
+			t.Errorf("%d consumers after a question", n)
+		}
+		time.Sleep(20 * time.Second)
+		if n := consumers(); n != 1 {
+			t.Errorf("%d consumers when nobody has asked for a while", n)
+		}
+		// One whom it knew goes, and one whom it never met dies, while it looks away.
+		leave()
+		time.Sleep(time.Second)
+		if err := fleet.Beat(t.Context(), b.js, fleet.Worker{Name: "stranger", Providers: []string{"newsapi"}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Second)
+		absent("newsapi", 5*time.Second)
+		if v := view.Provider("fmp", time.Now()); len(v.Workers) != 0 || time.Since(v.NoneSince) < 5*time.Second || time.Since(v.NoneSince) > 22*time.Second {
+			t.Errorf("%d workers, none for %v", len(v.Workers), time.Since(v.NoneSince))
+		}
+		// While it looks it sees at once who comes and goes.
+		leave = live("w2", "fmp")
+		if len(view.Provider("fmp", time.Now()).Workers) != 1 {
+			t.Error("who comes is not seen")
+		}
+		leave()
+		all.Wait()
+		settle()
+		absent("fmp", 0)
+		b.stop()
+		time.Sleep(2 * time.Minute)
+		if w := view.Workers(); len(w) != 0 {
+			t.Errorf("without a server: %+v", w)
+		}
+		b.start()
+		time.Sleep(10 * time.Second)
+		leave = live("w3", "fmp")
+		if len(view.Workers()) != 1 {
+			t.Error("after a restart nobody is seen")
+		}
+		leave()
+		all.Wait()
+	})
+}
+
+// A beat is told to whom it is of: that is its acknowledgement, and shows that
+// the watch is alive. One that is dead is opened anew.
+func TestABeatShowsThatTheWatchLives(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		js, kv := b.connect()
+		mirror, err := store.NewMirror(t.Context(), js, kv, nil, fleet.OwnKeys("self")...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mirror.Close()
+		view := fleet.Consult(js, kv, mirror)
+		defer view.Close()
+		var busy atomic.Bool
+		var failed atomic.Int64
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() {
+			lives := fleet.Presence{Worker: fleet.Worker{Name: "self", Providers: []string{"fmp"}}, Mirror: mirror, Busy: busy.Load}
+			lives.Run(ctx, js, kv, func(error) { failed.Add(1) })
+		})
+		beats := func() uint64 {
+			stream, err := b.js.Stream(t.Context(), "KV_"+store.Bucket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := stream.CachedInfo().State.LastSeq
+			time.Sleep(time.Minute)
+			info, err := stream.Info(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return info.State.LastSeq - before
+		}
+		if n := beats(); n < 5 || n > 7 {
+			t.Errorf("%d beats of an idle worker in a minute", n)
+		}
+		busy.Store(true)
+		if n := beats(); n < 11 || n > 13 {
+			t.Errorf("%d beats of one with work in a minute", n)
+		}
+		if n := failed.Load(); n > 0 {
+			t.Errorf("%d beats failed", n)
+		}
+		busy.Store(false)
+		stream, err := b.js.Stream(t.Context(), "KV_"+store.Bucket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range stream.ConsumerNames(t.Context()).Name() {
+			if err := stream.DeleteConsumer(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(20 * time.Second)
+		if err := fleet.Pause(t.Context(), b.kv, "fmp", time.Now().Add(time.Minute), "alice", "x"); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		if view.Provider("fmp", time.Now()).PausedUntil.IsZero() {
+			t.Error("a pause is not seen 20 s after the watch was taken away")
+		}
+		if failed.Load() == 0 {
+			t.Error("nobody was told")
+		}
+		cancel()
+		all.Wait()
+		settle()
+		if w := view.Workers(); len(w) != 0 {
+			t.Errorf("after its end: %+v", w)
+		}
 	})
 }

@@ -3,6 +3,7 @@ package budget
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/store"
+	"fetchworker/internal/wait"
 )
 
 // idleFleet is workers that have nothing to do, each with a gate for each of
@@ -19,6 +21,7 @@ import (
 type idleFleet struct {
 	gates   []*Gate
 	mirrors []*store.Mirror
+	views   []*fleet.View
 	beats   []func(context.Context) // until it ends, a worker says that it lives
 }
 
@@ -37,14 +40,23 @@ func openIdle(t *testing.T, connect func() (jetstream.JetStream, jetstream.KeyVa
 	}
 	for w := range idleWorkers {
 		js, kv := connect()
-		mirror, err := store.NewMirror(t.Context(), js, kv, nil)
+		worker := fleet.Worker{Name: fmt.Sprintf("w%d", w), Version: "v1", Providers: names}
+		mirror, err := store.NewMirror(t.Context(), js, kv, nil, fleet.OwnKeys(worker.Name)...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.mirrors = append(f.mirrors, mirror)
-		worker := fleet.Worker{Name: fmt.Sprintf("w%d", w), Version: "v1", Providers: names}
+		view := fleet.Consult(js, kv, mirror)
+		f.mirrors, f.views = append(f.mirrors, mirror), append(f.views, view)
+		lives := fleet.Presence{Worker: worker, Mirror: mirror, Busy: func() bool { return false }}
 		f.beats = append(f.beats, func(ctx context.Context) {
-			fleet.Present(ctx, js, kv, worker, func(err error) { t.Error(err) })
+			time.Sleep(time.Duration(rand.Int64N(int64(10 * time.Second)))) // they start when they start
+			lives.Run(ctx, js, kv, func(err error) { t.Error(err) })
+		}, func(ctx context.Context) {
+			for wait.For(ctx, time.Minute) == nil {
+				if err := view.Bury(ctx, kv); err != nil {
+					t.Error(err)
+				}
+			}
 		})
 		for _, name := range names {
 			g, err := Open(t.Context(), js, kv, Settings{Provider: name, Worker: worker.Name, Limits: perMinute(60), CircuitFailures: 3, Mirror: mirror}, nil)
@@ -74,6 +86,9 @@ func (f *idleFleet) close() {
 	for _, g := range f.gates {
 		g.Close()
 	}
+	for _, v := range f.views {
+		v.Close()
+	}
 	for _, m := range f.mirrors {
 		m.Close()
 	}
@@ -88,7 +103,8 @@ func TestIdleFleet(t *testing.T) {
 	}
 	bubble(t, func(t *testing.T, b *bench) {
 		f := openIdle(t, b.connect, providers)
-		time.Sleep(time.Minute)
+		stop := f.beat(t.Context())
+		time.Sleep(90 * time.Second) // in the first of them each looks for ghosts
 		synctest.Wait()
 		stream, err := b.js.Stream(t.Context(), "KV_"+store.Bucket)
 		if err != nil {
@@ -98,36 +114,30 @@ func TestIdleFleet(t *testing.T) {
 		if consumers > 60 {
 			t.Errorf("%d consumers on the bucket", consumers)
 		}
-		rate := func() float64 {
-			const long = 2 * time.Minute
-			before, err := b.server.Varz(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for range int(long / (15 * time.Second)) {
-				for _, g := range f.gates {
-					g.State() // a scrape is not a question
-				}
-				time.Sleep(15 * time.Second)
-			}
-			after, err := b.server.Varz(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return float64(after.InMsgs+after.OutMsgs-before.InMsgs-before.OutMsgs) / long.Seconds()
+		const long = 4 * time.Minute
+		before, err := b.server.Varz(nil)
+		if err != nil {
+			t.Fatal(err)
 		}
-		idle := rate()
-		if idle >= 20 {
-			t.Errorf("%.1f messages a second", idle)
+		for range int(long / (15 * time.Second)) {
+			for _, g := range f.gates {
+				g.State() // a scrape is not a question
+			}
+			time.Sleep(15 * time.Second)
 		}
-		// Each says every five seconds that it lives, and all are told.
-		stop := f.beat(t.Context())
-		living := rate()
+		after, err := b.server.Varz(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rate := float64(after.InMsgs+after.OutMsgs-before.InMsgs-before.OutMsgs) / long.Seconds()
+		if rate >= 20 {
+			t.Errorf("%.1f messages a second", rate)
+		}
+		if n := len(f.views[0].Workers()); n != idleWorkers {
+			t.Errorf("whoever asks is told of %d workers", n)
+		}
+		t.Logf("%d workers, %d providers: %d consumers, %.1f messages a second", idleWorkers, providers, consumers, rate)
 		stop()
-		if most := idle + 1.1*idleWorkers/5*(2+idleWorkers); living > most {
-			t.Errorf("%.1f messages a second to say who lives", living)
-		}
-		t.Logf("%d workers, %d providers: %d consumers, %.1f messages a second, %.1f with those that say who lives", idleWorkers, providers, consumers, idle, living)
 		f.close()
 	})
 }

@@ -152,6 +152,9 @@ func New(c Config) (*Worker, error) {
 	return w, nil
 }
 
+// Busy reports that requests are in this worker's hands.
+func (w *Worker) Busy() bool { return w.held.Len() > 0 }
+
 // Run works until stop ends. Then it pulls no more, hands back what waits,
 // gives what is in flight the drain time to finish, and returns when nothing
 // is left in its hands.

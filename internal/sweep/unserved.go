@@ -288,8 +288,10 @@ func (s *Sweeper) absent(ctx context.Context, stream, prefix string, state jetst
 			delete(s.told, key)
 			continue
 		}
-		view := s.board.Provider(provider, now)
-		if len(view.Workers) > 0 || now.Sub(view.NoneSince) < dlq.LongAbsence || state.LastSeq <= s.told[key] || state.Msgs == 0 {
+		if state.Msgs == 0 || state.LastSeq <= s.told[key] {
+			continue // and nobody has to be asked who lives
+		}
+		if view := s.board.Provider(provider, now); len(view.Workers) > 0 || now.Sub(view.NoneSince) < dlq.LongAbsence {
 			continue
 		}
 		last, err := s.each(ctx, stream, key, s.told[key]+1, everything, s.tellAbsence)

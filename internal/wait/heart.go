@@ -41,6 +41,13 @@ func (h *Heart[T]) Remove(m T) {
 	delete(h.held, m)
 }
 
+// Len is how many messages are held.
+func (h *Heart[T]) Len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.held)
+}
+
 // look is how often the heart looks for who is due, so that beats are spread
 // and not sent in one burst. What is held for a shorter time than a beat,
 // which is nearly all, costs none.

@@ -46,21 +46,33 @@ type Ends struct {
 const (
 	presenceTTL  = 15 * time.Second
 	presenceEach = 5 * time.Second
+	presenceIdle = 10 * time.Second        // while nothing is in hand
+	presenceLook = time.Second             // for whether something is, and after a failure
+	presenceTold = 2500 * time.Millisecond // after a beat it should have been told
 )
 
 // Beat says once that a worker lives; it is believed for 15 s.
 func Beat(ctx context.Context, js jetstream.JetStream, w Worker) error {
-	value, err := json.Marshal(w)
+	msg, err := message(w)
 	if err != nil {
-		return fmt.Errorf("presence of %s: %w", w.Name, err)
+		return err
 	}
-	// The client has no put with a TTL that may replace: a plain publish does.
-	msg := nats.NewMsg("$KV." + store.Bucket + "." + store.WorkerKey(w.Name))
-	msg.Data = value
 	if _, err := js.PublishMsg(ctx, msg, jetstream.WithMsgTTL(presenceTTL)); err != nil {
 		return fmt.Errorf("presence of %s: %w", w.Name, err)
 	}
 	return nil
+}
+
+// message is a beat: the client has no put with a TTL that may replace, a plain
+// publish does.
+func message(w Worker) (*nats.Msg, error) {
+	value, err := json.Marshal(w)
+	if err != nil {
+		return nil, fmt.Errorf("presence of %s: %w", w.Name, err)
+	}
+	msg := nats.NewMsg("$KV." + store.Bucket + "." + store.WorkerKey(w.Name))
+	msg.Data = value
+	return msg, nil
 }
 
 // Lives reports whether a worker has said lately that it lives.
@@ -81,27 +93,109 @@ func Lives(ctx context.Context, kv jetstream.KeyValue, name string) (bool, error
 	return !ok || bucket.StreamInfo().TimeStamp.Sub(entry.Created()) < presenceTTL+time.Second, nil
 }
 
+// Presence is how a worker says for as long as it runs that it lives.
+type Presence struct {
+	Worker
+	// Mirror is the process's copy of the bucket, which follows the worker's own
+	// key: that it is told of a beat is the server's word, and shows that the
+	// watch is alive. Without one each beat is acknowledged.
+	Mirror *store.Mirror
+	// Busy reports that the worker has something in hand; nil: it always may.
+	// Nobody but such a one has to be believed when it is silent for a while, so
+	// the others say half as often that they live.
+	Busy func() bool
+}
+
 // Present keeps a worker's key alive until ctx ends, then takes it away, so
 // that nobody waits for one that has gone. onError is told of each beat that
 // failed; the next one tries again.
 func Present(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, w Worker, onError func(error)) {
-	for {
-		if w.Look != nil {
-			w.Look(&w)
-		}
-		beat, cancel := context.WithTimeout(ctx, presenceEach)
-		if err := Beat(beat, js, w); err != nil && ctx.Err() == nil && onError != nil {
+	Presence{Worker: w}.Run(ctx, js, kv, onError)
+}
+
+// Run is Present.
+func (p Presence) Run(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, onError func(error)) {
+	failed := func(err error) {
+		if err != nil && ctx.Err() == nil && onError != nil {
 			onError(err)
 		}
-		cancel()
-		if wait.For(ctx, presenceEach) != nil {
-			break
+	}
+	told := make(chan struct{}, 1)
+	if p.Mirror != nil {
+		leave := p.Mirror.Follow(&store.Follower{Keys: []string{store.WorkerKey(p.Name)}, See: func(e store.Entry) {
+			if e.Value != nil {
+				wait.Signal(told)
+			}
+		}, Lost: func() {}})
+		defer leave()
+	}
+	for untold := 0; ctx.Err() == nil; {
+		began := time.Now()
+		if p.Look != nil {
+			p.Look(&p.Worker)
 		}
+		err := p.beat(ctx, js, told)
+		failed(err)
+		if untold++; !errors.Is(err, errUntold) {
+			untold = 0
+		} else if untold > 1 {
+			p.Mirror.Reopen() // one may not have been stored
+		}
+		p.pause(ctx, began, err != nil)
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), presenceEach)
 	defer cancel()
-	err := kv.Purge(last, store.WorkerKey(w.Name), jetstream.PurgeTTL(time.Minute))
+	err := kv.Purge(last, store.WorkerKey(p.Name), jetstream.PurgeTTL(time.Minute))
 	if err != nil && !errors.Is(err, nats.ErrConnectionClosed) && onError != nil {
-		onError(fmt.Errorf("presence of %s: %w", w.Name, err))
+		onError(fmt.Errorf("presence of %s: %w", p.Name, err))
 	}
 }
+
+// pause waits until the next beat is due.
+func (p Presence) pause(ctx context.Context, began time.Time, again bool) {
+	if p.Mirror == nil || p.Busy == nil {
+		_ = wait.For(ctx, presenceEach)
+		return
+	}
+	for wait.For(ctx, presenceLook) == nil {
+		if since := time.Since(began); again || since >= presenceIdle || since >= presenceEach && p.Busy() {
+			return
+		}
+	}
+}
+
+// beat says once that the worker lives, and waits for the server's word.
+func (p Presence) beat(ctx context.Context, js jetstream.JetStream, told <-chan struct{}) error {
+	if p.Mirror == nil {
+		ctx, cancel := context.WithTimeout(ctx, presenceEach)
+		defer cancel()
+		return Beat(ctx, js, p.Worker)
+	}
+	select {
+	case <-told: // of an earlier one
+	default:
+	}
+	msg, err := message(p.Worker)
+	if err != nil {
+		return err
+	}
+	msg.Header.Set(jetstream.MsgTTLHeader, presenceTTL.String())
+	if !js.Conn().IsConnected() {
+		return fmt.Errorf("presence of %s: %w", p.Name, nats.ErrDisconnected)
+	}
+	if err := js.Conn().PublishMsg(msg); err != nil {
+		return fmt.Errorf("presence of %s: %w", p.Name, err)
+	}
+	timer := time.NewTimer(presenceTold)
+	defer timer.Stop()
+	select {
+	case <-told:
+		return nil
+	case <-ctx.Done():
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("presence of %s: %w", p.Name, errUntold)
+	}
+}
+
+var errUntold = errors.New("the server has not told of it")

@@ -44,6 +44,7 @@ func NoteServed(ctx context.Context, js jetstream.JetStream, provider string) er
 // Served are the providers that are served: attended by a worker that lives, or
 // registered or noted as served, and not retired since.
 func (v *View) Served(noted map[string]bool) (served, attended map[string]bool) {
+	v.ask()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	attended = v.served()

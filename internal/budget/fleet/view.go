@@ -3,8 +3,6 @@ package fleet
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -36,6 +34,9 @@ type View struct {
 	lost      map[string]time.Time // since when a provider has no worker
 	since     time.Time            // since when the view looks
 	told      map[string]bool      // keys that the watch has told of since it began
+
+	roll *roll     // who lives, where that is looked at only when somebody asks; nil: the watch tells
+	left time.Time // then: when the last worker went, which may have served any provider
 }
 
 // shared is what the bucket says of a provider.
@@ -90,6 +91,12 @@ func Watch(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue) (
 
 // Follow is Watch over a copy of the bucket that the process has already.
 func Follow(m *store.Mirror) *View {
+	v := newView(m)
+	v.leave = m.Follow(&store.Follower{See: v.see, Lost: v.restart, All: v.whole})
+	return v
+}
+
+func newView(m *store.Mirror) *View {
 	v := &View{
 		change: make(chan struct{}, 1), close: func() {},
 		providers: map[string]*shared{}, workers: map[string]beat{}, lost: map[string]time.Time{},
@@ -97,12 +104,14 @@ func Follow(m *store.Mirror) *View {
 	}
 	v.clock = m.Clock()
 	v.ahead = time.Until(v.clock.Now())
-	v.leave = m.Follow(&store.Follower{See: v.see, Lost: v.restart, All: v.whole})
 	return v
 }
 
 // Close stops watching and waits for it.
 func (v *View) Close() {
+	if v.roll != nil {
+		v.roll.close()
+	}
 	v.leave()
 	v.close()
 }
@@ -118,6 +127,9 @@ func (v *View) see(e store.Entry) {
 	kind, name, found := strings.Cut(e.Key, ".")
 	if !found {
 		return
+	}
+	if kind == "worker" && v.roll != nil {
+		return // its own
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -190,9 +202,11 @@ func (v *View) restart() {
 func (v *View) whole() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for name := range v.workers {
-		if !v.told[store.WorkerKey(name)] {
-			v.take("worker", name, store.Entry{})
+	if v.roll == nil {
+		for name := range v.workers {
+			if !v.told[store.WorkerKey(name)] {
+				v.take("worker", name, store.Entry{})
+			}
 		}
 	}
 	for provider := range v.providers {
@@ -238,6 +252,7 @@ func (v *View) served() map[string]bool {
 
 // Providers are all that have a key or a worker.
 func (v *View) Providers() []string {
+	v.ask()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	names := v.served()
@@ -250,6 +265,7 @@ func (v *View) Providers() []string {
 // Knows reports whether a provider is or was served, or an operator has named
 // it.
 func (v *View) Knows(provider string) bool {
+	v.ask()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.providers[provider] != nil || v.served()[provider]
@@ -257,6 +273,7 @@ func (v *View) Knows(provider string) bool {
 
 // Workers are those that live.
 func (v *View) Workers() []Worker {
+	v.ask()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var living []Worker
@@ -272,6 +289,7 @@ func (v *View) Workers() []Worker {
 // Keyless are the providers that no living worker serves and some know: the
 // variable that would hold the key, by provider.
 func (v *View) Keyless() map[string]string {
+	v.ask()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	keyless := map[string]string{}
@@ -286,28 +304,9 @@ func (v *View) Keyless() map[string]string {
 	return keyless
 }
 
-// Bury takes away the keys of workers that have not lived for long, so that
-// nobody else takes them for one.
-func (v *View) Bury(ctx context.Context, kv jetstream.KeyValue) error {
-	v.mu.Lock()
-	ghosts := map[string]uint64{}
-	for name, w := range v.workers {
-		if time.Since(w.at) > 4*presenceTTL {
-			ghosts[name] = w.rev
-		}
-	}
-	v.mu.Unlock()
-	var failed []error
-	for name, rev := range ghosts {
-		if err := kv.Purge(ctx, store.WorkerKey(name), jetstream.LastRevision(rev), jetstream.PurgeTTL(time.Minute)); err != nil {
-			failed = append(failed, fmt.Errorf("presence of %s, who is gone: %w", name, err))
-		}
-	}
-	return errors.Join(failed...)
-}
-
 // Provider is one provider at a moment of the server's time.
 func (v *View) Provider(provider string, now time.Time) Provider {
+	v.ask()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	p := v.providers[provider]
@@ -344,6 +343,9 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 	slices.SortFunc(out.Workers, func(x, y Worker) int { return strings.Compare(x.Name, y.Name) })
 	if len(out.Workers) == 0 {
 		out.NoneSince = v.since
+		if v.left.After(v.since) {
+			out.NoneSince = v.left // it may have served any
+		}
 		if lost, ok := v.lost[provider]; ok {
 			out.NoneSince = lost
 		} else if !last.IsZero() {

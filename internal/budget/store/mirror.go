@@ -51,6 +51,7 @@ type Mirror struct {
 	ofAll     []*Follower            // those of all keys
 	ofKey     map[string][]*Follower // those of some keys, by key
 	seen      uint64                 // the last revision told
+	erased    time.Time              // when the last key that was erased was
 	last      looked                 // at the stream; zero: since this watch began nobody has
 }
 
@@ -124,6 +125,14 @@ func (m *Mirror) Follow(f *Follower) (leave func()) {
 	}
 }
 
+// Erased is when the last of the keys went that has gone, as far as the bucket
+// remembers.
+func (m *Mirror) Erased() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.erased
+}
+
 // Reopen opens the watch anew: somebody has seen what it should have told.
 func (m *Mirror) Reopen() { wait.Signal(m.again) }
 
@@ -180,31 +189,22 @@ func (m *Mirror) once(ctx context.Context, status <-chan nats.Status, ready chan
 	m.begin()
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
-	watcher, err := m.kv.WatchFiltered(watching, append([]string(nil), m.keys...))
+	told := make(chan struct{})
+	stop, err := watch(watching, m.conn, m.keys, m.see, func() {
+		m.complete()
+		close(told)
+	})
 	if err != nil {
 		return false
 	}
-	defer func() {
-		_ = watcher.Stop() // it fails only if the connection is gone, and the watch with it
-		for range watcher.Updates() {
-			// The client's callback may be about to send; let it end.
-		}
-	}()
+	defer stop()
 	whole := false
 	for {
 		select {
-		case e, ok := <-watcher.Updates():
-			switch {
-			case !ok:
-				return whole
-			case e != nil:
-				m.see(e)
-			case !whole:
-				whole = true
-				m.complete()
-				if ready != nil {
-					close(ready)
-				}
+		case <-told:
+			whole, told = true, nil
+			if ready != nil {
+				close(ready)
 			}
 		case <-m.again:
 			return whole
@@ -228,16 +228,15 @@ func (m *Mirror) begin() {
 }
 
 // see takes a message of the watch.
-func (m *Mirror) see(e jetstream.KeyValueEntry) {
-	next := Entry{Key: e.Key(), Rev: e.Revision(), At: e.Created()}
-	if e.Operation() == jetstream.KeyValuePut {
-		next.Value = e.Value()
-	}
+func (m *Mirror) see(next Entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.seen = max(m.seen, next.Rev)
 	if next.Value == nil {
 		delete(m.entries, next.Key)
+		if next.At.After(m.erased) {
+			m.erased = next.At
+		}
 	} else {
 		m.entries[next.Key] = next
 	}
