@@ -159,7 +159,7 @@ func TestABodyBetweenHasItsTurn(t *testing.T) {
 		large:            {1, 1},
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
-		defer server.Close()
+		t.Cleanup(server.Close)
 		c, planned := callerBy(t, server.URL, nil, 30*time.Second)
 		budget := memory.New(128 << 20)
 		c.Within(budget)
