@@ -18,7 +18,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// taker is an intake for one provider that acknowledges whatever comes.
+// taker is an intake for one provider that acknowledges whatever comes, or
+// gives it to whoever wants it.
 type taker struct {
 	mu     sync.Mutex
 	came   map[string]time.Duration // since it was stored, by agent
@@ -27,7 +28,7 @@ type taker struct {
 	refuse atomic.Bool // no consumer can be made or found
 }
 
-func take(t *testing.T, b *brokertest.Broker, rest time.Duration) *taker {
+func take(t *testing.T, b *brokertest.Broker, rest time.Duration, deliver func(*intake.Shard, intake.Message, *nats.MsgMetadata)) *taker {
 	t.Helper()
 	var shards []*intake.Shard
 	k := &taker{came: map[string]time.Duration{}}
@@ -63,6 +64,9 @@ func take(t *testing.T, b *brokertest.Broker, rest time.Duration) *taker {
 			t.Error(err)
 		}
 		s.End()
+	}
+	if deliver != nil {
+		in.Deliver = deliver
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -100,7 +104,7 @@ func TestAConsumerThatIsDeletedIsMadeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := brokertest.StartIn(t, dir, "")
 		defer b.Stop()
-		k := take(t, b, intake.RestAfter)
+		k := take(t, b, intake.RestAfter, nil)
 		defer k.stop()
 		time.Sleep(2 * time.Second)
 		for round := range 3 {
@@ -135,14 +139,14 @@ func TestWhatCameBetweenIsFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := brokertest.StartIn(t, dir, "")
 		defer b.Stop()
-		k := take(t, b, intake.RestAfter)
+		k := take(t, b, intake.RestAfter, nil)
 		ask(t, b, "before")
 		time.Sleep(5 * time.Second)
 		k.within(t, "before", time.Second)
 		k.stop()
 		ask(t, b, "between")
 		time.Sleep(time.Minute)
-		k = take(t, b, intake.RestAfter)
+		k = take(t, b, intake.RestAfter, nil)
 		defer k.stop()
 		time.Sleep(2 * time.Second)
 		k.within(t, "between", time.Minute+2*time.Second)
