@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -76,9 +77,26 @@ func (d *delivery) alone() bool { return d.behind == 0 && d.shard.Held() == 1 }
 func (d *delivery) ack() error { return d.msg.Ack() }
 
 // ackSure waits for the server's word, for a letter: without it, the request
-// would be called once more beside its letter.
-func (d *delivery) ackSure(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+// would be called once more beside its letter. An ack that nobody has confirmed
+// is sent again for as long as the message may still be ours; the server takes
+// it twice.
+func (d *delivery) ackSure(ctx context.Context) (err error) {
+	for range ackTries {
+		err = d.ackWithin(ctx)
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
+}
+
+const (
+	ackLasts = 2 * time.Second
+	ackTries = 5 // together as long as a consumer's AckWait
+)
+
+func (d *delivery) ackWithin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, ackLasts)
 	defer cancel()
 	return d.msg.DoubleAck(ctx)
 }

@@ -57,7 +57,8 @@ type rig struct {
 	rest     time.Duration      // 0: as in production; else consumers go as soon, too
 	earlier  bool               // start workers that ask all consumers for ever, as earlier versions do
 	memory   *memory.Budget     // of large bodies; nil: no bound
-	dial     providers.DialFunc // nil: the upstream\'s own
+	dial     providers.DialFunc // nil: the upstream's own
+	wire     *brokertest.Wire   // between workers and the server; nil: none
 
 	mu   sync.Mutex
 	seen []budget.Event // that somebody would publish
@@ -110,7 +111,11 @@ func (r *rig) start(hook record.Hook) (stop func()) {
 func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	t := r.t
 	t.Helper()
-	nc := r.b.Connect(t)
+	connect := r.b.Connect
+	if r.wire != nil {
+		connect = func(t testing.TB) *nats.Conn { return r.b.ConnectThrough(t, r.wire) }
+	}
+	nc := connect(t)
 	js, err := broker.JetStream(nc)
 	if err != nil {
 		t.Fatal(err)

@@ -21,6 +21,7 @@ const (
 	RequestLost Fault = iota // the server never hears it
 	ReplyLost                // the server does what it says, and nobody hears of it
 	ReplyLate                // all that the server answers comes late
+	Lost                     // the server never hears it, be it a request or not
 )
 
 // Wire lies between a client and the server, and loses or delays what is said
@@ -137,13 +138,10 @@ type frame struct {
 
 // asked says what becomes of what the client says.
 func (w *Wire) asked(f frame) (passes bool, late time.Duration) {
-	if f.reply == "" {
-		return true, 0
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, b := range w.faults {
-		if b.times == 0 || !strings.Contains(f.subject, b.part) {
+		if b.times == 0 || !strings.Contains(f.subject, b.part) || f.reply == "" && b.fault != Lost {
 			continue
 		}
 		b.times--
@@ -151,8 +149,10 @@ func (w *Wire) asked(f frame) (passes bool, late time.Duration) {
 		if w.of == nil {
 			w.of = map[string]*broken{}
 		}
-		w.of[f.reply] = b
-		return b.fault != RequestLost, 0
+		if f.reply != "" {
+			w.of[f.reply] = b
+		}
+		return b.fault != RequestLost && b.fault != Lost, 0
 	}
 	return true, 0
 }
