@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"strconv"
@@ -33,6 +34,8 @@ type Wire struct {
 	of     map[string]*broken // by reply subject
 	met    int
 	stands *standing // nil: it goes on
+	cut    bool
+	conns  []net.Conn
 }
 
 type broken struct {
@@ -90,6 +93,37 @@ func (w *Wire) waits() {
 	}
 }
 
+// Cut breaks all connections that run through the wire, and lets none be made
+// until Join.
+func (w *Wire) Cut() {
+	w.mu.Lock()
+	conns := w.conns
+	w.cut, w.conns = true, nil
+	w.mu.Unlock()
+	for _, c := range conns {
+		_ = c.Close()
+	}
+}
+
+// Join lets connections be made again.
+func (w *Wire) Join() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut = false
+}
+
+// add notes a connection, unless the wire is cut.
+func (w *Wire) add(c net.Conn) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.cut {
+		w.conns = append(w.conns, c)
+	}
+	return !w.cut
+}
+
+var errCut = errors.New("the wire is cut")
+
 // Met is how many requests have met a fault.
 func (w *Wire) Met() int {
 	w.mu.Lock()
@@ -122,6 +156,10 @@ func (w *wired) InProcessConn() (net.Conn, error) {
 		return nil, err
 	}
 	ours, theirs := net.Pipe()
+	if !w.wire.add(theirs) {
+		_, _ = server.Close(), ours.Close()
+		return nil, errCut
+	}
 	go pump(theirs, server, func(f frame) (bool, time.Duration) {
 		w.wire.waits()
 		return w.wire.asked(f)

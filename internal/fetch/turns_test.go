@@ -1,0 +1,186 @@
+package fetch_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/providers/providertest"
+	"fetchworker/internal/wire"
+)
+
+// A permit that is over before the call is on the wire, and cannot be renewed,
+// is no failure of the request: it waits for what stands in its way.
+func TestAPermitThatLapsesIsNobodysFailure(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		r.env["FMP_REQUESTS_PER_MINUTE"] = "60"
+		var dialled atomic.Int32
+		r.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dialled.Add(1)
+			time.Sleep(3 * time.Second)
+			return r.upstream.DialContext(ctx, network, addr)
+		}
+		defer r.whole(1, 1)()
+		time.Sleep(time.Second)
+		id := r.quote("alice", "q", "AAPL", "")
+		time.Sleep(time.Second)
+		if err := fleet.Pause(t.Context(), r.b.KV, "fmp", time.Now().Add(time.Minute), "ann", "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		a := r.until(id, 10*time.Second, func(fetchworker.Answer) bool { return true })
+		if a.Status != fetchworker.StatusWaiting || a.Problem.Reason() != fetchworker.ReasonPaused || a.Calls != 0 || a.Failures != 0 || dialled.Load() != 1 {
+			t.Errorf("%+v %+v, dialled %d times", a, a.Problem, dialled.Load())
+		}
+		if a := r.final(id, 2*time.Minute); a.Status != fetchworker.StatusOK || a.Calls != 1 || a.Failures != 0 {
+			t.Errorf("%+v %+v", a, a.Problem)
+		}
+		if n := len(r.upstream.Calls()); n != 1 {
+			t.Errorf("%d calls", n)
+		}
+		r.allGivenBack()
+	})
+}
+
+// Who finds that another worker makes the same call waits for it with nothing in
+// its hand: as many as a worker may make at once leave it free for another's.
+func TestWhoWaitsForAnothersCallHoldsNoPermit(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.env["FMP_REQUESTS_PER_MINUTE"], r.env["FMP_TIMEOUT_SECONDS"] = "600", "20"
+		r.well()
+		r.upstream.SetLatency(8 * time.Second)
+		stop := r.start(nil)
+		var ids []fetchworker.Identity
+		for i := range 16 {
+			ids = append(ids, r.quote(fmt.Sprint("agent-", i), "first", fmt.Sprint("S", i), ""))
+		}
+		time.Sleep(time.Second)
+		stopped := make(chan struct{})
+		go func() { defer close(stopped); stop() }()
+		defer func() { <-stopped }()
+		time.Sleep(100 * time.Millisecond)
+		defer r.start(nil)()
+		for i := range 16 {
+			ids = append(ids, r.quote(fmt.Sprint("agent-", i), "second", fmt.Sprint("S", i), ""))
+		}
+		time.Sleep(time.Second)
+		if n := len(r.upstream.Calls()); n != 16 {
+			t.Fatalf("%d calls", n)
+		}
+		r.upstream.SetLatency(10 * time.Millisecond)
+		r.final(r.quote("zoe", "other", "OTHER", ""), time.Second)
+		for _, id := range ids {
+			if a := r.final(id, 15*time.Second); a.Status != fetchworker.StatusOK {
+				t.Errorf("%s: %+v", id, a)
+			}
+		}
+		if n := len(r.upstream.Calls()); n != 17 {
+			t.Errorf("%d calls for 17 things", n)
+		}
+		r.allGivenBack()
+	})
+}
+
+// A suspect that only waits, for a store to have room, has killed nobody by it
+// and lets all others work.
+func TestASuspectThatWaitsHoldsUpNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.env["POLYGON_API_KEY"], r.env["POLYGON_BASE_URL"], r.env["POLYGON_REQUESTS_PER_MINUTE"] = "polygon-key-0123", r.upstream.URL(), "0"
+		aggs, boom := respond(200, `{"status":"OK","results":[{"c":1}],"resultsCount":1,"ticker":"AAPL"}`), respond(500, "boom")
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			if strings.HasPrefix(q.URL.Path, "/v2/") {
+				return aggs(q)
+			}
+			return boom(q)
+		}
+		r.circuit = 0
+		r.start(nil)()
+		r.quote("alice", "suspect", "AAPL", "")
+		r.vanish(5)
+		r.limit(wire.StreamDLQ, 0)
+		raised, unwatch := r.running()
+		defer unwatch()
+		defer r.start(nil)()
+		r.named(wire.StreamDLQ, 30*time.Second)
+		if len(raised()) == 0 {
+			t.Fatal("it is no suspect")
+		}
+		for n := range 5 {
+			id := r.ask("fetch.request.polygon.interactive.aggregates.bob", fmt.Sprint("b", n),
+				fmt.Sprintf(`{"id":"b%d","params":{"symbol":"AAPL","from":"2026-01-02","to":"2026-01-09","multiplier":%d}}`, n, n+1))
+			if a := r.final(id, time.Second); a.Status != fetchworker.StatusOK {
+				t.Errorf("%+v", a)
+			}
+		}
+		r.limit(wire.StreamDLQ, 1<<30)
+		r.drained(wire.StreamDLQ, 1, 10*time.Second)
+		r.drained(fetchworker.StreamRequests, 0, 10*time.Second)
+	})
+}
+
+// A copy goes to a reply subject of its agent's own, and nowhere else, also
+// where the request is refused for it.
+func TestACopyGoesOnlyToItsAgent(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		heard, err := r.b.NC.SubscribeSync(">")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.start(nil)()
+		for i, to := range []string{"fetch.reply.bob.x", "_INBOX.x", "fetch.reply.alice", "fetch.reply.alice2.x", "fetch.reply.>", "$SYS.x", "fetch.request.fmp.batch.quote.alice"} {
+			name := fmt.Sprint("q", i)
+			if a := r.final(r.quote("alice", name, "AAPL", fmt.Sprintf(`,"reply_to":%q`, to)), 5*time.Second); a.Problem == nil || a.Problem.Code() != fetchworker.CodeInvalidRequest {
+				t.Errorf("%s: %+v", to, a)
+			}
+		}
+		r.final(r.quote("alice", "fine", "AAPL", `,"reply_to":"fetch.reply.alice.x"`), 5*time.Second)
+		time.Sleep(time.Second)
+		copies := 0
+		for {
+			m, err := next(heard, time.Millisecond)
+			if err != nil {
+				break
+			}
+			if m.Header.Get(wire.HeaderStatus) == "" || strings.HasPrefix(m.Subject, "fetch.put.") || strings.HasPrefix(m.Subject, "fetch.result.") {
+				continue
+			}
+			if copies++; m.Subject != "fetch.reply.alice.x" {
+				t.Errorf("a copy on %s", m.Subject)
+			}
+		}
+		if copies != 1 {
+			t.Errorf("%d copies", copies)
+		}
+	})
+}
+
+// What an operator has lifted the deadline of is called, whatever its body says.
+func TestALiftedDeadlineHolds(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		r.start(nil)() // the consumers are there
+		id := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "q"}
+		now := time.Now()
+		l := dlq.Letter{
+			Identity: id, Lane: fetchworker.LaneInteractive, Generation: 2, Class: wire.ClassPaused,
+			Body:        []byte(`{"id":"q","params":{"symbol":"AAPL"},"deadline":"` + now.Add(-time.Hour).Format(time.RFC3339) + `"}`),
+			RequestedAt: now.Add(-2 * time.Hour), FailedAt: now, NotBefore: now,
+		}
+		if _, err := r.b.JS.PublishMsg(t.Context(), l.Replayed()); err != nil {
+			t.Fatal(err)
+		}
+		defer r.start(nil)()
+		if a := r.final(id, 10*time.Second); a.Status != fetchworker.StatusOK || a.Generation != 2 {
+			t.Errorf("%+v %+v", a, a.Problem)
+		}
+	})
+}
