@@ -341,26 +341,30 @@ func TestARequestThatMeetsTheLimitIsCounted(t *testing.T) {
 // What the fleet was like before the connection was lost is not told as what
 // it is like now.
 func TestAViewThatIsOldIsMissing(t *testing.T) {
-	b := brokertest.Start(t)
-	if err := fleet.Beat(t.Context(), b.JS, fleet.Worker{Name: "w1", Providers: []string{"fmp"}}); err != nil {
-		t.Fatal(err)
-	}
-	board, err := fleet.Watch(t.Context(), b.JS, b.KV)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer board.Close()
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(observe.New(b.JS, board, nil, zap.NewNop()))
-	if n := scrape(t, registry)["fetch_fleet_workers"]; n != 1 {
-		t.Fatalf("%v workers", n)
-	}
-	b.NC.Close()
-	for range 200 {
-		if _, told := scrape(t, registry)["fetch_fleet_workers"]; !told {
-			return
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		if err := fleet.Beat(t.Context(), b.JS, fleet.Worker{Name: "w1", Providers: []string{"fmp"}}); err != nil {
+			t.Fatal(err)
 		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	t.Error("a fleet is told that nobody sees any more")
+		board, err := fleet.Watch(t.Context(), b.JS, b.KV)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer board.Close()
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(observe.New(b.JS, board, nil, zap.NewNop()))
+		if n := scrape(t, registry)["fetch_fleet_workers"]; n != 1 {
+			t.Fatalf("%v workers", n)
+		}
+		b.NC.Close()
+		for range 20 {
+			if _, told := scrape(t, registry)["fetch_fleet_workers"]; !told {
+				return
+			}
+			time.Sleep(time.Second)
+		}
+		t.Error("a fleet is told that nobody sees any more")
+	})
 }

@@ -23,7 +23,10 @@ import (
 // Main is to be called first in TestMain of a package that uses bubbles: the
 // server's access-time ticker must start outside of any bubble, or the
 // bubble's clock would never move.
-func Main() { ats.Register() }
+func Main() {
+	ats.Register()
+	inMemory()
+}
 
 // Broker is a server with the topology applied.
 type Broker struct {
