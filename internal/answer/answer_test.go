@@ -2,6 +2,7 @@ package answer_test
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -264,5 +265,41 @@ func TestPartsTakeTurns(t *testing.T) {
 	a.Body = bytes.Repeat([]byte("0123456789abcdef"), 12*fetchworker.MaxInlineBody/16)
 	if _, _, err := store.Put(t.Context(), a, ""); err != nil || most < 2 || most > 4 {
 		t.Errorf("%d parts at once, %v", most, err)
+	}
+}
+
+// Of a body whose parts could not all be stored nothing says that it is there,
+// so that the next try stores it whole.
+func TestABodyWithAMissingPartIsNone(t *testing.T) {
+	b := brokertest.Start(t)
+	a := ok(1)
+	a.Body = bytes.Repeat([]byte("0123456789abcdef"), 80_000) // three parts
+	for missing := range 4 {
+		n := 0
+		a.Identity.Agent = "agent-" + string(rune('a'+missing))
+		var mu sync.Mutex
+		store := answer.New(record.New(b.JS, func(point string, persisted bool) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if point == "body" && !persisted {
+				if n++; n == missing+1 {
+					return errors.New("the disk is full")
+				}
+			}
+			return nil
+		}))
+		if _, stored, err := store.Put(t.Context(), a, ""); err == nil || stored {
+			t.Fatalf("without part %d: stored %t, %v", missing+1, stored, err)
+		}
+		stands, stored, err := store.Put(t.Context(), a, "")
+		if err != nil || !stored {
+			t.Fatalf("%t %v", stored, err)
+		}
+		for part := range stands.Claim.Parts {
+			m, err := b.NC.Request("$JS.API.DIRECT.GET."+fetchworker.StreamBodies+"."+stands.Claim.Prefix+"."+string(rune('1'+part)), nil, 5*time.Second)
+			if err != nil || len(m.Data) == 0 {
+				t.Errorf("without part %d at first: part %d is %v, %v", missing+1, part+1, m, err)
+			}
+		}
 	}
 }

@@ -329,6 +329,32 @@ func TestAClaimIsOnes(t *testing.T) {
 	})
 }
 
+// A body that the bucket does not keep is at hand where it came, and the fleet
+// has the one before.
+func TestABodyTooLargeForTheBucketStaysAtHand(t *testing.T) {
+	inBubble(t, func(t *testing.T, open func() *desk) {
+		one, other := open(), open()
+		one.put("k", Entry{Body: []byte("before")})
+		time.Sleep(time.Second)
+		noise := make([]byte, cachedLimit+1)
+		rng := rand.New(rand.NewPCG(1, 2))
+		for i := range noise {
+			noise[i] = byte(rng.Uint32())
+		}
+		for _, size := range []int{cachedLimit - 1<<10, cachedLimit + 1} { // the second of them with its head
+			key := fmt.Sprint("n", size)
+			one.put(key, Entry{Body: noise[:size]})
+			time.Sleep(time.Second)
+			if e := other.get(key); (e != nil) != (size < cachedLimit) {
+				t.Errorf("%d bytes: %t", size, e != nil)
+			}
+			if e := one.AtHand(key); e == nil || len(e.Body) != size {
+				t.Errorf("%d bytes are not at hand", size)
+			}
+		}
+	})
+}
+
 // TestTheModelOfACache plays workers at random beside a model that knows
 // everything: what a worker gets for a key is what somebody put there, never
 // older than what it has put itself, and what the fleet has once all is written.

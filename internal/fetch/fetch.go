@@ -195,7 +195,8 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 const lateLookAfter = 50 * time.Millisecond
 
 // lateLook answers a request that has waited from the cache, if something
-// young enough has come into it. A large body may have to wait for its memory:
+// young enough has come into it; one that was delivered before may have its
+// answer by now. A large body may have to wait for its memory:
 // letGo, if there is one, then gives others first what this one holds. waited:
 // it did, and the request has no end yet.
 func (w *Worker) lateLook(ctx context.Context, r *request, letGo func()) (done, waited bool, err error) {
@@ -208,6 +209,12 @@ func (w *Worker) lateLook(ctx context.Context, r *request, letGo func()) (done, 
 		}
 	}
 	err = w.guarded(ctx, r.delivery, func() (err error) {
+		// Who had it before, and was thought to be gone, may have ended it since.
+		if r.count > 1 || r.again {
+			if done, err = w.endedBefore(ctx, r); done || err != nil {
+				return err
+			}
+		}
 		done, err = w.cached(ctx, r, aside)
 		return err
 	})

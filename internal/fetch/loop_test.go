@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/wire"
 
@@ -47,7 +49,12 @@ func TestWhateverHappensEachRequestHasItsOneEnd(t *testing.T) {
 	}
 }
 
-const playLimit = 90 // calls a minute
+const (
+	playLimit = 90 // calls a minute
+	// looked is how long before its call a worker may have looked for the end of
+	// a request that another one, thought to be gone, has still in its hands.
+	looked = 3 * time.Second
+)
 
 type play struct {
 	*rig
@@ -60,7 +67,8 @@ type play struct {
 	ends     *dlqtest.Recorder
 	asked    []fetchworker.Identity
 	named    map[string]fetchworker.Identity // by symbol, of those that ask for something of their own
-	ended    map[string]time.Time            // when a final answer was first seen
+	heard    sync.Map                        // when a final answer was stored, by subject
+	ended    map[string]time.Time            // the same, of those that check has met
 	n        int
 	told     []string
 }
@@ -68,6 +76,7 @@ type play struct {
 type played struct {
 	nc   *nats.Conn
 	wire *brokertest.Wire
+	does *fetch.Worker
 	stop func()
 	gate *budget.Gate
 	back time.Time // when it is joined to the server again
@@ -83,6 +92,15 @@ func newPlay(t *testing.T, r *rig, seed uint64) *play {
 	r.upstream.SetLatency(200 * time.Millisecond)
 	r.upstream.Fallback = p.answer
 	p.ends = dlqtest.Record(t, r.b.NC)
+	stored, err := r.b.NC.Subscribe("fetch.result.>", func(m *nats.Msg) {
+		if m.Header.Get(wire.HeaderFinal) == "true" {
+			p.heard.LoadOrStore(m.Subject, time.Now())
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.gone = append(p.gone, func() { _ = stored.Unsubscribe() })
 	p.replayer = r.startReplayer(nil)
 	p.join()
 	return p
@@ -110,7 +128,7 @@ func (p *play) join() {
 	p.wire = w.wire
 	before := len(p.gates)
 	w.nc, w.stop = p.startWorker(nil)
-	w.gate = p.gates[before]
+	w.gate, w.does = p.gates[before], p.rig.worker
 	p.workers = append(p.workers, w)
 }
 
@@ -220,15 +238,15 @@ func (p *play) check() {
 		if n := finals(answers); n > 1 {
 			p.t.Fatalf("%v: %s has %d final answers", p.told, id, n)
 		}
-		if _, known := p.ended[id.String()]; !known && finals(answers) == 1 {
-			p.ended[id.String()] = answers[len(answers)-1].Time
+		if at, ended := p.heard.Load(fetchworker.ResultSubject(id)); ended {
+			p.ended[id.String()], _ = at.(time.Time)
 		}
 	}
 	for _, c := range p.upstream.Calls() {
 		symbol := c.Target[strings.LastIndex(c.Target, "/")+1:]
 		symbol, _, _ = strings.Cut(symbol, "?")
 		id, named := p.named[symbol]
-		if over, ended := p.ended[id.String()]; named && ended && c.At.After(over) {
+		if over, ended := p.ended[id.String()]; named && ended && c.At.After(over.Add(looked)) {
 			p.t.Fatalf("%v: %s was called at %v, and had its end at %v", p.told, symbol, c.At, over)
 		}
 	}
@@ -267,6 +285,9 @@ func (p *play) end() {
 	for _, w := range p.workers {
 		if s := w.gate.State(); s.InFlight != 0 || s.Waiting != 0 {
 			p.t.Errorf("%v: %d in flight, %d wait, and nothing is left", p.told, s.InFlight, s.Waiting)
+		}
+		if left := w.does.Left(); len(left) > 0 {
+			p.t.Errorf("%v: nothing is to be done, and there are left: %v", p.told, left)
 		}
 	}
 	if p.t.Failed() {

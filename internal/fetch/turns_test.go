@@ -189,3 +189,52 @@ func TestALiftedDeadlineHolds(t *testing.T) {
 		}
 	})
 }
+
+// An answer that says no is for all that wait for the same call.
+func TestOneRefusalIsForAllThatAsked(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.upstream.SetLatency(300 * time.Millisecond)
+		r.upstream.Fallback = respond(404, `{"Error Message":"none"}`)
+		var ids []fetchworker.Identity
+		for i := range 20 {
+			ids = append(ids, r.quote(fmt.Sprint("agent", i), "same", "NONE", ""))
+		}
+		defer r.start(nil)()
+		calls := 0
+		for _, id := range ids {
+			a := r.final(id, 5*time.Second)
+			if a.Problem == nil || a.Problem.Code() != fetchworker.CodeNotFound {
+				t.Errorf("%+v", a)
+			}
+			calls += a.Calls
+		}
+		if n := len(r.upstream.Calls()); n != 1 || calls != 1 {
+			t.Errorf("%d calls, and the answers tell of %d", n, calls)
+		}
+		time.Sleep(time.Second)
+		r.allGivenBack()
+	})
+}
+
+// A request that is cancelled while it waits for its permit has its answer at
+// once; and an order waits for no worker that has left.
+func TestAnOrderIsQuick(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		r.env["FMP_REQUESTS_PER_MINUTE"] = "2"
+		stop := r.start(nil)
+		defer r.start(nil)()
+		for i := range 2 {
+			r.final(r.quote("bob", fmt.Sprint("q", i), fmt.Sprint("B", i), ""), 10*time.Second)
+		}
+		stop() // it may have called
+		id := r.quote("alice", "waits", "AAPL", "")
+		time.Sleep(time.Second)
+		if _, took := r.cancelAll("alice", fetchworker.CancelFilter{Provider: "fmp"}); took > 500*time.Millisecond {
+			t.Errorf("an order took %v", took)
+		}
+		cancelled(t, r.final(id, 500*time.Millisecond))
+		time.Sleep(time.Second)
+		r.allGivenBack()
+	})
+}

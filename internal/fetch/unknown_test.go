@@ -122,13 +122,17 @@ func finals(answers []fetchworker.Answer) (n int) {
 	return n
 }
 
-// allGivenBack checks that no gate has a call in flight or a request waiting.
+// allGivenBack checks that no gate has a call in flight or a request waiting,
+// and that the worker started last holds nothing.
 func (r *rig) allGivenBack() {
 	r.t.Helper()
 	for _, g := range r.gates {
 		if s := g.State(); s.InFlight != 0 || s.Waiting != 0 {
 			r.t.Errorf("%d in flight, %d wait", s.InFlight, s.Waiting)
 		}
+	}
+	if left := r.worker.Left(); len(left) > 0 {
+		r.t.Errorf("nothing is to be done, and there are left: %v", left)
 	}
 }
 

@@ -332,3 +332,112 @@ func TestAnOldWordEndsNothing(t *testing.T) {
 		t.Errorf("refused: %d asked for, %d failures", d.Shard.asked, d.Shard.fails)
 	}
 }
+
+// What is heard of stirs the shard that it is for; of a lane with much traffic
+// all of them, and nobody else's.
+func TestWhoIsStirred(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var all []*desk
+		l := &lane{subject: "fetch.queued.request.fmp.batch.>"}
+		for range 4 {
+			d := newDesk(20, true)
+			d.begin()
+			all, l.shards = append(all, d), append(l.shards, d.Shard)
+		}
+		stirred := func() (n int) {
+			for i, d := range all {
+				if d.risen > 0 {
+					n |= 1 << i
+				}
+			}
+			return n
+		}
+		for _, c := range []struct {
+			subject string
+			want    int
+		}{
+			{"fetch.queued.request.fmp.batch.4.quote.alice", 0}, {"fetch.queued.request.fmp.batch.-1.quote.alice", 0}, {"fetch.queued.request.fmp.batch.x.quote.alice", 0},
+			{"fetch.queued.request.fmp.batch.2.quote.alice", 1 << 2}, {"fetch.queued.request.fmp.batch.0.quote.alice", 1<<2 | 1},
+		} {
+			if l.hear(c.subject, time.Now()); stirred() != c.want {
+				t.Errorf("%s: %b are awake, want %b", c.subject, stirred(), c.want)
+			}
+		}
+		time.Sleep(time.Second)
+		for range busy {
+			l.hear("fetch.queued.request.fmp.batch.0.quote.alice", time.Now())
+			time.Sleep(time.Second / busy)
+		}
+		if stirred() != 1<<2|1 {
+			t.Errorf("%b are awake at %d messages a second", stirred(), busy)
+		}
+		time.Sleep(time.Second)
+		for range busy + 1 {
+			l.hear("fetch.queued.request.fmp.batch.0.quote.alice", time.Now())
+		}
+		if stirred() != 1<<4-1 {
+			t.Errorf("%b are awake at more than %d messages a second", stirred(), busy)
+		}
+	})
+}
+
+// Who rests must be sure to be seen: by a look that began since it listens, and
+// that is not long ago.
+func TestWhoRestsIsSureToBeSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &lookout{}
+		since := time.Now()
+		if time.Sleep(time.Second); o.covers(since) {
+			t.Error("nobody has looked")
+		}
+		before, now := since.Add(-1), time.Now()
+		if o.looked.Store(&before); o.covers(since) {
+			t.Error("the look was before it listened")
+		}
+		if o.looked.Store(&now); !o.covers(since) {
+			t.Error("the look was just now")
+		}
+		if time.Sleep(lookLasts - 1); !o.covers(since) {
+			t.Error("the look was lately")
+		}
+		if time.Sleep(1); o.covers(since) {
+			t.Error("nobody looks any more")
+		}
+	})
+}
+
+// Of a message that is, or may be, older than its consumer an earlier consumer
+// may have delivered it: after the consumer was made, and where it counts anew.
+func TestWhatMayHaveBeenDeliveredBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(20, true)
+		d.begin()
+		d.Stir()
+		made := time.Now()
+		d.Shard.risen(made, true, nil)
+		time.Sleep(time.Minute)
+		for _, c := range []struct {
+			after time.Duration
+			want  bool
+		}{{-time.Hour, true}, {0, true}, {unsure - 1, true}, {unsure, false}, {time.Minute, false}} {
+			if got := d.Older(made.Add(c.after)); got != c.want {
+				t.Errorf("stored %v after its consumer was made: older %t", c.after, got)
+			}
+		}
+		for n := uint64(1); n <= 3; n++ {
+			if d.came(n); d.Older(time.Now()) {
+				t.Errorf("delivery %d is of an earlier consumer's", n)
+			}
+		}
+		if d.came(3); !d.Older(time.Now()) {
+			t.Error("the consumer counts anew, and is thought to be the same")
+		}
+		if time.Sleep(2*unsure + 1); d.Older(time.Now()) {
+			t.Error("what came long after is thought to be old")
+		}
+		never := newDesk(20, false)
+		if never.Older(made.Add(-time.Hour)) {
+			t.Error("a consumer that lasts has delivered nothing before")
+		}
+	})
+}

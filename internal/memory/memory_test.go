@@ -129,3 +129,80 @@ func TestSlicesAreTheBody(t *testing.T) {
 		}
 	}
 }
+
+// Whatever was taken is given back: turns, places of what waits to be unpacked,
+// and no more room than there was.
+func TestAllThatIsTakenIsGivenBack(t *testing.T) {
+	b := memory.New(40 * mib)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for n := range 100 {
+		done, err := b.Turn(ctx)
+		if err != nil {
+			t.Fatalf("turn %d: %v", n, err)
+		}
+		done()
+		unpark, ok := b.Park(10 * mib)
+		if !ok {
+			t.Fatalf("there is no place for the %dth that waits", n)
+		}
+		if _, more := b.Park(1); more {
+			t.Fatal("more than a quarter waits")
+		}
+		unpark()
+	}
+	room, err := b.Reserve(ctx, mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := room.Make(4 * mib) // more than was reserved, which its caller knows
+	room.Close()
+	if b.TryReserve(39*mib+1) != nil {
+		t.Error("a body has no room of its own")
+	}
+	runtime.KeepAlive(body)
+	rest, err := b.Reserve(ctx, 40*mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 { // whatever is collected later
+		runtime.GC()
+		time.Sleep(time.Millisecond)
+	}
+	if b.TryReserve(1) != nil {
+		t.Error("there is more room than all")
+	}
+	rest.Close()
+}
+
+// Who does not wait takes nothing from one who does.
+func TestWhoWaitsIsNext(t *testing.T) {
+	b := memory.New(40 * mib)
+	most, err := b.Reserve(t.Context(), 30*mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits := make(chan *memory.Room)
+	go func() {
+		room, err := b.Reserve(t.Context(), 20*mib)
+		if err != nil {
+			t.Error(err)
+		}
+		waits <- room
+	}()
+	for {
+		room := b.TryReserve(10 * mib)
+		if room == nil {
+			break // the other one waits
+		}
+		room.Close()
+		time.Sleep(time.Millisecond)
+	}
+	for range 50 {
+		if b.TryReserve(mib) != nil {
+			t.Fatal("taken before one who waits")
+		}
+	}
+	most.Close()
+	(<-waits).Close()
+}
