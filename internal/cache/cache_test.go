@@ -355,6 +355,29 @@ func TestABodyTooLargeForTheBucketStaysAtHand(t *testing.T) {
 	})
 }
 
+// That a body has not changed says nothing of the one that has come meanwhile.
+func TestWhatHasNotChangedIsThatBody(t *testing.T) {
+	inBubble(t, func(t *testing.T, open func() *desk) {
+		one, other := open(), open()
+		large := body(2<<20, "first")
+		one.put("k", Entry{Body: large, ETag: "1"})
+		time.Sleep(time.Second)
+		light := other.Get(t.Context(), "k", Wanted{Stored: time.Now().Add(time.Hour), Now: time.Now().Add(time.Hour), MaxAge: time.Second}, here)
+		if light == nil || light.Body != nil {
+			t.Fatalf("%+v", light)
+		}
+		if e := other.Unchanged(t.Context(), "k", light, here); e == nil || !bytes.Equal(e.Body, large) {
+			t.Error("the body that has not changed is gone")
+		}
+		one.put("k", Entry{Body: body(2<<20, "next"), ETag: "2"})
+		time.Sleep(time.Second)
+		third := open()
+		if e := third.Unchanged(t.Context(), "k", light, here); e != nil {
+			t.Errorf("%q is told as the body that has not changed", e.Body[len(e.Body)-8:])
+		}
+	})
+}
+
 // TestTheModelOfACache plays workers at random beside a model that knows
 // everything: what a worker gets for a key is what somebody put there, never
 // older than what it has put itself, and what the fleet has once all is written.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers/providertest"
@@ -39,6 +40,10 @@ func TestAPermitThatLapsesIsNobodysFailure(t *testing.T) {
 		a := r.until(id, 10*time.Second, func(fetchworker.Answer) bool { return true })
 		if a.Status != fetchworker.StatusWaiting || a.Problem.Reason() != fetchworker.ReasonPaused || a.Calls != 0 || a.Failures != 0 || dialled.Load() != 1 {
 			t.Errorf("%+v %+v, dialled %d times", a, a.Problem, dialled.Load())
+		}
+		// The call that was judged and not made holds up no order.
+		if _, took := r.cancelAll("alice", fetchworker.CancelFilter{Provider: "fmp", Operation: "profile"}); took > 500*time.Millisecond {
+			t.Errorf("an order took %v", took)
 		}
 		if a := r.final(id, 2*time.Minute); a.Status != fetchworker.StatusOK || a.Calls != 1 || a.Failures != 0 {
 			t.Errorf("%+v %+v", a, a.Problem)
@@ -236,5 +241,39 @@ func TestAnOrderIsQuick(t *testing.T) {
 		cancelled(t, r.final(id, 500*time.Millisecond))
 		time.Sleep(time.Second)
 		r.allGivenBack()
+	})
+}
+
+// What an earlier consumer delivered, and nobody acknowledged, comes for the
+// first time as a new one counts; its answer is found all the same, also where
+// its agent gave it no id.
+func TestWhatAnEarlierConsumerDeliveredIsLookedUp(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.upstream.Fallback = respond(404, `{"Error Message":"none"}`)
+		r.wire = &brokertest.Wire{}
+		nc, stop := r.startWorker(nil)
+		r.wire.Break("$JS.ACK.", brokertest.Lost, 1<<20, 0)
+		r.ask("fetch.request.fmp.interactive.quote.alice", "", `{"params":{"symbol":"NONE"}}`)
+		time.Sleep(time.Second)
+		if n := r.count(fetchworker.StreamResults); n != 1 || r.wire.Met() == 0 {
+			t.Fatalf("%d answers, %d acks lost", n, r.wire.Met())
+		}
+		nc.Close()
+		defer stop()
+		stream, err := r.b.JS.Stream(t.Context(), fetchworker.StreamRequests)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range stream.ConsumerNames(t.Context()).Name() {
+			if err := stream.DeleteConsumer(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.wire = nil
+		defer r.start(nil)()
+		r.drained(fetchworker.StreamRequests, 0, 10*time.Second)
+		if n := len(r.upstream.Calls()); n != 1 {
+			t.Errorf("%d calls", n)
+		}
 	})
 }

@@ -261,7 +261,8 @@ func TestWhenAShardRests(t *testing.T) {
 		d.came(1) // what was asked for: it may still come
 		d.over(1)
 		time.Sleep(2 * time.Minute)
-		if d.look(time.Now()); d.state != awake {
+		d.over(d.Shard.asked)
+		if d.look(time.Now()); d.state != awake || d.Shard.asked == 0 {
 			t.Error("rests while it holds something")
 		}
 		d.Start()
