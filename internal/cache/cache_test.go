@@ -15,6 +15,7 @@ import (
 	"fetchworker/internal/memory"
 	"fetchworker/internal/wire"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
 
@@ -374,6 +375,25 @@ func TestWhatHasNotChangedIsThatBody(t *testing.T) {
 		third := open()
 		if e := third.Unchanged(t.Context(), "k", light, here); e != nil {
 			t.Errorf("%q is told as the body that has not changed", e.Body[len(e.Body)-8:])
+		}
+	})
+}
+
+// A claim has its time to live from the server, a little more than a call may
+// take: whoever made it may die. (What ends when, in a bubble, the server judges
+// by a clock outside of it.)
+func TestAClaimRunsOut(t *testing.T) {
+	inBubble(t, func(t *testing.T, open func() *desk) {
+		one := open()
+		for lasts, want := range map[time.Duration]string{0: "1", 1500 * time.Millisecond: "2", 30 * time.Second: "31"} {
+			key := fmt.Sprint("k", lasts.Milliseconds())
+			if c, err := one.Claim(t.Context(), key, lasts); err != nil || !c.Mine {
+				t.Fatalf("%+v %v", c, err)
+			}
+			m, err := one.b.NC.RequestWithContext(t.Context(), "$JS.API.DIRECT.GET."+stream+"."+claimSubject(key), nil)
+			if err != nil || m.Header.Get(jetstream.MsgTTLHeader) != want {
+				t.Errorf("a claim for %v: %v %v", lasts, m, err)
+			}
 		}
 	})
 }
