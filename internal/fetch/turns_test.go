@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/memory"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/wire"
 )
@@ -94,27 +95,31 @@ func TestWhoWaitsForAnothersCallHoldsNoPermit(t *testing.T) {
 	})
 }
 
-// A suspect that only waits, for a store to have room, has killed nobody by it
-// and lets all others work.
+// A suspect that only waits, for the memory of a large body, has killed nobody
+// by it and lets all others work.
 func TestASuspectThatWaitsHoldsUpNobody(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
+		r.memory = memory.New(16 << 20)
 		r.env["POLYGON_API_KEY"], r.env["POLYGON_BASE_URL"], r.env["POLYGON_REQUESTS_PER_MINUTE"] = "polygon-key-0123", r.upstream.URL(), "0"
-		aggs, boom := respond(200, `{"status":"OK","results":[{"c":1}],"resultsCount":1,"ticker":"AAPL"}`), respond(500, "boom")
+		aggs := respond(200, `{"status":"OK","results":[{"c":1}],"resultsCount":1,"ticker":"AAPL"}`)
+		big := respond(200, `[{"symbol":"BIG","pad":"`+strings.Repeat("x", 2<<20)+`"}]`)
 		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
 			if strings.HasPrefix(q.URL.Path, "/v2/") {
 				return aggs(q)
 			}
-			return boom(q)
+			return big(q)
 		}
-		r.circuit = 0
 		r.start(nil)()
-		r.quote("alice", "suspect", "AAPL", "")
+		id := r.quote("alice", "suspect", "BIG", "")
 		r.vanish(5)
-		r.limit(wire.StreamDLQ, 0)
+		room, err := r.memory.Reserve(t.Context(), 16<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
 		raised, unwatch := r.running()
 		defer unwatch()
 		defer r.start(nil)()
-		for deadline := time.Now().Add(30 * time.Second); r.calls("AAPL") == 0; time.Sleep(100 * time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); r.calls("BIG") == 0; time.Sleep(100 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("nobody runs it")
 			}
@@ -129,8 +134,10 @@ func TestASuspectThatWaitsHoldsUpNobody(t *testing.T) {
 				t.Errorf("%+v", a)
 			}
 		}
-		r.limit(wire.StreamDLQ, 1<<30)
-		r.drained(wire.StreamDLQ, 1, 10*time.Second)
+		room.Close()
+		if a := r.final(id, 10*time.Second); a.Status != fetchworker.StatusOK {
+			t.Errorf("%+v %+v", a, a.Problem)
+		}
 		r.drained(fetchworker.StreamRequests, 0, 10*time.Second)
 	})
 }
