@@ -142,11 +142,17 @@ func TestAFullResultStoreHoldsWorkAndNothingIsCalledForInVain(t *testing.T) {
 			}
 		}
 		ask(50)
+		for i := range 10 { // what their shards are asked for is open when the store is full
+			r.final(r.quote(fmt.Sprint("late", i), "before", fmt.Sprint("LATE", i), ""), 5*time.Second)
+		}
 		r.limit(fetchworker.StreamResults, 0)
 		full := time.Now()
 		ask(20)
 		r.named(fetchworker.StreamResults, 5*time.Second-time.Since(full))
 		known := time.Now()
+		for i := range 10 {
+			ids = append(ids, r.quote(fmt.Sprint("late", i), "after", fmt.Sprint("AFTER", i), ""))
+		}
 		ask(600) // half a minute more: longer than any write is tried, and than a hand-back
 		time.Sleep(time.Minute)
 		if n := callsBetween(r.upstream.Calls(), known, time.Now()); n != 0 {

@@ -44,15 +44,15 @@ func TestAWordThatIsLostChangesNoEnd(t *testing.T) {
 						ends := dlqtest.Record(t, r.b.NC)
 						defer ends.Stop()
 						r.wire.Break(part, fault, times, 4*time.Second)
+						if a := r.quote("alice", "used", "AGAIN", `,"max_age":"0s"`); a != used {
+							t.Fatal(a)
+						}
 						want := map[fetchworker.Identity]int{ // calls
 							r.quote("alice", "ok", "OK", ""):     1,
 							r.quote("alice", "big", "BIG", ""):   1,
 							r.quote("alice", "bad", "BAD", ""):   1,
 							r.quote("alice", "some", "SOME", ""): 2, // one fails
 							r.quote("bob", "own", "USED", ""):    1,
-						}
-						if a := r.quote("alice", "used", "AGAIN", `,"max_age":"0s"`); a != used {
-							t.Fatal(a)
 						}
 						time.Sleep(30 * time.Second)
 						if r.wire.Met() == 0 {

@@ -45,6 +45,9 @@ func TestWhatWasGivenAtAStopIsTaken(t *testing.T) {
 			mu.Lock()
 			taken++
 			mu.Unlock()
+			if s.Index%2 == 1 {
+				s.Start() // so that more is asked for
+			}
 		})
 		time.Sleep(2 * time.Second)
 		for i := range 60 {
