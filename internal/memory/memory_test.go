@@ -190,12 +190,14 @@ func TestWhoWaitsIsNext(t *testing.T) {
 		}
 		waits <- room
 	}()
-	for {
+	for tries := 0; ; tries++ {
 		room := b.TryReserve(10 * mib)
 		if room == nil {
 			break // the other one waits
 		}
-		room.Close()
+		if room.Close(); tries == 10_000 {
+			t.Fatal("who waits is not before who comes later")
+		}
 		time.Sleep(time.Millisecond)
 	}
 	for range 50 {
