@@ -107,7 +107,7 @@ func requestsAround(o Order, m Mark, before time.Time) (all []Request) {
 // A mark names what an agent has cancelled within a request's life and no more:
 // who cancels other operations every day is never refused, and who names ever
 // others within a day is, instead of growing its mark without end.
-func TestAMarkIsBounded(t *testing.T) {
+func TestAMarkForgetsWhatIsOver(t *testing.T) {
 	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	m := Mark{}
 	for day := range 1000 {
