@@ -160,7 +160,7 @@ func TestAConsumerIsMadeAsSoonAsItCanBe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := brokertest.StartIn(t, dir, "")
 		defer b.Stop()
-		k := take(t, b, intake.RestAfter)
+		k := take(t, b, intake.RestAfter, nil)
 		defer k.stop()
 		time.Sleep(2 * time.Second)
 		for _, election := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 7 * time.Second, 20 * time.Second} {
