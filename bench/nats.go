@@ -112,7 +112,7 @@ func (o *overNATS) latencies(ctx context.Context, from, n int, every time.Durati
 		return nil, err
 	}
 	var all []time.Duration
-	for i := from; i < from+n; i++ {
+	for i, began := from, time.Now(); i < from+n && time.Since(began) < probesLast; i++ {
 		start := time.Now()
 		if _, err := o.js.PublishAsync(o.subject(i), o.body(i)); err != nil {
 			return nil, err

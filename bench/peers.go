@@ -39,11 +39,13 @@ type running interface {
 
 var errLeftOut = errors.New("left out")
 
-// contenders in the order of the table. There is place for others.
-var contenders = []struct {
+type contender struct {
 	name  string
 	start func(context.Context, setup) (running, error)
-}{
+}
+
+// contenders in the order of the table. There is place for others.
+var contenders = []contender{
 	{"floor (sync)", startFloor("sync")},
 	{"floor (async)", startFloor("async")},
 	{"fetchworker", startOurs},
@@ -86,6 +88,7 @@ type result struct {
 	contender      string
 	rate           float64 // answers a second
 	worker, server usage   // for all requests
+	busy           float64 // processors that were, of the whole machine
 	requests       int
 	latencies      []time.Duration
 	directs        []time.Duration
@@ -104,7 +107,17 @@ func peers(ctx context.Context) error {
 	parts := flags.String("parts", "peers,promises,growth,start", "what is measured")
 	most := flags.Int("most", 1_000_000, "the most that there is of anything in the part growth")
 	short := flags.Bool("short", false, "a few cases, one round, little growth: about three minutes")
+	within := flags.Duration("within", 28*time.Minute, "time for all: with less of it left there are fewer rounds, and less growth")
+	beside := flags.String("beside", "", "other builds of our worker that take part, as name=path, with commas between them")
 	_ = flags.Parse(os.Args[2:])
+	for build := range strings.SplitSeq(*beside, ",") {
+		if name, path, ok := strings.Cut(build, "="); ok {
+			contenders = append(contenders, contender{ours + " " + name, func(ctx context.Context, s setup) (running, error) {
+				s.worker = path
+				return startOurs(ctx, s)
+			}})
+		}
+	}
 	if *short {
 		*rounds, *probes, *which, *most = 1, 100, "core,16 agents,20 ms,cache hits", 10_000
 	}
@@ -120,41 +133,51 @@ func peers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	load := loadAverage()
+	load, began := loadAverage(), time.Now()
 	var report strings.Builder
 	var plot []series
-	for _, c := range peerCases {
-		if !strings.Contains(*parts, "peers") {
-			break
-		}
-		if *which != "" && !slices.Contains(strings.Split(*which, ","), c.name) {
-			continue
-		}
+	var failed []error // of what must not be left out
+	cases := slices.DeleteFunc(slices.Clone(peerCases), func(c peerCase) bool {
+		return !strings.Contains(*parts, "peers") || *which != "" && !slices.Contains(strings.Split(*which, ","), c.name)
+	})
+	for i, c := range cases {
 		if *requests > 0 {
 			c.requests = *requests
 		}
+		out := map[string]error{} // why who is left out
+		share := time.Duration(float64(*within) * peersShare * float64(i+1) / float64(len(cases)))
 		all := map[string][]result{}
 		for round := range *rounds {
+			if round > 0 && time.Since(began) > share {
+				fmt.Fprintf(os.Stderr, "%s: %d rounds, there is no time for more\n", c.name, round)
+				break
+			}
 			for _, contender := range contenders {
 				if *only != "" && contender.name != floorSync && !strings.Contains(contender.name, *only) {
 					continue
 				}
-				if c.things > 0 && contender.name != ours {
+				if c.things > 0 && !strings.HasPrefix(contender.name, ours) {
 					continue // none of the others has a cache
 				}
+				if out[contender.name] != nil {
+					continue
+				}
 				place := filepath.Join(dir, fmt.Sprintf("%s-%d-%s", slug(c.name), round, slug(contender.name)))
-				r, err := measure(ctx, place, exe, c, contender.start, *probes, *profile)
+				r, err := turn(ctx, place, exe, c, contender, *probes, *profile)
 				switch {
 				case ctx.Err() != nil:
 					return ctx.Err()
-				case errors.Is(err, errLeftOut):
-					fmt.Fprintln(os.Stderr, contender.name+":", err)
 				case err != nil:
-					return fmt.Errorf("%s, %s: %w", c.name, contender.name, err)
+					fmt.Fprintf(os.Stderr, "%s, round %d: %s: %v\n", c.name, round+1, contender.name, err)
+					out[contender.name] = err
+					if contender.name == floorSync || contender.name == ours {
+						failed = append(failed, fmt.Errorf("%s, %s: %w", c.name, contender.name, err))
+					}
 				default:
 					r.contender = contender.name
 					all[contender.name] = append(all[contender.name], r)
-					fmt.Fprintf(os.Stderr, "%s, round %d: %s %.0f/s\n", c.name, round+1, contender.name, r.rate)
+					fmt.Fprintf(os.Stderr, "%s, round %d: %s %.0f/s, CPU %.0f and %.0f µs, %.2f processors busy\n", c.name, round+1, contender.name, r.rate,
+						r.worker.cpu.Seconds()*1e6/float64(c.requests), r.server.cpu.Seconds()*1e6/float64(c.requests), r.busy)
 				}
 				if !*keep {
 					_ = os.RemoveAll(place)
@@ -162,7 +185,7 @@ func peers(ctx context.Context) error {
 			}
 		}
 		rows := medians(all)
-		writeTable(&report, c, rows)
+		writeTable(&report, c, rows, out)
 		plot = append(plot, series{c.name, rows})
 	}
 	if strings.Contains(*parts, "promises") {
@@ -173,7 +196,7 @@ func peers(ctx context.Context) error {
 		report.WriteString(text)
 	}
 	if strings.Contains(*parts, "growth") {
-		text, err := growth(ctx, dir, exe, *most)
+		text, err := growth(ctx, dir, exe, *most, began.Add(*within-growthLast))
 		if err != nil {
 			return err
 		}
@@ -188,7 +211,7 @@ func peers(ctx context.Context) error {
 	}
 	fmt.Print(report.String())
 	if *out == "" {
-		return nil
+		return errors.Join(failed...)
 	}
 	command := "peers"
 	flags.Visit(func(f *flag.Flag) {
@@ -198,9 +221,52 @@ func peers(ctx context.Context) error {
 	})
 	head := fmt.Sprintf("Measured with `bench %s` on %d processors (%s, %s), medians of %d interleaved rounds. The machine's load average was %s before and %s after.\n\n",
 		command, runtime.NumCPU(), cpuModel(), runtime.Version(), *rounds, load, loadAverage())
-	return errors.Join(
+	return errors.Join(errors.Join(failed...),
 		os.WriteFile(filepath.Join(*out, "peers.md"), []byte(head+report.String()), 0o600),
 		os.WriteFile(filepath.Join(*out, "peers.svg"), []byte(bars(plot)), 0o600))
+}
+
+const (
+	// turnLasts is the most that a contender gets for one round of one case. Whoever
+	// cannot go on is left out, and nobody waits for it.
+	turnLasts = 90 * time.Second
+	// probesLast is how long its latency is looked at, however few probes that are.
+	probesLast = 15 * time.Second
+	// peersShare of the time for all is for the peers.
+	peersShare = 0.6
+	// growthLast is how long the last of growth takes, and what comes after it.
+	growthLast = 3 * time.Minute
+)
+
+// turn is one round of a contender in one case. What it has started is ended
+// after it, come what may.
+func turn(ctx context.Context, dir, exe string, c peerCase, of contender, probes int, profile string) (result, error) {
+	ctx, cancel := context.WithTimeout(ctx, turnLasts)
+	defer cancel()
+	defer endAll()
+	type outcome struct {
+		result
+		err error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		r, err := measure(ctx, dir, exe, c, of.start, probes, profile)
+		done <- outcome{r, err}
+	}()
+	select {
+	case o := <-done:
+		return o.result, o.err
+	case <-ctx.Done():
+	}
+	// It ends by itself, or because all that it has started does.
+	select {
+	case o := <-done:
+		if o.err == nil {
+			return o.result, nil
+		}
+	case <-time.After(time.Second):
+	}
+	return result{}, fmt.Errorf("%w: more than %v", errTimeout, turnLasts)
 }
 
 // measure runs one contender through one case.
@@ -243,7 +309,7 @@ func measure(ctx context.Context, dir, exe string, c peerCase, begin func(contex
 	worker.freeze()
 	err = r.publish(ctx, next, c.requests)
 	w, s := cpuOf(worker.cmd.Process.Pid), server.usage()
-	start := time.Now()
+	start, idle := time.Now(), idleSoFar()
 	worker.thaw()
 	if err != nil {
 		return res, err
@@ -254,6 +320,7 @@ func measure(ctx context.Context, dir, exe string, c peerCase, begin func(contex
 	}
 	profiled, served := profileOf(profile, worker, who+c.name), profileOf(profile, server, who+"server-"+c.name)
 	took, err := waitFor(ctx, r, next+c.requests)
+	res.busy = float64(runtime.NumCPU()) - (idleSoFar()-idle).Seconds()/time.Since(start).Seconds()
 	profiled()
 	served()
 	if err != nil {

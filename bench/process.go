@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -46,11 +48,25 @@ func start(dir, name string, env []string, exe string, args ...string) (*process
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
+	alive.Store(p, nil)
 	go func() {
 		_ = p.cmd.Wait()
+		alive.Delete(p)
 		close(p.exited)
 	}()
 	return p, nil
+}
+
+// alive are all processes that run, each a *process.
+var alive sync.Map
+
+// endAll ends what still runs and should not: of a contender that could not be
+// started whole, or could not go on.
+func endAll() {
+	alive.Range(func(p, _ any) bool {
+		p.(*process).kill() //nolint:forcetypeassert,errcheck // nothing else is stored
+		return true
+	})
 }
 
 // startRole runs this program in another role and waits until it is ready.
@@ -107,14 +123,16 @@ func (p *process) stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.exited:
-	case <-time.After(40 * time.Second):
-		_ = p.cmd.Process.Kill()
-		<-p.exited
+	case <-time.After(15 * time.Second):
+		p.kill()
 	}
 }
 
+// kill ends a process and what it has started: PostgreSQL runs under another.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill()
+	for _, pid := range family(p.cmd.Process.Pid) {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
 	<-p.exited
 }
 
@@ -157,8 +175,7 @@ func cpuOf(pid int) time.Duration {
 		if err != nil {
 			continue
 		}
-		_, rest, _ := strings.Cut(string(stat), ") ")
-		f := strings.Fields(rest)
+		f := fieldsOf(stat)
 		if len(f) < 15 {
 			continue
 		}
@@ -169,16 +186,42 @@ func cpuOf(pid int) time.Duration {
 	return total
 }
 
-// family is a process and its children, as PostgreSQL has them.
+// idleSoFar is how long all processors together have had nothing to do.
+func idleSoFar() time.Duration {
+	stat, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(stat), "\n")
+	f := strings.Fields(line)
+	if len(f) < 6 {
+		return 0
+	}
+	idle, _ := strconv.Atoi(f[4])
+	waiting, _ := strconv.Atoi(f[5]) // for a disk
+	return time.Duration(idle+waiting) * 10 * time.Millisecond
+}
+
+// family is a process and all that it has started, as PostgreSQL has them.
 func family(pid int) []int {
-	all := []int{pid}
-	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	for field := range strings.FieldsSeq(string(children)) {
-		if child, err := strconv.Atoi(field); err == nil {
-			all = append(all, family(child)...)
+	children := map[int][]int{}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range stats {
+		stat, _ := os.ReadFile(file) // empty: it has ended
+		if f := fieldsOf(stat); len(f) > 1 {
+			child, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			parent, _ := strconv.Atoi(f[1])
+			children[parent] = append(children[parent], child)
 		}
 	}
+	all := []int{pid}
+	for i := 0; i < len(all); i++ {
+		all = append(all, children[all[i]]...)
+	}
 	return all
+}
+
+// fieldsOf are those of /proc/PID/stat from the state on: the name before it may
+// have blanks in it.
+func fieldsOf(stat []byte) []string {
+	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 }
 
 // peakOf is the most memory that a process has had, or one of its children:
@@ -203,7 +246,7 @@ func memory(pid int, which string) int64 {
 }
 
 // allocations reads what a Go process has allocated from its metrics.
-func allocations(url string) (mallocs, bytes float64) {
+func allocations(url string) (mallocs, size float64) {
 	res, err := http.Get(url) //nolint:gosec,noctx // our own
 	if err != nil {
 		return 0, 0
@@ -216,11 +259,11 @@ func allocations(url string) (mallocs, bytes float64) {
 		case "go_memstats_mallocs_total":
 			mallocs, _ = strconv.ParseFloat(value, 64)
 		case "go_memstats_alloc_bytes_total":
-			bytes, _ = strconv.ParseFloat(value, 64)
+			size, _ = strconv.ParseFloat(value, 64)
 		}
 	}
 	_, _ = io.Copy(io.Discard, res.Body)
-	return mallocs, bytes
+	return mallocs, size
 }
 
 func freePort() (int, error) {

@@ -2,14 +2,15 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
 	"time"
 )
 
-// writeTable writes a case as Markdown.
-func writeTable(w *strings.Builder, c peerCase, rows []result) {
+// writeTable writes a case as Markdown, with who was left out and why.
+func writeTable(w *strings.Builder, c peerCase, rows []result, out map[string]error) {
 	fmt.Fprintf(w, "### %s\n\n%s\n\n", c.name, c.describe())
 	w.WriteString("| | answers/s | of the floor | CPU a request: worker | server | allocations | bytes | p50 | p99 | memory, worker | server |\n")
 	w.WriteString("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
@@ -31,6 +32,10 @@ func writeTable(w *strings.Builder, c peerCase, rows []result) {
 			r.worker.mallocs/n, r.worker.bytes/n,
 			millis(quantile(r.latencies, 0.5)), millis(quantile(r.latencies, 0.99)),
 			mib(r.worker.peak), mib(r.server.peak))
+	}
+	for _, who := range slices.Sorted(maps.Keys(out)) {
+		why, _, _ := strings.Cut(strings.TrimPrefix(out[who].Error(), errLeftOut.Error()+": "), "\n")
+		fmt.Fprintf(w, "| %s | left out: %s | | | | | | | | | |\n", who, strings.ReplaceAll(why, "|", "/"))
 	}
 	if len(rows) > 0 {
 		fmt.Fprintf(w, "\nA direct GET: p50 %s, p99 %s.\n\n", millis(quantile(rows[0].directs, 0.5)), millis(quantile(rows[0].directs, 0.99)))

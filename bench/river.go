@@ -168,7 +168,7 @@ func (o *overPostgres) answered(ctx context.Context) (n int, err error) {
 
 func (o *overPostgres) latencies(ctx context.Context, from, n int, every time.Duration) ([]time.Duration, error) {
 	var all []time.Duration
-	for i := from; i < from+n; i++ {
+	for i, began := from, time.Now(); i < from+n && time.Since(began) < probesLast; i++ {
 		start := time.Now()
 		if _, err := o.client.Insert(ctx, fetchArgs{Body: requestBody(i), ID: fmt.Sprint("q-", i)}, nil); err != nil {
 			return nil, err
