@@ -9,21 +9,6 @@ import (
 	"fetchworker/internal/wire"
 )
 
-// A worker looks ahead: it holds some messages of a shard that wait for their
-// turn, so that none has to be asked for in the moment it could start. How
-// many is what a heavy agent can put before a neighbour of its shard, so it
-// follows the pace at which requests really start: as many as have started in
-// the last tenth of a second, and never more than the provider's limits let
-// start in one. Where permits are scarce that is two. (A fixed two held one
-// agent without a limit at two messages a round trip, a sixth of what a bare
-// loop does.)
-const (
-	lookAhead       = 2
-	lookAheadReplay = 4 // the replay consumer is one for all agents
-	lookAheadMost   = 128
-	paceOver        = 100 * time.Millisecond
-)
-
 // Shard is one consumer that this worker takes messages from: of a provider,
 // a lane and a shard of agents, or of a provider's replayed letters.
 //
@@ -64,6 +49,7 @@ type Shard struct {
 	holding int       // messages that came and have not ended
 	ahead   int       // the look-ahead of the moment
 	pace    pace
+	trip    time.Duration // that a message takes to come once it is asked for, while some wait
 
 	heard    time.Time // from the server, about this shard
 	retry    time.Time // after a failure, not before; zero: nothing is to be tried again
@@ -89,15 +75,8 @@ const RestAfter = time.Minute
 // ask is an open pull request. The server forgets it when it ends.
 type ask struct {
 	left int
-	ends time.Time
-}
-
-func (a ask) since() time.Time { return a.ends.Add(-pullLasts) }
-
-// pace counts starts in the present tenth of a second.
-type pace struct {
-	since  time.Time
-	starts int
+	made time.Time
+	met  bool // a message has come on it
 }
 
 // Requests is a provider's consumer for a lane and a shard of agents. rate is how
@@ -105,7 +84,7 @@ type pace struct {
 func Requests(provider, consumer string, lane fetchworker.Lane, index int, rate func() float64) *Shard {
 	return &Shard{
 		Consumer: consumer, Lane: lane, Index: index, provider: provider,
-		stream: fetchworker.StreamRequests, least: lookAhead, ahead: lookAhead, rate: rate, pause: shortestPause,
+		stream: fetchworker.StreamRequests, least: lookAhead, ahead: lookAhead, rate: rate, pause: shortestPause, trip: paceOver,
 	}
 }
 
@@ -113,7 +92,7 @@ func Requests(provider, consumer string, lane fetchworker.Lane, index int, rate 
 func Replays(provider, consumer string, rate func() float64) *Shard {
 	return &Shard{
 		Consumer: consumer, Index: -1, provider: provider,
-		stream: wire.StreamReplay, least: lookAheadReplay, ahead: lookAheadReplay, rate: rate, pause: shortestPause,
+		stream: wire.StreamReplay, least: lookAheadReplay, ahead: lookAheadReplay, rate: rate, pause: shortestPause, trip: paceOver,
 	}
 }
 
@@ -124,26 +103,6 @@ func (s *Shard) Start() {
 	s.waiting--
 	s.quicken(time.Now())
 	s.topUp()
-}
-
-// quicken makes the look-ahead follow the pace of the starts, this one
-// included: up at once, down when a tenth of a second is over.
-func (s *Shard) quicken(now time.Time) {
-	p := &s.pace
-	if over := now.Sub(p.since); over >= paceOver {
-		if s.ahead = s.least; over < 2*paceOver {
-			s.ahead = s.bound(p.starts)
-		}
-		*p = pace{since: now}
-	}
-	if p.starts++; p.starts > s.ahead {
-		s.ahead = s.bound(p.starts)
-	}
-}
-
-func (s *Shard) bound(starts int) int {
-	most := int(min(s.rate()*paceOver.Seconds(), lookAheadMost))
-	return max(s.least, min(starts, most))
 }
 
 // topUp asks for as many messages as there is room for, if it is worth a
@@ -161,7 +120,7 @@ func (s *Shard) topUp() {
 	if s.asked == 0 {
 		s.heard = now // from now on there is something to be heard
 	}
-	s.asks = append(s.asks, ask{room, now.Add(pullLasts)})
+	s.asks = append(s.asks, ask{left: room, made: now})
 	s.asked += room
 }
 
@@ -174,6 +133,10 @@ func (s *Shard) came(n uint64) {
 		s.since = s.heard.Add(unsure)
 	}
 	s.last = n
+	if len(s.asks) > 0 && !s.asks[0].met {
+		s.asks[0].met = true
+		s.took(s.heard.Sub(s.asks[0].made))
+	}
 	s.answered(1)
 	s.waiting++
 	s.holding++
@@ -327,7 +290,7 @@ func (s *Shard) risen(since time.Time, made bool, err error) (lost, again bool) 
 		s.last = 0
 	}
 	// What was asked before there was anybody to ask is void.
-	if made || err == nil && s.asked > 0 && !s.answers() && since.After(s.asks[0].since().Add(-unsure)) {
+	if made || err == nil && s.asked > 0 && !s.answers() && since.After(s.asks[0].made.Add(-unsure)) {
 		s.forget()
 	}
 	s.topUp()
@@ -336,7 +299,7 @@ func (s *Shard) risen(since time.Time, made bool, err error) (lost, again bool) 
 
 // answers reports whether the server has said anything about what is asked for.
 func (s *Shard) answers() bool {
-	return s.asked > 0 && s.heard.After(s.asks[0].since())
+	return s.asked > 0 && s.heard.After(s.asks[0].made)
 }
 
 // unsure is how far the clocks of servers and workers may be apart.
@@ -375,7 +338,7 @@ func (s *Shard) look(now time.Time) (next time.Time) {
 	if !s.open || s.state == resting {
 		return time.Time{}
 	}
-	for len(s.asks) > 0 && now.After(s.asks[0].ends.Add(pullBeats)) {
+	for len(s.asks) > 0 && now.After(s.asks[0].made.Add(pullLasts+pullBeats)) {
 		s.answered(s.asks[0].left)
 	}
 	if s.asked > 0 && now.Sub(s.heard) > 2*pullBeats {
