@@ -2,7 +2,6 @@ package classify
 
 import (
 	"bytes"
-	"encoding/json"
 	"mime"
 	"net/http"
 	"slices"
@@ -94,7 +93,7 @@ func isImage(media string, body []byte) bool {
 // notLines says why a body is not a JSON value a line.
 func notLines(body []byte) string {
 	for line := range bytes.Lines(body) {
-		if line = bytes.TrimSpace(line); len(line) > 0 && !json.Valid(line) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && !scan.Valid(line) {
 			return "not a JSON value a line"
 		}
 	}

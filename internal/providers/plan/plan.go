@@ -106,7 +106,7 @@ func members(params json.RawMessage) (map[string]json.RawMessage, error) {
 	if len(params) == 0 || string(params) == "null" {
 		return given, nil
 	}
-	if params[0] != '{' || !json.Valid(params) {
+	if params[0] != '{' || !scan.Valid(params) {
 		return nil, &sheet.ParamError{Expected: "a JSON object", Got: string(params)}
 	}
 	scan.Members(params, func(name string, value []byte) { given[name] = value })
