@@ -24,6 +24,7 @@ func main() {
 	// that may be our key.
 	log.SetOutput(io.Discard)
 	app.LimitMemory()
+	app.PaceCollector()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	// The first signal drains; a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
