@@ -17,7 +17,7 @@ const (
 	lookAheadReplay = 4 // the replay consumer is one for all agents
 	lookAheadMost   = 128
 	paceOver        = 100 * time.Millisecond
-	moment          = 30 * time.Millisecond
+	moment          = 40 * time.Millisecond
 )
 
 // pace counts starts in the present tenth of a second.

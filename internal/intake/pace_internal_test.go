@@ -8,7 +8,7 @@ import (
 )
 
 // The look-ahead is what starts while more is fetched, and in a moment besides:
-// of a server nearby that is a third of what starts in a tenth of a second, of one
+// of a server nearby that is less than half of what starts in a tenth of a second, of one
 // far away all of it.
 func TestTheLookAheadFollowsPaceAndDistance(t *testing.T) {
 	for _, c := range []struct {
@@ -17,7 +17,7 @@ func TestTheLookAheadFollowsPaceAndDistance(t *testing.T) {
 		every time.Duration // something starts
 		want  int
 	}{
-		{2 * time.Millisecond, 1e9, time.Millisecond, 32},
+		{2 * time.Millisecond, 1e9, time.Millisecond, 42},
 		{70 * time.Millisecond, 1e9, time.Millisecond, 100},
 		{time.Second, 1e9, time.Millisecond, 100},
 		{2 * time.Millisecond, 1e9, 10 * time.Microsecond, lookAheadMost},
