@@ -18,6 +18,9 @@ const (
 	lookAheadMost   = 128
 	paceOver        = 100 * time.Millisecond
 	moment          = 40 * time.Millisecond
+	// lookAheadFew is not worth being made less: each message would be asked for
+	// by itself.
+	lookAheadFew = 16
 )
 
 // pace counts starts in the present tenth of a second.
@@ -44,6 +47,7 @@ func (s *Shard) quicken(now time.Time) {
 func (s *Shard) bound(starts int) int {
 	most := int(min(s.rate()*paceOver.Seconds(), lookAheadMost))
 	soon := int(time.Duration(starts) * min(s.trip+moment, paceOver) / paceOver)
+	soon = max(soon, min(starts, lookAheadFew))
 	return max(s.least, min(soon, most))
 }
 

@@ -21,6 +21,8 @@ func TestTheLookAheadFollowsPaceAndDistance(t *testing.T) {
 		{70 * time.Millisecond, 1e9, time.Millisecond, 100},
 		{time.Second, 1e9, time.Millisecond, 100},
 		{2 * time.Millisecond, 1e9, 10 * time.Microsecond, lookAheadMost},
+		{2 * time.Millisecond, 1e9, 4 * time.Millisecond, lookAheadFew},
+		{2 * time.Millisecond, 1e9, 10 * time.Millisecond, 10}, // few are asked for together
 		{2 * time.Millisecond, 1e9, 50 * time.Millisecond, lookAhead},
 		{2 * time.Millisecond, 30, time.Millisecond, 3}, // never more than the limits let start in a tenth of a second
 		{2 * time.Millisecond, 2, time.Millisecond, lookAhead},
