@@ -51,7 +51,7 @@ func Valid(doc []byte) bool {
 		case 'n':
 			i = word(doc, i, "null")
 		default:
-			i = number(doc, i)
+			i = numeral(doc, i)
 		}
 		if i < 0 {
 			return false
@@ -168,7 +168,7 @@ func escape(doc []byte, i int) int {
 	}
 }
 
-func number(doc []byte, i int) int {
+func numeral(doc []byte, i int) int {
 	if i < len(doc) && doc[i] == '-' {
 		i++
 	}
