@@ -209,6 +209,39 @@ func TestAnActIsClickedThrough(t *testing.T) {
 	other.well()
 }
 
+// A replay is planned, planned again for fewer, and done with a canary whose
+// answers nobody gives: it stops by itself, and nothing else was touched. A plan
+// that is left changes nothing.
+func TestAPlanIsADryRunAndACanaryGoesFirst(t *testing.T) {
+	broker, url := staged(t)
+	b := openTab(t, url)
+	b.do(chromedp.Navigate(url+"/review?provider=fmp"), chromedp.WaitVisible(`.actions form button`, chromedp.ByQuery), chromedp.Click(`//button[text()="Requeue…"]`, chromedp.BySearch))
+	b.says("1000 messages to requeue")
+	b.do(chromedp.Click(`summary`, chromedp.ByQuery), chromedp.SendKeys(`input[name=limit]`, "40", chromedp.ByQuery),
+		chromedp.Click(`input[name=keep_deadline]`, chromedp.ByQuery), chromedp.Click(`//button[text()="Plan again"]`, chromedp.BySearch))
+	b.says("40 messages to requeue")
+	b.says("more match: these are the first 40")
+	left := func() uint64 {
+		stream, err := broker.JS.Stream(t.Context(), wire.StreamReview)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stream.CachedInfo().State.Msgs
+	}
+	if n := left(); n != 1000 {
+		t.Errorf("a plan has changed something: %d", n)
+	}
+	b.do(chromedp.SetValue(`input[name=by]`, "bea", chromedp.ByQuery), chromedp.SendKeys(`input[name=reason]`, "fixed", chromedp.ByQuery),
+		chromedp.SendKeys(`input[name=canary]`, "5", chromedp.ByQuery), chromedp.Click(`.stack .primary`, chromedp.ByQuery))
+	b.says("5 of 40 done")
+	b.do(chromedp.Click(`//button[text()="Stop"]`, chromedp.BySearch))
+	b.says("the rest was not touched")
+	if n := left(); n != 995 {
+		t.Errorf("%d items are left", n)
+	}
+	b.well()
+}
+
 // Without a mouse: to the letters by Tab and Enter, and a pause of everything.
 func TestTheKeyboardIsEnough(t *testing.T) {
 	_, address := staged(t)

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"strconv"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -64,7 +63,7 @@ func lineOf(f browse.Found, v operate.Seen) letterLine {
 		Generation: f.Generation, Calls: f.Calls, Failures: f.Failures,
 		Class: string(f.Class), Code: string(f.Code), Error: f.Error, HTTPStatus: f.HTTPStatus,
 		RequestedAt: f.RequestedAt, Deadline: f.Deadline, FailedAt: f.FailedAt, FirstFailedAt: f.FirstFailedAt, NotBefore: f.NotBefore,
-		Worker: f.Worker, Traceparent: f.Traceparent, TraceID: traceID(f.Traceparent),
+		Worker: f.Worker, Traceparent: f.Traceparent, TraceID: operate.TraceID(f.Traceparent),
 		Sequence: f.Sequence, StoredAt: f.StoredAt,
 	}
 	if f.Fault != nil {
@@ -75,28 +74,11 @@ func lineOf(f browse.Found, v operate.Seen) letterLine {
 
 // whole adds what is long.
 func (l letterLine) whole(f browse.Found) letterLine {
-	l.Request, l.History = requestJSON(f.Body), f.History
+	l.Request, l.History = operate.RequestJSON(f.Body), f.History
 	if !utf8.Valid(f.Body) {
 		l.Raw = f.Body
 	}
 	return l
-}
-
-// requestJSON is the request as JSON: itself, or, if it is none, the text of
-// it, since somebody has to see what a broken producer sends.
-func requestJSON(body []byte) json.RawMessage {
-	if json.Valid(body) && utf8.Valid(body) {
-		return body
-	}
-	text, _ := json.Marshal(strings.ToValidUTF8(string(body), "\uFFFD")) // a string: cannot fail
-	return text
-}
-
-func traceID(traceparent string) string {
-	if parts := strings.Split(traceparent, "-"); len(parts) == 4 {
-		return parts[1]
-	}
-	return ""
 }
 
 // row is the line of a table.

@@ -73,7 +73,7 @@ func TestWhatOthersWroteIsHarmless(t *testing.T) {
 		"=1+1": "'=1+1", "+1": "'+1", "-1": "'-1", "@x": "'@x", "": "", "a-b=c": "a-b=c",
 		`x;=HYPERLINK("http://x")`: `x;'=HYPERLINK("http://x")`, "a\t=1": "a\t'=1", "a\n=1": "a\n'=1", "a; @b": "a; '@b", " =1": " '=1",
 	} {
-		if got := harmless(text); got != want {
+		if got := operate.Harmless(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}

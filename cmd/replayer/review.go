@@ -1,13 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 
-	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/wire"
@@ -146,20 +145,11 @@ func (c *cli) revise(ctx context.Context, f browse.Found) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("edit: %w", err)
 	}
-	body = bytes.TrimSpace(body)
-	if bytes.Equal(body, bytes.TrimSpace(f.Body)) {
-		return nil, failed("leave --edit out to requeue it as it is", "the request was not changed, so nothing was done")
-	}
-	r, err := fetchworker.DecodeRequest(body)
-	if err != nil {
-		return nil, failed("nothing was changed; run it again and correct that", "the edited request is not valid: %w", err)
-	}
-	if r.ID != "" && r.ID != f.ID {
-		return nil, failed("nothing was changed; leave the id as it is, or publish a new request", "the id cannot be edited: it is %s", f.ID)
-	}
-	r.Provider, r.Operation, r.Agent, r.Lane = f.Provider, f.Operation, f.Agent, f.Lane
-	if err := r.Check(); err != nil {
-		return nil, failed("nothing was changed; run it again and correct that", "the edited request is not valid: %w", err)
+	switch body, err = operate.Edited(f, body); {
+	case errors.Is(err, operate.ErrUnchanged):
+		return nil, failed("leave --edit out to requeue it as it is", "%w", err)
+	case err != nil:
+		return nil, failed("nothing was changed; run it again and correct that", "%w", err)
 	}
 	return body, nil
 }

@@ -3,6 +3,7 @@ package page
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,7 +13,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
+	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
 )
 
@@ -52,6 +55,7 @@ type acting struct {
 	began  time.Time
 	ended  time.Time
 	note   string
+	one    *browse.Found // the only message of the plan of a requeue
 	result operate.Result
 	why    string // it failed or stopped
 	stops  bool   // a person has asked it to
@@ -76,6 +80,9 @@ type actView struct {
 	Works, ReasonNeeded  bool
 	NoReplayer, Stopping bool
 	Back                 string
+	Queued, KeepDeadline bool
+	Limit                int
+	Editable             string // the request of a single one that may be edited
 }
 
 type acts struct {
@@ -132,13 +139,20 @@ func (s *Server) planAct(w http.ResponseWriter, r *http.Request) {
 		if !slices.Contains([]string{operate.ActReplay, operate.ActCancel, operate.ActRequeue, operate.ActDiscard}, action) {
 			return "", &mistake{"there is no such act", "choose one of those that are offered"}
 		}
+		limit, err := number(r.PostForm.Get("limit"))
+		if err != nil {
+			return "", err
+		}
 		if f.Empty() && r.PostForm.Get("all") == "" {
 			return "", &mistake{"nothing is chosen", "choose a filter or a group, or everything"}
 		}
 		act := &acting{ID: rand.Text()[:16], Action: action, Filter: f, step: stepPlanning, began: time.Now(), ended: time.Now()}
 		ctx, cancel := context.WithCancel(s.running)
 		act.stop = cancel
-		act.task = &operate.Task{Action: action, Filter: f.Filter, MinSuccess: 0.9, CanaryWait: 5 * time.Minute}
+		act.task = &operate.Task{
+			Action: action, Filter: f.Filter, MinSuccess: 0.9, CanaryWait: 5 * time.Minute, Limit: limit,
+			Queued: action == operate.ActCancel, KeepDeadline: action == operate.ActRequeue && r.PostForm.Get("keep_deadline") != "",
+		}
 		if err := s.acts.add(act); err != nil {
 			cancel()
 			return "", err
@@ -180,9 +194,15 @@ func (a *acting) planned(ctx context.Context, s *Server) {
 	if err == nil && a.task.Works() {
 		holds, err = a.task.Holds(ctx, plan)
 	}
+	var one *browse.Found
+	if err == nil && a.Action == operate.ActRequeue && plan.Count == 1 {
+		if found, gone := a.task.One(ctx, plan); gone == nil { // else somebody was faster, and the act says so
+			one = &found
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.plan, a.holds, a.ended, a.note = plan, holds, time.Now(), ""
+	a.plan, a.holds, a.one, a.ended, a.note = plan, holds, one, time.Now(), ""
 	switch {
 	case ctx.Err() != nil:
 		a.step, a.why = stepFailed, "it was stopped while it counted; nothing was changed"
@@ -210,6 +230,18 @@ func (s *Server) stepAct(w http.ResponseWriter, r *http.Request) {
 		}
 		return "", &mistake{"there is no such step", "an act is confirmed or stopped"}
 	})
+}
+
+// number reads how many; none is 0.
+func number(text string) (int, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		return 0, &mistake{fmt.Sprintf("%q is no number", text), "nothing was changed"}
+	}
+	return n, nil
 }
 
 // halt stops an act: one that nobody has confirmed yet is over.
@@ -249,6 +281,12 @@ func (s *Server) confirm(w http.ResponseWriter, r *http.Request, act *acting) er
 	case v.Type && strings.Join(strings.FieldsFunc(r.PostFormValue("count"), func(c rune) bool { return c < '0' || c > '9' }), "") != strconv.Itoa(v.Plan.Count):
 		return &mistake{fmt.Sprintf("type %d to %s so many messages", v.Plan.Count, act.Action), "nothing was changed"}
 	}
+	var body []byte
+	if text := r.PostForm["body"]; v.Editable != "" && len(text) == 1 && strings.ReplaceAll(text[0], "\r\n", "\n") != v.Editable {
+		if body, err = operate.Edited(*act.one, []byte(text[0])); err != nil && !errors.Is(err, operate.ErrUnchanged) {
+			return &mistake{err.Error(), "nothing was changed; go back and correct that"}
+		}
+	}
 	act.mu.Lock()
 	if act.step != stepPlanned {
 		act.mu.Unlock()
@@ -257,7 +295,7 @@ func (s *Server) confirm(w http.ResponseWriter, r *http.Request, act *acting) er
 	act.step, act.by, act.reason, act.began = stepRunning, by, reason, time.Now()
 	ctx, cancel := context.WithCancel(s.running)
 	act.stop = cancel
-	act.task.PerSecond, act.task.Canary = rate, canary
+	act.task.PerSecond, act.task.Canary, act.task.Body = rate, canary, body
 	act.mu.Unlock()
 	act.task.Sign(operate.Signature{By: by, NATSUser: s.User, Reason: reason, Run: "page-" + act.ID[:6]})
 	keepBy(w, r, by)
@@ -302,7 +340,10 @@ func (s *Server) actView(a *acting) actView {
 		acting: a, Step: a.step, By: a.by, Reason: a.reason, Plan: a.plan, Bars: a.plan.Bars(), Read: a.read, Did: a.did, Began: a.began, Ended: a.ended,
 		Note: a.note, Why: a.why, Fates: a.result.Fates, Type: a.plan.Count > manyMessages, Works: a.task.Works(),
 		ReasonNeeded: a.Action != operate.ActReplay, NoReplayer: a.task.Works() && !running, Stopping: a.stops,
-		Back: "/letters" + a.Filter.With(),
+		Back: "/letters" + a.Filter.With(), Queued: a.task.Queued, KeepDeadline: a.task.KeepDeadline, Limit: a.task.Limit,
+	}
+	if a.one != nil && utf8.Valid(a.one.Body) && json.Valid(a.one.Body) {
+		v.Editable = strings.ReplaceAll(string(a.one.Body), "\r\n", "\n")
 	}
 	if a.task.Reviews() {
 		v.Back = "/review" + a.Filter.With()

@@ -147,6 +147,9 @@ func (s *Server) routes() *http.ServeMux {
 	} {
 		mux.Handle(pattern, s.show(v))
 	}
+	for name, stream := range exports {
+		mux.HandleFunc("GET /"+name+".csv", s.export(stream, name))
+	}
 	mux.HandleFunc("POST /control", s.obey)
 	mux.HandleFunc("POST /acts", s.planAct)
 	mux.HandleFunc("POST /acts/{id}/{step}", s.stepAct)

@@ -407,6 +407,72 @@ func TestAnActIsPlannedConfirmedAndAudited(t *testing.T) {
 	}
 }
 
+// What the command line can choose, the page can: so many only, deadlines kept,
+// a request edited, what is queued cancelled, everything as a table.
+func TestTheActsOfTheCommandLineAreThePagesToo(t *testing.T) {
+	r := newRig(t, "")
+	for n := range 5 {
+		l := letter("alice", fmt.Sprint("q-", n), "=1+1")
+		l.Deadline = time.Now().Add(-time.Minute)
+		r.store(l.ReviewItem())
+	}
+	r.store(letter("alice", "q-9", "HTTP 503").DeadLetter())
+	r.store(&nats.Msg{Subject: fetchworker.RequestSubject("fmp", fetchworker.LaneBatch, "quote", "alice"), Data: []byte(`{"id":"q-10","params":{"symbol":"AAPL"}}`)})
+	r.stored()
+	_, text, _ := r.get("/review.csv?provider=fmp")
+	if rows := strings.Split(strings.TrimSpace(text), "\n"); len(rows) != 6 || !strings.HasPrefix(rows[0], "provider,operation,agent,id") || !strings.Contains(rows[1], ",'=1+1,") {
+		t.Errorf("%s", text)
+	}
+	if code, _, _ := r.get("/letters.csv?provider=A%20B"); code != http.StatusBadRequest {
+		t.Error(code)
+	}
+	begin := func(form url.Values) string {
+		t.Helper()
+		code, to, body := r.post("/acts", form)
+		if code != http.StatusSeeOther {
+			t.Fatal(code, words(body))
+		}
+		return to
+	}
+	confirm := func(act string, want int, form url.Values) {
+		t.Helper()
+		form.Set("by", "bea")
+		form.Set("reason", "as said")
+		if code, _, body := r.post(act+"/confirm", form); code != want {
+			t.Errorf("%d %s", code, words(body))
+		}
+	}
+	act := begin(url.Values{"action": {"requeue"}, "provider": {"fmp"}, "limit": {"2"}, "keep_deadline": {"1"}})
+	r.has(act, "2 messages to requeue", "more match: these are the first 2", "those of 2 have passed")
+	confirm(act, http.StatusSeeOther, url.Values{})
+	r.has(act, "2 of 2 done")
+	if n := r.count(wire.StreamReview); n != 3 {
+		t.Errorf("%d items are left", n)
+	}
+	// Edited: what is not a request, or another one, is refused, and nothing is done.
+	act = begin(url.Values{"action": {"requeue"}, "provider": {"fmp"}, "operation": {"quote"}, "agent": {"alice"}, "id": {"q-4"}})
+	r.has(act, "1 message to requeue", `{"params":{"symbol":"AAPL"}}`)
+	for _, bad := range []string{`{"params":`, `{"id":"q-5","params":{"symbol":"MSFT"}}`, ``} {
+		confirm(act, http.StatusBadRequest, url.Values{"body": {bad}})
+	}
+	confirm(act, http.StatusSeeOther, url.Values{"body": {`{"params":{"symbol":"MSFT"}}`}})
+	r.has(act, "1 of 1 done")
+	r.has("/request/fmp/quote/alice/q-4", `{"params":{"symbol":"MSFT"}}`)
+	// A cancel is of what is queued as well.
+	act = begin(url.Values{"action": {"cancel"}, "provider": {"fmp"}, "agent": {"alice"}})
+	r.has(act, "5 messages to cancel", "in a queue or is at work")
+	confirm(act, http.StatusSeeOther, url.Values{})
+	r.has(act, "5 of 5 done")
+	if n := r.count(wire.StreamDLQ) + 1000*r.count(fetchworker.StreamRequests); n != 0 {
+		t.Errorf("%d are left", n)
+	}
+	for _, form := range []url.Values{{"action": {"requeue"}, "provider": {"fmp"}, "limit": {"few"}}, {"action": {"requeue"}, "provider": {"fmp"}, "limit": {"-1"}}} {
+		if code, _, _ := r.post("/acts", form); code != http.StatusBadRequest {
+			t.Errorf("%v: %d", form, code)
+		}
+	}
+}
+
 func (r *rig) count(stream string) int {
 	r.t.Helper()
 	s, err := r.JS.Stream(r.t.Context(), stream)
