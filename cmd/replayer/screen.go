@@ -215,6 +215,16 @@ func permitsText(s operate.Status, now time.Time) string {
 	if len(parts) == 0 {
 		parts = []string{"no limit was used yet"}
 	}
+	if s.Quota != "" {
+		text := "of the quota " + terminal.Visible(s.Quota)
+		if len(s.Sharing) > 0 {
+			text += ", shared with " + terminal.Visible(strings.Join(s.Sharing, ", "))
+		}
+		parts = append(parts, text)
+	}
+	if s.AtOnce > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %d calls at once", s.AtOnceTaken, s.AtOnce))
+	}
 	if !s.NextPermitAt.IsZero() {
 		parts = append(parts, "the next one at "+terminal.Clock(s.NextPermitAt, now)+" ("+terminal.Ago(s.NextPermitAt, now)+")")
 	}

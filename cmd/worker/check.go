@@ -153,6 +153,12 @@ func (r *report) provider(p *providers.Provider) {
 	if len(p.Limits) > 0 {
 		limits = p.Limits.String()
 	}
+	if p.Quota != "" {
+		limits += ", of the quota " + p.Quota
+	}
+	if p.AtOnce > 0 {
+		limits += fmt.Sprintf(", %d at once in the whole fleet", p.AtOnce)
+	}
 	r.line("  limits", limits)
 	for _, name := range slices.Sorted(maps.Keys(p.Groups)) {
 		r.line("  limits of "+name, p.Groups[name].String())

@@ -184,6 +184,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		p.Within(bodies)
 		return serveProvider(ctx, js, kv, p, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Groups: fetch.Groups(p), Bytes: p.BytesPerMonth, Concurrency: config.Concurrency,
+			Quota: p.Quota, AtOnce: int(p.AtOnce),
 			CircuitFailures: config.CircuitFailures, CircuitOpen: config.CircuitOpen, CallTimeout: p.LongestTimeout(), Mirror: mirror,
 			Begin: starts.begin(p.Name, roll.begins(js, kv, p.Name)),
 		}, events.see)
@@ -242,7 +243,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	group.Go(func() error { return worker.Run(running) })
 	group.Go(func() error { return sweeper.Run(running) })
 	group.Go(func() error {
-		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving), Keyless: keyless(set), Limits: configured(serving), Bytes: budgets(serving), Look: func(w *fleet.Worker) {
+		presence := fleet.Worker{Name: name, Version: version, Providers: names(serving), Keyless: keyless(set), Limits: configured(serving), Bytes: budgets(serving), Quotas: quotas(serving), Look: func(w *fleet.Worker) {
 			w.Unable, w.Recent = unable(serving), recently(book)
 		}}
 		lives := fleet.Presence{Worker: presence, Mirror: mirror, Busy: worker.Busy}
@@ -337,6 +338,17 @@ func budgets(serving []fetch.Served) map[string]int64 {
 		}
 	}
 	return bytes
+}
+
+// quotas are those that providers share with others.
+func quotas(serving []fetch.Served) map[string]string {
+	all := map[string]string{}
+	for _, s := range serving {
+		if s.Provider.Quota != "" {
+			all[s.Provider.Name] = s.Provider.Quota
+		}
+	}
+	return all
 }
 
 // keyless are the providers that are known and have no key.

@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/fetch"
 	"fetchworker/internal/providers"
@@ -78,8 +79,12 @@ func permitted(ctx context.Context, config app.Config, p *providers.Provider, ca
 	if err != nil {
 		return nil, nil, fmt.Errorf("bucket %s: %w", wire.BucketProviders, err)
 	}
+	quota, err := fleet.QuotaOf(ctx, kv, p.Name) // of the fleet: one call changes nothing of it
+	if err != nil {
+		return nil, nil, err
+	}
 	gate, err := budget.Open(ctx, js, kv, budget.Settings{
-		Provider: p.Name, Worker: name, Limits: p.Limits, Groups: fetch.Groups(p), Bytes: p.BytesPerMonth, Concurrency: 1, CallTimeout: p.LongestTimeout(),
+		Provider: p.Name, Worker: name, Limits: p.Limits, Groups: fetch.Groups(p), Bytes: p.BytesPerMonth, Quota: quota, AtOnce: int(p.AtOnce), Concurrency: 1, CallTimeout: p.LongestTimeout(),
 	}, func(budget.Event) {})
 	if err != nil {
 		return nil, nil, err

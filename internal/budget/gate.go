@@ -31,7 +31,12 @@ type Settings struct {
 	// calls count as several; see turns.Ask.
 	Groups map[string]turns.Group
 
+	// Quota is the name of one that the provider shares with others, which have
+	// the same limits; empty: it shares none.
+	Quota string
+
 	Concurrency     int           // calls at once in this worker; default 16
+	AtOnce          int           // calls of the whole fleet at once; 0: any number
 	CircuitFailures int           // different calls in a row that open a circuit; 0: never
 	CircuitOpen     time.Duration // how long until the probe; default 60 s
 	CallTimeout     time.Duration // the longest a call takes: a probe's lease outlives it; default 30 s
@@ -73,6 +78,7 @@ func (s Settings) lease() time.Duration { return s.CallTimeout + 5*time.Second }
 // safe for concurrent use.
 type Gate struct {
 	s      Settings
+	kv     jetstream.KeyValue
 	mirror *store.Mirror
 	clock  *store.Clock
 	ours   bool       // the mirror is: Close closes it
@@ -87,6 +93,8 @@ type Gate struct {
 	running context.Context //nolint:containedctx // ends with Close
 	tasks   sync.WaitGroup
 	poke    chan struct{}     // the run loop should look again
+	astray  chan struct{}     // permits are not counted where they should be
+	found   uint64            // the revision that said so, when moveHome last looked
 	writes  chan *turns.Write // to whoever writes the register; the planner has at most one at a time
 
 	mu       sync.Mutex // guards all below; never held while waiting
@@ -119,14 +127,19 @@ type Gate struct {
 func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s Settings, on Observer) (*Gate, error) {
 	s = s.withDefaults()
 	g := &Gate{
-		s: s, mirror: s.Mirror, cell: store.At(kv, store.PermitsKey(s.Provider)),
+		s: s, kv: kv, mirror: s.Mirror, cell: register(kv, s.Provider, s.Quota),
 		begun: make(chan struct{}),
-		poke:  make(chan struct{}, 1), writes: make(chan *turns.Write, 1),
+		poke:  make(chan struct{}, 1), astray: make(chan struct{}, 1), writes: make(chan *turns.Write, 1),
 		probing: map[string]*circuit.Part{}, alone: map[string]*turns.Waiter{},
-		planner: turns.NewPlanner(s.Worker, s.Limits, s.Concurrency, s.lease(), s.Rand),
+		planner: turns.NewPlanner(s.owner(), s.Limits, s.Concurrency, s.lease(), s.Rand),
 	}
-	g.planner.Group(s.Groups)
 	keys := []string{store.PermitsKey(s.Provider), store.CircuitKey(s.Provider), store.ControlKey(s.Provider)}
+	if s.Quota != "" {
+		g.planner.Share(s.Provider)
+		keys = append(keys, store.QuotaKey(s.Quota))
+	}
+	g.planner.AtOnce(s.AtOnce)
+	g.planner.Group(s.Groups)
 	if g.mirror == nil {
 		mirror, err := store.NewMirror(ctx, js, kv, s.Clock, keys...)
 		if err != nil {
@@ -142,7 +155,7 @@ func Open(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, s 
 
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	g.cancel, g.running = cancel, run
-	for _, task := range []func(context.Context){g.run, g.writeRegister, g.circuit.run, g.bytes.Run, g.events.run} {
+	for _, task := range []func(context.Context){g.run, g.writeRegister, g.circuit.run, g.bytes.Run, g.events.run, g.moveHome} {
 		g.tasks.Go(func() { task(run) })
 	}
 	follower := &store.Follower{Keys: keys, See: g.see, Lost: g.disconnected}

@@ -37,6 +37,9 @@ func (p *Permit) Start() error {
 	if g.shut || !now.OK || now.Wakes != p.w.Turn.Wakes || now.At > p.w.Turn.Block.Until.Add(-now.U) {
 		return ErrLapsed
 	}
+	if seat := p.w.Turn.Seat; seat > 0 && now.At.Add(now.U+g.s.CallTimeout) > seat {
+		return ErrLapsed // another's call may begin before this one has ended
+	}
 	if g.control.Pause != nil && !g.control.PausedUntil(now.Time()).IsZero() {
 		return ErrLapsed
 	}
@@ -150,15 +153,15 @@ func (g *Gate) reportThrottle(p *Permit, r Report, now ledger.Instant) {
 		jitter, prober := g.s.Rand.Float64(), ""
 		g.asked = r.Sent
 		if p.w.Turn.Trial {
-			prober = g.s.Worker
+			prober = g.s.owner()
 		}
 		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) {
 			reg.Throttled(now, prober, r.RetryAfter, r.MinHold, jitter)
 		})
 	case p.w.Turn.Trial && r.Outcome == Success:
-		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Settled(g.s.Worker) })
+		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Settled(g.s.owner()) })
 	case p.w.Turn.Trial && p.started: // it learnt nothing about the limits
-		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Release(g.s.Worker) })
+		g.planner.Post(now, func(reg *ledger.Register, _ ledger.Instant) { reg.Release(g.s.owner()) })
 	}
 	if p.started && r.Remaining >= 0 && r.Outcome != Throttled {
 		g.planner.Told(ledger.Told{At: now, Left: r.Remaining, Reset: r.Reset, Per: r.Window}, now)

@@ -122,6 +122,12 @@ func (g *Gate) see(e store.Entry) {
 	defer g.mu.Unlock()
 	switch e.Key {
 	case store.PermitsKey(g.s.Provider):
+		if g.s.Quota != "" {
+			g.seeHome(e)
+		} else {
+			g.seePermits(e.Value, e.Rev)
+		}
+	case store.QuotaKey(g.s.Quota):
 		g.seePermits(e.Value, e.Rev)
 	case store.CircuitKey(g.s.Provider):
 		if r, err := circuit.Decode(e.Value); err == nil {
@@ -145,6 +151,12 @@ func (g *Gate) see(e store.Entry) {
 func (g *Gate) seePermits(value []byte, rev uint64) {
 	now := g.clock.Read()
 	r, err := ledger.Decode(value)
+	var elsewhere *ledger.MovedError
+	if errors.As(err, &elsewhere) || g.s.Quota != "" && !errors.Is(err, ledger.ErrNewer) && (err != nil || !r.Has(g.s.Provider)) {
+		g.planner.Forget()
+		wait.Signal(g.astray)
+		return
+	}
 	g.newer(err)
 	switch {
 	case errors.Is(err, ledger.ErrNewer):

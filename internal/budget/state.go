@@ -26,7 +26,13 @@ type State struct {
 	NextAt   time.Time     // when an interactive request with others behind it can have one
 	InHand   int           // permits claimed and not used yet
 	InFlight int
-	Waiting  int
+
+	Quota  string // that the provider shares with others; empty: none
+	AtOnce int    // calls that the fleet may make at once; 0: any number
+	Taken  int    // of them: under way, or about to be, in the whole fleet
+	Seats  int    // of these: this worker's
+
+	Waiting int
 
 	Writes    int64 // of the permits register since Open
 	Conflicts int64 // those of them that were not, or perhaps not, stored
@@ -55,6 +61,8 @@ func (g *Gate) State() State {
 	if err := g.unable.err(); err != nil {
 		s.Unable = err.Error()
 	}
+	s.Quota = g.s.Quota
+	s.AtOnce, s.Taken, s.Seats = g.planner.Seats(now)
 	s.Limits, _ = g.control.InForce(g.s.Limits, at)
 	if c.Held() {
 		s.OpenUntil = c.Until()

@@ -17,12 +17,16 @@ func (e *UnableError) Error() string { return "this worker cannot call the provi
 type unable struct {
 	newer string // the register was written by a newer version
 	far   string // a limit's permits lapse before they can be used
+
+	elsewhere string // its permits are counted where this worker's catalogue does not say
 }
 
 func (u unable) err() error {
 	switch {
 	case u.newer != "":
 		return &UnableError{Why: u.newer}
+	case u.elsewhere != "":
+		return &UnableError{Why: u.elsewhere}
 	case u.far != "":
 		return &UnableError{Why: u.far}
 	}
@@ -56,7 +60,7 @@ func (g *Gate) cannot(next unable) {
 		return
 	}
 	g.unable, g.barred = next, next.err()
-	if before.newer == next.newer && (before.far == "") == (next.far == "") {
+	if before.newer == next.newer && before.elsewhere == next.elsewhere && (before.far == "") == (next.far == "") {
 		return
 	}
 	e := Event{Kind: KindThrottle, Severity: SeverityInfo, Mine: true, Why: "this worker can call the provider again"}

@@ -149,6 +149,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		}
 		gate, err := budget.Open(ctx, js, kv, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Groups: fetch.Groups(p), Bytes: p.BytesPerMonth, Concurrency: 16,
+			Quota: p.Quota, AtOnce: int(p.AtOnce), CallTimeout: p.LongestTimeout(),
 			CircuitFailures: r.circuit, CircuitOpen: r.open,
 		}, r.see)
 		if err != nil {
@@ -207,10 +208,12 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	var beside sync.WaitGroup
 	beside.Go(func() {
 		var names []string
+		quotas := map[string]string{}
 		for _, s := range serving {
 			names = append(names, s.Provider.Name)
+			quotas[s.Provider.Name] = s.Provider.Quota
 		}
-		fleet.Present(ctx, js, kv, fleet.Worker{Name: name, Providers: names}, nil)
+		fleet.Present(ctx, js, kv, fleet.Worker{Name: name, Providers: names, Quotas: quotas}, nil)
 	})
 	var once sync.Once
 	return nc, func() {

@@ -17,13 +17,16 @@ type Status struct {
 	PausedUntil time.Time       `json:"paused_until,omitzero"`
 	HoldUntil   time.Time       `json:"hold_until,omitzero"`
 	Limits      string          `json:"limits"`
-	PermitsLeft int             `json:"permits_left"`     // -1: unlimited, or not known
-	InFlight    int             `json:"in_flight"`        // calls of this worker
-	Unable      string          `json:"unable,omitempty"` // why this worker cannot call the provider at all
-	Lapsed      int64           `json:"permits_lapsed"`   // claimed by this worker, and too late to be used
-	Waiting     int             `json:"waiting"`          // requests of this worker that wait for a permit
-	BytesUsed   int64           `json:"bytes_used"`       // of the month, by the fleet
-	BytesLimit  int64           `json:"bytes_limit"`      // 0: none
+	Quota       string          `json:"quota,omitempty"`         // that the provider shares with others
+	AtOnce      int             `json:"at_once,omitempty"`       // calls of the whole fleet that may be under way at once
+	AtOnceTaken int             `json:"at_once_taken,omitempty"` // of them: under way, or about to be
+	PermitsLeft int             `json:"permits_left"`            // -1: unlimited, or not known
+	InFlight    int             `json:"in_flight"`               // calls of this worker
+	Unable      string          `json:"unable,omitempty"`        // why this worker cannot call the provider at all
+	Lapsed      int64           `json:"permits_lapsed"`          // claimed by this worker, and too late to be used
+	Waiting     int             `json:"waiting"`                 // requests of this worker that wait for a permit
+	BytesUsed   int64           `json:"bytes_used"`              // of the month, by the fleet
+	BytesLimit  int64           `json:"bytes_limit"`             // 0: none
 }
 
 // OpenOperation is an operation whose circuit is not closed.
@@ -44,6 +47,7 @@ func StatusOf(serve []Served) []Status {
 			Provider: sv.Provider.Name, Circuit: s.Circuit,
 			OpenUntil: s.OpenUntil, PausedUntil: s.PausedUntil, HoldUntil: s.HoldUntil,
 			Limits: s.Limits.String(), PermitsLeft: s.Left, InFlight: s.InFlight, Waiting: s.Waiting,
+			Quota: s.Quota, AtOnce: s.AtOnce, AtOnceTaken: s.Taken,
 			Unable: s.Unable, Lapsed: s.Lapsed,
 			BytesUsed: s.BytesUsed, BytesLimit: s.BytesLimit,
 		}

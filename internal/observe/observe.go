@@ -89,6 +89,9 @@ var (
 
 	permitLimit   = desc("fetch_permits_limit", "Calls that a limit allows in its window.", "provider", "window")
 	permitUsed    = desc("fetch_permits_used", "Calls that a window has no room for any more: made in it, or claimed.", "provider", "window")
+	permitQuota   = desc("fetch_permits_quota", "1 for a provider whose permits are those of a quota that it shares with others.", "provider", "quota")
+	atOnceLimit   = desc("fetch_calls_at_once_limit", "Calls of the whole fleet that may be under way at once.", "provider")
+	atOnceTaken   = desc("fetch_calls_at_once", "Of these: under way, or about to be, in the whole fleet.", "provider")
 	permitForeign = desc("fetch_permits_foreign", "Calls that a provider has counted and this fleet did not make, until it counts anew.", "provider")
 	providerPause = desc("fetch_provider_paused_seconds", "Seconds until a pause ends; 0 when not paused.", "provider")
 	providerHold  = desc("fetch_provider_hold_seconds", "Seconds until a hold after a 429 ends.", "provider")
@@ -103,13 +106,13 @@ var (
 	inFlight      = desc("fetch_calls_in_flight", "Calls that this worker is making.", "provider")
 	waiting       = desc("fetch_permit_waiters", "Requests that wait for a permit in this worker.", "provider")
 	permitsLapsed = desc("fetch_permits_lapsed_total", "Permits that this worker claimed and could not use in time.", "provider")
-	unable        = desc("fetch_provider_unable", "1 if this worker cannot call a provider: too far from the server for a limit, or older than who wrote its permits.", "provider")
+	unable        = desc("fetch_provider_unable", "1 if this worker cannot call a provider: too far from the server for a limit, older than who wrote its permits, or with another quota than those who serve it.", "provider")
 	unsure        = desc("fetch_clock_unsure_seconds", "How wrong the NATS server's time may be, as this worker knows it.")
 
 	fleetDescs = []*prometheus.Desc{
 		circuitState, circuitsOpen, dlqSize, bytesUsed, bytesLeft, bytesLimit, bytesThreshold, monthSeconds,
 		queueDepth, queueOldest, dlqOldest, reviewSize, reviewAge,
-		permitLimit, permitUsed, providerPause, providerHold, permitForeign, workers, fleetWorkers,
+		permitLimit, permitUsed, permitQuota, atOnceLimit, atOnceTaken, providerPause, providerHold, permitForeign, workers, fleetWorkers,
 		streamMessages, streamBytes, streamLimit, inFlight, waiting, permitsLapsed, unable, unsure,
 	}
 )
@@ -241,6 +244,13 @@ func (f *Fleet) collectView(tell tell, provider string, now time.Time) {
 	tell(providerPause, secondsUntil(v.PausedUntil, now), provider)
 	tell(providerHold, secondsUntil(v.HoldUntil, now), provider)
 	tell(permitForeign, float64(v.Foreign.N), provider)
+	if v.Quota != "" {
+		tell(permitQuota, 1, provider, v.Quota)
+	}
+	if v.AtOnce > 0 {
+		tell(atOnceLimit, float64(v.AtOnce), provider)
+		tell(atOnceTaken, float64(v.Taken), provider)
+	}
 	// One that was retired, or that somebody only mistyped in a command, is not
 	// missed.
 	if len(v.Workers) > 0 || v.Registered && v.Control.Retired == nil {

@@ -42,6 +42,10 @@ type Status struct {
 	HoldUntil     time.Time      `json:"hold_until,omitzero"`
 	Held          string         `json:"held,omitempty"` // why letters do not go: paused, circuit_open, throttled, quota
 	Permits       []PermitStatus `json:"permits"`
+	Quota         string         `json:"quota,omitempty"`         // that its permits are of
+	Sharing       []string       `json:"shares_with,omitempty"`   // the providers that share it, but this one
+	AtOnce        int            `json:"at_once,omitempty"`       // calls of the whole fleet that may be under way at once
+	AtOnceTaken   int            `json:"at_once_taken,omitempty"` // of them: under way, or about to be
 	NextPermitAt  time.Time      `json:"next_permit_at,omitzero"` // where none can be had within the next seconds
 	Foreign       int            `json:"foreign_calls,omitempty"` // that the provider counted and this fleet did not make
 	ForeignUntil  time.Time      `json:"foreign_until,omitzero"`
@@ -160,6 +164,8 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	for _, w := range slices.Concat(view.Windows, view.Groups) {
 		s.Permits = append(s.Permits, PermitStatus{ledger.Limits{w.Window}.String(), w.Left, w.LastMinute, w.Group})
 	}
+	s.Quota, s.AtOnce, s.AtOnceTaken = view.Quota, view.AtOnce, view.Taken
+	s.Sharing = slices.DeleteFunc(view.Sharing, func(other string) bool { return other == p })
 	if view.NextAt.Sub(now) > aMoment {
 		s.NextPermitAt = view.NextAt.UTC()
 	}

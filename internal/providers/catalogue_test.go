@@ -197,6 +197,16 @@ func TestCatalogueMistakes(t *testing.T) {
 		"too dear":            {op("path: /a\n        limits: 4/min\n        cost: 5"), ":9: x.operations.y.cost: 5: expected no more than the 4/min of its limits"},
 		"dearer than all":     {"providers:\n  fred:\n    limits: 3/s\n    operations:\n      series:\n        cost: 4\n", ":6: fred.operations.series.cost: 4: expected no more than the 3/s"},
 		"limits of operation": {op("path: /a\n        limits: fast"), ":8: x.operations.y.limits: expected windows of calls"},
+		"no calls at once":    {more("concurrency: 0"), ":5: x.concurrency: expected a whole number of calls at once, from 1, got \"0\""},
+		"too many at once":    {more("concurrency: 10001"), ":5: x.concurrency: 10001: expected 1 to 10,000 calls"},
+		"a list at once":      {more("concurrency: [5]"), ":5: x.concurrency: expected a whole number of calls at once, from 1, got a list"},
+		"quota of nothing":    {more("quota: q"), ":5: x.quota: expected only with limits or concurrency"},
+		"quota's name":        {more("limits: 5/s\n    quota: All of it"), ":6: x.quota: \"All of it\": expected a name"},
+		"quota without name":  {more("limits: 5/s\n    quota:"), ":6: x.quota: expected a text, got nothing"},
+		"unlike limits":       {more("limits: 5/s,60/min\n    quota: q\n  y: {base_url: 'https://y.test', auth: none, quota: q, limits: '60/min,6/s'}"), ":7: y.limits: 6/s,60/min: expected 5/s,60/min as x has in line 5, which shares the quota q"},
+		"no limits beside":    {more("limits: 5/s\n    concurrency: 2\n    quota: q\n  y: {base_url: 'https://y.test', auth: none, quota: q, concurrency: 2}"), ":8: y.limits: unlimited: expected 5/s as x has in line 5"},
+		"unlike at once":      {more("limits: 5/s\n    quota: q\n  y: {base_url: 'https://y.test', auth: none, quota: q, limits: 5/s, concurrency: 2}"), ":7: y.concurrency: 2: expected 0 as x has in line 2, which shares the quota q"},
+		"a tier of a quota":   {more("limits: 5/s\n    quota: q\n    tiers: {a: {limits: 1/min}}\n    tier: a\n  y: {base_url: 'https://y.test', auth: none, quota: q, limits: 5/s}"), ":9: y.limits: 5/s: expected 5/s,1/min as x has in line 5"},
 		"no such group":       {op("path: /a\n        group: deep"), ":8: x.operations.y.group: \"deep\": expected one of groups: "},
 		"group of nobody":     {more("groups: {deep: 5/min}"), ":5: x.groups.deep: expected an operation with group: deep"},
 		"group of all":        {more("groups: {deep: unlimited}\n    operations: {a: {path: /a, group: deep}}"), ":5: x.groups.deep: expected windows of calls"},
@@ -284,6 +294,30 @@ providers:
 		if call.Group != c.group || call.Cost != c.cost {
 			t.Errorf("%s %s: group %q, counts as %d; want %q, %d", c.operation, c.params, call.Group, call.Cost, c.group, c.cost)
 		}
+	}
+}
+
+// Providers of a quota have the same limits in force, whatever order they are
+// written in, and also when the environment has changed some.
+func TestAQuotaInForce(t *testing.T) {
+	file := write(t, `
+providers:
+  x: {base_url: 'https://x.test', auth: none, quota: q, limits: '60/min,5/s', concurrency: 3}
+  y: {base_url: 'https://y.test', auth: none, quota: q, limits: '5/s,60/min', concurrency: 3}
+  z: {base_url: 'https://z.test', auth: none, quota: alone, limits: 5/s}
+`)
+	vars := map[string]string{"FETCH_CATALOG": file, "X_REQUESTS_PER_MINUTE": "30", "Y_REQUESTS_PER_MINUTE": "30"}
+	set := load(t, vars)
+	if x, _ := set.Provider("x"); x.Quota != "q" || x.AtOnce != 3 {
+		t.Errorf("%q, %d at once", x.Quota, x.AtOnce)
+	}
+	if w := strings.Join(set.Warnings, "\n"); !strings.Contains(w, "z: no other provider here has the quota alone") || strings.Contains(w, "quota q") {
+		t.Errorf("warned of %s", w)
+	}
+	delete(vars, "Y_REQUESTS_PER_MINUTE")
+	_, err := providers.Load(func(name string) string { return vars[name] })
+	if err == nil || !strings.Contains(err.Error(), "x and y share the quota q") || !strings.Contains(err.Error(), "Y_REQUESTS_PER_MINUTE") {
+		t.Errorf("the environment changes one: %v", err)
 	}
 }
 

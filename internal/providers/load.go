@@ -79,11 +79,36 @@ func Load(getenv func(string) string, options ...Option) (*Set, error) {
 		}
 		set.providers[name] = p
 	}
+	l.quotas(set)
 	if err := errors.Join(l.errs...); err != nil {
 		return nil, err
 	}
 	set.Warnings = l.warnings
 	return set, nil
+}
+
+// quotas checks that those who share one have the same limits in force: the
+// environment may have changed those of one.
+func (l *loader) quotas(set *Set) {
+	first, many := map[string]*Provider{}, map[string]bool{}
+	for _, p := range set.All() {
+		other := first[p.Quota]
+		switch {
+		case p.Quota == "":
+		case other == nil:
+			first[p.Quota] = p
+		case p.Together() != other.Together() || p.AtOnce != other.AtOnce:
+			l.fail("%s and %s share the quota %s: expected the same limits in force, got %s and %s (%s_REQUESTS_PER_MINUTE changes those of one only)",
+				other.Name, p.Name, p.Quota, other.Together(), p.Together(), p.EnvPrefix)
+		default:
+			many[p.Quota] = true
+		}
+	}
+	for _, quota := range slices.Sorted(maps.Keys(first)) {
+		if !many[quota] && len(l.wrong) == 0 {
+			l.warnings = append(l.warnings, fmt.Sprintf("%s: no other provider here has the quota %s: it is shared only with workers whose catalogue has one", first[quota].Name, quota))
+		}
+	}
 }
 
 // specs are the built-in sheets with the catalogue over them.

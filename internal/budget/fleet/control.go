@@ -115,16 +115,29 @@ func Pause(ctx context.Context, kv jetstream.KeyValue, provider string, until ti
 }
 
 // SetLimits changes a provider's limits, live and for the whole fleet, until
-// a time; zero means for good.
+// a time; zero means for good. Of a quota they are those of all that share it.
 func SetLimits(ctx context.Context, kv jetstream.KeyValue, provider string, l ledger.Limits, until time.Time, by, reason string) error {
-	return changeControl(ctx, kv, provider, func(c *Control) {
-		c.Limits = &LimitOrder{Limits: l.String(), Until: until, At: time.Now(), By: by, Reason: reason}
-	})
+	return changeLimits(ctx, kv, provider, &LimitOrder{Limits: l.String(), Until: until, At: time.Now(), By: by, Reason: reason})
 }
 
 // ResetLimits gives every worker the limits of its own configuration back.
 func ResetLimits(ctx context.Context, kv jetstream.KeyValue, provider string) error {
-	return changeControl(ctx, kv, provider, func(c *Control) { c.Limits = nil })
+	return changeLimits(ctx, kv, provider, nil)
+}
+
+// changeLimits gives an order for one provider after the other: a crash in
+// between leaves some with what was before, and to repeat it is harmless.
+func changeLimits(ctx context.Context, kv jetstream.KeyValue, provider string, order *LimitOrder) error {
+	all, err := Sharing(ctx, kv, provider)
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		if err := changeControl(ctx, kv, p, func(c *Control) { c.Limits = order }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Retire notes that a provider is given up.
@@ -172,7 +185,11 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 	if err != nil {
 		return err
 	}
-	err = store.Change(ctx, kv, store.PermitsKey(provider), func(value []byte) ([]byte, error) {
+	key, err := permitsOf(ctx, kv, provider)
+	if err != nil {
+		return err
+	}
+	err = store.Change(ctx, kv, key, func(value []byte) ([]byte, error) {
 		if len(value) == 0 {
 			return nil, nil
 		}
@@ -187,4 +204,39 @@ func Resume(ctx context.Context, kv jetstream.KeyValue, provider string) error {
 		return err
 	}
 	return changeControl(ctx, kv, provider, func(c *Control) { c.Pause, c.Resumed = nil, time.Now() })
+}
+
+// permitsOf is the key of the register that counts a provider's permits.
+func permitsOf(ctx context.Context, kv jetstream.KeyValue, provider string) (string, error) {
+	quota, err := QuotaOf(ctx, kv, provider)
+	if err != nil || quota == "" {
+		return store.PermitsKey(provider), err
+	}
+	return store.QuotaKey(quota), nil
+}
+
+// QuotaOf is the quota whose register counts a provider's permits; empty: its
+// own does.
+func QuotaOf(ctx context.Context, kv jetstream.KeyValue, provider string) (string, error) {
+	value, _, err := store.Get(ctx, store.At(kv, store.PermitsKey(provider)))
+	quota, _, _ := ledger.DecodeMoved(value)
+	return quota, err
+}
+
+// Sharing are the providers whose permits are counted together with a
+// provider's, itself included.
+func Sharing(ctx context.Context, kv jetstream.KeyValue, provider string) ([]string, error) {
+	key, err := permitsOf(ctx, kv, provider)
+	if err != nil || key == store.PermitsKey(provider) {
+		return []string{provider}, err
+	}
+	value, _, err := store.Get(ctx, store.At(kv, key))
+	if err != nil {
+		return nil, err
+	}
+	r, err := ledger.Decode(value)
+	if err != nil || !r.Has(provider) {
+		return []string{provider}, nil //nolint:nilerr // one that is lost is made anew by the next worker; then the order is given again
+	}
+	return r.Members(), nil
 }

@@ -28,6 +28,8 @@ type Worker struct {
 	// Bytes are the months' budgets of its own configuration, on the wire, by
 	// provider; those without one are left out.
 	Bytes map[string]int64 `json:"bytes,omitempty"`
+	// Quotas are those that its providers share with others, by provider.
+	Quotas map[string]string `json:"quotas,omitempty"`
 	// Unable is why it cannot call some of them, by provider.
 	Unable map[string]string `json:"unable,omitempty"`
 	// Recent are the final answers that it gave in the last quarter of an hour,
@@ -104,6 +106,44 @@ type Presence struct {
 	// Nobody but such a one has to be believed when it is silent for a while, so
 	// the others say half as often that they live.
 	Busy func() bool
+}
+
+// Living are the workers that have said lately that they live.
+func Living(ctx context.Context, kv jetstream.KeyValue) ([]Worker, error) {
+	watch, err := kv.Watch(ctx, store.WorkerKey("*"), jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, fmt.Errorf("who lives: %w", err)
+	}
+	defer func() {
+		_ = watch.Stop() // it fails only if the connection is gone, and the watch with it
+		for range watch.Updates() {
+			// The client's callback may be about to send; let it end.
+		}
+	}()
+	status, err := kv.Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("who lives: %w", err)
+	}
+	now := time.Now()
+	if bucket, ok := status.(*jetstream.KeyValueBucketStatus); ok {
+		now = bucket.StreamInfo().TimeStamp
+	}
+	var living []Worker
+	for {
+		select {
+		case entry := <-watch.Updates():
+			if entry == nil {
+				return living, nil
+			}
+			var w Worker
+			// A key that never expired is no worker; see beat.lives.
+			if now.Sub(entry.Created()) < presenceTTL+time.Second && json.Unmarshal(entry.Value(), &w) == nil {
+				living = append(living, w)
+			}
+		case <-ctx.Done():
+			return nil, fmt.Errorf("who lives: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // Present keeps a worker's key alive until ctx ends, then takes it away, so

@@ -50,7 +50,7 @@ func (v *View) Served(noted map[string]bool) (served, attended map[string]bool) 
 	attended = v.served()
 	served = maps.Clone(attended)
 	for provider, p := range v.providers {
-		if p.register != nil && p.control.Retired == nil {
+		if (p.register != nil || p.quota != "") && p.control.Retired == nil {
 			served[provider] = true
 		}
 	}

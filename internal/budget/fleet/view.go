@@ -29,6 +29,7 @@ type View struct {
 
 	mu        sync.Mutex // guards all below
 	providers map[string]*shared
+	quotas    map[string]*ledger.Register // those that several providers share, by name
 	workers   map[string]beat
 	ahead     time.Duration        // the server's clock less ours, when the view began
 	lost      map[string]time.Time // since when a provider has no worker
@@ -45,6 +46,7 @@ type shared struct {
 	control  Control
 	ordered  time.Time // when the control was last written
 	register *ledger.Register
+	quota    string // whose register counts its permits instead; empty: it has its own
 }
 
 // Provider is what the view knows of one provider.
@@ -62,6 +64,10 @@ type Provider struct {
 	Workers     []Worker       // that live and serve it
 	NoneSince   time.Time      // since when there are none; zero while there are some
 	Registered  bool           // somebody serves it, or has served it
+	Quota       string         // that it shares with others; empty: none
+	Sharing     []string       // all that share it, by name, itself included
+	AtOnce      int            // calls that may be under way at once; 0: any number
+	Taken       int            // of them: under way, or about to be
 }
 
 // beat is a worker, and when it last said that it lives.
@@ -99,7 +105,7 @@ func Follow(m *store.Mirror) *View {
 func newView(m *store.Mirror) *View {
 	v := &View{
 		change: make(chan struct{}, 1), close: func() {},
-		providers: map[string]*shared{}, workers: map[string]beat{}, lost: map[string]time.Time{},
+		providers: map[string]*shared{}, quotas: map[string]*ledger.Register{}, workers: map[string]beat{}, lost: map[string]time.Time{},
 		since: time.Now(), told: map[string]bool{},
 	}
 	v.clock = m.Clock()
@@ -141,7 +147,11 @@ func (v *View) see(e store.Entry) {
 func (v *View) take(kind, name string, e store.Entry) {
 	switch kind {
 	case "permits":
-		v.entry(name).register, _ = ledger.Decode(e.Value)
+		p := v.entry(name)
+		p.register, _ = ledger.Decode(e.Value)
+		p.quota, _, _ = ledger.DecodeMoved(e.Value)
+	case "quota":
+		v.quotas[name], _ = ledger.Decode(e.Value)
 	case "circuit":
 		v.entry(name).circuit, _ = circuit.Decode(e.Value)
 	case "control":
@@ -216,7 +226,20 @@ func (v *View) whole() {
 			}
 		}
 	}
+	for quota := range v.quotas {
+		if !v.told[store.QuotaKey(quota)] {
+			v.take("quota", quota, store.Entry{})
+		}
+	}
 	wait.Signal(v.change)
+}
+
+// register is where a provider's permits are counted; nil: that is not known.
+func (v *View) register(p *shared) *ledger.Register {
+	if p.quota != "" {
+		return v.quotas[p.quota]
+	}
+	return p.register
 }
 
 func (v *View) entry(provider string) *shared {
@@ -317,17 +340,22 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 		Provider: provider, Circuit: p.circuit, Control: p.control,
 		PausedUntil: p.control.PausedUntil(now), Ordered: p.control.changed(p.ordered, now),
 	}
-	out.Registered = p.register != nil
-	if p.register != nil {
-		if at := p.register.Hold.Time(); at.After(now) {
+	out.Registered = p.register != nil || p.quota != ""
+	if r := v.register(p); r != nil {
+		if at := r.Hold.Time(); at.After(now) {
 			out.HoldUntil = at
 		}
-		out.Foreign = p.register.ForeignCalls(ledger.InstantOf(now))
-		shapes := p.shapes(now)
-		out.Groups = p.register.Usage(p.register.Groups(), ledger.InstantOf(now))
-		out.Windows = p.register.Usage(shapes, ledger.InstantOf(now))
+		out.Foreign = r.ForeignCalls(ledger.InstantOf(now))
+		shapes := p.shapes(r, now)
+		out.Groups = r.UsageOfGroups(provider, ledger.InstantOf(now))
+		out.Windows = r.Usage(shapes, ledger.InstantOf(now))
+		out.Quota, out.Sharing = p.quota, r.Members()
+		out.AtOnce = r.AtOnce(0, ledger.InstantOf(now))
+		if out.AtOnce > 0 {
+			out.Taken = r.Taken(ledger.InstantOf(now))
+		}
 		if len(shapes) > 0 {
-			out.NextAt = p.register.Next(shapes, ledger.Order{Class: ledger.Heavy, Patience: turns.Patience}, ledger.InstantOf(now)).Time()
+			out.NextAt = r.Next(shapes, ledger.Order{Class: ledger.Heavy, Patience: turns.Patience}, ledger.InstantOf(now)).Time()
 		}
 	}
 	last := time.Time{}
@@ -372,13 +400,14 @@ func (v *View) Held(provider string, now time.Time) (fetchworker.Reason, time.Ti
 	if p.circuit.ForAll() {
 		return fetchworker.ReasonCircuitOpen, p.circuit.Until()
 	}
-	if p.register == nil {
+	r := v.register(p)
+	if r == nil {
 		return "", time.Time{}
 	}
-	if hold := p.register.Hold.Time(); hold.Sub(now) > turns.Patience {
+	if hold := r.Hold.Time(); hold.Sub(now) > turns.Patience {
 		return fetchworker.ReasonThrottled, hold
 	}
-	if next := p.register.Next(p.shapes(now), ledger.Order{Class: ledger.Replay, Patience: turns.Patience}, ledger.InstantOf(now)).Time(); next.Sub(now) > turns.Patience {
+	if next := r.Next(p.shapes(r, now), ledger.Order{Class: ledger.Replay, Patience: turns.Patience}, ledger.InstantOf(now)).Time(); next.Sub(now) > turns.Patience {
 		return fetchworker.ReasonQuota, next
 	}
 	return "", time.Time{}
@@ -386,7 +415,7 @@ func (v *View) Held(provider string, now time.Time) (fetchworker.Reason, time.Ti
 
 // shapes are the limits in force: an operator's, or those that the fleet last
 // claimed under.
-func (p *shared) shapes(now time.Time) []ledger.Shape {
-	limits, _ := p.control.InForce(p.register.Limits(), now)
+func (p *shared) shapes(r *ledger.Register, now time.Time) []ledger.Shape {
+	limits, _ := p.control.InForce(r.Limits(), now)
 	return ledger.NewShapes(limits)
 }

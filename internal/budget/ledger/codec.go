@@ -25,14 +25,19 @@ func (r *Register) origin() Instant {
 const (
 	codecFirst  = 1
 	codecLost   = 2  // what was lost, what others called, and windows that were stretched
-	codecNewest = 3  // windows of groups of operations
+	codecGroups = 3  // windows of groups of operations
+	codecNewest = 4  // providers that share it, and calls at once
+	codecMoved  = 31 // no register: it says which quota's counts the permits instead
 	codecBeyond = 32 // what begins with this or more is no register of any version, but text
 )
 
 // needs is the first version that can say what is in the register.
 func (r *Register) needs() byte {
-	if slices.ContainsFunc(r.windows, func(w window) bool { return w.group != "" }) {
+	if len(r.members)+len(r.seats)+r.atOnce > 0 {
 		return codecNewest
+	}
+	if slices.ContainsFunc(r.windows, func(w window) bool { return w.group != "" }) {
+		return codecGroups
 	}
 	if r.lost > 0 || r.foreign != (Foreign{}) || slices.ContainsFunc(r.windows, func(w window) bool { return w.grace > 0 }) {
 		return codecLost
@@ -76,7 +81,7 @@ func (r *Register) Encode() []byte {
 			put(int64(w.grace / time.Millisecond))
 			put(int64(w.graceAt) / int64(time.Second))
 		}
-		if version >= codecNewest {
+		if version >= codecGroups {
 			text(w.group)
 		}
 	}
@@ -84,6 +89,23 @@ func (r *Register) Encode() []byte {
 		put(int64(r.lost))
 		put(int64(r.foreign.N))
 		put(int64(r.foreign.Until) / int64(time.Second))
+	}
+	if version >= codecNewest {
+		put(int64(len(r.members)))
+		for _, m := range r.members {
+			text(m.Provider)
+			put(m.Epoch)
+		}
+		put(int64(r.atOnce))
+		put(int64(r.atOnceSeen) / int64(time.Second))
+		put(int64(len(r.seats)))
+		for _, s := range r.seats {
+			text(s.owner)
+			put(int64(s.n))
+			put(int64(s.want))
+			put(int64(s.since) / int64(time.Millisecond))
+			put(int64(s.until) / int64(time.Millisecond))
+		}
 	}
 	return b
 }
@@ -97,6 +119,9 @@ var ErrNewer = errors.New("the permits register was written by a newer version")
 
 // Decode reads what Encode wrote.
 func Decode(b []byte) (*Register, error) {
+	if len(b) > 0 && b[0] == codecMoved {
+		return nil, moved(b)
+	}
 	if len(b) > 0 && b[0] > codecNewest && b[0] < codecBeyond {
 		return nil, fmt.Errorf("%w: %d, this one reads up to %d", ErrNewer, b[0], codecNewest)
 	}
@@ -139,7 +164,7 @@ func Decode(b []byte) (*Register, error) {
 			w.graceAt = Instant(d.int()) * Instant(time.Second)
 			d.failed = d.failed || w.grace > w.per
 		}
-		if version >= codecNewest {
+		if version >= codecGroups {
 			w.group = d.string()
 		}
 		r.windows = append(r.windows, w)
@@ -149,10 +174,28 @@ func Decode(b []byte) (*Register, error) {
 		r.foreign.N = d.count()
 		r.foreign.Until = Instant(d.int()) * Instant(time.Second)
 	}
+	if version >= codecNewest {
+		d.shared(r)
+	}
 	if d.failed || len(d.b) > 0 {
 		return nil, fmt.Errorf("%w: cut short or garbled", errRegister)
 	}
 	return r, nil
+}
+
+// shared reads who shares the register, and who has which calls at once.
+func (d *decoder) shared(r *Register) {
+	for range d.len() {
+		r.members = append(r.members, Member{d.string(), d.int()})
+	}
+	r.atOnce = d.count()
+	r.atOnceSeen = Instant(d.int()) * Instant(time.Second)
+	for range d.len() {
+		r.seats = append(r.seats, seat{
+			owner: d.string(), n: d.count(), want: d.count(),
+			since: Instant(d.int()) * Instant(time.Millisecond), until: Instant(d.int()) * Instant(time.Millisecond),
+		})
+	}
 }
 
 // decoder reads varints and remembers that one could not be read.

@@ -27,6 +27,11 @@ type Register struct {
 	busy    [Shards]Instant // leaky counters, as the time when each has run dry; whole milliseconds
 	lost    Instant         // all that was claimed up to this moment is not known; 0: nothing was lost
 	foreign Foreign         // what the provider counted beyond us, for people to see
+	members []Member        // the providers that share it, by name; none: it is one provider's own
+
+	atOnce     int     // calls that may be under way at once; 0: any number
+	atOnceSeen Instant // when somebody whose limit this is last wrote, whole seconds
+	seats      []seat  // who has how many of them
 }
 
 // Foreign is calls that a provider counted and we did not: somebody else calls
@@ -86,6 +91,7 @@ func (r *Register) sort() {
 func (r *Register) Clone() *Register {
 	c := *r
 	c.windows = slices.Clone(r.windows)
+	c.seats = slices.Clone(r.seats)
 	for i := range c.windows {
 		w := &c.windows[i]
 		// Room for what a claim adds, so that adding does not copy again.
@@ -145,7 +151,8 @@ func (r *Register) views(shapes []Shape, group string, now Instant, unsure time.
 // provider's, or the group's, or one of a group that the claimer knows nothing
 // of, so that any call may be one of its.
 func (w *window) concerns(group string, shapes []Shape) bool {
-	return w.group == "" || w.group == group || !slices.ContainsFunc(shapes, func(s Shape) bool { return s.Group == w.group })
+	return w.group == "" || w.group == group ||
+		!elsewhere(w.group, group) && !slices.ContainsFunc(shapes, func(s Shape) bool { return s.Group == w.group })
 }
 
 // forgotten reports whether nobody has had a window as a limit for so long that

@@ -35,6 +35,17 @@ func (r *Register) Groups() (shapes []Shape) {
 	return shapes
 }
 
+// UsageOfGroups is how full the windows of a provider's groups are. In a quota's
+// register those of others are left out.
+func (r *Register) UsageOfGroups(provider string, now Instant) (usage []Usage) {
+	shapes := slices.DeleteFunc(r.Groups(), func(s Shape) bool { return scope(s.Group) != "" && scope(s.Group) != provider })
+	for _, u := range r.Usage(shapes, now) {
+		u.Group = Unscoped(u.Group)
+		usage = append(usage, u)
+	}
+	return usage
+}
+
 // Usage is one limit of a provider, as the fleet last claimed under it.
 type Usage struct {
 	Window

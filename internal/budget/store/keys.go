@@ -6,6 +6,9 @@ const Bucket = "fetch_providers"
 // PermitsKey is where a provider's permits are counted.
 func PermitsKey(provider string) string { return "permits." + provider }
 
+// QuotaKey is where the permits of all providers are counted that share a quota.
+func QuotaKey(quota string) string { return "quota." + quota }
+
 // CircuitKey is where a provider's circuit is.
 func CircuitKey(provider string) string { return "circuit." + provider }
 

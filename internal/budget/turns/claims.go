@@ -21,6 +21,7 @@ type Write struct {
 	refunds int
 	told    int
 	calls   int
+	gaveUp  int
 	Foreign int // how many calls of others it books
 }
 
@@ -43,7 +44,7 @@ func (p *Planner) Plan(now ledger.Instant) (*Write, ledger.Instant) {
 		return nil, p.retry
 	}
 	w := p.write(now)
-	spare := p.spare()
+	spare := p.spare(now)
 	for _, o := range orders {
 		if spare <= 0 || w.trial && len(w.Blocks) > 0 {
 			break // after a hold there is one trial, whoever's
@@ -61,7 +62,7 @@ func (p *Planner) Plan(now ledger.Instant) (*Write, ledger.Instant) {
 	if len(w.Blocks) > 0 {
 		w.Reg.Spread = p.respread(w.Reg, w.lines[0], w.Blocks[0].Class, now)
 	}
-	p.begin()
+	p.begin(w)
 	return w, wake
 }
 
@@ -82,23 +83,27 @@ func (p *Planner) possible(now ledger.Instant) bool {
 // use, calls it made. It is nil if there is nothing, or nothing is known.
 func (p *Planner) Last(now ledger.Instant) *Write {
 	p.Void()
-	if p.writing || p.reg == nil || len(p.ops)+len(p.refunds)+len(p.calls) == 0 {
+	if p.writing || p.reg == nil || len(p.ops)+len(p.refunds)+len(p.calls) == 0 && p.reg.Wanted(p.name) == 0 {
 		return nil
 	}
-	p.begin()
-	return p.write(now)
+	w := p.write(now)
+	p.begin(w)
+	return w
 }
 
-func (p *Planner) begin() {
+func (p *Planner) begin(w *Write) {
 	p.writing = true
 	p.writes++
+	if n, _ := w.Reg.Seats(p.name); p.seats.known > 0 && (p.seats.cap < 0 || n < p.seats.cap) {
+		p.seats.cap = n // as soon as it is stored, and nobody knows when that is
+	}
 }
 
 // write is the register with all in it that is on its way.
 func (p *Planner) write(now ledger.Instant) *Write {
 	w := &Write{
 		Reg: p.reg.Clone(), Before: p.reg, Rev: p.rev,
-		ops: len(p.ops), refunds: len(p.refunds), told: len(p.told), calls: len(p.calls),
+		ops: len(p.ops), refunds: len(p.refunds), told: len(p.told), calls: len(p.calls), gaveUp: p.seats.gaveUp,
 	}
 	for _, op := range p.ops {
 		op(w.Reg, now)
@@ -112,6 +117,9 @@ func (p *Planner) write(now ledger.Instant) *Write {
 		for _, t := range p.told {
 			w.Foreign += w.Reg.Foreign(p.shapes, t, now)
 		}
+	}
+	if p.seats.most > 0 || p.reg.Wanted(p.name) > 0 || p.mostAtOnce(now) > 0 {
+		w.Reg.Sit(p.seatOrder(now), now)
 	}
 	return w
 }
@@ -139,12 +147,12 @@ type order struct {
 }
 
 // spare is how many more permits can be used at once.
-func (p *Planner) spare() int { return p.slots - p.out - p.InHand() }
+func (p *Planner) spare(now ledger.Instant) int { return p.places(now) - p.out - p.InHand() }
 
 // orders says what to claim, the most urgent first: for each line as much as
 // can be under way in all, since nobody knows yet which of them gets any.
 func (p *Planner) orders(now ledger.Instant) (orders []order) {
-	r, spare := p.Effective(now), p.spare()
+	r, spare := p.Effective(now), p.spare(now)
 	for i := range p.lines {
 		l := p.lines[(p.turn+i)%len(p.lines)]
 		o, ok := p.order(l, r, spare+l.inHand(), now)
@@ -208,6 +216,7 @@ func (p *Planner) Won(w *Write, rev uint64, now ledger.Instant) {
 		l.waiting, l.share = false, p.rng.Float64()
 	}
 	p.ops = slices.Delete(p.ops, 0, w.ops)
+	p.seats.cap, p.seats.gaveUp = -1, max(p.seats.gaveUp-w.gaveUp, 0)
 	p.handedIn(w)
 	// Another's newer register may have been seen first; it has our claim in it.
 	p.Learn(w.Reg, rev)
@@ -276,6 +285,7 @@ func (p *Planner) Conflict(now ledger.Instant) {
 	most := 2 * time.Millisecond << min(p.conflicts, 9)
 	p.conflicts++
 	p.failed++
+	p.seats.cap = -1
 	p.retry = now.Add(time.Duration(p.rng.Float64() * float64(most)))
 }
 
@@ -283,7 +293,9 @@ func (p *Planner) Conflict(now ledger.Instant) {
 // redone: what it claimed counts as used, what it gave back as given back (a
 // second time would free permits of others), and the register is read again.
 func (p *Planner) Unknown(w *Write, now ledger.Instant) {
+	most := p.seats.cap
 	p.Conflict(now)
+	p.seats.cap = most // it may be stored, or still become so
 	p.handedIn(w)
 	p.Forget()
 }
@@ -292,6 +304,7 @@ func (p *Planner) Unknown(w *Write, now ledger.Instant) {
 func (p *Planner) GiveUp() {
 	p.writing = false
 	p.writes--
+	p.seats.cap = -1
 }
 
 // handedIn forgets what a write took with it. A register of another epoch may

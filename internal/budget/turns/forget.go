@@ -6,7 +6,7 @@ import "fetchworker/internal/budget/ledger"
 // knew it keeps, in case that somebody has set the register back.
 func (p *Planner) Forget() {
 	if p.kept == nil {
-		p.kept = p.reg
+		p.kept, p.keptRev = p.reg, p.rev
 	}
 	p.reg, p.rev = nil, 0
 }

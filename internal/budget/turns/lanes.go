@@ -75,8 +75,9 @@ func (w *Waiter) Await() {
 // Turn is a permit for one call.
 type Turn struct {
 	Block ledger.Block
-	Trial bool // the one call after a hold: its end decides whether the hold is over
-	Wakes int  // of the clock of whoever handed it out: one of before the machine slept is void
+	Trial bool           // the one call after a hold: its end decides whether the hold is over
+	Seat  ledger.Instant // until when the call must have ended, since others may be made instead; 0: nobody counts
+	Wakes int            // of the clock of whoever handed it out: one of before the machine slept is void
 }
 
 // rota is whose turn it is among the lanes: smooth weighted round robin.

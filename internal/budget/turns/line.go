@@ -51,7 +51,7 @@ type known struct {
 func (p *Planner) known() known { return known{p.rev, len(p.ops), len(p.refunds)} }
 
 // lineOf is where a request waits.
-func (p *Planner) lineOf(w *Waiter) *line { return p.lineFor(w.Group, w.Cost) }
+func (p *Planner) lineOf(w *Waiter) *line { return p.lineFor(p.named(w.Group), w.Cost) }
 
 func (p *Planner) lineFor(group string, cost int) *line {
 	cost = max(cost, 1)
@@ -137,9 +137,10 @@ func (p *Planner) hopeless(l *line, now ledger.Instant, away func(*Waiter, Away)
 
 // away is when those of a class may come back, and zero if they may wait.
 func (p *Planner) away(l *line, c ledger.Class, now ledger.Instant) Away {
-	if _, far := p.tooFar(l); far && l.group != "" {
+	group := ledger.Unscoped(l.group)
+	if _, far := p.tooFar(l); far && group != "" {
 		if _, all := p.TooFar(); !all {
-			return Away{now.Add(farAgain), l.group} // only its group's windows are too short from here
+			return Away{now.Add(farAgain), group} // only its group's windows are too short from here
 		}
 	}
 	at := Away{Until: p.soonest(l, c, now)}
@@ -147,7 +148,7 @@ func (p *Planner) away(l *line, c ledger.Class, now ledger.Instant) Away {
 		return Away{}
 	}
 	if free := p.soonest(p.lines[0], c, now); free.Sub(now) <= Patience {
-		at.Group = l.group
+		at.Group = group
 	}
 	return at
 }
@@ -161,7 +162,8 @@ const farAgain = time.Minute
 // told a moment of its own, or all would come back for the same permit.
 func (p *Planner) crowd(l *line, now ledger.Instant, away func(*Waiter, Away)) {
 	r := p.Prospect(now)
-	if l.group == "" || l.queue.total() == 0 || r == nil || p.Effective(now).Hold > now {
+	group := ledger.Unscoped(l.group)
+	if group == "" || l.queue.total() == 0 || r == nil || p.Effective(now).Hold > now {
 		return
 	}
 	units, gap, ok := r.Room(p.shapes, l.group, now, GroupPatience)
@@ -180,7 +182,7 @@ func (p *Planner) crowd(l *line, now ledger.Instant, away func(*Waiter, Away)) {
 		w := l.queue.last()
 		l.queue.remove(w)
 		l.promised = max(l.promised.Add(time.Duration(l.cost)*gap), first, now.Add(GroupPatience))
-		away(w, Away{Until: l.promised, Group: l.group})
+		away(w, Away{Until: l.promised, Group: group})
 	}
 }
 

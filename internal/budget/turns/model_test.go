@@ -22,6 +22,8 @@ type fleet struct {
 	limits ledger.Limits
 	groups map[string]Group
 	sure   bool // no write of unknown outcome, nobody forgets: then the account is exact
+	atOnce int  // calls of all at once; 0: any number
+	shared bool // two providers share the register
 
 	reg  *ledger.Register
 	rev  uint64
@@ -30,7 +32,9 @@ type fleet struct {
 
 	calls   []ledger.Instant // once for each unit
 	grouped map[string][]ledger.Instant
-	lost    int // units of permits that died with their worker: they count as used
+	under   []*turn // calls begun not long ago, those of the dead included
+	busiest int     // calls under way at once
+	lost    int     // units of permits that died with their worker: they count as used
 }
 
 type member struct {
@@ -49,13 +53,19 @@ type member struct {
 type turn struct {
 	Grant
 	called bool
+	since  ledger.Instant
+	ended  bool
 }
 
-func newFleet(t *testing.T, seed uint64, l ledger.Limits, groups map[string]Group, sure, mixed bool) *fleet {
+// callTime is the longest that a call takes here.
+const callTime = time.Second
+
+func newFleet(t *testing.T, seed uint64, l ledger.Limits, groups map[string]Group, sure, mixed bool, edit func(*fleet)) *fleet {
 	f := &fleet{
 		t: t, groups: groups, grouped: map[string][]ledger.Instant{}, seed: seed, rng: rand.New(rand.NewPCG(seed, 8)), now: start, limits: l, sure: sure,
 		reg: ledger.New(1), rev: 1,
 	}
+	edit(f)
 	f.reg.Touch(ledger.NewShapes(l), f.now) // somebody has them
 	for i := range 3 {
 		f.join(mixed && i == 0)
@@ -70,7 +80,13 @@ func (f *fleet) join(free bool) *member {
 	if free {
 		l = nil
 	}
-	m.Planner = NewPlanner(fmt.Sprint("w", f.born), l, m.slots, time.Second, rand.New(rand.NewPCG(f.seed, uint64(f.born))))
+	m.Planner = NewPlanner(fmt.Sprint("w", f.born), l, m.slots, callTime, rand.New(rand.NewPCG(f.seed, uint64(f.born))))
+	if f.shared {
+		m.Share([]string{"x", "y"}[f.born%2])
+	}
+	if f.born%4 != 0 { // the others have it from the register
+		m.AtOnce(f.atOnce)
+	}
 	if !free {
 		m.Group(f.groups)
 	}
@@ -207,7 +223,7 @@ func (f *fleet) serve(m *member) {
 		if before != nil && (g.Block.Epoch != before.Epoch || f.now < before.Hold) {
 			f.t.Fatalf("seed %d: a permit of epoch %d at %d under %+v", f.seed, g.Block.Epoch, f.now, before)
 		}
-		if !m.free && (f.now < g.Block.From.Add(m.u) || f.now >= g.Block.Until.Add(-m.u)) {
+		if !m.free && len(f.limits) > 0 && (f.now < g.Block.From.Add(m.u) || f.now >= g.Block.Until.Add(-m.u)) {
 			f.t.Fatalf("seed %d: a permit of [%d, %d) handed out at %d", f.seed, g.Block.From, g.Block.Until, f.now)
 		}
 		u := &turn{Grant: g}
@@ -281,6 +297,7 @@ func (f *fleet) end(m *member) {
 	i := f.rng.IntN(len(m.out))
 	g := m.out[i]
 	m.out = slices.Delete(m.out, i, i+1)
+	defer func() { g.ended = true }()
 	if !g.called && f.rng.IntN(2) == 0 {
 		f.start(m, g)
 	}
@@ -304,8 +321,12 @@ func (f *fleet) end(m *member) {
 // start makes a call, if it still may be made.
 func (f *fleet) start(m *member, g *turn) {
 	r := m.Effective(f.now)
+	if g.Seat > 0 && f.now.Add(m.u+callTime) > g.Seat {
+		return
+	}
 	if f.now < g.Block.Until.Add(-m.u) && (r == nil || r.Epoch == g.Block.Epoch && f.now >= r.Hold && (r.Strikes == 0 || g.Trial)) {
-		g.called = true
+		g.called, g.since = true, f.now
+		f.under = append(f.under, g)
 		for range g.Block.Units() {
 			f.calls = append(f.calls, f.now)
 			f.grouped[g.Block.Group] = append(f.grouped[g.Block.Group], f.now)
@@ -321,7 +342,11 @@ func (f *fleet) check(m *member) {
 	if m.UnderWay() > m.slots || !m.free && m.UnderWay()+m.InHand() > m.slots {
 		f.t.Fatalf("seed %d: %d under way and %d in hand for %d slots", f.seed, m.UnderWay(), m.InHand(), m.slots)
 	}
-	for name, g := range f.groups {
+	f.under = slices.DeleteFunc(f.under, func(g *turn) bool { return g.ended || f.now.Sub(g.since) > callTime })
+	if f.busiest = max(f.busiest, len(f.under)); f.atOnce > 0 && len(f.under) > f.atOnce {
+		f.t.Fatalf("seed %d: %d calls at once, of %d", f.seed, len(f.under), f.atOnce)
+	}
+	for name, g := range f.namedGroups() {
 		for _, l := range g.Limits {
 			if n := inWindow(f.grouped[name], l.Per); n > l.N {
 				f.t.Fatalf("seed %d: %d calls of %s in %v, of %d", f.seed, n, name, l.Per, l.N)
@@ -333,6 +358,18 @@ func (f *fleet) check(m *member) {
 			f.t.Fatalf("seed %d: %d calls in %v, of %d", f.seed, n, l.Per, l.N)
 		}
 	}
+}
+
+// namedGroups are the groups as the register names them.
+func (f *fleet) namedGroups() map[string]Group {
+	if !f.shared {
+		return f.groups
+	}
+	named := map[string]Group{}
+	for name, g := range f.groups {
+		named["x/"+name], named["y/"+name] = g, g
+	}
+	return named
 }
 
 // inWindow is the most calls in the windows that end with one of the last.
@@ -386,33 +423,44 @@ var someGroups = map[string]Group{
 func TestAFleetsAccount(t *testing.T) {
 	t.Parallel() // it only computes
 	const seeds, steps = 40, 1500
+	plainly, quota, threeAtOnce := func(*fleet) {}, func(f *fleet) { f.shared = true }, func(f *fleet) { f.atOnce = 3 }
 	for _, c := range []struct {
 		name        string
 		limits      ledger.Limits
 		groups      map[string]Group
 		sure, mixed bool
+		edit        func(*fleet)
 	}{
-		{"exact", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, nil, true, false},
-		{"unsure", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, nil, false, false},
-		{"some without limits", ledger.Limits{{N: 100_000, Per: 6 * time.Hour}}, nil, true, true},
-		{"short windows", ledger.Limits{{N: 7, Per: 10 * time.Second}, {N: 20, Per: time.Minute}}, nil, false, false},
-		{"groups", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, someGroups, true, false},
-		{"groups, unsure", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, someGroups, false, false},
-		{"short windows and groups", ledger.Limits{{N: 7, Per: 10 * time.Second}, {N: 20, Per: time.Minute}}, someGroups, false, false},
+		{"exact", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, nil, true, false, plainly},
+		{"unsure", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, nil, false, false, plainly},
+		{"some without limits", ledger.Limits{{N: 100_000, Per: 6 * time.Hour}}, nil, true, true, plainly},
+		{"short windows", ledger.Limits{{N: 7, Per: 10 * time.Second}, {N: 20, Per: time.Minute}}, nil, false, false, plainly},
+		{"groups", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, someGroups, true, false, plainly},
+		{"groups, unsure", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, someGroups, false, false, plainly},
+		{"short windows and groups", ledger.Limits{{N: 7, Per: 10 * time.Second}, {N: 20, Per: time.Minute}}, someGroups, false, false, plainly},
+		{"a quota of two", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, someGroups, true, false, quota},
+		{"a quota of two, unsure", ledger.Limits{{N: 7, Per: 10 * time.Second}, {N: 20, Per: time.Minute}}, someGroups, false, false, quota},
+		{"three at once", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, nil, true, false, threeAtOnce},
+		{"three at once, unsure", ledger.Limits{{N: 400, Per: 6 * time.Hour}}, nil, false, false, threeAtOnce},
+		{"one at once, without limits", nil, nil, false, true, func(f *fleet) { f.atOnce = 1 }},
+		{"three at once of a quota", ledger.Limits{{N: 7, Per: 10 * time.Second}, {N: 20, Per: time.Minute}}, someGroups, false, false, func(f *fleet) { quota(f); threeAtOnce(f) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			calls := 0
+			calls, busiest := 0, 0
 			seeds := seeds
 			if c.groups != nil {
 				seeds /= 4
 			}
 			for seed := range uint64(seeds) {
-				f := newFleet(t, seed, c.limits, c.groups, c.sure, c.mixed)
+				f := newFleet(t, seed, c.limits, c.groups, c.sure, c.mixed, c.edit)
 				for range steps {
 					f.step()
 				}
 				calls += len(f.calls)
-				if len(c.limits) > 1 {
+				if f.atOnce > 0 {
+					busiest = max(busiest, f.busiest)
+				}
+				if len(c.limits) != 1 {
 					continue // what it counts is forgotten soon
 				}
 				f.settle()
@@ -426,10 +474,10 @@ func TestAFleetsAccount(t *testing.T) {
 					t.Errorf("seed %d: %d booked for %d calls and %d permits that died", seed, booked, len(f.calls), f.lost)
 				}
 			}
-			if calls < seeds*20 {
+			if calls < seeds*15 {
 				t.Errorf("only %d calls in all", calls)
 			}
-			t.Logf("%d calls", calls)
+			t.Logf("%d calls, at most %d at once", calls, busiest)
 		})
 	}
 }

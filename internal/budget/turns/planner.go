@@ -26,7 +26,8 @@ type Planner struct {
 	dearest   map[string]int // what the dearest call of a group counts as
 	dearer    time.Duration  // the furthest ahead that calls are, or were, claimed
 	slots     int            // calls at once
-	trialTime time.Duration  // how long a trial may take
+	trialTime time.Duration  // how long a trial, or any call, may take
+	scope     string         // the provider, among those that share a quota; empty: it shares none
 	rng       *rand.Rand
 
 	rota    *rota
@@ -39,12 +40,15 @@ type Planner struct {
 	calls   []call          // made without a limit, to be recorded with the next write
 	told    []ledger.Told   // foreign calls to be booked with the next write
 	due     due
+	seats   seats
+	seen    ledger.Instant // the time that Serve was last told
 
-	reg  *ledger.Register // the last one seen; nil while it must be read before the next claim
-	rev  uint64
-	sane ledger.Instant                           // reg was possible then, and is so from then on; zero: nobody has looked
-	kept *ledger.Register                         // what was known before it had to be read again; nil: nothing
-	ops  []func(*ledger.Register, ledger.Instant) // changes that are on their way into the register: holds and their ends
+	reg     *ledger.Register // the last one seen; nil while it must be read before the next claim
+	rev     uint64
+	sane    ledger.Instant                           // reg was possible then, and is so from then on; zero: nobody has looked
+	kept    *ledger.Register                         // what was known before it had to be read again; nil: nothing
+	keptRev uint64                                   // of kept
+	ops     []func(*ledger.Register, ledger.Instant) // changes that are on their way into the register: holds and their ends
 
 	unsure    time.Duration // how wrong the time may be
 	writing   bool
@@ -69,9 +73,25 @@ type held struct {
 func NewPlanner(name string, l ledger.Limits, slots int, trialTime time.Duration, rng *rand.Rand) *Planner {
 	p := &Planner{
 		name: name, shapes: ledger.NewShapes(l), slots: slots, trialTime: trialTime, rng: rng, rota: newRota(rng),
+		seats: seats{cap: -1},
 	}
 	p.lines = []*line{p.newLine("", 1)}
 	return p
+}
+
+// Share says which provider this is for among those that share the register.
+// It is called once, before anything else.
+func (p *Planner) Share(provider string) {
+	p.scope = provider
+	p.lines = []*line{p.newLine(p.named(""), 1)}
+}
+
+// named is a group's name in the register.
+func (p *Planner) named(group string) string {
+	if p.scope == "" {
+		return group
+	}
+	return ledger.Scoped(p.scope, group)
 }
 
 // Group gives groups of operations limits of their own, besides the provider's,
@@ -81,11 +101,11 @@ func (p *Planner) Group(groups map[string]Group) {
 	all := p.shapes
 	p.dearest = map[string]int{}
 	for _, name := range slices.Sorted(maps.Keys(groups)) {
-		p.groups = append(p.groups, ledger.GroupShapes(groups[name].Limits, name)...)
+		p.groups = append(p.groups, ledger.GroupShapes(groups[name].Limits, p.named(name))...)
 	}
 	p.shapes = slices.Concat(all, p.groups)
 	for name, g := range groups {
-		p.dearest[name] = g.Dearest
+		p.dearest[p.named(name)] = g.Dearest
 	}
 	p.reshape()
 }
@@ -131,10 +151,11 @@ func (p *Planner) Serve(now ledger.Instant, u time.Duration) (grants []Grant, wa
 }
 
 func (p *Planner) serve(grants []Grant, now ledger.Instant, u time.Duration) ([]Grant, ledger.Instant) {
-	p.unsure = u
+	p.unsure, p.seen = u, now
 	p.expire(now, u)
 	r := p.Effective(now)
-	for p.Queued() > 0 && p.out < p.slots {
+	places, until, _ := p.seated(now)
+	for p.Queued() > 0 && p.out < places {
 		lane, ok, at := p.ready(r, now, u)
 		if !ok {
 			return grants, at
@@ -156,6 +177,7 @@ func (p *Planner) serve(grants []Grant, now ledger.Instant, u time.Duration) ([]
 				l.held = slices.Delete(l.held, l.usable, l.usable+1)
 			}
 		}
+		g.Seat = until
 		g.Waiter = l.queue.take(lane, func(shard int) bool { return p.modest(shard, now) })
 		p.out++
 		grants = append(grants, g)
@@ -277,6 +299,7 @@ func (p *Planner) End(t Turn, called bool) {
 	} else if t.Trial {
 		p.trials--
 	}
+	p.unseat()
 	p.out--
 }
 
@@ -328,6 +351,9 @@ func (p *Planner) Learn(r *ledger.Register, rev uint64) {
 	if p.reg == nil || r.Hold > p.reg.Hold {
 		p.obey(r)
 	}
+	if p.reg == nil && p.kept != nil && p.kept.Epoch == r.Epoch && rev < p.keptRev {
+		p.seats.back = true
+	}
 	p.reg, p.rev, p.sane = r, rev, 0
 }
 
@@ -373,9 +399,13 @@ func (p *Planner) Known() (*ledger.Register, uint64) { return p.reg, p.rev }
 // counts as full takes its place, at revision rev.
 func (p *Planner) Lost(rev uint64, now ledger.Instant) {
 	p.Void()
+	lost := ledger.Lost(p.rng.Int64(), p.shapes, p.dearer, now)
+	if p.reg != nil {
+		lost.Keep(p.reg)
+	}
 	p.reg, p.rev, p.kept = nil, 0, nil
 	p.refunds, p.calls = p.refunds[:0], p.calls[:0] // of what is gone
-	p.Learn(ledger.Lost(p.rng.Int64(), p.shapes, p.dearer, now), rev)
+	p.Learn(lost, rev)
 	p.Post(now, func(*ledger.Register, ledger.Instant) {})
 }
 

@@ -21,6 +21,7 @@ type due struct {
 	touch  ledger.Instant // they are not
 	refund ledger.Instant
 	record ledger.Instant
+	seats  ledger.Instant // when seats for calls at once go back, if nobody asks until then
 	spare  ledger.Instant // when permits in hand go back, if nobody asks until then
 }
 
@@ -31,15 +32,18 @@ func (p *Planner) tidy(now ledger.Instant) (is bool, wake ledger.Instant) {
 	}
 	if p.due.limits {
 		p.due.limits = false
-		if p.due.touch == 0 && p.reg.Stale(p.shapes, now) {
+		if p.due.touch == 0 && p.stale(now) {
 			p.due.touch = p.soon(now)
 		}
 	}
 	if p.due.touch > 0 && now >= p.due.touch {
 		p.due.touch = 0
-		if p.reg.Stale(p.shapes, now) { // nobody else was faster
+		if p.stale(now) { // nobody else was faster
 			return true, 0
 		}
+	}
+	if is, wake = p.seatsDue(now); is {
+		return true, 0
 	}
 	p.returnSpare(now)
 	if len(p.refunds) > 0 && p.due.refund == 0 {
@@ -55,6 +59,11 @@ func (p *Planner) tidy(now ledger.Instant) (is bool, wake ledger.Instant) {
 		wake = earliest(wake, at)
 	}
 	return false, earliest(wake, p.due.spare)
+}
+
+// stale reports whether the register does not know our limits.
+func (p *Planner) stale(now ledger.Instant) bool {
+	return p.reg.Stale(p.shapes, now) || p.reg.AtOnceStale(p.seats.most, now)
 }
 
 // returnSpare gives permits in hand back that nobody waits for any more.

@@ -1,6 +1,10 @@
 package catalogue
 
 import (
+	"cmp"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,7 +55,37 @@ func Read(file string, content []byte, builtin Base) (specs map[string]sheet.Spe
 		}
 		specs[name] = spec
 	}
-	return specs, wrong, d.err()
+	return specs, append(wrong, d.quotas(specs)...), d.err()
+}
+
+// quotas checks that all who share a quota have the same limits, and tells of
+// the lines of both that do not.
+func (d *document) quotas(specs map[string]sheet.Spec) (wrong []string) {
+	first := map[string]string{} // provider, by quota
+	names := slices.Collect(maps.Keys(specs))
+	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(d.lineOf(a), d.lineOf(b)), cmp.Compare(a, b)) })
+	for _, name := range names {
+		spec := specs[name]
+		if spec.Quota == "" {
+			continue
+		}
+		other, ok := first[spec.Quota]
+		if !ok {
+			first[spec.Quota] = name
+			continue
+		}
+		like := specs[other]
+		for _, field := range []struct{ name, is, want string }{
+			{"limits", spec.Together(), like.Together()},
+			{"concurrency", strconv.FormatInt(spec.AtOnce, 10), strconv.FormatInt(like.AtOnce, 10)},
+		} {
+			if field.is != field.want {
+				d.failAt(d.lineOf(name+"."+field.name), "%s.%s: %s: expected %s as %s has in line %d, which shares the quota %s", name, field.name, field.is, field.want, other, d.lineOf(other+"."+field.name), spec.Quota)
+				wrong = append(wrong, name)
+			}
+		}
+	}
+	return wrong
 }
 
 // judge reports what the sheet's own validation finds, each at the line of

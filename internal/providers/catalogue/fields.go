@@ -28,6 +28,8 @@ func (d *document) spec(n *yaml.Node, path string, spec *sheet.Spec) {
 		"query":           d.texts(at("query"), &spec.Query),
 		"headers":         d.texts(at("headers"), &spec.Header),
 		"limits":          d.limits(at("limits"), &spec.Limits),
+		"quota":           d.text(at("quota"), &spec.Quota),
+		"concurrency":     d.whole(at("concurrency"), "a whole number of calls at once, from 1", &spec.AtOnce),
 		"groups":          func(n *yaml.Node) { d.groups(n, at("groups"), spec) },
 		"tier":            d.text(at("tier"), &spec.Tier),
 		"tiers":           func(n *yaml.Node) { d.tiers(n, at("tiers"), spec) },
@@ -133,9 +135,10 @@ func (d *document) tiers(n *yaml.Node, path string, spec *sheet.Spec) {
 	spec.Tiers = tiers
 }
 
-// cost reads how many calls one counts as: none would be a way around limits.
-func (d *document) cost(where string, to *int64) func(*yaml.Node) {
-	return read(d, where, "a whole number of calls from 1", to, func(s string) (int64, error) {
+// whole reads how many calls one counts as, or may be made at once: none would
+// be a way around limits.
+func (d *document) whole(where, expected string, to *int64) func(*yaml.Node) {
+	return read(d, where, expected, to, func(s string) (int64, error) {
 		n, err := strconv.ParseInt(s, 10, 64)
 		if err == nil && n < 1 {
 			err = strconv.ErrRange
@@ -248,7 +251,7 @@ func (d *document) operation(n *yaml.Node, path string, op *sheet.Operation) {
 		"exclusive":  func(n *yaml.Node) { d.exclusive(n, at("exclusive"), op) },
 		"limits":     d.limits(at("limits"), &op.Limits),
 		"group":      d.text(at("group"), &op.Group),
-		"cost":       d.cost(at("cost"), &op.Cost),
+		"cost":       d.whole(at("cost"), "a whole number of calls from 1", &op.Cost),
 		"auth":       d.auth(at("auth"), &op.Auth),
 		"rights":     d.list(at("rights"), &op.Rights),
 		"format":     word(d, at("format"), &op.Format, sheet.Formats),

@@ -78,7 +78,9 @@ func Schema() []byte {
 	provider := object(map[string]any{
 		"base_url": said(map[string]any{"type": "string", "format": "uri"}, "http or https, perhaps with a path"), "env_prefix": text, "key_env": text,
 		"auth": auth, "secrets": pairs, "key_params": texts, "query": pairs, "headers": pairs, "limits": limits, "groups": named(limits, sheet.NamePattern.String()), "rate_headers": rates,
-		"tier": text, "tiers": named(tier, sheet.NamePattern.String()), "bytes_per_month": text, "timeout": length, "fresh": age, "stale": age,
+		"quota":       said(map[string]any{"type": "string", "pattern": sheet.NamePattern.String()}, "a name that providers have in common whose calls count together"),
+		"concurrency": map[string]any{"type": "integer", "minimum": 1},
+		"tier":        text, "tiers": named(tier, sheet.NamePattern.String()), "bytes_per_month": text, "timeout": length, "fresh": age, "stale": age,
 		"rights": texts, "notice": text, "error_text": texts, "own": listOf(object(match)), "errors": listOf(object(rule)),
 		"get_paths": listOf(object(map[string]any{"prefix": text, "from_root": truth, "auth": auth})), "get_paging": paging,
 		"operations": named(operation, sheet.NamePattern.String()),

@@ -1,6 +1,7 @@
 package sheet
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -36,7 +37,17 @@ func (s *Spec) GroupLimits() map[string]ledger.Limits {
 	return groups
 }
 
+// mostAtOnce bounds the calls of a fleet at once: beyond, nobody counts them.
+const mostAtOnce = 10_000
+
 func (s *Spec) checkGroups(c check) {
+	if s.Quota != "" && !NamePattern.MatchString(s.Quota) {
+		c.at("quota").wrong("%q: expected %s", s.Quota, ExpectedName)
+	}
+	c.only("quota", s.Quota != "" && len(s.Limits) == 0 && s.AtOnce == 0, "limits or concurrency, which the providers of a quota share")
+	if s.AtOnce < 0 || s.AtOnce > mostAtOnce {
+		c.at("concurrency").wrong("%d: expected 1 to 10,000 calls of the whole fleet at once", s.AtOnce)
+	}
 	for name, limits := range s.Groups {
 		at := c.at("groups").at(name)
 		switch op := s.Operations[name]; {
@@ -74,4 +85,16 @@ func (op *Operation) checkGroup(c check, of *Spec) {
 			}
 		}
 	}
+}
+
+// Together are the windows that a provider of a quota counts in, as all of that
+// quota must have them.
+func (s *Spec) Together() string {
+	shapes := ledger.NewShapes(slices.Concat(s.Limits, s.Tiers[s.Tier].Limits))
+	slices.SortFunc(shapes, func(a, b ledger.Shape) int { return cmp.Compare(a.Per, b.Per) })
+	limits := make(ledger.Limits, len(shapes))
+	for i, shape := range shapes {
+		limits[i] = shape.Window
+	}
+	return limits.String()
 }

@@ -25,6 +25,8 @@ type Spec struct {
 
 	Limits        ledger.Limits            // windows of calls; none means unlimited
 	Groups        map[string]ledger.Limits // of operations that share limits of their own, besides the provider's
+	Quota         string                   // a name that providers have in common whose calls count together, in the limits that each of them has; "": it is alone
+	AtOnce        int64                    // calls that the whole fleet may make at once; 0: any number
 	RateHeaders   *RateHeaders             // where the API tells its own count; nil: where most do
 	Tier          string                   // which of Tiers is in force; "" when there are none
 	Tiers         map[string]Tier          // plans of the API that differ in more than numbers

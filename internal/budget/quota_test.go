@@ -1,0 +1,302 @@
+package budget
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/budget/store"
+	"fetchworker/internal/budget/turns"
+)
+
+// ofQuota is a provider of the quota sec, 8 calls a minute.
+func ofQuota(provider string) func(*Settings) {
+	return func(s *Settings) { s.Provider, s.Quota, s.Limits = provider, "sec", perMinute(8) }
+}
+
+func (b *bench) register(providers ...string) {
+	b.Helper()
+	for _, p := range providers {
+		if err := CreateRegister(b.Context(), b.kv, p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// spend makes calls until none is to be had within a second, and tells how many.
+func (b *bench) spend(gates ...*Gate) (n int) {
+	b.Helper()
+	for refused := 0; refused < len(gates); {
+		refused = 0
+		for _, g := range gates {
+			ctx, cancel := context.WithTimeout(b.Context(), time.Second)
+			p, err := g.Acquire(ctx, turns.Ask{Alone: true, Shard: n})
+			cancel()
+			if err != nil {
+				refused++
+				continue
+			}
+			if err := p.Start(); err != nil {
+				b.Fatal(err)
+			}
+			p.Done(Report{Outcome: Success, Remaining: -1})
+			n++
+		}
+	}
+	return n
+}
+
+func (b *bench) lives(w fleet.Worker) {
+	b.Helper()
+	if err := fleet.Beat(b.Context(), b.js, w); err != nil {
+		b.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+// Two providers, each served by workers of its own: together they have what
+// one would have, whichever asks, and a hold of one is a hold of both.
+func TestAQuotaOfTwoProviders(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.register("data", "www")
+		data, www := b.open("w1", ofQuota("data")), b.open("w1", ofQuota("www"))
+		other := b.open("w2", ofQuota("www"))
+		start := time.Now()
+		if n := b.spend(data, www, other); n != 8 || time.Since(start) > 20*time.Second {
+			t.Errorf("%d calls in %v", n, time.Since(start))
+		}
+		v, err := fleet.Watch(t.Context(), b.js, b.kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		for _, provider := range []string{"data", "www"} {
+			p := v.Provider(provider, v.Now())
+			if p.Quota != "sec" || !slices.Equal(p.Sharing, []string{"data", "www"}) || len(p.Windows) != 1 || p.Windows[0].Left != 0 || !p.Registered {
+				t.Errorf("of %s the fleet shows %+v", provider, p)
+			}
+		}
+		if names := v.Providers(); slices.Contains(names, "sec") {
+			t.Errorf("a quota is no provider: %v", names)
+		}
+		time.Sleep(2 * time.Minute)
+
+		p := b.begin(data, asks("a"))
+		p.Done(throttled(10 * time.Minute))
+		settle()
+		for _, g := range []*Gate{www, other} {
+			b.about(b.refused(g, fetchworker.ReasonThrottled), time.Now().Add(10*time.Minute))
+		}
+		if err := fleet.Resume(t.Context(), b.kv, "www"); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		b.call(www, Success, "a")
+		b.call(data, Success, "a")
+
+		// An order for one is an order for both.
+		if err := fleet.SetLimits(t.Context(), b.kv, "www", perMinute(4), time.Time{}, "ann", "x"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if n := b.spend(data, www); n != 4 {
+			t.Errorf("%d calls under 4 a minute", n)
+		}
+		if err := fleet.ResetLimits(t.Context(), b.kv, "data"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if n := b.spend(data, www); n != 8 {
+			t.Errorf("%d calls under 8 a minute again", n)
+		}
+	})
+}
+
+// Calls that a provider made before it shared a quota count in it, and so do
+// those of the quota when it leaves.
+func TestAProviderTakesItsCallsAlong(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.register("data", "www")
+		alone := func(provider string) func(*Settings) {
+			return func(s *Settings) { s.Provider, s.Limits = provider, perMinute(8) }
+		}
+		before := b.open("w1", alone("data"))
+		elsewhere := b.open("w1", alone("www"))
+		for range 3 {
+			b.call(before, Success, "")
+		}
+		for range 2 {
+			b.call(elsewhere, Success, "")
+		}
+		data, www := b.open("w2", ofQuota("data")), b.open("w2", ofQuota("www"))
+		b.lives(fleet.Worker{Name: "w2", Providers: []string{"data", "www"}, Quotas: map[string]string{"data": "sec", "www": "sec"}})
+		if n := b.spend(data, www); n != 3 {
+			t.Errorf("%d calls besides the 5 of before", n)
+		}
+		// Whose catalogue says nothing of the quota leaves the provider to those
+		// who know it, as long as they live.
+		time.Sleep(2 * homeEach)
+		_, err := before.Acquire(t.Context(), asks("a"))
+		var unable *UnableError
+		if !errors.As(err, &unable) || !strings.Contains(unable.Why, "quota sec") || !strings.Contains(unable.Why, "w2") {
+			t.Errorf("one without the quota: %v", err)
+		}
+		data.Close()
+		www.Close()
+		time.Sleep(2 * time.Minute) // it was killed, and has said nothing since
+		if n := b.spend(before); n != 8 {
+			t.Errorf("%d calls of one that has left the quota", n)
+		}
+		settle()
+		e, err := b.kv.Get(t.Context(), store.PermitsKey("data"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ledger.Decode(e.Value()); err != nil {
+			t.Errorf("its register: %v", err)
+		}
+	})
+}
+
+// A worker of an older version finds in place of the register what it cannot
+// read, and must not replace.
+func TestAnOlderWorkerLeavesAQuotaAlone(t *testing.T) {
+	moved := ledger.EncodeMoved("sec", ledger.New(1).Encode())
+	if moved[0] <= 3 || moved[0] >= 32 {
+		t.Errorf("begins with %d: versions up to 3 take that for a register of theirs, or for none", moved[0])
+	}
+	r := ledger.New(1)
+	r.Absorb(ledger.New(2), "data", simStart)
+	if shared := r.Encode(); shared[0] != 4 {
+		t.Errorf("a quota's begins with %d", shared[0])
+	}
+}
+
+// A quota's register that is gone has been lost: it counts as full, and all who
+// share it are in the new one again.
+func TestALostQuota(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.register("data", "www")
+		data, www := b.open("w1", ofQuota("data")), b.open("w1", ofQuota("www"))
+		first := b.spend(data, www)
+		calls := time.Now()
+		for _, damage := range []func() error{
+			func() error { return b.kv.Purge(t.Context(), store.QuotaKey("sec")) },
+			func() error {
+				_, err := b.kv.Put(t.Context(), store.QuotaKey("sec"), []byte("what is this?"))
+				return err
+			},
+			func() error { // and the provider's own too
+				return errors.Join(b.kv.Purge(t.Context(), store.QuotaKey("sec")), b.kv.Purge(t.Context(), store.PermitsKey("data")))
+			},
+			func() error { return b.kv.Purge(t.Context(), store.PermitsKey("www")) },
+		} {
+			if err := damage(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(3 * time.Second)
+			if n := b.spend(data, www); n != 0 {
+				t.Errorf("%d calls %v after %d of 8 a minute", n, time.Since(calls), first)
+			}
+			time.Sleep(3 * time.Minute)
+			if first = b.spend(data, www); first != 8 {
+				t.Errorf("%d calls when the window was over", first)
+			}
+			calls = time.Now()
+		}
+	})
+}
+
+// Groups of one provider are nothing to the others of its quota, which know
+// nothing of them.
+func TestGroupsOfAQuota(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.register("data", "www")
+		data := b.open("w1", func(s *Settings) {
+			ofQuota("data")(s)
+			s.Limits = perMinute(100)
+			s.Groups = map[string]turns.Group{"deep": {Limits: perMinute(2), Dearest: 1}}
+		})
+		www := b.open("w2", func(s *Settings) {
+			ofQuota("www")(s)
+			s.Limits = perMinute(100)
+		})
+		for range 2 {
+			b.begin(data, turns.Ask{Group: "deep"}).Done(Report{Outcome: Success, Remaining: -1})
+		}
+		for range 20 {
+			b.call(www, Success, "")
+			b.call(data, Success, "")
+		}
+		_, err := data.Acquire(t.Context(), turns.Ask{Group: "deep"})
+		var closed *ClosedError
+		if !errors.As(err, &closed) || closed.Reason != fetchworker.ReasonQuota || !strings.HasSuffix(closed.Detail, ": deep") {
+			t.Errorf("the third of 2 a minute: %v %+v", err, closed)
+		}
+		v, err := fleet.Watch(t.Context(), b.js, b.kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		if g := v.Provider("data", v.Now()).Groups; len(g) != 1 || g[0].Group != "deep" || g[0].Left != 0 {
+			t.Errorf("of data: %+v", g)
+		}
+		if p := v.Provider("www", v.Now()); len(p.Groups) != 0 || p.Windows[0].Left != 58 {
+			t.Errorf("of www: %+v", p)
+		}
+	})
+}
+
+// A fleet of which each worker has another catalogue never makes more calls
+// than the quota has, whoever comes and goes.
+func TestCataloguesThatChange(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.register("data", "www")
+		var calls []time.Time
+		for round := range 8 {
+			quota := "sec"
+			if round%2 == 1 {
+				quota = ""
+			}
+			g := b.open("w"+string(rune('a'+round)), func(s *Settings) {
+				ofQuota("data")(s)
+				s.Quota = quota
+			})
+			if quota != "" {
+				b.lives(fleet.Worker{Name: "w" + string(rune('a'+round)), Quotas: map[string]string{"data": quota}})
+			}
+			for range 30 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				p, err := g.Acquire(ctx, turns.Ask{Alone: true, Shard: len(calls)})
+				cancel()
+				if err == nil && p.Start() == nil {
+					calls = append(calls, time.Now())
+					p.Done(Report{Outcome: Success, Remaining: -1})
+				}
+				time.Sleep(time.Second)
+			}
+			g.Close()
+		}
+		for i := range calls {
+			n := 0
+			for _, at := range calls[i:] {
+				if at.Sub(calls[i]) < time.Minute {
+					n++
+				}
+			}
+			if n > 8 {
+				t.Fatalf("%d calls in the minute after %v", n, calls[i])
+			}
+		}
+		if len(calls) < 30 {
+			t.Errorf("only %d calls", len(calls))
+		}
+	})
+}
