@@ -11,7 +11,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"fetchworker"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
@@ -234,14 +233,6 @@ func (v *View) whole() {
 	wait.Signal(v.change)
 }
 
-// register is where a provider's permits are counted; nil: that is not known.
-func (v *View) register(p *shared) *ledger.Register {
-	if p.quota != "" {
-		return v.quotas[p.quota]
-	}
-	return p.register
-}
-
 func (v *View) entry(provider string) *shared {
 	p := v.providers[provider]
 	if p == nil {
@@ -381,41 +372,4 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 		}
 	}
 	return out
-}
-
-// Held says why no letter of a provider should be released now, and until
-// when: the circuit is open, it is paused, or a hold or a quota lets nothing
-// through for more than 90 s. The reason is empty if nothing holds it. A
-// circuit whose probe is due is still held: release one letter then.
-func (v *View) Held(provider string, now time.Time) (fetchworker.Reason, time.Time) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	p := v.providers[provider]
-	if p == nil {
-		return "", time.Time{}
-	}
-	if until := p.control.PausedUntil(now); !until.IsZero() {
-		return fetchworker.ReasonPaused, until
-	}
-	if p.circuit.ForAll() {
-		return fetchworker.ReasonCircuitOpen, p.circuit.Until()
-	}
-	r := v.register(p)
-	if r == nil {
-		return "", time.Time{}
-	}
-	if hold := r.Hold.Time(); hold.Sub(now) > turns.Patience {
-		return fetchworker.ReasonThrottled, hold
-	}
-	if next := r.Next(p.shapes(r, now), ledger.Order{Class: ledger.Replay, Patience: turns.Patience}, ledger.InstantOf(now)).Time(); next.Sub(now) > turns.Patience {
-		return fetchworker.ReasonQuota, next
-	}
-	return "", time.Time{}
-}
-
-// shapes are the limits in force: an operator's, or those that the fleet last
-// claimed under.
-func (p *shared) shapes(r *ledger.Register, now time.Time) []ledger.Shape {
-	limits, _ := p.control.InForce(r.Limits(), now)
-	return ledger.NewShapes(limits)
 }

@@ -24,3 +24,21 @@ func (p *Planner) remember(now ledger.Instant) {
 		}
 	})
 }
+
+// Known is the register that was seen last and its revision; nil while it
+// must be read before the next claim.
+func (p *Planner) Known() (*ledger.Register, uint64) { return p.reg, p.rev }
+
+// Lost takes note that the register is gone, or cannot be read: one that
+// counts as full takes its place, at revision rev.
+func (p *Planner) Lost(rev uint64, now ledger.Instant) {
+	p.Void()
+	lost := ledger.Lost(p.rng.Int64(), p.shapes, p.dearer, now)
+	if p.reg != nil {
+		lost.Keep(p.reg)
+	}
+	p.reg, p.rev, p.kept = nil, 0, nil
+	p.refunds, p.calls = p.refunds[:0], p.calls[:0] // of what is gone
+	p.Learn(lost, rev)
+	p.Post(now, func(*ledger.Register, ledger.Instant) {})
+}

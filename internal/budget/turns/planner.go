@@ -326,14 +326,6 @@ func (p *Planner) Void() {
 	}
 }
 
-// InHand is how many permits are claimed and not yet handed out.
-func (p *Planner) InHand() (n int) {
-	for _, l := range p.lines {
-		n += l.inHand()
-	}
-	return n
-}
-
 func (p *Planner) modest(shard int, now ledger.Instant) bool {
 	return len(p.shapes) == 0 || p.reg == nil || p.reg.Modest(p.shapes, shard, now)
 }
@@ -389,24 +381,6 @@ func (p *Planner) Told(h ledger.Told, now ledger.Instant) {
 	if before := p.reg.Clone(); before.Foreign(p.shapes, h, now) > 0 {
 		p.told = append(p.told[:0], h) // the latest knows best
 	}
-}
-
-// Known is the register that was seen last and its revision; nil while it
-// must be read before the next claim.
-func (p *Planner) Known() (*ledger.Register, uint64) { return p.reg, p.rev }
-
-// Lost takes note that the register is gone, or cannot be read: one that
-// counts as full takes its place, at revision rev.
-func (p *Planner) Lost(rev uint64, now ledger.Instant) {
-	p.Void()
-	lost := ledger.Lost(p.rng.Int64(), p.shapes, p.dearer, now)
-	if p.reg != nil {
-		lost.Keep(p.reg)
-	}
-	p.reg, p.rev, p.kept = nil, 0, nil
-	p.refunds, p.calls = p.refunds[:0], p.calls[:0] // of what is gone
-	p.Learn(lost, rev)
-	p.Post(now, func(*ledger.Register, ledger.Instant) {})
 }
 
 // Limit changes the limits. Permits claimed under the old ones go back.

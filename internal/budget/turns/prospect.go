@@ -75,3 +75,11 @@ func (p *Planner) ClassOf(w *Waiter, now ledger.Instant) ledger.Class {
 	}
 	return ledger.Heavy
 }
+
+// InHand is how many permits are claimed and not yet handed out.
+func (p *Planner) InHand() (n int) {
+	for _, l := range p.lines {
+		n += l.inHand()
+	}
+	return n
+}
