@@ -149,7 +149,7 @@ func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 		}
 		gate, err := budget.Open(ctx, js, kv, budget.Settings{
 			Provider: p.Name, Worker: name, Limits: p.Limits, Groups: fetch.Groups(p), Bytes: p.BytesPerMonth, Concurrency: 16,
-			Quota: p.Quota, AtOnce: int(p.AtOnce), CallTimeout: p.LongestTimeout(),
+			Quota: p.Quota, AtOnce: int(p.AtOnce),
 			CircuitFailures: r.circuit, CircuitOpen: r.open,
 		}, r.see)
 		if err != nil {
