@@ -41,7 +41,7 @@ const (
 // OwnKeys are what a worker's copy of the bucket has of it: what is shared of
 // providers, and that it lives itself.
 func OwnKeys(worker string) []string {
-	return []string{store.PermitsKey("*"), store.CircuitKey("*"), store.ControlKey("*"), store.WorkerKey(worker)}
+	return []string{store.PermitsKey("*"), store.QuotaKey("*"), store.CircuitKey("*"), store.ControlKey("*"), store.WorkerKey(worker)}
 }
 
 // Consult is Follow over a copy of the bucket without the other workers' keys:
