@@ -230,7 +230,7 @@ func TestAQuestionThatIsOverIsForgotten(t *testing.T) {
 		for time.Sleep(1); d.sent == 0; time.Sleep(time.Second) {
 			d.beats() // of another question
 			d.look(time.Now())
-			if d.Shard.asks[0].ends.Add(time.Minute).Before(time.Now()) {
+			if d.Shard.asks[0].made.Add(pullLasts + time.Minute).Before(time.Now()) {
 				t.Fatal("waited for a question that the server has ended")
 			}
 		}
