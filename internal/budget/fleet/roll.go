@@ -157,7 +157,7 @@ func (r *roll) close() {
 func (v *View) mayBury() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.roll == nil || rand.IntN(max(1, 2*len(v.workers)-2)) == 0
+	return v.roll == nil || rand.IntN(max(1, 2*len(v.workers)-2)) == 0 //nolint:gosec // whose turn it is, no secret
 }
 
 // Bury takes away the keys of workers that have not lived for long, so that
