@@ -464,9 +464,13 @@ func TestARegisterThatCannotBeRead(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 		defer cancel()
+		began := time.Now()
 		p, err := g.Acquire(ctx, turns.Ask{})
 		if err != nil {
 			t.Fatalf("no permit within a window and a half: %v", err)
+		}
+		if d := time.Since(began); d < time.Minute {
+			t.Errorf("a permit after %v: what was lost counts from when the time is known", d)
 		}
 		p.Done(Report{Remaining: -1})
 	})

@@ -279,7 +279,10 @@ func TestAProgramSaysEverything(t *testing.T) {
 	if q.ID != "q-17" || q.Lane != fetchworker.LaneBatch || q.Agent != "alice" || time.Duration(*q.MaxAge) != 5*time.Second || time.Duration(*q.MaxStale) != time.Hour || time.Duration(q.TTL) != 10*time.Minute || q.Use[0] != "research" {
 		t.Errorf("%+v", q)
 	}
-	s = r.get("/v1/fmp/quote?symbol=A&symbol=B", "Cache-Control", "no-cache, max-stale=60")
+	s = r.get("/v1/fmp/quote?symbol=A&symbol=B", "Cache-Control", "no-cache, max-stale=60", "Prefer", "wait=9999999")
+	if got := s.Header.Get("Preference-Applied"); got != "wait=120" {
+		t.Errorf("it would wait %q", got)
+	}
 	q = r.questions()[1]
 	if string(q.Params) != `{"symbol":["A","B"]}` || *q.MaxAge != 0 || time.Duration(*q.MaxStale) != time.Minute || s.Header.Get("Cache-Control") != "private, no-cache" {
 		t.Errorf("%+v %s", q, s.Header)

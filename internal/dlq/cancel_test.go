@@ -1,0 +1,78 @@
+package dlq_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/cancel"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+)
+
+// What is cancelled has its answer before its letter goes, whatever fails
+// between; and a letter that comes later is judged by when its request was
+// stored.
+func TestACancelledLetterHasItsAnswer(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		view, err := cancel.Watch(f.Ctx, f.JS, f.KV)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer view.Close()
+		waits := func(n int) dlq.Letter {
+			l := dlqtest.FailedOnce(n)
+			l.RequestedAt, l.NotBefore = time.Now().Add(-time.Minute), time.Now().Add(time.Hour)
+			return l
+		}
+		early, late, after := waits(1), waits(2), waits(3)
+		f.Put(early)
+		time.Sleep(time.Second)
+		desk := cancel.NewDesk(view, record.New(f.JS, nil), func(string) bool { return true }, time.Hour, zap.NewNop())
+		if _, err := desk.Take(f.Ctx, "fetch.cancel."+early.Provider+"."+early.Agent, []byte(`{"all":true}`)); err != nil {
+			t.Fatal(err)
+		}
+		desk.Close()
+		time.Sleep(time.Second)
+		after.RequestedAt = time.Now()
+		f.Put(late, after)
+		var mu sync.Mutex
+		failures := 3
+		f.Start(func(*nats.Conn) record.Hook {
+			return func(point string, persisted bool) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if point != "answer" || persisted || failures == 0 {
+					return nil
+				}
+				failures--
+				return errCrash
+			}
+		}, func(js jetstream.JetStream, log *record.Log) dlqtest.Daemon {
+			return dlq.NewReplayer(js, log, f.Board, dlq.Config{
+				Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+				Retries: dlqtest.Retries, MaxLife: time.Hour, Logger: f.Logger(), Cancels: view,
+			}).Run
+		})
+		for _, l := range []dlq.Letter{early, late} {
+			f.Eventually(time.Minute, l.ID+" is cancelled", func() bool {
+				a, ok := f.Answer(l.Identity)
+				return ok && a.Final && a.Problem != nil && a.Problem.Code() == fetchworker.CodeCancelled
+			})
+		}
+		f.Eventually(time.Minute, "their letters are gone", func() bool { return f.Count(wire.StreamDLQ, ">") == 1 })
+		if a, ok := f.Answer(after.Identity); ok && a.Final {
+			t.Errorf("what was asked for later ended as %s", dlqtest.Describe(a))
+		}
+		f.Accepted = nil
+	})
+}
