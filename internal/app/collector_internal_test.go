@@ -43,7 +43,7 @@ func TestThePacerHearsOfCollections(t *testing.T) {
 			select {
 			case percent := <-said:
 				return percent
-			case <-time.After(5 * time.Millisecond): // a cleanup runs when it runs
+			case <-time.After(5 * time.Millisecond): //nolint:forbidigo // a cleanup runs when it runs
 			}
 		}
 	}
