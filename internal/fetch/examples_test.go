@@ -89,10 +89,12 @@ func (e *workedExample) play(t *testing.T, dir string) {
 	servers := make([]*providertest.Server, len(e.hosts))
 	for i, host := range e.hosts {
 		servers[i] = providertest.Pipe(host, exchanges...)
-		if i > 0 {
-			defer servers[i].Close()
-		}
 	}
+	defer func() {
+		for _, s := range servers[1:] { // the first is the rig's
+			s.Close()
+		}
+	}()
 	api := servers[0]
 	r := newRig(t, dir, api)
 	defer r.close()
@@ -113,9 +115,12 @@ func (e *workedExample) play(t *testing.T, dir string) {
 			s.Fallback = func(*http.Request) *providertest.Step { step := e.answer(api); return &step }
 		}
 	}
-	defer r.start(nil)()
-	defer r.start(nil)() // two workers share what there is
-	defer r.startReplayer(nil)()
+	first, second, replayer := r.start(nil), r.start(nil), r.startReplayer(nil) // two workers share what there is
+	defer func() {
+		replayer()
+		second()
+		first()
+	}()
 
 	// Served.
 	limits := r.serving[0].Provider.Limits

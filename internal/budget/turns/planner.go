@@ -154,7 +154,7 @@ func (p *Planner) serve(grants []Grant, now ledger.Instant, u time.Duration) ([]
 	p.unsure, p.seen = u, now
 	p.expire(now, u)
 	r := p.Effective(now)
-	places, until, _ := p.seated(now)
+	places, until := p.seated(now)
 	for p.Queued() > 0 && p.out < places {
 		lane, ok, at := p.ready(r, now, u)
 		if !ok {

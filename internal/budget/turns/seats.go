@@ -47,28 +47,28 @@ func (p *Planner) mostAtOnce(now ledger.Instant) int {
 }
 
 // seated is until when the seats here are good, and how many there are for
-// calls that begin now. limited is false where nobody counts them.
-func (p *Planner) seated(now ledger.Instant) (n int, until ledger.Instant, limited bool) {
+// calls that begin now. Where nobody counts them until is zero.
+func (p *Planner) seated(now ledger.Instant) (n int, until ledger.Instant) {
 	if p.mostAtOnce(now) == 0 {
-		return p.slots, 0, false
+		return p.slots, 0
 	}
 	if p.reg == nil || p.seats.back || now < p.seats.after {
-		return 0, 0, true
+		return 0, 0
 	}
 	n, until = p.reg.Seats(p.name)
 	if now.Add(p.unsure+p.trialTime) > until {
-		return 0, until, true
+		return 0, until
 	}
 	n -= p.seats.gaveUp
 	if p.seats.cap >= 0 {
 		n = min(n, p.seats.cap)
 	}
-	return min(max(n, 0), p.slots), until, true
+	return min(max(n, 0), p.slots), until
 }
 
 // places is how many calls may be under way here.
 func (p *Planner) places(now ledger.Instant) int {
-	n, _, _ := p.seated(now)
+	n, _ := p.seated(now)
 	return n
 }
 
