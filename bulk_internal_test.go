@@ -26,7 +26,7 @@ func TestABulkHoldsLittleAndTellsOnce(t *testing.T) {
 		t.Errorf("%d bytes are held, of %d", b.held, bodiesHeld)
 	}
 	for range n {
-		one, err := b.ended.next(context.Background())
+		one, err := b.ended.next(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -45,7 +44,7 @@ func startMiddlebox(t *testing.T, to string) *middlebox {
 			if err != nil {
 				return
 			}
-			far, err := new(net.Dialer).DialContext(context.Background(), "tcp", to)
+			far, err := new(net.Dialer).DialContext(t.Context(), "tcp", to)
 			if err != nil {
 				_ = conn.Close()
 				continue
@@ -195,6 +194,12 @@ func TestAgentsAreToldNothingOfTheNetworkInside(t *testing.T) {
 	say := func(text string) func(net.Conn) {
 		return func(c net.Conn) { read(c); _, _ = io.WriteString(c, text) }
 	}
+	resets := func(c net.Conn) {
+		read(c)
+		if tcp, is := c.(*net.TCPConn); is {
+			_ = tcp.SetLinger(0)
+		}
+	}
 	ways := map[string]string{
 		"noname":    "http://api.nowhere.invalid",
 		"refused":   "http://localhost:1",
@@ -202,7 +207,7 @@ func TestAgentsAreToldNothingOfTheNetworkInside(t *testing.T) {
 		"notls":     "https://" + talks(t, say("HTTP/1.1 400 Bad Request\r\n\r\n")),
 		"closes":    "http://" + talks(t, read),
 		"atonce":    "http://" + talks(t, func(net.Conn) {}),
-		"resets":    "http://" + talks(t, func(c net.Conn) { read(c); _ = c.(*net.TCPConn).SetLinger(0) }),
+		"resets":    "http://" + talks(t, resets),
 		"silent":    "http://" + talks(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }),
 		"babbles":   "http://" + talks(t, say("220 mail.inside.example ESMTP\r\n")),
 		"breaksoff": "http://" + talks(t, say("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n[1")),

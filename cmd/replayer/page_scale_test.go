@@ -183,9 +183,18 @@ func TestThePageAtScale(t *testing.T) {
 		path  string
 		bound time.Duration
 	}{
-		{"/", paint}, {"/letters", paint}, {"/review", paint}, {"/waiting", paint}, {"/provider/fmp", paint}, {"/audit", paint},
-		{"/letters?agent=alice", filter}, {"/letters?class=permanent", filter}, {"/letters?error=gone*", filter},
-		{"/review?http=404", filter}, {"/review?agent=dora", filter}, {"/waiting?agent=bob", filter},
+		{"/", paint},
+		{"/letters", paint},
+		{"/review", paint},
+		{"/waiting", paint},
+		{"/provider/fmp", paint},
+		{"/audit", paint},
+		{"/letters?agent=alice", filter},
+		{"/letters?class=permanent", filter},
+		{"/letters?error=gone*", filter},
+		{"/review?http=404", filter},
+		{"/review?agent=dora", filter},
+		{"/waiting?agent=bob", filter},
 	} {
 		began := time.Now()
 		s.get(c.path)

@@ -22,7 +22,8 @@ func FuzzValue(f *testing.F) {
 	f.Cleanup(func() { _ = zip.Close(); unzip.Close() })
 	c := &Cache{zip: zip, unzip: unzip}
 	for _, e := range []*Entry{
-		{HTTPStatus: 200, Body: []byte("[]"), ETag: `W/"1"`}, {HTTPStatus: 200, Body: bytes.Repeat([]byte("abc "), worthZipping), ContentType: "text/plain; charset=\"x\""},
+		{HTTPStatus: 200, Body: []byte("[]"), ETag: `W/"1"`},
+		{HTTPStatus: 200, Body: bytes.Repeat([]byte("abc "), worthZipping), ContentType: "text/plain; charset=\"x\""},
 		{HTTPStatus: 200, Next: []byte(`{"cursor":"2"}`), NextLoop: true, Redacted: true, LatencyMS: -1, LastModified: "\u2028"},
 	} {
 		f.Add(c.encode(nil, e))

@@ -111,11 +111,12 @@ func (r *rig) start(hook record.Hook) (stop func()) {
 func (r *rig) startWorker(hook record.Hook) (*nats.Conn, func()) {
 	t := r.t
 	t.Helper()
-	connect := r.b.Connect
+	var nc *nats.Conn
 	if r.wire != nil {
-		connect = func(t testing.TB) *nats.Conn { return r.b.ConnectThrough(t, r.wire) }
+		nc = r.b.ConnectThrough(t, r.wire)
+	} else {
+		nc = r.b.Connect(t)
 	}
-	nc := connect(t)
 	js, err := broker.JetStream(nc)
 	if err != nil {
 		t.Fatal(err)

@@ -128,7 +128,7 @@ func (p *play) join() {
 	p.wire = w.wire
 	before := len(p.gates)
 	w.nc, w.stop = p.startWorker(nil)
-	w.gate, w.does = p.gates[before], p.rig.worker
+	w.gate, w.does = p.gates[before], p.worker
 	p.workers = append(p.workers, w)
 }
 
@@ -178,7 +178,7 @@ func (p *play) again() {
 }
 
 func (p *play) step() {
-	what := ""
+	var what string
 	switch n := p.rng.IntN(16); {
 	case n < 5:
 		what = "ask"

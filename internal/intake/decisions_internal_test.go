@@ -53,7 +53,7 @@ func TestWhatAShardAsksFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(20, false)
 		d.Start() // of a message from before: nothing is asked for until it is open
-		d.Shard.waiting = 0
+		d.waiting = 0
 		d.sends(t, "before its beginning", 0)
 		d.begin()
 		d.sends(t, "the beginning", 2)
@@ -156,22 +156,22 @@ func TestAShardThatFailsIsTriedAfterAPause(t *testing.T) {
 		d.Shard.risen(time.Now().Add(-time.Hour), false, nil)
 		d.sends(t, "awake", 2)
 		why := errors.New("no")
-		for n, pause := range []time.Duration{100, 200, 400, 800, 1600, 2000, 2000} {
-			looks := d.Shard.fails
+		for n, pause := range []int{100, 200, 400, 800, 1600, 2000, 2000} {
+			looks := d.fails
 			d.fail(why)
 			d.fail(why) // of the same
-			if d.Shard.fails != looks+1 {
-				t.Fatalf("failure %d counts as %d", n+1, d.Shard.fails-looks)
+			if d.fails != looks+1 {
+				t.Fatalf("failure %d counts as %d", n+1, d.fails-looks)
 			}
 			if down := d.Down(); (down != nil) != (n >= 2) || down != nil && !errors.Is(down, why) {
 				t.Errorf("after %d failures: %v", n+1, down)
 			}
-			time.Sleep(pause*time.Millisecond - 1)
+			time.Sleep(time.Duration(pause)*time.Millisecond - 1)
 			risen := d.risen
 			if next := d.look(time.Now()); d.risen != risen || time.Until(next) != 1 {
 				t.Errorf("failure %d: tried again before its pause of %d ms, next look in %v", n+1, pause, time.Until(next))
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			d.look(time.Now())
 			if d.risen != risen+1 {
 				t.Errorf("failure %d: not tried again after %d ms", n+1, pause)
@@ -189,8 +189,8 @@ func TestAShardThatFailsIsTriedAfterAPause(t *testing.T) {
 		}
 		d.beats()
 		d.fail(why)
-		if d.Shard.pause != 2*shortestPause || d.Down() != nil {
-			t.Errorf("after the server's word a failure counts as one of many: pause %v, %v", d.Shard.pause, d.Down())
+		if d.pause != 2*shortestPause || d.Down() != nil {
+			t.Errorf("after the server's word a failure counts as one of many: pause %v, %v", d.pause, d.Down())
 		}
 	})
 }
@@ -210,14 +210,14 @@ func TestASilentServerIsAskedAgain(t *testing.T) {
 		time.Sleep(2 * pullBeats)
 		d.look(time.Now())
 		d.sends(t, "two beats may be late", 0)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		again := d.look(time.Now())
 		d.sends(t, "silent, and a pause first", 0)
 		time.Sleep(time.Until(again))
 		d.look(time.Now())
 		d.sends(t, "then again", 2)
-		if !errors.Is(d.Shard.failure, errSilent) {
-			t.Errorf("it failed of %v", d.Shard.failure)
+		if !errors.Is(d.failure, errSilent) {
+			t.Errorf("it failed of %v", d.failure)
 		}
 	})
 }
@@ -228,7 +228,7 @@ func TestAQuestionThatIsOverIsForgotten(t *testing.T) {
 		d := newDesk(20, false)
 		d.begin()
 		d.sends(t, "the beginning", 2)
-		for time.Sleep(1); d.sent == 0; time.Sleep(time.Second) {
+		for time.Sleep(time.Nanosecond); d.sent == 0; time.Sleep(time.Second) {
 			d.beats() // of another question
 			d.look(time.Now())
 			if d.Shard.asks[0].made.Add(pullLasts + time.Minute).Before(time.Now()) {
@@ -236,7 +236,7 @@ func TestAQuestionThatIsOverIsForgotten(t *testing.T) {
 			}
 		}
 		d.sends(t, "again", 2)
-		if n := len(d.Shard.asks); n != 1 {
+		if n := len(d.asks); n != 1 {
 			t.Errorf("%d questions are open", n)
 		}
 	})
@@ -262,13 +262,13 @@ func TestWhenAShardRests(t *testing.T) {
 		d.came(1) // what was asked for: it may still come
 		d.over(1)
 		time.Sleep(2 * time.Minute)
-		d.over(d.Shard.asked)
-		if d.look(time.Now()); d.state != awake || d.Shard.asked == 0 {
+		d.over(d.asked)
+		if d.look(time.Now()); d.state != awake || d.asked == 0 {
 			t.Error("rests while it holds something")
 		}
 		d.Start()
 		d.End()
-		d.over(d.Shard.asked)
+		d.over(d.asked)
 		time.Sleep(2 * time.Minute)
 		d.rests = false
 		d.sent = 0
@@ -276,7 +276,7 @@ func TestWhenAShardRests(t *testing.T) {
 			t.Error("rests, and nobody would hear")
 		}
 		d.rests = true
-		d.over(d.Shard.asked)
+		d.over(d.asked)
 		if next := d.look(time.Now()); d.state != resting || !next.IsZero() {
 			t.Errorf("does not rest: state %d, next look %v", d.state, next)
 		}
@@ -295,16 +295,16 @@ func TestWhenAShardRests(t *testing.T) {
 func TestQuestionsAreAnsweredInTheirOrder(t *testing.T) {
 	d := newDesk(20, false)
 	for _, n := range []int{3, 1, 4} {
-		d.Shard.asks, d.Shard.asked = append(d.Shard.asks, ask{left: n}), d.Shard.asked+n
+		d.asks, d.asked = append(d.asks, ask{left: n}), d.asked+n
 	}
 	for _, c := range []struct{ came, left, questions int }{{2, 6, 3}, {1, 5, 2}, {3, 2, 1}, {9, 0, 0}, {1, 0, 0}} {
 		d.answered(c.came)
 		sum := 0
-		for _, a := range d.Shard.asks {
+		for _, a := range d.asks {
 			sum += a.left
 		}
-		if d.Shard.asked != c.left || sum != c.left || len(d.Shard.asks) != c.questions {
-			t.Errorf("%d came: %d left, %d in %d questions; want %d in %d", c.came, d.Shard.asked, sum, len(d.Shard.asks), c.left, c.questions)
+		if d.asked != c.left || sum != c.left || len(d.asks) != c.questions {
+			t.Errorf("%d came: %d left, %d in %d questions; want %d in %d", c.came, d.asked, sum, len(d.asks), c.left, c.questions)
 		}
 	}
 }
@@ -321,8 +321,8 @@ func TestAnOldWordEndsNothing(t *testing.T) {
 	}
 	for _, subject := range []string{"_INBOX.x.0.1", "_INBOX.x.0.22", "_INBOX.x.0.", "_INBOX.x.0", "_INBOX.x.1.2", "_INBOX.x.-1.2", "_INBOX.x.no.2"} {
 		for _, status := range []string{"408", "404", "409"} {
-			if word(subject, status); d.Shard.asked != 2 || d.Shard.fails != 0 {
-				t.Fatalf("%s of %s: %d asked for, %d failures", status, subject, d.Shard.asked, d.Shard.fails)
+			if word(subject, status); d.asked != 2 || d.fails != 0 {
+				t.Fatalf("%s of %s: %d asked for, %d failures", status, subject, d.asked, d.fails)
 			}
 		}
 	}
@@ -330,8 +330,8 @@ func TestAnOldWordEndsNothing(t *testing.T) {
 	word("_INBOX.x.0.2", "408")
 	d.sends(t, "the word about its own question", 2)
 	word("_INBOX.x.0.2", "409")
-	if d.Shard.asked != 0 || d.Shard.fails != 1 {
-		t.Errorf("refused: %d asked for, %d failures", d.Shard.asked, d.Shard.fails)
+	if d.asked != 0 || d.fails != 1 {
+		t.Errorf("refused: %d asked for, %d failures", d.asked, d.fails)
 	}
 }
 
@@ -358,8 +358,11 @@ func TestWhoIsStirred(t *testing.T) {
 			subject string
 			want    int
 		}{
-			{"fetch.queued.request.fmp.batch.4.quote.alice", 0}, {"fetch.queued.request.fmp.batch.-1.quote.alice", 0}, {"fetch.queued.request.fmp.batch.x.quote.alice", 0},
-			{"fetch.queued.request.fmp.batch.2.quote.alice", 1 << 2}, {"fetch.queued.request.fmp.batch.0.quote.alice", 1<<2 | 1},
+			{"fetch.queued.request.fmp.batch.4.quote.alice", 0},
+			{"fetch.queued.request.fmp.batch.-1.quote.alice", 0},
+			{"fetch.queued.request.fmp.batch.x.quote.alice", 0},
+			{"fetch.queued.request.fmp.batch.2.quote.alice", 1 << 2},
+			{"fetch.queued.request.fmp.batch.0.quote.alice", 1<<2 | 1},
 		} {
 			if l.hear(c.subject, time.Now()); stirred() != c.want {
 				t.Errorf("%s: %b are awake, want %b", c.subject, stirred(), c.want)
@@ -402,7 +405,7 @@ func TestWhoRestsIsSureToBeSeen(t *testing.T) {
 		if time.Sleep(lookLasts - 1); !o.covers(since) {
 			t.Error("the look was lately")
 		}
-		if time.Sleep(1); o.covers(since) {
+		if time.Sleep(time.Nanosecond); o.covers(since) {
 			t.Error("nobody looks any more")
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"strconv"
 	"sync"
 	"testing"
@@ -60,6 +61,7 @@ func StartIn(t testing.TB, dir, listen string) *Broker {
 
 func (b *Broker) start(t testing.TB) {
 	t.Helper()
+	forgetTimers()
 	var err error
 	// Tests kill processes, not machines: the lazy sync is enough and fast.
 	if b.Server, err = broker.Embed(broker.EmbedOptions{DataDir: b.dir, Listen: b.listen, Sync: time.Minute}); err != nil {
@@ -135,6 +137,14 @@ func (b *Broker) Stop() {
 func (b *Broker) Restart(t testing.TB) {
 	t.Helper()
 	b.start(t)
+}
+
+// forgetTimers empties the client library's pool of timers. A connection takes
+// one of them when it comes back, and one of another bubble would end this one.
+// What a pool has left over is gone after two collections.
+func forgetTimers() {
+	runtime.GC()
+	runtime.GC()
 }
 
 // given are the ports that FreePort gave out: most are not listened on yet.

@@ -24,7 +24,7 @@ func TestACallThatCostsMoreThanItsWindow(t *testing.T) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(30 * time.Second): //nolint:forbidigo // it may have no end
 		t.Fatal("it is looked for until the end of time")
 	}
 }

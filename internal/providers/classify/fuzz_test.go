@@ -21,10 +21,23 @@ func FuzzAnswer(f *testing.F) {
 		status     int
 		kind, body string
 	}{
-		{200, "application/json", `[{"symbol":"AAPL"}]`}, {200, "application/json", `{"Error Message":"Limit Reach"}`}, {200, "text/html", "<html><body>Attention</body></html>"},
-		{204, "", ""}, {202, "application/json", `{"state":"running"}`}, {429, "text/plain", "slow down"}, {403, "text/html", "\ufeff<?xml version=\"1.0\"?><!-- x --><!DOCTYPE html>"},
-		{404, "application/json", `{"error":{"message":"none"}}`}, {503, "application/xml", `<error message="down"/>`}, {200, "text/csv", "a,b\n1,2\n"}, {200, "application/x-ndjson", "{}\n{}\n"},
-		{200, "image/png", "\x89PNG\r\n\x1a\n"}, {407, "", "proxy"}, {302, "", ""}, {529, "", ""}, {200, "application/json", `{"a":1}{"b":2}`}, {200, "", "\"\\ud800\""},
+		{200, "application/json", `[{"symbol":"AAPL"}]`},
+		{200, "application/json", `{"Error Message":"Limit Reach"}`},
+		{200, "text/html", "<html><body>Attention</body></html>"},
+		{204, "", ""},
+		{202, "application/json", `{"state":"running"}`},
+		{429, "text/plain", "slow down"},
+		{403, "text/html", "\ufeff<?xml version=\"1.0\"?><!-- x --><!DOCTYPE html>"},
+		{404, "application/json", `{"error":{"message":"none"}}`},
+		{503, "application/xml", `<error message="down"/>`},
+		{200, "text/csv", "a,b\n1,2\n"},
+		{200, "application/x-ndjson", "{}\n{}\n"},
+		{200, "image/png", "\x89PNG\r\n\x1a\n"},
+		{407, "", "proxy"},
+		{302, "", ""},
+		{529, "", ""},
+		{200, "application/json", `{"a":1}{"b":2}`},
+		{200, "", "\"\\ud800\""},
 	} {
 		f.Add(seed.status, seed.kind, "3", []byte(seed.body), uint8(i))
 	}
@@ -32,7 +45,8 @@ func FuzzAnswer(f *testing.F) {
 		Name: "shop", ErrorText: []string{"/Error Message", "/error/message"},
 		ErrorRules: []sheet.Rule{
 			{Status: []int{2}, At: []string{"/Error Message"}, Contains: []string{"limit"}, Class: wire.ClassThrottled, MinHold: time.Minute},
-			{Status: []int{202}, Class: wire.ClassPending}, {Status: []int{204}, Class: wire.ClassOK},
+			{Status: []int{202}, Class: wire.ClassPending},
+			{Status: []int{204}, Class: wire.ClassOK},
 			{Status: []int{4}, At: []string{""}, Prefix: []string{"no key"}, Class: wire.ClassUnauthorized},
 		},
 		Own: []sheet.Rule{{At: []string{"/error", "/Error Message"}}},
@@ -46,7 +60,7 @@ func FuzzAnswer(f *testing.F) {
 		if again := classify.Answer(spec, in); !reflect.DeepEqual(v, again) {
 			t.Fatalf("%+v, then %+v", v, again)
 		}
-		switch v.Class {
+		switch v.Class { //nolint:exhaustive // those of a call
 		case wire.ClassOK, wire.ClassTransient, wire.ClassThrottled, wire.ClassUnauthorized, wire.ClassPending, wire.ClassPermanent:
 		default:
 			t.Fatalf("no call has the class %q", v.Class)
