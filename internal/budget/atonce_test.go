@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -42,6 +43,13 @@ func (c *counter) end() {
 	c.under--
 }
 
+// so is how many calls there were, by whom, and how many at once at the most.
+func (c *counter) so() (in, most int, by map[string]int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.in, c.most, maps.Clone(c.by)
+}
+
 // keepsCalling is as many agents as a gate has use for, until ctx ends.
 func (c *counter) keepsCalling(ctx context.Context, t *testing.T, who string, g *Gate, n int, each time.Duration, all *sync.WaitGroup) {
 	for i := range n {
@@ -78,27 +86,24 @@ func TestCallsAtOnce(t *testing.T) {
 		first := b.open("w1", threeAtOnce)
 		c.keepsCalling(ctx, t, "w1", first, 8, 100*time.Millisecond, &all)
 		time.Sleep(10 * time.Second)
-		alone := c.in
-		if c.most != 3 || alone < 270 {
-			t.Errorf("one worker: at most %d at once, %d calls of 300", c.most, alone)
+		alone, most, before := c.so()
+		if most != 3 || alone < 270 {
+			t.Errorf("one worker: at most %d at once, %d calls of 300", most, alone)
 		}
 		for _, name := range []string{"w2", "w3", "w4", "w5"} {
 			c.keepsCalling(ctx, t, name, b.open(name, threeAtOnce), 8, 100*time.Millisecond, &all)
 		}
 		none := b.open("w6", func(s *Settings) { threeAtOnce(s); s.AtOnce = 0 }) // it obeys all the same
 		c.keepsCalling(ctx, t, "w6", none, 8, 100*time.Millisecond, &all)
-		clear(c.by)
 		time.Sleep(30 * time.Second)
-		if c.most != 3 {
-			t.Errorf("six workers: at most %d at once", c.most)
+		in, most, by := c.so()
+		if most != 3 {
+			t.Errorf("six workers: at most %d at once", most)
 		}
-		total := 0
-		for _, n := range c.by {
-			total += n
-		}
-		for name, n := range c.by {
-			if n < total/12 || n > total/3 {
-				t.Errorf("%s made %d of %d calls: %v", name, n, total, c.by)
+		total := in - alone
+		for name, n := range by {
+			if n -= before[name]; n < total/12 || n > total/3 {
+				t.Errorf("%s made %d of %d calls: %v", name, n, total, by)
 			}
 		}
 		if total < 450 {
@@ -173,14 +178,15 @@ func TestLostCallsAtOnce(t *testing.T) {
 			},
 		} {
 			time.Sleep(20*time.Second + 700*time.Millisecond)
-			before, third := c.in, b.open(fmt.Sprint("w", 3+c.in), slow)
+			before, _, _ := c.so()
+			third := b.open(fmt.Sprint("w", 3+before), slow)
 			if err := damage(); err != nil {
 				t.Fatal(err)
 			}
 			c.keepsCalling(ctx, t, "w3", third, 4, 3*time.Second, &all)
 			time.Sleep(70 * time.Second)
-			if c.in-before < 20 || c.most != 3 {
-				t.Errorf("%d calls after the loss, at most %d at once", c.in-before, c.most)
+			if in, most, _ := c.so(); in-before < 20 || most != 3 {
+				t.Errorf("%d calls after the loss, at most %d at once", in-before, most)
 			}
 		}
 		stop()
