@@ -244,6 +244,12 @@ func number(text string) (int, error) {
 	return n, nil
 }
 
+// formText is a field of several lines as a person wrote it: a browser ends each
+// with two characters.
+func formText(r *http.Request, name string) string {
+	return strings.ReplaceAll(r.PostFormValue(name), "\r\n", "\n")
+}
+
 // halt stops an act: one that nobody has confirmed yet is over.
 func (a *acting) halt() {
 	a.mu.Lock()
@@ -282,8 +288,8 @@ func (s *Server) confirm(w http.ResponseWriter, r *http.Request, act *acting) er
 		return &mistake{fmt.Sprintf("type %d to %s so many messages", v.Plan.Count, act.Action), "nothing was changed"}
 	}
 	var body []byte
-	if text := r.PostForm["body"]; v.Editable != "" && len(text) == 1 && strings.ReplaceAll(text[0], "\r\n", "\n") != v.Editable {
-		if body, err = operate.Edited(*act.one, []byte(text[0])); err != nil && !errors.Is(err, operate.ErrUnchanged) {
+	if _, has := r.PostForm["body"]; v.Editable != "" && has && formText(r, "body") != v.Editable {
+		if body, err = operate.Edited(*act.one, []byte(formText(r, "body"))); err != nil && !errors.Is(err, operate.ErrUnchanged) {
 			return &mistake{err.Error(), "nothing was changed; go back and correct that"}
 		}
 	}

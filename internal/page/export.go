@@ -1,6 +1,7 @@
 package page
 
 import (
+	"context"
 	"encoding/csv"
 	"fmt"
 	"net/http"
@@ -21,7 +22,11 @@ func (s *Server) export(stream, name string) http.HandlerFunc {
 			s.show(func(*http.Request) (view, error) { return view{}, err }).ServeHTTP(w, r)
 			return
 		}
-		edge, err := s.Desk.Edge(r.Context(), stream)
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		unfollow := context.AfterFunc(s.running, cancel)
+		defer unfollow()
+		edge, err := s.Desk.Edge(ctx, stream)
 		if err != nil {
 			s.show(func(*http.Request) (view, error) { return view{}, err }).ServeHTTP(w, r)
 			return
@@ -30,21 +35,26 @@ func (s *Server) export(stream, name string) http.HandlerFunc {
 		w.Header().Set("Content-Disposition", fmt.Sprintf("attachment; filename=%s-%s.csv", name, s.Desk.Now().UTC().Format("20060102-150405")))
 		out := http.NewResponseController(w)
 		table := csv.NewWriter(w)
-		written := table.Write(operate.ExportColumns)
-		n := 0
-		for found, err := range s.Desk.Walk(r.Context(), stream, f.Filter, edge) {
+		write := func(cells []string) error {
+			_ = out.SetWriteDeadline(time.Now().Add(lookTime)) // a browser that has gone to sleep
+			return table.Write(cells)
+		}
+		written := write(operate.ExportColumns)
+		for found, err := range s.Desk.Walk(ctx, stream, f.Filter, edge) {
+			if err == nil {
+				err = ctx.Err() // the page ends while many rows are at hand
+			}
 			if err != nil {
 				s.Log.Warn("page", zap.String("path", r.URL.Path), zap.Error(err))
-				written = table.Write([]string{"it breaks off here: " + err.Error()})
+				written = write([]string{operate.Harmless("it breaks off here: " + err.Error())})
 				break
 			}
-			if n++; n%100 == 1 {
-				_ = out.SetWriteDeadline(time.Now().Add(lookTime)) // a browser that has gone to sleep
-			}
-			if written = table.Write(operate.ExportCells(found)); written != nil || s.running.Err() != nil {
+			if written = write(operate.ExportCells(found)); written != nil {
 				break
 			}
 		}
+		// What is left may be long after the last row.
+		_ = out.SetWriteDeadline(time.Now().Add(lookTime))
 		if table.Flush(); written != nil || table.Error() != nil {
 			s.Log.Debug("page", zap.String("path", r.URL.Path), zap.Error(table.Error())) // the browser is gone
 		}

@@ -455,9 +455,14 @@ func TestTheActsOfTheCommandLineAreThePagesToo(t *testing.T) {
 	for _, bad := range []string{`{"params":`, `{"id":"q-5","params":{"symbol":"MSFT"}}`, ``} {
 		confirm(act, http.StatusBadRequest, url.Values{"body": {bad}})
 	}
-	confirm(act, http.StatusSeeOther, url.Values{"body": {`{"params":{"symbol":"MSFT"}}`}})
+	confirm(act, http.StatusSeeOther, url.Values{"body": {"{\"params\":\r\n{\"symbol\":\"MSFT\"}}"}})
 	r.has(act, "1 of 1 done")
-	r.has("/request/fmp/quote/alice/q-4", `{"params":{"symbol":"MSFT"}}`)
+	if stream, err := r.JS.Stream(t.Context(), wire.StreamDLQ); err != nil {
+		t.Error(err)
+	} else if m, err := stream.GetMsg(t.Context(), stream.CachedInfo().State.LastSeq); err != nil || string(m.Data) != "{\"params\":\n{\"symbol\":\"MSFT\"}}" {
+		t.Errorf("%v %v", m, err)
+	}
+	r.has("/request/fmp/quote/alice/q-4", `"MSFT"`)
 	// A cancel is of what is queued as well.
 	act = begin(url.Values{"action": {"cancel"}, "provider": {"fmp"}, "agent": {"alice"}})
 	r.has(act, "5 messages to cancel", "in a queue or is at work")
