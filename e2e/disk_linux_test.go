@@ -110,7 +110,7 @@ func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	dir, err := mountDisk(t, size)
 	if err != nil {
-		t.Skip(err)
+		t.Skip("it needs a disk that can be filled: ", err)
 	}
 	return dir
 }

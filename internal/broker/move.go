@@ -39,8 +39,8 @@ var (
 )
 
 // Move is a move of all streams, with what their consumers have done, from one
-// server to another; but for the consumers of the queues, see isQueue. Sequences, times and headers stay as they are. No worker
-// may work on either.
+// server to another; the consumers of the queues stay behind, see isQueue.
+// Sequences, times and headers stay as they are. No worker may work on either.
 type Move struct {
 	From, To jetstream.JetStream
 	Name     string // of the new place, without passwords

@@ -19,6 +19,9 @@ func Edited(f browse.Found, body []byte) ([]byte, error) {
 	if bytes.Equal(body, bytes.TrimSpace(f.Body)) {
 		return nil, ErrUnchanged
 	}
+	if len(body) > fetchworker.MaxRequestBytes { // which the stream of requests looks at, and the way back does not
+		return nil, fmt.Errorf("the edited request has %d bytes, and may have %d", len(body), fetchworker.MaxRequestBytes)
+	}
 	r, err := fetchworker.DecodeRequest(body)
 	if err != nil {
 		return nil, fmt.Errorf("the edited request is not valid: %w", err)

@@ -452,7 +452,7 @@ func TestTheActsOfTheCommandLineAreThePagesToo(t *testing.T) {
 	// Edited: what is not a request, or another one, is refused, and nothing is done.
 	act = begin(url.Values{"action": {"requeue"}, "provider": {"fmp"}, "operation": {"quote"}, "agent": {"alice"}, "id": {"q-4"}})
 	r.has(act, "1 message to requeue", `{"params":{"symbol":"AAPL"}}`)
-	for _, bad := range []string{`{"params":`, `{"id":"q-5","params":{"symbol":"MSFT"}}`, ``} {
+	for _, bad := range []string{`{"params":{"symbol":"` + strings.Repeat("M", fetchworker.MaxRequestBytes) + `"}}`, `{"params":`, `{"id":"q-5","params":{"symbol":"MSFT"}}`, ``} {
 		confirm(act, http.StatusBadRequest, url.Values{"body": {bad}})
 	}
 	confirm(act, http.StatusSeeOther, url.Values{"body": {"{\"params\":\r\n{\"symbol\":\"MSFT\"}}"}})
