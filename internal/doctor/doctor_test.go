@@ -110,3 +110,17 @@ func TestEachConditionHasItsCauseAndItsCure(t *testing.T) {
 		})
 	}
 }
+
+// What was not answered is told with the time that it is about.
+func TestNoAnswerIsToldWithItsTime(t *testing.T) {
+	for want, recent := range map[string]*fleet.Ends{
+		"there was no answer in the last 15 minutes": {},
+		"there was no answer today":                  nil,
+	} {
+		f := well()
+		f.Providers[0].Today, f.Providers[0].Recent = &operate.Used{}, recent
+		if said := doctor.Judge(f).Succeeding.Says; said != want {
+			t.Errorf("%q, not %q", said, want)
+		}
+	}
+}

@@ -144,9 +144,9 @@ func slowed(f Facts, s operate.Status) []Finding {
 func ends(s operate.Status) (e fleet.Ends, when string) {
 	switch {
 	case s.Recent != nil:
-		return *s.Recent, "of the last 15 minutes"
+		return *s.Recent, "in the last 15 minutes"
 	case s.Today != nil:
-		return fleet.Ends{Good: s.Today.OK + s.Today.Cached + s.Today.Stale, Failed: s.Today.Failed}, "of today"
+		return fleet.Ends{Good: s.Today.OK + s.Today.Cached + s.Today.Stale, Failed: s.Today.Failed}, "today"
 	}
 	return fleet.Ends{}, ""
 }
@@ -188,7 +188,7 @@ func succeeding(f Facts, d Diagnosis) Answer {
 	since := ""
 	for _, s := range f.Providers {
 		if lately, when := ends(s); when != "" {
-			since = max(since, when) // of today, where one provider's is
+			since = max(since, when) // today, where one provider's is: the later word of the two
 			good, failed = good+lately.Good, failed+lately.Failed
 		}
 	}
@@ -199,7 +199,7 @@ func succeeding(f Facts, d Diagnosis) Answer {
 	case since == "":
 		return Answer{true, "nobody counts answers here: worker apply makes FETCH_USAGE"}
 	case good+failed == 0:
-		return Answer{true, "there was no answer " + strings.Replace(since, "of ", "in ", 1)}
+		return Answer{true, "there was no answer " + since}
 	}
 	return Answer{true, fmt.Sprintf("%d of %d answers %s have what was asked for", good, good+failed, since)}
 }
