@@ -17,6 +17,9 @@ const (
 	settle = time.Second
 	// shortHold is the longest hold that the agent is not told of.
 	shortHold = 90 * time.Second
+	// longestYield leaves time until a letter must be due, ten seconds after its
+	// gate has opened.
+	longestYield = 5 * time.Second
 	// LongAbsence is how long a provider must have been without a worker
 	// until its agents are told: a restart is nothing to tell.
 	LongAbsence = 30 * time.Second
@@ -151,8 +154,17 @@ func holdFor(l Letter, f facts, last time.Time) verdict {
 func dueAt(l Letter, f facts) time.Time {
 	soon := f.stored.Add(settle)
 	switch l.Class { //nolint:exhaustive // the others are due at their time
-	case wire.ClassCircuitOpen, wire.ClassPaused, wire.ClassThrottled:
+	case wire.ClassCircuitOpen, wire.ClassPaused:
 		return soon
+	case wire.ClassThrottled:
+		opened := l.NotBefore
+		if f.gate.lifted.After(f.stored) {
+			opened = f.gate.lifted
+		}
+		if opened.After(f.now) { // that its hold is over is known, not since when
+			return soon
+		}
+		return latest(soon, opened.Add(yields(l)))
 	case wire.ClassQuota:
 		if f.gate.lifted.After(f.stored) {
 			return soon
@@ -164,6 +176,18 @@ func dueAt(l Letter, f facts) time.Time {
 		}
 	}
 	return l.NotBefore
+}
+
+// yields is how long a letter lets others go first once a hold has ended. A
+// call that was told to come back later twice and more is perhaps all that the
+// provider refuses: no failure is counted against it, and it would begin the next
+// hold each time, before everybody who waited for the end of the last.
+func yields(l Letter) time.Duration {
+	refused := 0
+	for i := len(l.History) - 1; i >= 0 && l.History[i].Class == wire.ClassThrottled; i-- {
+		refused++
+	}
+	return min(time.Duration(max(refused-1, 0))*time.Second, longestYield)
 }
 
 // spent reports whether another retry is of no use.
@@ -183,6 +207,13 @@ func spent(l Letter, retries int) bool {
 // the letter.
 func done(stands answer.Standing, generation int) bool {
 	return stands.Ends(generation) && !stands.Reviewed(generation)
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // earliest is the first of the times that are set.

@@ -30,6 +30,14 @@ func TestDecide(t *testing.T) {
 	deadline := func(d time.Duration) func(*Letter) { return func(l *Letter) { l.Deadline = in(d) } }
 	failures := func(n int) func(*Letter) { return func(l *Letter) { l.Failures = n } }
 	generation := func(n int) func(*Letter) { return func(l *Letter) { l.Generation = n } }
+	throttled := func(times int) func(*Letter) {
+		return func(l *Letter) {
+			l.History = []Attempt{{Class: wire.ClassThrottled}, {Class: wire.ClassTransient}}
+			for range times {
+				l.History = append(l.History, Attempt{Class: wire.ClassThrottled})
+			}
+		}
+	}
 	requested := func(d time.Duration) func(*Letter) { return func(l *Letter) { l.RequestedAt = in(d) } }
 
 	stands := func(status fetchworker.Status, final, review bool, generation int) answer.Standing {
@@ -130,6 +138,13 @@ func TestDecide(t *testing.T) {
 		{name: "circuit closed", letter: letter("circuit_open", notBefore(time.Hour)), want: release},
 		{name: "resumed", letter: letter("paused", notBefore(time.Hour)), want: release},
 		{name: "hold lifted", letter: letter("throttled", notBefore(time.Hour)), want: release},
+		{name: "a hold is over, refused once", letter: letter("throttled", throttled(1), notBefore(0)), want: release},
+		{name: "a hold is over, refused twice", letter: letter("throttled", throttled(2), notBefore(0)), want: wait(in(time.Second))},
+		{name: "and it was a second ago", letter: letter("throttled", throttled(2), notBefore(-time.Second)), want: release},
+		{name: "a hold is over, refused each time", letter: letter("throttled", throttled(9), notBefore(-2*time.Second)), want: wait(in(3 * time.Second))},
+		{name: "a hold lifted early, refused each time", letter: letter("throttled", throttled(9), notBefore(time.Hour)), gate: gate{lifted: in(-time.Second)}, want: wait(in(4 * time.Second))},
+		{name: "lifted nobody knows when, refused each time", letter: letter("throttled", throttled(9), notBefore(time.Hour)), want: release},
+		{name: "of another class, refused before", letter: letter("paused", throttled(9), notBefore(0)), want: release},
 		{name: "parked this moment rests", letter: letter("circuit_open"), stored: -time.Millisecond, want: wait(in(time.Second - time.Millisecond))},
 		{name: "quota to come", letter: letter("quota", notBefore(time.Hour)), want: held(in(time.Hour), "quota", in(time.Hour))},
 		{name: "quota over", letter: letter("quota"), want: release},

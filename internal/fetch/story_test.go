@@ -223,6 +223,39 @@ func TestAHoldStopsTheWholeFleet(t *testing.T) {
 	})
 }
 
+// A call that is always told to come back later counts no failure, and each time
+// holds the whole provider. From its second time on, whoever waits for the hold's
+// end goes before it.
+func TestACallThatIsAlwaysThrottledStandsBeforeNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		ok := respond(200, aapl)
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			if !strings.HasSuffix(q.URL.Path, "BAD") {
+				return ok(q)
+			}
+			step := providertest.JSON(429, `{"Error Message":"Limit Reach ."}`)
+			step.Header.Set("Retry-After", "120")
+			return &step
+		}
+		defer r.whole(2, 1)()
+		time.Sleep(time.Second)
+		r.quote("mallory", "bad", "BAD", "")
+		for hold := range 6 {
+			for r.calls("BAD") < hold+2 {
+				time.Sleep(100 * time.Millisecond)
+			}
+			time.Sleep(5 * time.Second)
+			ids := r.many("interactive", fmt.Sprint("H", hold), 3, "alice")
+			time.Sleep(127 * time.Second) // to within ten seconds of the hold's end
+			for _, id := range ids {
+				if a, _ := r.answer(id); a.Status != fetchworker.StatusOK {
+					t.Errorf("in hold %d: %s after its end: %s, %+v", hold, id, a.Status, a.Problem)
+				}
+			}
+		}
+	})
+}
+
 func TestRequestsThatNobodyServesAreAnswered(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.well()
