@@ -209,7 +209,11 @@ func (b *bodyReader) unpackedSize(packed []byte, came bool) (int64, error) {
 		return -1, err
 	}
 	defer done()
-	return unzip(io.Discard, packed, b.limit, b.budget.Pace())
+	err = b.ours(func() (err error) {
+		size, err = unzip(io.Discard, packed, b.limit, b.budget.Pace())
+		return err
+	})
+	return size, err
 }
 
 // unzip decodes at most one byte more than limit and returns how many it got.

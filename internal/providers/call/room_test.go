@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -96,6 +98,31 @@ func TestALargeBodyWaitsForRoom(t *testing.T) {
 			}
 			runtime.KeepAlive(r)
 		})
+	}
+}
+
+// That a body is unpacked twice and looked through is no time of the provider's.
+func TestToUnpackIsNoTimeOfTheProviders(t *testing.T) {
+	var packed bytes.Buffer
+	zw, _ := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
+	digits, rng := make([]byte, 16<<20), rand.New(rand.NewPCG(1, 2))
+	for i := range digits {
+		digits[i] = "0123456789"[rng.IntN(10)]
+	}
+	_, _ = zw.Write(slices.Concat([]byte(`["`), digits, []byte(`"]`)))
+	_ = zw.Close()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = w.Write(packed.Bytes())
+	}))
+	defer server.Close()
+	c, planned := caller(t, server.URL)
+	c.Within(memory.New(200 << 20))
+	start := time.Now()
+	r := c.Do(t.Context(), planned, call.Options{})
+	took := time.Since(start)
+	if r.Class != wire.ClassOK || r.Latency > took/4 {
+		t.Errorf("%s, %v of %v are the provider's: %s", r.Class, r.Latency, took, r.Detail)
 	}
 }
 

@@ -97,9 +97,6 @@ func (c *Checker) Write(piece []byte) (int, error) {
 	return len(piece), nil
 }
 
-// Broken reports whether nothing that follows can make a value of it.
-func (c *Checker) Broken() bool { return c.at == broken }
-
 // Valid reports whether all that came is one value.
 func (c *Checker) Valid() bool {
 	if len(c.open) > 0 {
