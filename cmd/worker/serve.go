@@ -263,7 +263,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		return nil
 	})
 	group.Go(func() error { return starts.run(running) })
-	checks := []app.Health{starts.ready, readiness(ctx, js, worker)}
+	checks := []app.Health{starts.ready, app.Connected(apart, "large bodies"), readiness(ctx, js, worker)}
 	if replays {
 		replayer := dlq.NewReplayer(js, log, board, dlq.Config{
 			Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,

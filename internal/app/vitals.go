@@ -26,6 +26,17 @@ func All(checks ...Health) Health {
 	}
 }
 
+// Connected is ready while a connection besides the first one stands; carries
+// says what goes over it.
+func Connected(nc *nats.Conn, carries string) Health {
+	return func(context.Context) error {
+		if !nc.IsConnected() {
+			return fmt.Errorf("not connected to NATS for %s: %s", carries, nc.Status())
+		}
+		return nil
+	}
+}
+
 // verdictAge is how long a verdict is remembered: anybody may ask, as often as
 // they like, and each look costs the server something.
 const verdictAge = time.Second

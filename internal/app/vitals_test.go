@@ -132,3 +132,18 @@ func getURL(t *testing.T, url string) (*http.Response, error) {
 	transport := &http.Transport{DisableKeepAlives: true}
 	return transport.RoundTrip(req)
 }
+
+// A worker whose connection for large bodies is away alone is not ready, and
+// says which it is.
+func TestASecondConnectionThatIsAwayIsNamed(t *testing.T) {
+	b := brokertest.Start(t)
+	apart := b.Connect(t)
+	ready := app.All(app.Connected(b.NC, "the rest"), app.Connected(apart, "large bodies"))
+	if err := ready(t.Context()); err != nil {
+		t.Errorf("both stand: %v", err)
+	}
+	apart.Close()
+	if err := ready(t.Context()); err == nil || !strings.Contains(err.Error(), "large bodies") {
+		t.Errorf("one is away: %v", err)
+	}
+}
