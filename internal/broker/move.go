@@ -55,7 +55,11 @@ func (m *Move) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	whole, err := m.leave(ctx)
+	whole := false
+	err = patiently(ctx, func() (err error) {
+		whole, err = m.leave(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -77,7 +81,10 @@ func (m *Move) Run(ctx context.Context) error {
 			whole = whole && !copied
 		}
 	}
-	if err := mark(ctx, m.From, fetchworker.StreamRequests, func(metadata map[string]string) { metadata[wholeKey] = "true" }); err != nil {
+	err = patiently(ctx, func() error {
+		return mark(ctx, m.From, fetchworker.StreamRequests, func(metadata map[string]string) { metadata[wholeKey] = "true" })
+	})
+	if err != nil {
 		return err
 	}
 	slices.Reverse(names)

@@ -57,8 +57,14 @@ func TestAMarkWithoutMessagesIsNoCopy(t *testing.T) {
 
 // A server that does not answer a step of a move for a while does not end it.
 func TestAMoveIsPatient(t *testing.T) {
-	for _, part := range []string{"STREAM.RESTORE." + wire.StreamAudit, "STREAM.INFO." + wire.StreamReview, "STREAM.UPDATE." + fetchworker.StreamEvents} {
-		t.Run(part, func(t *testing.T) {
+	for _, c := range []struct {
+		part string
+		old  bool // the old server, not the new one
+	}{
+		{"STREAM.RESTORE." + wire.StreamAudit, false}, {"STREAM.INFO." + wire.StreamReview, false}, {"STREAM.UPDATE." + fetchworker.StreamEvents, false},
+		{"STREAM.UPDATE." + fetchworker.StreamRequests, true}, {"STREAM.SNAPSHOT." + wire.StreamAudit, true},
+	} {
+		t.Run(c.part, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				from := brokertest.Start(t)
 				defer from.Stop()
@@ -70,15 +76,23 @@ func TestAMoveIsPatient(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer to.Shutdown()
-				faulty := &brokertest.Wire{}
-				nc := (&brokertest.Broker{Server: to}).ConnectThrough(t, faulty)
-				defer nc.Close()
-				js, err := jetstream.New(nc)
-				if err != nil {
-					t.Fatal(err)
+				connect := func(b *brokertest.Broker, faulty *brokertest.Wire) jetstream.JetStream {
+					nc := b.ConnectThrough(t, faulty)
+					t.Cleanup(nc.Close)
+					js, err := jetstream.New(nc)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return js
 				}
-				faulty.Break(part, brokertest.RequestLost, 1, 0)
-				m := broker.Move{From: from.JS, To: js, Name: "there", Replicas: 1, Tell: func(string, string) {}}
+				here, there := &brokertest.Wire{}, &brokertest.Wire{}
+				old, js := connect(from, here), connect(&brokertest.Broker{Server: to}, there)
+				faulty := there
+				if c.old {
+					faulty = here
+				}
+				faulty.Break(c.part, brokertest.RequestLost, 1, 0)
+				m := broker.Move{From: old, To: js, Name: "there", Replicas: 1, Tell: func(string, string) {}}
 				if err := m.Run(t.Context()); err != nil {
 					t.Fatal(err)
 				}
