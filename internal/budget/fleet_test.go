@@ -333,6 +333,66 @@ func TestAViewThatIsConsulted(t *testing.T) {
 	})
 }
 
+// One who was met long ago and went just now has been gone since just now, also
+// where nobody looked in between; and while the server cannot be asked nobody is
+// said to be gone, nor waits.
+func TestAViewThatLookedAwayForLong(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		js, kv := b.connect()
+		mirror, err := store.NewMirror(t.Context(), js, kv, nil, fleet.OwnKeys("self")...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mirror.Close()
+		view := fleet.Consult(js, kv, mirror)
+		defer view.Close()
+		none := func() time.Duration {
+			v := view.Provider("fmp", time.Now())
+			if len(v.Workers) > 0 {
+				return 0
+			}
+			return time.Since(v.NoneSince)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() {
+			fleet.Present(ctx, b.js, b.kv, fleet.Worker{Name: "w1", Providers: []string{"fmp"}}, func(err error) { t.Error(err) })
+		})
+		settle()
+		if len(view.Provider("fmp", time.Now()).Workers) != 1 {
+			t.Error("who lives is not seen")
+		}
+		time.Sleep(10 * time.Minute)
+		cancel()
+		all.Wait()
+		time.Sleep(3 * time.Second)
+		if d := none(); d < 2*time.Second || d > 4*time.Second {
+			t.Errorf("none for %v, who went 3 s ago", d)
+		}
+		time.Sleep(5 * time.Minute)
+		if d := none(); d < 5*time.Minute {
+			t.Errorf("none for %v, who went 5 minutes ago", d)
+		}
+		time.Sleep(time.Minute)
+		b.stop()
+		time.Sleep(time.Minute)
+		began := time.Now()
+		for range 10 {
+			if d := none(); d > 5*time.Second {
+				t.Errorf("the server cannot be asked, and none is said to live for %v", d)
+			}
+		}
+		if d := time.Since(began); d > 0 {
+			t.Errorf("ten questions took %v while the server was away", d)
+		}
+		b.start()
+		time.Sleep(10 * time.Second)
+		if d := none(); d < 5*time.Minute {
+			t.Errorf("none for %v when it can be asked again", d)
+		}
+	})
+}
+
 // A beat is told to whom it is of: that is its acknowledgement, and shows that
 // the watch is alive. One that is dead is opened anew.
 func TestABeatShowsThatTheWatchLives(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fetchworker/internal/budget/store"
@@ -27,6 +28,7 @@ type roll struct {
 	end    func() // of the mirror
 	rest   *time.Timer
 	asked  time.Time
+	failed time.Time // when the server could not be asked
 	shut   bool
 	ending sync.WaitGroup // mirrors that are being closed
 }
@@ -49,6 +51,9 @@ func OwnKeys(worker string) []string {
 func Consult(js jetstream.JetStream, kv jetstream.KeyValue, m *store.Mirror) *View {
 	v := newView(m)
 	v.roll = &roll{open: func(ctx context.Context) (*store.Mirror, error) {
+		if !js.Conn().IsConnected() {
+			return nil, nats.ErrDisconnected
+		}
 		return store.NewMirror(ctx, js, kv, m.Clock(), store.WorkerKey("*"))
 	}}
 	v.leave = m.Follow(&store.Follower{See: v.see, Lost: v.restart, All: v.whole})
@@ -56,7 +61,8 @@ func Consult(js jetstream.JetStream, kv jetstream.KeyValue, m *store.Mirror) *Vi
 }
 
 // ask has the view know who lives. While the server cannot be asked it knows
-// what it knew, and believes nobody for long.
+// what it knew, believes nobody for long, and tells of nobody that he is gone:
+// he may have come or gone while nobody looked.
 func (v *View) ask() {
 	r := v.roll
 	if r == nil {
@@ -65,24 +71,28 @@ func (v *View) ask() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked = time.Now()
-	if r.mirror != nil || r.shut {
+	if r.mirror != nil || r.shut || time.Since(r.failed) < rollTime { // one waits for a server that does not answer, for all
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), rollTime)
 	defer cancel()
 	mirror, err := r.open(ctx)
 	if err != nil {
+		r.failed = time.Now()
+		v.mu.Lock()
+		v.blind = r.failed
+		v.mu.Unlock()
 		return
 	}
+	v.mu.Lock()
+	v.left, v.blind = mirror.Erased(), time.Time{}
+	v.mu.Unlock()
 	told := map[string]bool{}
 	leave := mirror.Follow(&store.Follower{
 		See:  func(e store.Entry) { told[e.Key] = true; v.seeWorker(e) },
 		Lost: func() { clear(told) },
 		All:  func() { v.onlyWorkers(told) },
 	})
-	v.mu.Lock()
-	v.left = mirror.Erased()
-	v.mu.Unlock()
 	r.mirror = mirror
 	r.end = func() {
 		leave()
@@ -103,13 +113,21 @@ func (v *View) seeWorker(e store.Entry) {
 	wait.Signal(v.change)
 }
 
-// onlyWorkers drops the workers that are not told of any more.
+// onlyWorkers drops the workers that are not told of any more. Each may have
+// lived until the last of them went.
 func (v *View) onlyWorkers(told map[string]bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	before := v.named()
 	for name := range v.workers {
 		if !told[store.WorkerKey(name)] {
 			v.take("worker", name, store.Entry{})
+		}
+	}
+	after := v.named()
+	for p := range before {
+		if !after[p] && v.left.After(v.lost[p]) {
+			v.lost[p] = v.left
 		}
 	}
 	wait.Signal(v.change)

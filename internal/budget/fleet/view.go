@@ -35,8 +35,9 @@ type View struct {
 	since     time.Time            // since when the view looks
 	told      map[string]bool      // keys that the watch has told of since it began
 
-	roll *roll     // who lives, where that is looked at only when somebody asks; nil: the watch tells
-	left time.Time // then: when the last worker went, which may have served any provider
+	roll  *roll     // who lives, where that is looked at only when somebody asks; nil: the watch tells
+	left  time.Time // then: when the last worker went, which may have served any provider
+	blind time.Time // then: when the server last could not be asked; zero once it could
 }
 
 // shared is what the bucket says of a provider.
@@ -369,6 +370,9 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 			out.NoneSince = lost
 		} else if !last.IsZero() {
 			out.NoneSince = last.Add(presenceTTL)
+		}
+		if v.blind.After(out.NoneSince) {
+			out.NoneSince = v.blind // nobody knows of one, nor of none
 		}
 	}
 	return out
