@@ -104,7 +104,7 @@ func (g *Gate) settle(ctx context.Context) (at store.Entry, why string, err erro
 	quota, had, moved := ledger.DecodeMoved(value)
 	switch {
 	case moved && quota == g.s.Quota:
-		return g.join(ctx, had, now.At)
+		return g.join(ctx, home{own, rev, had, true}, now.At)
 	case moved:
 		who, err := g.wantedIn(ctx, quota)
 		if err != nil {
@@ -131,11 +131,15 @@ func (g *Gate) settle(ctx context.Context) (at store.Entry, why string, err erro
 	if err := g.create(ctx); err != nil {
 		return at, "", err
 	}
-	// From here on nobody claims in the provider's own register.
-	if _, err := store.Put(ctx, own, ledger.EncodeMoved(g.s.Quota, r.Encode()), rev); err != nil {
-		return at, "", err
-	}
-	return g.join(ctx, r.Encode(), now.At)
+	return g.join(ctx, home{own, rev, r.Encode(), false}, now.At)
+}
+
+// home is what stands under a provider's own key.
+type home struct {
+	cell  store.Cell
+	rev   uint64
+	had   []byte // the register that the provider has, or had
+	moved bool   // a quota's counts its permits
 }
 
 // create creates the quota's register before anybody's permits are counted in
@@ -152,10 +156,12 @@ func (g *Gate) create(ctx context.Context) error {
 }
 
 // join makes the provider a member of the quota, with what its own register
-// remembered.
-func (g *Gate) join(ctx context.Context, had []byte, now ledger.Instant) (at store.Entry, why string, err error) {
+// remembered. The word under its own key is written after the quota's register
+// was read and before it is: another who moves the provider out meanwhile writes
+// them in the other order, so that only one of the two gets through.
+func (g *Gate) join(ctx context.Context, h home, now ledger.Instant) (at store.Entry, why string, err error) {
 	shapes := ledger.NewShapes(g.s.Limits)
-	before, err := ledger.Decode(had)
+	before, err := ledger.Decode(h.had)
 	if err != nil {
 		before = ledger.Lost(newEpoch(), shapes, 0, now)
 	}
@@ -170,7 +176,13 @@ func (g *Gate) join(ctx context.Context, had []byte, now ledger.Instant) (at sto
 	case err != nil:
 		r = ledger.Lost(newEpoch(), shapes, 0, now)
 	}
-	if !r.Absorb(before, g.s.Provider, now) {
+	joins := r.Absorb(before, g.s.Provider, now)
+	if joins || !h.moved { // from here on nobody claims in the provider's own register
+		if _, err := store.Put(ctx, h.cell, ledger.EncodeMoved(g.s.Quota, h.had), h.rev); err != nil {
+			return at, "", err
+		}
+	}
+	if !joins {
 		return store.Entry{Value: value, Rev: rev}, "", nil
 	}
 	value = r.Encode()
@@ -191,15 +203,14 @@ func (g *Gate) moveOut(ctx context.Context, own store.Cell, rev uint64, quota st
 	if errors.Is(err, ledger.ErrNewer) {
 		return err
 	}
-	part := ledger.Lost(newEpoch(), ledger.NewShapes(g.s.Limits), 0, now)
-	if err == nil {
-		if r.Expel(g.s.Provider) {
-			if _, err := store.Put(ctx, cell, r.Encode(), quotaRev); err != nil {
-				return err
-			}
-		}
-		part = r.Part(g.s.Provider, newEpoch())
+	if err != nil {
+		r = ledger.Lost(newEpoch(), ledger.NewShapes(g.s.Limits), 0, now)
 	}
+	r.Expel(g.s.Provider) // and written in any case: whoever is about to join has read what was before
+	if _, err := store.Put(ctx, cell, r.Encode(), quotaRev); err != nil {
+		return err
+	}
+	part := r.Part(g.s.Provider, newEpoch())
 	if _, err := store.Put(ctx, own, part.Encode(), rev); err != nil {
 		return err
 	}

@@ -14,6 +14,8 @@ import (
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/budget/turns"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // ofQuota is a provider of the quota sec, 8 calls a minute.
@@ -212,6 +214,91 @@ func TestALostQuota(t *testing.T) {
 			calls = time.Now()
 		}
 	})
+}
+
+// hooked is a bucket in which something happens before the first write of a key,
+// and something is looked at after each.
+type hooked struct {
+	jetstream.KeyValue
+	key    string
+	before func()
+	after  func()
+}
+
+func (h *hooked) Update(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
+	if before := h.before; key == h.key && before != nil {
+		h.before = nil
+		before()
+	}
+	defer h.after()
+	return h.KeyValue.Update(context.WithoutCancel(ctx), key, value, rev)
+}
+
+// However the steps of one who moves a provider into a quota and of one who
+// moves it out fall between each other, its permits are never counted in two
+// places at once.
+func TestOneMovesInWhileAnotherMovesOut(t *testing.T) {
+	for _, halted := range []struct {
+		name, key string
+		in        bool // who halts before writing key
+	}{
+		{"out before its own register", store.PermitsKey("data"), false},
+		{"out before the quota's", store.QuotaKey("sec"), false},
+		{"in before its own register", store.PermitsKey("data"), true},
+		{"in before the quota's", store.QuotaKey("sec"), true},
+	} {
+		t.Run(halted.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, b *bench) {
+				b.register("data")
+				open := func(name string, kv jetstream.KeyValue, in bool) *Gate {
+					s := Settings{Provider: "data", Worker: name, Limits: perMinute(8)}
+					if in {
+						s.Quota = "sec"
+					}
+					g, err := Open(t.Context(), b.js, kv, s, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					b.gates = append(b.gates, g)
+					return g
+				}
+				if !halted.in { // there is something to move out of
+					first := open("w0", b.kv, true)
+					time.Sleep(time.Second)
+					first.Close()
+				}
+				meanwhile := make(chan *Gate, 1)
+				h := &hooked{KeyValue: b.kv, key: halted.key, before: func() {
+					other := open("w2", b.kv, !halted.in)
+					time.Sleep(4 * homeEach)
+					if n := b.spend(other); n != 8 {
+						t.Errorf("the other made %d calls of 8", n)
+					}
+					meanwhile <- other
+				}, after: func() {
+					own, _, err := store.Get(t.Context(), store.At(b.kv, store.PermitsKey("data")))
+					if err != nil {
+						t.Error(err)
+					}
+					shared, _, err := store.Get(t.Context(), store.At(b.kv, store.QuotaKey("sec")))
+					if err != nil {
+						t.Error(err)
+					}
+					_, mine := ledger.Decode(own)
+					r, err := ledger.Decode(shared)
+					if mine == nil && err == nil && r.Has("data") {
+						t.Error("the provider's permits are counted in two places")
+					}
+				}}
+				one := open("w1", h, halted.in)
+				other := <-meanwhile
+				settle()
+				if n := b.spend(one, other); n != 0 {
+					t.Errorf("%d calls after 8 of 8 a minute", n)
+				}
+			})
+		})
+	}
 }
 
 // Groups of one provider are nothing to the others of its quota, which know
