@@ -94,6 +94,7 @@ func (p *Planner) Last(now ledger.Instant) *Write {
 func (p *Planner) begin(w *Write) {
 	p.writing = true
 	p.writes++
+	p.seats.doubt = p.seats.cap
 	if n, _ := w.Reg.Seats(p.name); p.seats.known > 0 && (p.seats.cap < 0 || n < p.seats.cap) {
 		p.seats.cap = n // as soon as it is stored, and nobody knows when that is
 	}
@@ -285,7 +286,8 @@ func (p *Planner) Conflict(now ledger.Instant) {
 	most := 2 * time.Millisecond << min(p.conflicts, 9)
 	p.conflicts++
 	p.failed++
-	p.seats.cap = -1
+	p.seats.cap = p.seats.doubt
+	p.undoubt()
 	p.retry = now.Add(time.Duration(p.rng.Float64() * float64(most)))
 }
 
@@ -295,7 +297,7 @@ func (p *Planner) Conflict(now ledger.Instant) {
 func (p *Planner) Unknown(w *Write, now ledger.Instant) {
 	most := p.seats.cap
 	p.Conflict(now)
-	p.seats.cap = most // it may be stored, or still become so
+	p.seats.cap, p.seats.since = most, w.Rev // it may be stored, or still become so
 	p.handedIn(w)
 	p.Forget()
 }
@@ -304,7 +306,7 @@ func (p *Planner) Unknown(w *Write, now ledger.Instant) {
 func (p *Planner) GiveUp() {
 	p.writing = false
 	p.writes--
-	p.seats.cap = -1
+	p.seats.cap = p.seats.doubt
 }
 
 // handedIn forgets what a write took with it. A register of another epoch may

@@ -347,6 +347,7 @@ func (p *Planner) Learn(r *ledger.Register, rev uint64) {
 		p.seats.back = true
 	}
 	p.reg, p.rev, p.sane = r, rev, 0
+	p.undoubt()
 }
 
 // obey drops permits that a hold forbids.

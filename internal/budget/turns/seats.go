@@ -19,8 +19,18 @@ type seats struct {
 	known  int            // what that was when the register was last known
 	gaveUp int            // calls ended whose seats are for others, and that the register does not know of
 	cap    int            // no more than so many: a write says so that may be stored or not; -1: none
+	doubt  int            // cap without the write that is on its way
+	since  uint64         // the revision that the last of those writes replaces
 	back   bool           // the register was set back: who has which seats is not known
 	after  ledger.Instant // and will be then
+}
+
+// undoubt ends the doubt about a write whose outcome nobody heard: it is in the
+// register that replaced the same one, or it never will be.
+func (p *Planner) undoubt() {
+	if !p.writing && p.reg != nil && p.rev > p.seats.since {
+		p.seats.cap = -1
+	}
 }
 
 // AtOnce bounds how many calls the fleet makes at once. It is called once,

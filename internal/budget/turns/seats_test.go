@@ -1,0 +1,89 @@
+package turns
+
+import (
+	"testing"
+	"time"
+
+	"fetchworker/internal/budget/ledger"
+)
+
+// seatedLone is a worker that has three calls under way of three at once.
+func seatedLone(t *testing.T) (l *lone, turns []Turn) {
+	t.Helper()
+	l = newLone(nil, 8, nil)
+	l.AtOnce(3)
+	for range 3 {
+		l.Push(&Waiter{Ask: Ask{Shard: 1}})
+	}
+	for end := l.now.Add(time.Second); l.now < end; l.now = l.now.Add(time.Millisecond) {
+		grants, _ := l.Serve(l.now, 0)
+		for _, g := range grants {
+			turns = append(turns, g.Turn)
+		}
+		if w, _ := l.Plan(l.now); w != nil {
+			l.rev++
+			l.Won(w, l.rev, l.now)
+		}
+	}
+	if len(turns) != 3 {
+		t.Fatalf("%d calls of 3", len(turns))
+	}
+	return l, turns
+}
+
+// A write that gives seats up and whose outcome nobody heard may be stored as
+// long as the register that it replaces may still be the newest: also after
+// the next has been refused, perhaps because of it.
+func TestSeatsThatMayHaveGone(t *testing.T) {
+	l, calls := seatedLone(t)
+	for _, c := range calls {
+		l.End(c, true)
+	}
+	before, rev := l.Known()
+	gone, now := plan(t, l.Planner, l.now)
+	if n, _ := gone.Reg.Seats("w"); n != 0 {
+		t.Fatalf("it keeps %d seats", n)
+	}
+	l.Unknown(gone, now)
+	l.Learn(before.Clone(), rev) // it is on its way still
+	asks := func() int {
+		l.Push(&Waiter{Ask: Ask{Shard: 1}})
+		grants, _ := l.Serve(now, 0)
+		for _, g := range grants {
+			l.End(g.Turn, false)
+		}
+		l.Drop(func(*Waiter) bool { return true })
+		return len(grants)
+	}
+	if n := asks(); n != 0 {
+		t.Errorf("%d calls on seats that may have gone", n)
+	}
+	l.Post(now, func(*ledger.Register, ledger.Instant) {})
+	_, now = plan(t, l.Planner, now)
+	l.Conflict(now) // the first came before it
+	if n := asks(); n != 0 {
+		t.Errorf("%d calls on seats that have gone", n)
+	}
+	l.Learn(gone.Reg, rev+1)
+	if n := asks(); n != 0 {
+		t.Errorf("%d calls without a seat", n)
+	}
+}
+
+// One that was not stored costs nothing once a newer register shows it.
+func TestSeatsThatHaveNotGone(t *testing.T) {
+	l, calls := seatedLone(t)
+	for _, c := range calls {
+		l.End(c, true)
+	}
+	before, rev := l.Known()
+	gone, now := plan(t, l.Planner, l.now)
+	l.Unknown(gone, now)
+	l.Learn(before.Clone(), rev+1) // another's
+	for range 3 {
+		l.Push(&Waiter{Ask: Ask{Shard: 1}})
+	}
+	if grants, _ := l.Serve(now, 0); len(grants) != 3 {
+		t.Errorf("%d calls on 3 seats", len(grants))
+	}
+}
