@@ -222,6 +222,8 @@ var errMoved = errors.New("moved")
 // wantedIn is a worker that lives and whose catalogue says that the provider's
 // permits are counted in a quota; empty: there is none.
 func (g *Gate) wantedIn(ctx context.Context, quota string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, store.WriteTimeout)
+	defer cancel()
 	workers, err := fleet.Living(ctx, g.kv)
 	if err != nil {
 		return "", err

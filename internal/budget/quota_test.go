@@ -121,6 +121,75 @@ func TestAQuotaOfTwoProviders(t *testing.T) {
 	})
 }
 
+// Over the copy of the bucket that a worker has, which leaves some keys out, its
+// gates see all of a quota: who is in it, a hold, a claim of another's, that the
+// register is lost, and that the provider was moved out.
+func TestAQuotaThroughAWorkersMirror(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.register("data", "www")
+		var gates []*Gate
+		for _, worker := range []string{"w1", "w2"} {
+			js, kv := b.connect()
+			mirror, err := store.NewMirror(t.Context(), js, kv, nil, fleet.OwnKeys(worker)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer mirror.Close()
+			for _, provider := range []string{"data", "www"} {
+				s := Settings{Worker: worker, Mirror: mirror}
+				ofQuota(provider)(&s)
+				g, err := Open(t.Context(), js, kv, s, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer g.Close()
+				gates = append(gates, g)
+			}
+		}
+		settle()
+		if n := b.spend(gates...); n != 8 {
+			t.Errorf("%d calls of 8", n)
+		}
+		time.Sleep(2 * time.Minute)
+		b.begin(gates[0], asks("a")).Done(throttled(10 * time.Minute))
+		settle()
+		for _, g := range gates[1:] {
+			if g.State().HoldUntil.IsZero() {
+				t.Errorf("%s of %s sees no hold", g.s.Provider, g.s.Worker)
+			}
+		}
+		if err := fleet.Resume(t.Context(), b.kv, "data"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if n := b.spend(gates...); n != 8 {
+			t.Errorf("%d calls of 8 after the hold", n)
+		}
+		if err := b.kv.Purge(t.Context(), store.QuotaKey("sec")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if n := b.spend(gates...); n != 0 {
+			t.Errorf("%d calls after the quota was lost", n)
+		}
+		time.Sleep(2 * time.Minute)
+		out, err := b.kv.Get(t.Context(), store.PermitsKey("data"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.kv.Update(t.Context(), out.Key(), ledger.EncodeMoved("other", ledger.New(1).Encode()), out.Revision()); err != nil {
+			t.Fatal(err)
+		}
+		b.lives(fleet.Worker{Name: "w9", Quotas: map[string]string{"data": "other"}})
+		settle()
+		for i, g := range gates {
+			if unable := g.State().Unable; strings.Contains(unable, "quota other") != (i%2 == 0) {
+				t.Errorf("%s of %s after data was moved: %q", g.s.Provider, g.s.Worker, unable)
+			}
+		}
+	})
+}
+
 // Calls that a provider made before it shared a quota count in it, and so do
 // those of the quota when it leaves.
 func TestAProviderTakesItsCallsAlong(t *testing.T) {

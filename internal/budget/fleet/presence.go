@@ -131,7 +131,10 @@ func Living(ctx context.Context, kv jetstream.KeyValue) ([]Worker, error) {
 	var living []Worker
 	for {
 		select {
-		case entry := <-watch.Updates():
+		case entry, ok := <-watch.Updates():
+			if !ok {
+				return nil, fmt.Errorf("who lives: %w", nats.ErrConnectionClosed)
+			}
 			if entry == nil {
 				return living, nil
 			}
