@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -305,10 +306,21 @@ func TestAnOwnChangeIsHeardOfLate(t *testing.T) {
 // A server that comes back with an older copy of its files is believed, and what
 // this worker knows of the calls since is in it again.
 func TestAServerThatIsSetBack(t *testing.T) {
-	for name, before := range map[string]bool{"to before its register was made": true, "to before its last calls": false} {
+	for name, before := range map[string]bool{
+		"to before its register was made": true, "to before its last calls": false,
+		"to before it joined a quota": true, "to before its last calls of a quota": false,
+	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, b *bench) {
-				minute := func(s *Settings) { s.Limits = ledger.Limits{{N: 10, Per: time.Minute}} }
+				minute := func(s *Settings) {
+					s.Limits = ledger.Limits{{N: 10, Per: time.Minute}}
+					if strings.Contains(name, "quota") {
+						s.Quota = "sec"
+					}
+				}
+				if strings.Contains(name, "quota") {
+					b.register("fmp")
+				}
 				copied := t.TempDir()
 				keep := func() {
 					b.stop()

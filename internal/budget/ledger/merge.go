@@ -2,7 +2,13 @@ package ledger
 
 import "slices"
 
-// Merge adds what an earlier register of the same epoch knew and this one does
+// Akin reports whether both are of the same calls: one was set back to what it
+// was, or made anew of a provider's own register that the other has taken in.
+func (r *Register) Akin(known *Register) bool {
+	return r.Epoch == known.Epoch || slices.ContainsFunc(r.members, func(m Member) bool { return slices.Contains(known.members, m) })
+}
+
+// Merge adds what an earlier register that is akin knew and this one does
 // not, and reports whether there was anything: whoever set the bucket back to
 // a copy of before has not set the provider back. What was given back in
 // between counts again, which only slows.

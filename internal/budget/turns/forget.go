@@ -15,11 +15,11 @@ func (p *Planner) Forget() {
 // this worker knew.
 func (p *Planner) remember(now ledger.Instant) {
 	kept := p.kept
-	if p.kept = nil; kept == nil || kept.Epoch != p.reg.Epoch || !kept.Possible(now) || !p.reg.Clone().Merge(kept, now) {
+	if p.kept = nil; kept == nil || !p.reg.Akin(kept) || !kept.Possible(now) || !p.reg.Clone().Merge(kept, now) {
 		return
 	}
 	p.ops = append(p.ops, func(r *ledger.Register, now ledger.Instant) {
-		if r.Epoch == kept.Epoch {
+		if r.Akin(kept) {
 			r.Merge(kept, now)
 		}
 	})

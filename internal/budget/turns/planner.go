@@ -343,7 +343,7 @@ func (p *Planner) Learn(r *ledger.Register, rev uint64) {
 	if p.reg == nil || r.Hold > p.reg.Hold {
 		p.obey(r)
 	}
-	if p.reg == nil && p.kept != nil && p.kept.Epoch == r.Epoch && rev < p.keptRev {
+	if p.reg == nil && p.kept != nil && r.Akin(p.kept) && (rev < p.keptRev || r.Epoch != p.kept.Epoch) {
 		p.seats.back = true
 	}
 	p.reg, p.rev, p.sane = r, rev, 0
