@@ -79,15 +79,23 @@ func (d *delivery) ack() error { return d.msg.Ack() }
 // ackSure waits for the server's word, for a letter: without it, the request
 // would be called once more beside its letter. An ack that nobody has confirmed
 // is sent again for as long as the message may still be ours; the server takes
-// it twice.
-func (d *delivery) ackSure(ctx context.Context) (err error) {
-	for range ackTries {
-		err = d.ackWithin(ctx)
-		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-			return err
-		}
+// it twice. aside is called around that: nobody else has to wait for it.
+func (d *delivery) ackSure(ctx context.Context, aside func(func() error) error) error {
+	err := d.ackWithin(ctx)
+	if !unheard(ctx, err) {
+		return err
 	}
-	return err
+	return aside(func() error {
+		for tries := 1; tries < ackTries && unheard(ctx, err); tries++ {
+			err = d.ackWithin(ctx)
+		}
+		return err
+	})
+}
+
+// unheard reports whether a word did not come in time, and may still come.
+func unheard(ctx context.Context, err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
 }
 
 const (

@@ -45,7 +45,7 @@ func (w *Worker) finish(ctx context.Context, r *request, e ending, result *provi
 	w.logTurn(r, e, result)
 	return w.log.Point("ack", func() error {
 		if e.letter != nil {
-			return r.ackSure(ctx)
+			return r.ackSure(ctx, w.asideOf(r))
 		}
 		return r.ack()
 	})

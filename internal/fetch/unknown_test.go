@@ -154,3 +154,39 @@ func TestAnAckThatIsLostMakesNoSecondCall(t *testing.T) {
 		r.drained(wire.StreamDLQ, 1, time.Second)
 	})
 }
+
+// An ack that is sent again is waited for out of everybody's way, also by a
+// suspect, which has all of the process.
+func TestWhoWaitsForAnAckHoldsUpNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.env["POLYGON_API_KEY"], r.env["POLYGON_BASE_URL"], r.env["POLYGON_REQUESTS_PER_MINUTE"] = "polygon-key-0123", r.upstream.URL(), "0"
+		aggs, boom := respond(200, `{"status":"OK","results":[{"c":1}],"resultsCount":1,"ticker":"AAPL"}`), respond(500, "boom")
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			if strings.HasPrefix(q.URL.Path, "/v2/") {
+				return aggs(q)
+			}
+			return boom(q)
+		}
+		r.start(nil)()
+		r.quote("alice", "suspect", "FAILS", "")
+		r.vanish(5)
+		raised, unwatch := r.running()
+		defer unwatch()
+		r.wire = &brokertest.Wire{}
+		r.wire.Break("$JS.ACK."+fetchworker.StreamRequests+".fmp-", brokertest.Lost, 4, 0)
+		defer r.start(nil)()
+		r.drained(wire.StreamDLQ, 1, 30*time.Second)
+		time.Sleep(2500 * time.Millisecond) // the first ack is lost
+		if len(raised()) == 0 || r.wire.Met() == 0 {
+			t.Errorf("it is no suspect, or was heard: %v, %d", raised(), r.wire.Met())
+		}
+		id := r.ask("fetch.request.polygon.interactive.aggregates.bob", "b", `{"id":"b","params":{"symbol":"AAPL","from":"2026-01-02","to":"2026-01-09"}}`)
+		if a := r.final(id, time.Second); a.Status != fetchworker.StatusOK {
+			t.Errorf("%+v", a)
+		}
+		r.drained(fetchworker.StreamRequests, 0, 15*time.Second)
+		if n := r.calls("FAILS"); n != 1 {
+			t.Errorf("%d calls", n)
+		}
+	})
+}
