@@ -61,8 +61,11 @@ func TestAMoveIsPatient(t *testing.T) {
 		part string
 		old  bool // the old server, not the new one
 	}{
-		{"STREAM.RESTORE." + wire.StreamAudit, false}, {"STREAM.INFO." + wire.StreamReview, false}, {"STREAM.UPDATE." + fetchworker.StreamEvents, false},
-		{"STREAM.UPDATE." + fetchworker.StreamRequests, true}, {"STREAM.SNAPSHOT." + wire.StreamAudit, true},
+		{"STREAM.RESTORE." + wire.StreamAudit, false},
+		{"STREAM.INFO." + wire.StreamReview, false},
+		{"STREAM.UPDATE." + fetchworker.StreamEvents, false},
+		{"STREAM.UPDATE." + fetchworker.StreamRequests, true},
+		{"STREAM.SNAPSHOT." + wire.StreamAudit, true},
 	} {
 		t.Run(c.part, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
