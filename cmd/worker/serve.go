@@ -141,6 +141,9 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	// What is large goes over a connection of its own, so that nothing small waits
 	// behind it.
 	apart, err := server.connect("fetchworker worker " + name + ", large bodies")
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // stopped while it waited
+	}
 	if err != nil {
 		return err
 	}

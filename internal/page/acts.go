@@ -232,24 +232,6 @@ func (s *Server) stepAct(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// number reads how many; none is 0.
-func number(text string) (int, error) {
-	if text == "" {
-		return 0, nil
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 {
-		return 0, &mistake{fmt.Sprintf("%q is no number", text), "nothing was changed"}
-	}
-	return n, nil
-}
-
-// formText is a field of several lines as a person wrote it: a browser ends each
-// with two characters.
-func formText(r *http.Request, name string) string {
-	return strings.ReplaceAll(r.PostFormValue(name), "\r\n", "\n")
-}
-
 // halt stops an act: one that nobody has confirmed yet is over.
 func (a *acting) halt() {
 	a.mu.Lock()

@@ -149,3 +149,21 @@ func (c chosen) Words() string {
 func (s *Server) filter(r *http.Request) (chosen, error) {
 	return filterOf(r.URL.Query(), s.Desk.Now())
 }
+
+// number reads how many; none is 0.
+func number(text string) (int, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		return 0, &mistake{fmt.Sprintf("%q is no number", text), "nothing was changed"}
+	}
+	return n, nil
+}
+
+// formText is a field of several lines as a person wrote it: a browser ends each
+// with two characters.
+func formText(r *http.Request, name string) string {
+	return strings.ReplaceAll(r.PostFormValue(name), "\r\n", "\n")
+}
