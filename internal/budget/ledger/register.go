@@ -60,6 +60,7 @@ const (
 	mostAhead = time.Minute                // of what was claimed or seen; clocks that are not quite right
 	mostHeld  = longest + time.Hour        // of a hold: as long as the longest window
 	mostTried = longest/128 + 24*time.Hour // of a trial: until the end of its tick, a call, and then some
+	mostSat   = 2 * time.Hour              // of a seat: as long as the longest call, and then some
 )
 
 // Possible reports whether the register can be what a fleet wrote by the
@@ -67,6 +68,9 @@ const (
 // ticks that are not to come for long: such a register is lost.
 func (r *Register) Possible(now Instant) bool {
 	if r.Hold > now.Add(mostHeld) || r.trial.until > now.Add(mostTried) || r.lost > now.Add(mostAhead) {
+		return false
+	}
+	if r.atOnceSeen > now.Add(mostAhead) || slices.ContainsFunc(r.seats, func(s seat) bool { return s.since > now.Add(mostAhead) || s.until > now.Add(mostSat) }) {
 		return false
 	}
 	// A window that is new has what another remembered at the end of that one's

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A quota is one register that several providers share: their calls count in
@@ -119,7 +120,7 @@ func (w *window) merge(k *window) {
 
 // Keep takes over what a register that is lost has said of who shares it.
 func (r *Register) Keep(before *Register) {
-	r.members, r.atOnce, r.atOnceSeen = before.members, before.atOnce, before.atOnceSeen
+	r.members, r.atOnce, r.atOnceSeen = before.members, before.atOnce, min(before.atOnceSeen, r.lost-r.lost%Instant(time.Second))
 }
 
 // Expel ends that a provider's permits are counted here, and reports whether

@@ -87,3 +87,25 @@ func TestSeatsThatHaveNotGone(t *testing.T) {
 		t.Errorf("%d calls on 3 seats", len(grants))
 	}
 }
+
+// A clock that was ahead leaves seats of the dead that are good for long: such a
+// register is lost, and one that obeys its number has a call when those of before
+// must be over.
+func TestSeatsOfAClockThatWasAhead(t *testing.T) {
+	for _, most := range []int{0, 1} { // whether who lives has the number itself, or the dead had
+		l := newLone(nil, 8, nil)
+		l.AtOnce(most)
+		r := ledger.New(9)
+		r.Sit(ledger.SeatOrder{Owner: "gone", Most: 1}, l.now)
+		r.Sit(ledger.SeatOrder{Owner: "dead", Most: 1 - most, Want: 1, Term: time.Minute}, l.now.Add(30*time.Minute))
+		l.rev = 5
+		l.Learn(r, l.rev)
+		l.Push(&Waiter{Ask: Ask{Shard: 1}})
+		began, writes := l.now, l.rev
+		l.run(30*time.Second, func(Grant) { t.Errorf("most %d: a call %v after the loss", most, l.now.Sub(began)) })
+		l.run(90*time.Second, func(Grant) {})
+		if l.served[" interactive"] != 1 || l.rev-writes > 20 {
+			t.Errorf("most %d: %v served, with %d writes", most, l.served, l.rev-writes)
+		}
+	}
+}
