@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -285,19 +286,23 @@ func TestALostQuota(t *testing.T) {
 	})
 }
 
-// hooked is a bucket in which something happens before the first write of a key,
-// and something is looked at after each.
+// hooked is a bucket whose first write of a key halts until it may go on, and in
+// which something is looked at after each write.
 type hooked struct {
 	jetstream.KeyValue
-	key    string
-	before func()
-	after  func()
+	key       string
+	once      sync.Once
+	halts     chan struct{}
+	continues chan struct{}
+	after     func()
 }
 
 func (h *hooked) Update(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
-	if before := h.before; key == h.key && before != nil {
-		h.before = nil
-		before()
+	if key == h.key {
+		h.once.Do(func() {
+			close(h.halts)
+			<-h.continues
+		})
 	}
 	defer h.after()
 	return h.KeyValue.Update(context.WithoutCancel(ctx), key, value, rev)
@@ -336,15 +341,7 @@ func TestOneMovesInWhileAnotherMovesOut(t *testing.T) {
 					time.Sleep(time.Second)
 					first.Close()
 				}
-				meanwhile := make(chan *Gate, 1)
-				h := &hooked{KeyValue: b.kv, key: halted.key, before: func() {
-					other := open("w2", b.kv, !halted.in)
-					time.Sleep(4 * homeEach)
-					if n := b.spend(other); n != 8 {
-						t.Errorf("the other made %d calls of 8", n)
-					}
-					meanwhile <- other
-				}, after: func() {
+				h := &hooked{KeyValue: b.kv, key: halted.key, halts: make(chan struct{}), continues: make(chan struct{}), after: func() {
 					own, _, err := store.Get(t.Context(), store.At(b.kv, store.PermitsKey("data")))
 					if err != nil {
 						t.Error(err)
@@ -360,7 +357,13 @@ func TestOneMovesInWhileAnotherMovesOut(t *testing.T) {
 					}
 				}}
 				one := open("w1", h, halted.in)
-				other := <-meanwhile
+				<-h.halts
+				other := open("w2", b.kv, !halted.in)
+				time.Sleep(4 * homeEach)
+				if n := b.spend(other); n != 8 {
+					t.Errorf("the other made %d calls of 8", n)
+				}
+				close(h.continues)
 				settle()
 				if n := b.spend(one, other); n != 0 {
 					t.Errorf("%d calls after 8 of 8 a minute", n)
