@@ -147,7 +147,13 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	if err != nil {
 		return err
 	}
-	closing.Push("nats for large bodies", func() error { return drain(ctx, apart) })
+	closing.Push("nats for large bodies", func() error {
+		if !apart.IsConnected() {
+			apart.Close() // what it still holds is of the cache, and no stop waits for that
+			return nil
+		}
+		return drain(ctx, apart)
+	})
 	large, err := broker.JetStream(apart)
 	if err != nil {
 		return err

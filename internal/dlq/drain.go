@@ -227,8 +227,11 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 		raw := page[0]
 		page = page[1:]
 		l := &held{Letter: Read(raw.Subject, raw.Header, raw.Data), sequence: raw.Sequence, stored: raw.Time}
-		if decide(l.Letter, r.facts(l, r.now())).act != actRelease {
+		if v := decide(l.Letter, r.facts(l, r.now())); v.act != actRelease {
 			d.next = raw.Sequence + 1
+			if v.act == actHold && !v.watch && l.Class == wire.ClassThrottled {
+				d.idle = false // it only lets others go first
+			}
 			continue
 		}
 		room, err := r.rooms.take(ctx, provider)
