@@ -72,6 +72,9 @@ func (d *delivery) leave() {
 // request then counts as light, and goes before those of a heavy agent.
 func (d *delivery) alone() bool { return d.behind == 0 && d.shard.Held() == 1 }
 
+// redelivered reports whether somebody had the message before, be it this worker.
+func (d *delivery) redelivered() bool { return d.count > 1 || d.again }
+
 // ack tells the server that the request has its end. It is not waited for:
 // should it be lost, the next holder finds the stored answer and acks.
 func (d *delivery) ack() error { return d.msg.Ack() }

@@ -100,9 +100,11 @@ func (w *Worker) use(ctx context.Context, r *request, permit *budget.Permit, wai
 			return waits, err
 		}
 	}
+	asked := time.Now()
 	alone, after, over := w.alone(ctx, r)
 	defer over()
-	if after { // its body may have come since this one looked
+	// Its body may have come since this one looked, or its end by who had it before.
+	if after || r.redelivered() && time.Since(asked) > lateLookAfter {
 		done, waits, err := w.lateLook(ctx, r, func() { over(); permit.Done(unused) })
 		if done || waits || err != nil {
 			return waits, err
@@ -163,7 +165,7 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 	}
 	// A redelivered or replayed request may have been answered already; a
 	// fresh one has not, and is spared the look.
-	if d.count > 1 || d.again || d.replayed {
+	if d.redelivered() || d.replayed {
 		if done, err := w.endedBefore(ctx, r); done || err != nil {
 			return nil, true, err
 		}
@@ -210,7 +212,7 @@ func (w *Worker) lateLook(ctx context.Context, r *request, letGo func()) (done, 
 	}
 	err = w.guarded(ctx, r.delivery, func() (err error) {
 		// Who had it before, and was thought to be gone, may have ended it since.
-		if r.count > 1 || r.again {
+		if r.redelivered() {
 			if done, err = w.endedBefore(ctx, r); done || err != nil {
 				return err
 			}

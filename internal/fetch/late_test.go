@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/memory"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
@@ -98,6 +100,39 @@ func TestACallIsOverWhenItsBodyHasCome(t *testing.T) {
 		second := r.quote("bob", "second", "SAME", "")
 		r.final(second, time.Second) // within the claim's time; the server judges that by a clock outside of the bubble
 		r.final(first, 30*time.Second)
+	})
+}
+
+// Who is thought to be gone ends the request while the one that has it now waits
+// for the word that it may make the call: it is not called a second time.
+func TestWhoWaitsForItsPlaceLooksForAnEndMeanwhile(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.env["FMP_REQUESTS_PER_MINUTE"] = "60"
+		r.well()
+		r.start(nil)()
+		id := r.quote("alice", "q", "AAPL", "")
+		r.vanish(1)
+		r.wire = &brokertest.Wire{}
+		r.wire.Break(".flying.", brokertest.ReplyLate, 1, time.Second)
+		defer r.start(nil)()
+		for range 50 {
+			if r.wire.Met() > 0 {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := len(r.upstream.Calls()); r.wire.Met() != 1 || n != 0 {
+			t.Fatalf("%d words are late, %d calls", r.wire.Met(), n)
+		}
+		a := fetchworker.Answer{Identity: id, Status: fetchworker.StatusOK, Final: true, Generation: 1, Body: []byte(aapl)}
+		if _, stored, err := answer.New(record.New(r.b.JS, nil)).Put(t.Context(), a, ""); err != nil || !stored {
+			t.Fatal(stored, err)
+		}
+		r.drained(fetchworker.StreamRequests, 0, 5*time.Second)
+		if n := len(r.upstream.Calls()); n != 0 {
+			t.Errorf("%d calls for what has its end", n)
+		}
+		r.allGivenBack()
 	})
 }
 
