@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,8 +42,9 @@ func TestEverythingMovesToServersOfOnesOwn(t *testing.T) {
 	a.ended(t, 30*time.Second)
 	b := brokertest.StartIn(t, a.env["FETCH_DATA_DIR"], "")
 	waiting := fill(t, b.JS, pick(40, 1000))
+	read := reads(t, b.JS, 8, 5)[:5]
 	b.Stop()
-	movesAll(t, a.env, a.upstream, answered, waiting)
+	movesAll(t, a.env, a.upstream, answered, waiting, read)
 }
 
 // TestEverythingMovesFromServerToServers: the same from a server of its own
@@ -64,15 +66,17 @@ func TestEverythingMovesFromServerToServers(t *testing.T) {
 	w.signal(t, syscall.SIGTERM)
 	w.ended(t, 30*time.Second)
 	waiting := fill(t, f.js, pick(40, 1000))
-	movesAll(t, f.env, f.upstream, f.accepted, waiting)
+	read := reads(t, f.js, 8, 5)[:5]
+	movesAll(t, f.env, f.upstream, f.accepted, waiting, read)
 }
 
 // moveLimit is how many calls a minute the provider allows whose work moves.
 const moveLimit = 1200
 
 // movesAll moves what a worker with this environment has stored, and sees that
-// what was answered stays so and what waits is called for once.
-func movesAll(t *testing.T, from map[string]string, upstream *providertest.Server, answered, waiting []fetchworker.Identity) {
+// what was answered stays so, what waits is called for once, and a subscriber
+// that has acknowledged some goes on with the others.
+func movesAll(t *testing.T, from map[string]string, upstream *providertest.Server, answered, waiting []fetchworker.Identity, read []string) {
 	t.Helper()
 	servers, replicas := oneServer(t), 1
 	if full {
@@ -112,6 +116,10 @@ func movesAll(t *testing.T, from map[string]string, upstream *providertest.Serve
 
 	f := onServers(t, servers, replicas)
 	called := upstream.Calls()
+	goesOn := reads(t, f.js, len(answered)-len(read), len(answered))
+	if len(goesOn) != len(answered)-len(read) || slices.ContainsFunc(goesOn, func(id string) bool { return slices.Contains(read, id) }) {
+		t.Errorf("a subscriber that has read %v goes on with %v", read, goesOn)
+	}
 	f.env["FMP_BASE_URL"], f.env["FMP_REQUESTS_PER_MINUTE"] = from["FMP_BASE_URL"], from["FMP_REQUESTS_PER_MINUTE"]
 	f.upstream = upstream
 	f.worker()
@@ -129,8 +137,50 @@ func movesAll(t *testing.T, from map[string]string, upstream *providertest.Serve
 			t.Errorf("%s: %d calls", id, calls)
 		}
 	}
+	if after := reads(t, f.js, len(waiting), 0); len(after) < len(waiting) {
+		t.Errorf("a subscriber hears of %d of %d answers", len(after), len(waiting))
+	}
 	f.inside(moveLimit)
 	t.Logf("%d waiting and as many letters moved in %v, all answered: %d calls before, %d after", len(waiting)/2, took.Round(time.Millisecond), len(called), len(f.upstream.Calls())-len(called))
+}
+
+// reads is a subscriber with a durable consumer of its own: the ids of the next
+// answers, so many at the most, of which it acknowledges the first ones.
+func reads(t *testing.T, js jetstream.JetStream, most, acks int) (ids []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	consumer, err := js.CreateOrUpdateConsumer(ctx, fetchworker.StreamResults, jetstream.ConsumerConfig{
+		Durable: "reports", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Second, MaxDeliver: -1, MaxAckPending: 10_000,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for quiet := false; !quiet && len(seen) < most; {
+		batch, err := consumer.Fetch(most-len(seen), jetstream.FetchMaxWait(10*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		quiet = true
+		for m := range batch.Messages() {
+			id := m.Subject()[strings.LastIndexByte(m.Subject(), '.')+1:]
+			if quiet = quiet && seen[id]; seen[id] {
+				continue
+			}
+			seen[id] = true
+			if ids = append(ids, id); len(ids) > acks {
+				continue
+			}
+			if err := m.DoubleAck(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := batch.Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return ids
 }
 
 // fill stores waiting requests and letters where no worker runs.

@@ -115,7 +115,7 @@ var ErrServerTooOld = errors.New("the NATS server is too old")
 // cannot hear a reply, so that every request would only time out.
 func Check(nc *nats.Conn, a Address) error {
 	version := nc.ConnectedServerVersion()
-	if !newEnough(version) {
+	if !atLeast(version, oldestMajor, oldestMinor) {
 		return fmt.Errorf("%w: it is %s, and fetchworker needs %d.%d or newer (counter streams)", ErrServerTooOld, version, oldestMajor, oldestMinor)
 	}
 	inbox := nc.NewRespInbox()
@@ -140,17 +140,17 @@ func Check(nc *nats.Conn, a Address) error {
 	return nil
 }
 
-func newEnough(version string) bool {
+func atLeast(version string, major, minor int) bool {
 	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3)
 	if len(parts) < 2 {
 		return false
 	}
-	major, err1 := strconv.Atoi(parts[0])
-	minor, err2 := strconv.Atoi(parts[1])
+	x, err1 := strconv.Atoi(parts[0])
+	y, err2 := strconv.Atoi(parts[1])
 	if err1 != nil || err2 != nil {
 		return false
 	}
-	return major > oldestMajor || major == oldestMajor && minor >= oldestMinor
+	return x > major || x == major && y >= minor
 }
 
 // JetStream opens JetStream with what our writes need: an async publish waits

@@ -22,10 +22,15 @@ import (
 // Marks in a stream's metadata. FETCH_REQUESTS is moved first and is the last
 // to lose its mark, so that no worker begins where a move has not ended.
 const (
-	movingKey = "fetchworker.moving" // at the new place: the last sequence that was copied
+	movingKey = "fetchworker.moving" // at the new place: copying, and then the last sequence that was copied
 	movedKey  = "fetchworker.moved"  // at the old place: where to
 	wholeKey  = "fetchworker.moved.whole"
 )
+
+// copying marks what a restore makes until all of it is there. A cluster leaves
+// a stream of one that was broken off, mark and all, of which servers may have
+// copies that stay empty whatever is stored later.
+const copying = "copying"
 
 var (
 	// ErrMoving says that a move to this server has not ended.
@@ -39,7 +44,8 @@ var (
 )
 
 // Move is a move of all streams, with what their consumers have done, from one
-// server to another; the consumers of the queues stay behind, see isQueue.
+// server to another; the consumers of the queues stay behind, see isQueue, and
+// those of others find their place, see places.
 // Sequences, times and headers stay as they are. No worker may work on either.
 type Move struct {
 	From, To jetstream.JetStream
@@ -63,8 +69,29 @@ func (m *Move) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !whole {
+		if err := m.bringAll(ctx, names); err != nil {
+			return err
+		}
+	}
+	slices.Reverse(names)
+	for _, name := range names {
+		err := patiently(ctx, func() error {
+			return mark(ctx, m.To, name, func(metadata map[string]string) { delete(metadata, movingKey) })
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bringAll copies what has changed until nothing has, and puts the consumers
+// where they were.
+func (m *Move) bringAll(ctx context.Context, names []string) error {
+	const most = 5 // some of what is stored ends by itself meanwhile
+	whole := false
 	for rounds := 0; !whole; rounds++ {
-		const most = 5 // some of what is stored ends by itself meanwhile
 		if rounds == most {
 			return ErrStillWritten
 		}
@@ -81,22 +108,17 @@ func (m *Move) Run(ctx context.Context) error {
 			whole = whole && !copied
 		}
 	}
-	err = patiently(ctx, func() error {
-		return mark(ctx, m.From, fetchworker.StreamRequests, func(metadata map[string]string) { metadata[wholeKey] = "true" })
-	})
-	if err != nil {
-		return err
-	}
-	slices.Reverse(names)
 	for _, name := range names {
-		err := patiently(ctx, func() error {
-			return mark(ctx, m.To, name, func(metadata map[string]string) { delete(metadata, movingKey) })
-		})
-		if err != nil {
-			return err
+		if isQueue(name) {
+			continue
+		}
+		if err := patiently(ctx, func() error { return m.places(ctx, name) }); err != nil {
+			return fmt.Errorf("move %s: %w", name, err)
 		}
 	}
-	return nil
+	return patiently(ctx, func() error {
+		return mark(ctx, m.From, fetchworker.StreamRequests, func(metadata map[string]string) { metadata[wholeKey] = "true" })
+	})
 }
 
 // patiently does a step again for as long as what keeps it back may pass: a
@@ -201,8 +223,6 @@ func (m *Move) bring(ctx context.Context, name string) (copied bool, err error) 
 	default:
 		info := there.CachedInfo()
 		switch copiedTo := info.Config.Metadata[movingKey]; {
-		// A cluster leaves an empty stream, mark and all, of a restore that was
-		// broken off.
 		case copiedTo == strconv.FormatUint(last, 10) && info.State.LastSeq == last:
 			return false, nil
 		case copiedTo == "" && info.State.LastSeq > 0:
@@ -213,6 +233,12 @@ func (m *Move) bring(ctx context.Context, name string) (copied bool, err error) 
 		}
 	}
 	state, err := m.copy(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	err = patiently(ctx, func() error {
+		return mark(ctx, m.To, name, func(metadata map[string]string) { metadata[movingKey] = strconv.FormatUint(state.LastSeq, 10) })
+	})
 	if err != nil {
 		return false, err
 	}
@@ -254,7 +280,7 @@ func (m *Move) copy(ctx context.Context, name string) (state snapshotState, err 
 	if err := json.Unmarshal(snapshot.State, &state); err != nil {
 		return state, fmt.Errorf("snapshot: %w", err)
 	}
-	m.place(snapshot.Config, state)
+	m.place(snapshot.Config)
 	var restore struct {
 		Subject string `json:"deliver_subject"`
 	}
@@ -296,7 +322,7 @@ func isQueue(name string) bool {
 }
 
 // place is what the stream is over there.
-func (m *Move) place(config map[string]any, state snapshotState) {
+func (m *Move) place(config map[string]any) {
 	if m.Replicas > 0 {
 		config["num_replicas"] = m.Replicas
 	}
@@ -306,7 +332,7 @@ func (m *Move) place(config map[string]any, state snapshotState) {
 		metadata = map[string]any{}
 	}
 	delete(metadata, movedKey)
-	metadata[movingKey] = strconv.FormatUint(state.LastSeq, 10)
+	metadata[movingKey] = copying
 	config["metadata"] = metadata
 }
 

@@ -1,8 +1,10 @@
 package broker_test
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"fetchworker"
 	"fetchworker/internal/broker"
@@ -51,6 +53,52 @@ func TestAMarkWithoutMessagesIsNoCopy(t *testing.T) {
 		}
 		if n := stream.CachedInfo().State.Msgs; n != 1 {
 			t.Errorf("%d letters have come", n)
+		}
+	})
+}
+
+// Nor is what it leaves of a stream without messages: its mark is that of a copy
+// that has not ended.
+func TestARestoreThatWasBrokenOffIsNoCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from := brokertest.Start(t)
+		defer from.Stop()
+		to, err := broker.Embed(broker.EmbedOptions{DataDir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer to.Shutdown()
+		there := &brokertest.Wire{}
+		nc := (&brokertest.Broker{Server: to}).ConnectThrough(t, there)
+		defer nc.Close()
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Killed between the restore and its mark.
+		ctx, kill := context.WithCancel(t.Context())
+		there.Break("STREAM.UPDATE."+wire.StreamReplay, brokertest.RequestLost, 1, 0)
+		held := false
+		told := map[string]int{}
+		m := broker.Move{From: from.JS, To: js, Name: "there", Replicas: 1, Tell: func(stream, _ string) {
+			if told[stream]++; !held {
+				held = true
+				time.AfterFunc(time.Second, kill)
+			}
+		}}
+		if err := m.Run(ctx); err == nil || told[wire.StreamReplay] != 0 {
+			t.Fatalf("%v, %v", told, err)
+		}
+		stream, err := js.Stream(t.Context(), wire.StreamReplay)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left := stream.CachedInfo()
+		if err := m.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if stream, err = js.Stream(t.Context(), wire.StreamReplay); err != nil || !stream.CachedInfo().Created.After(left.Created) || told[wire.StreamReplay] != 1 {
+			t.Errorf("what was left is taken for a copy: %v, %v", told, err)
 		}
 	})
 }
