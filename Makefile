@@ -64,7 +64,7 @@ cluster: ## a cluster of three NATS servers that loses its leaders
 	$(CHAOS) -run Cluster
 
 .PHONY: operator-hour
-operator-hour: ## an hour of what operators and machines do to a running fleet; FETCH_HOUR=short: each once, a minute and a half
+operator-hour: ## an hour of what operators and machines do to a running fleet; FETCH_HOUR=20m: so long; short: each once, a minute and a half
 	FETCH_HOUR=$${FETCH_HOUR:-full} go test -count=1 -v -timeout=90m ./e2e -run AnOperatorsHour
 
 .PHONY: versions
