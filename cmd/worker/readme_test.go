@@ -136,6 +136,52 @@ func TestTheDocumentsNameWhatIsThere(t *testing.T) {
 	}
 }
 
+// A link to a chapter leads to one.
+func TestChaptersThatAreLinkedAreThere(t *testing.T) {
+	const root = "../../"
+	chapters := func(path string) map[string]bool {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		names := map[string]bool{}
+		for _, head := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(string(text), -1) {
+			name := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(head[1]), "")
+			names[strings.ReplaceAll(name, " ", "-")] = true
+		}
+		return names
+	}
+	documents, err := filepath.Glob(root + "docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := filepath.Glob(root + "docs/adr/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, document := range append(append(documents, more...), root+"README.md", root+"CONTRIBUTING.md", root+"CHANGELOG.md") {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range regexp.MustCompile(`\]\(([^)#:\s]*)#([^)\s]+)\)`).FindAllStringSubmatch(string(text), -1) {
+			path := document
+			if link[1] != "" {
+				path = filepath.Join(filepath.Dir(document), link[1])
+			}
+			if found++; !chapters(path)[link[2]] {
+				t.Errorf("%s: %s has no chapter %s", document, path, link[2])
+			}
+		}
+	}
+	const some = 20
+	if found < some {
+		t.Errorf("only %d links are found", found)
+	}
+}
+
 // besides reports whether a bare file name continues a list in one folder, as
 // in "`sheet/spec.go` and `validate.go`".
 func besides(text, name string) bool {

@@ -95,8 +95,43 @@ func TestAlertRules(t *testing.T) {
 		if !tested[rule.Alert] {
 			t.Errorf("nothing shows that %s ever fires", rule.Alert)
 		}
-		if !strings.Contains(read(t, "docs/operations.md"), "### "+rule.Alert+"\n") {
-			t.Errorf("docs/operations.md does not say what to do about %s", rule.Alert)
+	}
+}
+
+// TestEveryAlertHasAChapter: whoever is woken finds in the runbook what is
+// seen, why, and what to do, and the alert itself leads there.
+func TestEveryAlertHasAChapter(t *testing.T) {
+	_, text, ok := strings.Cut(read(t, "docs/runbook.md"), "\n## The alerts\n")
+	if !ok {
+		t.Fatal("the runbook has no chapter of alerts")
+	}
+	text, _, _ = strings.Cut(text, "\n## ")
+	chapters := map[string]string{}
+	for _, chapter := range strings.Split(text, "\n### ")[1:] {
+		name, says, _ := strings.Cut(chapter, "\n")
+		chapters[name] = says
+	}
+	rules := alerts(t, memory{}).rules
+	for _, rule := range rules {
+		chapter, there := chapters[rule.Alert]
+		delete(chapters, rule.Alert)
+		if !there {
+			t.Errorf("docs/runbook.md has no chapter %s", rule.Alert)
+			continue
 		}
+		for _, part := range []string{"- *Seen:* ", "- *Why:* ", "- *Do:* "} {
+			if strings.Count(chapter, part) != 1 {
+				t.Errorf("%s: its chapter needs one %q", rule.Alert, part)
+			}
+		}
+		if want := "docs/runbook.md#" + strings.ToLower(rule.Alert); rule.Annotations["runbook"] != want {
+			t.Errorf("%s leads to %q, want %q", rule.Alert, rule.Annotations["runbook"], want)
+		}
+	}
+	for name := range chapters {
+		t.Errorf("docs/runbook.md has a chapter %s, which no alert is", name)
+	}
+	if len(rules) == 0 {
+		t.Error("no alerts are found")
 	}
 }
