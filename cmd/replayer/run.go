@@ -139,6 +139,7 @@ func (c *cli) serve(cmd *cobra.Command, shows bool) (err error) {
 			return err
 		}
 		closing.Push("page", shown.Close)
+		listener.Shows(shown.Addr())
 		logger.Info("the operators' page is shown", zap.String("url", shown.URL()))
 	}
 	vitals.Serves(app.All(ready(js), func(context.Context) error { return replayer.Ready() }))

@@ -53,6 +53,9 @@ func (e *environment) unread(set *providers.Set) []string {
 func mistyped(names []string, read map[string]bool, prefixes []string) []string {
 	var warnings []string
 	for _, name := range slices.Sorted(slices.Values(names)) {
+		if meant := meantOfNATS(name, read); meant != "" && !read[name] {
+			warnings = append(warnings, fmt.Sprintf("%s is set, and nothing reads it: did you mean %s?", name, meant))
+		}
 		ours := slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 		if !ours || read[name] {
 			continue
@@ -64,4 +67,25 @@ func mistyped(names []string, read map[string]bool, prefixes []string) []string 
 		warnings = append(warnings, warning)
 	}
 	return warnings
+}
+
+// meantOfNATS is what was probably meant by a variable of NATS. Others read
+// such too (the nats command, our servers' configuration), so only one that is
+// next to one of ours is told: without its server a worker embeds one.
+func meantOfNATS(name string, read map[string]bool) string {
+	const prefix = "NATS_"
+	written, is := strings.CutPrefix(name, prefix)
+	if !is {
+		return ""
+	}
+	var words []string
+	for known := range read {
+		if word, is := strings.CutPrefix(known, prefix); is {
+			words = append(words, word)
+		}
+	}
+	if meant := nearest.Of(written, words); meant != "" {
+		return prefix + meant
+	}
+	return ""
 }

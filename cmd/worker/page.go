@@ -13,7 +13,7 @@ import (
 // showPage shows the operators' page of a worker that is the whole service. A
 // second one on the same machine may find the address taken; only one that was
 // asked for must be had.
-func showPage(ctx context.Context, nc *nats.Conn, config app.Config, getenv func(string) string, tell func(url string), logger *zap.Logger, closing *app.Stack) error {
+func showPage(ctx context.Context, nc *nats.Conn, config app.Config, getenv func(string) string, tell func(url string), listener *app.Listener, logger *zap.Logger, closing *app.Stack) error {
 	if config.PageAddr == "off" {
 		return nil
 	}
@@ -28,6 +28,7 @@ func showPage(ctx context.Context, nc *nats.Conn, config app.Config, getenv func
 		return err
 	}
 	closing.Push("page", shown.Close)
+	listener.Shows(shown.Addr())
 	if tell != nil {
 		tell(shown.URL())
 	}

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,7 +20,10 @@ import (
 
 // Listener serves metrics and health on one address, and profiles there or on
 // one of their own.
-type Listener struct{ addr, profiles *address }
+type Listener struct {
+	addr, profiles *address
+	page           *atomic.Value // the address of the operators' page
+}
 
 type address struct {
 	server *http.Server
@@ -29,8 +35,8 @@ type address struct {
 // profiles is "" for none, the same address, or another; a heap dump may hold
 // a key, so it is to be loopback.
 func Listen(addr string, metrics prometheus.Gatherer, ready Health, profiles string) (*Listener, error) {
-	l := &Listener{}
-	mux := pages(metrics, ready)
+	l := &Listener{page: new(atomic.Value)}
+	mux := pages(metrics, ready, l.page)
 	if profiles == addr {
 		profile(mux)
 	}
@@ -62,7 +68,7 @@ func ListenIfFree(c Config, getenv func(string) string, metrics prometheus.Gathe
 	return l, err
 }
 
-func pages(metrics prometheus.Gatherer, ready Health) *http.ServeMux {
+func pages(metrics prometheus.Gatherer, ready Health, page *atomic.Value) *http.ServeMux {
 	mux := http.NewServeMux()
 	// One provider whose figures cannot be told is no reason to tell none.
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{EnableOpenMetrics: true, ErrorHandling: promhttp.ContinueOnError}))
@@ -74,11 +80,35 @@ func pages(metrics prometheus.Gatherer, ready Health) *http.ServeMux {
 		}
 		say(w, http.StatusOK, "ready")
 	})
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = io.WriteString(w, home) // the client is gone then
+		if addr, ok := page.Load().(string); ok {
+			_, _ = fmt.Fprintf(w, homePage, html.EscapeString(asSeenFrom(r.Host, addr)))
+		}
 	})
 	return mux
+}
+
+// Shows says that the operators' page is at this address, for who looks at the
+// first page here.
+func (l *Listener) Shows(addr string) {
+	if l.page != nil {
+		l.page.Store(addr)
+	}
+}
+
+// asSeenFrom is an address for somebody who came to host: one that is every
+// address of the machine is the one that they know.
+func asSeenFrom(host, addr string) string {
+	at, port, err := net.SplitHostPort(addr)
+	if err != nil || !net.ParseIP(at).IsUnspecified() {
+		return addr
+	}
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	return net.JoinHostPort(strings.Trim(host, "[]"), port)
 }
 
 const home = `<!doctype html><title>fetchworker</title>
@@ -86,6 +116,9 @@ const home = `<!doctype html><title>fetchworker</title>
 <p><a href="/metrics">/metrics</a> for Prometheus
 <p><a href="/readyz">/readyz</a> is it ready, or else why not
 <p><a href="/healthz">/healthz</a> does it live
+`
+
+const homePage = `<p><a href="http://%[1]s/">the operators' page</a>
 `
 
 func profile(mux *http.ServeMux) {

@@ -67,8 +67,15 @@ func TestAProcessIsSeenFromItsFirstMoment(t *testing.T) {
 	wait()
 	expect(0, 0, "not connected")
 	for path, want := range map[string]string{"/": "/metrics", "/nothing": "404"} {
-		if status, text := get(path); !strings.Contains(text, want) || (status == 200) != (path == "/") {
+		if status, text := get(path); !strings.Contains(text, want) || strings.Contains(text, "operators") || (status == 200) != (path == "/") {
 			t.Errorf("%s: %d %s", path, status, text)
+		}
+	}
+	host, _, _ := strings.Cut(l.Addr(), ":")
+	for at, want := range map[string]string{"127.0.0.1:8090": "127.0.0.1:8090", "[::]:8090": host + ":8090", "0.0.0.0:8090": host + ":8090", "[::1]:8090": "[::1]:8090"} {
+		l.Shows(at)
+		if _, text := get("/"); !strings.Contains(text, `href="http://`+want+`/"`) {
+			t.Errorf("the operators' page at %s: %s", at, text)
 		}
 	}
 }

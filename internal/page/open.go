@@ -52,6 +52,9 @@ func Show(ctx context.Context, nc *nats.Conn, o Options) (*Shown, error) {
 	return s, nil
 }
 
+// Addr is where it listens.
+func (s *Shown) Addr() string { return s.addr }
+
 // URL is where it is shown.
 func (s *Shown) URL() string { return "http://" + s.addr }
 

@@ -14,6 +14,7 @@ import (
 	yaml "go.yaml.in/yaml/v3"
 
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/nearest"
 	"fetchworker/internal/providers/redact"
 	"fetchworker/internal/providers/sheet"
 )
@@ -80,7 +81,12 @@ func (d *document) fields(n *yaml.Node, path string, known map[string]func(*yaml
 			read(value)
 			return
 		}
-		d.fail(key, "%s: unknown field %q, expected one of %s", d.named(path), key.Value, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		names := slices.Sorted(maps.Keys(known))
+		meant := nearest.Of(key.Value, names)
+		if meant != "" {
+			meant = fmt.Sprintf(" (did you mean %s?)", meant)
+		}
+		d.fail(key, "%s: unknown field %q%s, expected one of %s", d.named(path), key.Value, meant, strings.Join(names, ", "))
 	})
 }
 
