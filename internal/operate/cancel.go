@@ -26,14 +26,21 @@ func (o *Operator) Cancel(ctx context.Context, f browse.Found, now time.Time) (F
 	if err := o.audit(ctx, ActCancel, f.Letter, nil); err != nil {
 		return "", err
 	}
-	_, stored, err := o.answers.Put(ctx, f.Failed(fetchworker.CodeCancelled, o.signed.Reason), f.ReplyTo())
+	a := f.Failed(fetchworker.CodeCancelled, o.signed.Reason)
+	stored := false
+	err := o.patiently(ctx, func() error {
+		stands, ours, err := o.answers.Put(ctx, a, f.ReplyTo())
+		// Where the server's word of it was lost, ours is found to stand already.
+		stored = ours || stands.Problem != nil && stands.Problem.Code() == fetchworker.CodeCancelled && stands.Time.Equal(a.Time)
+		return err
+	})
 	if err != nil {
 		return "", fmt.Errorf("cancel %s: %w", f.Identity, err)
 	}
-	if err := o.note(ctx, f.Provider, f.Agent, now); err != nil {
+	if err := o.patiently(ctx, func() error { return o.note(ctx, f.Provider, f.Agent, now) }); err != nil {
 		return "", fmt.Errorf("cancel %s: %w", f.Identity, err)
 	}
-	if err := o.log.Delete(ctx, "cancel", f.Stream, f.Sequence); err != nil {
+	if err := o.patiently(ctx, func() error { return o.log.Delete(ctx, "cancel", f.Stream, f.Sequence) }); err != nil {
 		return "", fmt.Errorf("cancel %s: %w", f.Identity, err)
 	}
 	if !stored {
