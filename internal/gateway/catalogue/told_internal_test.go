@@ -1,0 +1,117 @@
+package catalogue
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"fetchworker"
+)
+
+// What the fleet told is believed for a time, asked anew after it by one at a
+// time, and shown for an hour where nobody tells it any more; that nobody does is
+// remembered for a moment, and that there is no such thing is told at once.
+func TestWhatWasToldIsBelievedForATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const age = 30 * time.Second
+		one := newTold[int]()
+		asked := 0
+		var says error
+		var takes time.Duration
+		ask := func(ctx context.Context) (int, error) {
+			asked++
+			select {
+			case <-time.After(takes):
+			case <-ctx.Done():
+				return 0, context.Cause(ctx)
+			}
+			return asked, says
+		}
+		get := func(wantAsked, want int, wrong error) {
+			t.Helper()
+			got, err := one.get(t.Context(), age, ask)
+			if asked != wantAsked || got != want && err == nil || !errors.Is(err, wrong) || (err == nil) != (wrong == nil) {
+				t.Errorf("asked %d times, want %d: got %d, %v, want %d, %v", asked, wantAsked, got, err, want, wrong)
+			}
+		}
+		says = fetchworker.ErrNobodyServes
+		get(1, 0, says)
+		get(1, 0, says) // it was just said
+		time.Sleep(standingAge - time.Millisecond)
+		get(1, 0, says)
+		time.Sleep(2 * time.Millisecond)
+		get(2, 0, says)
+		time.Sleep(2 * standingAge)
+		says = nil
+		get(3, 3, nil)
+		time.Sleep(age - time.Millisecond)
+		get(3, 3, nil)
+		time.Sleep(time.Millisecond)
+		get(4, 4, nil)
+
+		time.Sleep(age)
+		says = fetchworker.ErrNobodyServes
+		get(5, 4, nil) // an old one is better than none
+		get(5, 4, nil)
+		time.Sleep(staleAge - age - time.Second)
+		get(6, 4, nil)
+		time.Sleep(2 * time.Second)
+		get(7, 0, says)
+		says = nil
+		time.Sleep(2 * standingAge)
+		get(8, 8, nil)
+		time.Sleep(age)
+		wrong := &fetchworker.RequestError{Field: "provider", Want: "another"}
+		says = wrong
+		get(9, 0, wrong) // it is gone, and not only not told
+
+		// One at a time asks, and the others have what it is told.
+		says = nil
+		time.Sleep(2 * standingAge)
+		takes = time.Second
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() {
+				if got, err := one.get(t.Context(), age, ask); got != 10 || err != nil {
+					t.Errorf("%d, %v", got, err)
+				}
+			})
+		}
+		all.Wait()
+		if asked != 10 {
+			t.Errorf("%d questions for one answer", asked-9)
+		}
+
+		// Who had no time to hear the end of it has told the next ones all the same.
+		two := newTold[int]()
+		asked, takes = 0, time.Hour
+		short, cancel := context.WithTimeout(t.Context(), silentAfter)
+		defer cancel()
+		if _, err := two.get(short, age, ask); err == nil {
+			t.Error("an answer that never came")
+		}
+		began := time.Now()
+		if _, err := two.get(t.Context(), age, ask); !errors.Is(err, fetchworker.ErrNobodyServes) || time.Since(began) > 0 || asked != 1 {
+			t.Errorf("the next one: %v after %v, %d questions", err, time.Since(began), asked)
+		}
+		// Of one that leaves sooner nothing is known.
+		three := newTold[int]()
+		asked = 0
+		shorter, cancel := context.WithTimeout(t.Context(), silentAfter/2)
+		defer cancel()
+		_, _ = three.get(shorter, age, ask)
+		takes = 0
+		if got, err := three.get(t.Context(), age, ask); got != 2 || err != nil {
+			t.Errorf("after one that had no patience: %d, %v", got, err)
+		}
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		time.Sleep(2 * age)
+		if _, err := three.get(over, age, ask); err == nil || asked != 2 {
+			t.Errorf("who is gone already: %v, %d questions", err, asked)
+		}
+	})
+}
