@@ -284,3 +284,46 @@ func TestWhatAnEarlierConsumerDeliveredIsLookedUp(t *testing.T) {
 		}
 	})
 }
+
+// An agent whose calls take long holds up no other's of the same provider. Whoever
+// has asked lately finds a place at once, whatever others call; of two who wait
+// each has its share; and an agent that is alone may use every place.
+func TestOneAgentsLongCallsLeavePlacesToOthers(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.env["FMP_TIMEOUT_SECONDS"] = "30"
+		quick := respond(200, `[{"symbol":"AAPL","price":1}]`)
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			step := quick(q)
+			if strings.Contains(q.URL.Path, "SLOW") {
+				step.Latency = 9 * time.Second
+			}
+			return step
+		}
+		defer r.start(nil)()
+		many := func(agent string, n int) (ids []fetchworker.Identity) {
+			for i := range n {
+				ids = append(ids, r.quote(agent, fmt.Sprint(agent, i), fmt.Sprint("SLOW", agent, i), ""))
+			}
+			return ids
+		}
+		under := func() (n int) { return r.gates[0].State().InFlight }
+		slow := many("alice", 50)
+		time.Sleep(time.Second)
+		if n := under(); n != 16 {
+			t.Errorf("alone it has %d calls at once", n)
+		}
+		r.final(r.quote("bob", "first", "B", ""), 10*time.Second) // it is the first: the end of a call
+		for i := range 40 {
+			time.Sleep(time.Second)
+			if a := r.final(r.quote("bob", fmt.Sprint("b", i), fmt.Sprint("B", i), ""), 300*time.Millisecond); a.Status != fetchworker.StatusOK {
+				t.Fatalf("%+v", a)
+			}
+		}
+		for _, id := range append(slow, many("carol", 20)...) {
+			if a := r.final(id, time.Minute); a.Status != fetchworker.StatusOK || a.Calls != 1 {
+				t.Errorf("%s: %+v", id, a)
+			}
+		}
+		r.allGivenBack()
+	})
+}

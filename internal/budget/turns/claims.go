@@ -148,7 +148,9 @@ type order struct {
 }
 
 // spare is how many more permits can be used at once.
-func (p *Planner) spare(now ledger.Instant) int { return p.places(now) - p.out - p.InHand() }
+func (p *Planner) spare(now ledger.Instant) int {
+	return p.guests.room(p.out, p.places(now), now) - p.InHand()
+}
 
 // orders says what to claim, the most urgent first: for each line as much as
 // can be under way in all, since nobody knows yet which of them gets any.

@@ -5,8 +5,9 @@
 //
 // Requests wait in lanes, and within a lane in the line of their agent's shard
 // (lanes.go); those whose calls count in other windows, or for more, in a line
-// of their own (line.go). The Planner hands permits in hand to those who wait and keeps
-// what is on its way into the register (planner.go). It says what to write
+// of their own (line.go). The Planner hands permits in hand to those who wait
+// (serve.go), as far as their agents may have a place (guests.go), and keeps what
+// is on its way into the register (planner.go). It says what to write
 // next (claims.go), and when: claimers that contend spread over a width that
 // the register carries, each by its own share of it (spread.go).
 package turns

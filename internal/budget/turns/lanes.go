@@ -2,6 +2,7 @@ package turns
 
 import (
 	"math/rand/v2"
+	"slices"
 
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/ledger"
@@ -54,6 +55,7 @@ type Waiter struct {
 	Turn  Turn          // what it got
 	Err   error         // or why it got none
 	ended bool
+	guest *guest // its agent; set while it waits
 }
 
 // End ends the wait, with what it got or why it got nothing.
@@ -78,6 +80,7 @@ type Turn struct {
 	Trial bool           // the one call after a hold: its end decides whether the hold is over
 	Seat  ledger.Instant // until when the call must have ended, since others may be made instead; 0: nobody counts
 	Wakes int            // of the clock of whoever handed it out: one of before the machine slept is void
+	guest *guest         // who holds the place
 }
 
 // rota is whose turn it is among the lanes: smooth weighted round robin.
@@ -115,6 +118,7 @@ func (q *queue) push(w *Waiter) {
 	line := &q.waiting[w.Lane][w.Shard]
 	*line = append(*line, w)
 	q.n[w.Lane]++
+	w.guest.waits++
 }
 
 // putBack lets one wait again at the front of its line: its permit lapsed.
@@ -122,6 +126,7 @@ func (q *queue) putBack(w *Waiter) {
 	line := &q.waiting[w.Lane][w.Shard]
 	*line = append([]*Waiter{w}, *line...)
 	q.n[w.Lane]++
+	w.guest.waits++
 }
 
 // remove takes out one who leaves, and reports whether it still waited.
@@ -137,36 +142,41 @@ func (q *queue) remove(w *Waiter) bool {
 
 func (q *queue) cut(l Lane, shard, i int) {
 	line := q.waiting[l][shard]
+	line[i].guest.waits--
 	copy(line[i:], line[i+1:])
 	line[len(line)-1] = nil
 	q.waiting[l][shard] = line[:len(line)-1]
 	q.n[l]--
 }
 
-// take chooses whose turn it is in a lane that has somebody: the light before
-// the heavy; then the shards in turn.
-func (q *queue) take(l Lane, modest func(shard int) bool) *Waiter {
-	shard := -1
+// take chooses whose turn it is in a lane that has somebody for whom there is
+// space: the light before the heavy; where it is tight whoever holds fewest
+// places; then the shards in turn.
+func (q *queue) take(l Lane, modest func(shard int) bool, s space) *Waiter {
+	var chosen *Waiter
+	var shard, at int
 	for i := range ledger.Shards {
-		s := (q.turn[l] + i) % ledger.Shards
-		if len(q.waiting[l][s]) == 0 {
+		n := (q.turn[l] + i) % ledger.Shards
+		k := s.first(q.waiting[l][n])
+		if k < 0 {
 			continue
 		}
-		if shard < 0 {
-			shard = s
+		w, light := q.waiting[l][n][k], l == Interactive && q.isLight(n, modest)
+		if chosen == nil || light || s.tight && w.guest.holds < chosen.guest.holds {
+			chosen, shard, at = w, n, k
 		}
-		if l != Interactive {
-			break
-		}
-		if q.isLight(s, modest) {
-			shard = s
+		if light || l != Interactive && !s.tight {
 			break
 		}
 	}
-	w := q.waiting[l][shard][0]
-	q.cut(l, shard, 0)
+	q.cut(l, shard, at)
 	q.turn[l] = (shard + 1) % ledger.Shards
-	return w
+	return chosen
+}
+
+// has reports whether somebody waits in a lane for whom there is space.
+func (q *queue) has(l Lane, s space) bool {
+	return q.n[l] > 0 && (!s.last || slices.ContainsFunc(q.waiting[l][:], func(line []*Waiter) bool { return s.first(line) >= 0 }))
 }
 
 // choose is the lane whose turn it is, by weight, of those that are active:

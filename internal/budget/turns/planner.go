@@ -34,6 +34,7 @@ type Planner struct {
 	lines   []*line         // those who wait, by the kind of permit; the first is for calls of no group that cost one
 	turn    int             // the line to look at first
 	out     int             // calls under way, or about to be
+	guests  *guests         // whose they are
 	grants  []Grant         // of the last Serve
 	trials  int             // permits in hand or out that are trials
 	refunds []ledger.Refund // to be given back with the next write
@@ -73,7 +74,7 @@ type held struct {
 func NewPlanner(name string, l ledger.Limits, slots int, trialTime time.Duration, rng *rand.Rand) *Planner {
 	p := &Planner{
 		name: name, shapes: ledger.NewShapes(l), slots: slots, trialTime: trialTime, rng: rng, rota: newRota(rng),
-		seats: seats{cap: -1},
+		seats: seats{cap: -1}, guests: newGuests(),
 	}
 	p.lines = []*line{p.newLine("", 1)}
 	return p
@@ -154,7 +155,10 @@ func (p *Planner) giveBack(b ledger.Block, trial bool) {
 }
 
 // Push lets a request wait for its turn.
-func (p *Planner) Push(w *Waiter) { p.lineOf(w).queue.push(w) }
+func (p *Planner) Push(w *Waiter) {
+	w.guest = p.guests.at(w.Agent, p.seen)
+	p.lineOf(w).queue.push(w)
+}
 
 // Remove takes out one who leaves, and reports whether it still waited.
 func (p *Planner) Remove(w *Waiter) bool { return p.lineOf(w).queue.remove(w) }
@@ -185,7 +189,7 @@ func (p *Planner) End(t Turn, called bool) {
 		p.trials--
 	}
 	p.unseat()
-	p.out--
+	p.leave(t)
 }
 
 // Again lets one whose turn lapsed wait for another, before those who came
@@ -196,8 +200,22 @@ func (p *Planner) Again(w *Waiter, t Turn, called bool) {
 		t.Block.N = 0 // a call may have gone: it counts as used
 	}
 	p.giveBack(t.Block, t.Trial)
-	p.out--
+	p.leave(t)
+	w.guest = t.guest
 	p.lineOf(w).queue.putBack(w)
+}
+
+// enter gives a place to one whose turn it is, leave takes it back.
+func (p *Planner) enter(g *Grant, now ledger.Instant) {
+	p.out++
+	g.Turn.guest = g.Waiter.guest
+	g.Turn.guest.holds++
+	g.Turn.guest.began = now
+}
+
+func (p *Planner) leave(t Turn) {
+	p.out--
+	t.guest.holds--
 }
 
 // Void gives every permit in hand back: a hold came, the limits changed, or

@@ -22,11 +22,12 @@ func (p *Planner) serve(grants []Grant, now ledger.Instant, u time.Duration) ([]
 	r := p.Effective(now)
 	places, until := p.seated(now)
 	for p.Queued() > 0 && p.out < places {
-		lane, ok, at := p.ready(r, now, u)
+		s := p.guests.space(p.out, places, now)
+		lane, ok, at := p.ready(r, now, u, s)
 		if !ok {
 			return grants, at
 		}
-		l := p.next(lane)
+		l := p.next(lane, s)
 		var g Grant
 		if p.unlimited(l, r, now) {
 			g.Block = ledger.Block{From: now, Until: now.Add(ledger.Unpaced), N: 1, Cost: l.cost, Group: l.group, Epoch: r.Epoch}
@@ -44,8 +45,8 @@ func (p *Planner) serve(grants []Grant, now ledger.Instant, u time.Duration) ([]
 			}
 		}
 		g.Seat = until
-		g.Waiter = l.queue.take(lane, func(shard int) bool { return p.modest(shard, now) })
-		p.out++
+		g.Waiter = l.queue.take(lane, func(shard int) bool { return p.modest(shard, now) }, s)
+		p.enter(&g, now)
 		grants = append(grants, g)
 	}
 	return grants, 0
@@ -53,7 +54,7 @@ func (p *Planner) serve(grants []Grant, now ledger.Instant, u time.Duration) ([]
 
 // ready looks which lines can have a permit now, and whose turn it is of the
 // lanes that wait in them; or when the first can have one.
-func (p *Planner) ready(r *ledger.Register, now ledger.Instant, u time.Duration) (lane Lane, ok bool, at ledger.Instant) {
+func (p *Planner) ready(r *ledger.Register, now ledger.Instant, u time.Duration, s space) (lane Lane, ok bool, at ledger.Instant) {
 	var active [Lanes]bool
 	for _, l := range p.lines {
 		l.usable = -1
@@ -68,7 +69,7 @@ func (p *Planner) ready(r *ledger.Register, now ledger.Instant, u time.Duration)
 			at = earliest(at, from)
 		}
 		for lane := range Lanes {
-			active[lane] = active[lane] || l.usable >= 0 && l.queue.n[lane] > 0
+			active[lane] = active[lane] || l.usable >= 0 && l.queue.has(lane, s)
 		}
 	}
 	lane, ok = p.rota.choose(active)
@@ -76,11 +77,11 @@ func (p *Planner) ready(r *ledger.Register, now ledger.Instant, u time.Duration)
 }
 
 // next is the line whose turn it is of those that are ready and have somebody
-// in a lane.
-func (p *Planner) next(lane Lane) *line {
+// in a lane for whom there is space.
+func (p *Planner) next(lane Lane, s space) *line {
 	for i := range p.lines {
 		at := (p.turn + i) % len(p.lines)
-		if l := p.lines[at]; l.usable >= 0 && l.queue.n[lane] > 0 {
+		if l := p.lines[at]; l.usable >= 0 && l.queue.has(lane, s) {
 			p.turn = at + 1
 			return l
 		}
