@@ -39,12 +39,12 @@ func TestEachFullStoreIsNamedOverHTTP(t *testing.T) {
 			step = providertest.JSON(http.StatusOK, fmt.Sprintf(`[{"symbol":%q,"price":1,"filler":%q}]`, symbol, filler))
 		case symbol[0] == 'B':
 			step = providertest.JSON(http.StatusBadRequest, `{"Error Message":"bad"}`)
-		case symbol[0] == 'R':
+		case symbol[0] == 'R', symbol[0] == 'T':
 			mu.Lock()
 			if first := !failed[symbol]; first {
 				failed[symbol] = true
 				step = providertest.JSON(http.StatusInternalServerError, "boom")
-			} else {
+			} else if symbol[0] == 'R' {
 				step.Latency = slow
 			}
 			mu.Unlock()
@@ -90,6 +90,7 @@ func TestEachFullStoreIsNamedOverHTTP(t *testing.T) {
 		// The answer is stored and the letter waits: these calls are not in vain.
 		{stream: wire.StreamReview, kind: "B", others: true, short: true},
 		{stream: wire.StreamReplay, kind: "R", others: true, fills: true},
+		{stream: wire.StreamDLQ, kind: "T", holds: true, others: true},
 	} {
 		if !full && !c.short {
 			continue
@@ -130,11 +131,19 @@ func TestEachFullStoreIsNamedOverHTTP(t *testing.T) {
 		})
 		t.Logf("%s has room: ready after %v", c.stream, time.Since(room))
 	}
+	if full {
+		a.noMoreRequests(func() fetchworker.Identity {
+			quotes("R", 1) // it is in there while its call goes on
+			return ids[len(ids)-1]
+		})
+		a.answered(ids)
+	}
 	seen := map[string]int{}
 	for _, call := range a.upstream.Calls() {
 		symbol := path.Base(strings.SplitN(call.Target, "?", 2)[0])
-		if seen[symbol]++; seen[symbol] == 2 && symbol[0] != 'R' && strings.HasPrefix(call.Target, "/api/") {
-			t.Errorf("%s was called twice", symbol)
+		twice := symbol[0] == 'R' || symbol[0] == 'T' // the first time in vain
+		if seen[symbol]++; strings.HasPrefix(call.Target, "/api/") && (seen[symbol] == 2 && !twice || seen[symbol] == 3) {
+			t.Errorf("%s was called again", symbol)
 		}
 	}
 	kv, err := a.js.KeyValue(t.Context(), wire.BucketProviders)
@@ -148,6 +157,35 @@ func TestEachFullStoreIsNamedOverHTTP(t *testing.T) {
 	for key := range keys.Keys() {
 		t.Errorf("a suspect: %s", key)
 	}
+}
+
+// noMoreRequests takes the room of the requests: publishes are refused, which is
+// named, what is in there is answered all the same, and with room again others
+// get in.
+func (a *lone) noMoreRequests(ask func() fetchworker.Identity) {
+	t := a.t
+	t.Helper()
+	inside := ask()
+	a.limit(fetchworker.StreamRequests, 0)
+	began := time.Now()
+	refused := []byte(`{"id":"refused","params":{"symbol":"S"}}`)
+	if _, err := a.js.Publish(t.Context(), "fetch.request.fmp.interactive.quote.alice", refused); err == nil {
+		t.Error("a request was taken in without room")
+	}
+	until(t, 5*time.Second-time.Since(began), "/readyz names "+fetchworker.StreamRequests, func() bool {
+		status, text := a.readyz()
+		return status == http.StatusServiceUnavailable && strings.Contains(text, fetchworker.StreamRequests)
+	})
+	t.Logf("%s is named after %v", fetchworker.StreamRequests, time.Since(began))
+	if got := a.final(inside); got.Status != fetchworker.StatusOK {
+		t.Errorf("%s: %s", inside, dlqtest.Describe(got))
+	}
+	a.limit(fetchworker.StreamRequests, 1<<30)
+	ask()
+	until(t, 10*time.Second, "the worker is ready again", func() bool {
+		status, _ := a.readyz()
+		return status == http.StatusOK
+	})
 }
 
 // answered waits until all have a final answer.
