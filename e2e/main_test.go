@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	programs = dir
-	if output, err := exec.Command("go", "build", "-o", dir, "fetchworker/cmd/worker", "fetchworker/cmd/replayer", "fetchworker/cmd/fetch").CombinedOutput(); err != nil {
+	if output, err := exec.Command("go", "build", "-o", dir, "fetchworker/cmd/worker", "fetchworker/cmd/replayer", "fetchworker/cmd/fetch", "fetchworker/cmd/gateway").CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("go build: %v\n%s", err, output))
 	}
 	// The short forms wait for most of their time, and do so side by side. The

@@ -184,7 +184,7 @@ func (c *cli) cancelAll(ctx context.Context, l *link, f fetchworker.CancelFilter
 	if c.json {
 		return c.object(map[string]time.Time{"before": before})
 	}
-	return terminal.Printf(c.out, "cancelled: whatever %s asked of %s before %s\n", l.Agent(), f.Provider, before.Local().Format(time.DateTime))
+	return terminal.Printf(c.out, "cancelled: whatever %s asked of %s before %s\n", l.Agent(), f.Provider, before.UTC().Format(time.RFC3339))
 }
 
 func (c *cli) cancel(ctx context.Context, l *link, args []string) error {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"fetchworker/internal/gateway/tokens"
 
@@ -22,6 +23,7 @@ import (
 func main() {
 	// net/http tells the standard logger what a client sends out of turn.
 	log.SetOutput(io.Discard)
+	time.Local = time.UTC // what is stored, logged or shown says so, wherever the machine stands
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	// The first signal ends what waits; a second one ends the process at once.
 	context.AfterFunc(ctx, stop)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"fetchworker/internal/app"
 )
@@ -23,6 +24,7 @@ func main() {
 	// net/http tells the standard logger what a provider sends out of turn, and
 	// that may be our key.
 	log.SetOutput(io.Discard)
+	time.Local = time.UTC // what is stored, logged or shown says so, wherever the machine stands
 	app.LimitMemory()
 	app.PaceCollector()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
