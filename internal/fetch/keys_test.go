@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,11 +31,12 @@ func TestAKeyIsExchangedUnderLoad(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		delete(r.env, "FMP_API_KEY")
 		r.env["FMP_API_KEY_FILE"] = file
-		var ended time.Time // of the older key
+		var ended atomic.Pointer[time.Time] // of the older key
 		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
 			key := q.Header.Get("apikey") + q.URL.Query().Get("apikey")
 			step := providertest.JSON(200, aapl)
-			if key != newer && (key != older || !ended.IsZero() && time.Now().After(ended)) {
+			end := ended.Load()
+			if key != newer && (key != older || end != nil && time.Now().After(*end)) {
 				step = providertest.JSON(401, `{"Error Message": "Invalid API KEY."}`)
 			}
 			return &step
@@ -44,7 +46,8 @@ func TestAKeyIsExchangedUnderLoad(t *testing.T) {
 		for i := range 800 {
 			if i == 200 {
 				put(newer)
-				ended = time.Now().Add(2 * time.Second)
+				end := time.Now().Add(2 * time.Second)
+				ended.Store(&end)
 			}
 			ids = append(ids, r.quote(fmt.Sprint("agent-", i%8), fmt.Sprint("q-", i), fmt.Sprint("S", i), ""))
 			time.Sleep(5 * time.Millisecond)
