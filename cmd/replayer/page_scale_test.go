@@ -189,6 +189,7 @@ func TestThePageAtScale(t *testing.T) {
 		{"/waiting", paint},
 		{"/provider/fmp", paint},
 		{"/audit", paint},
+		{"/control?do=pause&all=1&for=1h", paint},
 		{"/letters?agent=alice", filter},
 		{"/letters?class=permanent", filter},
 		{"/letters?error=gone*", filter},

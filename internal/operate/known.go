@@ -36,25 +36,26 @@ func (s Survey) Knows(provider string) bool {
 
 // Served are the providers that a worker serves, or has served.
 func (f *Fleet) Served(ctx context.Context) ([]string, error) {
-	survey, err := f.Survey(ctx)
+	names, err := f.named(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(survey.Providers, func(p string) bool {
+	return slices.DeleteFunc(names, func(p string) bool {
 		view := f.Provider(p, f.desk.Now())
 		return !view.Registered && len(view.Workers) == 0
 	}), nil
 }
 
-// Survey looks at the shared state, the consumers and the streams.
-func (f *Fleet) Survey(ctx context.Context) (Survey, error) {
+// named are the providers that the shared state and the consumers name. It costs
+// the same however much is stored.
+func (f *Fleet) named(ctx context.Context) ([]string, error) {
 	names := map[string]bool{}
 	for _, p := range f.Providers() {
 		names[p] = true
 	}
 	stream, err := f.desk.JS.Stream(ctx, fetchworker.StreamRequests)
 	if err != nil {
-		return Survey{}, fmt.Errorf("look up the requests: %w", err)
+		return nil, fmt.Errorf("look up the requests: %w", err)
 	}
 	consumers := stream.ConsumerNames(ctx)
 	for name := range consumers.Name() {
@@ -63,9 +64,18 @@ func (f *Fleet) Survey(ctx context.Context) (Survey, error) {
 		}
 	}
 	if err := consumers.Err(); err != nil {
-		return Survey{}, fmt.Errorf("list the consumers: %w", err)
+		return nil, fmt.Errorf("list the consumers: %w", err)
 	}
-	survey := Survey{Providers: slices.Sorted(maps.Keys(names))}
+	return slices.Sorted(maps.Keys(names)), nil
+}
+
+// Survey looks at the shared state, the consumers and the streams.
+func (f *Fleet) Survey(ctx context.Context) (Survey, error) {
+	known, err := f.named(ctx)
+	if err != nil {
+		return Survey{}, err
+	}
+	survey := Survey{Providers: known}
 	others := map[string]bool{}
 	for stream, count := range map[string]*int{
 		fetchworker.StreamRequests: &survey.Unserved.Requests, wire.StreamReplay: &survey.Unserved.Released,

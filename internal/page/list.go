@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/wire"
@@ -31,10 +32,49 @@ type list struct {
 	Down     time.Time
 }
 
-// row is a letter or item with its state.
+// row is a letter or item with its state, and what holds it where that is not
+// its own time.
 type row struct {
 	browse.Found
 	State string
+	Why   string
+	Until time.Time // when that may end; zero: nobody knows
+}
+
+// seen makes rows of what is found, as things stand now.
+func (s *Server) seen() func(browse.Found) row {
+	now, holds := s.Fleet.Seen(), map[string]operate.Hold{} // the board is asked once a provider
+	return func(found browse.Found) row {
+		r := row{Found: found, State: now.State(found)}
+		if r.State != "held" {
+			return r
+		}
+		h, known := holds[found.Provider]
+		if !known {
+			h, _ = s.Fleet.Hold(found.Provider)
+			holds[found.Provider] = h
+		}
+		r.Why, r.Until = whyHeld(h), h.Until
+		return r
+	}
+}
+
+// whyHeld is a hold in a few words; none: it is of some calls only.
+func whyHeld(h operate.Hold) string {
+	switch h.Reason { //nolint:exhaustive // the others are no holds
+	case fetchworker.ReasonPaused:
+		return "paused by " + h.By
+	case fetchworker.ReasonCircuitOpen:
+		return "the provider is down, and probed again"
+	case fetchworker.ReasonThrottled:
+		return "the provider asked for a hold"
+	case fetchworker.ReasonQuota:
+		return "the quota is used up"
+	case fetchworker.ReasonNoWorker:
+		return "no worker serves it"
+	default:
+		return "a circuit is open for such calls"
+	}
 }
 
 func (s *Server) letters(r *http.Request) (view, error) {
@@ -55,7 +95,7 @@ func (s *Server) list(r *http.Request, of, title, stream string) (view, error) {
 		return view{}, err
 	}
 	l.Groups = s.counts.of(stream, f.Filter, l.Total)
-	l.recall(s.Fleet.Seen().State)
+	l.recall(s.seen())
 	return view{Name: "list", Title: title, Nav: of, Data: l}, nil
 }
 
@@ -69,7 +109,7 @@ func (s *Server) rows(ctx context.Context, l *list, stream string) error {
 	if l.Filter.Before > 0 {
 		edge.Sequence = min(edge.Sequence, l.Filter.Before-1)
 	}
-	began, seen := time.Now(), s.Fleet.Seen()
+	began, seen := time.Now(), s.seen()
 	for found, err := range s.Desk.WalkBack(ctx, stream, l.Filter.Coarse(edge), edge) {
 		if err != nil {
 			return err
@@ -83,7 +123,7 @@ func (s *Server) rows(ctx context.Context, l *list, stream string) error {
 			return nil
 		}
 		if l.Filter.Selects(found) {
-			l.Rows = append(l.Rows, row{found, seen.State(found)})
+			l.Rows = append(l.Rows, seen(found))
 		}
 	}
 	return nil
@@ -91,7 +131,7 @@ func (s *Server) rows(ctx context.Context, l *list, stream string) error {
 
 // recall goes on with what the count has met where the search had no time to
 // come to it: twelve among a million are seen without searching on.
-func (l *list) recall(state func(browse.Found) string) {
+func (l *list) recall(seen func(browse.Found) row) {
 	if !l.Searched || !l.Groups.Known {
 		return
 	}
@@ -100,7 +140,7 @@ func (l *list) recall(state func(browse.Found) string) {
 		if found.Sequence >= l.More {
 			continue
 		}
-		l.Rows = append(l.Rows, row{found, state(found)})
+		l.Rows = append(l.Rows, seen(found))
 		l.More, l.Down = found.Sequence, found.StoredAt
 		if len(l.Rows) == rowsShown {
 			l.Searched, all = false, all && i == 0

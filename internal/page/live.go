@@ -78,6 +78,7 @@ type looks struct {
 	last    *overall
 	failed  error
 	asked   time.Time
+	began   time.Time     // the look that is under way, or the last
 	changed chan struct{} // closed at the next look
 }
 
@@ -96,6 +97,9 @@ func newLooks(s *Server) *looks {
 func (l *looks) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		began := time.Now()
+		l.mu.Lock()
+		l.began = began
+		l.mu.Unlock()
 		seen, err := l.look(ctx)
 		if ctx.Err() != nil {
 			return
@@ -146,12 +150,16 @@ func (l *looks) get(ctx context.Context) (*overall, error) {
 	idle := time.Since(l.asked) > watchedIs
 	l.asked = time.Now()
 	last, err, changed := l.last, l.failed, l.changed
+	patience := firstWait
+	if last == nil && !l.began.IsZero() { // one that takes long is not waited for by every view
+		patience -= time.Since(l.began)
+	}
 	l.mu.Unlock()
 	if idle {
 		wait.Signal(l.poke)
 	}
 	if last == nil && err == nil || idle {
-		timer := time.NewTimer(firstWait)
+		timer := time.NewTimer(patience)
 		defer timer.Stop()
 		select {
 		case <-changed:

@@ -36,14 +36,14 @@ func (s *Server) request(r *http.Request) (view, error) {
 	if !fetchworker.ValidToken(i.Provider) || !fetchworker.ValidToken(i.Operation) || !fetchworker.ValidToken(i.Agent) || !fetchworker.ValidID(i.ID) {
 		return missing("that is no request's name"), nil
 	}
-	data, seen := story{Identity: i}, s.Fleet.Seen()
+	data, seen := story{Identity: i}, s.seen()
 	f := browse.Filter{Provider: i.Provider, Operation: i.Operation, Agent: i.Agent, ID: i.ID}
 	found, err := s.Desk.LookUp(r.Context(), f, []string{wire.StreamDLQ, wire.StreamReplay, wire.StreamReview})
 	if err != nil {
 		return view{}, err
 	}
 	for _, record := range found[i] {
-		data.Records = append(data.Records, row{record, seen.State(record)})
+		data.Records = append(data.Records, seen(record))
 		if parts := strings.Split(record.Traceparent, "-"); len(parts) == 4 {
 			data.Trace = parts[1]
 		}

@@ -13,6 +13,8 @@ import (
 	"fetchworker/internal/doctor"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/wire"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // overview is the first view: the verdict, and a provider a row.
@@ -67,6 +69,7 @@ type waitingView struct {
 	Waits   []waits
 	Letters list // those of the agent, or all
 	Total   int  // requests in the queues
+	Known   bool // they were looked at: else nobody knows yet whether any waits
 
 	LeftOut, LeftOutQueued int // agents that are not listed, and their requests
 }
@@ -77,25 +80,28 @@ func (s *Server) waiting(r *http.Request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	o, err := s.looks.get(r.Context())
-	if err != nil {
-		return view{}, err
-	}
-	data := waitingView{Agent: f.Agent, Letters: list{Of: "letters", Filter: f}}
-	if o != nil {
+	data, letters := waitingView{Agent: f.Agent}, list{Of: "letters", Filter: f}
+	var both errgroup.Group // together: the first look may be waited for
+	both.Go(func() error { return s.rows(r.Context(), &letters, wire.StreamDLQ) })
+	both.Go(func() error {
+		o, err := s.looks.get(r.Context())
+		if err != nil || o == nil {
+			return err
+		}
+		data.Known = true
 		for _, status := range o.Providers {
 			if f.Provider != "" && f.Provider != status.Provider {
 				continue
 			}
 			if err := s.queued(r.Context(), o, status, &data); err != nil {
-				return view{}, err
+				return err
 			}
 		}
-	}
-	if err := s.rows(r.Context(), &data.Letters, wire.StreamDLQ); err != nil {
-		return view{}, err
-	}
-	return view{Name: "waiting", Title: "Waiting", Nav: "waiting", Data: data}, nil
+		return nil
+	})
+	err = both.Wait()
+	data.Letters = letters
+	return view{Name: "waiting", Title: "Waiting", Nav: "waiting", Data: data}, err
 }
 
 // agentsShown is how many agents of a provider are listed, those with most.
@@ -138,6 +144,7 @@ func (s *Server) queued(ctx context.Context, o *overall, status operate.Status, 
 
 type agentsView struct {
 	Since, By string
+	Filter    operate.UsageFilter
 	Rows      []operate.Used
 	Causes    []operate.Cause
 	Most      int64 // calls of the row with most
@@ -166,6 +173,7 @@ func (s *Server) agents(r *http.Request) (view, error) {
 		}
 		f.Since = f.Since.Add(24 * time.Hour) // so many days, today included
 	}
+	data.Filter = f
 	rows, err := s.Desk.Usage(r.Context(), f)
 	if noStream(err) {
 		data.Missing = true
