@@ -190,6 +190,46 @@ func TestOrdersAtOnce(t *testing.T) {
 	}
 }
 
+// An order that read the mark before another was stored takes nothing of that
+// back.
+func TestAnOrderOverAnother(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		var cable brokertest.Wire
+		nc := b.ConnectThrough(t, &cable)
+		defer nc.Close()
+		js, err := broker.JetStream(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kv, err := js.KeyValue(t.Context(), wire.BucketProviders)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		cable.Break(markPrefix+"fmp.alice", brokertest.ReplyLate, 1, time.Second)
+		var slow sync.WaitGroup
+		slow.Go(func() {
+			if _, err := store(t.Context(), js, kv, "fmp", "alice", Order{All: true, Operation: "slow"}, now, time.Hour, ""); err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(500 * time.Millisecond)
+		if _, err := store(t.Context(), b.JS, b.KV, "fmp", "alice", Order{All: true, Operation: "quick"}, now, time.Hour, ""); err != nil {
+			t.Error(err)
+		}
+		slow.Wait()
+		if cable.Met() != 1 {
+			t.Error("it did not read what was there before")
+		}
+		if m, _, err := read(t.Context(), b.KV, "fmp", "alice"); err != nil || len(m.All) != 2 {
+			t.Errorf("%d of 2 orders are in the mark, %v", len(m.All), err)
+		}
+	})
+}
+
 // What an order by ids does: a request that a person has sent back to work is
 // cancelled in its new life, what is final stays, and where nothing was
 // cancelled nobody need look anything up.

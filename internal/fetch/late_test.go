@@ -13,6 +13,9 @@ import (
 	"fetchworker/internal/memory"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Six workers with caches of their own ask for the same ten things under a
@@ -79,6 +82,61 @@ func TestWhoWaitsForALargeBodyHoldsNoPermit(t *testing.T) {
 		}
 		if calls := r.upstream.Calls(); len(calls) != 2 {
 			t.Errorf("%d calls for two things", len(calls))
+		}
+	})
+}
+
+// Whoever has waited long for its permit looks once more, also when nobody
+// remembers any more that another made the same call.
+func TestWhoHasWaitedLooksOnceMore(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.env["FMP_REQUESTS_PER_MINUTE"] = "1"
+		r.well()
+		r.upstream.SetLatency(2 * time.Second)
+		ids := []fetchworker.Identity{r.calledByOneThatStops("SAME", nil)}
+		defer r.start(nil)()
+		ids = append(ids, r.quote("bob", "second", "SAME", ""))
+		time.Sleep(29 * time.Second)
+		stream, err := r.b.JS.Stream(t.Context(), "KV_"+wire.BucketCache)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// As its time would: the server judges that by a clock outside of the bubble.
+		if err := stream.Purge(t.Context(), jetstream.WithPurgeSubject("$KV."+wire.BucketCache+".flying.>")); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range ids {
+			if a := r.final(id, 2*time.Minute); a.Status != fetchworker.StatusOK {
+				t.Errorf("%s: %+v", id, a)
+			}
+		}
+		if calls := r.upstream.Calls(); len(calls) != 1 {
+			t.Errorf("%d calls for one thing", len(calls))
+		}
+	})
+}
+
+// Bodies and answers are as old as the server's clock says, which is
+// everybody's, whatever the worker's own does.
+func TestAWorkersOwnClockDatesNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.wire = &brokertest.Wire{}
+		r.wire.Ahead(time.Hour)
+		answers := map[string]func(*http.Request) *providertest.Step{"GOOD": respond(200, aapl), "NONE": respond(404, `{"Error Message":"none"}`)}
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			return answers[q.URL.Path[strings.LastIndexByte(q.URL.Path, '/')+1:]](q)
+		}
+		defer r.start(nil)()
+		for _, c := range []struct{ id, symbol string }{{"good", "GOOD"}, {"none", "NONE"}, {"cached", "GOOD"}} {
+			asked := time.Now().Add(time.Hour)
+			a := r.final(r.quote("alice", c.id, c.symbol, ""), time.Minute)
+			if off := a.Time.Sub(asked); off < 0 || off > 5*time.Second {
+				t.Errorf("%s: answered %v after it was asked", c.id, off)
+			}
+			if off := time.Now().Add(time.Hour).Sub(a.FetchedAt); c.symbol == "GOOD" && (off < 0 || off > 10*time.Second || a.Age > 10*time.Second) {
+				t.Errorf("%s: its body is %v old, and %v is told", c.id, off, a.Age)
+			}
+			time.Sleep(2 * time.Second)
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/dlq"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/wire"
 )
@@ -183,6 +184,30 @@ func TestWhileOpenOneProbeAtATime(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A request that happens to be a probe fails for the provider's sake: however
+// often, none of its retries is spent.
+func TestAFailedProbeIsNobodysFailure(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.open = 2 * time.Second
+		r.upstream.Fallback = respond(503, "down")
+		defer r.whole(1, 1)()
+		r.many("interactive", "P", 10, agents(5)...)
+		time.Sleep(5 * time.Second)
+		id := r.quote("zoe", "q", "PROBE", "")
+		for deadline := time.Now().Add(10 * time.Minute); r.calls("PROBE") < 5; time.Sleep(time.Second) {
+			if time.Now().After(deadline) {
+				t.Fatalf("it was the probe %d times", r.calls("PROBE"))
+			}
+		}
+		time.Sleep(time.Second)
+		raw, ok := r.letter(fetchworker.LaneInteractive, id)
+		l, err := dlq.Decode(raw.Subject, raw.Header, raw.Data)
+		if !ok || err != nil || l.Calls != r.calls("PROBE") || l.Failures != 0 {
+			t.Errorf("a letter: %t, %v: after %d calls it has failed %d times in %d", ok, err, r.calls("PROBE"), l.Failures, l.Calls)
+		}
+	})
 }
 
 func TestAHoldStopsTheWholeFleet(t *testing.T) {

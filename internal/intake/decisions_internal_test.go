@@ -256,7 +256,9 @@ func TestWhenAShardRests(t *testing.T) {
 		d.sends(t, "awake", 2)
 		time.Sleep(time.Minute)
 		d.beats()
-		if d.look(time.Now()); d.state != awake {
+		d.look(time.Now()) // nobody would hear: it asks anew
+		d.rests = true
+		if d.look(time.Now()); d.state != awake || d.asked == 0 {
 			t.Error("rests while something is asked for")
 		}
 		d.came(1) // what was asked for: it may still come

@@ -71,6 +71,34 @@ func TestWhatWasGivenAtAStopIsTaken(t *testing.T) {
 	})
 }
 
+// What was asked for while nothing came is withdrawn at a stop: what comes then
+// is given to nobody who is gone.
+func TestWhatWasAskedForIsWithdrawnAtAStop(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		k := take(t, b, intake.RestAfter, nil)
+		time.Sleep(2 * time.Second)
+		for i := range 60 {
+			ask(t, b, fmt.Sprint("agent-", i))
+		}
+		time.Sleep(time.Second)
+		given, open := delivered(t, b)
+		if given != 60 || open != 0 {
+			t.Fatalf("the server has given %d of 60, of which %d are open", given, open)
+		}
+		k.stop()
+		for i := range 60 {
+			ask(t, b, fmt.Sprint("agent-", i))
+		}
+		time.Sleep(time.Second)
+		if later, _ := delivered(t, b); later != given {
+			t.Errorf("%d messages were given to one who is gone", later-given)
+		}
+	})
+}
+
 // Whatever an agent publishes comes, also what looks like the server's own word.
 func TestWhatLooksLikeTheServersWordComes(t *testing.T) {
 	dir := t.TempDir()

@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -36,6 +37,7 @@ type Wire struct {
 	stands *standing // nil: it goes on
 	cut    bool
 	conns  []net.Conn
+	ahead  time.Duration
 }
 
 type broken struct {
@@ -51,6 +53,23 @@ func (w *Wire) Break(part string, fault Fault, times int, late time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.faults = append(w.faults, &broken{part, fault, times, late})
+}
+
+// Ahead has the server's clock be ahead of the client's, where the client asks
+// for it; by whole hours.
+func (w *Wire) Ahead(by time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ahead = by
+}
+
+// later changes the time in what the server says of a stream.
+func later(said []byte, by time.Duration) {
+	_, at, _ := bytes.Cut(said, []byte(`"ts":"`))
+	text, _, ok := bytes.Cut(at, []byte(`"`))
+	if t, err := time.Parse(time.RFC3339Nano, string(text)); ok && err == nil {
+		copy(text, t.Add(by).Format(time.RFC3339Nano)) // as long as it was
+	}
 }
 
 // Mend lets everything through again.
@@ -199,6 +218,9 @@ func (w *Wire) asked(f frame) (passes bool, late time.Duration) {
 func (w *Wire) answered(f frame) (passes bool, late time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.ahead != 0 {
+		later(f.bytes, w.ahead)
+	}
 	b := w.of[f.subject]
 	if b == nil {
 		return true, 0
