@@ -36,6 +36,8 @@ type fleet struct {
 	cgroup    string            // whose memory the programs have; empty: the test's own
 	replayEnv map[string]string // of replayers, over it
 
+	workerPath string // of another worker than is shipped; empty: that one
+
 	mu       sync.Mutex
 	agents   map[string]*fetchworker.Client
 	accepted []fetchworker.Identity
@@ -95,6 +97,9 @@ func (f *fleet) spawn(name string, more ...string) *process {
 	}
 	f.started++
 	path := program(name)
+	if name == "worker" && f.workerPath != "" {
+		path = f.workerPath
+	}
 	if f.cgroup != "" { // it is in there before it takes any memory
 		args = append([]string{"-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, f.cgroup, path}, args...)
 		path = "/bin/sh"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -79,6 +80,17 @@ func (r roll) begins(js jetstream.JetStream, kv jetstream.KeyValue, provider str
 	}
 }
 
+// shortRest, where the linker sets it, is how soon shards rest and how soon the
+// server takes their consumers away: for tests of whole processes, which do not
+// wait for a quarter of an hour.
+var shortRest string
+
+// restAfter is shortRest, 0 where it is as ever.
+func restAfter() time.Duration {
+	d, _ := time.ParseDuration(shortRest)
+	return d
+}
+
 // serveProvider opens a provider's gate, which lets nobody through before the
 // provider's start is over. Its consumers are made when something comes for them.
 func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, p *providers.Provider, settings budget.Settings, on budget.Observer) (fetch.Served, error) {
@@ -87,11 +99,12 @@ func serveProvider(ctx context.Context, js jetstream.JetStream, kv jetstream.Key
 		return fetch.Served{}, err
 	}
 	held := broker.Held(perMinute(p.Limits))
-	consumer := func(lane fetchworker.Lane, shard int) jetstream.ConsumerConfig {
-		if shard < 0 {
-			return broker.ReplaysConsumer(p.Name, held)
+	consumer := func(lane fetchworker.Lane, shard int) (c jetstream.ConsumerConfig) {
+		if c = broker.RequestConsumer(p.Name, lane, shard, held); shard < 0 {
+			c = broker.ReplaysConsumer(p.Name, held)
 		}
-		return broker.RequestConsumer(p.Name, lane, shard, held)
+		c.InactiveThreshold = cmp.Or(restAfter(), c.InactiveThreshold)
+		return c
 	}
 	return fetch.Served{
 		Provider: p, Gate: gate,

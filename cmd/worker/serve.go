@@ -211,7 +211,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	closing.Push("usage", app.Beside(book.Run)) // after the last answer
 	worker, err := fetch.New(fetch.Config{
 		Name: name, JS: js, Large: large, KV: kv, Log: log, Serve: serving, Rights: set.Rights,
-		Retries: config.Retries, RetryBase: config.RetryBase, MaxLife: config.MaxLife, Drain: drainTime,
+		Retries: config.Retries, RetryBase: config.RetryBase, MaxLife: config.MaxLife, Drain: drainTime, Rest: restAfter(),
 		Logger: logger, Metrics: registry, Tracer: tracer,
 		Cancels: guard, Usage: book, Memory: bodies,
 	})

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fetchworker"
@@ -40,7 +42,7 @@ func (r *rig) consumers() (n int) {
 const promptly = 100 * time.Millisecond
 
 // TestConsumersComeAndGo: there are none where nothing is; what comes after a
-// while is answered as soon as ever; a hundred agents in turn leave nothing.
+// while is answered as soon as ever.
 func TestConsumersComeAndGo(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.well()
@@ -60,21 +62,96 @@ func TestConsumersComeAndGo(t *testing.T) {
 				t.Errorf("%d consumers after a time of rest", n)
 			}
 		}
-		for agent := range 100 {
-			r.final(r.quote(fmt.Sprint("agent-", agent), "q", "A", ""), promptly)
-			time.Sleep(100 * time.Millisecond)
-		}
-		if n := r.consumers(); n != wire.Shards {
-			t.Errorf("%d consumers for a hundred agents of one lane", n)
-		}
-		time.Sleep(20 * time.Minute)
-		if n := r.consumers(); n != 0 {
-			t.Errorf("%d consumers after a time of rest", n)
-		}
 		if strings.Contains(r.logs.String(), "made again") {
 			t.Error("what the server took away in its time is told as an accident")
 		}
 	})
+}
+
+// TestAThousandAgentsLeaveNothing asks one provider for a thousand agents in
+// turn. An hour later there are no consumers, and what worker and server hold
+// and say to each other is what it was before the first of them. (In e2e it is
+// processes, with shorter times.)
+func TestAThousandAgentsLeaveNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		worker, stop := r.startWorker(nil)
+		defer stop()
+		r.final(r.quote("first", "q", "A", ""), promptly)
+		time.Sleep(20 * time.Minute)
+		before := r.atRest(worker)
+		answers := make(chan *nats.Msg, 8)
+		live, err := r.b.NC.ChanSubscribe("fetch.result.>", answers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		most := 0
+		for agent := range 1000 {
+			r.quote(fmt.Sprint("agent-", agent), "q", "A", "")
+			select {
+			case <-answers:
+			case <-time.After(promptly):
+				t.Fatalf("agent %d has no answer", agent)
+			}
+			time.Sleep(10 * time.Millisecond)
+			if agent%100 == 99 {
+				most = max(most, r.consumers())
+			}
+		}
+		if err := live.Unsubscribe(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		// The answers are kept; here that is in memory.
+		kept, err := r.b.JS.Stream(t.Context(), fetchworker.StreamResults)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := kept.CachedInfo().State.Msgs; n != 1001 {
+			t.Errorf("%d answers", n)
+		}
+		if err := kept.Purge(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		after := r.atRest(worker)
+		t.Logf("before: %v; at most %d consumers; after: %v", before, most, after)
+		if most != wire.Shards {
+			t.Errorf("%d consumers for a thousand agents of one lane", most)
+		}
+		if after.consumers != 0 || after.goroutines > before.goroutines+5 || after.messages > before.messages*1.1 || after.heap > before.heap+2<<20 {
+			t.Errorf("before a thousand agents %v, an hour after them %v", before, after)
+		}
+	})
+}
+
+// restful is what a worker and its server have and do while nobody asks.
+type restful struct {
+	consumers, goroutines, heap int
+	messages                    float64 // a second
+}
+
+func (r restful) String() string {
+	return fmt.Sprintf("%d consumers, %d goroutines, %d KiB, %.2f messages a second", r.consumers, r.goroutines, r.heap>>10, r.messages)
+}
+
+// atRest watches the worker of a connection for two minutes.
+func (r *rig) atRest(worker *nats.Conn) (is restful) {
+	r.t.Helper()
+	said := func() uint64 {
+		s := worker.Stats()
+		return s.InMsgs + s.OutMsgs
+	}
+	const long = 2 * time.Minute
+	is.consumers = r.consumers()
+	from := said()
+	time.Sleep(long)
+	is.messages = float64(said()-from) / long.Seconds()
+	synctest.Wait()
+	runtime.GC()
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	is.goroutines, is.heap = runtime.NumGoroutine(), int(memory.HeapAlloc)
+	return is
 }
 
 // TestTheWholeLaneWakesUnderLoad: many messages of a lane at rest, for all of its
