@@ -128,8 +128,13 @@ func TestWhatIsToldIsPlain(t *testing.T) {
 	}
 	env := map[string]string{"NATS_URL": a.nc.ConnectedUrl(), "TZ": "Asia/Tokyo", "USER": "ann"}
 	for _, args := range [][]string{
-		{"pause", "fmp", "--for", "1h", "--reason", "maintenance"}, {"status", "--json"}, {"list", "--json"},
-		{"show", "alice/BROKEN", "--json"}, {"show", "alice/REFUSED", "--json"}, {"audit", "--json"}, {"review", "list", "--json"},
+		{"pause", "fmp", "--for", "1h", "--reason", "maintenance"},
+		{"status", "--json"},
+		{"list", "--json"},
+		{"show", "alice/BROKEN", "--json"},
+		{"show", "alice/REFUSED", "--json"},
+		{"audit", "--json"},
+		{"review", "list", "--json"},
 	} {
 		p := launch(t, "replayer "+args[0], program("replayer"), env, args...)
 		if code := p.ended(t, time.Minute); code != 0 && code != 3 {
@@ -155,7 +160,9 @@ func TestWhatIsToldIsPlain(t *testing.T) {
 		t.Errorf("only %d times were told", times)
 	}
 	for line := range strings.Lines(a.log.tail(10_000)) {
-		var says struct{ Time string }
+		var says struct {
+			Time string `json:"time"`
+		}
 		if err := json.Unmarshal([]byte(line), &says); err != nil || says.Time == "" {
 			t.Errorf("the log says %s", line)
 		}
@@ -215,7 +222,7 @@ func TestABucketThatIsGone(t *testing.T) {
 	t.Logf("all answered %v after worker apply", time.Since(back).Round(time.Millisecond))
 }
 
-// runs runs a command of a person's, which ends with this exit code.
+// runs starts a command of a person's, which ends with this exit code.
 func (f *fleet) runs(name string, want int, args ...string) (words string) {
 	f.t.Helper()
 	p := launch(f.t, name+" "+args[0], program(name), f.env, args...)

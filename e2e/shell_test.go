@@ -199,7 +199,11 @@ func TestTheLogIsForWhoReadsIt(t *testing.T) {
 				t.Errorf("%s on %s: for a person: %v, %q", name, what, got, said)
 			}
 			for line := range strings.Lines(said) {
-				var fields struct{ Level, Time, Message string }
+				var fields struct {
+					Level   string `json:"level"`
+					Time    string `json:"time"`
+					Message string `json:"message"`
+				}
 				if err := json.Unmarshal([]byte(line), &fields); (err == nil) != c.json || c.json && (fields.Level == "" || fields.Time == "" || fields.Message == "") {
 					t.Errorf("%s on %s: %q", name, what, line)
 				}

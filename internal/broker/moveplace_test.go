@@ -31,7 +31,7 @@ func TestASubscribersPlaceMovesAlong(t *testing.T) {
 				}
 			}
 		}
-		make := func(name string, policy jetstream.DeliverPolicy, subject string) {
+		subscribe := func(name string, policy jetstream.DeliverPolicy, subject string) {
 			_, err := from.JS.CreateConsumer(t.Context(), fetchworker.StreamResults, jetstream.ConsumerConfig{
 				Durable: name, AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: policy, FilterSubject: subject, MaxDeliver: -1,
 				Metadata: map[string]string{"whose": "theirs"},
@@ -49,11 +49,11 @@ func TestASubscribersPlaceMovesAlong(t *testing.T) {
 			}
 		}
 		answers(8)
-		make("reports", jetstream.DeliverAllPolicy, "fetch.result.>")
-		make("never", jetstream.DeliverAllPolicy, "")
-		make("holes", jetstream.DeliverAllPolicy, "fetch.result.fmp.>")
-		make("newest", jetstream.DeliverNewPolicy, "")
-		make("gone", jetstream.DeliverAllPolicy, "")
+		subscribe("reports", jetstream.DeliverAllPolicy, "fetch.result.>")
+		subscribe("never", jetstream.DeliverAllPolicy, "")
+		subscribe("holes", jetstream.DeliverAllPolicy, "fetch.result.fmp.>")
+		subscribe("newest", jetstream.DeliverNewPolicy, "")
+		subscribe("gone", jetstream.DeliverAllPolicy, "")
 		answers(2)
 		acks("reports", 4, 1, 2, 3, 4)
 		acks("holes", 6, 1, 2, 5)
@@ -81,7 +81,7 @@ func TestASubscribersPlaceMovesAlong(t *testing.T) {
 			// Nothing of this changes what the stream holds.
 			meanwhile = true
 			acks("reports", 4, 5, 6, 7)
-			make("late", jetstream.DeliverAllPolicy, "")
+			subscribe("late", jetstream.DeliverAllPolicy, "")
 			acks("late", 10, 1, 2, 3, 4, 5, 6, 7, 8, 9)
 		}}
 		if err := m.Run(t.Context()); err != nil {
@@ -115,7 +115,8 @@ func TestASubscribersPlaceMovesAlong(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got = append(got, meta.Sequence.Stream); m.DoubleAck(t.Context()) != nil {
+				got = append(got, meta.Sequence.Stream)
+				if err := m.DoubleAck(t.Context()); err != nil {
 					t.Error(err)
 				}
 			}
