@@ -34,6 +34,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == serverRole {
 		serveNATS(os.Args[2:])
 	}
+	// Nor this: those who stand at the HTTP door.
+	if len(os.Args) > 1 && os.Args[1] == crowdRole {
+		standAtTheDoor(os.Args[2:])
+	}
 	flag.Parse()
 	if testing.Short() {
 		m.Run() // every test skips itself

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"strconv"
 	"strings"
@@ -108,15 +109,24 @@ func (g *Gateway) send(c *call, a *fetchworker.Answer) error {
 			return again.Body, err
 		})
 	}
-	n := 0
-	for part, err := range c.agent.Parts(c.ctx, *a) {
-		if err != nil {
+	next, stop := iter.Pull2(c.agent.Parts(c.ctx, *a))
+	defer stop()
+	for number := 1; ; number++ {
+		var part []byte
+		var more bool
+		err := g.parted(c.ctx, func() (err error) {
+			part, err, more = next()
+			return err
+		})
+		if err != nil || !more {
 			return err
 		}
-		n++
-		number, size := n, len(part)
-		err := c.write(&loaned{bytes: part}, func(ctx context.Context) ([]byte, error) {
-			again, err := c.agent.Part(ctx, *a, number)
+		size := len(part)
+		err = c.write(&loaned{bytes: part}, func(ctx context.Context) (again []byte, err error) {
+			err = g.parted(ctx, func() (err error) {
+				again, err = c.agent.Part(ctx, *a, number)
+				return err
+			})
 			if err == nil && len(again) != size {
 				err = fmt.Errorf("part %d has changed: %w", number, fetchworker.ErrBodyCorrupt)
 			}
@@ -126,7 +136,22 @@ func (g *Gateway) send(c *call, a *fetchworker.Answer) error {
 			return err
 		}
 	}
-	return nil
+}
+
+// partsAtOnce are on their way to the gateway at a time: 12 MiB. All its
+// clients have one connection, and a server ends one that it has more than 64
+// MiB for: then everybody's answers are late.
+const partsAtOnce = 16
+
+// parted reads a part of a large body when its turn comes.
+func (g *Gateway) parted(ctx context.Context, read func() error) error {
+	select {
+	case g.parts <- struct{}{}:
+		defer func() { <-g.parts }()
+		return read()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // loaned are bytes that a slow client does not keep from being freed.

@@ -10,12 +10,15 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"fetchworker"
 	"fetchworker/internal/gateway"
 	"fetchworker/internal/wire"
+
+	"github.com/nats-io/nats.go"
 )
 
 // keep stores a body in parts, as a worker does.
@@ -51,6 +54,56 @@ func (r *rig) dial() *net.TCPConn {
 		r.t.Fatal(err)
 	}
 	return tcp
+}
+
+// However many ask for large answers at once, few parts of them are on their way
+// from the server: it would end a connection that it has too much for, with
+// everybody's answers on it.
+func TestLargeAnswersComeAFewPartsAtATime(t *testing.T) {
+	r := newRig(t, nil)
+	body := strings.Repeat("0123456789abcdef", 128<<10) // three parts
+	claim := r.keep("http", body)
+	r.says(func(fetchworker.Request) []fetchworker.Answer {
+		return []fetchworker.Answer{{Status: fetchworker.StatusOK, Final: true, FetchedAt: time.Now(), ContentType: "text/plain", SHA256: claim.SHA256, Claim: claim}}
+	})
+	watcher := r.b.Connect(t)
+	defer watcher.Close()
+	var mu sync.Mutex
+	under, most := 0, 0
+	saw := func(n int) nats.MsgHandler {
+		return func(m *nats.Msg) {
+			if n < 0 && !strings.HasPrefix(m.Header.Get("Nats-Subject"), claim.Prefix) {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			under += n
+			most = max(most, under)
+		}
+	}
+	for subject, n := range map[string]int{"$JS.API.DIRECT.GET." + fetchworker.StreamBodies + ".>": 1, "_INBOX.>": -1} {
+		if _, err := watcher.Subscribe(subject, saw(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := watcher.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	var readers sync.WaitGroup
+	for n := range 60 {
+		readers.Go(func() {
+			if s := r.get("/v1/fmp/history?symbol=S" + strconv.Itoa(n)); s.StatusCode != http.StatusOK || s.body != body {
+				t.Errorf("%d, %d bytes", s.StatusCode, len(s.body))
+			}
+		})
+	}
+	readers.Wait()
+	mu.Lock()
+	defer mu.Unlock()
+	t.Logf("%d parts at the most were on their way", most)
+	if most > 20 { // 16, and what the watcher sees a moment later
+		t.Errorf("%d parts were on their way", most)
+	}
 }
 
 // Who reads slowly gets the whole body all the same, as long as something is

@@ -47,6 +47,7 @@ type Gateway struct {
 	api       cachedAPI
 	streams   atomic.Int64  // that are open
 	reading   chan struct{} // who reads the store for a stream
+	parts     chan struct{} // of large bodies that are on their way
 
 	stopping context.Context // ends when the gateway is about to stop
 	stop     context.CancelFunc
@@ -64,7 +65,7 @@ func New(c Config) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g := &Gateway{config: c, agents: newAgents(c.NC), catalogue: catalogue.New(asking), lately: newLately(), metrics: newMetrics(c.Metrics), reading: make(chan struct{}, readers)}
+	g := &Gateway{config: c, agents: newAgents(c.NC), catalogue: catalogue.New(asking), lately: newLately(), metrics: newMetrics(c.Metrics), reading: make(chan struct{}, readers), parts: make(chan struct{}, partsAtOnce)}
 	g.stopping, g.stop = context.WithCancel(context.Background())
 	g.handler = g.routes()
 	return g, nil
