@@ -57,6 +57,8 @@ func TestRunsOut(t *testing.T) {
 	}{
 		"half used after a third": {50, 100, time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)},
 		"enough":                  {30, 100, time.Time{}},
+		"enough for millennia":    {2_600, 50 << 30, time.Time{}},
+		"to the end of the month": {1, 3, time.Time{}},
 		"used up":                 {100, 100, now},
 		"no limit":                {100, 0, time.Time{}},
 		"nothing used":            {0, 100, time.Time{}},

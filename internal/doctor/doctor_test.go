@@ -111,6 +111,18 @@ func TestEachConditionHasItsCauseAndItsCure(t *testing.T) {
 	}
 }
 
+// One is not several.
+func TestOneIsToldAsOne(t *testing.T) {
+	for n, want := range map[int]string{1: "1 item waits for a person", 2: "2 items wait for a person"} {
+		f := well()
+		f.Providers[0].Review = n
+		d := doctor.Judge(f)
+		if !d.Well || len(d.Findings) != 1 || d.Findings[0].Says != want {
+			t.Errorf("%+v", d.Findings)
+		}
+	}
+}
+
 // What was not answered is told with the time that it is about.
 func TestNoAnswerIsToldWithItsTime(t *testing.T) {
 	for want, recent := range map[string]*fleet.Ends{

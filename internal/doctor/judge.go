@@ -45,7 +45,7 @@ func fleetWide(f Facts) (found []Finding) {
 	}
 	if u := f.Unserved; u.Requests > 0 {
 		found = append(found, Finding{
-			Cause: CauseUnserved, Says: fmt.Sprintf("%d requests are for %s, which nobody serves: they are answered so", u.Requests, few(u.Names)),
+			Cause: CauseUnserved, Says: fmt.Sprintf("%s for %s, which nobody serves: they are answered so", many(u.Requests, "request is", "requests are"), few(u.Names)),
 			Cure: "replayer status",
 		})
 	}
@@ -65,7 +65,7 @@ func ofProvider(f Facts, s operate.Status) (found []Finding) {
 	case len(s.Workers) == 0 && hold.Retired:
 	case len(s.Workers) == 0:
 		if work || s.Served {
-			add(CauseNoWorker, true, fmt.Sprintf("no live worker serves it, and %d requests wait", s.Backlog+s.Waiting), noWorkerCure(f, s.Provider))
+			add(CauseNoWorker, true, "no live worker serves it, and "+many(s.Backlog+s.Waiting, "request waits", "requests wait"), noWorkerCure(f, s.Provider))
 		}
 	case !s.PausedUntil.IsZero():
 		add(CausePaused, true, fmt.Sprintf("paused by %s until %s: %s", s.PausedBy, s.PausedUntil.UTC().Format(time.TimeOnly+"Z"), s.PausedWhy),
@@ -95,13 +95,13 @@ func ofProvider(f Facts, s operate.Status) (found []Finding) {
 	} else if agent, why := alone(s); agent != "" {
 		add(CauseRequest, true, "what "+agent+" asks for fails again and again, and others' calls do not: "+why, "replayer list --provider "+s.Provider+" --agent "+agent)
 	} else if s.Review > 0 {
-		add(CauseReview, false, fmt.Sprintf("%d items wait for a person", s.Review), "replayer review list --provider "+s.Provider)
+		add(CauseReview, false, many(s.Review, "item waits", "items wait")+" for a person", "replayer review list --provider "+s.Provider)
 	}
 	if len(s.Unable) > 0 {
 		add(CauseUnable, len(s.Unable) == len(s.Workers), "workers cannot call it: "+strings.Join(s.Unable, "; "), "replayer status --provider "+s.Provider)
 	}
 	if s.Foreign > 0 {
-		add(CauseForeign, false, fmt.Sprintf("%d calls that the provider counts are not ours: somebody else uses the key", s.Foreign), "replayer usage --since 0d --provider "+s.Provider)
+		add(CauseForeign, false, many(s.Foreign, "call that the provider counts is", "calls that the provider counts are")+" not ours: somebody else uses the key", "replayer usage --since 0d --provider "+s.Provider)
 	}
 	return found
 }
@@ -180,7 +180,7 @@ func flowing(f Facts, d Diagnosis) Answer {
 	if waiting == 0 {
 		return Answer{true, "nothing waits in the queues"}
 	}
-	return Answer{true, fmt.Sprintf("%d wait for their turn, the oldest since %v", waiting, f.At.Sub(oldest).Round(time.Second))}
+	return Answer{true, fmt.Sprintf("%s, the oldest since %v", many(waiting, "waits for its turn", "wait for their turn"), f.At.Sub(oldest).Round(time.Second))}
 }
 
 func succeeding(f Facts, d Diagnosis) Answer {
@@ -282,6 +282,14 @@ func worst(asked []Asked) (Asked, bool) {
 		}
 	}
 	return Asked{}, false
+}
+
+// many is a number with its words.
+func many(n int, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
 }
 
 func few(names []string) string {

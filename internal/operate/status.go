@@ -269,11 +269,11 @@ func RunsOut(used, limit int64, now time.Time) time.Time {
 	if used >= limit {
 		return now
 	}
-	at := start.Add(time.Duration(float64(gone) * float64(limit) / float64(used)))
-	if !at.Before(start.AddDate(0, 1, 0)) {
+	takes := float64(gone) * float64(limit) / float64(used)
+	if takes >= float64(start.AddDate(0, 1, 0).Sub(start)) { // it may be centuries, which no Duration holds
 		return time.Time{}
 	}
-	return at
+	return start.Add(time.Duration(takes))
 }
 
 // bytesLimit is a provider's month's budget as the last budget event told it;

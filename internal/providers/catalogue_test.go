@@ -327,14 +327,14 @@ func TestLimitsKeepTheirWindows(t *testing.T) {
 		{"fmp", "", "", "120/min"},
 		{"polygon", "", "", "100/min"},
 		{"fred", "", "", "60/min,2/s"},
-		{"newsapi", "", "", "60/min,100/d,50/12h0m0s"},
+		{"newsapi", "", "", "60/min,100/d,50/12h"},
 		{"newsapi", "", "business", "60/min"},
 		{"fmp", "750", "", "750/min"},
 		{"fred", "30", "", "30/min,2/s"},
 		{"fred", "120", "", "120/min,2/s"},
 		{"fred", "300", "", "300/min,5/s"},
 		{"fred", "0", "", "unlimited"},
-		{"newsapi", "10", "", "10/min,100/d,50/12h0m0s"},
+		{"newsapi", "10", "", "10/min,100/d,50/12h"},
 		{"newsapi", "0", "developer", "unlimited"},
 	} {
 		prefix := prefixes[test.provider]

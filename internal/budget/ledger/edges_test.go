@@ -314,3 +314,18 @@ func TestMerge(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Limits are written as people read them, and read back as they were.
+func TestLimitsAreWrittenForPeople(t *testing.T) {
+	for text, want := range map[string]string{
+		"50/12h": "50/12h", "7/90m": "7/1h30m", "3/70s": "3/1m10s", "5/1h0m5s": "5/1h0m5s", "2/h,100/24h": "2/h,100/d", "1/30s": "1/30s", "9/10m": "9/10m", "4/168h": "4/168h",
+	} {
+		l, err := ParseLimits(text)
+		if err != nil || l.String() != want {
+			t.Errorf("%s: %s %v", text, l, err)
+		}
+		if again, err := ParseLimits(want); err != nil || again.String() != want {
+			t.Errorf("%s: %s %v", want, again, err)
+		}
+	}
+}

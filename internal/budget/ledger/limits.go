@@ -87,6 +87,12 @@ func (l Limits) String() string {
 	parts := make([]string, len(l))
 	for i, w := range l {
 		unit := w.Per.String()
+		if w.Per%time.Minute == 0 {
+			unit = strings.TrimSuffix(unit, "0s") // 12h, not 12h0m0s
+		}
+		if w.Per%time.Hour == 0 {
+			unit = strings.TrimSuffix(unit, "0m")
+		}
 		for _, u := range units {
 			if u.per == w.Per {
 				unit = u.name
