@@ -145,7 +145,7 @@ func applyStream(ctx context.Context, js jetstream.JetStream, want jetstream.Str
 		if err != nil {
 			return Applied{}, err
 		}
-		d, err := compare(ctx, stream, want, o)
+		d, err := compare(ctx, js.Conn(), stream, want, o)
 		if err != nil {
 			return Applied{}, fmt.Errorf("stream %s: %w", want.Name, err)
 		}

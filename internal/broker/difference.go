@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/wire"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -50,7 +52,7 @@ func needs(want jetstream.StreamConfig) (needed, other []string) {
 
 // compare finds what is to be done to a stream. It asks the server only where
 // a smaller limit might delete.
-func compare(ctx context.Context, stream jetstream.Stream, want jetstream.StreamConfig, o Options) (difference, error) {
+func compare(ctx context.Context, nc *nats.Conn, stream jetstream.Stream, want jetstream.StreamConfig, o Options) (difference, error) {
 	info := stream.CachedInfo()
 	have := info.Config
 	d := difference{config: have, newer: revision(have) > revision(want)}
@@ -74,7 +76,7 @@ func compare(ctx context.Context, stream jetstream.Stream, want jetstream.Stream
 	}
 	d.widths(info, want, o)
 	if most := perSubject(want); perSubject(have) > most && info.State.Msgs > 0 {
-		lost, err := beyond(ctx, stream, most)
+		lost, err := beyond(ctx, nc, want.Name, most)
 		if err != nil {
 			return d, err
 		}
@@ -143,13 +145,13 @@ func (d *difference) widths(info *jetstream.StreamInfo, want jetstream.StreamCon
 }
 
 // beyond counts the messages that a limit for each subject would delete.
-func beyond(ctx context.Context, stream jetstream.Stream, most int64) (int64, error) {
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
+func beyond(ctx context.Context, nc *nats.Conn, stream string, most int64) (int64, error) {
+	listed, err := wire.List(ctx, nc, stream, ">")
 	if err != nil {
 		return 0, fmt.Errorf("count the messages of each subject: %w", err)
 	}
 	var lost int64
-	for _, n := range info.State.Subjects {
+	for _, n := range listed.Subjects {
 		lost += max(0, int64(n)-most) //nolint:gosec // a stream holds fewer than 2^63
 	}
 	return lost, nil

@@ -226,9 +226,9 @@ func (r *rooms) stored(ctx context.Context, provider string) (int, error) {
 	if stream.CachedInfo().State.Msgs == 0 {
 		return 0, nil
 	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter("fetch.replay."+provider+".>"))
+	listed, err := wire.List(ctx, r.js.Conn(), wire.StreamReplay, "fetch.replay."+provider+".>")
 	if err != nil {
 		return 0, fmt.Errorf("room in %s: %w", wire.StreamReplay, err)
 	}
-	return len(info.State.Subjects), nil // one each
+	return len(listed.Subjects), nil // one each
 }

@@ -140,12 +140,12 @@ func (q *waitroom) look(ctx context.Context, o *lookout) (tells bool, err error)
 	case now == q.seen:
 		return tells, nil
 	}
-	listed, err := q.stream.Info(ctx, jetstream.WithSubjectFilter(">"))
+	listed, err := wire.List(ctx, o.js.Conn(), q.name, ">")
 	if err != nil {
 		return false, err
 	}
 	found := map[*Shard]bool{}
-	for subject := range listed.State.Subjects {
+	for subject := range listed.Subjects {
 		a, err := wire.ParseSubject(subject)
 		if err != nil {
 			continue // no request: the sweep drops it

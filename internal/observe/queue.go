@@ -129,15 +129,8 @@ func (f *Fleet) holding(ctx context.Context, stream string, providers []string) 
 }
 
 func subjectsOf(ctx context.Context, js jetstream.JetStream, name string) (map[string]uint64, error) {
-	stream, err := js.Stream(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
-	if err != nil {
-		return nil, err
-	}
-	return info.State.Subjects, nil
+	listed, err := wire.List(ctx, js.Conn(), name, ">")
+	return listed.Subjects, err
 }
 
 // windowName is how a limit's window is called in labels: s, min, h, d, 12h,

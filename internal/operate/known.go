@@ -157,12 +157,12 @@ func (d *Desk) others(ctx context.Context, stream string, known []string, names 
 
 // subjects counts a stream's messages by subject.
 func (d *Desk) subjects(ctx context.Context, s jetstream.Stream, filter string) (map[string]int, error) {
-	info, err := s.Info(ctx, jetstream.WithSubjectFilter(filter))
+	listed, err := wire.List(ctx, d.JS.Conn(), s.CachedInfo().Config.Name, filter)
 	if err != nil {
 		return nil, fmt.Errorf("list the subjects of %s: %w", s.CachedInfo().Config.Name, err)
 	}
-	counted := make(map[string]int, len(info.State.Subjects))
-	for subject, messages := range info.State.Subjects {
+	counted := make(map[string]int, len(listed.Subjects))
+	for subject, messages := range listed.Subjects {
 		counted[subject] = int(min(messages, 1<<40))
 	}
 	return counted, nil

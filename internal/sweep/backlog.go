@@ -26,18 +26,18 @@ func (s *Sweeper) backlog(ctx context.Context, requests jetstream.Stream) error 
 	}
 	listing, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	listed, err := requests.Info(listing, jetstream.WithSubjectFilter("fetch.request.>"))
+	listed, err := wire.List(listing, s.js.Conn(), fetchworker.StreamRequests, "fetch.request.>")
 	if err != nil {
 		return fmt.Errorf("subjects of %s: %w", fetchworker.StreamRequests, err)
 	}
 	// Bytes are told for the whole only: one who fills it is about the mean.
 	room := ^uint64(0)
-	if state := listed.State; half > 0 && state.Msgs > 0 {
+	if state := listed; half > 0 && state.Msgs > 0 {
 		room = half / max(state.Bytes/state.Msgs, 1)
 	}
 	agents, providers := map[string]uint64{}, map[string]uint64{}
 	shares := map[[2]string]uint64{} // of a provider and an agent
-	for subject, n := range listed.State.Subjects {
+	for subject, n := range listed.Subjects {
 		if address, err := wire.ParseSubject(subject); err == nil {
 			agents[address.Agent] += n
 			providers[address.Provider] += n

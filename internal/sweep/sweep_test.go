@@ -209,7 +209,7 @@ func TestAnyByteInASubject(t *testing.T) {
 			}).Run
 		})
 		odd := []string{
-			"\x1bx", "\x07", "\x7f", "\x01\x02", `a"b`, `a\b`, "\xff\xfe", "a\xc3", "\u009b31m", "\u202eevil", "\u2028", "é", "\U0001f600",
+			"\x1bx", "\x07", "\x7f", "\x01\x02", `a"b`, `a\b`, "\xff\xfe", "\xc0\xaf", "a\xc3", "\u009b31m", "\u202eevil", "\u2028", "é", "\U0001f600",
 			strings.Repeat("x", 400),
 		}
 		var dropped float64

@@ -30,12 +30,12 @@ func (s *Sweeper) unserved(ctx context.Context, requests jetstream.Stream, serve
 	}
 	listing, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	listed, err := requests.Info(listing, jetstream.WithSubjectFilter("fetch.request.>"))
+	listed, err := wire.List(listing, s.js.Conn(), fetchworker.StreamRequests, "fetch.request.>")
 	if err != nil {
 		return fmt.Errorf("subjects of %s: %w", fetchworker.StreamRequests, err)
 	}
-	found := s.sort(listed.State.Subjects, served)
-	hidden := s.hidden(listed.State) || found.wild
+	found := s.sort(listed.Subjects, served)
+	hidden := s.hidden(listed) || found.wild
 	if found.none() && !hidden {
 		s.clean = now
 		return nil
@@ -55,11 +55,11 @@ func (s *Sweeper) unservedReplay(ctx context.Context, replayed jetstream.Stream,
 	}
 	listing, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	listed, err := replayed.Info(listing, jetstream.WithSubjectFilter("fetch.replay.>"))
+	listed, err := wire.List(listing, s.js.Conn(), wire.StreamReplay, "fetch.replay.>")
 	if err != nil {
 		return fmt.Errorf("subjects of %s: %w", wire.StreamReplay, err)
 	}
-	found := s.sort(listed.State.Subjects, served)
+	found := s.sort(listed.Subjects, served)
 	return errors.Join(s.refuseAll(ctx, wire.StreamReplay, found.refused), s.dropAll(ctx, wire.StreamReplay, found.strays))
 }
 

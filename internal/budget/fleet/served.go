@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fetchworker/internal/budget/store"
+	"fetchworker/internal/wire"
 )
 
 // A provider that was served once is so until it is retired, whether or not a
@@ -19,16 +20,12 @@ const served = ".bytes.served"
 
 // Served are the providers that a worker has served, in one look.
 func Served(ctx context.Context, js jetstream.JetStream) (map[string]bool, error) {
-	stream, err := js.Stream(ctx, store.CounterStream)
-	if err != nil {
-		return nil, fmt.Errorf("who was served: %w", err)
-	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter("fetch.budget.*"+served))
+	listed, err := wire.List(ctx, js.Conn(), store.CounterStream, "fetch.budget.*"+served)
 	if err != nil {
 		return nil, fmt.Errorf("who was served: %w", err)
 	}
 	all := map[string]bool{}
-	for subject := range info.State.Subjects {
+	for subject := range listed.Subjects {
 		all[strings.TrimSuffix(strings.TrimPrefix(subject, "fetch.budget."), served)] = true
 	}
 	return all, nil
