@@ -24,8 +24,9 @@ import (
 // TestOneAgentsFloodIsItsOwn has one agent send as fast as it can, each kind of
 // request alone and then all of them together, while another asks one by one:
 // none of the other's publishes fails, all its requests are answered well, and
-// the table says how long they took before and meanwhile. The times are told,
-// not judged: on a machine with less to do they are others.
+// the table says how long they took before and meanwhile, and how long those of
+// a bare loop on the same server did: what they have in common is the machine's.
+// The times are told, not judged.
 func TestOneAgentsFloodIsItsOwn(t *testing.T) {
 	begin(t)
 	n, err := strconv.Atoi(os.Getenv("FETCH_FLOOD"))
@@ -80,22 +81,23 @@ func flood(t *testing.T, n int, of func(i int) (subject, body string)) {
 	}
 	defer bob.Close()
 	asked := 0
-	ask := func() time.Duration {
+	ask := func(l *laps) {
 		asked++
-		began := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		r := fetchworker.Request{Provider: "fmp", Operation: "quote", ID: fmt.Sprint("b-", asked), Params: fmt.Appendf(nil, `{"symbol":"B%d"}`, asked)}
-		a, err := bob.Fetch(ctx, r)
-		if err != nil || a.Status != fetchworker.StatusOK {
-			t.Errorf("request %d: %+v %v", asked, a, err)
+		symbol := fmt.Sprint("B", asked)
+		r := fetchworker.Request{Provider: "fmp", Operation: "quote", ID: fmt.Sprint("b-", asked), Params: fmt.Appendf(nil, `{"symbol":%q}`, symbol)}
+		if err := l.fetch(ctx, bob, r, symbol); err != nil {
+			t.Errorf("request %d: %v", asked, err)
 		}
-		return time.Since(began)
 	}
-	var before, meanwhile []time.Duration
-	for range 100 {
-		before = append(before, ask())
-	}
+	loop := f.startBare()
+	var before, meanwhile laps
+	bareBefore := loop.during(func() {
+		for range 100 {
+			ask(&before)
+		}
+	})
 
 	nc, err := nats.Connect(f.env["NATS_URL"])
 	if err != nil {
@@ -123,14 +125,16 @@ func flood(t *testing.T, n int, of func(i int) (subject, body string)) {
 		}
 		took <- time.Since(began)
 	}()
-	for !over.Load() || time.Since(began) < 10*time.Second {
-		meanwhile = append(meanwhile, ask())
+	bareMeanwhile := loop.during(func() {
+		for !over.Load() || time.Since(began) < 10*time.Second {
+			ask(&meanwhile)
+		}
+	})
+	bareTook := func(d []time.Duration) string {
+		slices.Sort(d)
+		return fmt.Sprint(share(d, 50).Round(100*time.Microsecond), " ", share(d, 99).Round(100*time.Microsecond))
 	}
-	slices.Sort(before)
-	slices.Sort(meanwhile)
-	p := func(d []time.Duration, q float64) time.Duration {
-		return d[int(q*float64(len(d)-1))].Round(time.Millisecond)
-	}
-	t.Logf("%d sent in %v, of which %d wait; another's p50 %v and p99 %v before, p50 %v and p99 %v of %d meanwhile",
-		n, (<-took).Round(time.Second), f.count(fetchworker.StreamRequests), p(before, 0.5), p(before, 0.99), p(meanwhile, 0.5), p(meanwhile, 0.99), len(meanwhile))
+	t.Logf("%d sent in %v, of which %d wait; p50 and p99 of another's %v before and %v of %d meanwhile, of a bare loop's %s before and %s of %d meanwhile; another's way before:%s\nand meanwhile:%s",
+		n, (<-took).Round(100*time.Millisecond), f.count(fetchworker.StreamRequests), &before, &meanwhile, len(meanwhile.all),
+		bareTook(bareBefore), bareTook(bareMeanwhile), len(bareMeanwhile), before.where(f), meanwhile.where(f))
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -10,6 +11,9 @@ import (
 
 	"fetchworker"
 )
+
+// errNotWell: the answer is not what was asked for.
+var errNotWell = errors.New("answered")
 
 // laps are where one request after another spent its time, so that a table of
 // what it takes says also whom it waits for.
@@ -34,6 +38,9 @@ func (l *laps) fetch(ctx context.Context, agent *fetchworker.Client, r fetchwork
 		return err
 	}
 	one.answered, one.came = a.Time, time.Now()
+	if a.Status != fetchworker.StatusOK {
+		return fmt.Errorf("%w: %s", errNotWell, a.Status)
+	}
 	l.all = append(l.all, one)
 	return nil
 }
