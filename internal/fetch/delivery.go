@@ -28,10 +28,11 @@ type delivery struct {
 	replayed bool      // from the replay stream
 	older    bool      // than its consumer: an earlier one may have delivered it too
 
-	again bool  // it has been in our own hands before, since it came
-	share int64 // of the process that it has at the moment
-	large bool  // its answer's body has its memory out of the budget
-	lone  bool  // a suspect on a run of its own, which has not come back
+	again  bool  // it has been in our own hands before, since it came
+	share  int64 // of the process that it has at the moment
+	large  bool  // its answer's body has its memory out of the budget
+	lesser bool  // its answer's body is between light and large: nobody makes way for it
+	lone   bool  // a suspect on a run of its own, which has not come back
 
 	shard   *intake.Shard // that it was taken from
 	started sync.Once     // it no longer waits

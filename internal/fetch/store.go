@@ -83,7 +83,7 @@ func (w *Worker) putAnswer(ctx context.Context, r *request, a fetchworker.Answer
 
 // answer stores an answer and sends the live copy.
 func (w *Worker) answer(ctx context.Context, r *request, a fetchworker.Answer) error {
-	r.large = r.large || len(a.Body) > memory.Small
+	r.large, r.lesser = r.large || len(a.Body) > memory.Small, len(a.Body) > memory.Light
 	stands, stored, err := w.answers.Replace(ctx, r.stands, a, r.replyTo)
 	if err != nil {
 		return err

@@ -327,3 +327,34 @@ func TestOneAgentsLongCallsLeavePlacesToOthers(t *testing.T) {
 		r.allGivenBack()
 	})
 }
+
+// For a small answer on its way the looks at larger bodies make way, for a
+// while; for one of their own kind they do not.
+func TestNobodyMakesWayForALesserBody(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.memory = memory.New(64 << 20)
+		small, lesser := respond(200, `[{"symbol":"S","price":1}]`), respond(200, `[{"symbol":"M","pad":"`+strings.Repeat("x", 100<<10)+`"}]`)
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			if strings.HasSuffix(q.URL.Path, "/M") {
+				return lesser(q)
+			}
+			return small(q)
+		}
+		defer r.start(nil)()
+		rests := func() bool {
+			pace := r.memory.Pace()
+			time.Sleep(time.Millisecond) // it works
+			began := time.Now()
+			_, _ = pace.Write(make([]byte, 1<<20))
+			return time.Since(began) > 0
+		}
+		for symbol, makesWay := range map[string]bool{"M": false, "S": true} {
+			time.Sleep(time.Second)
+			r.final(r.quote("alice", symbol, symbol, ""), time.Second)
+			time.Sleep(10 * time.Millisecond)
+			if rests() != makesWay {
+				t.Errorf("%s: makes way is %v", symbol, !makesWay)
+			}
+		}
+	})
+}

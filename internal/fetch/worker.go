@@ -224,9 +224,10 @@ func (w *Worker) shards() []*intake.Shard {
 // handle brings one delivery to its end, or hands it back.
 func (w *Worker) handle(d *delivery) {
 	defer func() {
-		if d.leave(); d.large {
+		switch d.leave(); {
+		case d.large:
 			w.memory.Ended()
-		} else {
+		case !d.lesser:
 			w.memory.Small()
 		}
 	}()

@@ -230,19 +230,19 @@ func unzip(to io.Writer, packed []byte, limit int64, seen io.Writer) (int64, err
 	return io.Copy(to, from)
 }
 
-// looks is what looks at a body of that size while it comes; nil for a small
+// looks is what looks at a body of that size while it comes; nil for a light
 // one.
 func (b *bodyReader) looks(size int64) io.Writer {
-	if size <= memory.Small {
+	if size <= memory.Light {
 		return nil
 	}
 	b.look = newLook(b.budget)
 	return b.look
 }
 
-// looked is what was learnt of a body that was read; nil for a small one.
+// looked is what was learnt of a body that was read; nil for a light one.
 func (b *bodyReader) looked(body []byte) *look {
-	if len(body) <= memory.Small {
+	if len(body) <= memory.Light {
 		return nil
 	}
 	if b.look == nil {

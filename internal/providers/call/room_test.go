@@ -177,7 +177,8 @@ func TestTimeGoesOnAfterAWaitForRoom(t *testing.T) {
 
 // A body that is neither light nor large is looked through when it is its turn,
 // and keeps its slot until then: so those who wait are bounded. It waits for
-// nobody's large one, and nobody light waits for it.
+// nobody's large one, and nobody light waits for it. It is looked at once, in
+// pieces, as a large one is.
 func TestABodyBetweenHasItsTurn(t *testing.T) {
 	between := `["` + strings.Repeat("0123456789abcdef", 300<<10/16) + `"]`
 	for body, want := range map[string]struct{ waits, whole int64 }{
@@ -209,6 +210,13 @@ func TestABodyBetweenHasItsTurn(t *testing.T) {
 		}})
 		if r.Class != wire.ClassOK || waits != want.waits || whole != want.whole {
 			t.Errorf("of %d bytes: %s %s, %d waits, %d of them without its slot", len(body), r.Class, r.Detail, waits, whole)
+		}
+		sum := ""
+		if want.waits > 0 {
+			sum = fmt.Sprintf("%x", sha256.Sum256([]byte(body)))
+		}
+		if r.SHA256 != sum {
+			t.Errorf("of %d bytes: sum %q, want %q", len(body), r.SHA256, sum)
 		}
 	}
 }
