@@ -25,7 +25,7 @@ type cachedAPI struct {
 
 // openAPI answers with an OpenAPI document of all that is served.
 func (g *Gateway) openAPI(c *call) {
-	text, tag, err := g.api.get(c.ctx, g)
+	text, tag, err := g.api.get(c.ctx, g.describe)
 	if err != nil {
 		g.failed(c, fetchworker.Identity{}, err)
 		return
@@ -41,17 +41,22 @@ func (g *Gateway) openAPI(c *call) {
 	_, _ = c.w.Write(text) // the client is gone then
 }
 
-func (a *cachedAPI) get(ctx context.Context, g *Gateway) (text []byte, tag string, err error) {
+// describe makes the description of what can be asked now.
+func (g *Gateway) describe(ctx context.Context) ([]byte, error) {
+	all, err := g.catalogue.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return openapi.Document(all, g.config.Version, g.config.Tokens != nil)
+}
+
+func (a *cachedAPI) get(ctx context.Context, describe func(context.Context) ([]byte, error)) (text []byte, tag string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.text != nil && time.Since(a.at) < apiAge {
 		return a.text, a.tag, nil
 	}
-	all, err := g.catalogue.All(ctx)
-	if err != nil {
-		return nil, "", err
-	}
-	if text, err = openapi.Document(all, g.config.Version, g.config.Tokens != nil); err != nil {
+	if text, err = describe(ctx); err != nil {
 		return nil, "", err
 	}
 	a.text, a.tag, a.at = text, fmt.Sprintf(`"%x"`, sha256.Sum256(text)), time.Now()

@@ -137,7 +137,7 @@ func TestSlowReaders(t *testing.T) {
 		if err != nil {
 			break
 		}
-		if pauses++; pauses < 4 {
+		if pauses++; pauses < 9 { // in all longer than a piece may take
 			time.Sleep(250 * time.Millisecond)
 		}
 	}

@@ -521,6 +521,96 @@ func TestAgentsComeAndGo(t *testing.T) {
 	})
 }
 
+// The description is made anew as often as what it is made of, and has the same
+// tag while it is the same.
+func TestTheDescriptionGrowsOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a cachedAPI
+		made, says, wrong := 0, "one", error(nil)
+		get := func(want string, times int) string {
+			t.Helper()
+			text, tag, err := a.get(t.Context(), func(context.Context) ([]byte, error) { made++; return []byte(says), wrong })
+			if string(text) != want || made != times || (err != nil) != (want == "") {
+				t.Errorf("%q, %v, made %d times, want %q, %d", text, err, made, want, times)
+			}
+			return tag
+		}
+		first := get("one", 1)
+		says = "two"
+		time.Sleep(apiAge - 1)
+		if again := get("one", 1); again != first {
+			t.Error("another tag of the same")
+		}
+		time.Sleep(1)
+		if other := get("two", 2); other == first {
+			t.Error("the same tag of another")
+		}
+		time.Sleep(apiAge)
+		wrong = io.EOF
+		get("", 3)
+		wrong = nil
+		get("two", 4)
+	})
+}
+
+// No more streams are open than there may be, and one that is refused takes no
+// place; nor does a request keep its agent once it has its answer.
+func TestPlacesAreGivenBack(t *testing.T) {
+	b := brokertest.Start(t)
+	nc := b.Connect(t)
+	defer nc.Close()
+	g, err := New(Config{NC: nc, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	ask := func(path string) *httptest.ResponseRecorder {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil)
+		r.Host = "localhost"
+		g.ServeHTTP(w, r)
+		return w
+	}
+	g.streams.Store(mostStreams)
+	for range 2 {
+		if w := ask("/v1/answers"); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || g.streams.Load() != mostStreams {
+			t.Errorf("%d, %d streams of %d", w.Code, g.streams.Load(), mostStreams)
+		}
+	}
+	if w := ask("/v1/requests/fmp/quote/none"); w.Code != http.StatusNotFound {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	g.agents.mu.Lock()
+	defer g.agents.mu.Unlock()
+	if one := g.agents.byName[anybody]; one == nil || one.users != 0 {
+		t.Errorf("%+v", one)
+	}
+}
+
+// What a stream has from the store it does not send again from the feed.
+func TestWhatWasReadIsNotSentAgain(t *testing.T) {
+	b := brokertest.Start(t)
+	client, err := fetchworker.NewClient(b.NC, anybody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	g := &Gateway{config: Config{patience: usual}}
+	w := httptest.NewRecorder()
+	s := &stream{g: g, read: 5, c: &call{w: g.newWriter(w), r: httptest.NewRequest(http.MethodGet, "/", nil), ctx: t.Context(), agent: &agent{Client: client}}}
+	for _, sequences := range [][]uint64{{3, 5}, {6, 4}, {}, {7, 8}} {
+		var some []event
+		for _, n := range sequences {
+			some = append(some, event{n, fmt.Appendf(nil, "%d ", n)})
+		}
+		if err := s.send(some); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.Body.String() != "6 7 8 " || s.sent != 8 || s.place != 6 {
+		t.Errorf("%s was sent, up to %d and the place %d", w.Body, s.sent, s.place)
+	}
+}
+
 // No more connections are held than there is room for, and a place is free
 // again once, however often its connection is closed.
 func TestConnectionsTakeTurns(t *testing.T) {

@@ -101,6 +101,8 @@ func TestEachMistakeHasItsStatus(t *testing.T) {
 		"a charset":            {"POST", "/v1/fmp/quote", ok, []string{"Content-Encoding", "gzip"}, 415},
 		"large":                {"POST", "/v1/fmp/quote", `{"params":{"symbol":"` + strings.Repeat("A", 65<<10) + `"}}`, nil, 413},
 		"very large":           {"POST", "/v1/fmp/quote", strings.Repeat(" ", 150<<10), nil, 413},
+		"large for a tool":     {"POST", "/mcp", strings.Repeat(" ", 150<<10), nil, 413},
+		"large to look":        {"GET", "/v1/limits", strings.Repeat(" ", 150<<10), nil, 413},
 		"a large header":       {"GET", "/v1/fmp/quote?symbol=A", "", []string{"X-Large", strings.Repeat("x", 45<<10)}, 431},
 		"a long address":       {"GET", "/v1/fmp/quote?symbol=" + strings.Repeat("x", 45<<10), "", nil, 431},
 		"nothing here":         {"GET", "/v2/fmp", "", nil, 404},

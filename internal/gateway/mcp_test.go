@@ -274,6 +274,9 @@ func TestAModelIsToldWhyItWaitsAndWhatItMayNot(t *testing.T) {
 	if out = m.call("read_answer", args{"provider": "fmp", "operation": "quote", "id": "q-1"}, false); out.Status != "waiting" || out.Waiting.Reason != "circuit_open" {
 		t.Error(out.raw)
 	}
+	if out = m.call("fetch", args{"provider": "fmp", "operation": "quote", "params": args{"symbol": "MSFT"}, "wait": 1, "id": "q-1"}, true); !strings.Contains(out.Error, "used before") {
+		t.Error(out.raw)
+	}
 	r.says(func(fetchworker.Request) []fetchworker.Answer {
 		a := good(fetchworker.Request{})[0]
 		a.Status, a.Final, a.Source, a.Reason, a.RetryAt, a.FetchedAt = fetchworker.StatusStale, false, fetchworker.SourceCache, fetchworker.ReasonRetry, time.Now().Add(4*time.Second), time.Now().Add(-3*time.Hour)

@@ -62,7 +62,7 @@ type Act struct {
 	// Superseded: a later generation was at work or answered; the item was only deleted.
 	Superseded bool `json:"superseded,omitempty"`
 	// Outcome says that an act which an earlier line records was not done:
-	// taken, for somebody else was faster.
+	// taken, for somebody else was faster, or superseded.
 	Outcome Fate `json:"outcome,omitempty"`
 
 	// Stored is when the stream took the line, which is what a filter goes by.

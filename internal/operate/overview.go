@@ -126,13 +126,17 @@ func (f *Fleet) backlog(s *Status, now time.Time) {
 	if s.Backlog == 0 || len(s.Workers) == 0 || held && hold.Until.IsZero() {
 		return
 	}
-	begins := now
-	if held && hold.Until.After(now) {
-		begins = hold.Until
-	}
 	if takes := WindowsTake(s.Backlog, f.Provider(s.Provider, now).Windows); takes > 0 {
-		s.BacklogGone = begins.Add(takes).UTC()
+		s.BacklogGone = hold.ends(now).Add(takes).UTC()
 	}
+}
+
+// ends is when calls can begin: now, where nothing is known to hold them up.
+func (h Hold) ends(now time.Time) time.Time {
+	if h.Until.After(now) {
+		return h.Until
+	}
+	return now
 }
 
 // Gone is when calls for so many more of each provider are made at the present
@@ -144,11 +148,8 @@ func (f *Fleet) Gone(more map[string]int) (last time.Time) {
 		if takes == 0 {
 			continue
 		}
-		begins := now
-		if h, held := f.Hold(p); held && h.Until.After(now) {
-			begins = h.Until
-		}
-		if at := begins.Add(takes); at.After(last) {
+		hold, _ := f.Hold(p)
+		if at := hold.ends(now).Add(takes); at.After(last) {
 			last = at
 		}
 	}

@@ -115,7 +115,11 @@ func (o *Operator) decide(ctx context.Context, item browse.Found, action string,
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w", action, item.Identity, err)
 	}
-	return o.complete(ctx, record.Raw{Subject: slot.Subject, Sequence: sequence, Header: m.Header, Data: m.Data}, true)
+	fate, err := o.complete(ctx, record.Raw{Subject: slot.Subject, Sequence: sequence, Header: m.Header, Data: m.Data}, true)
+	if err == nil && fate == FateSuperseded {
+		err = o.outcome(ctx, action, item.Letter, fate)
+	}
+	return fate, err
 }
 
 // complete does what was decided on an item, and deletes it. It may be done

@@ -1,10 +1,12 @@
 package operate_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/browse"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
@@ -114,6 +117,203 @@ func TestAPauseStopsAReplayAndNothingElse(t *testing.T) {
 		if stops := action == operate.ActReplay; errors.As(err, &held) != stops || !stops && result.Fates[operate.FateDone] != 1 || stops && (len(result.Fates) > 0 || held.Hold.By != "bob") {
 			t.Errorf("%s: %+v, %v", action, result.Fates, err)
 		}
+	}
+}
+
+// What holds a provider up says whether its letters go by themselves.
+func TestWhatStopsAReplay(t *testing.T) {
+	d := newDesk(t)
+	now := time.Now()
+	open, err := circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenedAt: now, OpenUntil: now.Add(time.Hour), Why: "it fails"}}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.KV.Put(t.Context(), store.CircuitKey("open"), open); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(fleet.Pause(t.Context(), d.KV, "paused", now.Add(time.Hour), "bob", ""), fleet.Retire(t.Context(), d.KV, "retired", "bob", "")); err != nil {
+		t.Fatal(err)
+	}
+	desk, err := operate.Open(t.Context(), d.NC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := desk.Fleet(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for provider, want := range map[string]operate.Hold{
+		"open":    {Provider: "open", Reason: fetchworker.ReasonCircuitOpen, Stops: true},
+		"paused":  {Provider: "paused", Reason: fetchworker.ReasonPaused, Stops: true, By: "bob"},
+		"retired": {Provider: "retired", Reason: fetchworker.ReasonNoWorker, Retired: true},
+		"nobodys": {Provider: "nobodys", Reason: fetchworker.ReasonNoWorker},
+	} {
+		h, held := f.Hold(provider)
+		if wantUntil := want.Stops; wantUntil == h.Until.IsZero() {
+			t.Errorf("%s: until %v", provider, h.Until)
+		}
+		if h.Until = (time.Time{}); !held || h != want {
+			t.Errorf("%s: %+v, want %+v", provider, h, want)
+		}
+	}
+}
+
+// What an operator may do to a provider, and what is told of its month, is by
+// what its workers say of themselves, the most careful first.
+func TestWhatWorkersSayBounds(t *testing.T) {
+	d := newDesk(t)
+	ctx, leave := context.WithCancel(t.Context())
+	var workers sync.WaitGroup
+	for _, w := range []fleet.Worker{
+		{Name: "w-1", Providers: []string{"fmp"}, Limits: map[string]string{"fmp": "10/s"}, Bytes: map[string]int64{"fmp": 100}},
+		{Name: "w-2", Providers: []string{"fmp"}, Limits: map[string]string{"fmp": "10/s"}, Bytes: map[string]int64{"fmp": 50}},
+		{Name: "w-3", Providers: []string{"fred"}, Limits: map[string]string{"fred": "10/s"}},
+	} {
+		workers.Go(func() { fleet.Present(ctx, d.JS, d.KV, w, func(err error) { t.Error(err) }) })
+	}
+	defer workers.Wait()
+	defer leave()
+	desk, err := operate.Open(t.Context(), d.NC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Increment(t.Context(), d.JS, wire.BytesSubject("fmp", time.Now()), 25, "once"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if _, err := d.JS.Publish(t.Context(), "fetch.request.fmp.batch.quote.alice", fmt.Appendf(nil, `{"id":"q-%d"}`, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := desk.Fleet(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for deadline := time.Now().Add(20 * time.Second); len(f.Provider("fmp", desk.Now()).Workers)+len(f.Provider("fred", desk.Now()).Workers) < 3; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("they do not show")
+		}
+	}
+	limits := func(text string) ledger.Limits {
+		t.Helper()
+		l, err := ledger.ParseLimits(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	for _, c := range []struct {
+		action, provider, limits string
+		reset                    bool
+		served, above            bool
+	}{
+		{operate.ActRetire, "fmp", "", false, true, false},
+		{operate.ActRetire, "fred", "", false, true, false},
+		{operate.ActRetire, "gone", "", false, false, false},
+		{operate.ActLimit, "fmp", "5/s", false, false, false},
+		{operate.ActLimit, "fmp", "20/s", false, false, true},
+		{operate.ActLimit, "fmp", "20/s", true, false, false},
+		{operate.ActPause, "fmp", "", false, false, false},
+	} {
+		o := operate.Order{Act: operate.Act{Action: c.action, Provider: c.provider}, Reset: c.reset}
+		if c.limits != "" {
+			o.Limits = limits(c.limits)
+		}
+		err := f.May(t.Context(), o)
+		var served *operate.ServedError
+		var above *operate.AboveError
+		if errors.As(err, &served) != c.served || errors.As(err, &above) != c.above || err != nil && !c.served && !c.above {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	s, err := f.Status(t.Context(), "fmp", map[[2]string]int{{"fmp", "batch"}: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.BytesLimit != 50 || s.BytesUsed != 25 || len(s.Workers) != 2 {
+		t.Errorf("%d of %d bytes, %v", s.BytesUsed, s.BytesLimit, s.Workers)
+	}
+	for _, lane := range s.Lanes {
+		if want := map[string]int{"batch": 3}[lane.Lane]; lane.Waiting != 0 || lane.InFlight != want {
+			t.Errorf("%+v: of three requests five are said to be held", lane)
+		}
+	}
+}
+
+// Nothing is done to a provider that is not recorded first.
+func TestWhatCannotBeRecordedIsNotDone(t *testing.T) {
+	d := newDesk(t)
+	desk, err := operate.Open(t.Context(), d.NC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.JS.DeleteStream(t.Context(), wire.StreamAudit); err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.KV.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, action := range []string{operate.ActPause, operate.ActResume, operate.ActLimit, operate.ActRetire} {
+		o := operate.Order{Act: operate.Act{Action: action, Provider: "fmp", Until: time.Now().Add(time.Hour)}, Limits: ledger.Limits{{N: 1, Per: time.Second}}}
+		short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		if err := desk.Control(short, operate.Signature{By: "ann"}, o, func(err error) { t.Error(err) }); err == nil {
+			t.Errorf("%s is done", action)
+		}
+		cancel()
+	}
+	after, err := d.KV.Status(t.Context())
+	if err != nil || after.Values() != before.Values() {
+		t.Errorf("%d keys were %d: %v", after.Values(), before.Values(), err)
+	}
+}
+
+// A task that is about one message is about the one that its plan showed last.
+func TestTheOneIsTheOneThatWasShown(t *testing.T) {
+	d := newDesk(t)
+	for _, id := range []string{"first", "second"} {
+		d.bury(letter(id))
+	}
+	task := &operate.Task{Action: operate.ActDiscard}
+	plan := d.begin(task)
+	if one, err := task.One(t.Context(), plan); err != nil || one.ID != "second" {
+		t.Fatalf("%s, %v", one.ID, err)
+	}
+	if result, err := task.Do(t.Context(), plan, silent()); err != nil || result.Fates[operate.FateDone] != 1 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if left := d.only(wire.StreamReview); left.ID != "first" {
+		t.Errorf("%s is left", left.ID)
+	}
+	task = &operate.Task{Action: operate.ActDiscard}
+	plan = d.begin(task)
+	d.bury(letter("first")) // anew
+	if one, err := task.One(t.Context(), plan); !errors.Is(err, operate.ErrGone) {
+		t.Errorf("%s, %v", one.ID, err)
+	}
+}
+
+// What is asked for after the plan was shown is not cancelled, wherever it is.
+func TestACancelIsOfWhatWasThere(t *testing.T) {
+	d := newDesk(t)
+	d.put(letter("before"))
+	task := &operate.Task{Action: operate.ActCancel, Queued: true, Filter: browse.Filter{Agent: "alice"}}
+	plan := d.begin(task)
+	time.Sleep(2 * time.Millisecond)
+	l := letter("after")
+	l.RequestedAt = time.Now()
+	d.put(l)
+	if _, err := d.JS.Publish(t.Context(), "fetch.request.fmp.batch.quote.alice", []byte(`{"id":"queued"}`)); err != nil {
+		t.Fatal(err)
+	}
+	result, err := task.Do(t.Context(), plan, silent())
+	if err != nil || result.Fates[operate.FateDone] != 1 || len(result.Fates) != 1 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if left := d.only(wire.StreamDLQ); left.ID != "after" || d.count(fetchworker.StreamRequests) != 1 {
+		t.Errorf("%s is left", left.ID)
 	}
 }
 
@@ -416,6 +616,24 @@ func TestNamesThatNobodyServesAreCountedApart(t *testing.T) {
 	}
 	if s := survey(); len(s.Providers) != 0 || s.Unserved.Letters != 1 || s.Unserved.Requests != 1 || s.Unserved.Review != 1 || s.Unserved.Released != 0 || strings.Join(s.Unserved.Names, " ") != "fmp gone-10 made-up" {
 		t.Errorf("with a request: %+v", s)
+	}
+	if err := fleet.Pause(t.Context(), d.KV, "fmp", time.Now().Add(time.Hour), "bob", ""); err != nil { // who is named is known
+		t.Fatal(err)
+	}
+	d.put(letter("known"))
+	if s := survey(); strings.Join(s.Providers, " ") != "fmp" || s.Unserved.Letters != 1 || s.Unserved.Review != 0 || strings.Join(s.Unserved.Names, " ") != "gone-10 made-up" {
+		t.Errorf("beside one that is known: %+v", s)
+	}
+}
+
+// No cell of a table is a formula, whoever wrote what is in it.
+func TestNoCellIsAFormula(t *testing.T) {
+	l := letter("q-1")
+	l.Error, l.Body, l.Traceparent = "=1+1", []byte("@SUM(1)"), "00-=x-y-01"
+	for i, cell := range operate.ExportCells(browse.Found{Letter: l}) {
+		if cell != "" && strings.ContainsAny(cell[:1], "=+-@") {
+			t.Errorf("%s: %s", operate.ExportColumns[i], cell)
+		}
 	}
 }
 

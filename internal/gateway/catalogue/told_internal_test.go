@@ -3,7 +3,9 @@ package catalogue
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,6 +114,43 @@ func TestWhatWasToldIsBelievedForATime(t *testing.T) {
 		time.Sleep(2 * age)
 		if _, err := three.get(over, age, ask); err == nil || asked != 2 {
 			t.Errorf("who is gone already: %v, %d questions", err, asked)
+		}
+	})
+}
+
+// All are asked for a few at a time; of one that has gone meanwhile nothing is
+// told, and of one that cannot be had the whole is an error.
+func TestAllAreAskedForAFewAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(nil)
+		for n := range 50 {
+			c.providers.value = append(c.providers.value, fmt.Sprint("p-", n))
+		}
+		c.providers.at = time.Now()
+		var under, most atomic.Int64
+		var gone error
+		one := func(_ context.Context, name string) (fetchworker.Catalogue, error) {
+			most.Store(max(most.Load(), under.Add(1)))
+			time.Sleep(time.Millisecond)
+			under.Add(-1)
+			if name == "p-7" {
+				return fetchworker.Catalogue{}, gone
+			}
+			return fetchworker.Catalogue{Provider: name, Configured: true}, nil
+		}
+		gone = fmt.Errorf("wrapped: %w", &fetchworker.RequestError{Field: "provider", Want: "another"})
+		all, err := c.all(t.Context(), one)
+		if err != nil || len(all) != 50 || most.Load() != askedAtOnce {
+			t.Errorf("%d of 50, %d at once, %v", len(all), most.Load(), err)
+		}
+		for n, p := range all {
+			if p.Provider != fmt.Sprint("p-", n) || p.Configured == (n == 7) {
+				t.Errorf("the %dth is %+v", n, p)
+			}
+		}
+		gone = fetchworker.ErrNobodyServes
+		if _, err := c.all(t.Context(), one); !errors.Is(err, gone) {
+			t.Error(err)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package tools
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/wire"
 )
 
 // Whoever follows what a view says of what it leaves out sees every row once,
@@ -223,5 +226,41 @@ func TestWhatIsToldOfProviders(t *testing.T) {
 		if left := many - len(told.Providers); left > 0 && !strings.Contains(told.Hint, fmt.Sprintf("%d more providers", left)) {
 			t.Errorf("%d providers are left out silently", left)
 		}
+	}
+}
+
+// A body that is too large is not looked into, and one that cannot be read holds
+// nobody's place.
+func TestABodyThatCannotBeReadHoldsNoPlace(t *testing.T) {
+	b := brokertest.Start(t)
+	client, err := fetchworker.NewClient(b.NC, "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	all := &tools{reading: make(chan struct{}, 2)}
+	a := fetchworker.Answer{
+		Identity: fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "q-1"},
+		Claim:    &fetchworker.Claim{Prefix: wire.BodyPrefix("alice", strings.Repeat("ab", 32)), Parts: 2, Bytes: 2 << 20, SHA256: strings.Repeat("ab", 32)},
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 5 {
+		if _, _, err := all.body(gone, client, a); err == nil {
+			t.Error("a body that is not there")
+		}
+	}
+	if len(all.reading) != 0 {
+		t.Errorf("%d places are held", len(all.reading))
+	}
+	a.Claim.Bytes = mostRead + 1
+	if _, _, err := all.body(t.Context(), nil, a); err == nil || !strings.Contains(err.Error(), "too many") {
+		t.Error(err)
+	}
+	all.reading <- struct{}{}
+	all.reading <- struct{}{}
+	a.Claim.Bytes = mostRead
+	if _, _, err := all.body(gone, nil, a); !errors.Is(err, context.Canceled) {
+		t.Errorf("who waits for a place: %v", err)
 	}
 }

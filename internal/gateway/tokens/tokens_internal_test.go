@@ -1,0 +1,64 @@
+package tokens
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// A file that changes is read anew, also where neither its size nor its time
+// says so because it was looked at just then.
+func TestAFileIsReadAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tokens.yaml")
+	alice, line, err := New("alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	carol, other, err := New("carol")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string, at time.Time) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := time.Now()
+	write(line, now)
+	f, err := Load(path, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := func(token, want string) {
+		t.Helper()
+		if name, ok := f.Agent(token); name != want || ok != (want != "") {
+			t.Errorf("%q, %t, want %q", name, ok, want)
+		}
+	}
+	known(alice, "alice")
+	write(other, now) // as large, and as old as a clock can tell
+	known(alice, "")
+	known(carol, "carol")
+	write(other, now.Add(-time.Hour))
+	known(carol, "carol")
+	write(line, now.Add(-2*time.Hour))
+	known(alice, "alice")
+	write("{", now.Add(-3*time.Hour)) // those of before stay
+	known(alice, "alice")
+	write(line+"\n"+other, now.Add(-4*time.Hour))
+	known(alice, "alice")
+	known(carol, "carol")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	known(alice, "")
+	write(line, now.Add(-4*time.Hour))
+	known(alice, "alice")
+}
