@@ -128,9 +128,9 @@ func (r *Replayer) drain(ctx context.Context) {
 	}
 	name := rand.Text()
 	var looked time.Time
-	behind, more := false, false
-	for pause(ctx, more) == nil {
-		more = false
+	behind, next := false, resting
+	for next.pause(ctx) == nil {
+		next = resting
 		if time.Since(looked) >= crowdLooks {
 			looked = time.Now()
 			behind = r.behind(ctx)
@@ -156,8 +156,8 @@ func (r *Replayer) drain(ctx context.Context) {
 				}
 				d.leased = until
 			}
-			unread, err := r.drainOne(ctx, provider, d, behind)
-			more = more || unread
+			pace, err := r.drainOne(ctx, provider, d, behind)
+			next = max(next, pace)
 			if err != nil && ctx.Err() == nil {
 				r.logger.Warn("drain", zap.String("provider", provider), zap.Error(err))
 				d.rest = now.Add(time.Second)
@@ -190,30 +190,49 @@ func (r *Replayer) behind(ctx context.Context) bool {
 	return err == nil && c.CachedInfo().NumPending > crowd
 }
 
+// pace is how soon there is something to be done again.
+type pace int
+
+const (
+	resting pace = iota
+	full         // there is no room, and will be
+	busy         // letters are left that could go
+)
+
 // pause is between two passes. Where letters are left that could go it is only
 // for others' turn: a crowd that waited a tenth of a second after each five
 // hundred took half as long again.
-func pause(ctx context.Context, more bool) error {
-	if more {
+func (p pace) pause(ctx context.Context) error {
+	switch p {
+	case busy:
 		return wait.Between(ctx, time.Millisecond, 3*time.Millisecond)
+	case full:
+		return wait.Between(ctx, shortestFull/2, shortestFull)
+	case resting:
 	}
 	return wait.Between(ctx, 80*time.Millisecond, 120*time.Millisecond)
 }
 
-// drainOne reads on and releases as far as there is room. more: there was room
-// to the end of the pass.
-func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behind bool) (more bool, err error) {
+// drainOne reads on and releases as far as there is room.
+func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behind bool) (pace, error) {
 	var releases sync.WaitGroup
 	defer releases.Wait()
 	if d.next == 1 {
 		r.drains.begins(d)
 	}
 	var page []record.Raw
-	released := false
+	next := resting
 	for range readsAPass {
 		if len(page) == 0 {
-			if page, err = r.read(ctx, provider, d); err != nil {
-				return false, fmt.Errorf("read %s: %w", provider, err)
+			left, err := r.rooms.left(ctx, provider)
+			if err != nil {
+				return resting, err
+			}
+			if left == 0 {
+				return full, nil // what is read now would be read again
+			}
+			if page, err = r.read(ctx, provider, d, min(left, readsAtOnce)); err != nil {
+				return resting, fmt.Errorf("read %s: %w", provider, err)
 			}
 		}
 		if len(page) == 0 {
@@ -222,7 +241,7 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 				r.drains.done(provider) // whoever waits still is met again
 			}
 			d.next, d.idle = 1, true
-			return false, nil
+			return resting, nil
 		}
 		raw := page[0]
 		page = page[1:]
@@ -236,11 +255,11 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 		}
 		room, err := r.rooms.take(ctx, provider)
 		if err != nil {
-			return false, err
+			return resting, err
 		}
 		d.idle = false
 		if !room {
-			return false, nil // this one is the next
+			return full, nil // this one is the next
 		}
 		d.next = raw.Sequence + 1
 		if !r.drains.claim(raw.Sequence) {
@@ -250,34 +269,33 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 		case r.draining <- struct{}{}:
 		case <-ctx.Done():
 			r.drains.unclaim(raw.Sequence)
-			return false, nil
+			return resting, nil
 		}
-		released = true
+		next = busy
 		releases.Go(func() {
-			defer func() { <-r.draining }()
 			defer r.drains.unclaim(l.sequence)
-			if err := r.sendBack(ctx, l); err != nil && ctx.Err() == nil {
+			if err := r.sendBack(ctx, l, func() { <-r.draining }); err != nil && ctx.Err() == nil {
 				r.logger.Warn("letter put off", zap.Stringer("request", l.Identity), zap.Error(err))
 			}
 		})
 	}
-	return released, nil
+	return next, nil
 }
 
-// readsAtOnce are the letters of a page. To read them one by one took a round
-// trip each, which was most of a drain.
+// readsAtOnce are the letters that are read together. To read them one by one
+// took a round trip each, which was most of a drain.
 const readsAtOnce = 64
 
-// read reads the next letters of a provider. Whatever lies there is read as a
-// page, which the server has at hand, and the provider's are taken out of it;
-// where they are few among others, the server is asked for the next one of
-// them: a page of those it would have to search for.
-func (r *Replayer) read(ctx context.Context, provider string, d *drain) ([]record.Raw, error) {
+// read reads the next letters of a provider. Whatever lies there is read
+// together, which the server has at hand, and the provider's are taken out of
+// it; where they are few among others, the server is asked for the next one of
+// them, and so is it where nothing lies any more.
+func (r *Replayer) read(ctx context.Context, provider string, d *drain, most int) ([]record.Raw, error) {
 	prefix := "fetch.dlq." + provider + "."
 	if d.alone > 0 {
 		d.alone--
 	} else {
-		page, err := r.log.Page(ctx, wire.StreamDLQ, ">", d.next, readsAtOnce)
+		page, err := r.log.Span(ctx, wire.StreamDLQ, d.next, most)
 		if err != nil {
 			return nil, err
 		}
@@ -286,7 +304,9 @@ func (r *Replayer) read(ctx context.Context, provider string, d *drain) ([]recor
 		if len(page) > 0 && 4*len(page) >= all {
 			return page, nil
 		}
-		d.alone = readsAtOnce
+		if all > 0 {
+			d.alone = readsAtOnce
+		}
 	}
 	raw, err := r.log.Next(ctx, wire.StreamDLQ, prefix+">", d.next)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -297,9 +317,12 @@ func (r *Replayer) read(ctx context.Context, provider string, d *drain) ([]recor
 
 // sendBack releases a letter that was read and not pulled, so that it is
 // deleted and not acked. If a replayer holds it at this moment, its
-// acknowledgement finds nothing.
-func (r *Replayer) sendBack(ctx context.Context, l *held) error {
-	if _, err := r.log.Put(ctx, l.ReplaySlot(), l.Replayed()); err != nil {
+// acknowledgement finds nothing. written: the next one may be written while
+// this one is deleted.
+func (r *Replayer) sendBack(ctx context.Context, l *held, written func()) error {
+	_, err := r.log.Put(ctx, l.ReplaySlot(), l.Replayed())
+	written()
+	if err != nil {
 		return err
 	}
 	r.did(didRelease, l.Provider)

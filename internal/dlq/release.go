@@ -119,18 +119,22 @@ type rooms struct {
 }
 
 type room struct {
-	mu      sync.Mutex // held while the server is asked, so that it is asked once
-	looked  time.Time  // when the server was asked
-	served  bool       // the provider's consumer exists
-	left    int        // for us to take until the next look
-	sharers int        // replayers at the last look
+	mu      sync.Mutex    // held while the server is asked, so that it is asked once
+	looked  time.Time     // when the server was asked
+	served  bool          // the provider's consumer exists
+	left    int           // for us to take until the next look
+	full    time.Duration // how long it is believed that there is none
+	sharers int           // replayers at the last look
 }
 
 const (
-	// roomLasts is how long a count is believed while there is room, and
-	// fullLasts while there is none.
+	// roomLasts is how long a count is believed while there is room.
 	roomLasts = time.Second
-	fullLasts = 100 * time.Millisecond
+	// shortestFull and longestFull are how long it is believed that there is
+	// none: the shorter, the faster there is some again. A fast worker would be
+	// idle for most of the longest.
+	shortestFull = 20 * time.Millisecond
+	longestFull  = 100 * time.Millisecond
 )
 
 func newRooms(js jetstream.JetStream, letters string, consumer func(string) string) *rooms {
@@ -151,17 +155,31 @@ func (r *rooms) take(ctx context.Context, provider string) (bool, error) {
 	room := r.of(provider)
 	room.mu.Lock()
 	defer room.mu.Unlock()
-	age := time.Since(room.looked)
-	if age >= roomLasts || age >= fullLasts && room.left <= 0 {
-		if err := room.look(ctx, r, provider); err != nil {
-			return false, err
-		}
-	}
-	if room.left <= 0 {
-		return false, nil
+	if err := room.known(ctx, r, provider); err != nil || room.left <= 0 {
+		return false, err
 	}
 	room.left--
 	return true, nil
+}
+
+// left is how many letters could be taken now.
+func (r *rooms) left(ctx context.Context, provider string) (int, error) {
+	room := r.of(provider)
+	room.mu.Lock()
+	defer room.mu.Unlock()
+	if err := room.known(ctx, r, provider); err != nil {
+		return 0, err
+	}
+	return max(room.left, 0), nil
+}
+
+// known asks the server if what is known is too old.
+func (r *room) known(ctx context.Context, rooms *rooms, provider string) error {
+	age := time.Since(r.looked)
+	if age < roomLasts && (r.left > 0 || age < r.full) {
+		return nil
+	}
+	return r.look(ctx, rooms, provider)
 }
 
 // served reports whether a provider's consumer exists.
@@ -169,7 +187,7 @@ func (r *rooms) served(ctx context.Context, provider string) (bool, error) {
 	room := r.of(provider)
 	room.mu.Lock()
 	defer room.mu.Unlock()
-	if time.Since(room.looked) >= fullLasts {
+	if time.Since(room.looked) >= longestFull {
 		if err := room.look(ctx, r, provider); err != nil {
 			return false, err
 		}
@@ -192,7 +210,8 @@ func (r *room) look(ctx context.Context, rooms *rooms, provider string) error {
 		if err != nil {
 			return err
 		}
-		r.served, r.left, r.looked = false, max(restingRoom-stored, 0), time.Now()
+		r.served = false
+		r.has(restingRoom-stored, restingRoom)
 		return nil
 	}
 	if err != nil {
@@ -212,9 +231,17 @@ func (r *room) look(ctx context.Context, rooms *rooms, provider string) error {
 	sharers := max(now, r.sharers)
 	r.sharers = now
 	left := limit - info.NumAckPending - int(min(info.NumPending, 1<<30))
-	r.left = (max(left, 0) + sharers - 1) / sharers
-	r.looked = time.Now()
+	r.has((max(left, 0)+sharers-1)/sharers, limit/sharers)
 	return nil
+}
+
+// has notes how many letters can be taken, of so many at the most.
+func (r *room) has(left, most int) {
+	r.left, r.looked = max(left, 0), time.Now()
+	r.full = min(2*r.full, longestFull)
+	if 8*r.left >= most {
+		r.full = shortestFull
+	}
 }
 
 // stored is how many letters of a provider have been released and wait.

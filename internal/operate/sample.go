@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/record"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -66,7 +67,13 @@ func (f *Fleet) sample(ctx context.Context, s *Status, subject string, now time.
 // place reads the letters of a subject filter at a sequence or behind it: one,
 // or, where they are common, those among what lies there.
 func (f *Fleet) place(ctx context.Context, subject string, from uint64, common bool) (letters []dlq.Letter, err error) {
-	if !common {
+	var found []record.Raw
+	if common {
+		if found, err = f.desk.Log.Span(ctx, wire.StreamDLQ, from, lettersAtOnce); err != nil {
+			return nil, err
+		}
+	}
+	if len(found) == 0 { // nothing lies there any more, or it is another's
 		raw, err := f.desk.Log.Next(ctx, wire.StreamDLQ, subject, from)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil, nil
@@ -79,10 +86,6 @@ func (f *Fleet) place(ctx context.Context, subject string, from uint64, common b
 			return nil, nil //nolint:nilerr // what cannot be read is no part of a sample
 		}
 		return []dlq.Letter{l}, nil
-	}
-	found, err := f.desk.Log.Page(ctx, wire.StreamDLQ, ">", from, lettersAtOnce)
-	if err != nil {
-		return nil, err
 	}
 	for _, raw := range found {
 		if !strings.HasPrefix(raw.Subject, strings.TrimSuffix(subject, ">")) {

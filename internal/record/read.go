@@ -1,6 +1,7 @@
 package record
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -105,6 +106,47 @@ func (l *Log) Page(ctx context.Context, stream, filter string, sequence uint64, 
 		}
 		page = append(page, raw)
 	}
+}
+
+// Span reads what there is of so many sequences from one on, in their order. The
+// server finds each at once, where for a page it counts first how many more
+// there are: behind a gap that is a look at every subject of the stream.
+func (l *Log) Span(ctx context.Context, stream string, from uint64, many int) ([]Raw, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	nc := l.js.Conn()
+	inbox := nc.NewRespInbox()
+	sub, err := nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, fmt.Errorf("direct get: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }() // the connection is gone then
+	for i := range uint64(many) {            //nolint:gosec // a count
+		if err := nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, fmt.Appendf(nil, `{"seq":%d}`, from+i)); err != nil {
+			return nil, fmt.Errorf("direct get: %w", err)
+		}
+	}
+	found := make([]Raw, 0, many)
+	for range many {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("direct get: %w", err)
+		}
+		if !IsStored(m.Header) {
+			if status := m.Header.Get("Status"); status != "404" {
+				return nil, fmt.Errorf("direct get: server says %s %s", status, m.Header.Get("Description"))
+			}
+			continue
+		}
+		raw, err := Direct(m)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, raw)
+	}
+	// In a cluster each is answered by whoever has it.
+	slices.SortFunc(found, func(a, b Raw) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	return found, nil
 }
 
 func (l *Log) direct(ctx context.Context, subject string, request []byte) (Raw, error) {

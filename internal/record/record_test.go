@@ -270,6 +270,27 @@ func TestReading(t *testing.T) {
 	if _, err := log.Last(ctx, "FETCH_NOTHING", "x"); err == nil {
 		t.Error("a stream that does not exist can be read")
 	}
+	if _, err := log.Span(ctx, "FETCH_NOTHING", 1, 3); err == nil {
+		t.Error("a span of a stream that does not exist can be read")
+	}
+	if err := log.Delete(ctx, "", fetchworker.StreamResults, 2); err != nil {
+		t.Fatal(err)
+	}
+	for from, want := range map[uint64][]uint64{1: {1, 3}, 2: {3}, 3: {3}, 4: nil} {
+		var got []uint64
+		found, err := log.Span(ctx, fetchworker.StreamResults, from, 3)
+		for _, raw := range found {
+			got = append(got, raw.Sequence)
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("three from %d: %v %v, want %v", from, got, err, want)
+		}
+		for _, raw := range found {
+			if raw.Subject != fetchworker.ResultSubject(ids[raw.Sequence-1]) || string(raw.Data) != "{}" {
+				t.Errorf("%d is %+v", raw.Sequence, raw)
+			}
+		}
+	}
 }
 
 // A hook stops a step before it is made, or hides that it was.
