@@ -100,6 +100,11 @@ func (g *Gateway) handle(path string, do func(*call)) http.Handler {
 					refuse(c.w, http.StatusInternalServerError, "a bug in the gateway; it is in its log")
 				}
 			}
+			if c.unanswered() { // or an empty answer would be a good one
+				g.metrics.done(path, statusCanceled, began)
+				span.End()
+				panic(http.ErrAbortHandler)
+			}
 			g.metrics.done(path, c.w.status, began)
 			span.SetAttributes(semconv.HTTPResponseStatusCode(c.w.status))
 			if c.w.status >= http.StatusInternalServerError {
@@ -119,6 +124,13 @@ func (g *Gateway) handle(path string, do func(*call)) http.Handler {
 		}
 		do(c)
 	})
+}
+
+// unanswered reports whether the client went away, or said that it sends no
+// more, before anything was answered. HTTP would end that with an empty 200.
+func (c *call) unanswered() bool {
+	return c.r.Context().Err() != nil && !c.w.sent && c.r.Method != http.MethodHead &&
+		(c.w.status == 0 || c.w.status == http.StatusOK || c.w.status == statusCanceled)
 }
 
 // admit finds out who asks, and takes in the body.
@@ -215,6 +227,7 @@ type writer struct {
 	control  *http.ResponseController
 	patience patience
 	status   int
+	sent     bool // some of a body
 }
 
 func (g *Gateway) newWriter(w http.ResponseWriter) *writer {
@@ -238,6 +251,7 @@ func (w *writer) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
+	w.sent = w.sent || len(p) > 0
 	w.writeWithin(w.patience.write)
 	return w.ResponseWriter.Write(p)
 }

@@ -359,3 +359,29 @@ func TestAServerThatIsGoneIsTold(t *testing.T) {
 		t.Errorf("%d %v %s", s.StatusCode, s.Header, s.body)
 	}
 }
+
+// Who says that it sends no more is taken for gone, and is told nothing: no
+// empty answer that looks like a good one.
+func TestNobodyIsToldAnEmptyAnswer(t *testing.T) {
+	r := newRig(t, nil)
+	r.says(silence)
+	call := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"fetch","arguments":{"provider":"fmp","operation":"quote","params":{"symbol":"A"},"wait":9}}}`
+	for name, text := range map[string]string{
+		"asking":   "GET /v1/fmp/quote?symbol=A HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		"waiting":  "GET /v1/requests/fmp/quote/none HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=9\r\n\r\n",
+		"a tool's": fmt.Sprintf("POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nMcp-Protocol-Version: 2025-06-18\r\nContent-Length: %d\r\n\r\n%s", len(call), call),
+	} {
+		nc := r.dial()
+		if _, err := io.WriteString(nc, text); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		_ = nc.SetReadDeadline(time.Now().Add(20 * time.Second))
+		said, err := io.ReadAll(nc)
+		if err != nil || strings.Contains(string(said), "\r\nContent-Length: 0\r\n") || strings.HasPrefix(string(said), "HTTP/1.1 200 ") {
+			t.Errorf("%s: %v %q", name, err, said)
+		}
+	}
+}
