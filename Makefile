@@ -94,6 +94,10 @@ interop: ## the clients of other languages in examples/ against the conformance 
 	cd examples/node && npm ci --no-audit --no-fund
 	FETCH_INTEROP=1 go test -count=1 -v -run 'TestTheExamplesConform|TestNodeAsAlice' . ./nats
 
+.PHONY: generated-clients
+generated-clients: ## clients of Go and TypeScript that are generated from openapi.json compile and ask (needs the module proxy, and npm for the second)
+	FETCH_GENERATE=1 go test -count=1 -v -timeout=15m -run GeneratedClient ./e2e
+
 .PHONY: browser
 browser: ## the operators' page in a real browser, its pictures in browser/shots (needs Debian's chromium; a module of its own)
 	cd browser && go vet ./... && go test -count=1 ./...

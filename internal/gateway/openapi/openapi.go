@@ -72,7 +72,7 @@ func described(p fetchworker.Catalogue, o fetchworker.CatalogueOperation) object
 		maps.Copy(doc, more)
 		return object{method: doc}
 	}
-	params := o.Params
+	params := oneType(o.Params)
 	if len(params) == 0 {
 		params = json.RawMessage(`{"type":"object"}`)
 	}
@@ -85,11 +85,80 @@ func described(p fetchworker.Catalogue, o fetchworker.CatalogueOperation) object
 			"use": object{"type": "array", "items": object{"type": "string", "pattern": "^[a-z0-9_-]{1,32}$"}},
 		},
 	}
+	var needs struct {
+		Required []string `json:"required"`
+	}
+	if json.Unmarshal(params, &needs) == nil && len(needs.Required) > 0 {
+		body["required"] = []string{"params"}
+	}
 	item := one("post", "ask", object{
 		"parameters": common, "requestBody": object{"required": true, "content": object{"application/json": object{"schema": body}}},
 	})
 	maps.Copy(item, one("get", "get", object{"parameters": append(query(params), common...)}))
 	return item
+}
+
+// oneType is a schema with one type for each value. A number may be sent as its
+// text as well, and a generator makes of two types either nothing or something
+// that nobody can fill in: it is described as the number that it is, and a list as
+// a list.
+func oneType(schema json.RawMessage) json.RawMessage {
+	var tree any
+	d := json.NewDecoder(bytes.NewReader(schema))
+	d.UseNumber()
+	if d.Decode(&tree) != nil {
+		return schema
+	}
+	text, err := json.Marshal(first(tree))
+	if err != nil { // it was JSON
+		return schema
+	}
+	return text
+}
+
+func first(tree any) any {
+	switch v := tree.(type) {
+	case []any:
+		for i := range v {
+			v[i] = first(v[i])
+		}
+	case object:
+		for name := range v {
+			v[name] = first(v[name])
+		}
+		if one := list(v["anyOf"]); one != nil {
+			delete(v, "anyOf")
+			delete(v, "default") // it is the text of a list
+			for name := range one {
+				v[name] = one[name]
+			}
+		}
+		types, several := v["type"].([]any)
+		if !several || len(types) == 0 {
+			break
+		}
+		v["type"] = types[0]
+		given, is := v["default"].(string)
+		if name, _ := types[0].(string); is && name != "string" {
+			v["default"] = json.RawMessage(given) // the text of a number, or true
+			if !json.Valid([]byte(given)) {
+				delete(v, "default")
+			}
+		}
+	}
+	return tree
+}
+
+// list is the list among the ways to write one: its items with commas between
+// them, or a list. Nil where it is about something else.
+func list(ways any) object {
+	all, _ := ways.([]any)
+	for _, way := range all {
+		if o, ok := way.(object); ok && o["type"] == "array" {
+			return o
+		}
+	}
+	return nil
 }
 
 // query are the parameters of an operation as those of an address.
@@ -120,10 +189,14 @@ func responses(format string) object {
 	if media != "application/json" {
 		schema["type"] = "string"
 	}
+	content := object{media: object{"schema": schema}}
+	if media == "*/*" { // most are, and a generator takes what it is not told of for a problem
+		content["application/json"] = object{"schema": object{}}
+	}
 	return object{
 		"200": object{
 			"description": "The provider's bytes. Fetch-Status says whether they are fresh (ok) or old (stale).",
-			"content":     object{media: object{"schema": schema}},
+			"content":     content,
 			"headers": object{
 				"Fetch-Request-Id": ref("headers", "Text"), "Fetch-Status": ref("headers", "Text"), "Fetch-Source": ref("headers", "Text"),
 				"Fetch-Fetched-At": ref("headers", "Text"), "Fetch-Next": ref("headers", "Text"), "ETag": ref("headers", "Text"), "Age": ref("headers", "Seconds"),
