@@ -106,6 +106,40 @@ func TestAWriteInProcessIsAConflict(t *testing.T) {
 	}
 }
 
+// A swap that always meets another's write believes in the end that the message
+// is another one by now.
+func TestASwapThatIsAlwaysInAnothersWayEnds(t *testing.T) {
+	b := listening(t)
+	d := &busyDialer{every: 1}
+	d.left.Store(1 << 20)
+	if _, err := record.New(b.JS, nil).Put(t.Context(), slotOf(id), waiting(1, fetchworker.ReasonPaused, 0).Encode()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := record.New(connectThrough(t, b, d), nil).Swap(ctx, slotOf(id), 7, ok(2).Encode()); !errors.Is(err, record.ErrMoved) {
+		t.Errorf("after %d times: %v", d.seen.Load(), err)
+	}
+}
+
+// What no subject can be is not asked for, and of a header that a publisher made
+// up as well the server's own word counts.
+func TestWhatIsReadIsTheServersWord(t *testing.T) {
+	b := brokertest.Start(t)
+	log := record.New(b.JS, nil)
+	if _, err := log.Put(t.Context(), slotOf(id), ok(1).Encode()); err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range []string{"fetch.result.*.quote.alice.q", "fetch.result.>", "fetch.result..quote.alice.q", "fetch.result.fmp.quote.alice.a b", "fetch.result.fmp.quote.alice.none"} {
+		if raw, err := log.Last(t.Context(), fetchworker.StreamResults, subject); !errors.Is(err, jetstream.ErrMsgNotFound) {
+			t.Errorf("%s: %s, %v", subject, raw.Subject, err)
+		}
+	}
+	if own := record.Own(nats.Header{"Nats-Sequence": {"7", "9"}}, "Nats-Sequence"); own != "9" {
+		t.Error(own)
+	}
+}
+
 // Many writers of one subject, of whom every third is told that another is in
 // the way: all get their turn, and the highest stands.
 func TestWritersInEachOthersWay(t *testing.T) {
