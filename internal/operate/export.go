@@ -1,6 +1,7 @@
 package operate
 
 import (
+	"bytes"
 	"encoding/json"
 	"regexp"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"fetchworker/internal/browse"
+	"fetchworker/internal/terminal"
 )
 
 // ExportColumns are the columns of a table of letters or items.
@@ -17,7 +19,8 @@ var ExportColumns = []string{
 	"requested_at", "first_failed_at", "failed_at", "trace_id", "request",
 }
 
-// ExportCells are the cells of one, none of which a sheet takes for a formula.
+// ExportCells are the cells of one. A sheet takes none of them for a formula, and
+// a terminal obeys none.
 func ExportCells(f browse.Found) []string {
 	moment := func(t time.Time) string {
 		if t.IsZero() {
@@ -28,12 +31,14 @@ func ExportCells(f browse.Found) []string {
 	cells := []string{
 		f.Provider, f.Operation, f.Agent, f.ID, string(f.Lane), strconv.Itoa(f.Generation), strconv.Itoa(f.Calls), strconv.Itoa(f.Failures),
 		string(f.Class), string(f.Code), strconv.Itoa(f.HTTPStatus), f.Error,
-		moment(f.RequestedAt), moment(f.FirstFailedAt), moment(f.FailedAt), TraceID(f.Traceparent), string(RequestJSON(f.Body)),
+		moment(f.RequestedAt), moment(f.FirstFailedAt), moment(f.FailedAt), TraceID(f.Traceparent),
 	}
 	for i := range cells {
-		cells[i] = Harmless(cells[i])
+		cells[i] = Harmless(terminal.Visible(cells[i]))
 	}
-	return cells
+	var line bytes.Buffer
+	_ = json.Compact(&line, RequestJSON(f.Body)) // it is JSON: cannot fail
+	return append(cells, Harmless(string(terminal.JSON(line.Bytes()))))
 }
 
 // RequestJSON is the request as JSON: itself, or, if it is none, the text of
