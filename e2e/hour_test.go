@@ -47,16 +47,24 @@ func TestAnOperatorsHour(t *testing.T) {
 	h := newShift(t)
 	for begun, round := time.Now(), 1; ; round++ {
 		t.Logf("round %d, after %v", round, time.Since(begun).Round(time.Second))
-		h.limitsChange()
-		h.aPause()
-		h.consumersGo()
-		h.aStreamGoes()
-		h.theBucketGoes()
-		h.aStoreFills()
-		h.theDiskFills()
-		h.theServerFreezes()
-		h.theServerDies()
-		h.aWorkerDies()
+		for _, step := range []struct {
+			name string
+			do   func()
+		}{
+			{"limits lowered and raised", h.limitsChange},
+			{"a pause", h.aPause},
+			{"consumers deleted", h.consumersGo},
+			{"a stream deleted", h.aStreamGoes},
+			{"the bucket deleted", h.theBucketGoes},
+			{"a store full", h.aStoreFills},
+			{"the disk full", h.theDiskFills},
+			{"the server frozen", h.theServerFreezes},
+			{"the server killed", h.theServerDies},
+			{"a worker killed", h.aWorkerDies},
+		} {
+			h.steps = append(h.steps, hourStep{time.Now(), step.name})
+			step.do()
+		}
 		if time.Since(begun) > lasts {
 			break
 		}
@@ -79,6 +87,27 @@ type shift struct {
 	stop   context.CancelFunc
 	agents sync.WaitGroup
 	killed []time.Time
+	steps  []hourStep // when each began
+}
+
+type hourStep struct {
+	at   time.Time
+	what string
+}
+
+// told is when a call began, and in which step.
+func (h *shift) told(calls []providertest.Call) string {
+	var all []string
+	for _, c := range calls {
+		step := hourStep{what: "before the first step"}
+		for _, s := range h.steps {
+			if s.at.Before(c.At) {
+				step = s
+			}
+		}
+		all = append(all, fmt.Sprintf("at %s, %v into %s", c.At.Format("15:04:05.000"), c.At.Sub(step.at).Round(time.Millisecond), step.what))
+	}
+	return strings.Join(all, "; ")
 }
 
 type window struct{ from, to time.Time }
@@ -348,7 +377,7 @@ func (h *shift) ends() {
 		case len(calls) == 2 && slices.ContainsFunc(h.killed, func(at time.Time) bool { return at.Sub(calls[0].At).Abs() < time.Second }):
 			twice++ // it was under way when its worker was killed: nobody knows what came
 		default:
-			h.t.Errorf("%s: %d calls", id, len(calls))
+			h.t.Errorf("%s: %d calls: %s", id, len(calls), h.told(calls))
 		}
 	}
 	for _, line := range h.slow {
