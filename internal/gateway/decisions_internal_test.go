@@ -186,8 +186,13 @@ func TestWhatHeadersMean(t *testing.T) {
 		resumes bool
 		bad     bool
 	}{
-		{"", 0, false, false}, {"0", 0, true, false}, {"17", 17, true, false}, {"9223372036854775807", 1<<63 - 1, true, false},
-		{"9223372036854775808", 0, true, true}, {"-1", 0, true, true}, {"x", 0, true, true},
+		{"", 0, false, false},
+		{"0", 0, true, false},
+		{"17", 17, true, false},
+		{"9223372036854775807", 1<<63 - 1, true, false},
+		{"9223372036854775808", 0, true, true},
+		{"-1", 0, true, true},
+		{"x", 0, true, true},
 	} {
 		after, resumes, err := lastEventID(with("Last-Event-ID", c.id).r)
 		if (err != nil) != c.bad || err == nil && (after != c.after || resumes != c.resumes) {
@@ -199,8 +204,15 @@ func TestWhatHeadersMean(t *testing.T) {
 		tag        string
 		want       bool
 	}{
-		{nil, `"a"`, false}, {[]string{`"a"`}, `"a"`, true}, {[]string{`W/"a"`}, `"a"`, true}, {[]string{`"b", "a"`}, `"a"`, true},
-		{[]string{`"b"`, `"a"`}, `"a"`, true}, {[]string{"*"}, "", true}, {[]string{""}, "", false}, {[]string{`"ab"`}, `"a"`, false}, {[]string{"a"}, `"a"`, false},
+		{nil, `"a"`, false},
+		{[]string{`"a"`}, `"a"`, true},
+		{[]string{`W/"a"`}, `"a"`, true},
+		{[]string{`"b", "a"`}, `"a"`, true},
+		{[]string{`"b"`, `"a"`}, `"a"`, true},
+		{[]string{"*"}, "", true},
+		{[]string{""}, "", false},
+		{[]string{`"ab"`}, `"a"`, false},
+		{[]string{"a"}, `"a"`, false},
 	} {
 		if got := matches(c.conditions, c.tag); got != c.want {
 			t.Errorf("If-None-Match %q of %s: %t", c.conditions, c.tag, got)
@@ -541,7 +553,7 @@ func TestTheDescriptionGrowsOld(t *testing.T) {
 		if again := get("one", 1); again != first {
 			t.Error("another tag of the same")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if other := get("two", 2); other == first {
 			t.Error("the same tag of another")
 		}
@@ -614,14 +626,14 @@ func TestWhatWasReadIsNotSentAgain(t *testing.T) {
 // No more connections are held than there is room for, and a place is free
 // again once, however often its connection is closed.
 func TestConnectionsTakeTurns(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test's
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &bounded{Listener: ln, room: make(chan struct{}, 2)}
 	dial := func() net.Conn {
 		t.Helper()
-		nc, err := net.Dial("tcp", ln.Addr().String()) //nolint:noctx // a test's
+		nc, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -636,7 +648,8 @@ func TestConnectionsTakeTurns(t *testing.T) {
 		return nc
 	}
 	for range 5 {
-		defer dial().Close() //nolint:errcheck // a test's
+		nc := dial()
+		t.Cleanup(func() { _ = nc.Close() })
 	}
 	one, two := accept(), accept()
 	if len(b.room) != 2 {

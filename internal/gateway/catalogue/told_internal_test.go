@@ -25,8 +25,10 @@ func TestWhatWasToldIsBelievedForATime(t *testing.T) {
 		var takes time.Duration
 		ask := func(ctx context.Context) (int, error) {
 			asked++
+			timer := time.NewTimer(takes)
+			defer timer.Stop()
 			select {
-			case <-time.After(takes):
+			case <-timer.C:
 			case <-ctx.Done():
 				return 0, context.Cause(ctx)
 			}
