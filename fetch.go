@@ -31,7 +31,10 @@ func (w *waiting) end() { w.c.watcher.remove(w.watch) }
 // from then on.
 func (w *waiting) begin(ctx context.Context, mayBeStored bool) error {
 	if mayBeStored {
-		if err := w.c.watcher.look(ctx, w.watch); err != nil {
+		soon, cancel := context.WithTimeout(ctx, firstLookLasts)
+		err := w.c.watcher.look(soon, w.watch)
+		cancel()
+		if err != nil {
 			return err
 		}
 	}

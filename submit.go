@@ -123,6 +123,10 @@ func (c *Client) submit(ctx context.Context, id Identity, m *nats.Msg, patience 
 		if refusal(err) && (!full || time.Since(began) >= patience) {
 			return Receipt{Identity: id}, fmt.Errorf("submit %s: %w", id, err)
 		}
+		if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
+			// A leader is being elected: whoever waits that out is to be soon behind it.
+			wait = min(wait, 400*time.Millisecond)
+		}
 		if ended := pause(ctx, wait); ended != nil {
 			return Receipt{Identity: id}, fmt.Errorf("submit %s: %w", id, &PendingError{Identity: id, Cause: ended, Trouble: err})
 		}

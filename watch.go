@@ -57,6 +57,9 @@ const (
 	looksAtOnce  = 16
 	// longestLook is between two looks at one request.
 	longestLook = 10 * time.Second
+	// firstLookLasts bounds the look that a wait begins with: live answers are
+	// only taken after it, and a server that dies takes it with it.
+	firstLookLasts = time.Second
 )
 
 // firstLooks are the waits before the first looks: 50, 200 and 800 ms after

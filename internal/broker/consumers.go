@@ -135,9 +135,13 @@ func StreamOf(consumer jetstream.ConsumerConfig) string {
 // swallowed is not waited for.
 const makeTime = 1500 * time.Millisecond
 
-// MakeConsumer makes sure that a provider's consumer exists. It tells since
-// when it does, and whether it was made just now. Any number may make the same
-// one together.
+// errLeaderless is what a server says of a consumer whose leader is gone. Of one
+// that has not had any yet it tells all but that.
+var errLeaderless = &jetstream.APIError{Code: unavailable, ErrorCode: 10008, Description: "the consumer has no leader yet"}
+
+// MakeConsumer makes sure that a provider's consumer exists and can be asked. It
+// tells since when it does, and whether it was made just now. Any number may make
+// the same one together. With status 503 it may be asked again soon.
 func MakeConsumer(ctx context.Context, js jetstream.JetStream, config jetstream.ConsumerConfig) (since time.Time, made bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, makeTime)
 	defer cancel()
@@ -258,6 +262,9 @@ func applyConsumer(ctx context.Context, js jetstream.JetStream, stream string, w
 	if err == nil {
 		have := c.CachedInfo()
 		since = have.Created
+		if have.Cluster != nil && have.Cluster.Leader == "" {
+			return since, false, fmt.Errorf("look up consumer %s on %s: %w", want.Durable, stream, errLeaderless)
+		}
 		if asWanted(have.Config, want) && have.Config.InactiveThreshold == want.InactiveThreshold {
 			return since, false, nil
 		}

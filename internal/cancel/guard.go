@@ -23,6 +23,9 @@ const (
 	// skew is what the clocks of two servers that lead the bucket one after
 	// the other may differ by.
 	skew = 500 * time.Millisecond
+	// seenWithin is after how long a watch that has not told of a beat that is
+	// stored is dead.
+	seenWithin = 500 * time.Millisecond
 	// beatsLast is how long a worker's beat is stored.
 	beatsLast = 10 * time.Second
 )
@@ -161,6 +164,12 @@ func (g *Guard) beatOnce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("beat: %w", err)
 	}
+	soon, cancel := context.WithTimeout(ctx, seenWithin)
+	defer cancel()
+	if err := g.until(soon, ack.Sequence); err == nil || ctx.Err() != nil {
+		return err
+	}
+	g.reopen() // a server has taken the watch with it, and nobody tells
 	return g.until(ctx, ack.Sequence)
 }
 

@@ -32,6 +32,7 @@ type View struct {
 	kv     jetstream.KeyValue
 	cancel context.CancelFunc
 	done   chan struct{}
+	again  chan struct{} // the watch is to be opened anew
 
 	mu      sync.RWMutex
 	marks   map[string]seenMark // by provider and agent
@@ -52,7 +53,7 @@ type seenMark struct {
 func Watch(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue) (*View, error) {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	v := &View{
-		js: js, kv: kv, cancel: cancel, done: make(chan struct{}),
+		js: js, kv: kv, cancel: cancel, done: make(chan struct{}), again: make(chan struct{}, 1),
 		marks: map[string]seenMark{}, beats: map[string]time.Time{}, changed: make(chan struct{}),
 	}
 	ready := make(chan struct{})
@@ -104,23 +105,33 @@ func (v *View) run(ctx context.Context, ready chan struct{}) {
 	status := v.js.Conn().StatusChanged(nats.CONNECTED)
 	defer v.js.Conn().RemoveStatusListener(status)
 	for try := 0; ctx.Err() == nil; try++ {
-		if v.once(ctx, status, ready) {
+		if v.once(ctx, status, ready, wait.ToOpen(try)) {
 			try, ready = 0, nil
 		}
-		if wait.For(ctx, 50*time.Millisecond<<min(try, 5)) != nil {
+		if wait.For(ctx, 50*time.Millisecond<<min(try, 3)) != nil {
 			return
 		}
 	}
 }
 
-// once watches until the connection was away, and reports whether it saw all.
-func (v *View) once(ctx context.Context, status <-chan nats.Status, ready chan struct{}) (whole bool) {
+// reopen opens the watch anew: it has not told what is stored.
+func (v *View) reopen() { wait.Signal(v.again) }
+
+// once watches until the connection was away or the watch is dead, and reports
+// whether it saw all. opens is how long it may take to open.
+func (v *View) once(ctx context.Context, status <-chan nats.Status, ready chan struct{}, opens time.Duration) (whole bool) {
+	select {
+	case <-v.again: // that was about the watch before
+	default:
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	late := time.AfterFunc(opens, cancel)
 	watcher, err := v.kv.WatchFiltered(ctx, []string{markPrefix + ">", beatPrefix + ">"})
 	if err != nil {
 		return false
 	}
+	late.Stop() // too late, it ends at once
 	defer func() {
 		_ = watcher.Stop() // it fails only if the connection is gone, and the watch with it
 		for range watcher.Updates() {
@@ -141,6 +152,8 @@ func (v *View) once(ctx context.Context, status <-chan nats.Status, ready chan s
 					close(ready)
 				}
 			}
+		case <-v.again:
+			return whole
 		case <-status:
 			return whole
 		case <-ctx.Done():

@@ -17,6 +17,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wire"
@@ -416,6 +417,67 @@ func TestWhereNobodyTakesRequestsAgentsAreTold(t *testing.T) {
 		_, err := r.b.NC.RequestWithContext(ctx, "fetch.request.fmp.interactive.quote.alice", []byte(`{}`))
 		if !errors.Is(err, nats.ErrNoResponders) {
 			t.Errorf("a publish where no stream is: %v", err)
+		}
+	})
+}
+
+// TestAnAgentIsSoonBehindAnElection: while no server takes requests, an agent's is
+// published again and again; it is stored soon after one does.
+func TestAnAgentIsSoonBehindAnElection(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		nc := r.b.Connect(t)
+		defer nc.Close()
+		c, err := fetchworker.NewClient(nc, "alice")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for _, away := range []time.Duration{time.Second, 4 * time.Second, 9 * time.Second} {
+			if err := r.b.JS.DeleteStream(t.Context(), fetchworker.StreamRequests); err != nil {
+				t.Fatal(err)
+			}
+			stored := make(chan time.Time, 1)
+			go func() {
+				if _, err := c.Submit(t.Context(), fetchworker.Request{Provider: "fmp", Operation: "quote"}); err != nil {
+					t.Error(err)
+				}
+				stored <- time.Now()
+			}()
+			time.Sleep(away)
+			back := time.Now()
+			if err := broker.Apply(t.Context(), r.b.JS, broker.Options{ResultAge: 168 * time.Hour}, nil); err != nil {
+				t.Fatal(err)
+			}
+			if took := (<-stored).Sub(back); took > 500*time.Millisecond {
+				t.Errorf("stored %v after somebody took it, %v having been away", took, away)
+			}
+		}
+	})
+}
+
+// TestALookThatIsLostHoldsNoWait: a server that dies takes the first look of a
+// wait with it; the answer comes live meanwhile.
+func TestALookThatIsLostHoldsNoWait(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		defer r.start(nil)()
+		var cable brokertest.Wire
+		nc := r.b.ConnectThrough(t, &cable)
+		defer nc.Close()
+		c, err := fetchworker.NewClient(nc, "alice")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		receipt, err := c.Submit(t.Context(), fetchworker.Request{Provider: "fmp", Operation: "quote", Params: []byte(`{"symbol":"A"}`)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cable.Break("DIRECT.GET", brokertest.RequestLost, 1, 0)
+		began := time.Now()
+		a, err := c.Wait(t.Context(), receipt.Identity)
+		if took := time.Since(began); err != nil || a.Status != fetchworker.StatusOK || took > 1500*time.Millisecond {
+			t.Errorf("%s, %v after %v", a.Status, err, took)
 		}
 	})
 }

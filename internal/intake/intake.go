@@ -67,8 +67,12 @@ const (
 	// makersAtOnce bounds the consumers that are made at a time.
 	makersAtOnce = 16
 	// longestRaise is the longest pause between two tries to make a consumer that
-	// was refused.
+	// was refused, soonRaise while there is only no leader yet.
 	longestRaise = 1600 * time.Millisecond
+	soonRaise    = 400 * time.Millisecond
+	// makeTime bounds the first makeTries, as long as an election takes: while one
+	// goes on nobody answers, and what is asked after its end is answered at once.
+	makeTime, makeTries = 600 * time.Millisecond, 16
 	// toldWait bounds what was heard and not yet looked at. What is beyond it is
 	// found by the lookout.
 	toldWait = 1024
@@ -165,29 +169,39 @@ func (in *Intake) Run(ctx context.Context) error {
 // raise makes the consumer of a shard, and tries until it exists or gives work:
 // an election may hide for seconds whether it does.
 func (in *Intake) raise(ctx context.Context, s *Shard) {
-	for pause := shortestPause; ; pause = min(2*pause, longestRaise) {
-		err := in.make(ctx, s)
+	pause := shortestPause
+	for try := 0; ; try++ {
+		err := in.make(ctx, s, try)
 		if err == nil {
 			return
 		}
-		if errors.Is(err, context.DeadlineExceeded) {
+		switch api := new(jetstream.APIError); {
+		case errors.Is(err, context.DeadlineExceeded):
 			pause = shortestPause // nobody said no, and that took long enough
+		case errors.As(err, &api) && api.Code == 503, errors.Is(err, nats.ErrNoResponders):
+			pause = min(pause, soonRaise)
 		}
 		if wait.For(ctx, pause) != nil {
 			return
 		}
+		pause = min(2*pause, longestRaise)
 	}
 }
 
 // make tries once. It returns an error if that is to be done again.
-func (in *Intake) make(ctx context.Context, s *Shard) error {
+func (in *Intake) make(ctx context.Context, s *Shard, try int) error {
 	select {
 	case in.makers <- struct{}{}:
 		defer func() { <-in.makers }()
 	case <-ctx.Done():
 		return nil
 	}
-	since, made, err := s.Make(ctx)
+	making, cancel := ctx, context.CancelFunc(func() {})
+	if try < makeTries {
+		making, cancel = context.WithTimeout(ctx, makeTime)
+	}
+	since, made, err := s.Make(making)
+	cancel()
 	if err != nil && ctx.Err() == nil {
 		in.Complain(s, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // taker is an intake for one provider that acknowledges whatever comes, or
@@ -26,6 +27,7 @@ type taker struct {
 	remade []string
 	stop   func()
 	refuse atomic.Bool // no consumer can be made or found
+	says   atomic.Bool // and the server says so: it has no leader
 }
 
 func take(t *testing.T, b *brokertest.Broker, rest time.Duration, deliver func(*intake.Shard, intake.Message, *nats.MsgMetadata)) *taker {
@@ -36,8 +38,14 @@ func take(t *testing.T, b *brokertest.Broker, rest time.Duration, deliver func(*
 		config := broker.RequestConsumer("fmp", fetchworker.LaneBatch, index, 16)
 		s := intake.Requests("fmp", config.Durable, fetchworker.LaneBatch, index, func() float64 { return 1000 })
 		s.Make = func(ctx context.Context) (time.Time, bool, error) {
+			if k.refuse.Load() && k.says.Load() {
+				return time.Time{}, false, fmt.Errorf("made: %w", &jetstream.APIError{Code: 503, ErrorCode: 10008})
+			}
 			if k.refuse.Load() { // as an election does
-				time.Sleep(1500 * time.Millisecond)
+				select {
+				case <-ctx.Done():
+				case <-time.After(1500 * time.Millisecond):
+				}
 				return time.Time{}, false, context.DeadlineExceeded
 			}
 			return broker.MakeConsumer(ctx, b.JS, config)
@@ -153,8 +161,9 @@ func TestWhatCameBetweenIsFound(t *testing.T) {
 	})
 }
 
-// An election hides that a consumer could not be made. It is tried again until
-// somebody answers: what is asked meanwhile nobody hears, and nobody refuses.
+// An election hides that a consumer could not be made, or somebody says that it
+// has no leader. It is tried again until it has: what is asked meanwhile nobody
+// hears, and nobody refuses.
 func TestAConsumerIsMadeAsSoonAsItCanBe(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -164,14 +173,20 @@ func TestAConsumerIsMadeAsSoonAsItCanBe(t *testing.T) {
 		defer k.stop()
 		time.Sleep(2 * time.Second)
 		for _, election := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 7 * time.Second, 20 * time.Second} {
-			k.refuse.Store(true)
-			agent := fmt.Sprint("agent-", election)
-			ask(t, b, agent)
-			time.Sleep(election)
-			k.refuse.Store(false)
-			time.Sleep(3 * time.Second)
-			k.within(t, agent, election+2500*time.Millisecond)
-			time.Sleep(2 * intake.RestAfter)
+			for says, beyond := range map[bool]time.Duration{false: 800 * time.Millisecond, true: 500 * time.Millisecond} {
+				k.says.Store(says)
+				k.refuse.Store(true)
+				if election > 10*time.Second && !says {
+					beyond = 2 * time.Second // longer than any
+				}
+				agent := fmt.Sprintf("agent-%v-%t", election, says)
+				ask(t, b, agent)
+				time.Sleep(election)
+				k.refuse.Store(false)
+				time.Sleep(3 * time.Second)
+				k.within(t, agent, election+beyond)
+				time.Sleep(2 * intake.RestAfter)
+			}
 		}
 	})
 }

@@ -41,8 +41,11 @@ type write struct {
 }
 
 const (
-	// writeLasts is how long the word is waited for.
+	// writeLasts is how long the word is waited for. An election takes with it
+	// what came just before it: a small write that may be repeated is sent once
+	// more for each writeAgain that passes without a word.
 	writeLasts = 5 * time.Second
+	writeAgain = time.Second
 	// writesFree are kept for the next.
 	writesFree = 256
 	// Where no stream listens, one is perhaps about to: a leader moves.
@@ -57,58 +60,93 @@ var errClosed = fmt.Errorf("the server's word of a write can no longer come: %w"
 // errLate says that the server has not said in time what became of a write.
 var errLate = fmt.Errorf("the server said nothing of a write: %w", context.DeadlineExceeded)
 
-// publish writes once. The errors are those of jetstream's PublishMsg, errLate,
-// and errClosed where the connection was closed meanwhile.
-func (a *acks) publish(ctx context.Context, m *nats.Msg) (jetstream.PubAck, error) {
+// publish writes once, or, where that may be repeated, until there is a word.
+// unsure: an earlier of several may have been stored, whatever the word is. The
+// errors are those of jetstream's PublishMsg, errLate, and errClosed where the
+// connection was closed meanwhile.
+func (a *acks) publish(ctx context.Context, m *nats.Msg, repeat bool) (ack jetstream.PubAck, unsure bool, err error) {
 	var said *nats.Msg
 	for try := 0; ; try++ {
-		var err error
-		if said, err = a.ask(ctx, m); err != nil {
-			return jetstream.PubAck{}, err
+		var again bool
+		said, again, err = a.ask(ctx, m, repeat)
+		if unsure = unsure || again; err != nil {
+			return jetstream.PubAck{}, unsure, err
 		}
 		if len(said.Data) > 0 || said.Header.Get("Status") != "503" {
 			break
 		}
 		if try == unheardTries {
-			return jetstream.PubAck{}, jetstream.ErrNoStreamResponse
+			return jetstream.PubAck{}, unsure, jetstream.ErrNoStreamResponse
 		}
 		if err := wait.For(ctx, unheardWait); err != nil {
-			return jetstream.PubAck{}, err
+			return jetstream.PubAck{}, unsure, err
 		}
 	}
-	return ackOf(said.Data)
+	ack, err = ackOf(said.Data)
+	return ack, unsure, err
 }
 
-func (a *acks) ask(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
-	w, token, reply, err := a.begin()
-	if err != nil {
-		return nil, err
+// ask sends a message and waits for the word of it. again: it was sent more
+// than once.
+func (a *acks) ask(ctx context.Context, m *nats.Msg, repeat bool) (said *nats.Msg, again bool, err error) {
+	first := writeLasts
+	if repeat = repeat && len(m.Data) < largeFrom; repeat {
+		first = writeAgain
 	}
+	w, token, reply, err := a.begin(first)
+	if err != nil {
+		return nil, false, err
+	}
+	defer a.end(token, w)
+	if err := a.send(w, m, reply); err != nil {
+		return nil, false, err
+	}
+	for waited := first; ; waited += writeAgain {
+		select {
+		case said := <-w.said:
+			switch {
+			case said == nil:
+				return nil, again, errClosed
+			case again && a.busy(said, token, w):
+				waited -= writeAgain // the time goes on
+				continue
+			}
+			return said, again, nil
+		case <-ctx.Done():
+			return nil, again, ctx.Err()
+		case <-w.late.C:
+		}
+		if waited >= writeLasts || !repeat {
+			return nil, again, errLate
+		}
+		w.late.Reset(writeAgain)
+		// Without a connection it would only be sent twice with the next.
+		again = a.nc.IsConnected() && a.send(w, m, reply) == nil || again
+	}
+}
+
+// busy reports whether a word only says that the message, which was sent before,
+// is on its way through the copies; then the next word is waited for.
+func (a *acks) busy(said *nats.Msg, token string, w *write) bool {
+	if _, err := ackOf(said.Data); !isBusy(err) {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.waiting[token] = w
+	return true
+}
+
+func (a *acks) send(w *write, m *nats.Msg, reply string) error {
 	sent := &w.message
 	sent.Subject, sent.Reply, sent.Header, sent.Data = m.Subject, reply, m.Header, m.Data
-	err = a.nc.PublishMsg(sent)
+	err := a.nc.PublishMsg(sent)
 	sent.Header, sent.Data = nil, nil
-	if err != nil {
-		a.end(token, w)
-		return nil, err
-	}
-	select {
-	case said := <-w.said:
-		a.end(token, w)
-		if said == nil {
-			return nil, errClosed
-		}
-		return said, nil
-	case <-ctx.Done():
-		a.end(token, w)
-		return nil, ctx.Err()
-	case <-w.late.C:
-		a.end(token, w)
-		return nil, errLate
-	}
+	return err
 }
 
-func (a *acks) begin() (w *write, token, reply string, err error) {
+// begin registers a write, whose timer fires after a while.
+func (a *acks) begin(late time.Duration) (w *write, token, reply string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.sub == nil || !a.sub.IsValid() {
@@ -121,9 +159,9 @@ func (a *acks) begin() (w *write, token, reply string, err error) {
 	}
 	if last := len(a.free) - 1; last >= 0 {
 		w, a.free = a.free[last], a.free[:last]
-		w.late.Reset(writeLasts)
+		w.late.Reset(late)
 	} else {
-		w = &write{said: make(chan *nats.Msg, 1), late: time.NewTimer(writeLasts)}
+		w = &write{said: make(chan *nats.Msg, 1), late: time.NewTimer(late)}
 	}
 	a.made++
 	var room [128]byte

@@ -9,11 +9,13 @@
 package record
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"fetchworker"
@@ -138,14 +140,16 @@ func (l *Log) Replace(ctx context.Context, slot Slot, seen Seen, m *nats.Msg) (O
 // put expects the subject's last sequence to be this one, 0 for none.
 func (l *Log) put(ctx context.Context, slot Slot, last uint64, m *nats.Msg) (Outcome, error) {
 	var out Outcome
+	unsure := false // an earlier try may have stored it
 	write := func() error {
 		for conflicts := 0; ; conflicts++ {
-			seq, err := l.publish(ctx, slot.Stream, m, last)
+			seq, again, err := l.publish(ctx, slot.Stream, m, last, true)
 			if err == nil {
 				out = Outcome{Stored: true, Sequence: seq}
 				return nil
 			}
-			if !isConflict(err) {
+			if unsure = unsure || again; !isConflict(err) {
+				unsure = true
 				return worthRetry(err)
 			}
 			// Writers that met once would meet again.
@@ -159,6 +163,9 @@ func (l *Log) put(ctx context.Context, slot Slot, last uint64, m *nats.Msg) (Out
 				continue
 			case err != nil:
 				return worthRetry(err)
+			case unsure && isOurs(stands.Message, m):
+				out = Outcome{Stored: true, Sequence: stands.Sequence}
+				return nil
 			case !slot.Order(stands.Message, Message{m.Header, m.Data}):
 				out = Outcome{Existing: &stands.Message, Sequence: stands.Sequence}
 				return nil
@@ -168,6 +175,23 @@ func (l *Log) put(ctx context.Context, slot Slot, last uint64, m *nats.Msg) (Out
 	}
 	return out, l.repeat(ctx, write)
 }
+
+// isOurs reports whether what stands is what was to be stored, to the letter: an
+// answer has an id of its own among its headers. (A letter has none: one that
+// looks the same may be an earlier one that is about to be acknowledged.)
+func isOurs(stands Message, m *nats.Msg) bool {
+	if m.Header.Get(eventID) == "" || !bytes.Equal(stands.Data, m.Data) {
+		return false
+	}
+	for key, values := range m.Header {
+		if !strings.HasPrefix(key, "Nats-") && !slices.Equal(stands.Header[key], values) {
+			return false
+		}
+	}
+	return true
+}
+
+const eventID = "ce-id"
 
 // step aside for a moment: not at all after a first conflict, whose winner is
 // stored already; longer after each further one.
@@ -189,7 +213,8 @@ var ErrMoved = errors.New("the stored message is another one by now")
 func (l *Log) Swap(ctx context.Context, slot Slot, seen uint64, m *nats.Msg) (sequence uint64, err error) {
 	err = l.Point(slot.Point, func() (err error) {
 		for conflicts := 0; ; conflicts++ {
-			sequence, err = l.publish(ctx, slot.Stream, m, seen)
+			// Sent again, it would meet itself, and look as if another stood there.
+			sequence, _, err = l.publish(ctx, slot.Stream, m, seen, false)
 			switch {
 			case err == nil:
 				return nil
@@ -213,10 +238,11 @@ func (l *Log) Swap(ctx context.Context, slot Slot, seen uint64, m *nats.Msg) (se
 // the message is no longer what was seen.
 const mostBusy = 10
 
-// publish writes once, over the subject's last sequence.
-func (l *Log) publish(ctx context.Context, stream string, m *nats.Msg, last uint64) (uint64, error) {
+// publish writes over the subject's last sequence, once, or, where that may be
+// repeated, until the stream says something. unsure: see acks.
+func (l *Log) publish(ctx context.Context, stream string, m *nats.Msg, last uint64, repeat bool) (sequence uint64, unsure bool, err error) {
 	expect(m, jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last, 10))
-	return l.publishAny(ctx, stream, m)
+	return l.publishAny(ctx, stream, m, repeat)
 }
 
 func expect(m *nats.Msg, header, value string) {
@@ -240,29 +266,31 @@ var expected = map[string][]string{
 	wire.StreamReplay:         {wire.StreamReplay},
 }
 
-// publishAny writes once, whatever stands, unless the message says otherwise.
-// (What is expected is set as headers: as options it cost five allocations.)
-func (l *Log) publishAny(ctx context.Context, stream string, m *nats.Msg) (uint64, error) {
+// publishAny writes whatever stands, unless the message says otherwise. (What is
+// expected is set as headers: as options it cost five allocations.)
+func (l *Log) publishAny(ctx context.Context, stream string, m *nats.Msg, repeat bool) (sequence uint64, unsure bool, err error) {
 	ascii(m.Header)
 	expect(m, jetstream.ExpectedStreamHeader, stream)
 	way := l.way(m)
-	ack, err := way.publish(ctx, m)
+	// What has a message id is known when it comes again, and taken for another's.
+	repeat = repeat && m.Header.Get(nats.MsgIdHdr) == ""
+	ack, unsure, err := way.publish(ctx, m, repeat)
 	if errors.Is(err, errLate) && ctx.Err() == nil && way.nc.IsConnected() {
 		l.silence.begins(stream)
-		return 0, err
+		return 0, true, err
 	}
 	l.silence.ends(stream)
 	switch {
 	case err == nil && !ack.Duplicate:
-		return ack.Sequence, nil
+		return ack.Sequence, unsure, nil
 	case hasCode(err, accountFull, serverFull, storageFull, storeFailed):
-		return 0, &NoRoomError{stream, err}
+		return 0, unsure, &NoRoomError{stream, err}
 	case err != nil:
-		return 0, err
+		return 0, unsure, err
 	case ack.Duplicate && m.Header.Get(nats.ExpectedLastSubjSeqHdr) != "":
-		return 0, ErrDuplicate
+		return 0, unsure, ErrDuplicate
 	}
-	return ack.Sequence, nil
+	return ack.Sequence, unsure, nil
 }
 
 // ErrDuplicate says that the stream dropped a record because its message id is
@@ -348,7 +376,7 @@ func Refused(err error) bool {
 func (l *Log) Append(ctx context.Context, point, stream string, m *nats.Msg) error {
 	err := l.Point(point, func() error {
 		return l.repeat(ctx, func() error {
-			_, err := l.publishAny(ctx, stream, m)
+			_, _, err := l.publishAny(ctx, stream, m, false)
 			return worthRetry(err)
 		})
 	})
@@ -377,11 +405,15 @@ func (l *Log) repeat(ctx context.Context, step func() error) error {
 	return backoff.Retry(step, policy)
 }
 
+// longestRepeat is between two tries. Each has asked three times already where no
+// stream listens; who waits out an election is to see its end soon.
+const longestRepeat = 500 * time.Millisecond
+
 // policy tries again, ever more slowly, until patience ends or ctx does.
 func (l *Log) policy(ctx context.Context) backoff.BackOff {
 	return backoff.WithContext(backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(50*time.Millisecond),
-		backoff.WithMaxInterval(2*time.Second),
+		backoff.WithMaxInterval(longestRepeat),
 		backoff.WithMaxElapsedTime(l.patience),
 	), ctx)
 }

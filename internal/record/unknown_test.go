@@ -90,6 +90,122 @@ func TestWhatIsBelievedIsWhatStands(t *testing.T) {
 	})
 }
 
+// A write whose word does not come is sent again each second, as an election
+// loses it: small ones that expect what they are written over. One that was
+// stored, and of which only the word was lost, counts as stored. What would be
+// there twice, or would take itself for another's, is sent once.
+func TestAWriteThatAnElectionLosesIsSentAgain(t *testing.T) {
+	wired(t, func(t *testing.T, b *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire) {
+		log, sure := record.New(js, nil), record.New(b.JS, nil)
+		n := 0
+		for fault, name := range map[brokertest.Fault]string{brokertest.RequestLost: "the request", brokertest.ReplyLost: "the reply", brokertest.ReplyLate: "the reply for a while"} {
+			for times, most := range map[int]time.Duration{1: 1100 * time.Millisecond, 3: 3100 * time.Millisecond} {
+				n++
+				what := fmt.Sprintf("%s lost %d times", name, times)
+				a := named(ok(1), fmt.Sprint("small-", n))
+				w.Break("fetch.put.", fault, times, 1500*time.Millisecond)
+				began := time.Now()
+				out, err := log.Put(t.Context(), slotOf(a.Identity), a.Encode())
+				took := time.Since(began)
+				w.Mend()
+				if err != nil || !out.Stored || took > most {
+					t.Errorf("%s: %+v, %v after %v", what, out, err, took)
+				}
+				time.Sleep(5 * time.Second) // what was late has come
+				if stands, err := sure.Get(t.Context(), slotOf(a.Identity)); err != nil || stands.Sequence != out.Sequence {
+					t.Errorf("%s: %d stands, and %d is told: %v", what, stands.Sequence, out.Sequence, err)
+				}
+			}
+		}
+
+		large := named(ok(1), "large")
+		large.Body = bytes.Repeat([]byte("1"), 70<<10)
+		w.Break("fetch.put.", brokertest.RequestLost, 1, 0)
+		began := time.Now()
+		if out, err := log.Put(t.Context(), slotOf(large.Identity), large.Encode()); err != nil || !out.Stored || time.Since(began) < 5*time.Second {
+			t.Errorf("a large one: %+v, %v after %v", out, err, time.Since(began))
+		}
+
+		first := named(waiting(1, "paused", 1), "swapped")
+		if _, err := log.Put(t.Context(), slotOf(first.Identity), first.Encode()); err != nil {
+			t.Fatal(err)
+		}
+		seen, err := log.Get(t.Context(), slotOf(first.Identity))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Break("fetch.put.", brokertest.ReplyLost, 1, 0)
+		if _, err := log.Swap(t.Context(), slotOf(first.Identity), seen.Sequence, named(ok(1), "swapped").Encode()); err == nil || errors.Is(err, record.ErrMoved) {
+			t.Errorf("a swap whose word was lost: %v", err)
+		}
+		w.Mend()
+
+		stream, err := b.JS.Stream(t.Context(), fetchworker.StreamResults)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := stream.CachedInfo().State.LastSeq
+		w.Break("fetch.put.", brokertest.ReplyLate, 1, 4*time.Second)
+		m := &nats.Msg{Subject: "fetch.put.fmp.quote.alice.appended", Data: []byte("1")}
+		if err := log.Append(t.Context(), "append", fetchworker.StreamResults, m); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := stream.Info(t.Context()); err != nil || info.State.LastSeq != before+1 {
+			t.Errorf("what is appended is there %d times: %v", info.State.LastSeq-before, err)
+		}
+	})
+}
+
+// While nobody takes a write it is tried again and again, and is stored soon after
+// somebody does.
+func TestAWriteIsSoonBehindAnElection(t *testing.T) {
+	wired(t, func(t *testing.T, b *brokertest.Broker, js jetstream.JetStream, _ *brokertest.Wire) {
+		log := record.New(js, nil)
+		for _, away := range []time.Duration{time.Second, 4 * time.Second, 9 * time.Second} {
+			if err := b.JS.DeleteStream(t.Context(), fetchworker.StreamResults); err != nil {
+				t.Fatal(err)
+			}
+			stored := make(chan time.Time, 1)
+			go func() {
+				a := named(ok(1), "soon")
+				if _, err := log.Put(t.Context(), slotOf(a.Identity), a.Encode()); err != nil {
+					t.Error(err)
+				}
+				stored <- time.Now()
+			}()
+			time.Sleep(away)
+			back := time.Now()
+			if err := broker.Apply(t.Context(), b.JS, broker.Options{ResultAge: 168 * time.Hour}, nil); err != nil {
+				t.Fatal(err)
+			}
+			if took := (<-stored).Sub(back); took > 800*time.Millisecond {
+				t.Errorf("stored %v after somebody took it, %v having been away", took, away)
+			}
+		}
+	})
+}
+
+// A letter that looks like ours may be an earlier one, which is about to be
+// acknowledged: it counts as none of ours, and ours is written over it.
+func TestAnEarlierLetterIsNotTakenForOurs(t *testing.T) {
+	wired(t, func(t *testing.T, b *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire) {
+		log := record.New(js, nil)
+		slot := record.Slot{Stream: fetchworker.StreamResults, Subject: "fetch.result.fmp.quote.alice.letter", Order: record.Letters, Point: "letter"}
+		letter := func() *nats.Msg {
+			return &nats.Msg{Subject: "fetch.put.fmp.quote.alice.letter", Header: nats.Header{"Fetch-Generation": {"1"}, "Fetch-Calls": {"1"}}, Data: []byte("the same")}
+		}
+		before, err := log.Put(t.Context(), slot, letter())
+		if err != nil || !before.Stored {
+			t.Fatal(before, err)
+		}
+		w.Break("fetch.put.", brokertest.RequestLost, 1, 0)
+		after, err := log.Put(t.Context(), slot, letter())
+		if err != nil || !after.Stored || after.Sequence <= before.Sequence {
+			t.Errorf("stored %+v, then %+v: %v", before, after, err)
+		}
+	})
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // What was seen is what is replaced: nothing lower over it, nothing over

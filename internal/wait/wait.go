@@ -30,3 +30,14 @@ func Between(ctx context.Context, shortest, longest time.Duration) error {
 func Jitter(shortest, longest time.Duration) time.Duration {
 	return shortest + rand.N(max(longest-shortest, 1)) //nolint:gosec // jitter
 }
+
+// ToOpen is how long the nth try may take to open what a server answers at once:
+// little as long as an election may have swallowed the answer, so that the next
+// is soon behind its end; then enough for a server that is slow.
+func ToOpen(try int) time.Duration {
+	const elections, little, enough = 12, time.Second, 5 * time.Second
+	if try < elections {
+		return little
+	}
+	return enough
+}

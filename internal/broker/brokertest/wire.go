@@ -211,6 +211,7 @@ func (w *Wire) asked(f frame) (passes bool, late time.Duration) {
 		}
 		return b.fault != RequestLost && b.fault != Lost, 0
 	}
+	delete(w.of, f.reply) // what is asked again is heard
 	return true, 0
 }
 

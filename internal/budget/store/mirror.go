@@ -162,11 +162,11 @@ func (m *Mirror) run(ctx context.Context, ready chan<- struct{}) {
 	leave := m.clock.follow(m.look)
 	defer leave()
 	for try := 0; ctx.Err() == nil; try++ {
-		if m.once(ctx, status, ready) {
+		if m.once(ctx, status, ready, wait.ToOpen(try)) {
 			try, ready = 0, nil
 		}
 		m.forget()
-		if wait.For(ctx, 50*time.Millisecond<<min(try, 5)) != nil {
+		if wait.For(ctx, 50*time.Millisecond<<min(try, 3)) != nil {
 			return
 		}
 	}
@@ -184,12 +184,13 @@ func (m *Mirror) forget() {
 }
 
 // once watches until the connection was away or the watch is not to be trusted
-// any more, and reports whether it told all.
-func (m *Mirror) once(ctx context.Context, status <-chan nats.Status, ready chan<- struct{}) bool {
+// any more, and reports whether it told all. opens is how long it may take to open.
+func (m *Mirror) once(ctx context.Context, status <-chan nats.Status, ready chan<- struct{}, opens time.Duration) bool {
 	m.begin()
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
 	told := make(chan struct{})
+	late := time.AfterFunc(opens, cancel)
 	stop, err := watch(watching, m.conn, m.keys, m.see, func() {
 		m.complete()
 		close(told)
@@ -198,6 +199,9 @@ func (m *Mirror) once(ctx context.Context, status <-chan nats.Status, ready chan
 		return false
 	}
 	defer stop()
+	if !late.Stop() {
+		return false
+	}
 	whole := false
 	for {
 		select {

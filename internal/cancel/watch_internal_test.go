@@ -1,0 +1,75 @@
+package cancel
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/wire"
+)
+
+// A server that dies takes the watch with it that it had, and nobody tells: the
+// connection is to another one. The next call waits no longer than it takes to
+// open another watch, also where an election swallows the first answers to that.
+func TestAWatchThatDiedInSilenceIsOpenedAnew(t *testing.T) {
+	for _, swallowed := range []int{0, 1, 3} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			b := brokertest.StartIn(t, dir, "")
+			defer b.Stop()
+			var cable brokertest.Wire
+			nc := b.ConnectThrough(t, &cable)
+			defer nc.Close()
+			js, err := broker.JetStream(nc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kv, err := js.KeyValue(t.Context(), wire.BucketProviders)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, err := Watch(t.Context(), js, kv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer v.Close()
+			g := NewGuard(v, "w1")
+			if err := g.sure(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Second) // of rest
+			stream, err := b.JS.Stream(t.Context(), "KV_"+wire.BucketProviders)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name := range stream.ConsumerNames(t.Context()).Name() {
+				if err := stream.DeleteConsumer(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cable.Break("CONSUMER.CREATE.KV_"+wire.BucketProviders, brokertest.RequestLost, swallowed, 0)
+			began := time.Now()
+			for g.sure(t.Context()) != nil {
+			}
+			if took, most := time.Since(began), seenWithin+time.Duration(swallowed)*1300*time.Millisecond+500*time.Millisecond; took > most {
+				t.Errorf("%d answers were swallowed: a call waited %v for the watch, at most %v are wanted", swallowed, took, most)
+			}
+			if _, err := kv.PutString(t.Context(), markKey("fmp", "alice"), `{}`); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+			v.mu.RLock()
+			marks := len(v.marks)
+			v.mu.RUnlock()
+			if marks != 1 {
+				t.Errorf("the new watch tells of %d marks", marks)
+			}
+			if err := g.Leave(context.Background()); err != nil { //nolint:usetesting // it may be over
+				t.Error(err)
+			}
+		})
+	}
+}
