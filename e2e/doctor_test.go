@@ -127,7 +127,7 @@ func (p *patient) diagnosed(t *testing.T, finding, says string, env ...string) (
 	var words string
 	deadline := time.Now().Add(40 * time.Second)
 	for began := time.Now(); ; time.Sleep(200 * time.Millisecond) {
-		code := 0
+		var code int
 		code, words = p.run(t, "replayer doctor", env...)
 		_, findings, _ := strings.Cut(words, "\n\n")
 		first, rest, _ := strings.Cut(findings, "\n")

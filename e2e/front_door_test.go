@@ -169,5 +169,5 @@ func standAtTheDoor(args []string) {
 	fmt.Println(allStand)
 	time.Sleep(time.Hour) // it is killed before
 	runtime.KeepAlive(open)
-	os.Exit(0)
+	panic("nobody has ended the crowd")
 }

@@ -428,8 +428,12 @@ func TestNoFailureTellsASecret(t *testing.T) {
 		}
 		// What the door itself refuses.
 		for _, no := range [][]string{
-			{"GET /v1/fmp/quote?symbol=A", "", "Origin: https://evil.example.com"}, {"POST /v1/fmp/quote", `{"params":`}, {"GET /v1/answers", "", "Last-Event-ID: " + token[:9]},
-			{"POST /v1/nobody/" + strings.ToLower(strings.ReplaceAll(token, "_", "-"))[:20], `{}`}, {"DELETE /v1/answers", ""}, {"GET /v1/fmp/quote?symbol=A", "", "Fetch-Agent: bob"},
+			{"GET /v1/fmp/quote?symbol=A", "", "Origin: https://evil.example.com"},
+			{"POST /v1/fmp/quote", `{"params":`},
+			{"GET /v1/answers", "", "Last-Event-ID: " + token[:9]},
+			{"POST /v1/nobody/" + strings.ToLower(strings.ReplaceAll(token, "_", "-"))[:20], `{}`},
+			{"DELETE /v1/answers", ""},
+			{"GET /v1/fmp/quote?symbol=A", "", "Fetch-Agent: bob"},
 		} {
 			if status, _ := ask("answers", no[0], no[1], no[2:]...); status >= 400 {
 				failures++
