@@ -28,11 +28,11 @@ func TestWhoWaitsIsToldWhatAChangedLimitMeans(t *testing.T) {
 	n := &newsroom{fleet: f}
 	n.limit("2/12m")
 	n.ask(6)
-	n.follows("2/12m0s, 0 left", 4, 11*time.Minute, 13*time.Minute)
+	n.follows("2/12m, 0 left", 4, 11*time.Minute, 13*time.Minute)
 	n.limit("3/3m") // 2 of these are called
-	n.follows("3/3m0s, 0 left", 3, 2*time.Minute, 4*time.Minute)
+	n.follows("3/3m, 0 left", 3, 2*time.Minute, 4*time.Minute)
 	n.limit("3/12m") // less: later again
-	n.follows("3/12m0s, 0 left", 3, 11*time.Minute, 13*time.Minute)
+	n.follows("3/12m, 0 left", 3, 11*time.Minute, 13*time.Minute)
 	n.limit("2/24h") // more were called than it allows
 	n.follows("2/d, 0 left", 3, 23*time.Hour, 25*time.Hour)
 	n.limit("100/24h")

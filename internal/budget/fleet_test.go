@@ -3,6 +3,7 @@ package budget
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -121,6 +122,63 @@ func TestViewForgetsAnOldLimit(t *testing.T) {
 		}
 		b.call(g, Success, "")
 	})
+}
+
+// Where nobody asks, an operator's limits that ended are not those in force: what
+// workers are configured for is, where they agree.
+func TestViewForgetsAnOperatorsLimit(t *testing.T) {
+	for name, c := range map[string]struct {
+		told []string
+		held bool
+	}{
+		"a larger one":       {[]string{"300/min"}, false},
+		"none":               {[]string{"unlimited", "unlimited"}, false},
+		"as small":           {[]string{"4/10m"}, true},
+		"workers disagree":   {[]string{"300/min", "5/h"}, true},
+		"one tells nothing":  {[]string{"300/min", ""}, true},
+		"nobody lives":       {nil, true},
+		"it cannot be read":  {[]string{"many"}, true},
+		"several in a limit": {[]string{"300/min,4/10m"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, b *bench) {
+				g := b.open("w1", func(s *Settings) { s.Limits = ledger.Limits{{N: 300, Per: time.Minute}} })
+				view, err := fleet.Watch(t.Context(), b.js, b.kv)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer view.Close()
+				small := ledger.Limits{{N: 4, Per: 10 * time.Minute}}
+				if err := fleet.SetLimits(t.Context(), b.kv, "fmp", small, time.Time{}, "alice", "a small plan"); err != nil {
+					t.Fatal(err)
+				}
+				settle()
+				for range 4 {
+					b.call(g, Success, "")
+				}
+				for i, limits := range c.told {
+					w := fleet.Worker{Name: fmt.Sprint("w", i), Providers: []string{"fmp"}}
+					if limits != "" {
+						w.Limits = map[string]string{"fmp": limits}
+					}
+					if err := fleet.Beat(t.Context(), b.js, w); err != nil {
+						t.Fatal(err)
+					}
+				}
+				settle()
+				if reason, until := view.Held("fmp", time.Now()); reason != fetchworker.ReasonQuota || time.Until(until) < 5*time.Minute {
+					t.Errorf("under the small limit it is held by %q until %v", reason, until)
+				}
+				if err := fleet.ResetLimits(t.Context(), b.kv, "fmp"); err != nil {
+					t.Fatal(err)
+				}
+				settle()
+				if reason, until := view.Held("fmp", time.Now()); (reason == fetchworker.ReasonQuota) != c.held {
+					t.Errorf("held by %q until %v", reason, until)
+				}
+			})
+		})
+	}
 }
 
 func TestViewAfterARestart(t *testing.T) {

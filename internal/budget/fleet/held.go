@@ -40,15 +40,39 @@ func (v *View) Held(provider string, now time.Time) (fetchworker.Reason, time.Ti
 	if hold := r.Hold.Time(); hold.Sub(now) > turns.Patience {
 		return fetchworker.ReasonThrottled, hold
 	}
-	if next := r.Next(p.shapes(r, now), ledger.Order{Class: ledger.Replay, Patience: turns.Patience}, ledger.InstantOf(now)).Time(); next.Sub(now) > turns.Patience {
+	if next := r.Next(v.shapes(provider, p, r, now), ledger.Order{Class: ledger.Replay, Patience: turns.Patience}, ledger.InstantOf(now)).Time(); next.Sub(now) > turns.Patience {
 		return fetchworker.ReasonQuota, next
 	}
 	return "", time.Time{}
 }
 
-// shapes are the limits in force: an operator's, or those that the fleet last
-// claimed under.
-func (p *shared) shapes(r *ledger.Register, now time.Time) []ledger.Shape {
-	limits, _ := p.control.InForce(r.Limits(), now)
+// shapes are the limits in force: an operator's, or those of the configuration
+// that all its living workers tell alike, or those that the fleet last claimed
+// under. Where nobody has asked since an operator's limits ended, what was
+// claimed under last is still them.
+func (v *View) shapes(provider string, p *shared, r *ledger.Register, now time.Time) []ledger.Shape {
+	own, told := v.configured(provider)
+	if !told {
+		own = r.Limits()
+	}
+	limits, _ := p.control.InForce(own, now)
 	return ledger.NewShapes(limits)
+}
+
+// configured are the limits of a provider's living workers, where all tell the
+// same.
+func (v *View) configured(provider string) (limits ledger.Limits, told bool) {
+	text := ""
+	for _, w := range v.workers {
+		if !w.serves[provider] || !w.lives() {
+			continue
+		}
+		theirs := w.Limits[provider]
+		if theirs == "" || text != "" && theirs != text { // an earlier version tells none
+			return nil, false
+		}
+		text = theirs
+	}
+	limits, err := ledger.ParseLimits(text)
+	return limits, err == nil
 }

@@ -338,7 +338,7 @@ func (v *View) Provider(provider string, now time.Time) Provider {
 			out.HoldUntil = at
 		}
 		out.Foreign = r.ForeignCalls(ledger.InstantOf(now))
-		shapes := p.shapes(r, now)
+		shapes := v.shapes(provider, p, r, now)
 		out.Groups = r.UsageOfGroups(provider, ledger.InstantOf(now))
 		out.Windows = r.Usage(shapes, ledger.InstantOf(now))
 		out.Quota, out.Sharing = p.quota, r.Members()
