@@ -72,7 +72,7 @@ func newPatient(t *testing.T) *patient {
 	return p
 }
 
-// asks asks for so many quotes on behalf of an agent.
+// asks has so many quotes asked for on behalf of an agent.
 func (p *patient) asks(t *testing.T, agent string, n int) (ids []fetchworker.Identity) {
 	t.Helper()
 	for range n {
