@@ -2,11 +2,14 @@ package dlq
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"fetchworker/internal/record"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Put stores a dead letter. Only after it returns nil may the request's
@@ -21,6 +24,25 @@ func Put(ctx context.Context, log *record.Log, l Letter) error {
 func Store(ctx context.Context, log *record.Log, l Letter) (stored bool, err error) {
 	out, err := log.Put(ctx, l.DeadLetterSlot(), l.DeadLetter())
 	return out.Stored, err
+}
+
+// Carries reports whether the request of a letter is carried on by one that is
+// stored: it waits in the DLQ, or is released. Not of the same id alone: of the
+// same moment.
+func Carries(ctx context.Context, log *record.Log, l Letter) (bool, error) {
+	for _, slot := range []record.Slot{l.DeadLetterSlot(), l.ReplaySlot()} { // as it moves
+		seen, err := log.Get(ctx, slot)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("letter of %s: %w", l.Identity, err)
+		}
+		if stored, err := Decode(slot.Subject, seen.Header, seen.Data); err == nil && stored.RequestedAt.Equal(l.RequestedAt) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // Wait draws how long a letter waits after its n-th failure: base, twice

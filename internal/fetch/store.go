@@ -107,7 +107,7 @@ func (w *Worker) endedBefore(ctx context.Context, r *request) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return w.endedBy(r, stands)
+	return w.endedBy(ctx, r, stands)
 }
 
 // usedBefore ends a request whose id has its final answer already. Only those
@@ -126,13 +126,21 @@ func (w *Worker) usedBefore(ctx context.Context, r *request) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return w.endedBy(r, stands)
+	return w.endedBy(ctx, r, stands)
 }
 
-func (w *Worker) endedBy(r *request, stands answer.Standing) (bool, error) {
+func (w *Worker) endedBy(ctx context.Context, r *request, stands answer.Standing) (bool, error) {
 	if !stands.Ends(r.Generation) {
 		r.stands = stands
-		return false, nil
+		if !stands.Stands || r.replayed {
+			return false, nil
+		}
+		// It waits for something, perhaps as a letter: a server that died may have
+		// lost the ack. The letter carries it on, and a call would be one too many.
+		carried, err := dlq.Carries(ctx, w.log, r.Letter)
+		if !carried || err != nil {
+			return false, err
+		}
 	}
 	// A crash between the answer's PubAck and the ack may have eaten the copy.
 	if stands.Final {

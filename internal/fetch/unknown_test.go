@@ -10,6 +10,8 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/wire"
@@ -153,6 +155,76 @@ func TestAnAckThatIsLostMakesNoSecondCall(t *testing.T) {
 		r.drained(fetchworker.StreamRequests, 0, time.Second)
 		r.drained(wire.StreamDLQ, 1, time.Second)
 	})
+}
+
+// A request whose ack was lost for good, as by a server that dies, comes again
+// when its letter waits already, or is released: the letter goes on, and nobody
+// calls beside it. One whose letter is another request's is called.
+func TestWhatHasItsLetterIsNotCalledBesideIt(t *testing.T) {
+	for name, c := range map[string]struct {
+		subject func(fetchworker.Lane, fetchworker.Identity) string // where its letter is by then
+		later   time.Duration                                       // than it, the letter's request was asked
+		alone   int                                                 // calls while nobody replays
+		told    int                                                 // calls by the answer: the letter knows of three before
+	}{
+		"it waits":        {wire.DLQSubject, 0, 0, 4},
+		"it is released":  {wire.ReplaySubject, 0, 1, 4}, // of the letter
+		"it is another's": {wire.DLQSubject, time.Second, 1, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				r.wire = &brokertest.Wire{}
+				r.well()
+				stop := r.start(nil)
+				if err := fleet.Pause(t.Context(), r.b.KV, "fmp", time.Now().Add(time.Hour), "ann", ""); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				r.wire.Break("$JS.ACK."+fetchworker.StreamRequests, brokertest.Lost, 100, 0)
+				id := r.quote("alice", "q", "A", `,"max_age":"0s"`)
+				r.drained(wire.StreamDLQ, 1, 10*time.Second)
+				time.Sleep(time.Second)
+				stop()
+				raw, _ := r.letter(fetchworker.LaneInteractive, id)
+				letter, err := dlq.Decode(raw.Subject, raw.Header, raw.Data)
+				if err != nil {
+					t.Fatal(err)
+				}
+				dead, err := r.b.JS.Stream(t.Context(), wire.StreamDLQ)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := dead.Purge(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				letter.RequestedAt, letter.Calls = letter.RequestedAt.Add(c.later), 3
+				msg := letter.DeadLetter()
+				msg.Subject = c.subject(letter.Lane, id)
+				if _, err := r.b.JS.PublishMsg(t.Context(), msg); err != nil {
+					t.Fatal(err)
+				}
+				r.wire = nil
+				if err := fleet.Resume(t.Context(), r.b.KV, "fmp"); err != nil {
+					t.Fatal(err)
+				}
+				defer r.start(nil)()
+				r.drained(fetchworker.StreamRequests, 0, time.Minute)
+				r.drained(wire.StreamReplay, 0, time.Minute)
+				if n := r.calls("/A"); n != c.alone {
+					t.Errorf("%d calls while nobody replays", n)
+				}
+				defer r.startReplayer(nil)()
+				if a := r.final(id, time.Minute); a.Status != fetchworker.StatusOK || a.Calls != c.told {
+					t.Errorf("%+v", a)
+				}
+				r.drained(wire.StreamDLQ, 0, time.Minute)
+				r.drained(wire.StreamReplay, 0, time.Minute)
+				if n := r.calls("/A"); n != 1 {
+					t.Errorf("%d calls", n)
+				}
+			})
+		})
+	}
 }
 
 // An ack that is sent again is waited for out of everybody's way, also by a

@@ -1,0 +1,50 @@
+package dlq_test
+
+import (
+	"testing"
+	"time"
+
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
+)
+
+// A letter carries the request that it is of, wherever it is on its way, and
+// none that was asked at another moment.
+func TestALetterCarriesItsRequestAndNoOther(t *testing.T) {
+	for name, c := range map[string]struct {
+		waits, released []time.Duration // asked so much later than the request
+		carried         bool
+	}{
+		"nothing is stored":        {nil, nil, false},
+		"it waits":                 {[]time.Duration{0}, nil, true},
+		"it is released":           {nil, []time.Duration{0}, true},
+		"it is both":               {[]time.Duration{0}, []time.Duration{0}, true},
+		"another's waits":          {[]time.Duration{time.Nanosecond}, nil, false},
+		"another's is released":    {nil, []time.Duration{-time.Hour}, false},
+		"another's waits, it goes": {[]time.Duration{time.Second}, []time.Duration{0}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+				l := dlqtest.Fresh(1, wire.ClassTransient)
+				for _, later := range c.waits {
+					other := l
+					other.RequestedAt = l.RequestedAt.Add(later)
+					f.Put(other)
+				}
+				for _, later := range c.released {
+					other := l
+					other.RequestedAt = l.RequestedAt.Add(later)
+					if _, err := f.JS.PublishMsg(f.Ctx, other.Replayed()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				carried, err := dlq.Carries(f.Ctx, record.New(f.JS, nil), l)
+				if err != nil || carried != c.carried {
+					t.Errorf("%v, %v", carried, err)
+				}
+			})
+		})
+	}
+}
