@@ -197,8 +197,10 @@ func (e *electorate) asks(ctx context.Context, what, question string) {
 			m, err := e.admin.Request(question, nil, 100*time.Millisecond)
 			var said struct {
 				Error   *jetstream.APIError `json:"error"`
-				Created time.Time
-				Cluster struct{ Leader string }
+				Created time.Time           `json:"created"`
+				Cluster struct {
+					Leader string `json:"leader"`
+				} `json:"cluster"`
 			}
 			if err == nil && json.Unmarshal(m.Data, &said) == nil && said.Error == nil && said.Cluster.Leader != "" {
 				if e.note(what); what == "consumer" {

@@ -201,13 +201,15 @@ func TestNothingIsLostWhileConsumersComeAndGo(t *testing.T) {
 		members = append(members, start(name, lay(t, server)))
 	}
 	var made, gone atomic.Int64
-	for subject, n := range map[string]*atomic.Int64{"$JS.EVENT.ADVISORY.CONSUMER.CREATED." + fetchworker.StreamRequests + ".>": &made, "$JS.EVENT.ADVISORY.CONSUMER.DELETED." + fetchworker.StreamRequests + ".>": &gone} {
-		sub, err := f.js.Conn().Subscribe(subject, func(*nats.Msg) { n.Add(1) })
+	count := func(what string, n *atomic.Int64) *nats.Subscription {
+		sub, err := f.js.Conn().Subscribe("$JS.EVENT.ADVISORY.CONSUMER."+what+"."+fetchworker.StreamRequests+".>", func(*nats.Msg) { n.Add(1) })
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = sub.Unsubscribe() }()
+		return sub
 	}
+	creations, deletions := count("CREATED", &made), count("DELETED", &gone)
+	defer func() { _, _ = creations.Unsubscribe(), deletions.Unsubscribe() }()
 	began := time.Now()
 	var publishing errgroup.Group
 	publishing.Go(func() error {
@@ -277,7 +279,7 @@ func TestNothingIsLostWhileConsumersComeAndGo(t *testing.T) {
 			t.Errorf("request %d, %s, was not called", i, id)
 		}
 	}
-	statuses := map[string]int{} // one by one they would be asked for for a minute
+	statuses := map[string]int{} // to ask for each takes a minute
 	for _, id := range f.accepted {
 		if all := f.answers.Answers(id); len(all) > 0 {
 			statuses[string(all[len(all)-1].Status)]++

@@ -91,7 +91,7 @@ func TestAThousandAgentsLeaveNothing(t *testing.T) {
 			r.quote(fmt.Sprint("agent-", agent), "q", "A", "")
 			select {
 			case <-answers:
-			case <-time.After(promptly):
+			case <-time.After(promptly): //nolint:forbidigo // bounded, in a bubble
 				t.Fatalf("agent %d has no answer", agent)
 			}
 			time.Sleep(10 * time.Millisecond)

@@ -13,6 +13,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/intake"
+	"fetchworker/internal/wait"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
@@ -42,10 +43,7 @@ func take(t *testing.T, b *brokertest.Broker, rest time.Duration, deliver func(*
 				return time.Time{}, false, fmt.Errorf("made: %w", &jetstream.APIError{Code: 503, ErrorCode: 10008})
 			}
 			if k.refuse.Load() { // as an election does
-				select {
-				case <-ctx.Done():
-				case <-time.After(1500 * time.Millisecond):
-				}
+				_ = wait.For(ctx, 1500*time.Millisecond)
 				return time.Time{}, false, context.DeadlineExceeded
 			}
 			return broker.MakeConsumer(ctx, b.JS, config)
