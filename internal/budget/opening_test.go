@@ -42,6 +42,7 @@ func TestAWatchIsOpenSoonAfterAnElection(t *testing.T) {
 			var told []time.Time
 			defer m.Follow(&store.Follower{See: func(store.Entry) {}, Lost: func() {}, All: func() { told = append(told, time.Now()) }})()
 			synctest.Wait()
+			cable.Break("CONSUMER.DELETE.", brokertest.RequestLost, 1<<20, 0)
 			cable.Break("CONSUMER.CREATE.KV_"+store.Bucket, c.fault, c.times, c.late)
 			began := time.Now()
 			m.Reopen()

@@ -32,7 +32,8 @@ type View struct {
 	kv     jetstream.KeyValue
 	cancel context.CancelFunc
 	done   chan struct{}
-	again  chan struct{} // the watch is to be opened anew
+	again  chan struct{}  // the watch is to be opened anew
+	ending sync.WaitGroup // watches of before, of which the servers are told
 
 	mu      sync.RWMutex
 	marks   map[string]seenMark // by provider and agent
@@ -74,6 +75,7 @@ func Watch(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue) (
 func (v *View) Close() {
 	v.cancel()
 	<-v.done
+	v.ending.Wait()
 }
 
 // Judge says whether a request is cancelled, as far as is seen here.
@@ -131,13 +133,13 @@ func (v *View) once(ctx context.Context, status <-chan nats.Status, ready chan s
 	if err != nil {
 		return false
 	}
-	late.Stop() // too late, it ends at once
-	defer func() {
+	late.Stop()                // too late, it ends at once
+	defer v.ending.Go(func() { // while servers elect a leader they say nothing to it for five seconds
 		_ = watcher.Stop() // it fails only if the connection is gone, and the watch with it
 		for range watcher.Updates() {
 			// The client's callback may be about to send; let it end.
 		}
-	}()
+	})
 	for {
 		select {
 		case e, ok := <-watcher.Updates():

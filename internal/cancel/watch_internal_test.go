@@ -50,6 +50,7 @@ func TestAWatchThatDiedInSilenceIsOpenedAnew(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			cable.Break("CONSUMER.DELETE.", brokertest.RequestLost, 1<<20, 0)
 			cable.Break("CONSUMER.CREATE.KV_"+wire.BucketProviders, brokertest.RequestLost, swallowed, 0)
 			began := time.Now()
 			for g.sure(t.Context()) != nil {

@@ -191,14 +191,17 @@ func (m *Mirror) once(ctx context.Context, status <-chan nats.Status, ready chan
 	defer cancel()
 	told := make(chan struct{})
 	late := time.AfterFunc(opens, cancel)
-	stop, err := watch(watching, m.conn, m.keys, m.see, func() {
+	stop, leave, err := watch(watching, m.conn, m.keys, m.see, func() {
 		m.complete()
 		close(told)
 	})
 	if err != nil {
 		return false
 	}
-	defer stop()
+	defer func() {
+		stop()
+		m.tasks.Go(leave)
+	}()
 	if !late.Stop() {
 		return false
 	}

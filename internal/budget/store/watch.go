@@ -21,11 +21,12 @@ const prefix = "$KV." + Bucket + "."
 
 // watch tells of the newest value of each key of the bucket, of all once they
 // have been told, and of what changes from then on, one after the other, until
-// stop: after it nothing is told.
-func watch(ctx context.Context, conn *nats.Conn, keys []string, tell func(Entry), all func()) (stop func(), err error) {
+// stop: after it nothing is told. leave then tells the servers, which may say
+// nothing to it for five seconds while they elect a leader.
+func watch(ctx context.Context, conn *nats.Conn, keys []string, tell func(Entry), all func()) (stop, leave func(), err error) {
 	js, err := conn.JetStream()
 	if err != nil {
-		return nil, fmt.Errorf("watch %s: %w", Bucket, err)
+		return nil, nil, fmt.Errorf("watch %s: %w", Bucket, err)
 	}
 	filters := []string{prefix + ">"}
 	if len(keys) > 0 {
@@ -58,18 +59,19 @@ func watch(ctx context.Context, conn *nats.Conn, keys []string, tell func(Entry)
 	sub, err := js.Subscribe("", take, nats.BindStream("KV_"+Bucket), nats.OrderedConsumer(), nats.DeliverLastPerSubject(),
 		nats.ConsumerFilterSubjects(filters...), nats.IdleHeartbeat(watchBeats), nats.Context(ctx))
 	if err != nil {
-		return nil, fmt.Errorf("watch %s: %w", Bucket, err)
+		return nil, nil, fmt.Errorf("watch %s: %w", Bucket, err)
 	}
 	if pending, err = sub.InitialConsumerPending(); err == nil && pending == 0 {
 		whole = true
 		all()
 	}
-	return func() {
-		_ = sub.Unsubscribe() // it fails only if the connection is gone, and the watch with it
+	stop = func() {
 		mu.Lock()
 		defer mu.Unlock()
 		over = true
-	}, nil
+	}
+	leave = func() { _ = sub.Unsubscribe() } // it fails only if the connection is gone, and the watch with it
+	return stop, leave, nil
 }
 
 // entry is a message of the bucket as it was told.
