@@ -221,7 +221,7 @@ func peers(ctx context.Context) error {
 	})
 	head := fmt.Sprintf("Measured with `bench %s` on %d processors (%s, %s), medians of at most %d interleaved rounds. The machine's load average was %s before and %s after.\n\n",
 		command, runtime.NumCPU(), cpuModel(), runtime.Version(), *rounds, load, loadAverage())
-	return errors.Join(errors.Join(failed...),
+	return errors.Join(errors.Join(failed...), os.MkdirAll(*out, 0o700),
 		os.WriteFile(filepath.Join(*out, "peers.md"), []byte(head+report.String()), 0o600),
 		os.WriteFile(filepath.Join(*out, "peers.svg"), []byte(bars(plot)), 0o600))
 }

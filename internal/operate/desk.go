@@ -150,7 +150,7 @@ func (f *Fleet) Hold(provider string) (Hold, bool) {
 	return Hold{}, false
 }
 
-// Limits are a provider's windows as the fleet last claimed under them.
+// Limits are a provider's windows as they are in force.
 func (f *Fleet) Limits(provider string) ledger.Limits {
 	var limits ledger.Limits
 	for _, w := range f.Provider(provider, f.desk.Now()).Windows {
