@@ -262,12 +262,8 @@ func TestALookThatNobodyAnswersIsRepeatedSoon(t *testing.T) {
 		b := brokertest.StartIn(t, dir, "")
 		defer b.Stop()
 		w := &brokertest.Wire{}
-		nc := b.ConnectThrough(t, w)
-		defer nc.Close()
-		js, err := broker.JetStream(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js, end := b.Through(t, w)
+		defer end()
 		w.Break("STREAM.INFO", brokertest.RequestLost, 2, 0)
 		began := time.Now()
 		if err := broker.Apply(t.Context(), js, broker.Options{}, nil); err != nil {

@@ -5,7 +5,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget/store"
 )
@@ -28,12 +27,8 @@ func TestAWatchIsOpenSoonAfterAnElection(t *testing.T) {
 			b := brokertest.StartIn(t, dir, "")
 			defer b.Stop()
 			var cable brokertest.Wire
-			nc := b.ConnectThrough(t, &cable)
-			defer nc.Close()
-			js, err := broker.JetStream(nc)
-			if err != nil {
-				t.Fatal(err)
-			}
+			js, end := b.Through(t, &cable)
+			defer end()
 			m, err := store.NewMirror(t.Context(), js, b.KV, nil)
 			if err != nil {
 				t.Fatal(err)

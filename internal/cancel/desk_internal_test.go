@@ -11,7 +11,6 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
-	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wire"
@@ -123,12 +122,8 @@ func TestALeaseBeginsWithItsBeat(t *testing.T) {
 		b := brokertest.StartIn(t, dir, "")
 		defer b.Stop()
 		var cable brokertest.Wire
-		nc := b.ConnectThrough(t, &cable)
-		defer nc.Close()
-		js, err := broker.JetStream(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js, end := b.Through(t, &cable)
+		defer end()
 		kv, err := js.KeyValue(t.Context(), wire.BucketProviders)
 		if err != nil {
 			t.Fatal(err)
@@ -198,12 +193,8 @@ func TestAnOrderOverAnother(t *testing.T) {
 		b := brokertest.StartIn(t, dir, "")
 		defer b.Stop()
 		var cable brokertest.Wire
-		nc := b.ConnectThrough(t, &cable)
-		defer nc.Close()
-		js, err := broker.JetStream(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js, end := b.Through(t, &cable)
+		defer end()
 		kv, err := js.KeyValue(t.Context(), wire.BucketProviders)
 		if err != nil {
 			t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/wire"
 )
@@ -21,12 +20,8 @@ func TestAWatchThatDiedInSilenceIsOpenedAnew(t *testing.T) {
 			b := brokertest.StartIn(t, dir, "")
 			defer b.Stop()
 			var cable brokertest.Wire
-			nc := b.ConnectThrough(t, &cable)
-			defer nc.Close()
-			js, err := broker.JetStream(nc)
-			if err != nil {
-				t.Fatal(err)
-			}
+			js, end := b.Through(t, &cable)
+			defer end()
 			kv, err := js.KeyValue(t.Context(), wire.BucketProviders)
 			if err != nil {
 				t.Fatal(err)

@@ -7,7 +7,6 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
-	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
@@ -148,12 +147,8 @@ func TestSupersededMeetsWhatMoves(t *testing.T) {
 					c.before(f)
 				}
 				w := &brokertest.Wire{}
-				nc := f.ConnectThrough(t, w)
-				defer nc.Close()
-				js, err := broker.JetStream(nc)
-				if err != nil {
-					t.Fatal(err)
-				}
+				js, end := f.Through(t, w)
+				defer end()
 				w.Break("DIRECT.GET", brokertest.ReplyLate, 4, time.Second)
 				if c.during != nil {
 					f.Running.Go(func() {

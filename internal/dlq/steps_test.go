@@ -161,12 +161,8 @@ func TestWhatIsDueWhileItIsToldIsDone(t *testing.T) {
 		}
 		var slow brokertest.Wire
 		slow.Break("fetch.result.", brokertest.ReplyLate, 1, 4*time.Second)
-		nc := f.ConnectThrough(t, &slow)
-		defer nc.Close()
-		js, err := broker.JetStream(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js, end := f.Through(t, &slow)
+		defer end()
 		l := dlqtest.Fresh(1, wire.ClassPaused)
 		l.Deadline = l.FailedAt.Add(4 * time.Second)
 		f.Put(l)

@@ -12,7 +12,6 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
-	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
@@ -343,12 +342,8 @@ func TestAnActOutlastsWhatIsLostOnItsWay(t *testing.T) {
 		b.Ageless(t)
 		d := &desk{Broker: b, t: t, log: record.New(b.JS, nil), browser: browse.New(b.NC)}
 		cable := &brokertest.Wire{}
-		nc := b.ConnectThrough(t, cable)
-		defer nc.Close()
-		js, err := broker.JetStream(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js, end := b.Through(t, cable)
+		defer end()
 		for _, one := range deeds {
 			for i, part := range one.says {
 				for fault, name := range map[brokertest.Fault]string{brokertest.RequestLost: "heard", brokertest.ReplyLost: "told"} {

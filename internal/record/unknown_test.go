@@ -29,12 +29,8 @@ func wired(t *testing.T, test func(t *testing.T, b *brokertest.Broker, js jetstr
 		defer b.Stop()
 		b.Ageless(t)
 		w := &brokertest.Wire{}
-		nc := b.ConnectThrough(t, w)
-		defer nc.Close()
-		js, err := broker.JetStream(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js, end := b.Through(t, w)
+		defer end()
 		test(t, b, js, w)
 	})
 }

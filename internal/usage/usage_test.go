@@ -158,12 +158,8 @@ func booked(t *testing.T, test func(t *testing.T, b *brokertest.Broker, cable *b
 		b := brokertest.StartIn(t, dir, "")
 		defer b.Stop()
 		var cable brokertest.Wire
-		nc := b.ConnectThrough(t, &cable)
-		defer nc.Close()
-		js, err := broker.JetStream(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js, end := b.Through(t, &cable)
+		defer end()
 		book := usage.NewBook(js, zap.NewNop())
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})

@@ -12,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"fetchworker/internal/broker"
+
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Fault is what happens to a request on a Wire.
@@ -161,6 +164,18 @@ func (b *Broker) ConnectThrough(t testing.TB, w *Wire) *nats.Conn {
 		t.Fatal(err)
 	}
 	return nc
+}
+
+// Through is JetStream as our programs open it, over a connection that runs
+// through a wire, until end.
+func (b *Broker) Through(t testing.TB, w *Wire) (js jetstream.JetStream, end func()) {
+	t.Helper()
+	nc := b.ConnectThrough(t, w)
+	js, err := broker.JetStream(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js, nc.Close
 }
 
 type wired struct {
