@@ -157,9 +157,10 @@ func (l *list) recall(seen func(browse.Found) row) {
 type counts struct {
 	s *Server
 
-	mu   sync.Mutex
-	jobs map[countKey]*counting
-	turn chan struct{} // one is counted at a time
+	mu    sync.Mutex
+	jobs  map[countKey]*counting
+	turn  chan struct{} // one is counted at a time
+	queue int           // how many wait for their turn
 }
 
 type countKey struct {
@@ -201,6 +202,7 @@ func newCounts(s *Server) *counts {
 const (
 	countLasts = 2 * time.Second  // a count that took no time is believed for so long
 	countKept  = 2 * time.Minute  // nobody asks any more
+	countSeen  = 10 * time.Second // who watches asks each two; a count that nobody watches makes way
 	countMost  = 64               // histograms
 	countTime  = 10 * time.Minute // of one
 )
@@ -247,10 +249,16 @@ func (c *counts) count(key countKey, j *counting) {
 		j.running = false
 		c.mu.Unlock()
 	}()
+	c.waits(1)
 	select {
 	case c.turn <- struct{}{}:
+		c.waits(-1)
 		defer func() { <-c.turn }()
 	case <-ctx.Done():
+		c.waits(-1)
+		return
+	}
+	if c.unwanted(j, 0) {
 		return
 	}
 	began := time.Now()
@@ -265,14 +273,8 @@ func (c *counts) count(key countKey, j *counting) {
 		if err != nil {
 			return
 		}
-		if read++; read%1000 == 0 {
-			c.mu.Lock()
-			j.read = read
-			forgotten := time.Since(j.asked) > countKept
-			c.mu.Unlock()
-			if forgotten {
-				return
-			}
+		if read++; read%1000 == 0 && c.unwanted(j, read) {
+			return // whoever asks again begins it anew
 		}
 		if key.filter.Selects(found) {
 			h.Add(found)
@@ -286,4 +288,20 @@ func (c *counts) count(key countKey, j *counting) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	j.done, j.newest, j.met, j.at, j.took = &h, newest, met, time.Now(), time.Since(began)
+}
+
+func (c *counts) waits(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queue += n
+}
+
+// unwanted notes how far a count is, and reports whether it should end: nobody
+// watches it, and others wait, or nobody has for long.
+func (c *counts) unwanted(j *counting, read int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j.read = read
+	idle := time.Since(j.asked)
+	return idle > countKept || idle > countSeen && c.queue > 0
 }
