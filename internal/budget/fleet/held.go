@@ -60,19 +60,17 @@ func (v *View) shapes(provider string, p *shared, r *ledger.Register, now time.T
 }
 
 // configured are the limits of a provider's living workers, where all tell the
-// same.
+// same, in whatever words: two versions may write one limit differently.
 func (v *View) configured(provider string) (limits ledger.Limits, told bool) {
-	text := ""
 	for _, w := range v.workers {
 		if !w.serves[provider] || !w.lives() {
 			continue
 		}
-		theirs := w.Limits[provider]
-		if theirs == "" || text != "" && theirs != text { // an earlier version tells none
+		theirs, err := ledger.ParseLimits(w.Limits[provider]) // an earlier version tells none
+		if err != nil || told && !theirs.Same(limits) {
 			return nil, false
 		}
-		text = theirs
+		limits, told = theirs, true
 	}
-	limits, err := ledger.ParseLimits(text)
-	return limits, err == nil
+	return limits, told
 }

@@ -1,8 +1,10 @@
 package ledger
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -101,6 +103,17 @@ func (l Limits) String() string {
 		parts[i] = fmt.Sprintf("%d/%s", w.N, unit)
 	}
 	return strings.Join(parts, ",")
+}
+
+// Same reports whether limits have the windows of others, in whatever order.
+func (l Limits) Same(others Limits) bool {
+	return slices.Equal(l.sorted(), others.sorted())
+}
+
+func (l Limits) sorted() Limits {
+	return slices.SortedFunc(slices.Values(l), func(a, b Window) int {
+		return cmp.Or(cmp.Compare(a.Per, b.Per), cmp.Compare(a.N, b.N))
+	})
 }
 
 // Above reports whether the limits let more calls through than others do, in
