@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -56,8 +57,10 @@ func TestEveryProgramExplainsItself(t *testing.T) {
 		}
 	}
 	for _, name := range ours {
-		if version := says(name, "--version"); !regexp.MustCompile(`^(fetchworker|fetchworker gateway|replayer|fetch) dev( go\S+)?\n$`).MatchString(version) {
-			t.Errorf("%s --version says %q", name, version)
+		for _, way := range []string{"--version", "version"} {
+			if version := says(name, way); !regexp.MustCompile(`^fetchworker ` + name + ` dev go1\.\S+\n$`).MatchString(version) {
+				t.Errorf("%s %s says %q", name, way, version)
+			}
 		}
 		walk(name, "")
 	}
@@ -250,6 +253,35 @@ func logged(t *testing.T, cmd *exec.Cmd, terminal bool, text string) (said strin
 		}
 	}
 	return said
+}
+
+// TestAMistypedVariableIsNamed at the start of each that serves, and none that
+// another of ours reads: all are often given one environment.
+func TestAMistypedVariableIsNamed(t *testing.T) {
+	begin(t)
+	catalogue := filepath.Join(t.TempDir(), "catalog.yaml")
+	if err := os.WriteFile(catalogue, []byte("providers: {}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, args := range map[string][]string{"worker": nil, "replayer": {"run"}, "gateway": nil} {
+		p := launch(t, name, program(name), map[string]string{
+			"NATS_URL": "nats://127.0.0.1:" + strconv.Itoa(brokertest.FreePort(t)), "NATS_CRED": "operator.creds",
+			"FETCH_HTTP_ADDR": "off", "FETCH_CATALOG": catalogue, "FETCH_MAX_LIVE": "1h", "FETCH_RETRIES": "4", "FMP_API_KEY": aKey,
+		}, args...)
+		p.says(t, "waiting for NATS")
+		for _, want := range []string{
+			"FETCH_MAX_LIVE is set, and nothing reads it: did you mean FETCH_MAX_LIFE?",
+			"NATS_CRED is set, and nothing reads it: did you mean NATS_CREDS?",
+		} {
+			if line := p.log.find(want); !strings.Contains(line, `"configuration"`) {
+				t.Errorf("%s does not say %s", name, want)
+			}
+		}
+		if said := p.log.tail(100); strings.Count(said, "nothing reads it") != 2 {
+			t.Errorf("%s says of its environment: %s", name, said)
+		}
+		p.kill()
+	}
 }
 
 // TestAStartSaysWhatToTypeNext, and names the variables that it does not know.

@@ -81,8 +81,8 @@ func TestWhatWasProbablyMeant(t *testing.T) {
 		"__complete f":           "fmp\n",
 		"__complete fmp qu":      "quote\n",
 		"__complete fmp quote s": "symbol=\n",
-		"version":                "fetch dev go1.",
-		"--version":              "fetch dev go1.",
+		"version":                "fetchworker fetch dev go1.",
+		"--version":              "fetchworker fetch dev go1.",
 	} {
 		stdout, stderr, err := r.run(strings.Fields(args)...)
 		if err != nil || !strings.Contains(stdout, want) {

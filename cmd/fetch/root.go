@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime/debug"
 	"strings"
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/terminal"
 
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
@@ -75,7 +75,7 @@ Exit codes: 0 an answer (ok or stale), 1 a failed answer or an error, 2 usage,
 			}
 			return nil
 		},
-		Version: versionText(), SilenceUsage: true, SilenceErrors: true,
+		Version: terminal.Version("fetch", version), SilenceUsage: true, SilenceErrors: true,
 		ValidArgsFunction: c.complete,
 		RunE: c.do(func(cmd *cobra.Command, args []string) error {
 			if c.from != "" {
@@ -138,19 +138,11 @@ func (c *cli) do(run func(*cobra.Command, []string) error) func(*cobra.Command, 
 // version is set by the release build.
 var version = "dev"
 
-func versionText() string {
-	v := "fetch " + version
-	if info, ok := debug.ReadBuildInfo(); ok {
-		v += " " + info.GoVersion
-	}
-	return v
-}
-
 func (c *cli) cmdVersion() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: c.do(func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(c.out, versionText())
+			_, err := fmt.Fprintln(c.out, terminal.Version("fetch", version))
 			return err
 		}),
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -163,7 +164,7 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	if err := run(t.Context(), []string{"--version"}, os.Getenv, &out, io.Discard); err != nil || out.String() != "fetchworker gateway dev\n" {
+	if err := run(t.Context(), []string{"--version"}, os.Getenv, &out, io.Discard); err != nil || out.String() != "fetchworker gateway dev "+runtime.Version()+"\n" {
 		t.Errorf("%s %v", out.String(), err)
 	}
 	for name, value := range map[string]string{"FETCH_GATEWAY_ADDR": "0.0.0.0:8081", "FETCH_GATEWAY": "maybe", "FETCH_GATEWAY_ORIGINS": "example.com"} {

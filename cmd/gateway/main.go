@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"fetchworker/internal/gateway/tokens"
+	"fetchworker/internal/terminal"
 
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
@@ -75,11 +76,11 @@ lists the paths and the environment.
 Exit codes: 0 done, 1 failed, 2 usage.`,
 		Example: `  gateway token alice >> tokens.yaml
   FETCH_GATEWAY_TOKENS=tokens.yaml FETCH_GATEWAY_ADDR=:8081 gateway`,
-		Version: version, Args: cobra.NoArgs, RunE: serves,
+		Version: terminal.Version("gateway", version), Args: cobra.NoArgs, RunE: serves,
 		SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.SetVersionTemplate("fetchworker gateway {{.Version}}\n")
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddCommand(
 		&cobra.Command{Use: "serve", Short: "Serve until SIGTERM, as without a command", Args: cobra.NoArgs, RunE: serves},
 		&cobra.Command{
@@ -97,7 +98,7 @@ SHA-256, to standard output. A running gateway takes it in by itself.`,
 		&cobra.Command{
 			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 			RunE: do(func(context.Context, []string) error {
-				_, err := fmt.Fprintln(stdout, "fetchworker gateway", version)
+				_, err := fmt.Fprintln(stdout, terminal.Version("gateway", version))
 				return err
 			}),
 		},

@@ -23,7 +23,8 @@ import (
 // serve runs a gateway until ctx ends. Everything is opened in the order it
 // depends on, and closed in the reverse; what was asked goes on without it.
 func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, ready func(addr, httpAddr string)) (err error) {
-	config, err := app.Load(getenv)
+	environment := app.WatchEnvironment(getenv)
+	config, err := app.Load(environment.Get)
 	if err != nil {
 		return err
 	}
@@ -41,6 +42,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, re
 	}()
 	name := processName()
 	logger = logger.With(zap.String("gateway", name))
+	environment.Warn(logger)
 	tracer, stopTraces, err := app.StartTracing(ctx, getenv, "fetchworker-gateway", version, name, logger)
 	if err != nil {
 		return err

@@ -58,12 +58,12 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 nothing matched.`,
   replayer list --provider fmp --since 2h
   replayer replay --provider fmp --dry-run
   replayer review requeue alice/q-17 --reason "symbol list fixed"`,
-		Version:       version,
+		Version:       terminal.Version("replayer", version),
 		SilenceErrors: true, SilenceUsage: true,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetVersionTemplate("replayer {{.Version}}\n")
+	root.SetVersionTemplate("{{.Version}}\n")
 	f := root.PersistentFlags()
 	f.StringVar(&c.server, "server", "", "NATS server `URL` (default $NATS_URL, or nats://127.0.0.1:4222)")
 	f.StringVar(&c.creds, "creds", "", "NATS credentials `file` (default $NATS_CREDS)")
@@ -73,11 +73,21 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 nothing matched.`,
 	f.StringVarP(&c.output, "output", "o", "", "`form`: table, ndjson (as --json) or json, one array")
 	f.BoolVar(&c.noColor, "no-color", false, "no colours on a terminal (or set NO_COLOR)")
 	root.AddCommand(c.cmdRun(), c.cmdStatus(), c.cmdList(), c.cmdShow(), c.cmdReplay(), c.cmdCancel(),
-		c.cmdPause(), c.cmdResume(), c.cmdLimit(), c.cmdRetire(), c.cmdReview(), c.cmdAudit(), c.cmdUsage(), c.cmdDoctor(), c.cmdEvents(), c.cmdPage(), c.cmdMan())
+		c.cmdPause(), c.cmdResume(), c.cmdLimit(), c.cmdRetire(), c.cmdReview(), c.cmdAudit(), c.cmdUsage(), c.cmdDoctor(), c.cmdEvents(), c.cmdPage(), c.cmdMan(), c.cmdVersion())
 	root.PersistentPreRunE = c.form
 	completeWords(root, "output", []string{outTable, outNDJSON, outJSON})
 	c.completions(root)
 	return root
+}
+
+func (c *cli) cmdVersion() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: c.do(func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(c.out, terminal.Version("replayer", version))
+			return err
+		}),
+	}
 }
 
 // do wraps a command: from here on its errors are not about usage.

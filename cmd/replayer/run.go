@@ -48,7 +48,8 @@ configured by the same environment as a worker; SIGTERM stops it cleanly.`,
 // depends on, and closed in the reverse.
 func (c *cli) serve(cmd *cobra.Command, shows bool) (err error) {
 	ctx := cmd.Context()
-	config, err := app.Load(c.getenv)
+	environment := app.WatchEnvironment(c.getenv)
+	config, err := app.Load(environment.Get)
 	if err != nil {
 		return err
 	}
@@ -63,7 +64,8 @@ func (c *cli) serve(cmd *cobra.Command, shows bool) (err error) {
 	}()
 	name := daemonName()
 	logger = logger.With(zap.String("replayer", name))
-	tracer, stopTraces, err := app.StartTracing(ctx, c.getenv, "fetchworker-replayer", "", name, logger)
+	environment.Warn(logger)
+	tracer, stopTraces, err := app.StartTracing(ctx, c.getenv, "fetchworker-replayer", version, name, logger)
 	if err != nil {
 		return err
 	}

@@ -30,13 +30,13 @@ func check(ctx context.Context, o checking, args []string, getenv func(string) s
 		_, err := stdout.Write(catalogue.Schema())
 		return err
 	}
-	environment := watchEnvironment(func(name string) string {
+	environment := app.WatchEnvironment(func(name string) string {
 		if name == "FETCH_CATALOG" {
 			return o.catalog
 		}
 		return getenv(name)
 	})
-	with := environment.get
+	with := environment.Get
 	config, err := app.Load(with)
 	set, loadErr := providers.Load(with)
 	if err := errors.Join(err, loadErr); err != nil {
@@ -53,11 +53,19 @@ func check(ctx context.Context, o checking, args []string, getenv func(string) s
 	for _, p := range set.All() {
 		r.provider(p)
 	}
-	for _, warning := range append(set.Warnings, environment.unread(set)...) {
+	for _, warning := range append(set.Warnings, environment.Unread(prefixes(set)...)...) {
 		r.line("")
 		r.line("warning: " + warning)
 	}
 	return r.tabs.Flush()
+}
+
+// prefixes are those of the providers' own variables.
+func prefixes(set *providers.Set) (all []string) {
+	for _, p := range set.All() {
+		all = append(all, p.EnvPrefix)
+	}
+	return all
 }
 
 // report writes what is in force, aligned.

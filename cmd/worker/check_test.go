@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -112,7 +113,7 @@ func TestEveryCommandHasItsOwnHelp(t *testing.T) {
 	}
 	for _, args := range [][]string{{"version"}, {"--version"}, {"-v"}} {
 		var out strings.Builder
-		if err := run(t.Context(), args, env(), &out, io.Discard); err != nil || out.String() != "fetchworker "+version+"\n" {
+		if err := run(t.Context(), args, env(), &out, io.Discard); err != nil || out.String() != "fetchworker worker "+version+" "+runtime.Version()+"\n" {
 			t.Errorf("%v: %v %q", args, err, out.String())
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 
+	"fetchworker/internal/terminal"
+
 	"github.com/spf13/cobra"
 )
 
@@ -47,11 +49,11 @@ Exit codes: 0 done, 1 failed, 2 usage.`,
 		Example: `  worker demo
   worker check
   NATS_URL=nats://127.0.0.1:4222 worker`,
-		Version:      version,
+		Version:      terminal.Version("worker", version),
 		SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.SetVersionTemplate("fetchworker {{.Version}}\n")
+	root.SetVersionTemplate("{{.Version}}\n")
 	c.serves(root)
 	root.AddCommand(c.cmdServe(), c.cmdDemo(), c.cmdApply(), c.cmdHealth(), c.cmdCheck(), c.cmdRecord(), c.cmdMove(), c.cmdVersion())
 	return root
@@ -199,7 +201,7 @@ func (c *cli) cmdVersion() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: c.do(func(context.Context, []string) error {
-			_, err := fmt.Fprintln(c.out, "fetchworker", version)
+			_, err := fmt.Fprintln(c.out, terminal.Version("worker", version))
 			return err
 		}),
 	}

@@ -53,8 +53,8 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 	if h == nil {
 		h = &hooks{}
 	}
-	environment := watchEnvironment(getenv)
-	getenv = environment.get
+	environment := app.WatchEnvironment(getenv)
+	getenv = environment.Get
 	config, err := app.Load(getenv)
 	if err != nil {
 		return err
@@ -81,9 +81,10 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 
 	name := workerName()
 	logger = logger.With(zap.String("worker", name))
-	for _, warning := range append(set.Warnings, environment.unread(set)...) {
+	for _, warning := range set.Warnings {
 		logger.Warn("configuration", zap.String("warning", warning))
 	}
+	environment.Warn(logger, prefixes(set)...)
 	tracer, stopTraces, err := app.StartTracing(ctx, getenv, "fetchworker", version, name, logger)
 	if err != nil {
 		return err

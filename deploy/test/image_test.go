@@ -55,7 +55,7 @@ func TestTheImagesBuildStepsRun(t *testing.T) {
 		static(t, path)
 	}
 	version := exec.CommandContext(t.Context(), filepath.Join(out, "worker"), "version")
-	if text, err := version.Output(); err != nil || string(text) != "fetchworker 1.2.3\n" {
+	if text, err := version.Output(); err != nil || !strings.HasPrefix(string(text), "fetchworker worker 1.2.3 go1.") {
 		t.Errorf("%s %v", text, err)
 	}
 	if !strings.Contains(dockerfile, "USER 65532:65532") {

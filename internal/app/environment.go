@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"fmt"
@@ -8,32 +8,36 @@ import (
 	"strings"
 	"sync"
 
+	"go.uber.org/zap"
+
 	"fetchworker/internal/nearest"
-	"fetchworker/internal/providers"
 )
 
-// environment remembers which variables were read.
-type environment struct {
+// Environment remembers which variables were read.
+type Environment struct {
 	getenv func(string) string
 
 	mu   sync.Mutex
 	read map[string]bool
 }
 
-func watchEnvironment(getenv func(string) string) *environment {
-	return &environment{getenv: getenv, read: map[string]bool{}}
+// WatchEnvironment watches over an environment.
+func WatchEnvironment(getenv func(string) string) *Environment {
+	return &Environment{getenv: getenv, read: map[string]bool{}}
 }
 
-func (e *environment) get(name string) string {
+// Get reads a variable.
+func (e *Environment) Get(name string) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.read[name] = true
 	return e.getenv(name)
 }
 
-// unread are warnings of variables that are set and that nothing reads, though
-// their names begin as ours do: a limit under a mistyped name is no limit.
-func (e *environment) unread(set *providers.Set) []string {
+// Unread are warnings of variables that are set and that nothing reads, though
+// their names begin as ours do: a limit under a mistyped name is no limit. The
+// prefixes are those of providers, for a program that reads theirs.
+func (e *Environment) Unread(providers ...string) []string {
 	var names []string
 	for _, pair := range os.Environ() {
 		// Tests give environments of their own: what is not in that is not set.
@@ -42,13 +46,33 @@ func (e *environment) unread(set *providers.Set) []string {
 		}
 	}
 	prefixes := []string{"FETCH_"}
-	for _, p := range set.All() {
-		prefixes = append(prefixes, p.EnvPrefix+"_")
+	for _, p := range providers {
+		prefixes = append(prefixes, p+"_")
 	}
+	return mistyped(names, e.known(), prefixes)
+}
+
+// known are the variables that were read, and those that others of ours read.
+func (e *Environment) known() map[string]bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return mistyped(names, e.read, prefixes)
+	known := maps.Clone(e.read)
+	for _, name := range ofWorkers {
+		known[name] = true
+	}
+	return known
 }
+
+// Warn logs them.
+func (e *Environment) Warn(logger *zap.Logger, providers ...string) {
+	for _, warning := range e.Unread(providers...) {
+		logger.Warn("configuration", zap.String("warning", warning))
+	}
+}
+
+// ofWorkers are variables that only workers read. All programs are often given
+// the same environment.
+var ofWorkers = []string{"FETCH_CATALOG", "FETCH_RIGHTS"}
 
 func mistyped(names []string, read map[string]bool, prefixes []string) []string {
 	var warnings []string
