@@ -24,7 +24,7 @@ const (
 	// the other may differ by.
 	skew = 500 * time.Millisecond
 	// seenWithin is after how long a watch that has not told of a beat that is
-	// stored is dead.
+	// stored is dead, unless the one before was opened anew in vain.
 	seenWithin = 500 * time.Millisecond
 	// beatsLast is how long a worker's beat is stored.
 	beatsLast = 10 * time.Second
@@ -47,11 +47,13 @@ type Guard struct {
 	beating chan struct{}      // closed when the beat under way has ended
 	failed  error              // how it ended
 	telling sync.WaitGroup
+
+	patience time.Duration // the beat's alone: how long the watch may take to tell of it
 }
 
 // NewGuard makes the guard of a worker with this name.
 func NewGuard(v *View, name string) *Guard {
-	g := &Guard{View: v, name: name, begun: map[*Call]struct{}{}}
+	g := &Guard{View: v, name: name, begun: map[*Call]struct{}{}, patience: seenWithin}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.tell = g.tell
@@ -164,12 +166,24 @@ func (g *Guard) beatOnce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("beat: %w", err)
 	}
-	soon, cancel := context.WithTimeout(ctx, seenWithin)
+	stored := time.Now()
+	soon, cancel := context.WithTimeout(ctx, g.patience)
 	defer cancel()
-	if err := g.until(soon, ack.Sequence); err == nil || ctx.Err() != nil {
+	err = g.until(soon, ack.Sequence)
+	late := time.Since(stored) >= seenWithin
+	switch {
+	case err == nil && late: // the server is slow, and it is as well that we waited
+		return nil
+	case err == nil:
+		g.patience = seenWithin
+		return nil
+	case !late: // the word itself has taken the time
 		return err
 	}
-	g.reopen() // a server has taken the watch with it, and nobody tells
+	// A server has taken the watch with it, and nobody tells. Or it is slow to
+	// tell: then a new watch is but one more to serve, and the next beat waits.
+	g.patience = min(2*g.patience, leaseLasts)
+	g.reopen()
 	return g.until(ctx, ack.Sequence)
 }
 

@@ -69,3 +69,58 @@ func TestAWatchThatDiedInSilenceIsOpenedAnew(t *testing.T) {
 		})
 	}
 }
+
+// A server that is slow to tell of what is stored is given no watch after the
+// other: calls begin, and once it is quick again a watch that dies is noticed as
+// soon as ever.
+func TestAServerThatIsSlowToTellIsGivenNoWatchAfterTheOther(t *testing.T) {
+	for _, late := range []time.Duration{600 * time.Millisecond, time.Second, 1500 * time.Millisecond} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			b := brokertest.StartIn(t, dir, "")
+			defer b.Stop()
+			var cable brokertest.Wire
+			js, end := b.Through(t, &cable)
+			defer end()
+			kv, err := js.KeyValue(t.Context(), wire.BucketProviders)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, err := Watch(t.Context(), js, kv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer v.Close()
+			g := NewGuard(v, "w1")
+			if err := g.sure(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			const opened = "CONSUMER.CREATE.KV_" + wire.BucketProviders
+			cable.Break(opened, brokertest.ReplyLate, 1<<20, 0) // which only counts
+			cable.Slow("."+beatPrefix, late)
+			const minute = time.Minute
+			failed := 0
+			for began := time.Now(); time.Since(began) < minute; time.Sleep(200 * time.Millisecond) {
+				if g.sure(t.Context()) != nil {
+					failed++
+				}
+			}
+			if opened := cable.Met(); opened > 3 || failed > 3 {
+				t.Errorf("%v late: %d watches are opened in a minute, and %d times nobody knew whether a call may begin", late, opened, failed)
+			}
+			cable.Slow("", 0)
+			for range 20 { // the first of these may be late yet
+				time.Sleep(500 * time.Millisecond)
+				if err := g.sure(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+			if g.patience != seenWithin {
+				t.Errorf("a watch that dies is noticed after %v", g.patience)
+			}
+			if err := g.Leave(context.Background()); err != nil { //nolint:usetesting // it may be over
+				t.Error(err)
+			}
+		})
+	}
+}

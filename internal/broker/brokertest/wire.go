@@ -41,6 +41,7 @@ type Wire struct {
 	cut    bool
 	conns  []net.Conn
 	ahead  time.Duration
+	slow   broken // what the server says there comes late
 }
 
 type broken struct {
@@ -56,6 +57,14 @@ func (w *Wire) Break(part string, fault Fault, times int, late time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.faults = append(w.faults, &broken{part, fault, times, late})
+}
+
+// Slow has all that the server says on subjects that contain a part come late;
+// zero: no longer.
+func (w *Wire) Slow(part string, late time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.slow = broken{part: part, late: late}
 }
 
 // Ahead has the server's clock be ahead of the client's, where the client asks
@@ -239,6 +248,9 @@ func (w *Wire) answered(f frame) (passes bool, late time.Duration) {
 	}
 	b := w.of[f.subject]
 	if b == nil {
+		if w.slow.late > 0 && strings.Contains(f.subject, w.slow.part) {
+			return true, w.slow.late
+		}
 		return true, 0
 	}
 	return b.fault != ReplyLost, b.late
