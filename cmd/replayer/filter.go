@@ -65,12 +65,11 @@ func knownClass(name string, classes []string) (wire.Class, error) {
 	return wire.Class(name), nil
 }
 
-func classes() []string {
-	return []string{
-		string(wire.ClassTransient), string(wire.ClassThrottled), string(wire.ClassUnauthorized),
-		string(wire.ClassPermanent), string(wire.ClassPending), string(wire.ClassCircuitOpen), string(wire.ClassPaused),
-		string(wire.ClassQuota), string(wire.ClassPoison), string(wire.ClassExpired),
+func classes() (all []string) {
+	for _, c := range wire.LetterClasses() {
+		all = append(all, string(c))
 	}
+	return all
 }
 
 // resolve reads the flags and the optional [AGENT/]ID.

@@ -92,6 +92,8 @@ func TestREADMELinksLeadSomewhere(t *testing.T) {
 func TestTheDocumentsNameWhatIsThere(t *testing.T) {
 	const root = "../../"
 	path := regexp.MustCompile("`((?:cmd|internal|docs|deploy|nats|e2e|testdata|bench)/[A-Za-z0-9_/.-]+|[a-z_]+\\.go)`")
+	within := regexp.MustCompile("(?:`(\\w+)` and )?`(\\w+)`,? (?:is )?in `([A-Za-z0-9_/.-]+\\.go)`")
+	inside := 0
 	for _, name := range []string{"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/README.md", "docs/adr/0040-how-the-wire-changes.md"} {
 		text, err := os.ReadFile(root + name)
 		if err != nil {
@@ -102,11 +104,26 @@ func TestTheDocumentsNameWhatIsThere(t *testing.T) {
 				t.Errorf("%s names %s, which is not there", name, found[1])
 			}
 		}
+		for _, found := range within.FindAllStringSubmatch(strings.ReplaceAll(string(text), "\n", " "), -1) {
+			code, err := os.ReadFile(root + found[3])
+			if err != nil {
+				t.Error(err)
+			}
+			for _, what := range found[1:3] {
+				if what != "" && !regexp.MustCompile(`\b`+what+`\b`).Match(code) {
+					t.Errorf("%s says that %s is in %s", name, what, found[3])
+				}
+			}
+			inside++
+		}
 		for _, link := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(string(text), -1) {
 			if _, err := os.Stat(filepath.Join(root, filepath.Dir(name), link[1])); err != nil {
 				t.Errorf("%s links %s, which is not there", name, link[1])
 			}
 		}
+	}
+	if some := 12; inside < some {
+		t.Errorf("only %d things are said to be in a file", inside)
 	}
 	list, err := os.ReadFile(root + "docs/README.md")
 	if err != nil {

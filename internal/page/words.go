@@ -31,7 +31,7 @@ func (s *Server) words() template.FuncMap {
 			return fetchworker.Identity{Provider: a.Provider, Operation: a.Operation, Agent: a.Agent, ID: a.ID}
 		},
 		"text": func(b []byte) string { return string(b) }, "list": func(words ...string) []string { return words },
-		"classes": classes, "title": func(s string) string { return strings.ToUpper(s[:1]) + s[1:] },
+		"classes": wire.LetterClasses, "title": func(s string) string { return strings.ToUpper(s[:1]) + s[1:] },
 		"fate":   func(of map[operate.Fate]int, fate string) int { return of[operate.Fate(fate)] },
 		"has":    func(list []string, word string) bool { return slices.Contains(list, word) },
 		"pretty": terminal.Printable, "trace": s.traceURL, "add": func(a, b int) int { return a + b },
@@ -75,13 +75,6 @@ func causeWords(c doctor.Cause) string {
 		return "one agent's flood"
 	}
 	return strings.ReplaceAll(string(c), "_", " ")
-}
-
-func classes() []wire.Class {
-	return []wire.Class{
-		wire.ClassTransient, wire.ClassThrottled, wire.ClassUnauthorized, wire.ClassPermanent, wire.ClassPending,
-		wire.ClassCircuitOpen, wire.ClassPaused, wire.ClassQuota, wire.ClassPoison, wire.ClassExpired,
-	}
 }
 
 // ago is a moment beside now, in words.

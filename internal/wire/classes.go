@@ -19,3 +19,17 @@ const (
 	ClassPoison       Class = "poison"       // it kills workers
 	ClassExpired      Class = "expired"      // past the maximum life of a request
 )
+
+// AnswerClasses are what a provider's answer is classified as, and what a rule
+// of its sheet may say.
+func AnswerClasses() []Class {
+	return []Class{ClassOK, ClassTransient, ClassThrottled, ClassUnauthorized, ClassPending, ClassPermanent}
+}
+
+// LetterClasses are those that a letter or a review item may be of.
+func LetterClasses() []Class {
+	return []Class{
+		ClassTransient, ClassThrottled, ClassUnauthorized, ClassPermanent, ClassPending,
+		ClassCircuitOpen, ClassPaused, ClassQuota, ClassPoison, ClassExpired,
+	}
+}

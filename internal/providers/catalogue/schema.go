@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 
 	"fetchworker/internal/providers/sheet"
+	"fetchworker/internal/wire"
 )
 
 // object is a JSON Schema of fields with known names.
@@ -52,7 +53,7 @@ func Schema() []byte {
 		"header": pairs, "equals": texts, "prefix": texts, "contains": texts,
 	}
 	rule := map[string]any{
-		"class": words("ok", "transient", "throttled", "unauthorized", "pending", "permanent"),
+		"class": words(wire.AnswerClasses()...),
 		"code":  words("not_found", "not_entitled", "rejected"), "min_hold": length, "no_cache": truth, "hint": text,
 	}
 	for name, schema := range match {

@@ -203,19 +203,13 @@ func (g *GetPath) check(c check) {
 	}
 }
 
-// Classes and codes that a rule may give.
-var (
-	ruleClasses = []wire.Class{
-		wire.ClassOK, wire.ClassTransient, wire.ClassThrottled, wire.ClassUnauthorized,
-		wire.ClassPending, wire.ClassPermanent,
-	}
-	ruleCodes = []fetchworker.Code{fetchworker.CodeNotFound, fetchworker.CodeNotEntitled, fetchworker.CodeRejected}
-)
+// ruleCodes are those that a rule may give.
+var ruleCodes = []fetchworker.Code{fetchworker.CodeNotFound, fetchworker.CodeNotEntitled, fetchworker.CodeRejected}
 
 func (r *Rule) check(c check) {
 	switch {
-	case !slices.Contains(ruleClasses, r.Class):
-		c.at("class").wrong("%q: expected one of %s", r.Class, Join(ruleClasses))
+	case !slices.Contains(wire.AnswerClasses(), r.Class):
+		c.at("class").wrong("%q: expected one of %s", r.Class, Join(wire.AnswerClasses()))
 	case r.Class == wire.ClassPermanent && !slices.Contains(ruleCodes, r.Code):
 		c.at("code").wrong("%q: expected one of %s", r.Code, Join(ruleCodes))
 	}
