@@ -115,11 +115,11 @@ func TestAServerThatIsSlowToTellIsGivenNoWatchAfterTheOther(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if g.patience != seenWithin {
-				t.Errorf("a watch that dies is noticed after %v", g.patience)
-			}
 			if err := g.Leave(context.Background()); err != nil { //nolint:usetesting // it may be over
 				t.Error(err)
+			}
+			if g.patience != seenWithin {
+				t.Errorf("a watch that dies is noticed after %v", g.patience)
 			}
 		})
 	}
