@@ -1,0 +1,44 @@
+package page_test
+
+import (
+	"net/http"
+	"net/url"
+	"testing"
+)
+
+// Providers are paused, all at once, limited and resumed, with a reason.
+func TestProvidersAreStoppedAndLetGo(t *testing.T) {
+	r := newRig(t, "")
+	r.has("/control?do=pause&all=1&for=1h", "Pause everything", "fmp", "Within a second nobody calls any more")
+	form := url.Values{"do": {"pause"}, "provider": {"fmp"}, "for": {"1h"}, "by": {"bea"}, "reason": {"the network moves"}}
+	if code, to, body := r.post("/control", form); code != http.StatusSeeOther || to != "/provider/fmp" {
+		t.Fatal(code, to, words(body))
+	}
+	r.has("/", "paused", "by bea: the network moves")
+	r.store(letter("alice", "q-1", "timeout").DeadLetter())
+	r.stored()
+	r.has("/waiting?agent=alice", "held paused by bea until", "alice/q-1")
+	for name, form := range map[string]url.Values{
+		"no reason":         {"do": {"pause"}, "provider": {"fmp"}, "for": {"1h"}, "by": {"bea"}},
+		"no time":           {"do": {"pause"}, "provider": {"fmp"}, "by": {"bea"}, "reason": {"x"}},
+		"a typing error":    {"do": {"pause"}, "provider": {"fpm"}, "for": {"1h"}, "by": {"bea"}, "reason": {"x"}},
+		"nothing":           {"do": {"pause"}, "for": {"1h"}, "by": {"bea"}, "reason": {"x"}},
+		"a limit of 0":      {"do": {"limit"}, "provider": {"fmp"}, "limits": {"0/min"}, "by": {"bea"}, "reason": {"x"}},
+		"a served provider": {"do": {"retire"}, "provider": {"fmp"}, "by": {"bea"}, "reason": {"x"}},
+	} {
+		if code, _, _ := r.post("/control", form); code != http.StatusBadRequest {
+			t.Errorf("%s: %d", name, code)
+		}
+	}
+	for _, form := range []url.Values{
+		{"do": {"limit"}, "provider": {"fmp"}, "limits": {"30/min"}, "for": {"2h"}, "by": {"bea"}, "reason": {"429s"}},
+		{"do": {"resume"}, "provider": {"fmp"}, "by": {"bea"}, "reason": {"it has moved"}},
+	} {
+		if code, _, body := r.post("/control", form); code != http.StatusSeeOther {
+			t.Fatal(code, words(body))
+		}
+	}
+	r.has("/provider/fmp", "changed by an operator to 30/min", "open for calls")
+	r.has("/audit", "resume", "it has moved", "limit", "to 30/min until", "pause")
+	r.has("/events", "control", "the network moves")
+}
