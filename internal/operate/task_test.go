@@ -1,11 +1,13 @@
 package operate_test
 
 import (
+	"errors"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/browse"
@@ -208,5 +210,52 @@ func TestAnActOutlastsAServerThatIsAway(t *testing.T) {
 	defer mu.Unlock()
 	if len(notes) == 0 {
 		t.Error("nobody was told")
+	}
+}
+
+// A task that is about one message is about the one that its plan showed last.
+func TestTheOneIsTheOneThatWasShown(t *testing.T) {
+	d := newDesk(t)
+	for _, id := range []string{"first", "second"} {
+		d.bury(letter(id))
+	}
+	task := &operate.Task{Action: operate.ActDiscard}
+	plan := d.begin(task)
+	if one, err := task.One(t.Context(), plan); err != nil || one.ID != "second" {
+		t.Fatalf("%s, %v", one.ID, err)
+	}
+	if result, err := task.Do(t.Context(), plan, silent()); err != nil || result.Fates[operate.FateDone] != 1 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if left := d.only(wire.StreamReview); left.ID != "first" {
+		t.Errorf("%s is left", left.ID)
+	}
+	task = &operate.Task{Action: operate.ActDiscard}
+	plan = d.begin(task)
+	d.bury(letter("first")) // anew
+	if one, err := task.One(t.Context(), plan); !errors.Is(err, operate.ErrGone) {
+		t.Errorf("%s, %v", one.ID, err)
+	}
+}
+
+// What is asked for after the plan was shown is not cancelled, wherever it is.
+func TestACancelIsOfWhatWasThere(t *testing.T) {
+	d := newDesk(t)
+	d.put(letter("before"))
+	task := &operate.Task{Action: operate.ActCancel, Queued: true, Filter: browse.Filter{Agent: "alice"}}
+	plan := d.begin(task)
+	time.Sleep(2 * time.Millisecond)
+	l := letter("after")
+	l.RequestedAt = time.Now()
+	d.put(l)
+	if _, err := d.JS.Publish(t.Context(), "fetch.request.fmp.batch.quote.alice", []byte(`{"id":"queued"}`)); err != nil {
+		t.Fatal(err)
+	}
+	result, err := task.Do(t.Context(), plan, silent())
+	if err != nil || result.Fates[operate.FateDone] != 1 || len(result.Fates) != 1 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if left := d.only(wire.StreamDLQ); left.ID != "after" || d.count(fetchworker.StreamRequests) != 1 {
+		t.Errorf("%s is left", left.ID)
 	}
 }
