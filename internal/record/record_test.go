@@ -329,6 +329,65 @@ func TestHooks(t *testing.T) {
 	}
 }
 
+// What could not be deleted is not gone, whatever the server's word for that
+// is; what another has deleted is.
+func TestWhatCannotBeDeletedIsNotGone(t *testing.T) {
+	b := brokertest.Start(t)
+	log := record.New(b.JS, nil)
+	if _, err := b.JS.CreateStream(t.Context(), jetstream.StreamConfig{Name: "KEPT", Subjects: []string{"kept"}, DenyDelete: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Append(t.Context(), "", "KEPT", nats.NewMsg("kept")); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Delete(t.Context(), "", "KEPT", 1); err == nil {
+		t.Error("what lies there counts as deleted")
+	}
+	if err := log.Delete(t.Context(), "", "KEPT", 2); err != nil {
+		t.Errorf("what does not lie there: %v", err)
+	}
+}
+
+// What no try can mend is tried once.
+func TestWhatNoTryCanMendIsTriedOnce(t *testing.T) {
+	b := brokertest.Start(t)
+	log := record.New(b.JS, nil)
+	for name, limit := range map[string]jetstream.StreamConfig{
+		"FULL":  {MaxMsgs: 1, Discard: jetstream.DiscardNew},
+		"SMALL": {MaxMsgSize: 10},
+	} {
+		limit.Name, limit.Subjects = name, []string{name}
+		if _, err := b.JS.CreateStream(t.Context(), limit); err != nil {
+			t.Fatal(err)
+		}
+		heard, err := b.NC.SubscribeSync(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write := func(n int) error {
+			return log.Append(t.Context(), "", name, &nats.Msg{Subject: name, Header: nats.Header{}, Data: make([]byte, n)})
+		}
+		if name == "FULL" {
+			if err := write(1); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := heard.NextMsg(time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := write(1000); err == nil {
+			t.Errorf("%s: stored", name)
+		}
+		if err := b.NC.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if n, _, err := heard.Pending(); n != 1 || err != nil {
+			t.Errorf("%s: tried %d times, %v", name, n, err)
+		}
+		_ = heard.Unsubscribe()
+	}
+}
+
 // What the stream refuses is an error at once, not after twenty seconds.
 func TestARefusalIsFinal(t *testing.T) {
 	b := brokertest.Start(t)
