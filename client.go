@@ -18,13 +18,14 @@ import (
 // However many requests are outstanding, a client has one subscription: to
 // the live answers of its agent. It stands from the first wait until Close.
 type Client struct {
-	nc      *nats.Conn
-	js      jetstream.JetStream
-	agent   string
-	owned   bool
-	watcher *watcher
-	lazy    bool      // large bodies stay where they are
-	bodies  *bodyRoom // of those being read
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	agent    string
+	owned    bool
+	watcher  *watcher
+	lazy     bool      // large bodies stay where they are
+	bodies   *bodyRoom // of those being read
+	receipts *receipts
 }
 
 // Lazily is the same client, whose answers come without their large bodies:
@@ -61,7 +62,7 @@ func NewClient(nc *nats.Conn, agent string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	c := &Client{nc: nc, js: js, agent: agent, bodies: newBodyRoom()}
+	c := &Client{nc: nc, js: js, agent: agent, bodies: newBodyRoom(), receipts: newReceipts()}
 	c.watcher = newWatcher(c)
 	return c, nil
 }

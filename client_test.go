@@ -215,27 +215,21 @@ func TestFetchWaitsForTheFinalAnswer(t *testing.T) {
 // An answer that is there before the receipt is seen as it comes: nothing is
 // looked up for it.
 func TestAnAnswerFasterThanItsReceipt(t *testing.T) {
-	s := startService(t)
-	s.onRequest(func(r fetchworker.Request) { s.store(ok(r.Identity(), `[1]`)) })
-	var cable brokertest.Wire
-	nc := s.ConnectThrough(t, &cable)
-	defer nc.Close()
-	alice, err := fetchworker.NewClient(nc, "alice")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer alice.Close()
-	const n = 3
-	cable.Break("fetch.request", brokertest.ReplyLate, n, 200*time.Millisecond)
-	before := nc.Stats().OutMsgs
-	for range n {
-		if _, err := alice.Fetch(soon(t), quote("")); err != nil {
-			t.Error(err)
+	wired(t, func(t *testing.T, w *wiredClient) {
+		s := &service{w.Broker, t}
+		s.onRequest(func(r fetchworker.Request) { s.store(ok(r.Identity(), `[1]`)) })
+		const n = 3
+		w.Break("fetch.request", brokertest.ReplyLate, n, 200*time.Millisecond)
+		before := w.nc.Stats().OutMsgs
+		for range n {
+			if _, err := w.Fetch(soon(t), quote("")); err != nil {
+				t.Error(err)
+			}
 		}
-	}
-	if said := nc.Stats().OutMsgs - before; said != n {
-		t.Errorf("%d messages for %d requests", said, n)
-	}
+		if said := w.nc.Stats().OutMsgs - before; said != n {
+			t.Errorf("%d messages for %d requests", said, n)
+		}
+	})
 }
 
 func TestFetchReturnsAFailureAsAnAnswer(t *testing.T) {

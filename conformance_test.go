@@ -61,9 +61,13 @@ type play struct {
 	conformance
 	nc *nats.Conn
 
-	mu        sync.Mutex
-	publishes int
+	mu          sync.Mutex
+	publishes   int
+	first, last time.Time // of them
 }
+
+// soonest is how soon a client may publish the same again.
+const soonest = 250 * time.Millisecond
 
 func (p *play) result(id string) string {
 	return "fetch.result." + p.Ask.Provider + "." + p.Ask.Operation + "." + p.Agent + "." + id
@@ -142,6 +146,9 @@ func (p *play) request(m *nats.Msg) {
 	}
 	p.mu.Lock()
 	n := min(p.publishes, len(p.Service.Receipts)-1)
+	if p.last = time.Now(); p.publishes == 0 {
+		p.first = p.last
+	}
 	p.publishes++
 	p.mu.Unlock()
 	if string(p.Service.Receipts[n]) == "null" {
@@ -198,8 +205,10 @@ func conform(t *testing.T, client func(context.Context, string, conformance) (ex
 			if got.Status != want.Status || got.Body != want.Body || got.Code != want.Code || got.Error != want.Error {
 				t.Errorf("%s\ngot  %+v\nwant %+v", p.Rule, got, want)
 			}
-			if want.Publishes != 0 && p.publishes != want.Publishes {
-				t.Errorf("%s\npublished %d times", p.Rule, p.publishes)
+			// Where this machine was slow to reply it may have been published again.
+			slow := int(p.last.Sub(p.first) / soonest)
+			if n := p.publishes; want.Publishes != 0 && (n < want.Publishes || n > max(want.Publishes, 1+slow)) {
+				t.Errorf("%s\npublished %d times within %v", p.Rule, n, p.last.Sub(p.first))
 			}
 			if want.WithinMS != 0 && took > time.Duration(want.WithinMS)*time.Millisecond {
 				t.Errorf("%s\nafter %v", p.Rule, took)

@@ -113,11 +113,15 @@ func inParallel(ctx context.Context, requests iter.Seq[Request], do func(Request
 // patience lasts.
 func (c *Client) submit(ctx context.Context, id Identity, m *nats.Msg, patience time.Duration) (Receipt, error) {
 	inject(ctx, m)
-	began := time.Now()
+	m.Header.Set(nats.MsgIdHdr, id.String())
+	began, again := time.Now(), c.receipts.patience()
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		ack, err := c.publish(ctx, m, id)
+		ack, err := c.publish(ctx, m, again)
 		if err == nil {
 			return Receipt{Identity: id, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			again = latestAgain // who has said nothing for so long is not asked more than once each time
 		}
 		full := errors.Is(err, ErrQueueFull)
 		if refusal(err) && (!full || time.Since(began) >= patience) {
@@ -125,7 +129,7 @@ func (c *Client) submit(ctx context.Context, id Identity, m *nats.Msg, patience 
 		}
 		if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
 			// A leader is being elected: whoever waits that out is to be soon behind it.
-			wait = min(wait, 400*time.Millisecond)
+			wait = min(wait, 200*time.Millisecond)
 		}
 		if ended := pause(ctx, wait); ended != nil {
 			return Receipt{Identity: id}, fmt.Errorf("submit %s: %w", id, &PendingError{Identity: id, Cause: ended, Trouble: err})
@@ -140,13 +144,14 @@ func refusal(err error) bool {
 		errors.Is(err, ErrQueueFull) || errors.Is(err, ErrNotPermitted) || errors.Is(err, ErrClosed) || errors.Is(err, nats.ErrMaxPayload)
 }
 
-func (c *Client) publish(ctx context.Context, m *nats.Msg, id Identity) (*jetstream.PubAck, error) {
+// publish tries for a while to have the message stored.
+func (c *Client) publish(ctx context.Context, m *nats.Msg, again time.Duration) (*jetstream.PubAck, error) {
 	// Short enough that the next try is still known as a repetition.
 	ctx, cancel := context.WithTimeout(ctx, RepeatWithin/2)
 	defer cancel()
 	ctx, release := c.untilRefused(ctx, m.Subject)
 	defer release()
-	ack, err := c.js.PublishMsg(ctx, m, jetstream.WithMsgID(id.String()))
+	ack, err := c.deliver(ctx, m, again)
 	var refused *jetstream.APIError
 	switch {
 	case err == nil:

@@ -105,7 +105,8 @@ export class Client {
       }
       if (receipt && !receipt.error) return receipt;
       if ([10077, 10047].includes(receipt?.error?.err_code)) throw new FetchError("queue_full", receipt.error.description);
-      if (receipt?.error?.code < 500) throw new FetchError("refused", receipt.error.description);
+      // 10158: it came before, and is about to be stored.
+      if (receipt?.error?.code < 500 && receipt.error.err_code !== 10158) throw new FetchError("refused", receipt.error.description);
       await sleep(wait);
     }
   }

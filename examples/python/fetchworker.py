@@ -108,7 +108,8 @@ class Client:
                     return receipt
                 if error.get("err_code") in (10077, 10047):
                     raise FetchError("queue_full", error.get("description", ""))
-                if error.get("code", 500) < 500:
+                # 10158: it came before, and is about to be stored.
+                if error.get("code", 500) < 500 and error.get("err_code") != 10158:
                     raise FetchError("refused", error.get("description", ""))
             except (NATSTimeout, NoRespondersError) as err:  # no receipt says nothing
                 if time.monotonic() + wait > end:

@@ -69,7 +69,7 @@ const (
 	// longestRaise is the longest pause between two tries to make a consumer that
 	// was refused, soonRaise while there is only no leader yet.
 	longestRaise = 1600 * time.Millisecond
-	soonRaise    = 400 * time.Millisecond
+	soonRaise    = 200 * time.Millisecond
 	// makeTime bounds the first makeTries, as long as an election takes: while one
 	// goes on nobody answers, and what is asked after its end is answered at once.
 	makeTime, makeTries = 600 * time.Millisecond, 16

@@ -29,6 +29,9 @@ type acks struct {
 	made    uint64
 	waiting map[string]*write // by the end of their inbox
 	free    []*write
+
+	known         bool
+	usual, spread time.Duration // that a word takes
 }
 
 func newAcks(nc *nats.Conn) *acks { return &acks{nc: nc, waiting: map[string]*write{}} }
@@ -42,10 +45,12 @@ type write struct {
 
 const (
 	// writeLasts is how long the word is waited for. An election takes with it
-	// what came just before it: a small write that may be repeated is sent once
-	// more for each writeAgain that passes without a word.
-	writeLasts = 5 * time.Second
-	writeAgain = time.Second
+	// what came just before it: a small write that may be repeated is sent again
+	// when the word takes much longer than words do, but not before writeSoonest,
+	// and then after twice as long each time, up to writeAgain.
+	writeLasts   = 5 * time.Second
+	writeSoonest = 250 * time.Millisecond
+	writeAgain   = time.Second
 	// writesFree are kept for the next.
 	writesFree = 256
 	// Where no stream listens, one is perhaps about to: a leader moves.
@@ -89,11 +94,12 @@ func (a *acks) publish(ctx context.Context, m *nats.Msg, repeat bool) (ack jetst
 // ask sends a message and waits for the word of it. again: it was sent more
 // than once.
 func (a *acks) ask(ctx context.Context, m *nats.Msg, repeat bool) (said *nats.Msg, again bool, err error) {
-	first := writeLasts
+	wait := writeLasts
 	if repeat = repeat && len(m.Data) < largeFrom; repeat {
-		first = writeAgain
+		wait = a.patience()
 	}
-	w, token, reply, err := a.begin(first)
+	began := time.Now()
+	w, token, reply, err := a.begin(wait)
 	if err != nil {
 		return nil, false, err
 	}
@@ -101,16 +107,17 @@ func (a *acks) ask(ctx context.Context, m *nats.Msg, repeat bool) (said *nats.Ms
 	if err := a.send(w, m, reply); err != nil {
 		return nil, false, err
 	}
-	for waited := first; ; waited += writeAgain {
+	for waited := wait; ; waited += wait {
 		select {
 		case said := <-w.said:
 			switch {
 			case said == nil:
 				return nil, again, errClosed
 			case again && a.busy(said, token, w):
-				waited -= writeAgain // the time goes on
+				waited -= wait // the time goes on
 				continue
 			}
+			a.took(time.Since(began))
 			return said, again, nil
 		case <-ctx.Done():
 			return nil, again, ctx.Err()
@@ -119,10 +126,32 @@ func (a *acks) ask(ctx context.Context, m *nats.Msg, repeat bool) (said *nats.Ms
 		if waited >= writeLasts || !repeat {
 			return nil, again, errLate
 		}
-		w.late.Reset(writeAgain)
+		wait = min(2*wait, writeAgain, writeLasts-waited)
+		w.late.Reset(wait)
 		// Without a connection it would only be sent twice with the next.
 		again = a.nc.IsConnected() && a.send(w, m, reply) == nil || again
 	}
+}
+
+// took notes what a word has taken, and patience is how long the next is waited
+// for before its write is sent again: what words usually take with room to spare,
+// as TCP reckons it (RFC 6298), so that a server which is only slow does not hear
+// of each write twice.
+func (a *acks) took(d time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if d = min(d, writeAgain); !a.known {
+		a.known, a.usual, a.spread = true, d, d/2
+		return
+	}
+	a.spread += ((d - a.usual).Abs() - a.spread) / 4
+	a.usual += (d - a.usual) / 8
+}
+
+func (a *acks) patience() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return min(max(a.usual+4*a.spread, writeSoonest), writeAgain)
 }
 
 // busy reports whether a word only says that the message, which was sent before,

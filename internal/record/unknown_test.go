@@ -86,7 +86,38 @@ func TestWhatIsBelievedIsWhatStands(t *testing.T) {
 	})
 }
 
-// A write whose word does not come is sent again each second, as an election
+// A server that is only slow does not hear of each write twice: what its word
+// takes is learnt, and forgotten.
+func TestASlowServerDoesNotHearOfEachWriteTwice(t *testing.T) {
+	wired(t, func(t *testing.T, _ *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire) {
+		log, n := record.New(js, nil), 0
+		put := func(times int) {
+			for range times {
+				n++
+				a := named(ok(1), fmt.Sprint("slow-", n))
+				if out, err := log.Put(t.Context(), slotOf(a.Identity), a.Encode()); err != nil || !out.Stored {
+					t.Fatalf("%+v, %v", out, err)
+				}
+			}
+		}
+		put(20)
+		w.Break("fetch.put.", brokertest.ReplyLate, 1<<20, 700*time.Millisecond)
+		put(100)
+		if more := w.Met() - 100; more < 1 || more > 6 {
+			t.Errorf("%d of 100 writes were sent again", more)
+		}
+		w.Mend()
+		put(60)
+		w.Break("fetch.put.", brokertest.RequestLost, 1, 0)
+		began := time.Now()
+		put(1)
+		if took := time.Since(began); took > 300*time.Millisecond {
+			t.Errorf("a lost write was sent again after %v, though the server has been quick for long", took)
+		}
+	})
+}
+
+// A write whose word does not come is sent again soon, as an election
 // loses it: small ones that expect what they are written over. One that was
 // stored, and of which only the word was lost, counts as stored. What would be
 // there twice, or would take itself for another's, is sent once.
@@ -95,8 +126,9 @@ func TestAWriteThatAnElectionLosesIsSentAgain(t *testing.T) {
 		log, sure := record.New(js, nil), record.New(b.JS, nil)
 		n := 0
 		for fault, name := range map[brokertest.Fault]string{brokertest.RequestLost: "the request", brokertest.ReplyLost: "the reply", brokertest.ReplyLate: "the reply for a while"} {
-			for times, most := range map[int]time.Duration{1: 1100 * time.Millisecond, 3: 3100 * time.Millisecond} {
+			for times, most := range map[int]time.Duration{1: 260 * time.Millisecond, 2: 760 * time.Millisecond, 3: 1760 * time.Millisecond, 4: 2760 * time.Millisecond} {
 				n++
+				log := record.New(js, nil) // which knows of no slow server
 				what := fmt.Sprintf("%s lost %d times", name, times)
 				a := named(ok(1), fmt.Sprint("small-", n))
 				w.Break("fetch.put.", fault, times, 1500*time.Millisecond)
