@@ -67,8 +67,8 @@ command was killed may tell of an act that was not done.`,
   replayer audit --action requeue --agent alice --id q-17`,
 		Args: cobra.NoArgs,
 		RunE: c.do(func(cmd *cobra.Command, _ []string) error {
-			if f.Action != "" && !slices.Contains(actions(), f.Action) {
-				return misused("give one of "+strings.Join(actions(), ", "), "--action %q is not known", f.Action)
+			if f.Action != "" && !slices.Contains(operate.Actions(), f.Action) {
+				return misused("give one of "+strings.Join(operate.Actions(), ", "), "--action %q is not known", f.Action)
 			}
 			var err error
 			if f.Class, err = knownClass(class, append(classes(), string(browse.ClassQueued))); err != nil {
@@ -99,7 +99,7 @@ command was killed may tell of an act that was not done.`,
 		}),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.Action, "action", "", "only this `action`: "+strings.Join(actions(), ", "))
+	flags.StringVar(&f.Action, "action", "", "only this `action`: "+strings.Join(operate.Actions(), ", "))
 	flags.StringVar(&f.Provider, "provider", "", "only of this `provider`")
 	flags.StringVar(&f.Operation, "operation", "", "only on requests of this `operation`")
 	flags.StringVar(&f.Agent, "agent", "", "only on requests of this `agent`")
@@ -109,13 +109,9 @@ command was killed may tell of an act that was not done.`,
 	flags.StringVar(&since, "since", "", "only since: a `time` as 2h, 7d or 2026-11-24T10:00:00Z")
 	flags.StringVar(&until, "until", "", "only before: a `time` in the same form")
 	flags.IntVar(&limit, "limit", 0, "stop after `N` lines (0 = no limit)")
-	completeWords(cmd, "action", actions())
+	completeWords(cmd, "action", operate.Actions())
 	completeWords(cmd, "class", append(classes(), string(browse.ClassQueued)))
 	return cmd
-}
-
-func actions() []string {
-	return []string{operate.ActReplay, operate.ActCancel, operate.ActRequeue, operate.ActDiscard, operate.ActPause, operate.ActResume, operate.ActLimit, operate.ActRetire}
 }
 
 func (c *cli) audit(ctx context.Context, l *link, f operate.ActFilter, limit int) error {

@@ -28,6 +28,11 @@ const (
 	ActRetire  = "retire"
 )
 
+// Actions are all acts of a person.
+func Actions() []string {
+	return []string{ActReplay, ActRequeue, ActDiscard, ActCancel, ActPause, ActResume, ActLimit, ActRetire}
+}
+
 // Signature says in whose name an act is done, and why.
 type Signature struct {
 	By       string // as the person says

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -139,9 +140,12 @@ func (s *Server) planAct(w http.ResponseWriter, r *http.Request) {
 		if !slices.Contains([]string{operate.ActReplay, operate.ActCancel, operate.ActRequeue, operate.ActDiscard}, action) {
 			return "", &mistake{"there is no such act", "choose one of those that are offered"}
 		}
-		limit, err := number(r.PostForm.Get("limit"))
-		if err != nil {
+		if err := s.checked(r.Context(), f); err != nil {
 			return "", err
+		}
+		limit, err := whole(r.PostForm.Get("limit"), 1, math.MaxInt32)
+		if err != nil {
+			return "", in("limit", err)
 		}
 		if f.Empty() && r.PostForm.Get("all") == "" {
 			return "", &mistake{"nothing is chosen", "choose a filter or a group, or everything"}

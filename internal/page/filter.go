@@ -1,7 +1,9 @@
 package page
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -23,36 +25,37 @@ type chosen struct {
 // filterOf reads a filter from an address or a form.
 func filterOf(q url.Values, now time.Time) (chosen, error) {
 	text := func(name string) string { return strings.TrimSpace(q.Get(name)) }
+	token := func(name string) string { return strings.ToLower(text(name)) } // no name has a capital
 	c := chosen{Since: text("since"), Until: text("until"), Filter: browse.Filter{
-		Provider: text("provider"), Operation: text("operation"), Agent: text("agent"), ID: text("id"),
+		Provider: token("provider"), Operation: token("operation"), Agent: token("agent"), ID: text("id"),
 		Class: wire.Class(text("class")), Code: fetchworker.Code(text("code")), Error: text("error"),
 	}}
-	for _, name := range []string{c.Provider, c.Operation, c.Agent} {
-		if name != "" && !fetchworker.ValidToken(name) {
-			return c, &mistake{fmt.Sprintf("%q is no name of a provider, an operation or an agent", name), "names have 1 to 32 of a-z 0-9 _ -"}
+	for _, field := range []string{"provider", "operation", "agent"} {
+		if name := token(field); name != "" && !fetchworker.ValidToken(name) {
+			return c, misplaced{field: field, mistake: &mistake{fmt.Sprintf("%q is no name of a provider, an operation or an agent", name), "names have 1 to 32 of a-z 0-9 _ -"}}
 		}
 	}
 	if c.ID != "" && !fetchworker.ValidID(c.ID) {
-		return c, &mistake{fmt.Sprintf("%q is no id of a request", c.ID), "ids have 1 to 64 of A-Z a-z 0-9 _ -"}
+		return c, misplaced{field: "id", mistake: &mistake{fmt.Sprintf("%q is no id of a request", c.ID), "ids have 1 to 64 of A-Z a-z 0-9 _ -"}}
 	}
-	for name, into := range map[string]*int{"http": &c.HTTPStatus, "group": &c.Group} {
-		if v := text(name); v != "" {
-			n, err := strconv.Atoi(v)
-			if err != nil || n < 0 {
-				return c, &mistake{fmt.Sprintf("%q is no number", v), name + " is a number"}
-			}
-			*into = n
-		}
+	if err := word("class", "class", string(c.Class), wordsOf(wire.LetterClasses())); err != nil {
+		return c, err
+	}
+	var err error
+	if c.HTTPStatus, err = whole(text("http"), 100, 599); err != nil {
+		return c, in("http", err)
+	}
+	if c.Group, err = whole(text("group"), 0, math.MaxInt32); err != nil {
+		return c, in("group", err)
 	}
 	if v := text("before"); v != "" {
 		c.Before, _ = strconv.ParseUint(v, 10, 64) // else from the newest
 	}
-	var err error
 	if c.Filter.Since, err = moment(c.Since, now); err != nil {
-		return c, err
+		return c, in("since", err)
 	}
 	c.Filter.Until, err = moment(c.Until, now)
-	return c, err
+	return c, in("until", err)
 }
 
 // moment reads a time: how long ago, or when.
@@ -81,13 +84,15 @@ func span(value string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(value, "d"); ok {
 		var n float64
 		n, err = strconv.ParseFloat(days, 64)
-		if n > longest.Hours()/24 {
-			n = 0
+		if d = longest + 1; n <= longest.Hours()/24 {
+			d = time.Duration(max(n, -1) * 24 * float64(time.Hour))
 		}
-		d = time.Duration(n * 24 * float64(time.Hour))
 	}
-	if err != nil || d <= 0 || d > longest {
+	switch number := strings.Trim(value, "hms"); {
+	case err != nil && (number == "" || strings.Trim(number, "-.0123456789d") != ""):
 		return 0, &mistake{fmt.Sprintf("%q is no time", value), "write 90m, 2h, 7d, or 2026-11-24T10:00:00Z"}
+	case err != nil || d <= 0 || d > longest:
+		return 0, &mistake{fmt.Sprintf("%q is not between 1s and 36500d", value), "write 90m, 2h or 7d"}
 	}
 	return d, nil
 }
@@ -146,20 +151,37 @@ func (c chosen) Words() string {
 	return strings.Join(parts, ", ")
 }
 
+// filter is what an address selects; what it names, there is.
 func (s *Server) filter(r *http.Request) (chosen, error) {
-	return filterOf(r.URL.Query(), s.Desk.Now())
+	f, err := filterOf(r.URL.Query(), s.Desk.Now())
+	if err != nil {
+		return f, err
+	}
+	return f, s.checked(r.Context(), f)
 }
 
-// number reads how many; none is 0.
-func number(text string) (int, error) {
+// whole reads a number between two; none is 0.
+func whole(text string, least, most int) (int, error) {
 	if text == "" {
 		return 0, nil
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 {
-		return 0, &mistake{fmt.Sprintf("%q is no number", text), "nothing was changed"}
+	switch {
+	case errors.Is(err, strconv.ErrSyntax):
+		return 0, &mistake{fmt.Sprintf("%q is no number", text), fmt.Sprintf("write one between %d and %d", least, most)}
+	case err != nil || n < least || n > most:
+		return 0, &mistake{fmt.Sprintf("%s is not between %d and %d", text, least, most), "write another"}
 	}
 	return n, nil
+}
+
+// wordsOf are words as text.
+func wordsOf[T ~string](words []T) []string {
+	texts := make([]string, len(words))
+	for i, w := range words {
+		texts[i] = string(w)
+	}
+	return texts
 }
 
 // formText is a field of several lines as a person wrote it: a browser ends each

@@ -22,6 +22,7 @@ const (
 type list struct {
 	Of     string // letters, review
 	Filter chosen
+	Form   form
 	Total  int // in the stream, whatever the filter
 	Groups grouped
 	Rows   []row
@@ -87,16 +88,29 @@ func (s *Server) review(r *http.Request) (view, error) {
 
 func (s *Server) list(r *http.Request, of, title, stream string) (view, error) {
 	f, err := s.filter(r)
+	l := list{Of: of, Filter: f, Form: s.form(r.Context(), r.URL.Query())}
 	if err != nil {
-		return view{}, err
+		return view{Name: "list", Title: title, Nav: of, Data: l}, err
 	}
-	l := list{Of: of, Filter: f}
 	if err := s.rows(r.Context(), &l, stream); err != nil {
 		return view{}, err
 	}
 	l.Groups = s.counts.of(stream, f.Filter, l.Total)
 	l.recall(s.seen())
 	return view{Name: "list", Title: title, Nav: of, Data: l}, nil
+}
+
+// Matching is how many match, as far as that is known: -1 where it is not yet.
+func (l list) Matching() int {
+	switch {
+	case l.Filter.Empty():
+		return l.Total
+	case l.Groups.Known:
+		return l.Groups.Count + l.Groups.Unreadable
+	case len(l.Rows) == 0 && l.More == 0:
+		return 0
+	}
+	return -1
 }
 
 // rows fills a screen of single ones, the newest first.

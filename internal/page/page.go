@@ -45,6 +45,7 @@ type Server struct {
 	looks   *looks
 	counts  *counts
 	acts    *acts
+	names   *names
 	running context.Context //nolint:containedctx // the server's own life
 	stop    context.CancelFunc
 	work    sync.WaitGroup // whatever runs beside requests
@@ -65,6 +66,7 @@ func New(c Config) (*Server, error) {
 		return nil, fmt.Errorf("page: %w", err)
 	}
 	s.looks, s.counts, s.acts = newLooks(s), newCounts(s), newActs(s)
+	s.names = newNames(s)
 	s.handler = s.guard(s.routes())
 	s.work.Go(func() { s.looks.run(s.running) })
 	return s, nil
@@ -112,7 +114,8 @@ type view struct {
 	Title string
 	Nav   string // which entry of the navigation it belongs to
 	Data  any
-	Still bool // nothing in it changes by itself
+	Still bool  // nothing in it changes by itself
+	Wrong fault // what of its form is wrong: it shows that only
 
 	status int // 0: 200
 }
@@ -202,7 +205,16 @@ func (s *Server) see(r *http.Request, look viewer) view {
 	}
 	var wrong *mistake
 	if errors.As(err, &wrong) {
-		return view{Name: "trouble", Title: "Not so", Data: trouble{wrong.text, wrong.next}, Still: true, status: http.StatusBadRequest}
+		if v.Name != "" { // it shows its form with what was written
+			v.Wrong, v.Still, v.status = faultOf(err, wrong), true, http.StatusBadRequest
+			if v.Wrong.Meant != "" && r.Method == http.MethodGet {
+				q := r.URL.Query()
+				q.Set(v.Wrong.Field, v.Wrong.Meant)
+				v.Wrong.Instead = "?" + q.Encode()
+			}
+			return v
+		}
+		return view{Name: "trouble", Title: "That did not work", Data: trouble{wrong.text, wrong.next}, Still: true, status: http.StatusBadRequest}
 	}
 	s.Log.Warn("page", zap.String("path", r.URL.Path), zap.Error(err))
 	return view{Name: "trouble", Title: "No answer", Data: trouble{"the server could not be asked: " + err.Error(), "this view comes back by itself when it can"}, status: http.StatusServiceUnavailable}
@@ -216,7 +228,7 @@ func (m *mistake) Error() string { return m.text }
 type trouble struct{ Text, Next string }
 
 func missing(text string) view {
-	return view{Name: "trouble", Title: "Not there", Data: trouble{text, "the overview shows what there is"}, Still: true, status: http.StatusNotFound}
+	return view{Name: "trouble", Title: "Nothing here", Data: trouble{text, "the overview shows what there is"}, Still: true, status: http.StatusNotFound}
 }
 
 func (s *Server) filled(r *http.Request, v view) shown {

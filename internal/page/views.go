@@ -3,13 +3,14 @@ package page
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
 
-	"fetchworker"
 	"fetchworker/internal/doctor"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/wire"
@@ -77,10 +78,10 @@ type waitingView struct {
 // waiting says what waits, why, until when, and whose it is.
 func (s *Server) waiting(r *http.Request) (view, error) {
 	f, err := s.filter(r)
-	if err != nil {
-		return view{}, err
+	data, letters := waitingView{Agent: f.Agent}, list{Of: "letters", Filter: f, Form: s.form(r.Context(), r.URL.Query())}
+	if data.Letters = letters; err != nil {
+		return view{Name: "waiting", Title: "Waiting", Nav: "waiting", Data: data}, err
 	}
-	data, letters := waitingView{Agent: f.Agent}, list{Of: "letters", Filter: f}
 	var both errgroup.Group // together: the first look may be waited for
 	both.Go(func() error { return s.rows(r.Context(), &letters, wire.StreamDLQ) })
 	both.Go(func() error {
@@ -144,6 +145,7 @@ func (s *Server) queued(ctx context.Context, o *overall, status operate.Status, 
 
 type agentsView struct {
 	Since, By string
+	Form      form
 	Filter    operate.UsageFilter
 	Rows      []operate.Used
 	Causes    []operate.Cause
@@ -152,28 +154,41 @@ type agentsView struct {
 	Missing   bool // nobody counts
 }
 
+// ledgerKept is how many days the ledger goes back.
+const ledgerKept = 400
+
+// period reads what the ledger is asked for.
+func (s *Server) period(r *http.Request, data *agentsView) error {
+	q, now := r.URL.Query(), s.Desk.Now()
+	f, err := filterOf(url.Values{"provider": q["provider"], "agent": q["agent"]}, now)
+	if err != nil {
+		return err
+	}
+	if err := word("by", "sum", data.By, []string{"", "agent", "provider", "day"}); err != nil {
+		return err
+	}
+	data.Filter = operate.UsageFilter{Provider: f.Provider, Agent: f.Agent, Since: now}
+	if data.Since != "1d" { // today
+		since, err := moment(data.Since, now)
+		if err != nil {
+			return in("since", err)
+		}
+		data.Filter.Since = since.Add(24 * time.Hour) // so many days, today included
+		if now.Sub(since) > ledgerKept*24*time.Hour+time.Minute {
+			return misplaced{field: "since", mistake: &mistake{fmt.Sprintf("%s is longer than the %dd that usage is kept", data.Since, ledgerKept), "write 7d, 30d or 400d"}}
+		}
+	}
+	return s.checked(r.Context(), f)
+}
+
 // agents is the ledger: who used what, and what failed.
 func (s *Server) agents(r *http.Request) (view, error) {
 	q := r.URL.Query()
-	data := agentsView{Since: cmp.Or(q.Get("since"), "1d"), By: q.Get("by")}
-	if !slices.Contains([]string{"", "agent", "provider", "day"}, data.By) {
-		return view{}, &mistake{"usage is summed by agent, provider or day", "choose one of them"}
+	data := agentsView{Since: cmp.Or(q.Get("since"), "1d"), By: q.Get("by"), Form: s.form(r.Context(), q)}
+	if err := s.period(r, &data); err != nil {
+		return view{Name: "agents", Title: "Agents", Nav: "agents", Data: data}, err
 	}
-	now := s.Desk.Now()
-	f := operate.UsageFilter{Provider: strings.TrimSpace(q.Get("provider")), Agent: strings.TrimSpace(q.Get("agent")), Since: now}
-	for _, name := range []string{f.Provider, f.Agent} {
-		if name != "" && !fetchworker.ValidToken(name) {
-			return view{}, &mistake{"that is no name of a provider or an agent", "names have 1 to 32 of a-z 0-9 _ -"}
-		}
-	}
-	if data.Since != "1d" { // today
-		var err error
-		if f.Since, err = moment(data.Since, now); err != nil {
-			return view{}, err
-		}
-		f.Since = f.Since.Add(24 * time.Hour) // so many days, today included
-	}
-	data.Filter = f
+	f := data.Filter
 	rows, err := s.Desk.Usage(r.Context(), f)
 	if noStream(err) {
 		data.Missing = true
@@ -198,8 +213,15 @@ func (s *Server) agents(r *http.Request) (view, error) {
 type auditView struct {
 	Acts   []operate.Act
 	Filter operate.ActFilter
+	Form   form
 	More   time.Time // the list goes on before this
 	Since  string
+}
+
+// Narrow reports whether anything is filtered.
+func (a auditView) Narrow() bool {
+	f := a.Filter
+	return f.Action+f.Provider+f.Agent+f.ID+f.By != ""
 }
 
 // auditTime bounds one screen of the audit.
@@ -207,20 +229,31 @@ const auditTime = 700 * time.Millisecond
 
 func (s *Server) audit(r *http.Request) (view, error) {
 	q := r.URL.Query()
-	data := auditView{Filter: operate.ActFilter{
-		Action: q.Get("action"), Provider: q.Get("provider"), Agent: q.Get("agent"), ID: q.Get("id"), By: q.Get("by"),
+	data := auditView{Form: s.form(r.Context(), q), Filter: operate.ActFilter{
+		Action: q.Get("action"), Provider: strings.ToLower(q.Get("provider")), Agent: strings.ToLower(q.Get("agent")), ID: q.Get("id"), By: q.Get("by"),
 	}}
-	for _, token := range []string{data.Filter.Action, data.Filter.Provider} {
-		if token != "" && !fetchworker.ValidToken(token) {
-			return view{}, &mistake{"that is no name of an act or a provider", "names have 1 to 32 of a-z 0-9 _ -"}
-		}
+	v := func() view { return view{Name: "audit", Title: "Audit", Nav: "audit", Data: data} }
+	err := s.checkedAct(r.Context(), data.Filter)
+	if err != nil {
+		return v(), err
 	}
-	var err error
 	if data.Filter.Until, err = moment(q.Get("until"), s.Desk.Now()); err != nil {
-		return view{}, err
+		return v(), in("until", err)
 	}
 	data.Acts, data.More, err = s.actsUntil(r.Context(), data.Filter)
-	return view{Name: "audit", Title: "Audit", Nav: "audit", Data: data}, err
+	return v(), err
+}
+
+// checkedAct refuses a filter of acts whose names and words are none.
+func (s *Server) checkedAct(ctx context.Context, f operate.ActFilter) error {
+	if err := word("action", "act", f.Action, operate.Actions()); err != nil {
+		return err
+	}
+	c, err := filterOf(url.Values{"provider": {f.Provider}, "agent": {f.Agent}, "id": {f.ID}}, s.Desk.Now())
+	if err != nil {
+		return err
+	}
+	return s.checked(ctx, c)
 }
 
 func (s *Server) actsUntil(ctx context.Context, f operate.ActFilter) (acts []operate.Act, more time.Time, err error) {
@@ -246,21 +279,33 @@ func (s *Server) actsUntil(ctx context.Context, f operate.ActFilter) (acts []ope
 type eventsView struct {
 	Events []operate.Event
 	Filter operate.EventFilter
+	Form   form
 	Kinds  []string
 	More   time.Time
 }
 
+// Narrow reports whether anything is filtered.
+func (e eventsView) Narrow() bool { return e.Filter.Kind+e.Filter.Provider != "" }
+
 func (s *Server) events(r *http.Request) (view, error) {
 	q := r.URL.Query()
-	data := eventsView{Filter: operate.EventFilter{Kind: q.Get("kind"), Provider: q.Get("provider")}, Kinds: operate.Kinds()}
-	for _, token := range []string{data.Filter.Kind, data.Filter.Provider} {
-		if token != "" && !fetchworker.ValidToken(token) {
-			return view{}, &mistake{"that is no kind of event and no provider", "names have 1 to 32 of a-z 0-9 _ -"}
-		}
+	data := eventsView{
+		Filter: operate.EventFilter{Kind: q.Get("kind"), Provider: strings.ToLower(q.Get("provider"))},
+		Form:   s.form(r.Context(), q), Kinds: operate.Kinds(),
 	}
-	var err error
+	v := func() view { return view{Name: "events", Title: "Events", Nav: "audit", Data: data} }
+	if err := word("kind", "kind of event", data.Filter.Kind, data.Kinds); err != nil {
+		return v(), err
+	}
+	c, err := filterOf(url.Values{"provider": q["provider"]}, s.Desk.Now())
+	if err == nil {
+		err = s.checked(r.Context(), c)
+	}
+	if err != nil {
+		return v(), err
+	}
 	if data.Filter.Until, err = moment(q.Get("until"), s.Desk.Now()); err != nil {
-		return view{}, err
+		return v(), in("until", err)
 	}
 	for e, err := range s.Desk.Events(r.Context(), data.Filter) {
 		if err != nil {
@@ -272,5 +317,5 @@ func (s *Server) events(r *http.Request) (view, error) {
 		}
 		data.Events = append(data.Events, e)
 	}
-	return view{Name: "events", Title: "Events", Nav: "audit", Data: data}, nil
+	return v(), nil
 }

@@ -30,8 +30,11 @@ func (s *Server) words() template.FuncMap {
 		"identity": func(a operate.Act) fetchworker.Identity {
 			return fetchworker.Identity{Provider: a.Provider, Operation: a.Operation, Agent: a.Agent, ID: a.ID}
 		},
+		"field": func(v shown, f form, name, label string, size, most int, hint string) field {
+			return field{v.Wrong, f, name, label, size, most, hint}
+		},
 		"text": func(b []byte) string { return string(b) }, "list": func(words ...string) []string { return words },
-		"classes": wire.LetterClasses, "title": func(s string) string { return strings.ToUpper(s[:1]) + s[1:] },
+		"classes": wire.LetterClasses, "actions": operate.Actions, "title": title,
 		"fate":   func(of map[operate.Fate]int, fate string) int { return of[operate.Fate(fate)] },
 		"has":    func(list []string, word string) bool { return slices.Contains(list, word) },
 		"pretty": terminal.Printable, "trace": s.traceURL, "add": func(a, b int) int { return a + b },
@@ -59,6 +62,27 @@ func limitOf(limit string) int {
 	number, _, _ := strings.Cut(limit, "/")
 	n, _ := strconv.Atoi(number) // else no bar
 	return n
+}
+
+// field is one input of a form: with a list of what may be written where there
+// is one, and marked where it is wrong.
+type field struct {
+	Wrong       fault
+	Form        form
+	Name, Label string
+	Size, Most  int
+	Hint        string
+}
+
+// List are what may be written into it.
+func (f field) List() []string {
+	switch f.Name {
+	case "provider":
+		return f.Form.Providers
+	case "agent":
+		return f.Form.Agents
+	}
+	return nil
 }
 
 type two struct{ A, B any }
@@ -156,6 +180,14 @@ func plural(n int, one, many string) string {
 		return "1 " + one
 	}
 	return num(n) + " " + many
+}
+
+// title is a text with a capital in front.
+func title(s string) string {
+	if s == "" {
+		return ""
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
 }
 
 // oneLine is a text that a person gave, as one line of so many characters.

@@ -1,0 +1,244 @@
+package page
+
+import (
+	"context"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/browse"
+	"fetchworker/internal/nearest"
+	"fetchworker/internal/operate"
+	"fetchworker/internal/wire"
+)
+
+// names are what filters may name: a name that nothing is of is a typing error,
+// and must not look like good news.
+type names struct {
+	s *Server
+
+	mu      sync.Mutex
+	agents  []string // with usage lately
+	read    time.Time
+	missing bool            // nobody counts
+	others  map[string]bool // kinds and names that something is stored of
+}
+
+const (
+	namesLast   = time.Minute
+	namesLook   = 7 * 24 * time.Hour // how far back agents are listed
+	namesListed = 200                // in a form
+	namesTold   = 12                 // in a message
+)
+
+func newNames(s *Server) *names { return &names{s: s, others: map[string]bool{}} }
+
+// providers are those that the fleet names.
+func (n *names) providers(ctx context.Context) ([]string, error) {
+	o, err := n.s.looks.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]bool{}
+	if o == nil { // the first look is not over
+		served, err := n.s.Fleet.Served(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range served {
+			all[p] = true
+		}
+		for p := range n.s.Fleet.Keyless() {
+			all[p] = true
+		}
+		return slices.Sorted(maps.Keys(all)), nil
+	}
+	for _, p := range o.Providers {
+		all[p.Provider] = true
+	}
+	for _, p := range o.Unserved.Names {
+		all[p] = true
+	}
+	for p := range o.Keyless {
+		all[p] = true
+	}
+	return slices.Sorted(maps.Keys(all)), nil
+}
+
+// people are the agents that have used anything lately; none where nobody counts.
+func (n *names) people(ctx context.Context) ([]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.read.IsZero() && time.Since(n.read) < namesLast {
+		return n.agents, nil
+	}
+	rows, err := n.s.Desk.Usage(ctx, operate.UsageFilter{Since: n.s.Desk.Now().Add(-namesLook)})
+	if n.missing = noStream(err); err != nil && !n.missing {
+		return nil, err
+	}
+	all := map[string]bool{}
+	for _, u := range rows {
+		all[u.Agent] = true
+	}
+	n.agents, n.read, n.others = slices.Sorted(maps.Keys(all)), time.Now(), map[string]bool{}
+	return n.agents, nil
+}
+
+// streamsOfRequests are where a request, or what became of it, is stored.
+var streamsOfRequests = []string{fetchworker.StreamRequests, wire.StreamDLQ, wire.StreamReplay, wire.StreamReview, fetchworker.StreamResults}
+
+// lookUpTime bounds how long a name is looked for in what is stored: one that
+// takes longer is believed, for a million subjects are a lot to match.
+const lookUpTime = 300 * time.Millisecond
+
+// stored reports whether anything is stored of a name: of one that no list has
+// any more there may be letters, answers, acts or events.
+func (n *names) stored(ctx context.Context, name string, f browse.Filter, also map[string]string) (bool, error) {
+	subjects := maps.Clone(also)
+	for _, stream := range streamsOfRequests {
+		subjects[stream] = f.Subject(stream)
+	}
+	n.mu.Lock()
+	is := n.others[name]
+	if n.missing {
+		delete(subjects, wire.StreamUsage)
+	}
+	n.mu.Unlock()
+	if is {
+		return true, nil
+	}
+	look, cancel := context.WithTimeout(ctx, lookUpTime)
+	defer cancel()
+	for _, stream := range slices.Sorted(maps.Keys(subjects)) {
+		count, _, err := n.s.Desk.Count(look, stream, subjects[stream])
+		if err != nil && (look.Err() == nil || ctx.Err() != nil) {
+			return false, err
+		}
+		if count > 0 || err != nil {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.others[name] = true
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// provider refuses a provider that nothing is known of.
+func (n *names) provider(ctx context.Context, name string) error {
+	if name == "" {
+		return nil
+	}
+	known, err := n.providers(ctx)
+	if err != nil || slices.Contains(known, name) {
+		return err
+	}
+	is, err := n.stored(ctx, "provider "+name, browse.Filter{Provider: name}, map[string]string{
+		wire.StreamUsage: "fetch.usage." + name + ".>", wire.StreamAudit: wire.AuditSubject("*", name), fetchworker.StreamEvents: wire.EventSubject("*", name),
+	})
+	if err != nil || is {
+		return err
+	}
+	return unknown("provider", "provider", name, known)
+}
+
+// agent refuses an agent that has never asked for anything.
+func (n *names) agent(ctx context.Context, name string) error {
+	if name == "" {
+		return nil
+	}
+	known, err := n.people(ctx)
+	if err != nil || slices.Contains(known, name) {
+		return err
+	}
+	is, err := n.stored(ctx, "agent "+name, browse.Filter{Agent: name}, map[string]string{wire.StreamUsage: "fetch.usage.*." + name + ".>"})
+	if err != nil || is {
+		return err
+	}
+	return unknown("agent", "agent", name, known)
+}
+
+// word refuses what is none of the words that there are.
+func word(field, what, value string, words []string) error {
+	if value == "" || slices.Contains(words, value) {
+		return nil
+	}
+	return unknown(field, what, value, words)
+}
+
+// unknown says what there is instead, and what may have been meant.
+func unknown(field, what, name string, known []string) error {
+	m := misplaced{field: field, meant: nearest.Of(name, known), mistake: &mistake{"there is no " + what + " " + strconv.Quote(name), "there are none yet"}}
+	switch {
+	case len(known) > namesTold:
+		m.next = "there are " + strings.Join(nearest.Sorted(name, known)[:namesTold], ", ") + " and more"
+	case len(known) > 0:
+		m.next = "there are " + strings.Join(known, ", ")
+	}
+	return m
+}
+
+// misplaced is a mistake in one field of a form, and what may have been meant.
+type misplaced struct {
+	field, meant string
+	*mistake
+}
+
+func (m misplaced) Unwrap() error { return m.mistake }
+
+// in says which field a mistake is in, unless it says so already.
+func in(field string, err error) error {
+	wrong, is := err.(*mistake) //nolint:errorlint // as it was made, one step below
+	if !is {
+		return err
+	}
+	return misplaced{field: field, mistake: wrong}
+}
+
+// checked refuses a filter whose names and words are none.
+func (s *Server) checked(ctx context.Context, c chosen) error {
+	if err := s.names.provider(ctx, c.Provider); err != nil {
+		return err
+	}
+	return s.names.agent(ctx, c.Agent)
+}
+
+// form is what a filter's form offers, what was written into it, and what of
+// that is wrong.
+type form struct {
+	Written   url.Values
+	Providers []string
+	Agents    []string
+}
+
+// fault is a mistake as a form shows it, beside its field.
+type fault struct {
+	Field, Text, Next string
+	Meant             string
+	Instead           string // the address with what was meant
+}
+
+// Is is what was written into a field.
+func (f form) Is(field string) string { return f.Written.Get(field) }
+
+// form is a form with what was written; what it cannot offer it does not.
+func (s *Server) form(ctx context.Context, q url.Values) form {
+	f := form{Written: q}
+	f.Providers, _ = s.names.providers(ctx)
+	f.Agents, _ = s.names.people(ctx)
+	f.Providers, f.Agents = f.Providers[:min(len(f.Providers), namesListed)], f.Agents[:min(len(f.Agents), namesListed)]
+	return f
+}
+
+func faultOf(err error, wrong *mistake) fault {
+	f := fault{Text: wrong.text, Next: wrong.next}
+	if at, is := err.(misplaced); is { //nolint:errorlint // as the view returned it
+		f.Field, f.Meant = at.field, at.meant
+	}
+	return f
+}
