@@ -17,7 +17,7 @@ func TestProvidersAreStoppedAndLetGo(t *testing.T) {
 	r.has("/", "paused", "by bea: the network moves")
 	r.store(letter("alice", "q-1", "timeout").DeadLetter())
 	r.stored()
-	r.has("/waiting?agent=alice", "held paused by bea until", "alice/q-1")
+	r.has("/waiting?agent=alice", "1 parked or waiting for a retry", "Nothing waits in the queues for alice: what waits is below", "held paused by bea: the network moves until", "alice/q-1")
 	for name, form := range map[string]url.Values{
 		"no reason":         {"do": {"pause"}, "provider": {"fmp"}, "for": {"1h"}, "by": {"bea"}},
 		"no time":           {"do": {"pause"}, "provider": {"fmp"}, "by": {"bea"}, "reason": {"x"}},

@@ -24,6 +24,7 @@ type list struct {
 	Filter chosen
 	Form   form
 	Total  int // in the stream, whatever the filter
+	Review int // of letters: how many of the same wait for a person instead
 	Groups grouped
 	Rows   []row
 	// More is where the list goes on; Searched says that it has only been
@@ -39,6 +40,7 @@ type row struct {
 	browse.Found
 	State string
 	Why   string
+	Probe bool      // Until is when that is tried
 	Until time.Time // when that may end; zero: nobody knows
 }
 
@@ -55,18 +57,22 @@ func (s *Server) seen() func(browse.Found) row {
 			h, _ = s.Fleet.Hold(found.Provider)
 			holds[found.Provider] = h
 		}
-		r.Why, r.Until = whyHeld(h), h.Until
+		r.Why, r.Until, r.Probe = s.whyHeld(h), h.Until, h.Reason == fetchworker.ReasonCircuitOpen
 		return r
 	}
 }
 
 // whyHeld is a hold in a few words; none: it is of some calls only.
-func whyHeld(h operate.Hold) string {
+func (s *Server) whyHeld(h operate.Hold) string {
 	switch h.Reason { //nolint:exhaustive // the others are no holds
 	case fetchworker.ReasonPaused:
-		return "paused by " + h.By
+		why := "paused by " + h.By
+		if pause := s.Fleet.Provider(h.Provider, s.Desk.Now()).Control.Pause; pause != nil && pause.Reason != "" {
+			why += ": " + pause.Reason
+		}
+		return why
 	case fetchworker.ReasonCircuitOpen:
-		return "the provider is down, and probed again"
+		return "the provider is down"
 	case fetchworker.ReasonThrottled:
 		return "the provider asked for a hold"
 	case fetchworker.ReasonQuota:
@@ -123,6 +129,11 @@ func (s *Server) rows(ctx context.Context, l *list, stream string) error {
 	if l.Filter.Before > 0 {
 		edge.Sequence = min(edge.Sequence, l.Filter.Before-1)
 	}
+	if stream == wire.StreamDLQ {
+		if l.Review, err = s.count(ctx, wire.StreamReview, l.Filter); err != nil {
+			return err
+		}
+	}
 	began, seen := time.Now(), s.seen()
 	for found, err := range s.Desk.WalkBack(ctx, stream, l.Filter.Coarse(edge), edge) {
 		if err != nil {
@@ -141,6 +152,17 @@ func (s *Server) rows(ctx context.Context, l *list, stream string) error {
 		}
 	}
 	return nil
+}
+
+// count is how many a stream has of a filter's provider, operation, agent and id,
+// whatever else it chooses.
+func (s *Server) count(ctx context.Context, stream string, f chosen) (n int, err error) {
+	if f.Provider+f.Operation+f.Agent+f.ID == "" { // the server goes through all for any pattern
+		edge, err := s.Desk.Edge(ctx, stream)
+		return int(min(edge.Messages, 1<<40)), err
+	}
+	n, _, err = s.Desk.Count(ctx, stream, f.Subject(stream))
+	return n, err
 }
 
 // recall goes on with what the count has met where the search had no time to

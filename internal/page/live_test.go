@@ -38,7 +38,7 @@ func TestWhoWatchesSeesChanges(t *testing.T) {
 		}
 		t.Fatalf("%q did not come: %v", text, lines.Err())
 	}
-	until("nothing has failed")
+	until("nothing waits for a retry")
 	r.store(letter("alice", "q-1", "boom").DeadLetter())
 	until("alice/q-1")
 }

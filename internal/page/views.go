@@ -70,6 +70,7 @@ type waitingView struct {
 	Waits   []waits
 	Letters list // those of the agent, or all
 	Total   int  // requests in the queues
+	Parked  int  // letters of the same
 	Known   bool // they were looked at: else nobody knows yet whether any waits
 
 	LeftOut, LeftOutQueued int // agents that are not listed, and their requests
@@ -84,6 +85,10 @@ func (s *Server) waiting(r *http.Request) (view, error) {
 	}
 	var both errgroup.Group // together: the first look may be waited for
 	both.Go(func() error { return s.rows(r.Context(), &letters, wire.StreamDLQ) })
+	both.Go(func() (err error) {
+		data.Parked, err = s.count(r.Context(), wire.StreamDLQ, f)
+		return err
+	})
 	both.Go(func() error {
 		o, err := s.looks.get(r.Context())
 		if err != nil || o == nil {

@@ -28,7 +28,7 @@ func TestEveryViewStandsAlone(t *testing.T) {
 		r.sound(v)
 	}
 	r.has("/", "Not well", "no replayer", "cure replayer run", "no limit used yet", "quota not known", "No worker has a key for polygon POLYGON_API_KEY")
-	r.has("/letters", "No letter waits: nothing has failed.")
+	r.has("/letters", "No letter waits: nothing is parked, and nothing waits for a retry.")
 	r.has("/review", "Nothing waits for a person.")
 	r.has("/audit", "Nobody has done anything yet.")
 	r.has("/agents", "Nobody has used anything in this time.")
@@ -46,7 +46,10 @@ func TestEveryViewStandsAlone(t *testing.T) {
 	r.has("/request/fmp/quote/alice/q-1", "Dead letter, waiting", "HTTP 503 from upstream", "4 , of them 4 failures", "none yet", `{"params":{"symbol":"AAPL"}}`, "Replay now…")
 	r.has("/review", "bob/q-2", "Requeue…", "Discard…")
 	r.has("/agents", "alice", "1234")
-	r.has("/waiting?agent=alice", "alice/q-1", "until")
+	r.has("/waiting?agent=alice", "Waiting 1 ", "0 in the queues, 1 parked or waiting for a retry", "what waits is below", "alice/q-1", "due at")
+	r.has("/waiting?agent=bob", "Waiting 0 ", "1 waits for a person", "Nothing matches.", "1 request waits for a person in Review")
+	r.has("/waiting", "Waiting 1 ", "1 waits for a person")
+	r.has("/letters?agent=bob", "Nothing matches.", "1 request waits for a person in Review")
 	r.has("/find?q=alice/q-1", "alice/q-1")
 	r.has("/", "most for alice , 1234", "1 calls"[:1])
 	for _, v := range []string{"/nowhere", "/provider/nobody", "/acts/none", "/request/fmp/quote/alice/none"} {

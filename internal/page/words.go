@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/dlq"
 	"fetchworker/internal/doctor"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/terminal"
@@ -26,7 +27,7 @@ func (s *Server) words() template.FuncMap {
 		"stamp": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") },
 		"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 		"share": share, "short": terminal.Short, "percent": percent, "lower": strings.ToLower, "plural": plural,
-		"address": address, "when": when, "bar": bar, "limitOf": limitOf, "with2": with2, "with3": with3, "cause": causeWords,
+		"address": address, "when": when, "coming": coming, "parked": parked, "cut": func(h []dlq.Attempt) bool { return len(h) >= dlq.HistoryKept }, "waitsFor": waitsFor, "bar": bar, "limitOf": limitOf, "with2": with2, "with3": with3, "cause": causeWords,
 		"identity": func(a operate.Act) fetchworker.Identity {
 			return fetchworker.Identity{Provider: a.Provider, Operation: a.Operation, Agent: a.Agent, ID: a.ID}
 		},
@@ -45,6 +46,45 @@ func (s *Server) words() template.FuncMap {
 func when(t, now time.Time) template.HTML {
 	t = t.UTC()
 	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `" title="` + t.Format("2006-01-02 15:04:05 UTC") + `">` + ago(t, now) + `</time>`) // of a time only
+}
+
+// coming is a moment that is still to come, told with a word before it, as until
+// 17:11:17Z (in 59m); of one that is over that is told instead.
+func coming(word, over string, t, now time.Time) template.HTML {
+	text := strings.TrimSpace(word + " " + terminal.Clock(t, now) + " (" + ago(t, now) + ")")
+	if !t.After(now) {
+		text = over
+	}
+	return template.HTML(`<time datetime="` + t.UTC().Format(time.RFC3339) + `">` + template.HTMLEscapeString(text) + `</time>`) // the words are the templates'
+}
+
+// parked reports whether a letter of a class has not failed: it waits for a
+// gate.
+func parked(c wire.Class) bool {
+	return slices.Contains([]wire.Class{wire.ClassCircuitOpen, wire.ClassPaused, wire.ClassThrottled, wire.ClassQuota}, c)
+}
+
+// waitsFor is a reason to wait, as a person says it.
+func waitsFor(r fetchworker.Reason) string {
+	switch r {
+	case fetchworker.ReasonPaused:
+		return "the end of an operator's pause"
+	case fetchworker.ReasonCircuitOpen:
+		return "the provider, which fails and is probed"
+	case fetchworker.ReasonThrottled:
+		return "the end of a hold that the provider asked for"
+	case fetchworker.ReasonQuota:
+		return "calls that may be made again: the quota is used up"
+	case fetchworker.ReasonUnauthorized:
+		return "a key that the provider takes"
+	case fetchworker.ReasonNoWorker:
+		return "a worker that serves the provider"
+	case fetchworker.ReasonRetry:
+		return "its next call: the last one has failed"
+	case fetchworker.ReasonPending:
+		return "the provider, which still computes it"
+	}
+	return string(r)
 }
 
 // bar is a part of a whole, for those who would rather look than read.
