@@ -273,6 +273,24 @@ func TestReading(t *testing.T) {
 	if _, err := log.Span(ctx, "FETCH_NOTHING", 1, 3); err == nil {
 		t.Error("a span of a stream that does not exist can be read")
 	}
+	if _, err := log.Page(ctx, "FETCH_NOTHING", ">", 1, 3); err == nil {
+		t.Error("a page of a stream that does not exist can be read")
+	}
+	if _, err := log.Count(ctx, "FETCH_NOTHING", ">", 1); err == nil {
+		t.Error("what a stream that does not exist holds can be counted")
+	}
+	for filter, counts := range map[string]map[uint64]uint64{
+		"fetch.result.>":                  {1: 3, 2: 2, 3: 1, 4: 0},
+		"fetch.result.*.*.alice.>":        {1: 2, 2: 1, 4: 0},
+		"fetch.result.*.*.nobody.>":       {1: 0},
+		fetchworker.ResultSubject(ids[1]): {1: 1},
+	} {
+		for from, want := range counts {
+			if n, err := log.Count(ctx, fetchworker.StreamResults, filter, from); n != want || err != nil {
+				t.Errorf("%d of %s from %d on, and there are %d: %v", n, filter, from, want, err)
+			}
+		}
+	}
 	if err := log.Delete(ctx, "", fetchworker.StreamResults, 2); err != nil {
 		t.Fatal(err)
 	}
@@ -291,6 +309,74 @@ func TestReading(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What a publisher makes up of the headers that a server adds is not believed,
+// whoever reads it.
+func TestMadeUpHeadersOfTheServersAreNotBelieved(t *testing.T) {
+	b := brokertest.Start(t)
+	log := record.New(b.JS, nil)
+	subject := fetchworker.ResultSubject(id)
+	m := nats.NewMsg("fetch.put." + subject[len("fetch.result."):])
+	for name, value := range map[string]string{
+		jetstream.SequenceHeader: "999", jetstream.SubjectHeader: "fetch.result.a.b.c.d", jetstream.StreamHeader: "OTHER",
+		jetstream.TimeStampHeaer: "2001-01-01T00:00:00Z", "Nats-Num-Pending": "77", "Nats-Last-Sequence": "7", "Status": "404", "Description": "none",
+	} {
+		m.Header.Set(name, value)
+	}
+	if _, err := b.JS.PublishMsg(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	looks, err := record.NewLooks(b.JS, fetchworker.StreamResults)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer looks.Close()
+	for name, read := range map[string]func() (record.Raw, error){
+		"last": func() (record.Raw, error) { return log.Last(t.Context(), fetchworker.StreamResults, subject) },
+		"next": func() (record.Raw, error) { return log.Next(t.Context(), fetchworker.StreamResults, ">", 1) },
+		"page": func() (record.Raw, error) {
+			page, err := log.Page(t.Context(), fetchworker.StreamResults, ">", 1, 3)
+			return first(page), err
+		},
+		"span": func() (record.Raw, error) {
+			span, err := log.Span(t.Context(), fetchworker.StreamResults, 1, 2)
+			return first(span), err
+		},
+		"look": func() (record.Raw, error) {
+			m, err := looks.Read(t.Context(), subject)
+			if m == nil || err != nil {
+				return record.Raw{}, err
+			}
+			return record.Direct(m)
+		},
+		"looks": func() (record.Raw, error) {
+			hold, other := looks.Begin("fetch.result.x.x.x.x"), looks.Begin(subject) // the first goes alone
+			if _, err := hold.Wait(t.Context()); err != nil {
+				return record.Raw{}, err
+			}
+			m, err := other.Wait(t.Context())
+			if m == nil || err != nil {
+				return record.Raw{}, err
+			}
+			return record.Direct(m)
+		},
+	} {
+		raw, err := read()
+		if err != nil || raw.Sequence != 1 || raw.Subject != subject || raw.Time.Year() == 2001 {
+			t.Errorf("%s: %+v %v", name, raw, err)
+		}
+	}
+	if n, err := log.Count(t.Context(), fetchworker.StreamResults, ">", 1); n != 1 || err != nil {
+		t.Errorf("%d are counted: %v", n, err)
+	}
+}
+
+func first(all []record.Raw) (one record.Raw) {
+	if len(all) == 1 {
+		one = all[0]
+	}
+	return one
 }
 
 // A hook stops a step before it is made, or hides that it was.

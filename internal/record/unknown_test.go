@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -50,9 +51,9 @@ func TestWhatIsBelievedIsWhatStands(t *testing.T) {
 		for before, stored := range map[string]*fetchworker.Answer{"nothing": nil, "a lower": ptr(waiting(1, "paused", 1)), "a higher": ptr(failed(1, false))} {
 			for at, part := range map[string]string{"the write": "fetch.put.", "the read": "DIRECT.GET"} {
 				for fault, name := range map[brokertest.Fault]string{brokertest.RequestLost: "the request", brokertest.ReplyLost: "the reply", brokertest.ReplyLate: "the reply for a while"} {
-					for _, times := range []int{1, 1 << 20} {
+					for times, size := range map[int]int{1: 0, 1 << 20: 0, 2: 70 << 10} { // a large one is sent once a try
 						n++
-						what := fmt.Sprintf("over %s, %s of %s lost %d times", before, name, at, times)
+						what := fmt.Sprintf("over %s, %s of %s lost %d times", before, name, at, times) + strings.Repeat(" ", size)
 						slot := slotOf(named(ok(1), fmt.Sprint(n)).Identity)
 						if stored != nil {
 							if _, err := sure.Put(t.Context(), slot, named(*stored, fmt.Sprint(n)).Encode()); err != nil {
@@ -68,16 +69,18 @@ func TestWhatIsBelievedIsWhatStands(t *testing.T) {
 						stands, read := sure.Get(t.Context(), slot)
 						mine := read == nil && bytes.Equal(stands.Data, []byte(what))
 						switch {
-						case err != nil && times == 1:
-							t.Errorf("%s: %v", what, err)
+						case err != nil && times <= 2:
+							t.Errorf("%.100s: %v", what, err)
 						case err != nil:
+						case !out.Stored && mine:
+							t.Errorf("%.100s: it stands, and does not count as stored", what)
 						case out.Stored && !mine:
-							t.Errorf("%s: it counts as stored, and %q stands (%v)", what, stands.Data, read)
+							t.Errorf("%.100s: it counts as stored, and %.100q stands (%v)", what, stands.Data, read)
 						case !out.Stored && (out.Existing == nil || read != nil || !bytes.Equal(out.Existing.Data, stands.Data) || out.Sequence != stands.Sequence):
-							t.Errorf("%s: %+v is told to stand, and %q does (%v)", what, out, stands.Data, read)
+							t.Errorf("%.100s: %+v is told to stand, and %.100q does (%v)", what, out, stands.Data, read)
 						}
 						if stored != nil && stored.Final && mine {
-							t.Errorf("%s: a final answer was replaced", what)
+							t.Errorf("%.100s: a final answer was replaced", what)
 						}
 					}
 				}
@@ -208,6 +211,55 @@ func TestAWriteIsSoonBehindAnElection(t *testing.T) {
 			}
 			if took := (<-stored).Sub(back); took > 800*time.Millisecond {
 				t.Errorf("stored %v after somebody took it, %v having been away", took, away)
+			}
+		}
+	})
+}
+
+// A write that was stored as the connection broke counts as stored, also where
+// nobody could ask for so long that it was given up once.
+func TestAWriteThatBreaksWithItsConnectionIsOurs(t *testing.T) {
+	for _, size := range []int{2, 70 << 10} {
+		wired(t, func(t *testing.T, b *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire) {
+			log := record.New(js, nil)
+			a := named(ok(1), "broken")
+			a.Body = bytes.Repeat([]byte("1"), size)
+			w.Break("fetch.put.", brokertest.ReplyLost, 1, 0)
+			go func() {
+				time.Sleep(100 * time.Millisecond)
+				w.Cut()
+				time.Sleep(6 * time.Second)
+				w.Join()
+			}()
+			out, err := log.Put(t.Context(), slotOf(a.Identity), a.Encode())
+			if err != nil || !out.Stored || out.Sequence != 1 {
+				t.Errorf("%d bytes: %+v, %v", size, out, err)
+			}
+		})
+	}
+}
+
+// A swap waits out a stream that is away for a moment, and is an error where it
+// stays away.
+func TestASwapIsSoonBehindAnElection(t *testing.T) {
+	wired(t, func(t *testing.T, b *brokertest.Broker, js jetstream.JetStream, _ *brokertest.Wire) {
+		log := record.New(js, nil)
+		for away, stored := range map[time.Duration]bool{400 * time.Millisecond: true, time.Minute: false} {
+			if err := b.JS.DeleteStream(t.Context(), fetchworker.StreamResults); err != nil {
+				t.Fatal(err)
+			}
+			swapped := make(chan error, 1)
+			go func() {
+				a := named(ok(1), "soon")
+				_, err := log.Swap(t.Context(), slotOf(a.Identity), 0, a.Encode())
+				swapped <- err
+			}()
+			time.Sleep(away)
+			if err := broker.Apply(t.Context(), b.JS, broker.Options{ResultAge: 168 * time.Hour}, nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-swapped; (err == nil) != stored || errors.Is(err, record.ErrMoved) {
+				t.Errorf("away for %v: %v", away, err)
 			}
 		}
 	})

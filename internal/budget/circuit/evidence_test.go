@@ -300,6 +300,44 @@ func TestOddOnesDoNotAddUp(t *testing.T) {
 	}
 }
 
+// Odd answers fill no record, however many calls have them: what is evidence
+// has its place beside them.
+func TestOddOnesFillNothing(t *testing.T) {
+	r, now := Record{}, start
+	for i := range 100 {
+		now = now.Add(time.Second)
+		r = r.Failed(Call{Operation: "quote", Agent: "alice", Key: fmt.Sprint("odd-", i)}, Odd, now, policy)
+	}
+	if n := len(r.Operations[0].Row); n > mostOdd {
+		t.Errorf("%d odd ones are kept", n)
+	}
+	r = r.Failed(Call{Operation: "quote", Agent: "alice", Key: "hard"}, Failure, now, policy)
+	if n := len(r.Operations[0].hard()); n != 1 {
+		t.Errorf("%d of one failure is evidence", n)
+	}
+}
+
+// What fails and was begun before a circuit opened for it says nothing new,
+// whichever circuit that is and however it failed.
+func TestWhatAnOpenCircuitCoversIsNoEvidence(t *testing.T) {
+	three := []string{"alice quote A 500", "bob quote B 500", "carol quote C 500"}
+	for name, r := range map[string]Record{
+		"an operation's":   play(t, Record{}, three...),
+		"the provider's":   play(t, Record{}, "alice quote A refused", "bob news B refused", "carol profile C refused"),
+		"of one agent":     play(t, Record{}, "alice quote A 500", "alice quote B 500", "alice quote C 500"),
+		"with a probe out": play(t, Record{}, three...).Claimed("quote", call(t, "alice quote A"), "w", start.Add(time.Hour), start.Add(2*time.Hour)),
+	} {
+		if !r.AnyHeld() {
+			t.Fatalf("%s: nothing is open", name)
+		}
+		for _, o := range []Outcome{Failure, Unreached, Unauthorized, Odd} {
+			if after := r.Failed(call(t, "alice quote NEW"), o, start.Add(3*time.Hour), policy); !after.Equal(r) {
+				t.Errorf("%s, %v: %q is open, and %q was", name, o, open(after), open(r))
+			}
+		}
+	}
+}
+
 func TestBounds(t *testing.T) {
 	r := Record{}
 	for i := range 200 {

@@ -329,3 +329,43 @@ func TestLimitsAreWrittenForPeople(t *testing.T) {
 		}
 	}
 }
+
+// TestANewLimitWaitsForTheOld: what a limit that is new lets go begins when no
+// permit of before can still be on its way: nobody knows when in its time that
+// one started.
+func TestANewLimitWaitsForTheOld(t *testing.T) {
+	for _, before := range []Limits{{{60, time.Minute}}, {{300, time.Minute}}, {{100, 24 * time.Hour}}} {
+		for _, added := range []Window{{5, time.Second}, {50, time.Second}, {100, time.Hour}} {
+			r, blocks, _ := New(1).Claim(NewShapes(before), start, Order{Class: Light, Want: 30, Patience: patient})
+			last := start
+			for _, b := range blocks {
+				last = max(last, b.Until)
+			}
+			shapes := NewShapes(append(Limits{added}, before...))
+			tick := newShape(added).Tick
+			if next := r.Next(shapes, Order{Class: Light, Patience: patient}, start); next.Add(tick) < last {
+				t.Errorf("%v beside %v: the first permit after %v, and one of before may start %v later", added, before, next.Sub(start), last.Sub(next))
+			}
+		}
+	}
+}
+
+// TestASeatIsKeptUntilItsEndIsSure: a seat is another's only when its time is
+// over by every clock that may be right.
+func TestASeatIsKeptUntilItsEndIsSure(t *testing.T) {
+	const unsure = 50 * time.Millisecond
+	r := New(1)
+	r.Sit(SeatOrder{Owner: "a", Most: 1, Want: 1, Term: time.Minute}, start)
+	_, until := r.Seats("a")
+	for off, want := range map[time.Duration]int{-time.Second: 0, -time.Millisecond: 0, time.Millisecond: 0, unsure - time.Millisecond: 0, unsure + 2*time.Millisecond: 1} {
+		next := r.Clone()
+		o := SeatOrder{Owner: "b", Most: 1, Want: 1, Term: time.Minute, Unsure: unsure}
+		if n, _ := next.MaySit(o, until.Add(off)); n != want {
+			t.Errorf("%v after its end: %d could be had", off, n)
+		}
+		next.Sit(o, until.Add(off))
+		if n, _ := next.Seats("b"); n != want {
+			t.Errorf("%v after its end: %d are had", off, n)
+		}
+	}
+}

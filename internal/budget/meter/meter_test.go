@@ -108,6 +108,90 @@ func TestWhatIsCountedIsWhatWasSeen(t *testing.T) {
 	}
 }
 
+// What is used never becomes less within a month, whatever a look that comes
+// late has seen.
+func TestALateLookLowersNothing(t *testing.T) {
+	metered(t, 1000, func(t *testing.T, c *counted, m *Meter, _ func()) {
+		month := Month(time.Now())
+		m.Add(500)
+		time.Sleep(time.Second)
+		if used, _ := m.Used(); used != 500 {
+			t.Fatalf("%d used", used)
+		}
+		c.mu.Lock()
+		c.totals[month] = 20
+		c.mu.Unlock()
+		for range 10 {
+			time.Sleep(time.Second)
+			if used, _ := m.Used(); used < 500 {
+				t.Fatalf("%d used, and 500 were", used)
+			}
+		}
+	})
+}
+
+// Bytes are of the month in which they came, to its last moment.
+func TestBytesAreOfTheirMonth(t *testing.T) {
+	metered(t, 1000, func(t *testing.T, c *counted, m *Meter, _ func()) {
+		month, ends := Month(time.Now()), NextMonth(time.Now())
+		for _, before := range []time.Duration{time.Hour, time.Minute, 10 * time.Second, time.Second} {
+			time.Sleep(time.Until(ends.Add(-before)))
+			was := c.total(month)
+			m.Add(10)
+			time.Sleep(500 * time.Millisecond)
+			if n := c.total(month) - was; n != 10 {
+				t.Errorf("%v before its end %d of 10 are of the month", before, n)
+			}
+		}
+		time.Sleep(time.Until(ends))
+		m.Add(7)
+		time.Sleep(500 * time.Millisecond)
+		if n := c.total(Month(time.Now())); n != 7 {
+			t.Errorf("%d of 7 are of the next", n)
+		}
+	})
+}
+
+// A threshold is told once it has been noted that it was passed, once, and as
+// the one that noted it was: one that could not be noted is noted at another look.
+func TestAThresholdIsNotedAndThenTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &counted{totals: map[string]int64{}, ids: map[string]bool{}}
+		var mu sync.Mutex
+		var told []Passed
+		tries := 0
+		counter := c.counter()
+		counter.Pass = func(_ context.Context, _ string, percent int) (bool, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if tries++; tries <= 3 {
+				return false, errors.New("no answer")
+			}
+			return percent != 85, nil
+		}
+		m := New(counter, "w", 1000, time.Now, func(p Passed) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, p)
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { m.Run(ctx) })
+		defer running.Wait()
+		defer cancel()
+		m.Add(900)
+		for range 20 {
+			time.Sleep(time.Second)
+			m.Used()
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if len(told) != 2 || told[0].Percent != 70 || !told[0].First || told[1].Percent != 85 || told[1].First {
+			t.Errorf("%+v after %d tries", told, tries)
+		}
+	})
+}
+
 // A worker that stops says what it has counted.
 func TestAStopLosesNoBytes(t *testing.T) {
 	metered(t, 0, func(t *testing.T, c *counted, m *Meter, stop func()) {
