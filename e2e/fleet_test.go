@@ -48,9 +48,16 @@ type fleet struct {
 // which survives whatever is killed.
 func newFleet(t *testing.T, answer func(*http.Request) *providertest.Step) *fleet {
 	t.Helper()
-	b := brokertest.StartIn(t, t.TempDir(), "127.0.0.1:0")
+	f, _ := newFleetIn(t, t.TempDir(), answer)
+	return f
+}
+
+// newFleetIn is newFleet with the folder of its server's store.
+func newFleetIn(t *testing.T, dir string, answer func(*http.Request) *providertest.Step) (*fleet, *brokertest.Broker) {
+	t.Helper()
+	b := brokertest.StartIn(t, dir, "127.0.0.1:0")
 	t.Cleanup(b.Stop)
-	return withServer(t, answer, b.NC, b.NC, map[string]string{"NATS_URL": b.Server.URL()})
+	return withServer(t, answer, b.NC, b.NC, map[string]string{"NATS_URL": b.Server.URL()}), b
 }
 
 // withServer is newFleet with the connections of an agent and of one who may

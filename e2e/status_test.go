@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,24 +18,36 @@ import (
 
 // TestStatusAmongManyLetters asks, as a program of its own, how it stands while
 // many letters wait: they are counted, not read. First where no replayer runs,
-// then where one does, which has met them all.
+// then where one does, which has met them all. A million letters take many
+// minutes until they are: where FETCH_TEST_STORE names a folder the store is
+// kept there, and is good for a day.
 func TestStatusAmongManyLetters(t *testing.T) {
 	begin(t)
 	letters, bound := pick(2_000, 1_000_000), 300*time.Millisecond
 	if only, err := strconv.Atoi(os.Getenv("FETCH_LETTERS")); err == nil {
 		letters = only
 	}
-	f := newFleet(t, well(0))
+	dir, kept := t.TempDir(), os.Getenv("FETCH_TEST_STORE")
+	if kept != "" {
+		kept = filepath.Join(kept, fmt.Sprint("status-", letters))
+	}
+	built := os.CopyFS(dir, os.DirFS(kept)) == nil
+	f, server := newFleetIn(t, dir, well(0))
 	f.answers.Stop()
+	for _, key := range []string{"POLYGON_API_KEY", "FRED_API_KEY", "NEWS_API_KEY"} {
+		f.env[key] = aKey // else a million agents would be told that nobody serves it
+	}
 	f.worker()
-	f.replayer().kill() // whose consumer is there now
-	later := time.Now().Add(time.Hour)
-	store(t, f.js, letters, func(i int) *nats.Msg {
-		l := aLetter(fmt.Sprint("L", i), wire.ClassTransient)
-		l.Provider, l.Agent = []string{"fmp", "polygon", "fred", "newsapi"}[i%4], fmt.Sprint("agent-", i%50)
-		l.Failures, l.NotBefore = 1, later
-		return l.DeadLetter()
-	})
+	if !built {
+		f.replayer().kill() // whose consumer is there now
+		later := time.Now().Add(24 * time.Hour)
+		store(t, f.js, letters, func(i int) *nats.Msg {
+			l := aLetter(fmt.Sprint("L", i), wire.ClassTransient)
+			l.Provider, l.Agent = []string{"fmp", "polygon", "fred", "newsapi"}[i%4], fmt.Sprint("agent-", i%50)
+			l.Failures, l.NotBefore = 1, later
+			return l.DeadLetter()
+		})
+	}
 	status := func(when string) {
 		var took []time.Duration
 		for range pick(2, 7) {
@@ -57,10 +70,18 @@ func TestStatusAmongManyLetters(t *testing.T) {
 		}
 	}
 	status("without a replayer")
-	f.replayer()
-	until(t, 10*time.Minute, "the replayer has met all letters", func() bool {
+	replayer := f.replayer()
+	until(t, 20*time.Minute, "the replayer has met all letters", func() bool {
 		c, err := f.js.Consumer(t.Context(), wire.StreamDLQ, "replayer")
 		return err == nil && c.CachedInfo().NumPending == 0
 	})
 	status("beside a replayer")
+	if kept == "" || built {
+		return
+	}
+	replayer.kill()
+	server.Stop()
+	if err := os.CopyFS(kept, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -199,7 +199,7 @@ func (r *Replayer) pull(stop context.Context, consumer jetstream.Consumer, meet 
 func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) {
 	now := r.now()
 	v := decide(l.Letter, r.facts(l, now))
-	turns, do, later := r.acting, r.release, r.waiters.delay(500*time.Millisecond, time.Second)
+	turns, do, later := r.acting, r.release, func() time.Duration { return r.waiters.delay(500*time.Millisecond, time.Second) }
 	switch v.act {
 	case actHold:
 		if v.watch {
@@ -215,7 +215,7 @@ func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) 
 			l.back(min(rests, r.wait(v, now)))
 			return
 		}
-		turns, do, later = r.telling, r.tell, min(r.wait(v, now), r.waiters.untoldYet())
+		turns, do, later = r.telling, r.tell, func() time.Duration { return min(r.waiters.untoldYet(), r.wait(v, now)) }
 	case actExpire:
 		do = r.expire
 	case actRefuse:
@@ -229,7 +229,7 @@ func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) 
 	select {
 	case turns <- struct{}{}:
 	default: // all turns are taken; this letter's comes another time
-		l.back(later)
+		l.back(later())
 		return
 	}
 	r.holding.Add(l)

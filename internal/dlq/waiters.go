@@ -16,8 +16,7 @@ type waiters struct {
 	mu   sync.Mutex
 	told map[uint64]told // by the letter's sequence
 
-	putOff      int // letters whose agents could not be told at once, lately
-	putOffSince time.Time
+	turn time.Time // of the last letter whose agent could not be told at once
 }
 
 // told is small, for there may be a hundred thousand.
@@ -34,7 +33,7 @@ const (
 	// looksPerSecond bounds how many held letters one replayer looks at, and
 	// tellsPerSecond how many times it tells a new time. A crowd is looked at
 	// less often rather than at the cost of the letters that are due.
-	looksPerSecond = 1_500
+	looksPerSecond = 500
 	tellsPerSecond = 100
 	// retellAfter is the soonest that an agent is told another time, and
 	// retellBy the seconds that it must differ by.
@@ -85,7 +84,13 @@ func (w *waiters) tell(sequence uint64, reason fetchworker.Reason, retryAt, now 
 func (w *waiters) crowd() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.told) > fewWait
+	return w.many() > fewWait
+}
+
+// many is how many letters wait, those whose agents are yet to be told
+// included. The lock is held.
+func (w *waiters) many() int {
+	return len(w.told) + int(w.behind()*tellsLookedUp/time.Second)
 }
 
 // fewWait at the most are few.
@@ -95,7 +100,7 @@ const fewWait = 2000
 // more in a crowd.
 func (w *waiters) delay(shortest, longest time.Duration) time.Duration {
 	w.mu.Lock()
-	crowd := time.Duration(len(w.told)) * time.Second / looksPerSecond
+	crowd := time.Duration(w.many()) * time.Second / looksPerSecond
 	w.mu.Unlock()
 	back := wait.Jitter(shortest, longest)
 	if mean := (shortest + longest) / 2; crowd > mean {
@@ -104,20 +109,20 @@ func (w *waiters) delay(shortest, longest time.Duration) time.Duration {
 	return back
 }
 
-// untoldYet draws how long a letter goes back for whose agent could not be told
-// at once: the more of them there were lately, the longer. Most were told by
-// the worker that parked them, and only have to be looked up.
+// untoldYet is how long a letter goes back for whose agent could not be told at
+// once: until its turn among all of them. Most were told by the worker that
+// parked them, and only have to be looked up.
 func (w *waiters) untoldYet() time.Duration {
 	w.mu.Lock()
-	now := time.Now()
-	if now.Sub(w.putOffSince) > 30*time.Second {
-		w.putOff, w.putOffSince = 0, now
-	}
-	w.putOff++
-	crowd := time.Duration(w.putOff) * time.Second / tellsLookedUp
+	behind := w.behind() + time.Second/tellsLookedUp
+	w.turn = time.Now().Add(behind)
 	w.mu.Unlock()
-	return wait.Jitter(time.Second, 3*time.Second) + wait.Jitter(crowd/2, crowd+1)
+	return wait.Jitter(time.Second, 3*time.Second) + behind
 }
+
+// behind is how far away the turn is of the last letter that was put off. The
+// lock is held.
+func (w *waiters) behind() time.Duration { return max(time.Until(w.turn), 0) }
 
 // tellsLookedUp is how many letters a second are looked at whose agents may
 // have to be told.

@@ -1,7 +1,9 @@
 package dlq
 
 import (
+	"container/heap"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fetchworker"
@@ -34,4 +36,48 @@ func TestWhatAgentsAreTold(t *testing.T) {
 	if len(w.told) > waitersKept {
 		t.Errorf("%d are remembered", len(w.told))
 	}
+}
+
+// Letters whose agents could not be told at once are looked at in turn: so many
+// a second and no more, however many there are and however long it goes on, and
+// few of them soon.
+func TestAgentsThatAreYetToBeToldAreLookedUpInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, came, looks := newWaiters(), &times{}, map[int]int{}
+		began := time.Now()
+		for i := range 120_000 { // a thousand a second
+			time.Sleep(time.Millisecond)
+			for came.Len() > 0 && !(*came)[0].After(time.Now()) {
+				heap.Pop(came)
+				looks[int(time.Since(began)/time.Second)]++
+				heap.Push(came, time.Now().Add(w.untoldYet())) // there was no turn for it
+			}
+			back := w.untoldYet()
+			if i == 0 && (back < time.Second || back > 4*time.Second) {
+				t.Errorf("the first one is looked at in %v", back)
+			}
+			heap.Push(came, time.Now().Add(back))
+		}
+		for second, n := range looks {
+			if n > 2*tellsLookedUp {
+				t.Errorf("%d looks in second %d", n, second)
+			}
+		}
+		if !w.crowd() {
+			t.Error("a hundred thousand are no crowd")
+		}
+	})
+}
+
+// times is a heap of them.
+type times []time.Time
+
+func (t times) Len() int           { return len(t) }
+func (t times) Less(i, j int) bool { return t[i].Before(t[j]) }
+func (t times) Swap(i, j int)      { t[i], t[j] = t[j], t[i] }
+func (t *times) Push(x any)        { *t = append(*t, x.(time.Time)) }
+func (t *times) Pop() any {
+	last := (*t)[len(*t)-1]
+	*t = (*t)[:len(*t)-1]
+	return last
 }

@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/budget/ledger"
+	"fetchworker/internal/dlq"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -36,10 +37,14 @@ func (f *Fleet) Overview(ctx context.Context, only string) (Overview, error) {
 	o := Overview{At: f.desk.Now(), Skew: f.desk.Skew(), Keyless: f.Keyless()}
 	var survey Survey
 	var inFlight map[[2]string]int
+	var sampled map[string][]dlq.Letter
+	var day today
 	var first errgroup.Group // together: where no replayer runs, to be sure of it takes a while
 	first.Go(func() (err error) { survey, err = f.Survey(ctx); return err })
 	first.Go(func() (err error) { inFlight, err = f.InFlight(ctx); return err })
 	first.Go(func() (err error) { o.Replayers, err = f.desk.Replayers(ctx); return err })
+	first.Go(func() (err error) { sampled, err = f.sampled(ctx); return err })
+	first.Go(func() (err error) { day, err = f.today(ctx, only, o.At); return err })
 	if err := first.Wait(); err != nil {
 		return Overview{}, err
 	}
@@ -57,7 +62,7 @@ func (f *Fleet) Overview(ctx context.Context, only string) (Overview, error) {
 	group.SetLimit(lookedAt)
 	for i, p := range names {
 		group.Go(func() (err error) {
-			o.Providers[i], err = f.Status(ctx, p, inFlight)
+			o.Providers[i], err = f.status(ctx, p, inFlight, sampled[p])
 			o.Providers[i].Replayers = o.Replayers
 			return err
 		})
@@ -65,32 +70,44 @@ func (f *Fleet) Overview(ctx context.Context, only string) (Overview, error) {
 	if err := group.Wait(); err != nil {
 		return Overview{}, err
 	}
-	return o, f.today(ctx, &o, only)
+	if day.told {
+		day.add(o.Providers)
+	}
+	return o, nil
 }
 
-// today adds what failed today, and for whom most calls were made.
-func (f *Fleet) today(ctx context.Context, o *Overview, only string) error {
-	since := UsageFilter{Provider: only, Since: o.At}
-	causes, err := f.desk.Causes(ctx, since)
+// today is what failed today, and what was called for whom.
+type today struct {
+	told   bool // by streams that no earlier version made
+	causes []Cause
+	used   []Used
+}
+
+func (f *Fleet) today(ctx context.Context, only string, at time.Time) (t today, err error) {
+	since := UsageFilter{Provider: only, Since: at}
+	t.causes, err = f.desk.Causes(ctx, since)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil // an earlier version made the streams
+		return t, nil
 	}
 	if err != nil {
-		return err
+		return t, err
 	}
-	used, err := f.desk.Usage(ctx, since)
-	if err != nil {
-		return err
-	}
-	for i := range o.Providers {
-		s := &o.Providers[i]
+	t.told = true
+	t.used, err = f.desk.Usage(ctx, since)
+	return t, err
+}
+
+// add tells each provider's part.
+func (t today) add(providers []Status) {
+	for i := range providers {
+		s := &providers[i]
 		s.Today = &Used{}
-		for _, c := range causes {
+		for _, c := range t.causes {
 			if c.Provider == s.Provider && len(s.Causes) < causesShown {
 				s.Causes = append(s.Causes, c)
 			}
 		}
-		for _, u := range SumBy(used, "") {
+		for _, u := range SumBy(t.used, "") {
 			if u.Provider != s.Provider {
 				continue
 			}
@@ -102,7 +119,6 @@ func (f *Fleet) today(ctx context.Context, o *Overview, only string) error {
 			}
 		}
 	}
-	return nil
 }
 
 // causesShown is how many causes a status tells.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -26,47 +27,78 @@ const (
 	// sampleTime is how long a sample takes: a status is looked at all the time.
 	sampleTime = 60 * time.Millisecond
 	// placesLeast are looked at however long that takes.
-	placesLeast = 3
+	placesLeast = 5
+	// sampledLeast of a provider's are enough to judge it by.
+	sampledLeast = 10
 )
 
-// sample reads letters from places spread over the stream, as many as the time
-// allows. Where most of the stream is the provider's, whatever lies at a place
-// is read and judged here: to look for a certain provider's letter is an order
-// of magnitude dearer.
-func (f *Fleet) sample(ctx context.Context, s *Status, subject string, now time.Time) error {
-	stream, err := f.desk.JS.Stream(ctx, wire.StreamDLQ)
-	if err != nil {
-		return fmt.Errorf("look up the letters: %w", err)
-	}
-	state := stream.CachedInfo().State
-	common := uint64(s.Letters)*10 > state.Msgs //nolint:gosec // a count
-	span := state.LastSeq - min(state.FirstSeq, state.LastSeq) + 1
-	waiting, read := 0, 0
-	until := time.Now().Add(sampleTime)
-	for places := 0; read < lettersSampled && (places < placesLeast || time.Now().Before(until)) && places < lettersSampled; places++ {
-		from := state.FirstSeq + rand.Uint64N(span) //nolint:gosec // a sample
-		letters, err := f.place(ctx, subject, from, common)
-		if err != nil {
+// sample judges the letters of a provider by some of them: those that were read
+// for all providers together, or, where it has none or too few among them, some
+// that are read for it alone.
+func (f *Fleet) sample(ctx context.Context, s *Status, read []dlq.Letter, now time.Time) (err error) {
+	if len(read) < sampledLeast {
+		if read, err = f.places(ctx, prefixes[wire.StreamDLQ]+s.Provider+".", s.Letters); err != nil {
 			return err
 		}
-		for _, l := range letters {
-			read++
-			if Waits(l, now) {
-				waiting++
-			}
+	}
+	waiting := 0
+	for _, l := range read {
+		if Waits(l, now) {
+			waiting++
 		}
 	}
 	s.Sampled = true
-	if read > 0 {
-		s.Waiting = s.Letters * waiting / read
+	if len(read) > 0 {
+		s.Waiting = s.Letters * waiting / len(read)
 	}
 	s.Due = s.Letters - s.Waiting
 	return nil
 }
 
-// place reads the letters of a subject filter at a sequence or behind it: one,
-// or, where they are common, those among what lies there.
-func (f *Fleet) place(ctx context.Context, subject string, from uint64, common bool) (letters []dlq.Letter, err error) {
+// sampled reads a sample for all providers together, by provider: none where
+// there are so few letters that they are read themselves.
+func (f *Fleet) sampled(ctx context.Context) (map[string][]dlq.Letter, error) {
+	read, err := f.places(ctx, prefixes[wire.StreamDLQ], math.MaxInt)
+	if err != nil {
+		return nil, err
+	}
+	by := map[string][]dlq.Letter{}
+	for _, l := range read {
+		by[l.Provider] = append(by[l.Provider], l)
+	}
+	return by, nil
+}
+
+// places reads letters whose subjects begin so from places spread over the
+// stream, as many as the time allows. Where most of the stream is theirs, as
+// many letters say, whatever lies at a place is read and judged here: to look
+// for a certain provider's letter is an order of magnitude dearer.
+func (f *Fleet) places(ctx context.Context, prefix string, letters int) (read []dlq.Letter, err error) {
+	stream, err := f.desk.JS.Stream(ctx, wire.StreamDLQ)
+	if err != nil {
+		return nil, fmt.Errorf("look up the letters: %w", err)
+	}
+	state := stream.CachedInfo().State
+	if state.Msgs <= lettersRead {
+		return nil, nil
+	}
+	common := uint64(letters) > state.Msgs/10 //nolint:gosec // a count
+	span := state.LastSeq - min(state.FirstSeq, state.LastSeq) + 1
+	until := time.Now().Add(sampleTime)
+	for places := 0; len(read) < lettersSampled && (places < placesLeast || time.Now().Before(until)) && places < lettersSampled; places++ {
+		from := state.FirstSeq + rand.Uint64N(span) //nolint:gosec // a sample
+		found, err := f.place(ctx, prefix, from, common)
+		if err != nil {
+			return nil, err
+		}
+		read = append(read, found...)
+	}
+	return read, nil
+}
+
+// place reads the letters whose subjects begin so at a sequence or behind it:
+// one, or, where they are common, those among what lies there.
+func (f *Fleet) place(ctx context.Context, prefix string, from uint64, common bool) (letters []dlq.Letter, err error) {
 	var found []record.Raw
 	if common {
 		if found, err = f.desk.Log.Span(ctx, wire.StreamDLQ, from, lettersAtOnce); err != nil {
@@ -74,7 +106,7 @@ func (f *Fleet) place(ctx context.Context, subject string, from uint64, common b
 		}
 	}
 	if len(found) == 0 { // nothing lies there any more, or it is another's
-		raw, err := f.desk.Log.Next(ctx, wire.StreamDLQ, subject, from)
+		raw, err := f.desk.Log.Next(ctx, wire.StreamDLQ, prefix+">", from)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil, nil
 		}
@@ -88,7 +120,7 @@ func (f *Fleet) place(ctx context.Context, subject string, from uint64, common b
 		return []dlq.Letter{l}, nil
 	}
 	for _, raw := range found {
-		if !strings.HasPrefix(raw.Subject, strings.TrimSuffix(subject, ">")) {
+		if !strings.HasPrefix(raw.Subject, prefix) {
 			continue
 		}
 		if l, err := dlq.Decode(raw.Subject, raw.Header, raw.Data); err == nil {

@@ -127,6 +127,11 @@ const aMoment = 2 * time.Second
 
 // Status gathers one provider.
 func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int) (Status, error) {
+	return f.status(ctx, p, inFlight, nil)
+}
+
+// status is Status with letters of the provider's that were read already.
+func (f *Fleet) status(ctx context.Context, p string, inFlight map[[2]string]int, sampled []dlq.Letter) (Status, error) {
 	now := f.desk.Now()
 	view := f.Provider(p, now)
 	s := Status{
@@ -190,7 +195,7 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 	if err := f.bytes(ctx, &s, now); err != nil {
 		return s, err
 	}
-	if err := f.letters(ctx, &s, now); err != nil {
+	if err := f.letters(ctx, &s, sampled, now); err != nil {
 		return s, err
 	}
 	f.backlog(&s, now)
@@ -201,7 +206,7 @@ func (f *Fleet) Status(ctx context.Context, p string, inFlight map[[2]string]int
 
 // letters counts a provider's dead letters. Only those of an open gate need
 // to be read: all others are held.
-func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) (err error) {
+func (f *Fleet) letters(ctx context.Context, s *Status, sampled []dlq.Letter, now time.Time) (err error) {
 	subject := prefixes[wire.StreamDLQ] + s.Provider + ".>"
 	if counted, known := f.counted[s.Provider]; known {
 		s.Letters = counted // by the survey, just now
@@ -215,12 +220,12 @@ func (f *Fleet) letters(ctx context.Context, s *Status, now time.Time) (err erro
 		s.HeldLetters = s.Letters
 		return nil
 	}
+	if s.Letters > lettersRead {
+		return f.sample(ctx, s, sampled, now)
+	}
 	edge, err := f.desk.Edge(ctx, wire.StreamDLQ)
 	if err != nil {
 		return err
-	}
-	if s.Letters > lettersRead {
-		return f.sample(ctx, s, subject, now)
 	}
 	s.Letters = 0
 	for raw, err := range f.desk.First(ctx, wire.StreamDLQ, subject, 1, edge, 2*lettersRead) {
