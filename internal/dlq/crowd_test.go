@@ -10,9 +10,12 @@ import (
 
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget/circuit"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/wire"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // crowdOf is how many letters the tests of scale use: ten thousand, or as many
@@ -126,4 +129,64 @@ func TestDueLettersWithoutRoomDoNotSpin(t *testing.T) {
 		f.Eventually(time.Minute, "all go", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
 		f.Accepted = nil
 	})
+}
+
+// What a drain releases is gone, from the consumer's hands too, and called once:
+// also where somebody deletes the consumer that it would be acknowledged to.
+func TestWhatADrainReleasesIsGone(t *testing.T) {
+	for name, lost := range map[string]bool{"the consumer is there": false, "somebody deletes the consumer": true} {
+		t.Run(name, func(t *testing.T) {
+			dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+				leave := f.Serve("fmp")
+				defer leave()
+				if err := fleet.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Hour), "ann", "maintenance"); err != nil {
+					t.Fatal(err)
+				}
+				const n = 300
+				f.Crowd(n, func(l *dlq.Letter) { l.Class, l.NotBefore = wire.ClassPaused, time.Now().Add(time.Hour) })
+				stop := f.Replayer(nil)
+				defer stop()
+				info := func() *jetstream.ConsumerInfo {
+					c, err := f.JS.Consumer(f.Ctx, wire.StreamDLQ, "replayer")
+					if err != nil {
+						t.Fatal(err)
+					}
+					return c.CachedInfo()
+				}
+				f.Eventually(20*time.Second, "it has met them", func() bool { return info().NumPending == 0 })
+				time.Sleep(2 * time.Second)
+				if err := fleet.Resume(f.Ctx, f.KV, "fmp"); err != nil {
+					t.Fatal(err)
+				}
+				called := map[string]int{}
+				var mu sync.Mutex
+				f.Worker("fmp", func(l dlq.Letter) error {
+					mu.Lock()
+					defer mu.Unlock()
+					called[l.ID]++
+					if lost && len(called) == 10 {
+						return f.JS.DeleteConsumer(f.Ctx, wire.StreamDLQ, "replayer")
+					}
+					return nil
+				})
+				f.Eventually(30*time.Second, "all go", func() bool { return f.Count(wire.StreamDLQ, ">")+f.Count(wire.StreamReplay, ">") == 0 })
+				mu.Lock()
+				defer mu.Unlock()
+				for id, calls := range called {
+					if calls != 1 {
+						t.Errorf("%s was called %d times", id, calls)
+					}
+				}
+				if len(called) != n {
+					t.Errorf("%d of %d were called", len(called), n)
+				}
+				if !lost {
+					if i := info(); i.NumAckPending != 0 {
+						t.Errorf("the consumer waits for %d that are gone", i.NumAckPending)
+					}
+				}
+				f.Accepted = nil
+			})
+		})
+	}
 }

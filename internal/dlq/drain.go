@@ -15,6 +15,7 @@ import (
 	"fetchworker/internal/wait"
 	"fetchworker/internal/wire"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
@@ -315,10 +316,9 @@ func (r *Replayer) read(ctx context.Context, provider string, d *drain, most int
 	return []record.Raw{raw}, err
 }
 
-// sendBack releases a letter that was read and not pulled, so that it is
-// deleted and not acked. If a replayer holds it at this moment, its
-// acknowledgement finds nothing. written: the next one may be written while
-// this one is deleted.
+// sendBack releases a letter that was read and not pulled. If a replayer holds
+// it at this moment, its acknowledgement finds nothing. written: the next one
+// may be written while this one is taken out.
 func (r *Replayer) sendBack(ctx context.Context, l *held, written func()) error {
 	_, err := r.log.Put(ctx, l.ReplaySlot(), l.Replayed())
 	written()
@@ -326,7 +326,36 @@ func (r *Replayer) sendBack(ctx context.Context, l *held, written func()) error 
 		return err
 	}
 	r.did(didRelease, l.Provider)
-	return r.log.Delete(ctx, "ack", wire.StreamDLQ, l.sequence)
+	return r.takeOut(ctx, l.sequence)
+}
+
+// takeOut takes a letter out of the DLQ that was read and not pulled. What the
+// consumer has handed out before is acknowledged, whoever had it: that is a
+// fraction of a deletion for the server. It says nothing to an acknowledgement of
+// what it has not handed out yet; that is deleted.
+func (r *Replayer) takeOut(ctx context.Context, sequence uint64) error {
+	if r.rooms.handedOut(sequence) {
+		err := r.log.Point("ack", func() error {
+			ctx, cancel := context.WithTimeout(ctx, ackWord)
+			defer cancel()
+			_, err := r.js.Conn().RequestWithContext(ctx, ackSubject(wire.StreamDLQ, r.config.Consumer, sequence), []byte("+ACK"))
+			return err
+		})
+		if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrNoResponders) {
+			return err
+		}
+	}
+	return r.log.Delete(ctx, "ack", wire.StreamDLQ, sequence)
+}
+
+// ackWord is how long the word of an acknowledgement is waited for: it comes in
+// no time, or not at all.
+const ackWord = 2 * time.Second
+
+// ackSubject is where a message of a consumer's is acknowledged: how often and
+// when it was handed out is of no account there.
+func ackSubject(stream, consumer string, sequence uint64) string {
+	return fmt.Sprintf("$JS.ACK.%s.%s.1.%d.0.0.0", stream, consumer, sequence)
 }
 
 // lease takes or renews the right to read for a provider: until when, or zero

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fetchworker"
@@ -114,6 +115,8 @@ type rooms struct {
 	letters  string // the DLQ's consumer
 	consumer func(provider string) string
 
+	handed atomic.Uint64 // up to which sequence the DLQ's consumer has handed letters out, as far as is known
+
 	mu  sync.Mutex // guards the map only
 	all map[string]*room
 }
@@ -182,6 +185,10 @@ func (r *room) known(ctx context.Context, rooms *rooms, provider string) error {
 	return r.look(ctx, rooms, provider)
 }
 
+// handedOut reports whether the DLQ's consumer is known to have handed a letter
+// out. One that is made anew begins anew: that is seen at the next look.
+func (r *rooms) handedOut(sequence uint64) bool { return sequence <= r.handed.Load() }
+
 // served reports whether a provider's consumer exists.
 func (r *rooms) served(ctx context.Context, provider string) (bool, error) {
 	room := r.of(provider)
@@ -227,6 +234,7 @@ func (r *room) look(ctx context.Context, rooms *rooms, provider string) error {
 	now := 1
 	if letters, err := rooms.js.Consumer(ctx, wire.StreamDLQ, rooms.letters); err == nil {
 		now = max(letters.CachedInfo().NumWaiting, 1)
+		rooms.handed.Store(letters.CachedInfo().Delivered.Stream)
 	}
 	sharers := max(now, r.sharers)
 	r.sharers = now

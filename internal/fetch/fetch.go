@@ -164,9 +164,13 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 		return nil, true, w.refuse(ctx, r, err)
 	}
 	// A redelivered or replayed request may have been answered already; a
-	// fresh one has not, and is spared the look.
+	// fresh one has not, and is spared the look. Those of one moment are looked
+	// for together.
 	if d.redelivered() || d.replayed {
-		if done, err := w.endedBefore(ctx, r); done || err != nil {
+		if !r.used.Begun() {
+			r.used = w.used.Begin(fetchworker.ResultSubject(r.Identity))
+		}
+		if done, err := w.usedBefore(ctx, r); done || err != nil {
 			return nil, true, err
 		}
 	}
