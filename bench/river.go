@@ -93,7 +93,9 @@ func startRiver(ctx context.Context, s setup) (running, error) {
 	if _, err := o.pool.Exec(ctx, "create table answers (id text primary key, body bytea)"); err != nil {
 		return nil, err
 	}
-	if o.client, err = river.NewClient(driver, &river.Config{}); err != nil {
+	// It tells of what it inserts once in this time only: of the rest a worker hears
+	// when it next looks, a second later.
+	if o.client, err = river.NewClient(driver, &river.Config{FetchCooldown: time.Millisecond}); err != nil {
 		return nil, err
 	}
 	o.worker, err = startRole(s.dir, "river", "POSTGRES="+url, "PROVIDER="+s.provider, "CONCURRENCY="+strconv.Itoa(s.concurrency))

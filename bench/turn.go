@@ -82,7 +82,7 @@ func measure(ctx context.Context, dir, exe string, c peerCase, begin func(contex
 	if res.latencies, err = r.latencies(ctx, next, probes, 5*time.Millisecond); err != nil {
 		return res, err
 	}
-	next += probes
+	next += len(res.latencies) // whoever is slow has fewer
 	if res.directs, err = direct(ctx, standIn.address, probes); err != nil {
 		return res, err
 	}
