@@ -155,9 +155,9 @@ func (r *rig) atRest(worker *nats.Conn) (is restful) {
 	return is
 }
 
-// TestTheWholeLaneWakesUnderLoad: many messages of a lane at rest, for all of its
+// TestALaneWakesUnderLoad: many messages of a lane at rest, for all of its
 // shards, and nobody waits; the other lane stays at rest.
-func TestTheWholeLaneWakesUnderLoad(t *testing.T) {
+func TestALaneWakesUnderLoad(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.well()
 		defer r.start(nil)()

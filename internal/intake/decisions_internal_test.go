@@ -337,8 +337,9 @@ func TestAnOldWordEndsNothing(t *testing.T) {
 	}
 }
 
-// What is heard of stirs the shard that it is for; of a lane with much traffic
-// all of them, and nobody else's.
+// What is heard of stirs the shard that it is for, and no other, however much
+// comes. From more than a few messages a second on the lane is to be listened to
+// shard by shard.
 func TestWhoIsStirred(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var all []*desk
@@ -346,7 +347,8 @@ func TestWhoIsStirred(t *testing.T) {
 		for range 4 {
 			d := newDesk(20, true)
 			d.begin()
-			all, l.shards = append(all, d), append(l.shards, d.Shard)
+			all = append(all, d)
+			l.add(d.Shard)
 		}
 		stirred := func() (n int) {
 			for i, d := range all {
@@ -366,24 +368,27 @@ func TestWhoIsStirred(t *testing.T) {
 			{"fetch.queued.request.fmp.batch.2.quote.alice", 1 << 2},
 			{"fetch.queued.request.fmp.batch.0.quote.alice", 1<<2 | 1},
 		} {
-			if l.hear(c.subject, time.Now()); stirred() != c.want {
-				t.Errorf("%s: %b are awake, want %b", c.subject, stirred(), c.want)
+			if much := l.hear(c.subject, time.Now()); stirred() != c.want || much {
+				t.Errorf("%s: %b are awake, want %b; much: %t", c.subject, stirred(), c.want, much)
 			}
 		}
+		const of = "fetch.queued.request.fmp.batch.0.quote.alice"
 		time.Sleep(time.Second)
 		for range busy {
-			l.hear("fetch.queued.request.fmp.batch.0.quote.alice", time.Now())
+			if l.hear(of, time.Now()) {
+				t.Errorf("divided at %d messages a second", busy)
+			}
 			time.Sleep(time.Second / busy)
 		}
-		if stirred() != 1<<2|1 {
-			t.Errorf("%b are awake at %d messages a second", stirred(), busy)
-		}
 		time.Sleep(time.Second)
-		for range busy + 1 {
-			l.hear("fetch.queued.request.fmp.batch.0.quote.alice", time.Now())
+		divided := 0
+		for range busy + 5 {
+			if l.hear(of, time.Now()) {
+				divided++
+			}
 		}
-		if stirred() != 1<<4-1 {
-			t.Errorf("%b are awake at more than %d messages a second", stirred(), busy)
+		if divided != 1 || !l.divided || stirred() != 1<<2|1 {
+			t.Errorf("divided %d times (%t) at more than %d messages a second, and %b are awake", divided, l.divided, busy, stirred())
 		}
 	})
 }

@@ -102,7 +102,8 @@ func New(js jetstream.JetStream, rest time.Duration, shards []*Shard) *Intake {
 			l = &lane{subject: subject}
 			in.lanes[subject] = l
 		}
-		l.shards = append(l.shards, s)
+		place := len(l.shards) // in its lane
+		l.add(s)
 		s.rest = rest
 		next := "$JS.API.CONSUMER.MSG.NEXT." + s.stream + "." + s.Consumer
 		s.ask = func(n int) error {
@@ -116,7 +117,7 @@ func New(js jetstream.JetStream, rest time.Duration, shards []*Shard) *Intake {
 			return nil
 		}
 		s.mayEnd = func() bool {
-			since := l.since.Load()
+			since := l.since[place].Load()
 			return since != nil && in.lookout.covers(*since)
 		}
 	}
@@ -158,7 +159,9 @@ func (in *Intake) Run(ctx context.Context) error {
 			in.begin()
 			in.lookout.again()
 		case m := <-in.told:
-			in.lanes[m.Sub.Subject].hear(m.Subject, time.Now())
+			if now, l := time.Now(), in.laneOf(m.Sub.Subject); l.hear(m.Subject, now) {
+				in.listenTo(l, now)
+			}
 		case now := <-timer.C:
 			in.listen(now)
 			timer.Reset(time.Until(in.look(now)))
@@ -233,22 +236,23 @@ func (in *Intake) mayListen(ctx context.Context) bool {
 	return now == before || !errors.Is(now, nats.ErrPermissionViolation) //nolint:errorlint // identity is meant
 }
 
-// listen listens to the lanes of which a shard rests or is about to, and leaves
-// the others.
+// listen listens to what rests or is about to, and to nothing else.
 func (in *Intake) listen(now time.Time) {
 	for _, l := range in.lanes {
-		switch tires := l.tires(now); {
-		case in.deaf || in.lookout.mute.Load():
+		if in.deaf || in.lookout.mute.Load() {
 			for _, s := range l.shards {
 				s.Stir()
 			}
-		case !tires:
-			l.leave()
-		default:
-			if err := l.listen(in.nc, in.told); err != nil {
-				in.Complain(l.shards[0], err)
-			}
+			continue
 		}
+		in.listenTo(l, now)
+	}
+}
+
+func (in *Intake) listenTo(l *lane, now time.Time) {
+	err := l.listen(func(subject string) (*nats.Subscription, error) { return in.nc.ChanSubscribe(subject, in.told) }, now)
+	if err != nil {
+		in.Complain(l.shards[0], err)
 	}
 }
 

@@ -188,3 +188,58 @@ func TestAConsumerIsMadeAsSoonAsItCanBe(t *testing.T) {
 		}
 	})
 }
+
+// Of a lane with much traffic only the shards are heard that rest: a busy one's
+// messages are told to nobody, and none is woken that nothing came for. Whoever
+// comes new finds its shard awake at once, on the busy lane and after it.
+func TestABusyLaneIsHeardWhereItRests(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		k := take(t, b, 5*time.Second, nil)
+		defer k.stop()
+		consumers := func() int {
+			stream, err := b.JS.Stream(t.Context(), fetchworker.StreamRequests)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return stream.CachedInfo().State.Consumers
+		}
+		time.Sleep(2 * time.Second)
+		ears := b.NC.NumSubscriptions()
+		for round := range 2 {
+			for range 40 {
+				ask(t, b, "busy")
+			}
+			time.Sleep(1500 * time.Millisecond)
+			if n := consumers(); round == 0 && n != 1 { // the server keeps those of before for a while
+				t.Errorf("%d consumers for one busy agent", n)
+			}
+			const n = 100
+			before := b.NC.Stats().InMsgs
+			for range n {
+				ask(t, b, "busy")
+			}
+			time.Sleep(time.Second)
+			if told := b.NC.Stats().InMsgs - before; told > 2*n+n/4 { // the ack of the publish, and the message
+				t.Errorf("round %d: %d messages for %d requests", round, told, n)
+			}
+			for i := range 30 {
+				agent := fmt.Sprintf("agent-%d-%d", round, i)
+				ask(t, b, "busy")
+				ask(t, b, agent)
+				time.Sleep(100 * time.Millisecond)
+				k.within(t, agent, 50*time.Millisecond)
+			}
+			time.Sleep(10 * time.Second)
+			if round == 0 {
+				continue
+			}
+			time.Sleep(30 * time.Second) // the open pulls end
+			if n := b.NC.NumSubscriptions(); n != ears {
+				t.Errorf("round %d: %d subscriptions at rest, %d before", round, n, ears)
+			}
+		}
+	})
+}
