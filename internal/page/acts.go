@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,22 +45,24 @@ type acting struct {
 	Filter chosen
 	task   *operate.Task
 
-	mu     sync.Mutex
-	by     string
-	reason string
-	stop   context.CancelFunc // of what is under way
-	step   string
-	plan   operate.Plan
-	holds  []operate.Hold
-	read   int // while planning
-	did    int
-	began  time.Time
-	ended  time.Time
-	note   string
-	one    *browse.Found // the only message of the plan of a requeue
-	result operate.Result
-	why    string // it failed or stopped
-	stops  bool   // a person has asked it to
+	mu      sync.Mutex
+	by      string
+	reason  string
+	stop    context.CancelFunc // of what is under way
+	step    string
+	plan    operate.Plan
+	holds   []operate.Hold
+	read    int       // while planning
+	counted time.Time // the plan was
+	did     int
+	began   time.Time
+	ended   time.Time
+	note    string
+	one     *browse.Found // the only message of the plan of a requeue
+	given   string        // what it was confirmed with
+	result  operate.Result
+	why     string // it failed or stopped
+	stops   bool   // a person has asked it to
 }
 
 // actView is an act as a template sees it.
@@ -69,7 +72,10 @@ type actView struct {
 	Plan                 operate.Plan
 	Bars                 []operate.GroupCount
 	Holds                []string
-	Refused              string // why it may not be done now
+	Refused              string    // why it may not be done now
+	Paused               []string  // the providers whose pause or circuit forbids it
+	Planned              time.Time // when it was counted
+	Form                 form      // what was written into it, where that was wrong
 	Read, Did            int
 	Began, Ended, Gone   time.Time
 	Rate                 float64
@@ -128,9 +134,15 @@ func (a *acts) list() []*acting {
 
 // planAct begins an act: it counts what would be touched, and changes nothing.
 func (s *Server) planAct(w http.ResponseWriter, r *http.Request) {
-	s.answer(w, r, func() (string, error) {
-		if err := r.ParseForm(); err != nil {
-			return "", &mistake{"the form cannot be read", "try it again"}
+	again := func() view { // it was planned otherwise: from another plan's view
+		if from := s.acts.get(r.PostFormValue("from")); from != nil {
+			return s.viewOf(from, r.PostForm)
+		}
+		return view{}
+	}
+	s.answer(w, r, again, func() (string, error) {
+		if err := fields(r, append([]string{"action", "all", "limit", "keep_deadline", "from", "before"}, filterFields...)...); err != nil {
+			return "", err
 		}
 		f, err := filterOf(r.PostForm, s.Desk.Now())
 		if err != nil {
@@ -213,14 +225,20 @@ func (a *acting) planned(ctx context.Context, s *Server) {
 	case err != nil:
 		a.step, a.why = stepFailed, err.Error()
 	default:
-		a.step = stepPlanned
+		a.step, a.counted = stepPlanned, time.Now()
 	}
 }
 
 // stepAct confirms an act, or stops it.
 func (s *Server) stepAct(w http.ResponseWriter, r *http.Request) {
-	s.answer(w, r, func() (string, error) {
-		act := s.acts.get(r.PathValue("id"))
+	act := s.acts.get(r.PathValue("id"))
+	again := func() view {
+		if act == nil {
+			return view{}
+		}
+		return s.viewOf(act, r.PostForm)
+	}
+	s.answer(w, r, again, func() (string, error) {
 		if act == nil {
 			return "", &mistake{"this act is no longer kept here", "the audit tells what was done"}
 		}
@@ -248,42 +266,48 @@ func (a *acting) halt() {
 	a.stop()
 }
 
+// confirmFields are what a plan's form asks for.
+var confirmFields = []string{"by", "reason", "rate", "canary", "body", "count"}
+
 func (s *Server) confirm(w http.ResponseWriter, r *http.Request, act *acting) error {
+	if err := fields(r, confirmFields...); err != nil {
+		return err
+	}
 	v := s.actView(act)
 	by, reason := oneLine(r.PostFormValue("by"), longestName), oneLine(r.PostFormValue("reason"), 500)
 	rate, err := strconv.ParseFloat(r.PostFormValue("rate"), 64)
 	if r.PostFormValue("rate") == "" {
 		rate, err = 0, nil
 	}
-	canary, canaryErr := strconv.Atoi(r.PostFormValue("canary"))
-	if r.PostFormValue("canary") == "" {
-		canary, canaryErr = 0, nil
-	}
+	canary, canaryErr := whole(r.PostFormValue("canary"), 1, math.MaxInt32)
 	switch {
 	case v.Step != stepPlanned:
-		return nil // somebody pressed twice
+		return act.again(r.PostForm.Encode())
 	case v.Refused != "":
-		return &mistake{v.Refused, "nothing was changed"}
+		return &mistake{"not now: " + v.Refused, "nothing was changed"}
 	case by == "":
-		return &mistake{"say who you are", "the audit keeps it"}
+		return misplaced{field: "by", mistake: &mistake{"say who you are", "the audit keeps it"}}
 	case reason == "" && v.ReasonNeeded:
-		return &mistake{"give a reason", "colleagues will read it in the audit"}
-	case err != nil || rate < 0 || rate > 1e6 || canaryErr != nil || canary < 0:
-		return &mistake{"the rate and the canary are numbers", "leave them empty for as fast as possible, and for none"}
+		return misplaced{field: "reason", mistake: &mistake{"give a reason", "colleagues will read it in the audit"}}
+	case err != nil || !(rate >= 0 && rate <= 1e6):
+		return misplaced{field: "rate", mistake: &mistake{fmt.Sprintf("%q is no number between 0 and 1000000", r.PostFormValue("rate")), "leave it empty for as fast as possible"}}
+	case canaryErr != nil:
+		return in("canary", canaryErr)
 	case v.Type && strings.Join(strings.FieldsFunc(r.PostFormValue("count"), func(c rune) bool { return c < '0' || c > '9' }), "") != strconv.Itoa(v.Plan.Count):
-		return &mistake{fmt.Sprintf("type %d to %s so many messages", v.Plan.Count, act.Action), "nothing was changed"}
+		return misplaced{field: "count", mistake: &mistake{fmt.Sprintf("type %d to %s so many messages", v.Plan.Count, act.Action), "nothing was changed"}}
 	}
 	var body []byte
 	if _, has := r.PostForm["body"]; v.Editable != "" && has && formText(r, "body") != v.Editable {
 		if body, err = operate.Edited(*act.one, []byte(formText(r, "body"))); err != nil && !errors.Is(err, operate.ErrUnchanged) {
-			return &mistake{err.Error(), "nothing was changed; go back and correct that"}
+			return misplaced{field: "body", mistake: &mistake{err.Error(), "nothing was changed: correct it here"}}
 		}
 	}
 	act.mu.Lock()
 	if act.step != stepPlanned {
 		act.mu.Unlock()
-		return nil
+		return act.again(r.PostForm.Encode())
 	}
+	act.given = r.PostForm.Encode()
 	act.step, act.by, act.reason, act.began = stepRunning, by, reason, time.Now()
 	ctx, cancel := context.WithCancel(s.running)
 	act.stop = cancel
@@ -297,6 +321,17 @@ func (s *Server) confirm(w http.ResponseWriter, r *http.Request, act *acting) er
 		act.finish(result, err, s)
 	})
 	return nil
+}
+
+// again judges a second confirmation: who pressed twice sees what is under way,
+// and whoever wrote something else meanwhile is told that it was not done.
+func (a *acting) again(given string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.given == "" || a.given == given {
+		return nil
+	}
+	return &mistake{"this plan was confirmed before, by " + a.by + ": what you have sent now was not done", "plan it anew from the list, if more is to be done"}
 }
 
 func (a *acting) finish(result operate.Result, err error, s *Server) {
@@ -330,7 +365,7 @@ func (s *Server) actView(a *acting) actView {
 	defer a.mu.Unlock()
 	v := actView{
 		acting: a, Step: a.step, By: a.by, Reason: a.reason, Plan: a.plan, Bars: a.plan.Bars(), Read: a.read, Did: a.did, Began: a.began, Ended: a.ended,
-		Note: a.note, Why: a.why, Fates: a.result.Fates, Type: a.plan.Count > manyMessages, Works: a.task.Works(),
+		Planned: a.counted, Note: a.note, Why: a.why, Fates: a.result.Fates, Type: a.plan.Count > manyMessages, Works: a.task.Works(),
 		ReasonNeeded: a.Action != operate.ActReplay, NoReplayer: a.task.Works() && !running, Stopping: a.stops,
 		Back: "/letters" + a.Filter.With(), Queued: a.task.Queued, KeepDeadline: a.task.KeepDeadline, Limit: a.task.Limit,
 	}
@@ -344,6 +379,7 @@ func (s *Server) actView(a *acting) actView {
 		v.Holds = append(v.Holds, h.Words(now))
 		if h.Stops && a.Action == operate.ActReplay {
 			v.Refused = h.Words(now)
+			v.Paused = append(v.Paused, h.Provider)
 		}
 	}
 	for _, err := range a.result.Failures {
@@ -359,15 +395,36 @@ func (s *Server) actView(a *acting) actView {
 	return v
 }
 
+// oldPlan is when a plan is so old that it is told: its number was counted then.
+const oldPlan = time.Minute
+
+// Old reports whether a plan was counted some time ago.
+func (v actView) Old() bool { return time.Since(v.Planned) > oldPlan }
+
+// Seen is where those of a group are listed.
+func (v actView) Seen(g operate.GroupCount) string {
+	return strings.Replace(v.Back, v.Filter.With(), v.Filter.With("group", g.Number, "provider", g.Provider), 1)
+}
+
 // act shows an act at whatever step it is.
 func (s *Server) act(r *http.Request) (view, error) {
 	a := s.acts.get(r.PathValue("id"))
 	if a == nil {
 		return missing("this act is no longer kept here; the audit tells what was done"), nil
 	}
+	return s.viewOf(a, nil), nil
+}
+
+// viewOf is an act's view, with what was written into its form.
+func (s *Server) viewOf(a *acting, written url.Values) view {
 	v := s.actView(a)
-	still := v.Step == stepPlanned || v.Step == stepDone || v.Step == stepFailed || v.Step == stepStopped
-	return view{Name: "act", Title: v.Action, Nav: "", Data: v, Still: still}, nil
+	v.Form = form{Written: written}
+	nav := "letters"
+	if a.task.Reviews() {
+		nav = "review"
+	}
+	still := v.Step == stepDone || v.Step == stepFailed || v.Step == stepStopped
+	return view{Name: "act", Title: v.Action, Nav: nav, Data: v, Still: still}
 }
 
 func (s *Server) allActs(*http.Request) (view, error) {
@@ -380,11 +437,33 @@ func (s *Server) allActs(*http.Request) (view, error) {
 }
 
 // answer does what a form asks for, and goes on to where its result is seen.
-func (s *Server) answer(w http.ResponseWriter, r *http.Request, do func() (string, error)) {
+// Where it cannot be done, again is the form as it was written.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, again func() view, do func() (string, error)) {
+	if err := r.ParseForm(); err != nil {
+		err = &mistake{"the form cannot be read", "try it again"}
+		s.show(func(*http.Request) (view, error) { return view{}, err }).ServeHTTP(w, r)
+		return
+	}
 	to, err := do()
 	if err == nil {
 		http.Redirect(w, r, to, http.StatusSeeOther)
 		return
 	}
-	s.show(func(*http.Request) (view, error) { return view{}, err }).ServeHTTP(w, r)
+	s.show(func(*http.Request) (view, error) {
+		if again == nil {
+			return view{}, err
+		}
+		return again(), err
+	}).ServeHTTP(w, r)
+}
+
+// fields refuses a form that has others than these: what is not read must not
+// look as if it were.
+func fields(r *http.Request, known ...string) error {
+	for name := range r.PostForm {
+		if !slices.Contains(known, name) {
+			return unknown("", "field", name, known)
+		}
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type controlView struct {
 	Means     string
 	Backlog   int
 	Known     []string
+	Form      form // what was written into it, where that was wrong
 }
 
 var means = map[string]string{
@@ -37,19 +39,31 @@ var means = map[string]string{
 
 // control shows what an act on providers means, and asks.
 func (s *Server) control(r *http.Request) (view, error) {
-	q := r.URL.Query()
-	data := controlView{Do: q.Get("do"), Providers: q["provider"], All: q.Get("all") != "", For: q.Get("for"), Limits: q.Get("limits"), Means: means[q.Get("do")]}
+	v, err := s.order(r.Context(), r.URL.Query())
+	if data, is := v.Data.(controlView); is && err == nil {
+		for _, p := range data.Providers {
+			if !slices.Contains(data.Known, p) {
+				return v, unknown("provider", "provider", p, data.Known)
+			}
+		}
+	}
+	return v, err
+}
+
+// order is the form of an act on providers, with what is chosen and written.
+func (s *Server) order(ctx context.Context, q url.Values) (view, error) {
+	data := controlView{Do: q.Get("do"), Providers: q["provider"], All: q.Get("all") != "", For: q.Get("for"), Limits: q.Get("limits"), Means: means[q.Get("do")], Form: form{Written: q}}
 	if data.Means == "" {
 		return missing("there is no such act"), nil
 	}
-	o, err := s.looks.get(r.Context())
+	o, err := s.looks.get(ctx)
 	if err != nil {
 		return view{}, err
 	}
-	if data.Known, err = s.Fleet.Served(r.Context()); err != nil {
+	if data.Known, err = s.Fleet.Served(ctx); err != nil {
 		return view{}, err
 	}
-	if data.All {
+	if data.All && !q.Has("by") {
 		data.Providers = data.Known
 	}
 	if o != nil {
@@ -65,17 +79,27 @@ func (s *Server) control(r *http.Request) (view, error) {
 // obey does an act on providers: all checked first, then each recorded, done
 // and announced.
 func (s *Server) obey(w http.ResponseWriter, r *http.Request) {
-	s.answer(w, r, func() (string, error) {
-		if err := r.ParseForm(); err != nil {
-			return "", &mistake{"the form cannot be read", "try it again"}
+	again := func() view {
+		v, err := s.order(r.Context(), r.PostForm)
+		if err != nil || v.Name != "control" {
+			return view{} // the mistake alone says it
+		}
+		return v
+	}
+	s.answer(w, r, again, func() (string, error) {
+		if err := fields(r, "do", "all", "provider", "for", "limits", "by", "reason", "above"); err != nil {
+			return "", err
 		}
 		orders, err := s.orders(r.PostForm)
 		if err != nil {
 			return "", err
 		}
 		by, reason := oneLine(r.PostForm.Get("by"), longestName), oneLine(r.PostForm.Get("reason"), 500)
-		if by == "" || reason == "" {
-			return "", &mistake{"say who you are, and why", "colleagues will read it in the audit"}
+		switch {
+		case by == "":
+			return "", misplaced{field: "by", mistake: &mistake{"say who you are", "the audit keeps it"}}
+		case reason == "":
+			return "", misplaced{field: "reason", mistake: &mistake{"give a reason", "colleagues will read it in the audit"}}
 		}
 		known, err := s.Fleet.Served(r.Context())
 		if err != nil {
@@ -83,15 +107,15 @@ func (s *Server) obey(w http.ResponseWriter, r *http.Request) {
 		}
 		for _, o := range orders {
 			if !slices.Contains(known, o.Provider) {
-				return "", &mistake{"no provider " + o.Provider, "there are " + strings.Join(known, ", ")}
+				return "", unknown("provider", "provider", o.Provider, known)
 			}
 			var served *operate.ServedError
 			var above *operate.AboveError
 			switch err := s.Fleet.May(r.Context(), o); {
 			case errors.As(err, &above) && r.PostForm.Get("above") == "":
-				return "", &mistake{above.Error(), "tick that the provider allows it"}
+				return "", misplaced{field: "above", mistake: &mistake{above.Error(), "tick that the provider allows it, if it does"}}
 			case errors.As(err, &served):
-				return "", &mistake{served.Error(), "stop these workers first"}
+				return "", misplaced{field: "provider", mistake: &mistake{served.Error(), "stop these workers first"}}
 			case err != nil && above == nil:
 				return "", err
 			}
@@ -117,14 +141,17 @@ func (s *Server) obey(w http.ResponseWriter, r *http.Request) {
 // orders reads a form.
 func (s *Server) orders(form url.Values) ([]operate.Order, error) {
 	do, providers := form.Get("do"), form["provider"]
-	if means[do] == "" || len(providers) == 0 {
-		return nil, &mistake{"choose an act, and at least one provider", "nothing was changed"}
+	switch {
+	case means[do] == "":
+		return nil, &mistake{"there is no such act", "choose one of those that are offered"}
+	case len(providers) == 0:
+		return nil, misplaced{field: "provider", mistake: &mistake{"choose at least one provider", "nothing was changed"}}
 	}
 	order := operate.Order{Act: operate.Act{Action: do}}
 	if do == operate.ActPause || do == operate.ActLimit && form.Get("for") != "" {
-		d, err := span(form.Get("for"))
+		d, err := span(strings.TrimSpace(form.Get("for")))
 		if err != nil {
-			return nil, err
+			return nil, in("for", err)
 		}
 		order.Until = s.Desk.Now().Add(d).UTC()
 	}
@@ -136,9 +163,9 @@ func (s *Server) orders(form url.Values) ([]operate.Order, error) {
 		case limits == "default":
 			order.Reset, order.Act.Limits = true, limits
 		case limits == "" || strings.Trim(number, "0.") == "":
-			return nil, &mistake{fmt.Sprintf("a limit of %q could mean none, or that nothing may be called", limits), `a pause stops all calls, and "unlimited" takes the limits off`}
+			return nil, misplaced{field: "limits", mistake: &mistake{fmt.Sprintf("a limit of %q could mean none, or that nothing may be called", limits), `a pause stops all calls, and "unlimited" takes the limits off`}}
 		case err != nil:
-			return nil, &mistake{err.Error(), `write 60/min or 60/min,2/s, "unlimited" or "default"`}
+			return nil, misplaced{field: "limits", mistake: &mistake{err.Error(), `write 60/min or 60/min,2/s, "unlimited" or "default"`}}
 		default:
 			order.Limits, order.Act.Limits = parsed, parsed.String()
 		}

@@ -137,10 +137,13 @@ func (c chosen) Fields() map[string]string {
 	return fields
 }
 
+// filterFields are what a filter is written in.
+var filterFields = []string{"provider", "operation", "agent", "id", "class", "code", "http", "error", "group", "since", "until"}
+
 // Words are the filter as a person reads it.
 func (c chosen) Words() string {
 	var parts []string
-	for _, name := range []string{"provider", "operation", "agent", "id", "class", "code", "http", "error", "group", "since", "until"} {
+	for _, name := range filterFields {
 		if v := c.query().Get(name); v != "" {
 			parts = append(parts, name+" "+v)
 		}

@@ -226,6 +226,9 @@ type fault struct {
 // Is is what was written into a field.
 func (f form) Is(field string) string { return f.Written.Get(field) }
 
+// Has reports whether a field was sent at all.
+func (f form) Has(field string) bool { return f.Written.Has(field) }
+
 // form is a form with what was written; what it cannot offer it does not.
 func (s *Server) form(ctx context.Context, q url.Values) form {
 	f := form{Written: q}

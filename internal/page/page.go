@@ -14,6 +14,7 @@ import (
 	"html/template"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -156,6 +157,9 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("POST /control", s.obey)
 	mux.HandleFunc("POST /acts", s.planAct)
 	mux.HandleFunc("POST /acts/{id}/{step}", s.stepAct)
+	mux.HandleFunc("GET /acts/{id}/{step}", func(w http.ResponseWriter, r *http.Request) { // reloaded after a mistake
+		http.Redirect(w, r, "/acts/"+url.PathEscape(r.PathValue("id")), http.StatusSeeOther)
+	})
 	mux.HandleFunc("GET /style.css", asset("style.css", "text/css; charset=utf-8"))
 	mux.HandleFunc("GET /live.js", asset("live.js", "text/javascript; charset=utf-8"))
 	mux.HandleFunc("GET /icon.svg", asset("icon.svg", "image/svg+xml"))

@@ -27,7 +27,7 @@ const (
 	mostWindows = 8
 )
 
-var errLimit = errors.New(`a limit is written "60/min,2/s": calls, a slash, and s, min, h, d or a Go duration`)
+var errLimit = errors.New(`a limit is written "60/min,2/s": calls, a slash, and s, min, h, d or a length such as 90s`)
 
 // ParseLimits reads "60/min,2/s". Units are s, min, h, d or a Go duration
 // such as 12h. "0", "0/min" and "unlimited" mean no limit.

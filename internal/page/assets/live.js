@@ -19,7 +19,7 @@
         if (old.data !== next.data) old.data = next.data;
         return;
       }
-      for (const a of [...old.attributes]) if (!next.hasAttribute(a.name)) old.removeAttribute(a.name);
+      for (const a of [...old.attributes]) if (!next.hasAttribute(a.name) && a.name !== "open") old.removeAttribute(a.name);
       for (const a of next.attributes) if (old.getAttribute(a.name) !== a.value) old.setAttribute(a.name, a.value);
       if (old !== document.activeElement || !("value" in old)) morph(old, next);
     });
