@@ -60,6 +60,6 @@ that it is started with. Ctrl-C ends it.`,
 
 func (c *cli) showPage(cmd *cobra.Command, nc *nats.Conn, config app.Config, log *zap.Logger) (*page.Shown, error) {
 	return page.Show(cmd.Context(), nc, page.Options{
-		Addr: config.PageAddr, Token: config.PageToken, User: userOf(nc), By: c.getenv("USER"), Trace: config.PageTrace, Log: log,
+		Addr: config.PageAddr, Token: config.PageToken, User: userOf(nc), By: c.getenv("USER"), Trace: config.PageTrace, Server: nc.ConnectedUrl(), Log: log,
 	})
 }

@@ -286,7 +286,7 @@ func serve(ctx context.Context, getenv func(string) string, stderr io.Writer, h 
 		group.Go(func() error { return replayer.Run(running) })
 	}
 	if embedded != nil {
-		if err := showPage(ctx, nc, config, getenv, h.shown, listener, logger, &closing); err != nil {
+		if err := showPage(ctx, nc, embedded.URL(), config, getenv, h.shown, listener, logger, &closing); err != nil {
 			return err
 		}
 	}

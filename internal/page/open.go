@@ -15,6 +15,7 @@ import (
 // Options say where a page is shown, and to whom.
 type Options struct {
 	Addr, Token, User, By, Trace string
+	Server                       string // where the command line finds the same fleet; what opens it is left out
 	Log                          *zap.Logger
 }
 
@@ -41,7 +42,7 @@ func Show(ctx context.Context, nc *nats.Conn, o Options) (*Shown, error) {
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
-	server, err := New(Config{Desk: desk, Fleet: fleet, User: o.User, By: o.By, Token: o.Token, Trace: o.Trace, Log: o.Log})
+	server, err := New(Config{Desk: desk, Fleet: fleet, User: o.User, By: o.By, Token: o.Token, Trace: o.Trace, Server: ServerOf(o.Server), Log: o.Log})
 	if err != nil {
 		fleet.Close()
 		return nil, errors.Join(err, ln.Close())

@@ -29,13 +29,14 @@ var assets embed.FS
 
 // Config is what a page is made of.
 type Config struct {
-	Desk  *operate.Desk
-	Fleet *operate.Fleet
-	User  string // as the server knows who acts; empty without auth
-	By    string // who acts, until a person says so
-	Token string // that has to be given; empty: whoever reaches the loopback address may
-	Trace string // a URL with {trace} in it, where traces are looked at; empty: nowhere
-	Log   *zap.Logger
+	Desk   *operate.Desk
+	Fleet  *operate.Fleet
+	User   string // as the server knows who acts; empty without auth
+	By     string // who acts, until a person says so
+	Token  string // that has to be given; empty: whoever reaches the loopback address may
+	Server string // where the command line finds the same fleet; empty: nobody says
+	Trace  string // a URL with {trace} in it, where traces are looked at; empty: nowhere
+	Log    *zap.Logger
 }
 
 // Server is the page.
