@@ -107,6 +107,7 @@ func recordAct(ctx context.Context, js jetstream.JetStream, s Signature, a Act, 
 type ActFilter struct {
 	Action, Provider, Operation, Agent, ID, By string
 
+	Run          string // of one command, or one act of the page
 	Class        wire.Class
 	Since, Until time.Time
 
@@ -118,7 +119,7 @@ type ActFilter struct {
 func (f ActFilter) matches(a Act) bool {
 	return (f.Operation == "" || f.Operation == a.Operation) && (f.Class == "" || f.Class == a.Class) &&
 		(f.Agent == "" || f.Agent == a.Agent) && (f.ID == "" || f.ID == a.ID) &&
-		(f.By == "" || f.By == a.By)
+		(f.By == "" || f.By == a.By) && (f.Run == "" || f.Run == a.Run)
 }
 
 // Acts yields the acts that the filter selects, the newest first.

@@ -24,7 +24,7 @@ type story struct {
 	Records []row
 	Answer  *fetchworker.Answer
 	Problem string
-	Acts    []operate.Act
+	Acts    []done
 	More    bool // of the acts, some are not shown
 	Hold    string
 	Trace   string
@@ -58,7 +58,7 @@ func (s *Server) request(r *http.Request) (view, error) {
 		data.Hold = h.Words(s.Desk.Now())
 	}
 	var more time.Time
-	data.Acts, more, err = s.actsUntil(r.Context(), operate.ActFilter{Provider: i.Provider, Operation: i.Operation, Agent: i.Agent, ID: i.ID})
+	data.Acts, more, err = s.actsUntil(r.Context(), operate.ActFilter{Provider: i.Provider, Operation: i.Operation, Agent: i.Agent, ID: i.ID}, false)
 	data.More = !more.IsZero()
 	if data.Answer == nil && len(data.Records) == 0 && len(data.Acts) == 0 {
 		nothing := "nothing is stored of " + i.Agent + "/" + i.ID + " of " + i.Provider + " " + i.Operation
