@@ -47,6 +47,10 @@ soak: ## ten minutes (FETCH_SOAK=1m: so long) of 300 requests a second with 5 % 
 front-door: ## 2,000 streams of answers and 500 slow clients at one HTTP door: what others' requests and the memory are beside them
 	$(CHAOS) -run FrontDoorUnderLoad
 
+.PHONY: large
+large: ## 200 bodies of 60 MiB through a worker, an agent's program and a gateway, each with 400 MiB (FETCH_LARGE=60: so many; FETCH_CGROUP=a folder of a cgroup: its limit instead)
+	$(CHAOS) -run 'LargeAnswers.*BesideSmallOnes'
+
 .PHONY: outage
 outage: ## an outage of 10,000 and 100,000 requests (FETCH_OUTAGE=10000: of so many): a table of what parking and draining take beside fresh ones
 	$(CHAOS) -run AtScale

@@ -37,22 +37,27 @@ func (c Claim) Check(agent string) error {
 const (
 	// roomAtOnce is how much room is made for a body before any of it has come.
 	roomAtOnce = 8 << 20
-	// bodiesAtOnce are the bytes of large bodies that a client reads at a time,
-	// and a subscriber has in its handlers.
-	bodiesAtOnce = 128 << 20
+	// readAtOnce are the bytes of large bodies that a client reads at a time: one
+	// of the largest, of which the program that asked may have had another.
+	readAtOnce = 64 << 20
+	// handledAtOnce are those that a subscriber has in its handlers.
+	handledAtOnce = 128 << 20
 )
 
 // bodyRoom is room for large bodies. A nil one is without bounds.
-type bodyRoom struct{ left *semaphore.Weighted }
+type bodyRoom struct {
+	all  int64
+	left *semaphore.Weighted
+}
 
-func newBodyRoom() *bodyRoom { return &bodyRoom{semaphore.NewWeighted(bodiesAtOnce)} }
+func newBodyRoom(all int64) *bodyRoom { return &bodyRoom{all, semaphore.NewWeighted(all)} }
 
 // take waits for the room that an answer's body needs. leave gives it back.
 func (b *bodyRoom) take(ctx context.Context, a *Answer) (leave func(), err error) {
 	if b == nil || a.Claim == nil {
 		return func() {}, nil
 	}
-	n := min(max(a.Claim.Bytes, 0), bodiesAtOnce)
+	n := min(max(a.Claim.Bytes, 0), b.all)
 	if err := b.left.Acquire(ctx, n); err != nil {
 		return nil, fmt.Errorf("read %s: %w", a.Claim.Prefix, context.Cause(ctx))
 	}

@@ -62,7 +62,7 @@ func NewClient(nc *nats.Conn, agent string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	c := &Client{nc: nc, js: js, agent: agent, bodies: newBodyRoom(), receipts: newReceipts()}
+	c := &Client{nc: nc, js: js, agent: agent, bodies: newBodyRoom(readAtOnce), receipts: newReceipts()}
 	c.watcher = newWatcher(c)
 	return c, nil
 }

@@ -87,7 +87,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, f ResultFilter, handle func(
 		}
 	}
 	subject := "fetch.result." + either(f.Provider) + "." + either(f.Operation) + "." + either(f.Agent) + ".*"
-	bodies, room := &Client{nc: s.nc}, newBodyRoom()
+	bodies, room := &Client{nc: s.nc}, newBodyRoom(handledAtOnce)
 	return s.consume(ctx, StreamResults, subject, f.Since, func(ctx context.Context, m *nats.Msg) error {
 		a, err := DecodeAnswer(m.Subject, m.Header, m.Data)
 		if err != nil || f.Final && !a.Final || len(f.Status) > 0 && !slices.Contains(f.Status, a.Status) {

@@ -107,11 +107,17 @@ func (f *fleet) spawn(name string, more ...string) *process {
 	if name == "worker" && f.workerPath != "" {
 		path = f.workerPath
 	}
+	return f.run(fmt.Sprint(name, " ", f.started), path, env, args...)
+}
+
+// run starts a process in the cgroup that programs have.
+func (f *fleet) run(name, path string, env map[string]string, args ...string) *process {
+	f.t.Helper()
 	if f.cgroup != "" { // it is in there before it takes any memory
 		args = append([]string{"-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, f.cgroup, path}, args...)
 		path = "/bin/sh"
 	}
-	return launch(f.t, fmt.Sprint(name, " ", f.started), path, env, args...)
+	return launch(f.t, name, path, env, args...)
 }
 
 // worker starts a worker and waits until it serves.

@@ -38,6 +38,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == crowdRole {
 		standAtTheDoor(os.Args[2:])
 	}
+	// Nor this: an agent that reads large answers.
+	if len(os.Args) > 1 && os.Args[1] == readerRole {
+		readLarge(os.Args[2:])
+	}
 	// Nor this: the least that can do a worker's job, to compare.
 	if len(os.Args) > 1 && os.Args[1] == bareRole {
 		bareLoop(os.Args[2:])

@@ -97,6 +97,7 @@ const (
 // whole was checked.
 func (g *Gateway) send(c *call, a *fetchworker.Answer) error {
 	if a.Claim == nil {
+		g.small.Store(time.Now().UnixNano())
 		part := &loaned{bytes: a.Body}
 		id := a.Identity
 		sum := a.SHA256
@@ -138,21 +139,40 @@ func (g *Gateway) send(c *call, a *fetchworker.Answer) error {
 	}
 }
 
-// partsAtOnce are on their way to the gateway at a time: 12 MiB. All its
-// clients have one connection, and a server ends one that it has more than 64
-// MiB for: then everybody's answers are late.
-const partsAtOnce = 16
+// partsAtOnce are on their way to the gateway at a time: 2 MiB. All its clients
+// have one connection, and a small answer waits behind what is on it; a server
+// ends one that it has more than 64 MiB for, and then everybody's answers are
+// late. With more nothing is faster.
+const partsAtOnce = 4
 
-// parted reads a part of a large body when its turn comes.
+// parted reads a part of a large body when its turn comes. While small answers
+// are on their way it then rests for as long as that took: they wait for the
+// same connection, and for the same processors.
 func (g *Gateway) parted(ctx context.Context, read func() error) error {
 	select {
 	case g.parts <- struct{}{}:
-		defer func() { <-g.parts }()
-		return read()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	defer func() { <-g.parts }()
+	began := time.Now()
+	if err := read(); err != nil {
+		return err
+	}
+	if now := time.Now(); now.UnixNano()-g.small.Load() < int64(smallWithin) {
+		rest := time.NewTimer(now.Sub(began))
+		defer rest.Stop()
+		select {
+		case <-rest.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
+
+// smallWithin is how lately a small answer was, if others may be on their way.
+const smallWithin = 250 * time.Millisecond
 
 // loaned are bytes that a slow client does not keep from being freed.
 type loaned struct {

@@ -48,6 +48,7 @@ type Gateway struct {
 	streams   atomic.Int64  // that are open
 	reading   chan struct{} // who reads the store for a stream
 	parts     chan struct{} // of large bodies that are on their way
+	small     atomic.Int64  // when the last small answer was, in Unix nanoseconds
 
 	stopping context.Context // ends when the gateway is about to stop
 	stop     context.CancelFunc
