@@ -1,6 +1,10 @@
 package fetch
 
-import "fmt"
+import (
+	"fmt"
+
+	"fetchworker/internal/intake"
+)
 
 // Left is what a worker still holds that has nothing to do: it must be nothing.
 func (w *Worker) Left() (left []string) {
@@ -35,3 +39,6 @@ func (w *Worker) Left() (left []string) {
 	w.stores.mu.Unlock()
 	return left
 }
+
+// Shards are those that the worker pulls from.
+func (w *Worker) Shards() []*intake.Shard { return w.intake.Shards }

@@ -317,7 +317,6 @@ func (w *Worker) call(ctx context.Context, r *request, permit *budget.Permit) *p
 			return w.aside(r.delivery, wait)
 		},
 	}
-	defer r.written()
 	if r.mayAskWhetherChanged() {
 		options.ETag, options.LastModified = r.cache.ETag, r.cache.LastModified
 	}

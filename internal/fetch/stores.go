@@ -200,6 +200,13 @@ func (f *fullness) why() string {
 // answer always needs the results; a letter or a large body only those
 // providers have had to write that met its limit.
 func (s *stores) holds(provider string) string {
+	name, _ := s.holding(provider)
+	return name
+}
+
+// holding is holds, with what is closed when that changes: looked at together,
+// or a change between the two would be missed.
+func (s *stores) holding(provider string) (name string, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, f := range s.full {
@@ -207,20 +214,18 @@ func (s *stores) holds(provider string) string {
 			continue
 		}
 		if name == fetchworker.StreamResults || f.providers[provider] {
-			return name
+			return name, s.changed
 		}
 	}
-	return ""
+	return "", s.changed
 }
 
 // room waits until the work of a provider can be stored, or ctx ends.
 func (s *stores) room(ctx context.Context, provider string) error {
 	s.busy.Store(true)
 	for {
-		s.mu.Lock()
-		changed := s.changed
-		s.mu.Unlock()
-		if s.holds(provider) == "" {
+		name, changed := s.holding(provider)
+		if name == "" {
 			return nil
 		}
 		select {

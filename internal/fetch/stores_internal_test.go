@@ -1,10 +1,68 @@
 package fetch
 
 import (
+	"context"
+	"errors"
 	"testing"
 
+	"fetchworker/internal/record"
+
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 )
+
+// However a write ends that had to wait for a store, it waits for it no longer:
+// else that store would count as full for ever.
+func TestAWriteThatHasEndedWaitsForNoStore(t *testing.T) {
+	full := func(stream string) error {
+		return &record.NoRoomError{Stream: stream, Err: errors.New("maximum bytes exceeded")}
+	}
+	lost, refused := errors.New("no answer"), nats.ErrConnectionClosed
+	for name, c := range map[string]struct {
+		met  []error // one write after the other; nil is stored
+		ends bool    // ctx does, in the last wait
+		ok   bool
+	}{
+		"stored at once":           {met: []error{nil}, ok: true},
+		"stored later":             {met: []error{full("A"), lost, full("A"), nil}, ok: true},
+		"another store in between": {met: []error{full("A"), full("B"), lost, full("A"), nil}, ok: true},
+		"refused in the end":       {met: []error{full("A"), full("B"), refused}},
+		"refused at once":          {met: []error{refused}},
+		"given up":                 {met: []error{full("A"), full("B")}, ends: true},
+		"given up, lost":           {met: []error{full("A"), lost}, ends: true},
+		"given up as it is made":   {met: []error{full("A"), context.Canceled}},
+	} {
+		s := newStores(nil, nil, zap.NewNop())
+		ctx, end := context.WithCancel(t.Context())
+		n := 0
+		err := s.write(ctx, "fmp", func() error {
+			n++
+			if errors.Is(c.met[n-1], context.Canceled) {
+				end()
+			}
+			return c.met[n-1]
+		}, func(func() error) error {
+			if c.ends && n == len(c.met) {
+				end()
+				return ctx.Err()
+			}
+			return nil
+		})
+		end()
+		if (err == nil) != c.ok || n != len(c.met) {
+			t.Errorf("%s: %v after %d writes", name, err, n)
+		}
+		for stream, f := range s.full {
+			if f.waiting != 0 {
+				t.Errorf("%s: %d wait for %s", name, f.waiting, stream)
+			}
+		}
+		if c.ok && s.holds("fmp") == "A" {
+			t.Errorf("%s: %v", name, s.err())
+		}
+	}
+}
 
 // When a stream counts as full: a little before it is, so that what is on its
 // way then still finds room; one that forgets its oldest never does.

@@ -35,7 +35,8 @@ type Options struct {
 	// answers errors.Is for it. It can be called twice: a connection that
 	// was found closed before anything was written is replaced by another.
 	BeforeWrite func() error
-	// Written is called once the request has been written, if it ever is.
+	// Written is called once the request has been written, and in any case when
+	// it certainly will not be any more. It may be called twice.
 	Written func()
 	// Wait is called around each wait for memory that a large body has. Whoever
 	// waits must keep nobody else from working; came says that the whole body
@@ -119,6 +120,9 @@ func (p *Caller) Do(ctx context.Context, call *plan.Call, o Options) *Result {
 	req, err := p.request(within, call, o)
 	if err == nil {
 		res, err = p.transport.RoundTrip(req.WithContext(w.trace(within))) // which copies it
+	}
+	if err != nil && o.Written != nil {
+		o.Written() // HTTP/2 says nothing of what it never wrote
 	}
 	if err == nil && !plausible(res.StatusCode) {
 		// After 101 the connection would be ours, and no context ends a read of

@@ -84,12 +84,17 @@ func TestBeforeWrite(t *testing.T) {
 
 			checked := 0
 			fine := func() error { checked++; return nil }
-			lapsed := func() error { return errLapsed }
+			var told atomic.Int32
+			written := func() { told.Add(1) }
+			lapsed := func() error { told.Store(0); return errLapsed }
 			for range 200 {
-				if r := p.Do(t.Context(), planned, call.Options{BeforeWrite: fine}); r.Class != wire.ClassOK || !r.Sent {
+				if r := p.Do(t.Context(), planned, call.Options{BeforeWrite: fine, Written: written}); r.Class != wire.ClassOK || !r.Sent {
 					t.Fatalf("%s %s", r.Class, r.Detail)
 				}
-				r := p.Do(t.Context(), planned, call.Options{BeforeWrite: lapsed})
+				r := p.Do(t.Context(), planned, call.Options{BeforeWrite: lapsed, Written: written})
+				if told.Load() == 0 {
+					t.Fatal("nobody is told that it will not be written")
+				}
 				if r.Sent || r.Class != wire.ClassTransient || !errors.Is(r.Err, errLapsed) || r.HTTPStatus != 0 {
 					t.Fatalf("sent %v, %s, %v", r.Sent, r.Class, r.Err)
 				}
