@@ -74,6 +74,15 @@ func (d *Desk) Events(ctx context.Context, f EventFilter) iter.Seq2[Event, error
 	}
 }
 
+// Of is the request that an event is about; nil where it is about none.
+func (e Event) Of() *fetchworker.Identity {
+	var d struct{ Operation, Agent, ID string }
+	if json.Unmarshal(e.Data, &d) != nil || d.ID == "" || d.Agent == "" || d.Operation == "" { //nolint:musttag // the keys are these names in small letters
+		return nil
+	}
+	return &fetchworker.Identity{Provider: e.Provider, Operation: d.Operation, Agent: d.Agent, ID: d.ID}
+}
+
 // Says is what an event tells, in a line.
 func (e Event) Says() string {
 	if e.Unreadable != "" {

@@ -189,6 +189,14 @@ type misplaced struct {
 	*mistake
 }
 
+// advice is what to do instead, where there is no form to say it in.
+func (m misplaced) advice() string {
+	if m.meant == "" {
+		return m.next
+	}
+	return "did you mean " + m.meant + "? " + m.next
+}
+
 func (m misplaced) Unwrap() error { return m.mistake }
 
 // in says which field a mistake is in, unless it says so already.

@@ -119,7 +119,8 @@ type view struct {
 	Still bool  // nothing in it changes by itself
 	Wrong fault // what of its form is wrong: it shows that only
 
-	status int // 0: 200
+	status int    // 0: 200
+	to     string // it is shown there
 }
 
 // shown is what every template is given.
@@ -136,18 +137,19 @@ type viewer func(r *http.Request) (view, error)
 func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	for pattern, v := range map[string]viewer{
-		"GET /{$}":          s.overview,
-		"GET /provider/{p}": s.provider,
-		"GET /waiting":      s.waiting,
-		"GET /letters":      s.letters,
-		"GET /review":       s.review,
-		"GET /find":         s.find,
-		"GET /agents":       s.agents,
-		"GET /audit":        s.audit,
-		"GET /events":       s.events,
-		"GET /control":      s.control,
-		"GET /acts/{id}":    s.act,
-		"GET /acts":         s.allActs,
+		"GET /{$}":           s.overview,
+		"GET /provider/{p}":  s.provider,
+		"GET /waiting":       s.waiting,
+		"GET /letters":       s.letters,
+		"GET /review":        s.review,
+		"GET /find":          s.find,
+		"GET /agents":        s.agents,
+		"GET /agent/{agent}": s.agent,
+		"GET /audit":         s.audit,
+		"GET /events":        s.events,
+		"GET /control":       s.control,
+		"GET /acts/{id}":     s.act,
+		"GET /acts":          s.allActs,
 		"GET /request/{p}/{operation}/{agent}/{id}": s.request,
 	} {
 		mux.Handle(pattern, s.show(v))
@@ -188,6 +190,10 @@ func (s *Server) show(look viewer) http.Handler {
 			return
 		}
 		v := s.see(r, look)
+		if v.to != "" {
+			http.Redirect(w, r, v.to, http.StatusSeeOther)
+			return
+		}
 		var body bytes.Buffer
 		if err := s.views.ExecuteTemplate(&body, "layout", s.filled(r, v)); err != nil {
 			s.Log.Error("page", zap.String("view", v.Name), zap.Error(err))
@@ -219,7 +225,11 @@ func (s *Server) see(r *http.Request, look viewer) view {
 			}
 			return v
 		}
-		return view{Name: "trouble", Title: "That did not work", Data: trouble{wrong.text, wrong.next}, Still: true, status: http.StatusBadRequest}
+		next := wrong.next
+		if at, is := err.(misplaced); is { //nolint:errorlint // as the view returned it
+			next = at.advice()
+		}
+		return view{Name: "trouble", Title: "That did not work", Data: trouble{wrong.text, next}, Still: true, status: http.StatusBadRequest}
 	}
 	s.Log.Warn("page", zap.String("path", r.URL.Path), zap.Error(err))
 	return view{Name: "trouble", Title: "No answer", Data: trouble{"the server could not be asked: " + err.Error(), "this view comes back by itself when it can"}, status: http.StatusServiceUnavailable}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -73,31 +72,4 @@ func (s *Server) request(r *http.Request) (view, error) {
 // address is where a request's story is.
 func address(i fetchworker.Identity) string {
 	return "/request/" + url.PathEscape(i.Provider) + "/" + url.PathEscape(i.Operation) + "/" + url.PathEscape(i.Agent) + "/" + url.PathEscape(i.ID)
-}
-
-type finds struct {
-	Asked string
-	Found []fetchworker.Identity
-}
-
-// find looks for [AGENT/]ID, or for all that an agent has.
-func (s *Server) find(r *http.Request) (view, error) {
-	asked := strings.TrimSpace(r.URL.Query().Get("q"))
-	agent, id, both := strings.Cut(asked, "/")
-	if !both {
-		agent, id = "", asked
-	}
-	data := finds{Asked: asked}
-	if asked != "" && fetchworker.ValidID(id) && (agent == "" || fetchworker.ValidToken(agent)) {
-		found, err := s.Desk.LookUp(r.Context(), browse.Filter{Agent: agent, ID: id},
-			[]string{wire.StreamDLQ, wire.StreamReplay, wire.StreamReview, fetchworker.StreamResults})
-		if err != nil {
-			return view{}, err
-		}
-		for i := range found {
-			data.Found = append(data.Found, i)
-		}
-		slices.SortFunc(data.Found, func(a, b fetchworker.Identity) int { return strings.Compare(a.String(), b.String()) })
-	}
-	return view{Name: "find", Title: "Find", Data: data, Still: true}, nil
 }

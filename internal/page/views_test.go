@@ -50,7 +50,6 @@ func TestEveryViewStandsAlone(t *testing.T) {
 	r.has("/waiting?agent=bob", "Waiting 0 ", "1 waits for a person", "Nothing matches.", "1 request waits for a person in Review")
 	r.has("/waiting", "Waiting 1 ", "1 waits for a person")
 	r.has("/letters?agent=bob", "Nothing matches.", "1 request waits for a person in Review")
-	r.has("/find?q=alice/q-1", "alice/q-1")
 	r.has("/", "most for alice , 1234", "1 calls"[:1])
 	for _, v := range []string{"/nowhere", "/provider/nobody", "/acts/none", "/request/fmp/quote/alice/none"} {
 		if code, _, _ := r.get(v); code != http.StatusNotFound {

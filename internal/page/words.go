@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html/template"
 	"math"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,7 +36,7 @@ func (s *Server) words() template.FuncMap {
 			return field{v.Wrong, f, name, label, size, most, hint}
 		},
 		"text": func(b []byte) string { return string(b) }, "list": func(words ...string) []string { return words },
-		"classes": wire.LetterClasses, "actions": operate.Actions, "remedy": s.remedy, "title": title,
+		"classes": wire.LetterClasses, "actions": operate.Actions, "remedy": s.remedy, "lettersOf": lettersOf, "title": title,
 		"fate":   func(of map[operate.Fate]int, fate string) int { return of[operate.Fate(fate)] },
 		"has":    func(list []string, word string) bool { return slices.Contains(list, word) },
 		"pretty": terminal.Printable, "trace": s.traceURL, "add": func(a, b int) int { return a + b },
@@ -123,6 +124,20 @@ func (f field) List() []string {
 		return f.Form.Agents
 	}
 	return nil
+}
+
+// lettersOf is where the letters of a cause are listed: of transient-503 those of
+// the class transient with HTTP 503.
+func lettersOf(c operate.Cause) string {
+	q := url.Values{"provider": {c.Provider}, "operation": {c.Operation}}
+	class, rest, _ := strings.Cut(c.Cause, "-")
+	if slices.Contains(wire.LetterClasses(), wire.Class(class)) {
+		q.Set("class", class)
+	}
+	if n, err := strconv.Atoi(rest); err == nil && n >= 100 && n <= 599 {
+		q.Set("http", rest)
+	}
+	return "/letters?" + q.Encode()
 }
 
 type two struct{ A, B any }
