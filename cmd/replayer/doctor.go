@@ -76,7 +76,7 @@ func (c *cli) diagnosis(d doctor.Diagnosis) error {
 		}
 		b.WriteString("  " + q.name + ": " + yes + ", " + terminal.Visible(q.answer.Says) + "\n")
 	}
-	for _, f := range d.Findings {
+	for _, f := range d.Told() {
 		name := string(f.Cause)
 		if f.Provider != "" {
 			name = f.Provider + " " + name

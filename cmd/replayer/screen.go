@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -229,9 +230,12 @@ func permitsText(s operate.Status, now time.Time) string {
 		parts = append(parts, "the next one at "+terminal.Clock(s.NextPermitAt, now)+" ("+terminal.Ago(s.NextPermitAt, now)+")")
 	}
 	if s.LimitsChanged != "" {
-		text := "changed by an operator to " + terminal.Visible(s.LimitsChanged)
+		text := "changed by " + terminal.Visible(cmp.Or(s.LimitsBy, "an operator")) + " to " + terminal.Visible(s.LimitsChanged)
 		if !s.LimitsUntil.IsZero() {
 			text += " until " + terminal.Clock(s.LimitsUntil, now)
+		}
+		if s.LimitsWhy != "" {
+			text += ": " + terminal.Visible(s.LimitsWhy)
 		}
 		parts = append(parts, text)
 	}

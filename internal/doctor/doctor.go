@@ -5,6 +5,7 @@ package doctor
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"fetchworker/internal/operate"
@@ -140,4 +141,38 @@ func (d Diagnosis) found(causes ...Cause) (Finding, bool) {
 		return Finding{}, false
 	}
 	return d.Findings[i], true
+}
+
+// Paused reports whether people's pauses are all that is ill.
+func (d Diagnosis) Paused() bool {
+	return !d.Well && !slices.ContainsFunc(d.Findings, func(x Finding) bool { return x.Ill && x.Cause != CausePaused })
+}
+
+// Told are the findings for a screen: one pause of several providers is told
+// once.
+func (d Diagnosis) Told() (told []Finding) {
+	alike := map[string][]string{} // what is said of which providers
+	for _, x := range d.Findings {
+		if x.Cause == CausePaused {
+			alike[x.Says] = append(alike[x.Says], x.Provider)
+		}
+	}
+	for _, x := range d.Findings {
+		if x.Cause != CausePaused {
+			told = append(told, x)
+			continue
+		}
+		names := alike[x.Says]
+		delete(alike, x.Says)
+		switch len(names) {
+		case 0: // told already
+			continue
+		case 1:
+		default:
+			x.Cure = "replayer resume " + strings.Join(names, " ") + ` --reason "…"`
+			x.Says, x.Provider = strings.Join(names[:len(names)-1], ", ")+" and "+names[len(names)-1]+" are "+x.Says, ""
+		}
+		told = append(told, x)
+	}
+	return told
 }

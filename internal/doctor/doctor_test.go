@@ -61,6 +61,19 @@ func TestEachConditionHasItsCauseAndItsCure(t *testing.T) {
 		{"calls used up", func(f *doctor.Facts, _ *operate.Status) {
 			f.Holds["fmp"] = operate.Hold{Reason: fetchworker.ReasonQuota, Until: now.Add(time.Hour)}
 		}, doctor.CauseQuota, "replayer usage"},
+		{"an operator's limit used up", func(f *doctor.Facts, s *operate.Status) {
+			f.Holds["fmp"] = operate.Hold{Reason: fetchworker.ReasonQuota, Until: now.Add(time.Minute), By: "olga", Limits: "20/h"}
+		}, doctor.CauseQuota, "replayer limit fmp default"},
+		{"a hold that was asked for", func(f *doctor.Facts, s *operate.Status) {
+			f.Holds["fmp"] = operate.Hold{Reason: fetchworker.ReasonThrottled, Until: now.Add(time.Hour)}
+			s.Permits = []operate.PermitStatus{{Limit: "100/d"}, {Limit: "1/s"}, {Limit: "9/s", Group: "news"}}
+		}, doctor.CauseQuota, "replayer limit fmp 50/d,1/s --for 2h"},
+		{"a hold where no limit is known", func(f *doctor.Facts, _ *operate.Status) {
+			f.Holds["fmp"] = operate.Hold{Reason: fetchworker.ReasonThrottled, Until: now.Add(time.Hour)}
+		}, doctor.CauseQuota, "replayer limit fmp 60/min --for 2h"},
+		{"one agent's calls failed, and nothing is left", func(_ *doctor.Facts, s *operate.Status) {
+			*s = operate.Status{Provider: "fmp", Served: true, Workers: []string{"w-1"}, Circuit: "open", CircuitAgent: "alice", CircuitWhy: "HTTP 500"}
+		}, "", ""},
 		{"bytes used up", func(_ *doctor.Facts, s *operate.Status) { s.BytesUsed, s.BytesLimit = 5, 5 }, doctor.CauseQuota, "replayer usage"},
 		{"a flood, no limit known, the backlog near what one may have", func(f *doctor.Facts, _ *operate.Status) {
 			f.Most, f.Agents = 1000, map[string]map[string]int{"fmp": {"mallory": 900, "alice": 3}}
@@ -134,5 +147,66 @@ func TestNoAnswerIsToldWithItsTime(t *testing.T) {
 		if said := doctor.Judge(f).Succeeding.Says; said != want {
 			t.Errorf("%q, not %q", said, want)
 		}
+	}
+}
+
+// What nothing is left of is told, and how it ends.
+func TestACircuitWithNothingLeftToProbeWith(t *testing.T) {
+	f := well()
+	f.Providers[0] = operate.Status{Provider: "fmp", Served: true, Workers: []string{"w-1"}, Circuit: "open", CircuitAgent: "alice", CircuitWhy: "HTTP 500"}
+	d := doctor.Judge(f)
+	if !d.Well || len(d.Findings) != 1 || d.Findings[0].Ill || !strings.Contains(d.Findings[0].Says, "nothing of it is left") || !strings.Contains(d.Findings[0].Cure, "replayer resume fmp") {
+		t.Errorf("%+v", d)
+	}
+	f.Providers[0].Letters = 1
+	if d = doctor.Judge(f); d.Well || !strings.Contains(d.Findings[0].Cure, "--agent alice") {
+		t.Errorf("with a letter left: %+v", d)
+	}
+}
+
+// What waits as a letter is told where the queues are empty.
+func TestEmptyQueuesAreNotAllThatWaits(t *testing.T) {
+	f := well()
+	f.Providers[0].Lanes, f.Providers[0].Letters = nil, 2
+	if d := doctor.Judge(f); d.Flowing.Says != "nothing waits in the queues; 2 letters wait for a retry" {
+		t.Errorf("%+v", d.Flowing)
+	}
+	f.Providers[0].Letters = 0
+	if d := doctor.Judge(f); d.Flowing.Says != "nothing waits in the queues" {
+		t.Errorf("%+v", d.Flowing)
+	}
+}
+
+// One pause of several providers is told once on a screen, and is a pause and
+// no illness only where nothing else is the matter.
+func TestOnePauseOfManyIsToldOnce(t *testing.T) {
+	f := well()
+	f.Providers = nil
+	for _, p := range []string{"fmp", "fred", "polygon"} {
+		f.Providers = append(f.Providers, operate.Status{
+			Provider: p, Served: true, Workers: []string{"w-1"}, Circuit: "closed", PausedUntil: now.Add(time.Hour), PausedBy: "olga", PausedWhy: "the network moves",
+		})
+	}
+	f.Providers[2].PausedWhy = "maintenance"
+	d := doctor.Judge(f)
+	told := d.Told()
+	if len(d.Findings) != 3 || len(told) != 2 || !d.Paused() {
+		t.Fatalf("%+v", told)
+	}
+	if x := told[0]; x.Provider != "" || x.Says != "fmp and fred are paused by olga until 13:00:00Z: the network moves" || x.Cure != `replayer resume fmp fred --reason "…"` {
+		t.Errorf("%+v", x)
+	}
+	if x := told[1]; x.Provider != "polygon" || x != d.Findings[2] {
+		t.Errorf("%+v", x)
+	}
+	if want := "fmp: paused by olga until 13:00:00Z: the network moves; the like of fred, polygon"; d.Flowing.Says != want {
+		t.Errorf("%s", d.Flowing.Says)
+	}
+	f.Replayers = false
+	if d = doctor.Judge(f); d.Paused() || len(d.Told()) != 3 {
+		t.Errorf("without a replayer: %+v", d.Told())
+	}
+	if d = doctor.Judge(well()); d.Paused() {
+		t.Error("all well is no pause")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -77,10 +78,12 @@ func ofProvider(f Facts, s operate.Status) (found []Finding) {
 			`replayer resume `+s.Provider+` --reason "vendor says fixed", or wait`)
 	case s.BytesLimit > 0 && s.BytesUsed >= s.BytesLimit:
 		add(CauseQuota, true, fmt.Sprintf("the month's bytes are used up: %d of %d", s.BytesUsed, s.BytesLimit), "replayer usage --since 30d --provider "+s.Provider+" --by agent")
+	case hold.Reason == fetchworker.ReasonQuota && hold.Limits != "":
+		add(CauseQuota, true, "the limit "+hold.Limits+" that "+hold.By+" has set"+lasts(s)+" is used up until "+hold.Until.UTC().Format(time.DateTime+"Z")+mostBy(s), "replayer limit "+s.Provider+` default --reason "…", or wait`)
 	case hold.Reason == fetchworker.ReasonQuota:
 		add(CauseQuota, true, "the quota is gone until "+hold.Until.UTC().Format(time.DateTime+"Z")+mostBy(s), "replayer usage --since 0d --provider "+s.Provider+" --by agent")
 	case hold.Reason == fetchworker.ReasonThrottled:
-		add(CauseQuota, true, "the provider asked for a hold until "+hold.Until.UTC().Format(time.DateTime+"Z"), "replayer limit "+s.Provider+` 60/min --for 2h --reason "429s"`)
+		add(CauseQuota, true, "the provider asked for a hold until "+hold.Until.UTC().Format(time.DateTime+"Z"), "replayer limit "+s.Provider+" "+slower(s)+` --for 2h --reason "429s", or wait`)
 	default:
 		found = append(found, slowed(f, s)...)
 	}
@@ -92,7 +95,9 @@ func ofProvider(f Facts, s operate.Status) (found []Finding) {
 	if bad, is := worst(f.Review[s.Provider]); is {
 		add(CauseRequest, true, fmt.Sprintf("one request fails again and again: %s %s of %s, %d of %d items in review", bad.Operation, bad.Params, bad.Agent, bad.Count, bad.Of),
 			fmt.Sprintf(`replayer review discard --provider %s --operation %s --agent %s --class %s --reason "…"`, s.Provider, bad.Operation, bad.Agent, bad.Class))
-	} else if agent, why := alone(s); agent != "" {
+	} else if agent, why := alone(s); agent != "" && s.Backlog+s.Letters == 0 {
+		add(CauseRequest, false, "what "+agent+" asked for failed again and again, and nothing of it is left: "+agent+"'s next call is tried, and ends this if it succeeds", `replayer resume `+s.Provider+` --reason "nothing of it is left", or wait for that call`)
+	} else if agent != "" {
 		add(CauseRequest, true, "what "+agent+" asks for fails again and again, and others' calls do not: "+why, "replayer list --provider "+s.Provider+" --agent "+agent)
 	} else if s.Review > 0 {
 		add(CauseReview, false, many(s.Review, "item waits", "items wait")+" for a person", "replayer review list --provider "+s.Provider)
@@ -165,8 +170,9 @@ func alone(s operate.Status) (agent, why string) {
 }
 
 func flowing(f Facts, d Diagnosis) Answer {
-	waiting, oldest := 0, time.Time{}
+	waiting, letters, oldest := 0, 0, time.Time{}
 	for _, s := range f.Providers {
+		letters += s.Letters
 		for _, lane := range s.Lanes {
 			waiting += lane.Waiting
 			if !lane.Oldest.IsZero() && (oldest.IsZero() || lane.Oldest.Before(oldest)) {
@@ -175,10 +181,14 @@ func flowing(f Facts, d Diagnosis) Answer {
 		}
 	}
 	if x, is := d.found(CauseNoReplayer, CauseStoreFull, CauseNoWorker, CauseKey, CauseDown, CauseQuota, CausePaused, CauseFlood, CauseSlow); is {
-		return Answer{false, named(x) + x.Says}
+		return Answer{false, named(x) + x.Says + d.alike(x)}
 	}
 	if waiting == 0 {
-		return Answer{true, "nothing waits in the queues"}
+		text := "nothing waits in the queues"
+		if letters > 0 {
+			text += "; " + many(letters, "letter waits", "letters wait") + " for a retry"
+		}
+		return Answer{true, text}
 	}
 	return Answer{true, fmt.Sprintf("%s, the oldest since %v", many(waiting, "waits for its turn", "wait for their turn"), f.At.Sub(oldest).Round(time.Second))}
 }
@@ -211,6 +221,20 @@ func fresh(f Facts) Answer {
 	return Answer{true, "the server answers, and its clock agrees with ours to " + max(f.Skew.Abs(), time.Millisecond).Round(time.Millisecond).String()}
 }
 
+// alike says of which other providers the same is told.
+func (d Diagnosis) alike(x Finding) string {
+	var others []string
+	for _, y := range d.Findings {
+		if y.Ill && y.Cause == x.Cause && y.Provider != x.Provider {
+			others = append(others, y.Provider)
+		}
+	}
+	if len(others) == 0 {
+		return ""
+	}
+	return "; the like of " + few(others)
+}
+
 func named(x Finding) string {
 	if x.Provider == "" {
 		return ""
@@ -223,6 +247,29 @@ func noWorkerCure(f Facts, provider string) string {
 		return variable + "=… worker"
 	}
 	return `worker, with its key; or, if it is gone for good, replayer retire ` + provider + ` --reason "…"`
+}
+
+// lasts says until when, and why, an operator's limits are in force.
+func lasts(s operate.Status) (text string) {
+	if !s.LimitsUntil.IsZero() {
+		text = " until " + s.LimitsUntil.UTC().Format(time.TimeOnly+"Z")
+	}
+	if s.LimitsWhy != "" {
+		text += " (" + s.LimitsWhy + ")"
+	}
+	return text
+}
+
+// slower are half of a provider's limits; where none is known a call a second.
+func slower(s operate.Status) string {
+	var half []string
+	for _, p := range s.Permits {
+		number, per, _ := strings.Cut(p.Limit, "/")
+		if n, err := strconv.Atoi(number); err == nil && p.Group == "" {
+			half = append(half, strconv.Itoa(max(n/2, 1))+"/"+per)
+		}
+	}
+	return cmp.Or(strings.Join(half, ","), "60/min")
 }
 
 func mostBy(s operate.Status) string {

@@ -115,7 +115,8 @@ type Hold struct {
 	Provider string
 	Reason   fetchworker.Reason
 	Until    time.Time // when that may end; zero: nobody knows
-	By       string    // who paused it
+	By       string    // who paused it, or limited it
+	Limits   string    // of an operator, in force: the quota that is used up is theirs
 	// Stops says that its letters go by themselves as soon as it ends, so that
 	// there is nothing to replay. A hold after a 429, a quota and missing
 	// workers only delay what is released.
@@ -144,10 +145,28 @@ func (f *Fleet) Hold(provider string) (Hold, bool) {
 		h.Reason, h.Until, h.Retired = fetchworker.ReasonNoWorker, time.Time{}, view.Control.Retired != nil
 	}
 	switch h.Reason { //nolint:exhaustive // only these delay
-	case fetchworker.ReasonNoWorker, fetchworker.ReasonThrottled, fetchworker.ReasonQuota:
+	case fetchworker.ReasonQuota:
+		if order := ordered(view, now); order != nil {
+			h.By, h.Limits = order.By, order.Limits
+			if !order.Until.IsZero() && order.Until.Before(h.Until) {
+				h.Until = order.Until // from then on the configured ones are in force
+			}
+		}
+		return h, true
+	case fetchworker.ReasonNoWorker, fetchworker.ReasonThrottled:
 		return h, true
 	}
 	return Hold{}, false
+}
+
+// ordered are an operator's limits of a provider that are in force; nil: none
+// are.
+func ordered(view fleet.Provider, now time.Time) *fleet.LimitOrder {
+	order := view.Control.Limits
+	if order == nil || !order.Until.IsZero() && !now.Before(order.Until) {
+		return nil
+	}
+	return order
 }
 
 // Limits are a provider's windows as they are in force.

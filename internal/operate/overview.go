@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/wire"
@@ -132,19 +133,49 @@ type MostBy struct {
 
 // backlog says how much is to be called for, and when it is gone at the
 // present limit: nobody knows where no limit is in force, where there is no
-// worker, and where what holds it up has no known end.
+// worker, where what holds it up has no known end, and while a circuit is open
+// for it.
 func (f *Fleet) backlog(s *Status, now time.Time) {
 	for _, lane := range s.Lanes {
 		s.Backlog += lane.Waiting + lane.InFlight
 	}
 	s.Backlog += s.Due + s.HeldLetters
 	hold, held := f.Hold(s.Provider)
-	if s.Backlog == 0 || len(s.Workers) == 0 || held && hold.Until.IsZero() {
+	view := f.Provider(s.Provider, now)
+	if s.Backlog == 0 || len(s.Workers) == 0 || held && hold.Until.IsZero() || hold.Reason == fetchworker.ReasonCircuitOpen {
 		return
 	}
-	if takes := WindowsTake(s.Backlog, f.Provider(s.Provider, now).Windows); takes > 0 {
-		s.BacklogGone = hold.ends(now).Add(takes).UTC()
+	if s.Backlog == s.Due+s.HeldLetters && view.Circuit.AnyHeld() { // only letters are left, and they may be its
+		return
 	}
+	takes := WindowsTake(s.Backlog, view.Windows)
+	if takes == 0 {
+		return
+	}
+	gone := hold.ends(now).Add(takes)
+	if order := ordered(view, now); order != nil && !order.Until.IsZero() && order.Until.Before(gone) {
+		if own := WindowsTake(s.Backlog, configured(view, s.Provider)); own > 0 && order.Until.Add(own).Before(gone) {
+			gone = order.Until.Add(own)
+		}
+	}
+	s.BacklogGone = gone.UTC()
+}
+
+// configured are the windows of a provider's workers as they are of themselves,
+// with nothing used; none where they tell none, or not the same.
+func configured(view fleet.Provider, provider string) (windows []ledger.Usage) {
+	told := ""
+	for _, w := range view.Workers {
+		limits, err := ledger.ParseLimits(w.Limits[provider])
+		if err != nil || told != "" && told != limits.String() {
+			return nil
+		}
+		told, windows = limits.String(), nil
+		for _, window := range limits {
+			windows = append(windows, ledger.Usage{Window: window, Left: window.N})
+		}
+	}
+	return windows
 }
 
 // ends is when calls can begin: now, where nothing is known to hold them up.
@@ -156,7 +187,7 @@ func (h Hold) ends(now time.Time) time.Time {
 }
 
 // Gone is when calls for so many more of each provider are made at the present
-// limits; zero: nobody knows.
+// limits; zero: nobody knows, as while a circuit is open.
 func (f *Fleet) Gone(more map[string]int) (last time.Time) {
 	now := f.desk.Now()
 	for p, n := range more {
@@ -165,6 +196,9 @@ func (f *Fleet) Gone(more map[string]int) (last time.Time) {
 			continue
 		}
 		hold, _ := f.Hold(p)
+		if hold.Reason == fetchworker.ReasonCircuitOpen {
+			return time.Time{}
+		}
 		if at := hold.ends(now).Add(takes); at.After(last) {
 			last = at
 		}

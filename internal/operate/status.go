@@ -52,6 +52,8 @@ type Status struct {
 	Unable        []string       `json:"unable,omitempty"`         // workers that cannot call it, and why
 	LimitsChanged string         `json:"limits_changed,omitempty"` // by an operator
 	LimitsUntil   time.Time      `json:"limits_until,omitzero"`
+	LimitsBy      string         `json:"limits_by,omitempty"`
+	LimitsWhy     string         `json:"limits_why,omitempty"`
 	BytesUsed     int64          `json:"bytes_used"` // this UTC month
 	BytesLimit    int64          `json:"bytes_limit,omitempty"`
 	BytesOutAt    time.Time      `json:"bytes_out_at,omitzero"` // at this month's pace, if before its end
@@ -177,8 +179,8 @@ func (f *Fleet) status(ctx context.Context, p string, inFlight map[[2]string]int
 	if view.Foreign.N > 0 {
 		s.Foreign, s.ForeignUntil = view.Foreign.N, view.Foreign.Until.Time()
 	}
-	if order := view.Control.Limits; order != nil && (order.Until.IsZero() || now.Before(order.Until)) {
-		s.LimitsChanged, s.LimitsUntil = order.Limits, order.Until
+	if order := ordered(view, now); order != nil {
+		s.LimitsChanged, s.LimitsUntil, s.LimitsBy, s.LimitsWhy = order.Limits, order.Until, order.By, order.Reason
 	}
 	for _, lane := range []struct{ name, stream, filter string }{
 		{string(fetchworker.LaneInteractive), fetchworker.StreamRequests, "fetch.request." + p + ".interactive.>"},

@@ -33,6 +33,9 @@ func (h Hold) Words(now time.Time) string {
 	case fetchworker.ReasonThrottled:
 		return h.Provider + " asked for a hold until " + until
 	default:
+		if h.Limits != "" {
+			return "the limit " + h.Limits + " that " + h.By + " has set for " + h.Provider + " is used up until " + until
+		}
 		return "the quota of " + h.Provider + " is used up until " + until
 	}
 }
