@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/wire"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -189,4 +191,36 @@ func TestWhatADrainReleasesIsGone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A crowd that an operation's open circuit holds is not read again and again,
+// and goes as soon as that closes.
+func TestACrowdBehindACircuitIsReadOnce(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		leave := f.Serve("fmp")
+		defer leave()
+		opened := circuit.Operation{Name: "quote", Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: time.Now().Add(time.Hour)}}
+		f.Circuit("fmp", circuit.Record{Operations: []circuit.Operation{opened}})
+		const n, lasts = 500, time.Minute
+		f.Crowd(n, func(l *dlq.Letter) { l.Class, l.NotBefore = wire.ClassCircuitOpen, time.Now().Add(time.Hour) })
+		f.Replayer(nil)
+		var reads atomic.Int64
+		sub, err := f.JS.Conn().Subscribe("$JS.API.DIRECT.GET."+wire.StreamDLQ, func(*nats.Msg) { reads.Add(1) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = sub.Unsubscribe() }()
+		time.Sleep(lasts)
+		if most := int64(n * (2 + lasts/(15*time.Second))); reads.Load() > most {
+			t.Errorf("%d letters were read %d times in %v", n, reads.Load(), lasts)
+		}
+		f.Worker("fmp", func(dlq.Letter) error { return nil })
+		released(f, 0, 0)
+		f.Circuit("fmp", circuit.Record{LastSuccess: time.Now()})
+		took := f.Eventually(10*time.Second, "all go", func() bool { return f.Count(wire.StreamDLQ, ">")+f.Count(wire.StreamReplay, ">") == 0 })
+		if took > 1500*time.Millisecond {
+			t.Errorf("they go within %v", took)
+		}
+		f.Accepted = nil
+	})
 }

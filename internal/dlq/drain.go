@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"fetchworker"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
 	"fetchworker/internal/wire"
@@ -42,22 +43,39 @@ type drain struct {
 	next   uint64    // where to read on
 	idle   bool      // nothing was released since the beginning of the stream
 	rest   time.Time // when to look again
+	shut   string    // the open circuits that let nothing go the last time; empty: it was something else
 	leased time.Time // until when the lease is ours
 	alone  int       // letters to be read one by one: they lie among many others
 	again  bool      // marked since it was last read from the beginning; under the lock
+	asleep bool      // nothing could go, and nobody has marked it since; under the lock
+	roused bool      // a due letter found no room: its rest is over; under the lock
 }
 
 func newDrains() *drains { return &drains{all: map[string]*drain{}, claimed: map[uint64]bool{}} }
 
-// mark says that letters of a provider wait for a gate or for room.
+// mark says that letters of a provider wait for a gate. If it rests, its rest
+// goes on.
 func (d *drains) mark(provider string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if one := d.all[provider]; one != nil {
-		one.again = true
-		return
+	d.marks(provider)
+}
+
+// rouse says that a letter of a provider is due and waits for room.
+func (d *drains) rouse(provider string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.marks(provider).roused = true
+}
+
+func (d *drains) marks(provider string) *drain {
+	one := d.all[provider]
+	if one == nil {
+		one = &drain{next: 1, idle: true}
+		d.all[provider] = one
 	}
-	d.all[provider] = &drain{next: 1, idle: true}
+	one.again, one.asleep = true, false
+	return one
 }
 
 // marked are the providers to look at.
@@ -66,18 +84,24 @@ func (d *drains) marked() map[string]*drain {
 	defer d.mu.Unlock()
 	all := make(map[string]*drain, len(d.all))
 	for provider, one := range d.all {
+		if one.asleep {
+			continue
+		}
+		if one.roused {
+			one.roused, one.rest = false, time.Time{}
+		}
 		all[provider] = one
 	}
 	return all
 }
 
-// done forgets a provider of which nothing could go, unless somebody said
+// done lets go of a provider of which nothing could go, unless somebody said
 // meanwhile that a letter of it waits.
 func (d *drains) done(provider string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if one := d.all[provider]; one != nil && !one.again {
-		delete(d.all, provider)
+	if one := d.all[provider]; one != nil {
+		one.asleep = !one.again
 	}
 }
 
@@ -112,7 +136,10 @@ const (
 	// restAfterAll is how long a provider rests whose letters were all read and
 	// none could go.
 	restAfterAll = 2 * time.Second
-	leaseLasts   = 6 * time.Second
+	// restWhileShut is restAfterAll where open circuits hold all: that one closes
+	// is seen at once, and a crowd that is read again and again costs a core.
+	restWhileShut = 20 * time.Second
+	leaseLasts    = 6 * time.Second
 )
 
 // drain releases what waits, until ctx ends.
@@ -143,7 +170,11 @@ func (r *Replayer) drain(ctx context.Context) {
 		}
 		for provider, d := range r.drains.marked() {
 			now := r.now()
-			if now.Before(d.rest) || r.gates.of(provider, now).held != "" {
+			gate := r.gates.of(provider, now)
+			if d.shut != "" && d.shut != gate.shut() { // one has closed, or another opened
+				d.shut, d.rest, d.next, d.idle = "", time.Time{}, 1, true
+			}
+			if now.Before(d.rest) || gate.held != "" {
 				continue
 			}
 			if now.After(d.leased.Add(-leaseLasts / 2)) {
@@ -220,6 +251,7 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 	defer releases.Wait()
 	if d.next == 1 {
 		r.drains.begins(d)
+		d.shut = r.gates.of(provider, r.now()).shut()
 	}
 	var page []record.Raw
 	next := resting
@@ -238,6 +270,9 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 		}
 		if len(page) == 0 {
 			d.rest = r.now().Add(restAfterAll)
+			if d.idle && d.shut != "" {
+				d.rest = r.now().Add(restWhileShut)
+			}
 			if d.idle && !behind { // else it is marked again at once, without its rest
 				r.drains.done(provider) // whoever waits still is met again
 			}
@@ -251,6 +286,9 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 			d.next = raw.Sequence + 1
 			if v.act == actHold && !v.watch && l.Class == wire.ClassThrottled {
 				d.idle = false // it only lets others go first
+			}
+			if v.act == actHold && v.watch && v.reason != fetchworker.ReasonCircuitOpen {
+				d.shut = "" // it waits for something else
 			}
 			continue
 		}

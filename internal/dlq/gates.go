@@ -1,10 +1,13 @@
 package dlq
 
 import (
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/fleet"
 )
 
@@ -105,6 +108,21 @@ func (g gate) closedTo(l Letter) gate {
 		g.held, g.until, g.what = fetchworker.ReasonCircuitOpen, c.ProbeAt(call), c.What(operation)
 	}
 	return g
+}
+
+// shut names the circuits that are not closed, with whom each is open for;
+// empty: all are closed.
+func (g gate) shut() string {
+	if !g.circuits.AnyHeld() {
+		return ""
+	}
+	var all strings.Builder
+	for _, c := range append([]circuit.Operation{{Circuit: g.circuits.Circuit}}, g.circuits.Operations...) {
+		if c.Held() {
+			fmt.Fprintf(&all, "%s %s %s\n", c.Name, c.Agent, c.Call)
+		}
+	}
+	return all.String()
 }
 
 // due are the circuits that wait for a probe, by operation.
