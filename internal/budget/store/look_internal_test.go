@@ -1,0 +1,106 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// When a watch is not to be trusted any more: its bucket was made anew or set
+// back, its server was silent, or it has not told in time what is stored.
+func TestWhenAWatchIsOpenedAgain(t *testing.T) {
+	made := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	type look struct {
+		after time.Duration
+		state state
+		told  uint64 // by the watch, before
+		again bool
+	}
+	for name, looks := range map[string][]look{
+		"all is well":                      {{0, state{made, 7, false}, 7, false}, {3 * time.Second, state{made, 7, false}, 7, false}, {3 * time.Second, state{made, 9, false}, 9, false}},
+		"made anew":                        {{0, state{made, 7, false}, 7, false}, {time.Second, state{made.Add(time.Hour), 7, false}, 7, true}},
+		"made anew, and long since":        {{0, state{made, 7, false}, 7, false}, {3 * time.Second, state{made, 7, false}, 7, false}, {3 * time.Second, state{made.Add(time.Hour), 8, false}, 8, true}},
+		"set back":                         {{0, state{made, 7, false}, 7, false}, {3 * time.Second, state{made, 7, false}, 7, false}, {time.Second, state{made, 5, false}, 7, true}},
+		"the server was silent":            {{0, state{made, 7, false}, 7, false}, {time.Second, state{made, 7, true}, 7, true}},
+		"silent at once":                   {{0, state{made, 7, true}, 7, true}},
+		"not told":                         {{0, state{made, 7, false}, 7, false}, {3 * time.Second, state{made, 9, false}, 7, false}, {3 * time.Second, state{made, 9, false}, 7, true}},
+		"told a little late":               {{0, state{made, 7, false}, 7, false}, {3 * time.Second, state{made, 9, false}, 7, false}, {3 * time.Second, state{made, 9, false}, 9, false}},
+		"not told, and looked at too soon": {{0, state{made, 7, false}, 7, false}, {time.Second, state{made, 9, false}, 7, false}, {500 * time.Millisecond, state{made, 9, false}, 7, false}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			m := &Mirror{again: make(chan struct{}, 1), entries: map[string]Entry{}, whole: true}
+			for i, l := range looks {
+				time.Sleep(l.after)
+				m.see(Entry{Key: "k", Value: []byte("v"), Rev: l.told})
+				m.look(l.state)
+				if again := len(m.again) > 0; again != l.again {
+					t.Errorf("%s, look %d: opened again %t", name, i, again)
+				}
+			}
+		})
+	}
+}
+
+// That a server has not answered is told with its next answer, once; a refusal
+// is an answer.
+func TestASilenceIsToldOnce(t *testing.T) {
+	refused := errors.New("no")
+	for name, c := range map[string]struct {
+		fails  func(context.Context) error
+		silent bool
+	}{
+		"it says no":       {func(context.Context) error { return refused }, false},
+		"it says nothing":  {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, true},
+		"it says all well": {nil, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var told []bool
+			var clock *Clock
+			fails := c.fails
+			clock = NewClock(func(ctx context.Context) (time.Time, error) {
+				if fails != nil {
+					return time.Time{}, fails(ctx)
+				}
+				clock.tell(state{})
+				return time.Now(), nil
+			})
+			defer clock.follow(func(s state) { told = append(told, s.silent) })()
+			for range 3 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				_ = clock.Sample(ctx)
+				cancel()
+				fails = nil
+			}
+			if len(told) < 2 || told[0] != c.silent || told[1] {
+				t.Errorf("%s: %v", name, told)
+			}
+		})
+	}
+}
+
+// mute is a cell of a server that says nothing.
+type mute struct{}
+
+func (mute) Get(ctx context.Context) ([]byte, uint64, error) { <-ctx.Done(); return nil, 0, ctx.Err() }
+func (mute) Put(ctx context.Context, _ []byte, _ uint64) (uint64, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+// Neither a read nor a write waits without end for a server that says nothing,
+// and what became of a write then is unknown.
+func TestNothingWaitsForAServerThatSaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, ask := range map[string]func() error{
+			"a read":  func() error { _, _, err := Get(t.Context(), mute{}); return err },
+			"a write": func() error { _, err := Put(t.Context(), mute{}, nil, 1); return err },
+		} {
+			began := time.Now()
+			if err := ask(); err == nil || errors.Is(err, ErrStale) || time.Since(began) != WriteTimeout {
+				t.Errorf("%s: %v after %v", name, err, time.Since(began))
+			}
+		}
+	})
+}
