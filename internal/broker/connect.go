@@ -43,6 +43,7 @@ func Connect(ctx context.Context, a Address, log *zap.Logger, onError func(error
 	if a.Creds != "" {
 		options = append(options, nats.UserCredentials(a.Creds))
 	}
+	options = append(options, gathering)
 	dial := func() (*nats.Conn, error) {
 		if a.URL == "" {
 			nc, _, err := natscontext.Connect(a.Context, options...)
