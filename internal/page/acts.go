@@ -17,6 +17,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"fetchworker"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/operate"
 )
@@ -89,7 +90,8 @@ type actView struct {
 	Back                 string
 	Queued, KeepDeadline bool
 	Limit                int
-	Editable             string // the request of a single one that may be edited
+	One                  *fetchworker.Identity // the only one of the plan
+	Editable             string                // the request of a single one that may be edited
 }
 
 type acts struct {
@@ -368,6 +370,9 @@ func (s *Server) actView(a *acting) actView {
 		Planned: a.counted, Note: a.note, Why: a.why, Fates: a.result.Fates, Type: a.plan.Count > manyMessages, Works: a.task.Works(),
 		ReasonNeeded: a.Action != operate.ActReplay, NoReplayer: a.task.Works() && !running, Stopping: a.stops,
 		Back: "/letters" + a.Filter.With(), Queued: a.task.Queued, KeepDeadline: a.task.KeepDeadline, Limit: a.task.Limit,
+	}
+	if a.plan.Count == 1 && len(a.plan.Identities) == 1 {
+		v.One = &a.plan.Identities[0]
 	}
 	if a.one != nil && utf8.Valid(a.one.Body) && json.Valid(a.one.Body) {
 		v.Editable = strings.ReplaceAll(string(a.one.Body), "\r\n", "\n")

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,9 +10,11 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/operate"
+	"fetchworker/internal/terminal"
 
 	"go.uber.org/zap"
 )
@@ -27,7 +30,8 @@ type controlView struct {
 	Means     string
 	Backlog   int
 	Known     []string
-	Form      form // what was written into it, where that was wrong
+	Now       []string // the limits in force
+	Form      form     // what was written into it, where that was wrong
 }
 
 var means = map[string]string{
@@ -70,6 +74,7 @@ func (s *Server) order(ctx context.Context, q url.Values) (view, error) {
 		for _, p := range o.Providers {
 			if slices.Contains(data.Providers, p.Provider) {
 				data.Backlog += p.Backlog
+				data.Now = append(data.Now, inForce(p, s.Desk.Now()))
 			}
 		}
 	}
@@ -176,4 +181,23 @@ func (s *Server) orders(form url.Values) ([]operate.Order, error) {
 		orders[i].Provider = p
 	}
 	return orders, nil
+}
+
+// inForce is a provider's limits as they are, and whose.
+func inForce(s operate.Status, now time.Time) string {
+	var limits []string
+	for _, p := range s.Permits {
+		if p.Group == "" {
+			limits = append(limits, p.Limit)
+		}
+	}
+	text := s.Provider + " " + cmp.Or(strings.Join(limits, ","), s.LimitsChanged, "none that is known")
+	if s.LimitsChanged == "" {
+		return text
+	}
+	text += ", by " + cmp.Or(s.LimitsBy, "an operator")
+	if !s.LimitsUntil.IsZero() {
+		text += " until " + terminal.Clock(s.LimitsUntil, now)
+	}
+	return text
 }

@@ -3,6 +3,7 @@ package page_test
 import (
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 )
 
@@ -15,6 +16,16 @@ func TestProvidersAreStoppedAndLetGo(t *testing.T) {
 		t.Fatal(code, to, words(body))
 	}
 	r.has("/", "paused", "by bea: the network moves")
+	// Every view tells it, and what ends it.
+	for _, v := range []string{"/agents", "/review", "/letters", "/events", "/find?q=x", "/nowhere", "/provider/fmp"} {
+		r.has(v, "fmp is paused until", "by bea: the network moves. Resume…")
+	}
+	if _, body, _ := r.get("/"); strings.Contains(words(body), "Stop everything") || !strings.Contains(words(body), "Resume all…") {
+		t.Errorf("everything is paused: %s", words(body))
+	}
+	if _, body, _ := r.get("/provider/fmp"); strings.Contains(words(body), "Pause…") {
+		t.Errorf("it is paused: %s", words(body))
+	}
 	r.store(letter("alice", "q-1", "timeout").DeadLetter())
 	r.stored()
 	r.has("/waiting?agent=alice", "1 parked or waiting for a retry", "Nothing waits in the queues for alice: what waits is below", "held paused by bea: the network moves until", "alice/q-1")
@@ -38,7 +49,12 @@ func TestProvidersAreStoppedAndLetGo(t *testing.T) {
 			t.Fatal(code, words(body))
 		}
 	}
-	r.has("/provider/fmp", "changed by an operator to 30/min", "open for calls")
+	r.has("/provider/fmp", "limited to 30/min by bea until", ": 429s", "open for calls")
+	r.has("/control?do=limit&provider=fmp", "In force now: fmp 30/min, by bea until", "default gives the workers' own back")
+	r.has("/", "limited to 30/min by bea until")
+	if _, body, _ := r.get("/agents"); strings.Contains(words(body), "paused") {
+		t.Error("a pause that has ended is still told")
+	}
 	r.has("/audit", "resume", "it has moved", "limit", "to 30/min until", "pause")
 	r.has("/events", "control", "the network moves")
 }

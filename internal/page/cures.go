@@ -113,18 +113,28 @@ func onPage(words []string) (doing, bool) {
 	}
 	switch do := arg(0); do {
 	case "pause", "resume", "limit", "retire":
-		provider := arg(1)
-		if provider == "" {
+		names := args[1:]
+		for i, word := range names { // what follows them: or wait, then …
+			if word == "or" || word == "then" || i == 1 && (do == "limit" || do == "retire") {
+				names = names[:i]
+				break
+			}
+		}
+		if len(names) == 0 || names[0] == "" {
 			return doing{}, false
 		}
-		q = url.Values{"do": {do}, "provider": {provider}}
+		q = url.Values{"do": {do}, "provider": names}
 		if v := flags.Get("for"); v != "" {
 			q.Set("for", v)
 		}
 		if do == "limit" && arg(2) != "" {
 			q.Set("limits", arg(2))
 		}
-		return doing{title(do) + " " + provider + "…", to("/control")}, true
+		what := names[0]
+		if len(names) > 1 {
+			what = plural(len(names), "provider", "providers")
+		}
+		return doing{title(do) + " " + what + "…", to("/control")}, true
 	case "review":
 		return doing{"See what is in review", to("/review")}, true
 	case "list":

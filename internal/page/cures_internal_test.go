@@ -10,6 +10,8 @@ func TestACureIsDoneOnThePage(t *testing.T) {
 	for cure, want := range map[string]string{
 		`replayer resume fmp --reason "…"`:                              `[{Resume fmp… /control?do=resume&provider=fmp}]`,
 		`replayer resume polygon --reason "vendor says fixed", or wait`: `[{Resume polygon… /control?do=resume&provider=polygon}]`,
+		`replayer resume fmp fred polygon --reason "…"`:                 `[{Resume 3 providers… /control?do=resume&provider=fmp&provider=fred&provider=polygon}]`,
+		`replayer limit fmp 50/d,1/s --for 2h --reason "429s", or wait`: `[{Limit fmp… /control?do=limit&for=2h&limits=50%2Fd%2C1%2Fs&provider=fmp}]`,
 		`worker check --try fmp OPERATION, with the right key; restart the workers with it; then replayer resume fmp --reason "key replaced"`: `[{Resume fmp… /control?do=resume&provider=fmp}]`,
 		`replayer limit fmp 60/min --for 2h --reason "429s"`:                                                                          `[{Limit fmp… /control?do=limit&for=2h&limits=60%2Fmin&provider=fmp}]`,
 		`replayer limit fmp default --reason "…"`:                                                                                     `[{Limit fmp… /control?do=limit&limits=default&provider=fmp}]`,

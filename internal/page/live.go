@@ -45,7 +45,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, look viewer) {
 	for {
 		v := s.see(r, look)
 		var body bytes.Buffer
-		if err := s.views.ExecuteTemplate(&body, v.Name, s.filled(r, v)); err != nil {
+		if err := s.views.ExecuteTemplate(&body, "main", s.filled(r, v)); err != nil {
 			s.Log.Error("page", zap.String("view", v.Name), zap.Error(err))
 			return
 		}

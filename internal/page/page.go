@@ -130,6 +130,8 @@ type shown struct {
 	By    string
 	Path  string
 	Guard bool // there is a token, and so a way out
+
+	Pauses []pause // in force, where the view does not tell them itself
 }
 
 type viewer func(r *http.Request) (view, error)
@@ -247,7 +249,11 @@ func missing(text string) view {
 }
 
 func (s *Server) filled(r *http.Request, v view) shown {
-	return shown{view: v, Now: s.Desk.Now(), By: s.by(r), Path: r.URL.RequestURI(), Guard: s.Token != ""}
+	to := shown{view: v, Now: s.Desk.Now(), By: s.by(r), Path: r.URL.RequestURI(), Guard: s.Token != ""}
+	if v.Name != "overview" && v.Name != "login" {
+		to.Pauses = s.pauses(to.Now)
+	}
+	return to
 }
 
 // by is who acts: as the person said last, in this browser.

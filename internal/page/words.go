@@ -28,7 +28,7 @@ func (s *Server) words() template.FuncMap {
 		"stamp": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") },
 		"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 		"share": share, "short": terminal.Short, "percent": percent, "lower": strings.ToLower, "plural": plural,
-		"address": address, "when": when, "coming": coming, "parked": parked, "cut": func(h []dlq.Attempt) bool { return len(h) >= dlq.HistoryKept }, "waitsFor": waitsFor, "bar": bar, "limitOf": limitOf, "with2": with2, "with3": with3, "cause": causeWords,
+		"address": address, "when": when, "coming": coming, "parked": parked, "stopped": stopped, "cut": func(h []dlq.Attempt) bool { return len(h) >= dlq.HistoryKept }, "waitsFor": waitsFor, "bar": bar, "limitOf": limitOf, "with2": with2, "with3": with3, "cause": causeWords,
 		"identity": func(a operate.Act) fetchworker.Identity {
 			return fetchworker.Identity{Provider: a.Provider, Operation: a.Operation, Agent: a.Agent, ID: a.ID}
 		},
