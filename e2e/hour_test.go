@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,7 +80,7 @@ type shift struct {
 	data   string // where the server keeps it
 	noDisk error  // it is not a disk of its own
 	worker *process
-	own    string // the path that only its calls have
+	own    string // the name that only its calls tell
 	ready  string
 
 	mu     sync.Mutex
@@ -87,7 +88,7 @@ type shift struct {
 	slow   []string
 	stop   context.CancelFunc
 	agents sync.WaitGroup
-	deaths map[string]window // of workers, by their path: from the signal until it was gone
+	deaths map[string]window // of workers, by their own names: from the signal until it was gone
 	away   []window          // when the server could store nothing
 	steps  []hourStep        // when each began
 }
@@ -138,9 +139,9 @@ func newShift(t *testing.T) *shift {
 	}
 	h := &shift{server: server, data: data, noDisk: noDisk, deaths: map[string]window{}}
 	h.fleet = withServer(t, playedBoth, nc, nc, map[string]string{
-		"NATS_URL": url, "FETCH_CATALOG": catalogue, "USER": "ann",
-		"POLYGON_API_KEY": aKey, "POLYGON_REQUESTS_PER_MINUTE": "0",
+		"NATS_URL": url, "FETCH_CATALOG": catalogue, "USER": "ann", "POLYGON_REQUESTS_PER_MINUTE": "0",
 	})
+	h.env["POLYGON_BASE_URL"] = h.upstream.URL()
 	delete(h.env, "FMP_REQUESTS_PER_MINUTE")
 	h.start()
 	h.spawned()
@@ -160,17 +161,17 @@ func (h *shift) start() {
 	h.ready = "http://" + field(h.t, h.worker.says(h.t, `"serving"`), "http") + "/readyz"
 }
 
-// spawned starts a worker whose calls are known by the path that they begin with.
+// spawned starts a worker whose calls tell its own name, by the key that it has.
+// (Under an address of its own its calls would be others than those of the rest
+// of the fleet.)
 func (h *shift) spawned(more ...string) (p *process, own string) {
 	own = fmt.Sprint("worker-", h.started+1)
-	base := h.upstream.URL() + "/" + own
-	return h.fleet.worker(append(more, "FMP_BASE_URL", base+"/api/v3", "POLYGON_BASE_URL", base)...), own
+	return h.fleet.worker(append(more, "FMP_API_KEY", own+"-"+aKey, "POLYGON_API_KEY", own+"-"+aKey)...), own
 }
 
 // workerOf is the worker that made a call.
 func workerOf(c providertest.Call) string {
-	own, _, _ := strings.Cut(strings.TrimPrefix(c.Target, "/"), "/")
-	return own
+	return regexp.MustCompile(`worker-\d+`).FindString(c.RawTarget + fmt.Sprint(c.Header))
 }
 
 // asks is an agent's day: a request, its answer, and on.
@@ -491,7 +492,7 @@ func (h *shift) closes(symbol string) (some []providertest.Call) {
 // playedBoth answers quotes, and closes of another provider.
 func playedBoth(r *http.Request) *providertest.Step {
 	step := *well(20 * time.Millisecond)(r)
-	if strings.Contains(r.URL.Path, "/v2/") {
+	if strings.HasPrefix(r.URL.Path, "/v2/") {
 		step = providertest.JSON(http.StatusOK, `{"status":"OK","results":[{"c":1}],"resultsCount":1}`)
 	}
 	return &step
@@ -503,7 +504,7 @@ func TestWhatMayBeCalledTwice(t *testing.T) {
 	begin := time.Date(2026, 2, 13, 21, 0, 0, 0, time.UTC)
 	at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
 	call := func(worker string, ms int) providertest.Call {
-		return providertest.Call{At: at(ms), Target: "/" + worker + "/api/v3/quote/AAPL"}
+		return providertest.Call{At: at(ms), RawTarget: "/api/v3/quote/AAPL?apikey=" + worker + "-key"}
 	}
 	span := func(from, to int) window { return window{at(from), at(to)} }
 	for name, c := range map[string]struct {

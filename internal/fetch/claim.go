@@ -11,7 +11,8 @@ import (
 // Under a scarce quota no two workers make the same call at once: whoever is
 // about to make one says so under the call's key in the fleet's cache, and who
 // finds that another is at it gives its permit back and waits for the body.
-// Where permits are plenty that would cost a round trip more than it saves.
+// Where permits are plenty that would cost a round trip more than it saves, but
+// for a request that another may have in hand, too: see restarts.
 const (
 	// scarceBelow this many calls a second a permit is worth more than a round
 	// trip.
@@ -23,8 +24,8 @@ const (
 // alone reports whether this worker may make a request's call, as the only one
 // of the fleet, and whether another's has ended just before. over ends the
 // claim; where there is none it does nothing.
-func (w *Worker) alone(ctx context.Context, r *request) (alone, after bool, over func()) {
-	if r.served.Gate.Pace() >= scarceBelow {
+func (w *Worker) alone(ctx context.Context, r *request, disputed bool) (alone, after bool, over func()) {
+	if !disputed && r.served.Gate.Pace() >= scarceBelow {
 		return true, false, func() {}
 	}
 	key := r.call.Key

@@ -23,10 +23,11 @@ type delivery struct {
 	address  wire.Address
 	sequence uint64
 	stored   time.Time // when the message was stored
+	came     time.Time // into these hands
 	count    uint64    // times it has been delivered, this one included
 	behind   uint64    // messages of its shard that wait behind it
 	replayed bool      // from the replay stream
-	older    bool      // than its consumer: an earlier one may have delivered it too
+	older    bool      // than its consumer, or the server's last start: it may have been delivered before
 
 	again  bool  // it has been in our own hands before, since it came
 	share  int64 // of the process that it has at the moment
@@ -45,7 +46,7 @@ func newDelivery(msg intake.Message, meta *nats.MsgMetadata, from *intake.Shard,
 		return nil, fmt.Errorf("delivery: %w", err)
 	}
 	return &delivery{
-		msg: msg, address: address, sequence: meta.Sequence.Stream, stored: meta.Timestamp,
+		msg: msg, address: address, sequence: meta.Sequence.Stream, stored: meta.Timestamp, came: time.Now(),
 		count: meta.NumDelivered, behind: meta.NumPending, replayed: meta.Stream == wire.StreamReplay,
 		older: from.Older(meta.Timestamp), shard: from, held: held,
 	}, nil

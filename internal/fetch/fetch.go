@@ -76,6 +76,9 @@ func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
 		if done, err := w.overBudget(ctx, r); done || err != nil {
 			return err
 		}
+		if err := w.settled(r.over, r); err != nil {
+			return w.without(ctx, r, err)
+		}
 		asked := time.Now()
 		permit, err := w.permit(r.over, r)
 		if err != nil {
@@ -100,11 +103,15 @@ func (w *Worker) use(ctx context.Context, r *request, permit *budget.Permit, wai
 			return waits, err
 		}
 	}
+	if w.unsettled(r) != nil {
+		return true, nil
+	}
 	asked := time.Now()
-	alone, after, over := w.alone(ctx, r)
+	disputed, _ := w.restarts.disputed(r)
+	alone, after, over := w.alone(ctx, r, disputed)
 	defer over()
 	// Its body may have come since this one looked, or its end by who had it before.
-	if after || r.redelivered() && time.Since(asked) > lateLookAfter {
+	if after || alone && disputed || r.redelivered() && time.Since(asked) > lateLookAfter {
 		done, waits, err := w.lateLook(ctx, r, func() { over(); permit.Done(unused) })
 		if done || waits || err != nil {
 			return waits, err
@@ -121,7 +128,9 @@ func (w *Worker) use(ctx context.Context, r *request, permit *budget.Permit, wai
 			return nil // its time was over before anything was on the wire
 		}
 		land(result)
-		over() // who waits for this call needs its body, not that its end is stored
+		if !disputed {
+			over() // who waits for this call needs its body, not that its end is stored
+		}
 		made := ordinary
 		if permit.Probe() {
 			made = probe
@@ -216,7 +225,7 @@ func (w *Worker) lateLook(ctx context.Context, r *request, letGo func()) (done, 
 	}
 	err = w.guarded(ctx, r.delivery, func() (err error) {
 		// Who had it before, and was thought to be gone, may have ended it since.
-		if r.redelivered() {
+		if disputed, _ := w.restarts.disputed(r); disputed || r.redelivered() {
 			if done, err = w.endedBefore(ctx, r); done || err != nil {
 				return err
 			}
@@ -353,6 +362,9 @@ func (w *Worker) startCall(r *request, permit *budget.Permit) error {
 	soon := r.over.shortly(renewWithin)
 	defer soon.cancel()
 	if err := w.cancels.mayCall(soon, r); err != nil {
+		return err
+	}
+	if err := w.unsettled(r); err != nil { // the server was away meanwhile
 		return err
 	}
 	err := permit.Start()

@@ -81,6 +81,9 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 		}
 	}
 	r.Worker = w.name
+	if _, outlived := w.restarts.outlived(d, r.now()); outlived {
+		d.older = true
+	}
 	if !d.again && d.count == 1 && !d.replayed && (d.older || r.ID != wire.ResolveID("", "", d.sequence, d.stored)) {
 		r.used = w.used.Begin(fetchworker.ResultSubject(r.Identity))
 	}

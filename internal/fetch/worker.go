@@ -93,19 +93,20 @@ type Worker struct {
 	maxLife   time.Duration
 	drain     time.Duration
 
-	intake  *intake.Intake // where work comes from
-	held    *wait.Heart[*delivery]
-	cache   *cache.Cache
-	flights *flights
-	cancels *cancels
-	stores  *stores
-	raws    *raws
-	used    *record.Looks // into the answers, under ids that agents chose
-	memory  *memory.Budget
-	parks   *semaphore.Weighted // that are stored at the same time
-	inside  *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
-	ends    chan string         // keys of suspicions that may be removed
-	owed    sync.WaitGroup      // what must still be written to the bucket
+	intake   *intake.Intake // where work comes from
+	held     *wait.Heart[*delivery]
+	cache    *cache.Cache
+	flights  *flights
+	cancels  *cancels
+	stores   *stores
+	raws     *raws
+	restarts *restarts
+	used     *record.Looks // into the answers, under ids that agents chose
+	memory   *memory.Budget
+	parks    *semaphore.Weighted // that are stored at the same time
+	inside   *semaphore.Weighted // shared by all that run, and held whole by a suspect that runs alone
+	ends     chan string         // keys of suspicions that may be removed
+	owed     sync.WaitGroup      // what must still be written to the bucket
 
 	// Two contexts, because stopping is not killing: stopping ends when no
 	// more work may be taken or waited with, working when work in flight must
@@ -131,6 +132,7 @@ func New(c Config) (*Worker, error) {
 		memory: c.Memory, inside: semaphore.NewWeighted(everyone), parks: semaphore.NewWeighted(parksAtOnce),
 		ends:  make(chan string, endsWaiting),
 		cache: bodies, flights: newFlights(), cancels: newCancels(c.Cancels),
+		restarts: newRestarts(c.JS.Conn()),
 	}
 	for i := range c.Serve {
 		w.served[c.Serve[i].Provider.Name] = &c.Serve[i]
@@ -169,6 +171,7 @@ func (w *Worker) Run(stop context.Context) error {
 	background.Go(func() { w.cache.Run(working) })
 	background.Go(func() { w.stores.run(working) })
 	background.Go(func() { w.clearSuspects(working) })
+	background.Go(func() { w.restarts.run(working) })
 
 	w.intake.Deliver = func(s *intake.Shard, msg intake.Message, meta *nats.MsgMetadata) {
 		d, err := newDelivery(msg, meta, s, w.held)

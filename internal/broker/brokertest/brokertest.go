@@ -6,9 +6,12 @@ import (
 	"context"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +40,7 @@ type Broker struct {
 	KV     jetstream.KeyValue // fetch_providers
 	dir    string
 	listen string
+	runs   atomic.Pointer[broker.Embedded] // the server, while it does
 
 	ageless bool
 }
@@ -67,6 +71,7 @@ func (b *Broker) start(t testing.TB) {
 	if b.Server, err = broker.Embed(broker.EmbedOptions{DataDir: b.dir, Listen: b.listen, Sync: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
+	b.runs.Store(b.Server)
 	b.NC = b.Connect(t)
 	if b.JS, err = broker.JetStream(b.NC); err != nil {
 		t.Fatal(err)
@@ -129,8 +134,25 @@ func (b *Broker) Stop() {
 		return
 	}
 	b.NC.Close()
+	b.runs.Store(nil)
 	b.Server.Shutdown()
 	b.Server = nil
+}
+
+// Forget has a server that is stopped forget what the consumers of a stream gave
+// out, and what of it was acknowledged: as one does that is killed before it has
+// written it down.
+func (b *Broker) Forget(t testing.TB, stream string) {
+	t.Helper()
+	states, err := filepath.Glob(filepath.Join(b.dir, "jetstream", "$G", "streams", stream, "obs", "*", "o.dat"))
+	if err != nil || len(states) == 0 {
+		t.Fatalf("%s has no states of consumers: %v", stream, err)
+	}
+	for _, state := range states {
+		if err := os.Remove(state); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // Restart starts the server again after Stop, with what it had stored.

@@ -162,11 +162,12 @@ func (w *Wire) Met() int {
 	return w.met
 }
 
-// ConnectThrough opens a connection that runs through a wire.
+// ConnectThrough opens a connection that runs through a wire, to the server of
+// then: it may be started again.
 func (b *Broker) ConnectThrough(t testing.TB, w *Wire) *nats.Conn {
 	t.Helper()
 	nc, err := b.Server.Connect(func(o *nats.Options) error {
-		o.InProcessServer = &wired{w, o.InProcessServer}
+		o.InProcessServer = &wired{w, b}
 		return nil
 	})
 	if err != nil {
@@ -189,12 +190,12 @@ func (b *Broker) Through(t testing.TB, w *Wire) (js jetstream.JetStream, end fun
 
 type wired struct {
 	wire   *Wire
-	server nats.InProcessConnProvider
+	broker *Broker
 }
 
 // InProcessConn implements nats.InProcessConnProvider.
 func (w *wired) InProcessConn() (net.Conn, error) {
-	server, err := w.server.InProcessConn()
+	server, err := w.broker.conn()
 	if err != nil {
 		return nil, err
 	}
@@ -209,6 +210,22 @@ func (w *wired) InProcessConn() (net.Conn, error) {
 	})
 	go pump(server, theirs, w.wire.answered)
 	return ours, nil
+}
+
+var errStopped = errors.New("the server is stopped")
+
+// conn is a connection to the server that runs.
+func (b *Broker) conn() (net.Conn, error) {
+	runs := b.runs.Load()
+	if runs == nil {
+		return nil, errStopped
+	}
+	var server nats.InProcessConnProvider
+	_, _ = runs.Connect(func(o *nats.Options) error {
+		server = o.InProcessServer
+		return errStopped // it is only asked for
+	})
+	return server.InProcessConn()
 }
 
 // frame is one message of the protocol, or a line of another kind.
