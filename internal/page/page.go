@@ -147,6 +147,7 @@ func (s *Server) routes() *http.ServeMux {
 		"GET /find":          s.find,
 		"GET /agents":        s.agents,
 		"GET /agent/{agent}": s.agent,
+		"GET /words":         s.legendView,
 		"GET /audit":         s.audit,
 		"GET /events":        s.events,
 		"GET /control":       s.control,

@@ -66,7 +66,13 @@ func (s *Server) request(r *http.Request) (view, error) {
 		v.Still = false
 		return v, err
 	}
-	return view{Name: "request", Title: i.Agent + "/" + i.ID, Data: data}, err
+	nav := ""
+	for _, record := range data.Records {
+		if nav = "letters"; record.Stream == wire.StreamReview {
+			nav = "review"
+		}
+	}
+	return view{Name: "request", Title: i.Agent + "/" + i.ID, Nav: nav, Data: data}, err
 }
 
 // address is where a request's story is.

@@ -157,6 +157,8 @@ type agentsView struct {
 	Most      int64 // calls of the row with most
 	MostCause int64
 	Missing   bool // nobody counts
+
+	Days, Agents, Providers bool // the rows have these
 }
 
 // ledgerKept is how many days the ledger goes back.
@@ -208,6 +210,7 @@ func (s *Server) agents(r *http.Request) (view, error) {
 	data.Rows = operate.SumBy(rows, data.By)
 	for _, u := range data.Rows {
 		data.Most = max(data.Most, u.Calls)
+		data.Days, data.Agents, data.Providers = data.Days || u.Day != "", data.Agents || u.Agent != "", data.Providers || u.Provider != ""
 	}
 	for _, c := range data.Causes {
 		data.MostCause = max(data.MostCause, c.Count)

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/net/html"
 )
 
-var views = []string{"/", "/provider/fmp", "/waiting", "/letters", "/review", "/agents", "/audit", "/events", "/acts", "/find?q=x", "/control?do=pause&all=1&for=1h", "/request/fmp/quote/alice/q-1"}
+var views = []string{"/", "/provider/fmp", "/waiting", "/letters", "/review", "/agents", "/audit", "/events", "/acts", "/find?q=x", "/words", "/control?do=pause&all=1&for=1h", "/request/fmp/quote/alice/q-1"}
 
 // Every view answers on an empty fleet and on a full one, says what is missing
 // and what to do, and loads nothing from elsewhere.

@@ -36,7 +36,7 @@ func (s *Server) words() template.FuncMap {
 			return field{v.Wrong, f, name, label, size, most, hint}
 		},
 		"text": func(b []byte) string { return string(b) }, "list": func(words ...string) []string { return words },
-		"classes": wire.LetterClasses, "actions": operate.Actions, "remedy": s.remedy, "lettersOf": lettersOf, "title": title,
+		"classes": wire.LetterClasses, "actions": operate.Actions, "remedy": s.remedy, "meant": meant, "lettersOf": lettersOf, "title": title,
 		"fate":   func(of map[operate.Fate]int, fate string) int { return of[operate.Fate(fate)] },
 		"has":    func(list []string, word string) bool { return slices.Contains(list, word) },
 		"pretty": terminal.Printable, "trace": s.traceURL, "add": func(a, b int) int { return a + b },
