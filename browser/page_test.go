@@ -115,7 +115,23 @@ func (b *tab) says(text string) {
 var views = map[string]string{
 	"overview": "/", "provider": "/provider/polygon", "waiting": "/waiting", "letters": "/letters", "review": "/review", "agents": "/agents?since=7d",
 	"audit": "/audit", "events": "/events", "request": "/request/polygon/aggregates/alice/aggregates-0", "stop-all": "/control?do=pause&all=1&for=1h", "find": "/find?q=nothing", "acts": "/acts",
+	"words": "/words", "agent": "/agent/alice", "wrong": "/control?do=limit&provider=fmp",
 }
+
+// tidy says what is out of place in a view: a tab that is shown and cannot be
+// seen, and what stands in one row and does not end on one line.
+const tidy = `(() => {
+  const wrong = [];
+  const tab = document.querySelector("nav a[aria-current]");
+  if (tab) { const r = tab.getBoundingClientRect(); if (r.left < 0 || r.right > innerWidth || r.top < 0) wrong.push("the tab " + tab.textContent + " is out of sight"); }
+  const rows = {};
+  for (const e of document.querySelectorAll(".filter input:not([type=hidden]), .filter select, .filter button, .filter .button")) {
+    const r = e.getBoundingClientRect();
+    const top = Object.keys(rows).find((k) => Math.abs(k - r.bottom) < 8);
+    if (top === undefined) rows[r.bottom] = r; else if (Math.abs(rows[top].bottom - r.bottom) > 1 || Math.abs(rows[top].height - r.height) > 1) wrong.push((e.name || e.textContent) + " is not in line");
+  }
+  return wrong.join("; ");
+})()`
 
 // documented are the pictures that docs/page.md shows: FETCH_DOCS=1 writes them
 // anew.
@@ -131,8 +147,11 @@ func TestEveryViewAtEveryWidth(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, path := range views {
-		for _, width := range []int64{1280, 390} {
+		for _, width := range []int64{1280, 900, 390} {
 			for _, scheme := range []string{"light", "dark"} {
+				if width == 900 && scheme == "dark" {
+					continue // what is dark at the others is so here
+				}
 				b.do(emulation.SetDeviceMetricsOverride(width, 900, 1, width < 500),
 					emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}))
 				b.do(chromedp.Navigate(url+path), chromedp.WaitVisible("h1", chromedp.ByQuery))
@@ -143,7 +162,12 @@ func TestEveryViewAtEveryWidth(t *testing.T) {
 					b.says("polygon")
 				}
 				var over int
+				var untidy string
 				var picture []byte
+				b.do(chromedp.Evaluate(tidy, &untidy))
+				if untidy != "" {
+					t.Errorf("%s at %d: %s", name, width, untidy)
+				}
 				b.do(chromedp.Evaluate(`document.documentElement.scrollWidth - document.documentElement.clientWidth`, &over), chromedp.FullScreenshot(&picture, 100))
 				if over > 0 {
 					t.Errorf("%s at %d is %d pixels too wide", name, width, over)
@@ -171,7 +195,7 @@ func TestAnActIsClickedThrough(t *testing.T) {
 	broker, url := staged(t)
 	b := openTab(t, url)
 	b.do(chromedp.Navigate(url+"/review?provider=fmp"), chromedp.WaitVisible(`.actions form button`, chromedp.ByQuery))
-	b.do(chromedp.Click(`//button[text()="Discard…"]`, chromedp.BySearch))
+	b.do(chromedp.Click(`//button[starts-with(text(),"Discard")]`, chromedp.BySearch))
 	b.says("1000 messages to discard")
 	b.do(chromedp.WaitVisible(`input[name=count]`, chromedp.ByQuery), chromedp.SetValue(`input[name=by]`, "bea", chromedp.ByQuery),
 		chromedp.SendKeys(`input[name=reason]`, "producer fixed", chromedp.ByQuery), chromedp.SendKeys(`input[name=rate]`, "100", chromedp.ByQuery),
@@ -215,7 +239,7 @@ func TestAnActIsClickedThrough(t *testing.T) {
 func TestAPlanIsADryRunAndACanaryGoesFirst(t *testing.T) {
 	broker, url := staged(t)
 	b := openTab(t, url)
-	b.do(chromedp.Navigate(url+"/review?provider=fmp"), chromedp.WaitVisible(`.actions form button`, chromedp.ByQuery), chromedp.Click(`//button[text()="Requeue…"]`, chromedp.BySearch))
+	b.do(chromedp.Navigate(url+"/review?provider=fmp"), chromedp.WaitVisible(`.actions form button`, chromedp.ByQuery), chromedp.Click(`//button[starts-with(text(),"Requeue")]`, chromedp.BySearch))
 	b.says("1000 messages to requeue")
 	b.do(chromedp.Click(`summary`, chromedp.ByQuery), chromedp.SendKeys(`input[name=limit]`, "40", chromedp.ByQuery),
 		chromedp.Click(`input[name=keep_deadline]`, chromedp.ByQuery), chromedp.Click(`//button[text()="Plan again"]`, chromedp.BySearch))

@@ -119,6 +119,26 @@ func (l list) Matching() int {
 	return -1
 }
 
+// Button is what a button says that begins an act: on how many, and whose.
+func (l list) Button(act string) string { return button(act, l.Matching(), l.Filter) }
+
+func button(act string, n int, f chosen) string {
+	many := "those that match"
+	switch {
+	case n > 1 && f.Empty():
+		many = "all " + num(n)
+	case n >= 0:
+		many = num(n)
+	}
+	if f.Agent != "" {
+		many += " of " + f.Agent
+	}
+	if act == operate.ActReplay {
+		many += " now"
+	}
+	return title(act) + " " + many + "…"
+}
+
 // rows fills a screen of single ones, the newest first.
 func (s *Server) rows(ctx context.Context, l *list, stream string) error {
 	edge, err := s.Desk.Edge(ctx, stream)

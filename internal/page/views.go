@@ -76,6 +76,11 @@ type waitingView struct {
 	LeftOut, LeftOutQueued int // agents that are not listed, and their requests
 }
 
+// Button is what the button of a cancel says.
+func (v waitingView) Button(act string) string {
+	return button(act, v.Total+v.Parked, v.Letters.Filter)
+}
+
 // waiting says what waits, why, until when, and whose it is.
 func (s *Server) waiting(r *http.Request) (view, error) {
 	f, err := s.filter(r)

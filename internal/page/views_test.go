@@ -44,7 +44,7 @@ func TestEveryViewStandsAlone(t *testing.T) {
 	}
 	r.has("/letters", "alice/q-1", "HTTP # from upstream", "only these")
 	r.has("/request/fmp/quote/alice/q-1", "Dead letter, waiting", "HTTP 503 from upstream", "4 , of them 4 failures", "none yet", `{"params":{"symbol":"AAPL"}}`, "Replay now…")
-	r.has("/review", "bob/q-2", "Requeue…", "Discard…")
+	r.has("/review", "bob/q-2", "Requeue 1…", "Discard 1…")
 	r.has("/agents", "alice", "1234")
 	r.has("/waiting?agent=alice", "Waiting 1 ", "0 in the queues, 1 parked or waiting for a retry", "what waits is below", "alice/q-1", "due at")
 	r.has("/waiting?agent=bob", "Waiting 0 ", "1 waits for a person", "Nothing matches.", "1 request waits for a person in Review")
