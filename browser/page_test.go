@@ -79,7 +79,7 @@ func (b *tab) do(actions ...chromedp.Action) {
 	defer cancel()
 	for _, action := range actions {
 		err := chromedp.Run(ctx, action)
-		for try := 0; try < 10 && err != nil && strings.Contains(err.Error(), "No node with given id"); try++ {
+		for try := 0; try < 10 && err != nil && (strings.Contains(err.Error(), "No node with given id") || strings.Contains(err.Error(), "Cannot find context with specified id")); try++ { // a page comes in the place of another
 			time.Sleep(100 * time.Millisecond)
 			err = chromedp.Run(ctx, action)
 		}

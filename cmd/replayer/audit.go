@@ -68,7 +68,7 @@ command was killed may tell of an act that was not done.`,
 		Args: cobra.NoArgs,
 		RunE: c.do(func(cmd *cobra.Command, _ []string) error {
 			if f.Action != "" && !slices.Contains(operate.Actions(), f.Action) {
-				return misused("give one of "+strings.Join(operate.Actions(), ", "), "--action %q is not known", f.Action)
+				return misused(oneOf(f.Action, operate.Actions()), "--action %q is not known", f.Action)
 			}
 			var err error
 			if f.Class, err = knownClass(class, append(classes(), string(browse.ClassQueued))); err != nil {
@@ -143,7 +143,7 @@ func (c *cli) audit(ctx context.Context, l *link, f operate.ActFilter, limit int
 		c.sayf("more match: stopped at --limit %d", limit)
 	}
 	if count == 0 {
-		return nothing("widen the filters", "nothing matched")
+		return c.unmatchedHere(ctx, l, f.Provider, f.Agent, nothing("widen the filters", "nothing matched"))
 	}
 	return nil
 }

@@ -156,7 +156,7 @@ func (b *bulk) nothingToDo(ctx context.Context, plan operate.Plan) error {
 	case plan.Unreadable > 0:
 		return failed("look at them with replayer list; remove them with nats stream rmmsg", "the headers of all %d that match cannot be read", plan.Unreadable)
 	default:
-		return b.c.unmatched(ctx, b.fleet, b.task.Filter.Provider)
+		return b.c.unmatched(ctx, b.l, b.fleet, b.task.Filter.Provider, b.task.Filter.Agent, errUnmatched())
 	}
 }
 

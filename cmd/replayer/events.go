@@ -27,7 +27,7 @@ thresholds of the bytes, orders, and what came to review.`,
 		Args: cobra.NoArgs,
 		RunE: c.do(func(cmd *cobra.Command, _ []string) error {
 			if f.Kind != "" && !slices.Contains(operate.Kinds(), f.Kind) {
-				return misused("give one of "+strings.Join(operate.Kinds(), ", "), "--kind %q is not known", f.Kind)
+				return misused(oneOf(f.Kind, operate.Kinds()), "--kind %q is not known", f.Kind)
 			}
 			if limit < 0 {
 				return misused("give a number from 1, or leave it out", "--limit %d is negative", limit)
@@ -77,7 +77,7 @@ thresholds of the bytes, orders, and what came to review.`,
 				c.sayf("more match: stopped at --limit %d", limit)
 			}
 			if count == 0 {
-				return nothing("widen the filters; events are kept for a week", "nothing matched")
+				return c.unmatchedHere(ctx, l, f.Provider, "", nothing("widen the filters; events are kept for a week", "nothing matched"))
 			}
 			return nil
 		}),

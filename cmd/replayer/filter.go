@@ -60,7 +60,7 @@ func completeWords(cmd *cobra.Command, flag string, words []string) {
 
 func knownClass(name string, classes []string) (wire.Class, error) {
 	if name != "" && !slices.Contains(classes, name) {
-		return "", misused("give one of "+strings.Join(classes, ", "), "--class %q is not known", name)
+		return "", misused(oneOf(name, classes), "--class %q is not known", name)
 	}
 	return wire.Class(name), nil
 }

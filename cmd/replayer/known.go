@@ -50,13 +50,51 @@ func (c *cli) known(ctx context.Context, f *operate.Fleet, providers ...string) 
 }
 
 // unmatched says that a filter matched nothing; where it names a provider that
-// nobody knows, that is why.
-func (c *cli) unmatched(ctx context.Context, f *operate.Fleet, provider string) error {
+// nobody knows, or an agent that has never used any, that is why.
+func (c *cli) unmatched(ctx context.Context, l *link, f *operate.Fleet, provider, agent string, otherwise error) error {
 	if provider != "" {
 		if err := c.known(ctx, f, provider); err != nil {
 			return err
 		}
 	}
+	if agent == "" {
+		return otherwise
+	}
+	rows, err := l.Usage(ctx, operate.UsageFilter{})
+	if err != nil {
+		return otherwise // nobody counts, or the server does not say
+	}
+	agents := map[string]bool{}
+	for _, u := range rows {
+		agents[u.Agent] = true
+	}
+	if meant := nearest.Of(agent, slices.Sorted(maps.Keys(agents))); meant != "" && !agents[agent] {
+		return nothing("did you mean "+meant+"?", "nothing matched, and no agent %s has used anything yet", agent)
+	}
+	return otherwise
+}
+
+// unmatchedHere is unmatched where no fleet is at hand.
+func (c *cli) unmatchedHere(ctx context.Context, l *link, provider, agent string, otherwise error) error {
+	f, err := l.Fleet(ctx)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return c.unmatched(ctx, l, f, provider, agent, otherwise)
+}
+
+// oneOf says which words there are, and which was probably meant.
+func oneOf(written string, words []string) string {
+	next := "give one of " + strings.Join(words, ", ")
+	if meant := nearest.Of(written, words); meant != "" {
+		return "did you mean " + meant + "? " + next
+	}
+	return next
+}
+
+// errUnmatched is what a list says that is empty.
+func errUnmatched() error {
 	return nothing("widen the filters; replayer status shows what there is", "nothing matched")
 }
 

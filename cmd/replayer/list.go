@@ -139,7 +139,7 @@ func (c *cli) stream(cmd *cobra.Command, s *selection, stream string, open func(
 		c.sayf("more match: stopped at --limit %d", s.limit)
 	}
 	if count == 0 {
-		return c.unmatched(ctx, fleet, s.filter.Provider)
+		return c.unmatched(ctx, l, fleet, s.filter.Provider, s.filter.Agent, errUnmatched())
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ write within a second, and the counters are kept for 400 days.`,
 		Args: cobra.NoArgs,
 		RunE: c.do(func(cmd *cobra.Command, _ []string) error {
 			if by != "" && !slices.Contains(operate.By(), by) {
-				return misused("give one of "+strings.Join(operate.By(), ", "), "--by %q is not known", by)
+				return misused(oneOf(by, operate.By()), "--by %q is not known", by)
 			}
 			if by == "cause" && f.Agent != "" {
 				return misused("leave --agent out", "causes are not counted by agent")
@@ -67,7 +67,7 @@ func (c *cli) usage(ctx context.Context, l *link, f operate.UsageFilter, by stri
 		return err
 	}
 	if len(rows) == 0 {
-		return nothing("widen --since; workers count from their first call on", "nothing was used")
+		return c.unmatchedHere(ctx, l, f.Provider, f.Agent, nothing("widen --since; workers count from their first call on", "nothing was used"))
 	}
 	columns := map[string][]string{"agent": {"AGENT"}, "provider": {"PROVIDER"}, "day": {"DAY"}, "": {"AGENT", "PROVIDER"}}[by]
 	t := terminal.NewTable(c.out, append(columns, "CALLS", "BYTES", "OK", "CACHED", "STALE", "FAILED")...)
@@ -93,7 +93,7 @@ func (c *cli) causes(ctx context.Context, l *link, f operate.UsageFilter) error 
 		return err
 	}
 	if len(causes) == 0 {
-		return nothing("widen --since", "no call has failed")
+		return c.unmatchedHere(ctx, l, f.Provider, "", nothing("widen --since", "no call has failed"))
 	}
 	t := terminal.NewTable(c.out, "COUNT", "PROVIDER", "OPERATION", "CAUSE")
 	for _, cause := range causes {

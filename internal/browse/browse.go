@@ -93,6 +93,12 @@ func (f Filter) Coarse(edge Edge) Filter {
 // Selects reports whether a filter selects what was found. Whether it would
 // select what cannot be read is unknown: then its names decide.
 func (f Filter) Selects(found Found) bool {
+	if found.Fault == nil && f.Code != "" && found.Stream == wire.StreamReview { // its request has ended, also where the letter itself had no code
+		if found.FailsWith() != f.Code {
+			return false
+		}
+		f.Code = ""
+	}
 	return f.names(found.Identity) && (found.Fault != nil || f.Matches(found.Letter))
 }
 

@@ -96,6 +96,38 @@ func TestBackwardsIsTheWalkTurnedRound(t *testing.T) {
 	}
 }
 
+// An item of review is found by the code that its request failed with, also where
+// its letter had none; a letter that still waits is not.
+func TestAnItemIsFoundByTheCodeOfItsAnswer(t *testing.T) {
+	for _, c := range []struct {
+		class  wire.Class
+		code   fetchworker.Code
+		stream string
+		f      fetchworker.Code
+		want   bool
+	}{
+		{wire.ClassTransient, "", wire.StreamReview, "retries_exhausted", true},
+		{wire.ClassTransient, "", wire.StreamReview, "rejected", false},
+		{wire.ClassPoison, "", wire.StreamReview, "poison", true},
+		{wire.ClassPoison, "", wire.StreamReview, "retries_exhausted", false},
+		{wire.ClassPermanent, "rejected", wire.StreamReview, "rejected", true},
+		{wire.ClassPermanent, "rejected", wire.StreamReview, "retries_exhausted", false},
+		{wire.ClassTransient, "", wire.StreamDLQ, "retries_exhausted", false},
+		{wire.ClassPermanent, "rejected", wire.StreamDLQ, "rejected", true},
+		{wire.ClassTransient, "", wire.StreamReview, "", true},
+	} {
+		l := letter("fmp", 1)
+		l.Class, l.Code = c.class, c.code
+		found := browse.Found{Letter: l, Stream: c.stream}
+		if got := (browse.Filter{Code: c.f}).Selects(found); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+		if got := (browse.Filter{Code: c.f, Class: "pending"}).Selects(found); got {
+			t.Errorf("%+v: only its code is looked at", c)
+		}
+	}
+}
+
 func TestAFilterChoosesByCause(t *testing.T) {
 	l := letter("fmp", 1)
 	l.Code = "rejected"

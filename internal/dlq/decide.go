@@ -227,7 +227,9 @@ func earliest(times ...time.Time) time.Time {
 	return first
 }
 
-// failureCode is what the failed answer of a letter that goes to review says.
+// FailsWith is what the failed answer of a letter that goes to review says.
+func (l Letter) FailsWith() fetchworker.Code { return failureCode(l) }
+
 func failureCode(l Letter) fetchworker.Code {
 	switch {
 	case l.Code != "":
