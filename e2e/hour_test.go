@@ -449,8 +449,8 @@ const (
 
 // mayBeTwice is empty where nobody can know of a first call when a second is
 // made, and else says why that was known: the worker that made the first was
-// killed after it had begun and before an answer was stored, which it had had
-// no time to do.
+// killed after it had begun and before an answer was stored, for which there had
+// been no time.
 func mayBeTwice(calls []providertest.Call, stored time.Time, deaths map[string]window, away []window) string {
 	if len(calls) != 2 {
 		return "one call is all that a request may cost, and two where a worker died over the first"

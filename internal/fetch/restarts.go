@@ -58,11 +58,11 @@ func (s *restarts) run(ctx context.Context) {
 
 // at is when the last restart was noticed; zero: there was none.
 func (s *restarts) at() time.Time {
-	home, alone := s.nc.ConnectedServerId(), s.nc.ConnectedClusterName() == ""
+	home := s.nc.ConnectedServerId()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if home != "" && home != s.home {
-		if s.home != "" && alone {
+		if s.home != "" && s.nc.ConnectedClusterName() == "" {
 			s.last = time.Now()
 		}
 		s.home = home
@@ -74,7 +74,7 @@ func (s *restarts) at() time.Time {
 // server's clock, and when that was.
 func (s *restarts) outlived(d *delivery, now time.Time) (at time.Time, is bool) {
 	at = s.at()
-	return at, !at.IsZero() && d.stored.Before(at.Add(now.Sub(time.Now())))
+	return at, !at.IsZero() && d.stored.Before(at.Add(time.Until(now)))
 }
 
 // disputed reports whether another, too, may have a request in hand, and how

@@ -24,7 +24,11 @@ func TestEveryClassIsListed(t *testing.T) {
 	var all []wire.Class
 	ast.Inspect(file, func(n ast.Node) bool {
 		if spec, is := n.(*ast.ValueSpec); is {
-			text, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+			literal, is := spec.Values[0].(*ast.BasicLit)
+			if !is {
+				t.Fatalf("%s is no text", spec.Names[0])
+			}
+			text, err := strconv.Unquote(literal.Value)
 			if err != nil {
 				t.Error(err)
 			}
