@@ -81,6 +81,7 @@ type shift struct {
 	noDisk error  // it is not a disk of its own
 	worker *process
 	own    string // the name that only its calls tell
+	all    []*process
 	ready  string
 
 	mu     sync.Mutex
@@ -166,7 +167,21 @@ func (h *shift) start() {
 // of the fleet.)
 func (h *shift) spawned(more ...string) (p *process, own string) {
 	own = fmt.Sprint("worker-", h.started+1)
-	return h.fleet.worker(append(more, "FMP_API_KEY", own+"-"+aKey, "POLYGON_API_KEY", own+"-"+aKey)...), own
+	p = h.fleet.worker(append(more, "FMP_API_KEY", own+"-"+aKey, "POLYGON_API_KEY", own+"-"+aKey)...)
+	h.all = append(h.all, p)
+	return p, own
+}
+
+// logged are the lines that workers have logged of a request.
+func (h *shift) logged(id fetchworker.Identity) (lines string) {
+	for _, p := range h.all {
+		for line := range strings.Lines(p.log.tail(1 << 30)) {
+			if strings.Contains(line, `"request_id":"`+id.ID+`"`) {
+				lines += "\n  " + p.name + " " + strings.TrimSpace(line)
+			}
+		}
+	}
+	return lines
 }
 
 // workerOf is the worker that made a call.
@@ -415,7 +430,7 @@ func (h *shift) ends() {
 		stored := h.stored(id)
 		why := mayBeTwice(calls, stored, h.deaths, h.away)
 		if why != "" {
-			h.t.Errorf("%s: %d calls: %s; its answer was stored at %s; %s", id, len(calls), h.told(calls), stored.Format("15:04:05.000"), why)
+			h.t.Errorf("%s: %d calls: %s; its answer was stored at %s; %s%s", id, len(calls), h.told(calls), stored.Format("15:04:05.000"), why, h.logged(id))
 			continue
 		}
 		twice++
