@@ -38,7 +38,7 @@ func wired(t *testing.T, test func(*testing.T, *wiredClient)) {
 		if w.Client, err = fetchworker.NewClient(w.nc, "alice"); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(w.Client.Close)
+		t.Cleanup(w.Close)
 		test(t, w)
 	})
 }
