@@ -107,7 +107,7 @@ func staged(t *testing.T) (*brokertest.Broker, string) {
 		put(letter("fmp", "quote", []string{"alice", "bob"}[n%2], n, cause.class, cause.problem, cause.status, time.Duration(n)*time.Second).ReviewItem())
 	}
 	for n := range 640 {
-		_, err := b.JS.PublishMsgAsync(&nats.Msg{Subject: fetchworker.RequestSubject("fmp", []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch}[n%2], "quote", []string{"alice", "bob", "research", "carol"}[n%4]), Data: []byte(`{}`)})
+		_, err := b.JS.PublishMsgAsync(&nats.Msg{Subject: fetchworker.RequestSubject("fmp", []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch}[n%2], "quote", []string{"alice", "bob", "research", "carol"}[n%4]), Data: []byte(`{}`)}, jetstream.WithStallWait(time.Minute))
 		check(err)
 	}
 	count := func(subject string, n int) {

@@ -130,7 +130,11 @@ const tidy = `(() => {
     const top = Object.keys(rows).find((k) => Math.abs(k - r.bottom) < 8);
     if (top === undefined) rows[r.bottom] = r; else if (Math.abs(rows[top].bottom - r.bottom) > 1 || Math.abs(rows[top].height - r.height) > 1) wrong.push((e.name || e.textContent) + " is not in line");
   }
-  return wrong.join("; ");
+  for (const cell of document.querySelectorAll("table td, table th")) {
+    const edge = cell.getBoundingClientRect().right;
+    for (const e of cell.querySelectorAll("*")) if (e.getBoundingClientRect().right > edge + 1 && getComputedStyle(e).position !== "absolute") wrong.push(e.textContent.trim() + " runs into the next column");
+  }
+  return [...new Set(wrong)].join("; ");
 })()`
 
 // documented are the pictures that docs/page.md shows: FETCH_DOCS=1 writes them
