@@ -1,0 +1,86 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"fetchworker/internal/providers/sheet"
+)
+
+// Where there is a next page, and what asks for it can be stored.
+func TestWhereThereIsANextPage(t *testing.T) {
+	api := func(paging sheet.Paging) *API {
+		p, err := New(sheet.Spec{
+			Name: "x", BaseURL: "https://x.test", EnvPrefix: "X", Timeout: time.Second, Auth: []sheet.Auth{{Kind: sheet.AuthNone}},
+			Operations: map[string]*sheet.Operation{"list": {
+				Name: "list", Path: "/list", Paging: &paging,
+				Params: []sheet.Param{
+					{Name: "page", Type: sheet.TypeInt}, {Name: "size", Type: sheet.TypeInt}, {Name: "cursor", Type: sheet.TypeString, Max: 100_000},
+				},
+			}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	numbered := api(sheet.Paging{Kind: sheet.PageNumber, Param: "page", First: 1, Size: "size", Each: 10, Total: "/total"})
+	offset := api(sheet.Paging{Kind: sheet.PageOffset, Param: "page", Size: "size", Each: 10, Total: "/total"})
+	token := api(sheet.Paging{Kind: sheet.PageToken, Param: "cursor", Next: "/next"})
+	for name, c := range map[string]struct {
+		p      *API
+		params string
+		body   string
+		next   bool
+	}{
+		"the first of two":          {numbered, `{}`, `{"total":11}`, true},
+		"the first of one, full":    {numbered, `{}`, `{"total":10}`, false},
+		"the first of one":          {numbered, `{}`, `{"total":9}`, false},
+		"the last, full":            {numbered, `{"page":3}`, `{"total":30}`, false},
+		"the last but one":          {numbered, `{"page":3}`, `{"total":31}`, true},
+		"no total":                  {numbered, `{}`, `{}`, false},
+		"offset, the last, full":    {offset, `{"page":20}`, `{"total":30}`, false},
+		"offset, the last but one":  {offset, `{"page":20}`, `{"total":31}`, true},
+		"a token":                   {token, `{}`, `{"next":"abc"}`, true},
+		"its own token":             {token, `{"cursor":"abc"}`, `{"next":"abc"}`, false},
+		"a token that can be kept":  {token, `{}`, fmt.Sprintf(`{"next":%q}`, strings.Repeat("a", 8000)), true},
+		"a token that cannot":       {token, `{}`, fmt.Sprintf(`{"next":%q}`, strings.Repeat("a", 8190)), false},
+		"a token beyond all bounds": {token, `{}`, fmt.Sprintf(`{"next":%q}`, strings.Repeat("a", 80_000)), false},
+	} {
+		planned, err := c.p.Plan("list", []byte(c.params))
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, _ := c.p.Next(planned, nil, []byte(c.body))
+		if (next != nil) != c.next || len(next) > maxNext {
+			t.Errorf("%s: %.60s", name, next)
+		}
+	}
+}
+
+// What get asks below a path that has keys of its own is asked with those, and
+// what is not below it with the provider's.
+func TestAPathHasItsOwnKeys(t *testing.T) {
+	own := []sheet.Auth{{Kind: sheet.AuthHeader, Name: "X-Other", Env: "OTHER_KEY"}}
+	p, err := New(sheet.Spec{
+		Name: "x", BaseURL: "https://x.test/v1", EnvPrefix: "X", Timeout: time.Second, Auth: []sheet.Auth{{Kind: sheet.AuthBearer}},
+		GetPaths:   []sheet.GetPath{{Prefix: "/own/", Auth: own}, {Prefix: "/root/", FromRoot: true}},
+		Operations: map[string]*sheet.Operation{"y": {Name: "y", Path: "/y"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]struct{ path, auth string }{
+		"/own/a": {"/v1/own/a", "X-Other"}, "/root/a": {"/root/a", ""}, "/owner/a": {"/v1/owner/a", ""}, "/a": {"/v1/a", ""},
+	} {
+		planned, err := p.Plan(sheet.Get, []byte(`{"path":"`+path+`"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if planned.Path != want.path || len(planned.Auth) != 1 || planned.Auth[0].Name != want.auth {
+			t.Errorf("%s: %s with %+v", path, planned.Path, planned.Auth)
+		}
+	}
+}
