@@ -163,7 +163,7 @@ func (b *bulk) nothingToDo(ctx context.Context, plan operate.Plan) error {
 // warn refuses what should not be done now, and tells what will hold it up.
 func (b *bulk) warn(ctx context.Context, plan operate.Plan) error {
 	if plan.Unreadable > 0 {
-		b.c.sayf("note: %d messages cannot be read and are left alone", plan.Unreadable)
+		b.c.sayf("note: %s cannot be read: left alone", messages(plan.Unreadable))
 	}
 	if !b.task.Works() {
 		return nil

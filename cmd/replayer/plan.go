@@ -51,7 +51,7 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 	}
 	now := b.l.Now()
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s %d messages", b.verb, plan.Count)
+	fmt.Fprintf(&text, "%s %s", b.verb, messages(plan.Count))
 	if plan.More {
 		text.WriteString(" (--limit leaves more out)")
 	}
@@ -109,6 +109,14 @@ func (b *bulk) printPlan(plan operate.Plan) error {
 	return b.c.printf("%s\n", terminal.Ours(text.String()))
 }
 
+// messages are so many as a person says it.
+func messages(n int) string {
+	if n == 1 {
+		return "1 message"
+	}
+	return strconv.Itoa(n) + " messages"
+}
+
 // groups is the table of a histogram. Each group has its number, by which a
 // later command can choose it.
 func (c *cli) groups(w io.Writer, h operate.Histogram) error {
@@ -151,10 +159,13 @@ const manyMessages = 100
 // confirm asks a person, and refuses where there is none.
 func (c *cli) confirm(ctx context.Context, verb string, count int) error {
 	if !c.person() {
-		return misused("add --yes, or --dry-run to see the plan only", "%s of %d messages needs a confirmation, and this is no terminal", verb, count)
+		return misused("add --yes, or --dry-run to see the plan only", "%s of %s needs a confirmation, and this is no terminal", verb, messages(count))
 	}
 	want := []string{"y", "yes"}
-	question := fmt.Sprintf("%s these %d messages? [y/N] ", verb, count)
+	question := fmt.Sprintf("%s these %s? [y/N] ", verb, messages(count))
+	if count == 1 {
+		question = verb + " this message? [y/N] "
+	}
 	if count > manyMessages {
 		want = []string{strconv.Itoa(count)}
 		question = fmt.Sprintf("type %d to %s these messages: ", count, verb)
