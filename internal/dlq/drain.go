@@ -219,7 +219,11 @@ func (r *Replayer) behind(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	c, err := r.js.Consumer(ctx, wire.StreamDLQ, r.config.Consumer)
-	return err == nil && c.CachedInfo().NumPending > crowd
+	if err != nil {
+		return false
+	}
+	r.rooms.saw(c.CachedInfo())
+	return c.CachedInfo().NumPending > crowd
 }
 
 // pace is how soon there is something to be done again.

@@ -117,17 +117,18 @@ type rooms struct {
 
 	handed atomic.Uint64 // up to which sequence the DLQ's consumer has handed letters out, as far as is known
 
-	mu  sync.Mutex // guards the map only
-	all map[string]*room
+	mu      sync.Mutex // guards the map and the pulls only
+	all     map[string]*room
+	pulls   [2]int    // that waited for letters at a time, the most: lately, and in the while before
+	counted time.Time // since when lately is
 }
 
 type room struct {
-	mu      sync.Mutex    // held while the server is asked, so that it is asked once
-	looked  time.Time     // when the server was asked
-	served  bool          // the provider's consumer exists
-	left    int           // for us to take until the next look
-	full    time.Duration // how long it is believed that there is none
-	sharers int           // replayers at the last look
+	mu     sync.Mutex    // held while the server is asked, so that it is asked once
+	looked time.Time     // when the server was asked
+	served bool          // the provider's consumer exists
+	left   int           // for us to take until the next look
+	full   time.Duration // how long it is believed that there is none
 }
 
 const (
@@ -185,6 +186,29 @@ func (r *room) known(ctx context.Context, rooms *rooms, provider string) error {
 	return r.look(ctx, rooms, provider)
 }
 
+// pullsCounted is how long a count of waiting pulls is held against a smaller
+// one. When many letters come at once nobody's pull waits: then each replayer
+// would take itself for the only one.
+const pullsCounted = 5 * time.Second
+
+// saw takes note of how it stands with the DLQ's consumer.
+func (r *rooms) saw(info *jetstream.ConsumerInfo) {
+	r.handed.Store(info.Delivered.Stream)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); now.Sub(r.counted) >= pullsCounted {
+		r.pulls, r.counted = [2]int{0, r.pulls[0]}, now
+	}
+	r.pulls[0] = max(r.pulls[0], info.NumWaiting)
+}
+
+// sharers are the replayers that release letters, this one included.
+func (r *rooms) sharers() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return max(r.pulls[0], r.pulls[1], 1)
+}
+
 // handedOut reports whether the DLQ's consumer is known to have handed a letter
 // out. One that is made anew begins anew: that is seen at the next look.
 func (r *rooms) handedOut(sequence uint64) bool { return sequence <= r.handed.Load() }
@@ -210,6 +234,10 @@ const restingRoom = 32
 func (r *room) look(ctx context.Context, rooms *rooms, provider string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	if letters, err := rooms.js.Consumer(ctx, wire.StreamDLQ, rooms.letters); err == nil {
+		rooms.saw(letters.CachedInfo())
+	}
+	sharers := rooms.sharers()
 	name := rooms.consumer(provider)
 	c, err := rooms.js.Consumer(ctx, wire.StreamReplay, name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
@@ -218,7 +246,7 @@ func (r *room) look(ctx context.Context, rooms *rooms, provider string) error {
 			return err
 		}
 		r.served = false
-		r.has(restingRoom-stored, restingRoom)
+		r.has((max(restingRoom-stored, 0)+sharers-1)/sharers, restingRoom/sharers)
 		return nil
 	}
 	if err != nil {
@@ -230,14 +258,6 @@ func (r *room) look(ctx context.Context, rooms *rooms, provider string) error {
 	if limit <= 0 { // it hands out any number
 		limit = 2000
 	}
-	// One that pulls at this moment is not counted; it was the last time.
-	now := 1
-	if letters, err := rooms.js.Consumer(ctx, wire.StreamDLQ, rooms.letters); err == nil {
-		now = max(letters.CachedInfo().NumWaiting, 1)
-		rooms.handed.Store(letters.CachedInfo().Delivered.Stream)
-	}
-	sharers := max(now, r.sharers)
-	r.sharers = now
 	left := limit - info.NumAckPending - int(min(info.NumPending, 1<<30))
 	r.has((max(left, 0)+sharers-1)/sharers, limit/sharers)
 	return nil
