@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -95,12 +96,14 @@ func TestAnAgentIsAddedWithOneCommand(t *testing.T) {
 	if err := errors.Join(carol.Publish("fetch.request.fmp.interactive.quote.alice", nil), carol.Flush()); err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	select {
 	case err := <-refused:
 		if !strings.Contains(err.Error(), "quote.alice") {
 			t.Errorf("its own subject is refused: %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-ctx.Done():
 		t.Error("it may ask in another's name")
 	}
 	if !alice.IsConnected() {

@@ -121,8 +121,8 @@ func (n *names) stored(ctx context.Context, name string, f browse.Filter, also m
 		}
 		if count > 0 || err != nil {
 			n.mu.Lock()
-			defer n.mu.Unlock()
 			n.others[name] = true
+			n.mu.Unlock()
 			return true, nil
 		}
 	}

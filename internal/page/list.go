@@ -102,7 +102,7 @@ func (s *Server) list(r *http.Request, of, title, stream string) (view, error) {
 		return view{}, err
 	}
 	l.Groups = s.counts.of(stream, f.Filter, l.Total)
-	l.recall(s.seen())
+	recall(&l, s.seen())
 	return view{Name: "list", Title: title, Nav: of, Data: l}, nil
 }
 
@@ -187,7 +187,7 @@ func (s *Server) count(ctx context.Context, stream string, f chosen) (n int, err
 
 // recall goes on with what the count has met where the search had no time to
 // come to it: twelve among a million are seen without searching on.
-func (l *list) recall(seen func(browse.Found) row) {
+func recall(l *list, seen func(browse.Found) row) {
 	if !l.Searched || !l.Groups.Known {
 		return
 	}

@@ -39,7 +39,7 @@ func TestWhatTheCountHasMetIsShown(t *testing.T) {
 		for _, found := range slices.Backward(c.shown) {
 			l.Rows = append(l.Rows, row{Found: found})
 		}
-		l.recall(func(f browse.Found) row { return row{Found: f, State: "waiting"} })
+		recall(&l, func(f browse.Found) row { return row{Found: f, State: "waiting"} })
 		if len(l.Rows) != c.rows || l.More != c.wantMore || l.Searched != c.wantSearched {
 			t.Errorf("%s: %d rows, more %d, searched %v", c.name, len(l.Rows), l.More, l.Searched)
 		}
