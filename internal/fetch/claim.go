@@ -31,7 +31,8 @@ func (w *Worker) alone(ctx context.Context, r *request, disputed bool) (alone, a
 	key := r.call.Key
 	claim, err := w.cache.Claim(ctx, key, r.served.Provider.Timeout)
 	if err != nil {
-		return true, false, func() {} // a cache holds nobody up
+		// A cache holds nobody up, but for what two would call for at once.
+		return !disputed || w.restarts.longAgo(), false, func() {}
 	}
 	if !claim.Mine {
 		return false, false, func() {}

@@ -34,6 +34,9 @@ const (
 	// forgottenFor is how long after a restart what was forgotten comes again: it
 	// was in somebody's hands, and all ask for as much as they have room for.
 	forgottenFor = 10 * time.Second
+	// claimsWithin is how long after a restart a claim that cannot be had is asked
+	// for again: the server may stand still, for all who have the request.
+	claimsWithin = time.Minute
 )
 
 func newRestarts(nc *nats.Conn) *restarts {
@@ -69,6 +72,9 @@ func (s *restarts) at() time.Time {
 	}
 	return s.last
 }
+
+// longAgo reports whether the last restart is so.
+func (s *restarts) longAgo() bool { return time.Since(s.at()) >= claimsWithin }
 
 // outlived reports whether a message lay there before the last restart, by the
 // server's clock, and when that was.

@@ -23,12 +23,14 @@ func TestWhatAServerForgotToHaveGivenOutIsCalledForOnce(t *testing.T) {
 		latency  time.Duration
 		stops    time.Duration // after they were published
 		away     time.Duration
+		lost     int // claims that the server does not hear
 	}{
-		"called for meanwhile":        {"unlimited", 24, time.Second, 200 * time.Millisecond, 3 * time.Second},
-		"called for when it is back":  {"unlimited", 24, 3400 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond},
-		"waiting for a permit":        {"60/s", 180, 100 * time.Millisecond, 600 * time.Millisecond, 500 * time.Millisecond},
-		"waiting for a scarce permit": {"20/s", 60, 100 * time.Millisecond, 600 * time.Millisecond, 500 * time.Millisecond},
-		"just given out":              {"unlimited", 24, 20 * time.Millisecond, 10 * time.Millisecond, time.Millisecond},
+		"called for meanwhile":        {"unlimited", 24, time.Second, 200 * time.Millisecond, 3 * time.Second, 0},
+		"called for when it is back":  {"unlimited", 24, 3400 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond, 0},
+		"waiting for a permit":        {"60/s", 180, 100 * time.Millisecond, 600 * time.Millisecond, 500 * time.Millisecond, 0},
+		"waiting for a scarce permit": {"20/s", 60, 100 * time.Millisecond, 600 * time.Millisecond, 500 * time.Millisecond, 0},
+		"just given out":              {"unlimited", 24, 20 * time.Millisecond, 10 * time.Millisecond, time.Millisecond, 0},
+		"it stands still again":       {"60/s", 180, 100 * time.Millisecond, 600 * time.Millisecond, 500 * time.Millisecond, 40},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -67,6 +69,7 @@ func TestWhatAServerForgotToHaveGivenOutIsCalledForOnce(t *testing.T) {
 				r.b.Stop()
 				r.b.Forget(t, fetchworker.StreamRequests)
 				time.Sleep(c.away)
+				r.wire.Break(".flying.", brokertest.RequestLost, c.lost, 0)
 				r.b.Restart(t)
 				r.drained(fetchworker.StreamRequests, 0, time.Minute)
 				time.Sleep(30 * time.Second)
