@@ -29,7 +29,7 @@ disconnected.`,
 		Example: `  worker agent carol && nats-server --signal reload
   worker agent carol && docker compose kill -s HUP nats`,
 		Args: cobra.ExactArgs(1),
-		RunE: c.do(func(_ context.Context, args []string) error { return addAgent(args[0], accounts, rand.Text(), c.out) }),
+		RunE: c.do(func(_ context.Context, args []string) error { return addAgent(args[0], accounts, passwordCost, c.out) }),
 	}
 	cmd.Flags().StringVar(&accounts, "accounts", filepath.Join("nats", "accounts.conf"), "the `file` that server.conf includes")
 	return cmd
@@ -39,7 +39,7 @@ disconnected.`,
 const modelAgent = "alice"
 
 // addAgent writes an account for an agent beside the one that it is made like.
-func addAgent(name, file, password string, out io.Writer) error {
+func addAgent(name, file string, cost int, out io.Writer) error {
 	if !fetchworker.ValidToken(name) {
 		return fmt.Errorf("%w: %q is no agent's name: 1 to 32 of a-z 0-9 _ -", errUsage, name)
 	}
@@ -57,7 +57,8 @@ func addAgent(name, file, password string, out io.Writer) error {
 	if at == nil {
 		return fmt.Errorf("%s has no account %s that this one could be made like", file, modelAgent)
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), passwordCost)
+	password := rand.Text()
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), cost)
 	if err != nil {
 		return fmt.Errorf("hash the password: %w", err)
 	}
