@@ -446,7 +446,7 @@ func (r *Replayer) release(ctx context.Context, l *held) (time.Duration, error) 
 		return 0, err
 	}
 	if !room {
-		r.drains.mark(l.Provider)
+		r.drains.rouse(l.Provider)
 		return wait.Jitter(shortestNoRoom, longestNoRoom), nil
 	}
 	// A crash before this leaves the letter as it was. One after it leaves it

@@ -72,10 +72,14 @@ func TestAgentsThatAreYetToBeToldAreLookedUpInTurn(t *testing.T) {
 // times is a heap of them.
 type times []time.Time
 
-func (t times) Len() int           { return len(t) }
-func (t times) Less(i, j int) bool { return t[i].Before(t[j]) }
-func (t times) Swap(i, j int)      { t[i], t[j] = t[j], t[i] }
-func (t *times) Push(x any)        { *t = append(*t, x.(time.Time)) }
+func (t *times) Len() int           { return len(*t) }
+func (t *times) Less(i, j int) bool { return (*t)[i].Before((*t)[j]) }
+func (t *times) Swap(i, j int)      { (*t)[i], (*t)[j] = (*t)[j], (*t)[i] }
+func (t *times) Push(x any) {
+	if at, is := x.(time.Time); is {
+		*t = append(*t, at)
+	}
+}
 func (t *times) Pop() any {
 	last := (*t)[len(*t)-1]
 	*t = (*t)[:len(*t)-1]
