@@ -96,11 +96,14 @@ func TestFourReplayersShareOneRoom(t *testing.T) {
 		l.Body = fmt.Appendf(nil, `{"id":%q,"params":{"symbol":%q}}`, id, id)
 		return l.DeadLetter()
 	})
-	consumer, err := f.js.Consumer(t.Context(), wire.StreamReplay, "fmp-replay")
-	if err != nil {
-		t.Fatal(err)
-	}
-	room := 2 * consumer.CachedInfo().Config.MaxAckPending
+	room := 0
+	until(t, 20*time.Second, "a worker asks for what is released", func() bool {
+		consumer, err := f.js.Consumer(t.Context(), wire.StreamReplay, "fmp-replay")
+		if err == nil {
+			room = 2 * consumer.CachedInfo().Config.MaxAckPending
+		}
+		return err == nil
+	})
 	most := 0
 	for range pick(40, 400) {
 		most = max(most, f.count(wire.StreamReplay))

@@ -80,6 +80,7 @@ func (t *times) Push(x any) {
 		*t = append(*t, at)
 	}
 }
+
 func (t *times) Pop() any {
 	last := (*t)[len(*t)-1]
 	*t = (*t)[:len(*t)-1]
