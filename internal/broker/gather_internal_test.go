@@ -2,16 +2,20 @@ package broker
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http/httptest"
 	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
 
@@ -219,5 +223,56 @@ func TestAHostIsDialledAtAllItsAddresses(t *testing.T) {
 	_ = l.Close()
 	if _, err := (&hostDialer{timeout: 5 * time.Second}).Dial("tcp", net.JoinHostPort("localhost", port)); err == nil {
 		t.Error("nobody listens")
+	}
+}
+
+// Over TLS what is gathered is what is encrypted, and the name asked for is the
+// one that the certificate must be for.
+func TestGatheringOverTLS(t *testing.T) {
+	web := httptest.NewTLSServer(nil) // for its certificate, of 127.0.0.1
+	defer web.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(web.Certificate())
+	s, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
+		TLS: true, TLSTimeout: 5, TLSConfig: &tls.Config{Certificates: web.TLS.Certificates, MinVersion: tls.VersionTLS12},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Start()
+	defer func() { s.Shutdown(); s.WaitForShutdown() }()
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the server does not start")
+	}
+	_, port, _ := net.SplitHostPort(s.Addr().String())
+	secure := nats.Secure(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12})
+	nc, err := nats.Connect("tls://127.0.0.1:"+port, secure, gathering)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if _, err := nc.TLSConnectionState(); err != nil {
+		t.Error(err)
+	}
+	sub, err := nc.SubscribeSync("said")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := bytes.Repeat([]byte("x"), 3000)
+	for i := range 500 {
+		if err := nc.Publish("said", append(fmt.Appendf(nil, "%d ", i), body...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 500 {
+		m, err := sub.NextMsg(10 * time.Second)
+		if err != nil || string(m.Data) != fmt.Sprintf("%d %s", i, body) {
+			t.Fatalf("message %d: %v", i, err)
+		}
+	}
+	var wrong x509.HostnameError
+	if _, err := nats.Connect("tls://localhost:"+port, secure, gathering); !errors.As(err, &wrong) || wrong.Host != "localhost" {
+		t.Errorf("a certificate of another host: %v", err)
 	}
 }

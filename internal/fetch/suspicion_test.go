@@ -9,11 +9,14 @@ import (
 	"fetchworker/internal/broker/brokertest"
 )
 
-// stands is what the bucket holds against a request, by its sequence.
-func (r *rig) stands(sequence string) (s struct {
+// suspected is what the bucket holds against a request.
+type suspected struct {
 	HandedBack int      `json:"handed_back"`
 	Running    []string `json:"running"`
-}) {
+}
+
+// stands is what stands against a request, by its sequence.
+func (r *rig) stands(sequence string) (s suspected) {
 	r.t.Helper()
 	if e, err := r.b.KV.Get(r.t.Context(), "suspect."+fetchworker.StreamRequests+"."+sequence); err == nil {
 		if err := json.Unmarshal(e.Value(), &s); err != nil {

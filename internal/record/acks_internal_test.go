@@ -105,9 +105,11 @@ func TestAWordIsOfOneWrite(t *testing.T) {
 		a.take(&nats.Msg{Subject: reply})
 		a.take(&nats.Msg{Subject: reply})
 	}()
+	soon, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
 	select {
 	case <-heard:
-	case <-time.After(5 * time.Second):
+	case <-soon.Done():
 		t.Fatal("a second word holds up all")
 	}
 	a.end(token, w)
@@ -169,7 +171,7 @@ func TestWhatCannotBeReadIsNotNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = sub.Unsubscribe() }()
+		t.Cleanup(func() { _ = sub.Unsubscribe() })
 	}
 	log := New(b.JS, nil)
 	looks, err := NewLooks(b.JS, "SAID")

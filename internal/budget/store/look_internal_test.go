@@ -83,7 +83,11 @@ func TestASilenceIsToldOnce(t *testing.T) {
 // mute is a cell of a server that says nothing.
 type mute struct{}
 
-func (mute) Get(ctx context.Context) ([]byte, uint64, error) { <-ctx.Done(); return nil, 0, ctx.Err() }
+func (mute) Get(ctx context.Context) ([]byte, uint64, error) {
+	<-ctx.Done()
+	return nil, 0, ctx.Err()
+}
+
 func (mute) Put(ctx context.Context, _ []byte, _ uint64) (uint64, error) {
 	<-ctx.Done()
 	return 0, ctx.Err()
