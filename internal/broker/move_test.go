@@ -69,7 +69,7 @@ func TestARestoreThatWasBrokenOffIsNoCopy(t *testing.T) {
 		}
 		defer to.Shutdown()
 		there := &brokertest.Wire{}
-		nc := (&brokertest.Broker{Server: to}).ConnectThrough(t, there)
+		nc := brokertest.Of(to).ConnectThrough(t, there)
 		defer nc.Close()
 		js, err := jetstream.New(nc)
 		if err != nil {
@@ -137,7 +137,7 @@ func TestAMoveIsPatient(t *testing.T) {
 					return js
 				}
 				here, there := &brokertest.Wire{}, &brokertest.Wire{}
-				old, js := connect(from, here), connect(&brokertest.Broker{Server: to}, there)
+				old, js := connect(from, here), connect(brokertest.Of(to), there)
 				faulty := there
 				if c.old {
 					faulty = here

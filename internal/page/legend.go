@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// legend are the words of the page that a stranger does not know, in the order
+// legend are the words of the page that somebody new does not know, in the order
 // in which they explain each other. Those of the glossary are its lines.
 var legend = []struct {
 	About string

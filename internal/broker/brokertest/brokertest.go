@@ -63,6 +63,13 @@ func StartIn(t testing.TB, dir, listen string) *Broker {
 	return b
 }
 
+// Of is a server that somebody else has started, and stops.
+func Of(server *broker.Embedded) *Broker {
+	b := &Broker{Server: server}
+	b.runs.Store(server)
+	return b
+}
+
 func (b *Broker) start(t testing.TB) {
 	t.Helper()
 	forgetTimers()
