@@ -123,7 +123,7 @@ func atRest(ctx context.Context, dir, exe string, providers, servers int, rest t
 // agent of its own; requestsEach is how often.
 const (
 	asked        = 3
-	requestsEach = 2000
+	requestsEach = 8000
 )
 
 // busy is how many requests a second the three that are asked have answered.

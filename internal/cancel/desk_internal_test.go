@@ -122,18 +122,8 @@ func TestALeaseBeginsWithItsBeat(t *testing.T) {
 		b := brokertest.StartIn(t, dir, "")
 		defer b.Stop()
 		var cable brokertest.Wire
-		js, end := b.Through(t, &cable)
+		g, _, end := guardThrough(t, b, &cable)
 		defer end()
-		kv, err := js.KeyValue(t.Context(), wire.BucketProviders)
-		if err != nil {
-			t.Fatal(err)
-		}
-		v, err := Watch(t.Context(), js, kv)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer v.Close()
-		g := NewGuard(v, "w1")
 		cable.Break(beatPrefix, brokertest.ReplyLate, 1, 1500*time.Millisecond)
 		began := time.Now()
 		if err := g.sure(t.Context()); err != nil {

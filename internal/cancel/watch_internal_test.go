@@ -8,7 +8,28 @@ import (
 
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/wire"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
+
+// guardThrough is the guard of a worker whose connection runs through a wire,
+// until end.
+func guardThrough(t *testing.T, b *brokertest.Broker, w *brokertest.Wire) (g *Guard, kv jetstream.KeyValue, end func()) {
+	t.Helper()
+	js, closed := b.Through(t, w)
+	kv, err := js.KeyValue(t.Context(), wire.BucketProviders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := Watch(t.Context(), js, kv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return NewGuard(v, "w1"), kv, func() {
+		v.Close()
+		closed()
+	}
+}
 
 // A server that dies takes the watch with it that it had, and nobody tells: the
 // connection is to another one. The next call waits no longer than it takes to
@@ -20,18 +41,8 @@ func TestAWatchThatDiedInSilenceIsOpenedAnew(t *testing.T) {
 			b := brokertest.StartIn(t, dir, "")
 			defer b.Stop()
 			var cable brokertest.Wire
-			js, end := b.Through(t, &cable)
+			g, kv, end := guardThrough(t, b, &cable)
 			defer end()
-			kv, err := js.KeyValue(t.Context(), wire.BucketProviders)
-			if err != nil {
-				t.Fatal(err)
-			}
-			v, err := Watch(t.Context(), js, kv)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer v.Close()
-			g := NewGuard(v, "w1")
 			if err := g.sure(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -57,9 +68,9 @@ func TestAWatchThatDiedInSilenceIsOpenedAnew(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(100 * time.Millisecond)
-			v.mu.RLock()
-			marks := len(v.marks)
-			v.mu.RUnlock()
+			g.View.mu.RLock()
+			marks := len(g.marks)
+			g.View.mu.RUnlock()
 			if marks != 1 {
 				t.Errorf("the new watch tells of %d marks", marks)
 			}
@@ -80,18 +91,8 @@ func TestAServerThatIsSlowToTellIsGivenNoWatchAfterTheOther(t *testing.T) {
 			b := brokertest.StartIn(t, dir, "")
 			defer b.Stop()
 			var cable brokertest.Wire
-			js, end := b.Through(t, &cable)
+			g, _, end := guardThrough(t, b, &cable)
 			defer end()
-			kv, err := js.KeyValue(t.Context(), wire.BucketProviders)
-			if err != nil {
-				t.Fatal(err)
-			}
-			v, err := Watch(t.Context(), js, kv)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer v.Close()
-			g := NewGuard(v, "w1")
 			if err := g.sure(t.Context()); err != nil {
 				t.Fatal(err)
 			}

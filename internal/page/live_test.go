@@ -10,20 +10,27 @@ import (
 	"time"
 )
 
+// live opens the live form of a view.
+func (r *rig) live(ctx context.Context, url string) *http.Response {
+	r.t.Helper()
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	q.Header.Set("Accept", "text/event-stream")
+	answer, err := r.client.Do(q)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return answer
+}
+
 // What changes comes by itself.
 func TestWhoWatchesSeesChanges(t *testing.T) {
 	r := newRig(t, "")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	q, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL+"/letters", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	q.Header.Set("Accept", "text/event-stream")
-	answer, err := r.client.Do(q)
-	if err != nil {
-		t.Fatal(err)
-	}
+	answer := r.live(ctx, r.URL+"/letters")
 	defer func() { _ = answer.Body.Close() }()
 	if kind := answer.Header.Get("Content-Type"); kind != "text/event-stream" {
 		t.Fatal(kind)
@@ -56,15 +63,7 @@ func TestALiveViewOutlivesItsRequestsTime(t *testing.T) {
 	go func() { served <- r.page.Serve(serving, ln) }()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ln.Addr().String()+"/letters", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	q.Header.Set("Accept", "text/event-stream")
-	answer, err := r.client.Do(q)
-	if err != nil {
-		t.Fatal(err)
-	}
+	answer := r.live(ctx, "http://"+ln.Addr().String()+"/letters")
 	defer func() { _ = answer.Body.Close() }()
 	began := time.Now()
 	for lines := bufio.NewScanner(answer.Body); time.Since(began) < 12*time.Second; {
@@ -84,15 +83,7 @@ func TestTheFirstEventIsTheViewItself(t *testing.T) {
 	r := newRig(t, "")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	q, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL+"/acts", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	q.Header.Set("Accept", "text/event-stream")
-	answer, err := r.client.Do(q)
-	if err != nil {
-		t.Fatal(err)
-	}
+	answer := r.live(ctx, r.URL+"/acts")
 	defer func() { _ = answer.Body.Close() }()
 	var event []string
 	for lines := bufio.NewScanner(answer.Body); lines.Scan() && lines.Text() != ""; {
