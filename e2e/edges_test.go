@@ -88,7 +88,10 @@ func TestFourReplayersShareOneRoom(t *testing.T) {
 	for range replayers {
 		f.replayer()
 	}
-	time.Sleep(time.Second) // they pull
+	until(t, 20*time.Second, "all replayers wait for letters", func() bool {
+		consumer, err := f.js.Consumer(t.Context(), wire.StreamDLQ, "replayer")
+		return err == nil && consumer.CachedInfo().NumWaiting >= replayers
+	})
 	store(t, f.js, letters, func(i int) *nats.Msg {
 		id := fmt.Sprint("D", i)
 		l := aLetter(id, wire.ClassTransient)

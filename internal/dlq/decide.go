@@ -228,9 +228,7 @@ func earliest(times ...time.Time) time.Time {
 }
 
 // FailsWith is what the failed answer of a letter that goes to review says.
-func (l Letter) FailsWith() fetchworker.Code { return failureCode(l) }
-
-func failureCode(l Letter) fetchworker.Code {
+func (l Letter) FailsWith() fetchworker.Code {
 	switch {
 	case l.Code != "":
 		return l.Code

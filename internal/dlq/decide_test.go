@@ -180,7 +180,7 @@ func TestFailureCode(t *testing.T) {
 		{Letter{Class: wire.ClassExpired}, fetchworker.CodeRetriesExhausted},
 		{Letter{Class: wire.ClassTransient}, fetchworker.CodeRetriesExhausted},
 	} {
-		if got := failureCode(c.letter); got != c.want {
+		if got := c.letter.FailsWith(); got != c.want {
 			t.Errorf("%s %s: %s, want %s", c.letter.Class, c.letter.Code, got, c.want)
 		}
 	}

@@ -40,7 +40,7 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 	if _, err := r.log.Put(ctx, l.ReviewSlot(), l.ReviewItem()); err != nil {
 		return 0, err
 	}
-	code := failureCode(l.Letter)
+	code := l.FailsWith()
 	a := l.Failed(code, l.Error)
 	a.Review = true
 	// Often the worker has written the same. But it may be another end.

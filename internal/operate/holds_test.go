@@ -51,14 +51,7 @@ func TestWhatStopsAReplay(t *testing.T) {
 	if err := errors.Join(fleet.Pause(t.Context(), d.KV, "paused", now.Add(time.Hour), "bob", ""), fleet.Retire(t.Context(), d.KV, "retired", "bob", "")); err != nil {
 		t.Fatal(err)
 	}
-	desk, err := operate.Open(t.Context(), d.NC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := desk.Fleet(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := d.fleet(d.open())
 	defer f.Close()
 	for provider, want := range map[string]operate.Hold{
 		"open":    {Provider: "open", Reason: fetchworker.ReasonCircuitOpen, Stops: true},

@@ -34,6 +34,26 @@ func newDesk(t *testing.T) *desk {
 	return &desk{Broker: b, t: t, log: record.New(b.JS, nil), browser: browse.New(b.NC)}
 }
 
+// open opens the desk as a program does.
+func (d *desk) open() *operate.Desk {
+	d.t.Helper()
+	desk, err := operate.Open(d.t.Context(), d.NC)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return desk
+}
+
+// fleet is the fleet as a desk sees it, until Close.
+func (d *desk) fleet(desk *operate.Desk) *operate.Fleet {
+	d.t.Helper()
+	f, err := desk.Fleet(d.t.Context())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return f
+}
+
 func (d *desk) operator(hook record.Hook) *operate.Operator {
 	return operate.NewOperator(d.JS, record.New(d.JS, hook), operate.Signature{By: "ann", Reason: "because", Run: "r1"})
 }

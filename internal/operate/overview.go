@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"fetchworker"
-	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/wire"
@@ -154,26 +153,19 @@ func (f *Fleet) backlog(s *Status, now time.Time) {
 	}
 	gone := hold.ends(now).Add(takes)
 	if order := ordered(view, now); order != nil && !order.Until.IsZero() && order.Until.Before(gone) {
-		if own := WindowsTake(s.Backlog, configured(view, s.Provider)); own > 0 && order.Until.Add(own).Before(gone) {
+		if own := WindowsTake(s.Backlog, f.unused(s.Provider)); own > 0 && order.Until.Add(own).Before(gone) {
 			gone = order.Until.Add(own)
 		}
 	}
 	s.BacklogGone = gone.UTC()
 }
 
-// configured are the windows of a provider's workers as they are of themselves,
-// with nothing used; none where they tell none, or not the same.
-func configured(view fleet.Provider, provider string) (windows []ledger.Usage) {
-	told := ""
-	for _, w := range view.Workers {
-		limits, err := ledger.ParseLimits(w.Limits[provider])
-		if err != nil || told != "" && told != limits.String() {
-			return nil
-		}
-		told, windows = limits.String(), nil
-		for _, window := range limits {
-			windows = append(windows, ledger.Usage{Window: window, Left: window.N})
-		}
+// unused are the windows of a provider's workers as they are of themselves, with
+// nothing used; none where they tell none, or not the same.
+func (f *Fleet) unused(provider string) (windows []ledger.Usage) {
+	limits, _ := f.Configured(provider)
+	for _, window := range limits {
+		windows = append(windows, ledger.Usage{Window: window, Left: window.N})
 	}
 	return windows
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"fetchworker/internal/broker"
-	"fetchworker/internal/operate"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -33,14 +32,7 @@ func TestStatusIsCounted(t *testing.T) {
 		}
 	}
 	<-d.JS.PublishAsyncComplete()
-	desk, err := operate.Open(t.Context(), d.NC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := desk.Fleet(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := d.fleet(d.open())
 	defer f.Close()
 	began := time.Now()
 	survey, err := f.Survey(t.Context())

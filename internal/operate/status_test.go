@@ -57,14 +57,7 @@ func TestAStatusTellsWhereLettersAre(t *testing.T) {
 	}
 	l := letter("item")
 	d.bury(l)
-	desk, err := operate.Open(t.Context(), d.NC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := desk.Fleet(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := d.fleet(d.open())
 	defer f.Close()
 	seen := f.Seen()
 	for provider, want := range map[string][5]int{"fmp": {6, 2, 4, 0, 1}, "fred": {6, 0, 0, 6, 0}, "none": {}} {
@@ -89,16 +82,10 @@ func TestAStatusTellsWhereLettersAre(t *testing.T) {
 // little and was accepted once.
 func TestNamesThatNobodyServesAreCountedApart(t *testing.T) {
 	d := newDesk(t)
-	desk, err := operate.Open(t.Context(), d.NC)
-	if err != nil {
-		t.Fatal(err)
-	}
+	desk := d.open()
 	survey := func() operate.Survey {
 		t.Helper()
-		f, err := desk.Fleet(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := d.fleet(desk)
 		defer f.Close()
 		s, err := f.Survey(t.Context())
 		if err != nil {

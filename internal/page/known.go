@@ -73,20 +73,25 @@ func (n *names) providers(ctx context.Context) ([]string, error) {
 // people are the agents that have used anything lately; none where nobody counts.
 func (n *names) people(ctx context.Context) ([]string, error) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if !n.read.IsZero() && time.Since(n.read) < namesLast {
-		return n.agents, nil
+	agents, fresh := n.agents, !n.read.IsZero() && time.Since(n.read) < namesLast
+	n.mu.Unlock()
+	if fresh {
+		return agents, nil
 	}
 	rows, err := n.s.Desk.Usage(ctx, operate.UsageFilter{Since: n.s.Desk.Now().Add(-namesLook)})
-	if n.missing = noStream(err); err != nil && !n.missing {
+	missing := noStream(err)
+	if err != nil && !missing {
 		return nil, err
 	}
 	all := map[string]bool{}
 	for _, u := range rows {
 		all[u.Agent] = true
 	}
-	n.agents, n.read, n.others = slices.Sorted(maps.Keys(all)), time.Now(), map[string]bool{}
-	return n.agents, nil
+	agents = slices.Sorted(maps.Keys(all))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.agents, n.missing, n.read, n.others = agents, missing, time.Now(), map[string]bool{}
+	return agents, nil
 }
 
 // streamsOfRequests are where a request, or what became of it, is stored.

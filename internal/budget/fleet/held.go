@@ -59,6 +59,14 @@ func (v *View) shapes(provider string, p *shared, r *ledger.Register, now time.T
 	return ledger.NewShapes(limits)
 }
 
+// Configured are the limits that a provider's living workers have of themselves,
+// without an operator's, where all tell the same.
+func (v *View) Configured(provider string) (limits ledger.Limits, told bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.configured(provider)
+}
+
 // configured are the limits of a provider's living workers, where all tell the
 // same, in whatever words: two versions may write one limit differently.
 func (v *View) configured(provider string) (limits ledger.Limits, told bool) {
