@@ -7,6 +7,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
@@ -74,5 +75,54 @@ func TestACancelledLetterHasItsAnswer(t *testing.T) {
 			t.Errorf("what was asked for later ended as %s", dlqtest.Describe(a))
 		}
 		f.Accepted = nil
+	})
+}
+
+// What has used up its retries is a person's, also where it is met because its
+// agent has cancelled all it has; what waits beside it is cancelled.
+func TestWhatIsSpentIsNotCancelled(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		view, err := cancel.Watch(f.Ctx, f.JS, f.KV)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer view.Close()
+		var w brokertest.Wire
+		w.Break("CONSUMER.MSG.NEXT", brokertest.RequestLost, 1_000_000, 0) // it meets those of the agent only
+		js, end := f.Through(t, &w)
+		defer end()
+		stop := f.Start(nil, func(jetstream.JetStream, *record.Log) dlqtest.Daemon {
+			return dlq.NewReplayer(js, record.New(js, nil), f.Board, dlq.Config{
+				Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+				Retries: dlqtest.Retries, MaxLife: time.Hour, Logger: f.Logger(), Cancels: view,
+			}).Run
+		})
+		defer stop()
+		waits, refused := dlqtest.FailedOnce(2), dlqtest.Fresh(3, wire.ClassPermanent)
+		waits.NotBefore = time.Now().Add(time.Hour)
+		f.Put(spent(1), refused, waits)
+		time.Sleep(time.Second)
+		desk := cancel.NewDesk(view, record.New(f.JS, nil), func(string) bool { return true }, time.Hour, zap.NewNop())
+		if _, err := desk.Take(f.Ctx, "fetch.cancel.fmp.alice", []byte(`{"all":true}`)); err != nil {
+			t.Fatal(err)
+		}
+		desk.Close()
+		f.Eventually(10*time.Second, "what waits is cancelled", func() bool {
+			a, ok := f.Answer(waits.Identity)
+			return ok && a.Final && a.Problem.Code() == fetchworker.CodeCancelled
+		})
+		time.Sleep(5 * time.Second)
+		if n := f.Count(wire.StreamDLQ, ">"); n != 2 {
+			t.Errorf("%d letters are left, want the two that are a person's", n)
+		}
+		w.Mend()
+		f.Eventually(time.Minute, "they are in review", func() bool { return f.Count(wire.StreamReview, ">") == 2 })
+		for _, l := range []dlq.Letter{spent(1), refused} {
+			if a, ok := f.Answer(l.Identity); !ok || !a.Review {
+				t.Errorf("%s ended as %s", l.ID, dlqtest.Describe(a))
+			}
+		}
+		f.Eventually(time.Second, "no letter is left", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
 	})
 }

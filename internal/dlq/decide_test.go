@@ -151,6 +151,8 @@ func TestDecide(t *testing.T) {
 		{name: "quota, limits changed since", letter: letter("quota", notBefore(time.Hour)), gate: gate{lifted: in(-time.Second)}, want: release},
 		{name: "quota, limits changed before", letter: letter("quota", notBefore(time.Hour)), gate: gate{lifted: in(-time.Minute)}, want: held(in(time.Hour), "quota", in(time.Hour))},
 		{name: "quota by the board, limits changed since", letter: letter("quota", notBefore(time.Hour)), gate: gate{held: "quota", until: in(time.Hour), lifted: in(-time.Second)}, want: release},
+		{name: "quota by the board, limits changed before", letter: letter("quota"), gate: gate{held: "quota", until: in(time.Hour), lifted: in(-time.Minute)}, want: held(in(time.Hour), "quota", in(time.Hour))},
+		{name: "quota by the board, limits never changed", letter: letter("quota"), gate: hold("quota", time.Hour), want: held(in(time.Hour), "quota", in(time.Hour))},
 		{name: "a retry, quota by the board", letter: letter("transient"), gate: hold("quota", time.Hour), want: held(in(time.Hour), "quota", in(time.Hour))},
 		{name: "unauthorized to come", letter: letter("unauthorized", notBefore(time.Minute)), want: held(in(time.Minute), "unauthorized", in(time.Minute))},
 		{name: "unauthorized, then a success", letter: letter("unauthorized", notBefore(time.Minute)), gate: gate{succeeded: in(-time.Second)}, want: release},
@@ -268,5 +270,42 @@ func TestALetterIsClaimedOnce(t *testing.T) {
 	d.unclaim(7)
 	if !d.claim(7) || d.claim(8) {
 		t.Error("what was given back was not claimed again, or what was not was")
+	}
+}
+
+// A provider that is read to its end without a release sleeps until a letter of
+// it waits, and not when one began to while it was read; a letter that is due and
+// found no room ends its rest.
+func TestADrainSleepsUntilSomethingWaits(t *testing.T) {
+	for name, c := range map[string]struct {
+		during, after func(*drains)
+		looked, rests bool
+	}{
+		"nothing waits":                          {looked: false},
+		"one began to wait while it was read":    {during: func(d *drains) { d.mark("fmp") }, looked: true, rests: true},
+		"one began to wait afterwards":           {after: func(d *drains) { d.mark("fmp") }, looked: true, rests: true},
+		"one found no room while it was read":    {during: func(d *drains) { d.rouse("fmp") }, looked: true},
+		"one found no room afterwards":           {after: func(d *drains) { d.rouse("fmp") }, looked: true},
+		"one of another's found no room":         {during: func(d *drains) { d.rouse("polygon") }, looked: false},
+		"one waits, and another's found no room": {after: func(d *drains) { d.mark("fmp"); d.rouse("polygon") }, looked: true, rests: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDrains()
+			d.mark("fmp")
+			one := d.marked()["fmp"]
+			d.begins(one)
+			if c.during != nil {
+				c.during(d)
+			}
+			one.rest = time.Now().Add(time.Hour)
+			d.done("fmp")
+			if c.after != nil {
+				c.after(d)
+			}
+			again := d.marked()["fmp"]
+			if looked := again != nil; looked != c.looked || looked && again.rest.IsZero() == c.rests {
+				t.Errorf("it is looked at: %t, %+v", looked, again)
+			}
+		})
 	}
 }

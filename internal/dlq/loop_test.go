@@ -428,6 +428,31 @@ func TestAReleaseNeedsRoom(t *testing.T) {
 	})
 }
 
+// Nor do more wait for a provider whose workers have all gone to rest, and whose
+// consumer with them, than they will take at once when they are back.
+func TestAProviderAtRestHasRoomForAFew(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		if err := f.JS.DeleteConsumer(f.Ctx, wire.StreamReplay, broker.ReplayConsumer("fmp")); err != nil {
+			t.Fatal(err)
+		}
+		f.Replayer(nil)
+		const n, room = 100, 2 * 16
+		for i := range n {
+			f.Put(dlqtest.Fresh(i, wire.ClassPaused))
+		}
+		released(f, 10*time.Second, room)
+		time.Sleep(time.Minute)
+		released(f, 0, room)
+		f.Serve("fmp")
+		f.Worker("fmp", f.Succeed)
+		f.Eventually(time.Minute, "all are answered", func() bool {
+			return f.Count(wire.StreamDLQ, ">")+f.Count(wire.StreamReplay, ">") == 0
+		})
+		f.Check(dlqtest.Check{Empty: true})
+	})
+}
+
 // Any number of replayers and workers, letters of every kind, calls that
 // succeed or fail as they like: each request has its one end.
 func TestManyReplayers(t *testing.T) {

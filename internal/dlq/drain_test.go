@@ -1,0 +1,142 @@
+package dlq_test
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/dlq"
+	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// unasked starts a replayer that has met letters of a paused provider and is
+// handed none any more: what it releases, it has read.
+func unasked(f *dlqtest.Fleet, hook record.Hook, letters ...dlq.Letter) *brokertest.Wire {
+	f.T.Helper()
+	if err := fleet.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Hour), "ann", "maintenance"); err != nil {
+		f.T.Fatal(err)
+	}
+	f.Put(letters...)
+	w := &brokertest.Wire{}
+	js, end := f.Through(f.T, w)
+	stop := f.Start(nil, func(jetstream.JetStream, *record.Log) dlqtest.Daemon {
+		return dlq.NewReplayer(js, record.New(js, hook), f.Board, dlq.Config{
+			Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+			Retries: dlqtest.Retries, MaxLife: f.MaxLife, Logger: f.Logger(),
+		}).Run
+	})
+	f.Running.Go(func() {
+		<-f.Ctx.Done()
+		stop()
+		end()
+	})
+	f.Eventually(5*time.Second, "it has met them", func() bool {
+		for _, l := range letters {
+			if _, told := f.Answer(l.Identity); !told {
+				return false
+			}
+		}
+		return true
+	})
+	w.Break("CONSUMER.MSG.NEXT", brokertest.RequestLost, 1_000_000, 0)
+	time.Sleep(6 * time.Second) // until its last pull has ended
+	return w
+}
+
+func resume(f *dlqtest.Fleet) {
+	f.T.Helper()
+	if err := fleet.Resume(f.Ctx, f.KV, "fmp"); err != nil {
+		f.T.Fatal(err)
+	}
+}
+
+// The letter for which there was no room any more when it was read is the next
+// one, as soon as there is some.
+func TestTheLetterWithoutRoomIsTheNext(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		released := func(i int) {
+			if _, err := f.JS.PublishMsg(f.Ctx, dlqtest.Fresh(i, wire.ClassPaused).Replayed()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const room = 2 * 16
+		for i := range room - 1 {
+			released(100 + i)
+			f.Accepted = append(f.Accepted, dlqtest.Ident(100+i))
+		}
+		slow := unasked(f, nil, dlqtest.Fresh(1, wire.ClassPaused))
+		slow.Break("DIRECT.GET."+wire.StreamDLQ, brokertest.ReplyLate, 1, 1500*time.Millisecond)
+		met := slow.Met()
+		resume(f)
+		f.Eventually(time.Second, "it is read", func() bool { return slow.Met() > met })
+		released(99) // by another replayer
+		time.Sleep(2 * time.Second)
+		if n := f.Count(wire.StreamReplay, ">"); n != room {
+			t.Errorf("%d are released, room is for %d", n, room)
+		}
+		stream, err := f.JS.Stream(f.Ctx, wire.StreamReplay)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Purge(f.Ctx, jetstream.WithPurgeSubject(wire.ReplaySubject("*", dlqtest.Ident(99)))); err != nil {
+			t.Fatal(err)
+		}
+		f.Eventually(time.Second, "it is released", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
+	})
+}
+
+// Writes that fail cost a drain neither their letters nor the turns of those
+// that come after.
+func TestAWriteThatFailsCostsADrainNothing(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		var writes atomic.Int32
+		letters := make([]dlq.Letter, 20)
+		for i := range letters {
+			letters[i] = dlqtest.Fresh(i, wire.ClassPaused)
+		}
+		unasked(f, func(point string, persisted bool) error {
+			if point == "replay" && !persisted && writes.Add(1) <= 10 {
+				return errors.New("the server is away")
+			}
+			return nil
+		}, letters...)
+		resume(f)
+		released(f, 10*time.Second, len(letters))
+		f.Eventually(5*time.Second, "none is left", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
+	})
+}
+
+// What another replayer reads is read by nobody else, for as long as that one
+// says that it lives, and no longer.
+func TestAnothersLeaseIsLeftToIt(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		lives := func() {
+			value := fmt.Appendf(nil, `{"by":"another","until":%q}`, time.Now().Add(6*time.Second).Format(time.RFC3339Nano))
+			if _, err := f.KV.Put(f.Ctx, "drain.fmp", value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lives()
+		unasked(f, nil, dlqtest.Fresh(1, wire.ClassPaused))
+		lives()
+		resume(f)
+		for range 10 {
+			time.Sleep(2 * time.Second)
+			lives()
+		}
+		released(f, 0, 0)
+		released(f, 8*time.Second, 1)
+	})
+}
