@@ -208,6 +208,19 @@ func TestLastRetry(t *testing.T) {
 	}
 }
 
+// TestWhatIsOpenIsToBlame: where one failure opens a circuit, the request whose
+// it was is spared as all others are, whatever else the provider answers.
+func TestWhatIsOpenIsToBlame(t *testing.T) {
+	x, p := call(t, "alice quote A"), Policy{Failures: 1, Open: time.Minute}
+	r := Record{}.Failed(x, Failure, start, p).Succeeded(call(t, "bob chart A"), start.Add(time.Second))
+	if got := open(r); !slices.Equal(got, []string{"quote for alice"}) {
+		t.Fatalf("open: %q", got)
+	}
+	if blame := r.LastRetry(x, start); blame != BlameOperation {
+		t.Errorf("blamed: %v", blame)
+	}
+}
+
 // probeOnce claims and ends a probe.
 func probeOnce(t *testing.T, r Record, operation string, c Call, o Outcome, now time.Time) Record {
 	t.Helper()
@@ -275,6 +288,9 @@ func TestALoneProbeBacksOff(t *testing.T) {
 	claimed := r.Claimed("quote", other, "w", now, now.Add(time.Minute))
 	if r = claimed.Probed("quote", other, "w", Failure, 0, now, p); r.Of("quote").ProbeAt(x).Sub(now) != p.Open {
 		t.Errorf("after another's probe the next is due in %v", r.Of("quote").ProbeAt(x).Sub(now))
+	}
+	if wait := r.Of("quote").ProbeAt(other).Sub(now); wait != turn {
+		t.Errorf("the other call's second probe is due in %v: it has not been tried as often", wait)
 	}
 }
 

@@ -2,6 +2,7 @@ package circuit
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -149,6 +150,55 @@ func TestALeaseIsItsHoldersAndEnds(t *testing.T) {
 	for _, o := range []Outcome{Failure, Throttled, Neutral, Unused} {
 		if got := r.Probed("quote", c, "w1", o, 0, died.Add(time.Second), policy); !got.Equal(r) {
 			t.Errorf("%d of one whose lease had ended: %+v", o, got.Of("quote"))
+		}
+	}
+}
+
+// A worker lets a call go as the fleet's record says: of what is open none
+// before its time, of what is half open the prober's own and no second one.
+func TestABreakerDoesAsTheRecordSays(t *testing.T) {
+	const until = time.Minute
+	for name, c := range map[string]struct {
+		state  State
+		prober string
+		after  time.Duration
+		want   int // calls that may start
+	}{
+		"closed":                         {Closed, "", 0, 3},
+		"open":                           {Open, "", until - time.Second, 0},
+		"open, and due":                  {Open, "", until + time.Second, 1},
+		"half open, ours":                {HalfOpen, "w", 0, 1},
+		"half open, ours, nearly over":   {HalfOpen, "w", until - time.Second, 1},
+		"half open, another's":           {HalfOpen, "x", 0, 0},
+		"half open, another's, too late": {HalfOpen, "x", until + time.Second, 1},
+	} {
+		for _, operation := range []string{"", "quote"} {
+			synctest.Test(t, func(t *testing.T) {
+				now := time.Now()
+				k := Circuit{State: c.state, OpenedAt: now, OpenUntil: now.Add(until)}
+				if c.state == HalfOpen {
+					k.Prober, k.ProbeUntil = c.prober, now.Add(until)
+				}
+				r := Record{Circuit: Circuit{State: Closed}, Operations: []Operation{{Name: "quote"}}}
+				if *r.circuit(operation) = k; operation != "" {
+					r.State = Closed
+				}
+				b := NewBreaker()
+				b.Follow(r, "w", now)
+				time.Sleep(c.after + time.Millisecond) // a call takes some time to come
+				for range 3 { // it is told again and again
+					b.Follow(r, "w", time.Now())
+				}
+				may := 0
+				for range 3 {
+					if _, ok := b.Allow(operation); ok {
+						may++
+					}
+				}
+				if may != c.want {
+					t.Errorf("%s, of %q: %d may start, want %d", name, operation, may, c.want)
+				}
+			})
 		}
 	}
 }

@@ -132,9 +132,10 @@ func TestRefundsAreOfThisRegister(t *testing.T) {
 	}
 }
 
-// TestALimitOfNothingIsNoRegister: it would divide by zero.
+// TestALimitOfNothingIsNoRegister: it would divide by zero, and one whose permits
+// start later than its whole length would let nobody through.
 func TestALimitOfNothingIsNoRegister(t *testing.T) {
-	for _, w := range []window{{per: time.Minute, n: 0}, {per: time.Minute, n: -1}, {per: time.Millisecond, n: 1}} {
+	for _, w := range []window{{per: time.Minute, n: 0}, {per: time.Minute, n: -1}, {per: time.Millisecond, n: 1}, {per: time.Second, n: 1, grace: 2 * time.Second, graceAt: noon}} {
 		r := New(1)
 		r.windows = []window{w}
 		if _, err := Decode(r.Encode()); !errors.Is(err, errRegister) {
