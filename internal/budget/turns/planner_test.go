@@ -305,3 +305,40 @@ func TestAHoldHoldsThoseWithoutLimitsToo(t *testing.T) {
 		t.Errorf("%d still wait after it", p.Queued())
 	}
 }
+
+// TestARaisedLimitIsUsedAtOnce: who waits for the slot of a limit that is raised
+// waits no longer for it.
+func TestARaisedLimitIsUsedAtOnce(t *testing.T) {
+	l := newLone(perMinute(1), 8, nil)
+	for range 3 {
+		l.Push(&Waiter{Ask: Ask{Shard: 1}})
+	}
+	l.run(5*time.Second, func(Grant) {})
+	if l.served[" interactive"] != 1 {
+		t.Fatalf("%v served under one a minute", l.served)
+	}
+	l.Limit(perMinute(60))
+	if l.run(time.Second, func(Grant) {}); l.served[" interactive"] != 3 {
+		t.Errorf("%v served a second after the limit was raised", l.served)
+	}
+}
+
+// TestAClockThatWasAheadIsFoundOutLate: a register that no clock of today can have
+// written is lost, also where one that was possible has been seen before it.
+func TestAClockThatWasAheadIsFoundOutLate(t *testing.T) {
+	l := newLone(perMinute(60), 8, nil)
+	l.Push(&Waiter{Ask: Ask{Shard: 1}})
+	l.run(time.Second, func(Grant) {})
+	r, _ := l.Known()
+	ahead, blocks, _ := r.Claim(ledger.NewShapes(perMinute(60)), l.now.Add(24*time.Hour), ledger.Order{Class: ledger.Light, Want: 60, Patience: Patience})
+	if len(blocks) == 0 {
+		t.Fatal("nothing is claimed a day ahead")
+	}
+	l.rev++
+	l.Learn(ahead, l.rev)
+	l.run(time.Second, func(Grant) {}) // who waits just then is sent away
+	l.Push(&Waiter{Ask: Ask{Shard: 1}})
+	if l.run(2*time.Minute, func(Grant) {}); l.served[" interactive"] != 2 {
+		t.Errorf("%v served", l.served)
+	}
+}

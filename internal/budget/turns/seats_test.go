@@ -109,3 +109,47 @@ func TestSeatsOfAClockThatWasAhead(t *testing.T) {
 		}
 	}
 }
+
+// A seat that was given up while a write was on its way is given up in the next:
+// that one said nothing of it.
+func TestASeatGivenUpDuringAWrite(t *testing.T) {
+	l, calls := seatedLone(t)
+	r, _ := l.Known()
+	r = r.Clone()
+	r.Sit(ledger.SeatOrder{Owner: "other", Want: 3, Term: time.Minute}, l.now)
+	l.rev++
+	l.Learn(r, l.rev) // another waits for all of them
+	for range 3 {
+		l.Push(&Waiter{Ask: Ask{Shard: 1}})
+	}
+	l.End(calls[0], true)
+	w, now := plan(t, l.Planner, l.now)
+	l.End(calls[1], true)
+	l.rev++
+	l.Won(w, l.rev, now)
+	if grants, _ := l.Serve(now, 0); len(grants) > 0 {
+		t.Errorf("%d calls on a seat that another waits for", len(grants))
+	}
+	if w, _ = plan(t, l.Planner, now); w != nil {
+		if n, _ := w.Reg.Seats("w"); n > 2 {
+			t.Errorf("it keeps %d seats of 3", n)
+		}
+	}
+}
+
+// Whoever has a number of calls at once tells it before it makes one, and again
+// before it is forgotten: others obey it meanwhile.
+func TestTheNumberOfCallsAtOnceIsToldByWhoIsIdle(t *testing.T) {
+	l := newLone(nil, 8, nil)
+	l.AtOnce(3)
+	l.run(time.Second, func(Grant) {})
+	for range 6 {
+		if r, _ := l.Known(); r.AtOnce(0, l.now) != 3 {
+			t.Fatalf("after %v others may call as often as they like", l.now.Sub(start))
+		}
+		l.now = l.now.Add(25 * time.Minute)
+		l.Learn(func() *ledger.Register { r, _ := l.Known(); return r.Clone() }(), l.rev+1) // as others write it
+		l.rev++
+		l.run(time.Second, func(Grant) {})
+	}
+}
