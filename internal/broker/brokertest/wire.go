@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strconv"
@@ -27,6 +28,8 @@ const (
 	ReplyLost                // the server does what it says, and nobody hears of it
 	ReplyLate                // all that the server answers comes late
 	Lost                     // the server never hears it, be it a request or not
+	Refused                  // the server never hears it, and says, perhaps late, that it permits it not
+	Twice                    // it is said twice
 )
 
 // Wire lies between a client and the server, and loses or delays what is said
@@ -35,6 +38,7 @@ const (
 type Wire struct {
 	mu     sync.Mutex
 	faults []*broken
+	said   []*broken          // of what the server says
 	of     map[string]*broken // by reply subject
 	met    int
 	stands *standing // nil: it goes on
@@ -52,11 +56,19 @@ type broken struct {
 }
 
 // Break has the next requests, so many, fail whose subjects contain a part.
-// late is for ReplyLate.
+// late is for ReplyLate and Refused.
 func (w *Wire) Break(part string, fault Fault, times int, late time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.faults = append(w.faults, &broken{part, fault, times, late})
+}
+
+// BreakSaid has the next messages that the server sends, so many, fail on subjects
+// that contain a part: they are Lost, come late (ReplyLate) or Twice.
+func (w *Wire) BreakSaid(part string, fault Fault, times int, late time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.said = append(w.said, &broken{part, fault, times, late})
 }
 
 // Slow has all that the server says on subjects that contain a part come late;
@@ -88,7 +100,7 @@ func later(said []byte, by time.Duration) {
 func (w *Wire) Mend() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.faults = nil
+	w.faults, w.said = nil, nil
 }
 
 // Stop has the server take nothing in any more, and Go go on with it. held is
@@ -204,7 +216,7 @@ func (w *wired) InProcessConn() (net.Conn, error) {
 		_, _ = server.Close(), ours.Close()
 		return nil, errCut
 	}
-	go pump(theirs, server, func(f frame) (bool, time.Duration) {
+	go pump(theirs, server, func(f frame) fate {
 		w.wire.waits()
 		return w.wire.asked(f)
 	})
@@ -234,8 +246,15 @@ type frame struct {
 	bytes          []byte
 }
 
+// fate is what becomes of what was said.
+type fate struct {
+	times   int // it is heard
+	late    time.Duration
+	refusal []byte // what whoever said it is told, late
+}
+
 // asked says what becomes of what the client says.
-func (w *Wire) asked(f frame) (passes bool, late time.Duration) {
+func (w *Wire) asked(f frame) fate {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, b := range w.faults {
@@ -250,31 +269,58 @@ func (w *Wire) asked(f frame) (passes bool, late time.Duration) {
 		if f.reply != "" {
 			w.of[f.reply] = b
 		}
-		return b.fault != RequestLost && b.fault != Lost, 0
+		switch b.fault {
+		case Refused:
+			return fate{late: b.late, refusal: fmt.Appendf(nil, "-ERR 'Permissions Violation for Publish to %q'\r\n", f.subject)}
+		case RequestLost, Lost:
+			return fate{}
+		case Twice:
+			return fate{times: 2}
+		case ReplyLost, ReplyLate:
+		}
+		return fate{times: 1}
 	}
 	delete(w.of, f.reply) // what is asked again is heard
-	return true, 0
+	return fate{times: 1}
 }
 
 // answered says what becomes of what the server says.
-func (w *Wire) answered(f frame) (passes bool, late time.Duration) {
+func (w *Wire) answered(f frame) fate {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ahead != 0 {
 		later(f.bytes, w.ahead)
 	}
-	b := w.of[f.subject]
-	if b == nil {
-		if w.slow.late > 0 && strings.Contains(f.subject, w.slow.part) {
-			return true, w.slow.late
+	for _, b := range w.said {
+		if b.times == 0 || f.subject == "" || !strings.Contains(f.subject, b.part) {
+			continue
 		}
-		return true, 0
+		b.times--
+		w.met++
+		switch b.fault { //nolint:exhaustive // what the server says is no request
+		case Lost:
+			return fate{}
+		case Twice:
+			return fate{times: 2, late: b.late}
+		}
+		return fate{times: 1, late: b.late}
 	}
-	return b.fault != ReplyLost, b.late
+	b := w.of[f.subject]
+	switch {
+	case b == nil && w.slow.late > 0 && strings.Contains(f.subject, w.slow.part):
+		return fate{times: 1, late: w.slow.late}
+	case b == nil:
+		return fate{times: 1}
+	case b.fault == ReplyLost:
+		return fate{}
+	case b.fault == ReplyLate:
+		return fate{times: 1, late: b.late}
+	}
+	return fate{times: 1}
 }
 
 // pump carries what one says to the other until either has left.
-func pump(from, to net.Conn, judge func(frame) (passes bool, late time.Duration)) {
+func pump(from, to net.Conn, judge func(frame) fate) {
 	defer func() { _, _ = from.Close(), to.Close() }()
 	var mu sync.Mutex
 	var waiting [][]byte // what comes late, in its order
@@ -289,23 +335,26 @@ func pump(from, to net.Conn, judge func(frame) (passes bool, late time.Duration)
 		if err != nil {
 			return
 		}
-		passes, late := judge(f)
-		switch {
-		case !passes:
-		case late > 0:
+		is := judge(f)
+		if is.refusal != nil {
+			time.AfterFunc(is.late, func() { _, _ = from.Write(is.refusal) }) // whoever is gone hears nothing
+		}
+		for range is.times {
+			if is.late == 0 {
+				if say(f.bytes) != nil {
+					return
+				}
+				continue
+			}
 			mu.Lock()
 			waiting = append(waiting, f.bytes)
 			mu.Unlock()
-			time.AfterFunc(late, func() {
+			time.AfterFunc(is.late, func() {
 				mu.Lock()
 				defer mu.Unlock()
-				_, _ = to.Write(waiting[0]) // whoever is gone hears nothing
+				_, _ = to.Write(waiting[0]) // as above
 				waiting = waiting[1:]
 			})
-		default:
-			if say(f.bytes) != nil {
-				return
-			}
 		}
 	}
 }

@@ -1,0 +1,55 @@
+package fetchworker
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Held tells what a client still has to do with: nothing, between two calls.
+func (c *Client) Held() string {
+	w := c.watcher
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	held := fmt.Sprintf("%d watched, %d due, %d follow", len(w.watches), len(w.due), len(w.followers))
+	if !c.bodies.left.TryAcquire(c.bodies.all) {
+		return held + ", bodies are read"
+	}
+	c.bodies.left.Release(c.bodies.all)
+	return held
+}
+
+// HeldNothing is what Held says then.
+const HeldNothing = "0 watched, 0 due, 0 follow"
+
+// Live is the client's one subscription, which is there from the first wait on.
+func (c *Client) Live() *nats.Subscription {
+	c.watcher.mu.Lock()
+	defer c.watcher.mu.Unlock()
+	return c.watcher.live
+}
+
+// Flooded has what comes live meanwhile be more than is taken.
+func (c *Client) Flooded(t *testing.T, meanwhile func(context.Context)) {
+	t.Helper()
+	live := c.Live()
+	messages, bytes, err := live.PendingLimits()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := live.SetPendingLimits(1, 1); err != nil {
+		t.Fatal(err)
+	}
+	c.watcher.mu.Lock()
+	meanwhile(t.Context())
+	_ = c.nc.Flush()
+	c.watcher.mu.Unlock()
+	if n, err := live.Dropped(); err != nil || n == 0 {
+		t.Fatalf("%d live answers were lost, %v", n, err)
+	}
+	if err := live.SetPendingLimits(messages, bytes); err != nil {
+		t.Fatal(err)
+	}
+}

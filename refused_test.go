@@ -1,0 +1,133 @@
+package fetchworker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
+
+	"github.com/nats-io/nats.go"
+)
+
+// until is a context that ends so much later.
+func until(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// replies has every message on a subject be answered with a text.
+func replies(t *testing.T, nc *nats.Conn, subject, text string) {
+	t.Helper()
+	if _, err := nc.Subscribe(subject, func(m *nats.Msg) {
+		if err := m.Respond([]byte(text)); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// whatIsAsked is everything that a program may ask for, each with a part of the
+// subject on which the server first hears of it. All of it succeeds.
+func whatIsAsked(t *testing.T, w *wiredClient) map[string]asked {
+	t.Helper()
+	s := &service{w.Broker, t}
+	s.onRequest(func(r fetchworker.Request) { s.store(ok(r.Identity(), `[1]`)) })
+	s.store(ok(identity("stored"), `[1]`))
+	s.storeLarge(identity("large"), make([]byte, fetchworker.MaxInlineBody+1), nil)
+	replies(t, w.NC, "fetch.cancel.fmp.alice", `{"cancelled":1,"before":"2000-01-01T00:00:00Z"}`)
+	replies(t, w.NC, "fetch.catalog.*", `{"provider":"fmp","providers":["fmp"]}`)
+	const read, part = "DIRECT.GET.FETCH_RESULTS", "DIRECT.GET.FETCH_BODIES"
+	n := 0
+	durable := func() string { n++; return fmt.Sprint("files-", n) }
+	return map[string]asked{
+		"Submit": {"fetch.request.", func(ctx context.Context) error { _, err := w.Submit(ctx, quote("")); return err }},
+		"Fetch":  {"fetch.request.", func(ctx context.Context) error { _, err := w.Fetch(ctx, quote("")); return err }},
+		"SubmitAll": {"fetch.request.", func(ctx context.Context) error {
+			return all(w.SubmitAll(ctx, slices.Values([]fetchworker.Request{quote("")})))
+		}},
+		"FetchAll": {"fetch.request.", func(ctx context.Context) error {
+			return all(w.FetchAll(ctx, slices.Values([]fetchworker.Request{quote("")})))
+		}},
+		"Fetch of an id":        {read, func(ctx context.Context) error { _, err := w.Fetch(ctx, quote("stored")); return err }},
+		"Wait":                  {read, func(ctx context.Context) error { _, err := w.Wait(ctx, identity("stored")); return err }},
+		"Updates":               {read, func(ctx context.Context) error { return all(w.Updates(ctx, identity("stored"))) }},
+		"Result":                {read, func(ctx context.Context) error { _, err := w.Result(ctx, identity("stored")); return err }},
+		"Result of a large one": {part, func(ctx context.Context) error { _, err := w.Result(ctx, identity("large")); return err }},
+		"Wait for a large one":  {part, func(ctx context.Context) error { _, err := w.Wait(ctx, identity("large")); return err }},
+		"Cancel":                {"fetch.cancel.", func(ctx context.Context) error { _, err := w.Client.Cancel(ctx, identity("stored")); return err }},
+		"CancelAll": {"fetch.cancel.", func(ctx context.Context) error {
+			_, err := w.CancelAll(ctx, fetchworker.CancelFilter{Provider: "fmp"})
+			return err
+		}},
+		"Catalogue":    {"fetch.catalog.", func(ctx context.Context) error { _, err := w.Catalogue(ctx, "fmp"); return err }},
+		"Providers":    {"fetch.catalog.", func(ctx context.Context) error { _, err := w.Providers(ctx); return err }},
+		"LastAnswer":   {read, func(ctx context.Context) error { _, err := w.LastAnswer(ctx); return err }},
+		"AnswersAfter": {read, func(ctx context.Context) error { _, _, err := w.AnswersAfter(ctx, 0); return err }},
+		"Answers": {read, func(ctx context.Context) error {
+			for _, err := range w.Answers(ctx, 0) {
+				return err
+			}
+			return errors.New("nothing came")
+		}},
+		"Subscribe": {"CONSUMER.CREATE", func(ctx context.Context) error {
+			sub, err := fetchworker.NewSubscriber(w.nc, fetchworker.SubscriberOptions{Durable: durable()})
+			if err != nil {
+				return err
+			}
+			ctx, done := context.WithCancel(ctx)
+			defer done()
+			return sub.Subscribe(ctx, fetchworker.ResultFilter{}, func(context.Context, fetchworker.Answer) error { done(); return nil })
+		}},
+	}
+}
+
+type asked struct {
+	on string
+	do func(context.Context) error
+}
+
+// all is the error that the last of a sequence came with.
+func all[T any](seq func(func(T, error) bool)) (err error) {
+	seq(func(_ T, e error) bool { err = e; return true })
+	return err
+}
+
+// What the server refuses is told as that, by whatever way it was asked, soon after
+// its word has come; one that was refused before is no reason to refuse one that
+// only takes long. Nothing is left behind.
+func TestWhatIsRefusedIsToldSoon(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.nc.SetErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // they are told all the same
+		for name, a := range whatIsAsked(t, w) {
+			for _, late := range []time.Duration{0, 150 * time.Millisecond, 450 * time.Millisecond} {
+				w.Break(a.on, brokertest.Refused, 10, late)
+				began := time.Now()
+				err := a.do(until(t, time.Minute))
+				if took := time.Since(began); !errors.Is(err, fetchworker.ErrNotPermitted) || took > late+250*time.Millisecond {
+					t.Errorf("%s, refused after %v: %v after %v", name, late, err, took)
+				}
+				w.Mend()
+				time.Sleep(time.Second) // a connection remembers its last refusal only: the next would hide this one's
+			}
+			if got := w.Held(); got != fetchworker.HeldNothing {
+				t.Errorf("%s, refused: %s", name, got)
+			}
+			w.Break(a.on, brokertest.ReplyLate, 1, 450*time.Millisecond)
+			if err := a.do(until(t, time.Minute)); err != nil {
+				t.Errorf("%s, which takes long after it was refused before: %v", name, err)
+			}
+			w.Mend()
+			if got := w.Held(); got != fetchworker.HeldNothing {
+				t.Errorf("%s: %s", name, got)
+			}
+		}
+	})
+}
