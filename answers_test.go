@@ -100,7 +100,12 @@ func TestAnswersAreToldFromAnyPlaceOn(t *testing.T) {
 // What comes faster than it is taken is read from the store.
 func TestAnswersThatCameTooFastAreRead(t *testing.T) {
 	s := startService(t)
-	alice := s.client("alice")
+	nc := s.Connect(t)
+	defer nc.Close()
+	alice, err := fetchworker.NewClient(nc, "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
 	const many = 3000
 	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
 	defer stop()
@@ -112,6 +117,8 @@ func TestAnswersThatCameTooFastAreRead(t *testing.T) {
 			s.store(ok(fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: fmt.Sprintf("q-%d", n)}, "[]"))
 		}
 	}()
+	var telling sync.WaitGroup
+	defer telling.Wait()
 	first := true
 	s.store(ok(fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "first"}, "[]"))
 	for a, err := range alice.Answers(ctx, 0) {
@@ -121,18 +128,33 @@ func TestAnswersThatCameTooFastAreRead(t *testing.T) {
 		if first {
 			first = false
 			close(began)
-			for last := uint64(0); last < many+1; { // nobody takes anything
+			for last := uint64(0); last < many+1 || !alice.Overrun(); { // nobody takes anything
 				at, err := alice.LastAnswer(ctx)
 				if err != nil {
 					t.Fatal(err)
 				}
 				last = at
+				time.Sleep(time.Millisecond)
 			}
 		}
-		if seen[a.Identity.ID]++; len(seen) == many+1 {
+		if seen[a.Identity.ID]++; len(seen) == many+1 && a.Identity.ID != "last" {
+			telling.Go(func() { // and when all are told, what comes is told live again: nothing is read
+				read := nc.Stats().OutMsgs
+				time.Sleep(100 * time.Millisecond)
+				if read = nc.Stats().OutMsgs - read; read > 10 {
+					t.Errorf("%d reads after the flood", read)
+				}
+				s.store(ok(identity("last"), "[]"))
+			})
+		}
+		if a.Identity.ID == "last" {
 			break
 		}
 	}
+	if seen["last"] != 1 {
+		t.Error("the last did not come")
+	}
+	delete(seen, "last")
 	for id, n := range seen {
 		if n != 1 {
 			t.Errorf("%s came %d times", id, n)

@@ -53,3 +53,15 @@ func (c *Client) Flooded(t *testing.T, meanwhile func(context.Context)) {
 		t.Fatal(err)
 	}
 }
+
+// Overrun says that more came live than is held for one who follows.
+func (c *Client) Overrun() bool {
+	c.watcher.mu.Lock()
+	defer c.watcher.mu.Unlock()
+	for f := range c.watcher.followers {
+		if f.lost.Load() {
+			return true
+		}
+	}
+	return false
+}

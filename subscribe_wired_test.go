@@ -1,0 +1,231 @@
+package fetchworker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// handled is when a subscriber's handler was called, and with what.
+type handled struct {
+	at time.Duration
+	fetchworker.Answer
+}
+
+// subscribed runs a subscriber for so long, with a handler, and tells what it was
+// called with.
+func (w *wiredClient) subscribed(parallel int, d time.Duration, handle func(context.Context, fetchworker.Answer) error) []handled {
+	w.t.Helper()
+	sub, err := fetchworker.NewSubscriber(w.nc, fetchworker.SubscriberOptions{Durable: "files", Parallel: parallel})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(w.t.Context(), d)
+	defer cancel()
+	var mu sync.Mutex
+	var all []handled
+	began := time.Now()
+	if err := sub.Subscribe(ctx, fetchworker.ResultFilter{}, func(ctx context.Context, a fetchworker.Answer) error {
+		mu.Lock()
+		if all = append(all, handled{time.Since(began), a}); len(all) > 100 {
+			cancel()
+		}
+		mu.Unlock()
+		return handle(ctx, a)
+	}); err != nil {
+		w.t.Error(err)
+	}
+	return all
+}
+
+// pendingAcks is how many messages the server has given out and heard nothing of.
+func (w *wiredClient) pendingAcks() int {
+	w.t.Helper()
+	consumer, err := w.JS.Consumer(context.WithoutCancel(w.t.Context()), fetchworker.StreamResults, "files")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return consumer.CachedInfo().NumAckPending
+}
+
+func (w *wiredClient) service() *service { return &service{w.Broker, w.t} }
+
+// A handler has all the time that it needs: what it has is given to nobody else
+// meanwhile.
+func TestAHandlerMayTakeLong(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.service().store(ok(identity("q-1"), `[1]`))
+		got := w.subscribed(16, 10*time.Minute, func(context.Context, fetchworker.Answer) error {
+			time.Sleep(5 * time.Minute)
+			return nil
+		})
+		if len(got) != 1 || w.pendingAcks() != 0 {
+			t.Errorf("it was handled %d times, and %d wait for their acknowledgement", len(got), w.pendingAcks())
+		}
+	})
+}
+
+// A handler that fails is called again after a second, and then after twice as
+// long each time, up to a minute; it stands in nobody's way.
+func TestAHandlerThatFailsIsCalledAgain(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.service().store(ok(identity("bad"), `[1]`))
+		w.service().store(ok(identity("good"), `[1]`))
+		got := w.subscribed(1, 5*time.Minute, func(_ context.Context, a fetchworker.Answer) error {
+			if a.Identity.ID == "bad" {
+				return errors.New("the disk is full")
+			}
+			return nil
+		})
+		var after []int
+		last, good := time.Duration(0), 0
+		for _, h := range got {
+			if h.Identity.ID == "good" {
+				good++
+				continue
+			}
+			after = append(after, int((h.at - last + 400*time.Millisecond).Seconds()))
+			last = h.at
+		}
+		if want := []int{0, 1, 2, 4, 8, 16, 32, 60, 60, 60}; !slices.Equal(after, want) || good != 1 {
+			t.Errorf("called again after %v seconds, want %v; the other one was handled %d times", after, want, good)
+		}
+	})
+}
+
+// A body that is not there takes the room for large bodies for as long as it is
+// looked for, and the next have it then; so does one whose handler fails.
+func TestALargeBodyThatIsMissingLeavesItsRoom(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		missing := ok(identity("missing"), "")
+		missing.Body, missing.Claim = nil, &fetchworker.Claim{
+			Prefix: "fetch.body.alice.x", Parts: 4096, Bytes: 4096 * fetchworker.MaxInlineBody, SHA256: strings.Repeat("0", 64),
+		}
+		for i := range 3 {
+			missing.Identity.ID = fmt.Sprint("missing-", i)
+			w.service().store(missing)
+		}
+		w.service().storeLarge(identity("large"), make([]byte, 3*fetchworker.MaxInlineBody), nil)
+		failed := false
+		damaged, whole := 0, 0
+		w.subscribed(1, time.Minute, func(_ context.Context, a fetchworker.Answer) error {
+			switch {
+			case a.Damaged:
+				damaged++
+			case !failed:
+				failed = true
+				return errors.New("the disk is full")
+			case len(a.Body) == 3*fetchworker.MaxInlineBody:
+				whole++
+			}
+			return nil
+		})
+		if damaged != 3 || whole != 1 {
+			t.Errorf("%d were damaged and %d whole, of 3 and 1", damaged, whole)
+		}
+	})
+}
+
+// A word of the server's that comes late belongs to its own question: no more is
+// asked for than there are handlers, for what waits for one the server gives to
+// another in the end.
+func TestALateWordEndsNoOtherQuestion(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		sub, err := fetchworker.NewSubscriber(w.nc, fetchworker.SubscriberOptions{Durable: "files", Parallel: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var subscribing sync.WaitGroup
+		handled := 0
+		subscribing.Go(func() {
+			if err := sub.Subscribe(ctx, fetchworker.ResultFilter{}, func(context.Context, fetchworker.Answer) error {
+				handled++
+				time.Sleep(20 * time.Second)
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(4 * time.Second)                                           // of the five that the first question lasts
+		w.BreakSaid("_INBOX", brokertest.ReplyLate, 1, 2500*time.Millisecond) // and then the next is asked, before
+		time.Sleep(4 * time.Second)
+		for i := range 3 {
+			w.service().store(ok(identity(fmt.Sprint("q-", i)), `[1]`))
+		}
+		time.Sleep(10 * time.Second)
+		if given := w.pendingAcks(); given != 1 {
+			t.Errorf("%d were given out to one handler", given)
+		}
+		time.Sleep(time.Minute)
+		if handled != 3 {
+			t.Errorf("%d were handled", handled)
+		}
+		cancel()
+		subscribing.Wait()
+	})
+}
+
+// What a server says to a question but that its time is over has the subscriber
+// look after its consumer, and go on.
+func TestASubscriberGoesOn(t *testing.T) {
+	for name, meet := range map[string]func(*testing.T, *wiredClient){
+		"a question lost":         func(_ *testing.T, w *wiredClient) { w.Break("MSG.NEXT", brokertest.RequestLost, 1, 0) },
+		"its words lost":          func(_ *testing.T, w *wiredClient) { w.Break("MSG.NEXT", brokertest.ReplyLost, 1, 0) },
+		"an answer lost":          func(_ *testing.T, w *wiredClient) { w.BreakSaid("fetch.result.", brokertest.Lost, 1, 0) },
+		"an acknowledgement lost": func(_ *testing.T, w *wiredClient) { w.Break("$JS.ACK", brokertest.Lost, 1, 0) },
+		"no connection": func(_ *testing.T, w *wiredClient) {
+			w.Cut()
+			time.AfterFunc(10*time.Second, w.Join)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wired(t, func(t *testing.T, w *wiredClient) {
+				time.AfterFunc(7*time.Second, func() {
+					meet(t, w)
+				})
+				time.AfterFunc(20*time.Second, func() { w.service().store(ok(identity("q-1"), `[1]`)) })
+				got := w.subscribed(2, 2*time.Minute, func(context.Context, fetchworker.Answer) error { return nil })
+				if len(got) == 0 || got[0].at > time.Minute {
+					t.Errorf("handled: %v", got)
+				}
+				if n := w.pendingAcks(); n != 0 {
+					t.Errorf("%d wait for their acknowledgement", n)
+				}
+			})
+		})
+	}
+}
+
+// A consumer that somebody deletes ends its subscriber, and is told.
+func TestADeletedConsumerIsTold(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		sub, err := fetchworker.NewSubscriber(w.nc, fetchworker.SubscriberOptions{Durable: "files"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var deleting sync.WaitGroup
+		defer deleting.Wait()
+		deleting.Go(func() {
+			time.Sleep(time.Minute)
+			if err := w.JS.DeleteConsumer(t.Context(), fetchworker.StreamResults, "files"); err != nil {
+				t.Error(err)
+			}
+		})
+		began := time.Now()
+		err = sub.Subscribe(t.Context(), fetchworker.ResultFilter{}, nil)
+		if took := time.Since(began); !errors.Is(err, jetstream.ErrConsumerNotFound) || took > 75*time.Second {
+			t.Errorf("%v after %v", err, took)
+		}
+	})
+}

@@ -1,0 +1,171 @@
+package fetchworker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
+)
+
+// waits begins to wait for an answer; how long that took is told when it came.
+func (w *wiredClient) waits(ctx context.Context, id string) <-chan waited {
+	ended := make(chan waited, 1)
+	began := time.Now()
+	go func() {
+		a, err := w.Wait(ctx, identity(id))
+		ended <- waited{a, err, time.Since(began)}
+	}()
+	return ended
+}
+
+type waited struct {
+	fetchworker.Answer
+	err  error
+	took time.Duration
+}
+
+// silent has the server send no live answer to this client.
+func (w *wiredClient) silent() { w.BreakSaid("fetch.result.", brokertest.Lost, 1<<20, 0) }
+
+// What comes live is seen as it comes; what does not is found by looks, soon at
+// first, however long another has been waited for, and at once where the client
+// knows that something was lost: after a flood, and after its connection was.
+func TestHowSoonAnAnswerIsSeen(t *testing.T) {
+	const atOnce = 10 * time.Millisecond
+	for name, c := range map[string]struct {
+		stored time.Duration // after the wait began
+		meet   func(*testing.T, *wiredClient, func())
+		most   time.Duration // after it was stored
+	}{
+		"live":                     {5 * time.Minute, nil, atOnce},
+		"lost, and soon":           {40 * time.Millisecond, func(_ *testing.T, w *wiredClient, store func()) { w.silent(); store() }, 15 * time.Millisecond},
+		"lost, and a little later": {190 * time.Millisecond, func(_ *testing.T, w *wiredClient, store func()) { w.silent(); store() }, 15 * time.Millisecond},
+		"lost, and late":           {5 * time.Minute, func(_ *testing.T, w *wiredClient, store func()) { w.silent(); store() }, 10*time.Second + atOnce},
+		"twice": {time.Second, func(_ *testing.T, w *wiredClient, store func()) {
+			w.BreakSaid("fetch.result.", brokertest.Twice, 1<<20, 0)
+			store()
+		}, atOnce},
+		"live and late": {time.Minute, func(_ *testing.T, w *wiredClient, store func()) {
+			w.BreakSaid("fetch.result.", brokertest.ReplyLate, 1<<20, 3*time.Second)
+			store()
+		}, 3*time.Second + atOnce},
+		"in a flood": {5 * time.Minute, func(t *testing.T, w *wiredClient, store func()) {
+			w.Flooded(t, func(context.Context) {
+				s := &service{w.Broker, t}
+				for i := range 5 {
+					s.store(ok(identity(fmt.Sprint("other-", i)), `[1]`))
+				}
+				store()
+			})
+			other := w.waits(until(t, time.Second), "other") // whoever comes next looks soon, and sees it
+			<-other
+		}, 60 * time.Millisecond},
+		"without a connection": {5 * time.Minute, func(t *testing.T, w *wiredClient, store func()) {
+			w.Cut()
+			store()
+			w.Join()
+		}, 3 * time.Second}, // the connection's own wait
+	} {
+		t.Run(name, func(t *testing.T) {
+			wired(t, func(t *testing.T, w *wiredClient) {
+				s := &service{w.Broker, t}
+				long := w.waits(until(t, time.Hour), "long") // and nothing comes
+				time.Sleep(time.Minute)
+				ended := w.waits(until(t, time.Hour), "q-1")
+				time.Sleep(c.stored)
+				store := func() { s.store(ok(identity("q-1"), `[1]`)) }
+				if c.meet == nil {
+					store()
+				} else {
+					c.meet(t, w, store)
+				}
+				got := <-ended
+				if late := got.took - c.stored; got.err != nil || string(got.Body) != `[1]` || late > c.most {
+					t.Errorf("%s, %v after %v", got.Body, got.err, late)
+				}
+				w.Mend()
+				w.Close()
+				if got := <-long; !errors.Is(got.err, fetchworker.ErrClosed) {
+					t.Errorf("what nothing came for: %v", got.err)
+				}
+				if got := w.Held(); got != fetchworker.HeldNothing {
+					t.Error(got)
+				}
+			})
+		})
+	}
+}
+
+// The subscription has room for large answers.
+func TestManyLargeAnswersAreHeld(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		<-w.waits(until(t, time.Second), "q-1")
+		if messages, bytes, err := w.Live().PendingLimits(); err != nil || messages >= 0 || bytes < 400*fetchworker.MaxInlineBody {
+			t.Errorf("%d answers and %d bytes of them, %v", messages, bytes, err)
+		}
+	})
+}
+
+// What the first look at a request comes to: a server that says nothing takes a
+// second of a wait, and no more.
+func TestTheFirstLook(t *testing.T) {
+	for name, c := range map[string]struct {
+		meet func(*wiredClient)
+		most time.Duration
+	}{
+		"heard":          {func(*wiredClient) {}, 10 * time.Millisecond},
+		"lost":           {func(w *wiredClient) { w.Break("DIRECT.GET", brokertest.RequestLost, 1, 0) }, 1060 * time.Millisecond},
+		"its reply lost": {func(w *wiredClient) { w.Break("DIRECT.GET", brokertest.ReplyLost, 1, 0) }, 1060 * time.Millisecond},
+		"late":           {func(w *wiredClient) { w.Break("DIRECT.GET", brokertest.ReplyLate, 1, 900*time.Millisecond) }, 910 * time.Millisecond},
+		"lost twice":     {func(w *wiredClient) { w.Break("DIRECT.GET", brokertest.RequestLost, 2, 0) }, 1210 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wired(t, func(t *testing.T, w *wiredClient) {
+				(&service{w.Broker, t}).store(ok(identity("q-1"), `[1]`))
+				c.meet(w)
+				if got := <-w.waits(until(t, time.Minute), "q-1"); got.err != nil || got.took > c.most {
+					t.Errorf("Wait: %v after %v", got.err, got.took)
+				}
+				w.Mend()
+				c.meet(w)
+				began := time.Now()
+				if a, err := w.Fetch(until(t, time.Minute), quote("q-1")); err != nil || time.Since(began) > c.most || string(a.Body) != `[1]` {
+					t.Errorf("Fetch: %v after %v", err, time.Since(began))
+				}
+			})
+		})
+	}
+}
+
+// A client that is closed leaves the connection that a program gave to it, and
+// closes the one that it made.
+func TestWhoseTheConnectionIs(t *testing.T) {
+	s := startService(t)
+	nc := s.Connect(t)
+	defer nc.Close()
+	given, err := fetchworker.NewClient(nc, "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	given.Close()
+	if nc.IsClosed() {
+		t.Error("a client closed its program's connection")
+	}
+	if _, err := given.Submit(soon(t), quote("")); err != nil {
+		t.Errorf("a submit needs no more than the connection: %v", err)
+	}
+	b := brokertest.StartIn(t, t.TempDir(), "127.0.0.1:0")
+	defer b.Stop()
+	made, err := fetchworker.Connect(b.Server.URL(), "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	made.Close()
+	if _, err := made.Submit(soon(t), quote("")); !errors.Is(err, fetchworker.ErrClosed) {
+		t.Errorf("a client left its own connection open: %v", err)
+	}
+}
