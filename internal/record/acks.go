@@ -123,7 +123,7 @@ func (a *acks) ask(ctx context.Context, m *nats.Msg, repeat bool) (said *nats.Ms
 			return nil, again, ctx.Err()
 		case <-w.late.C:
 		}
-		if waited >= writeLasts || !repeat {
+		if waited >= writeLasts {
 			return nil, again, errLate
 		}
 		wait = min(2*wait, writeAgain, writeLasts-waited)

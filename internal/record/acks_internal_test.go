@@ -6,9 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fetchworker/internal/broker/brokertest"
@@ -113,7 +117,7 @@ func TestAWordIsOfOneWrite(t *testing.T) {
 		t.Fatal("a second word holds up all")
 	}
 	a.end(token, w)
-	next, token, _ := begin()
+	next, token, reply := begin()
 	if next != w {
 		t.Fatal("another place was taken")
 	}
@@ -124,6 +128,17 @@ func TestAWordIsOfOneWrite(t *testing.T) {
 	default:
 	}
 	a.end(token, next)
+	a.take(&nats.Msg{Subject: reply}) // which comes when it has been given up
+	last, token, _ := begin()
+	select {
+	case m := <-last.said:
+		t.Errorf("the last write heard %v", m)
+	default:
+	}
+	if last != next || len(a.waiting) != 1 {
+		t.Errorf("%d writes wait for a word", len(a.waiting))
+	}
+	a.end(token, last)
 }
 
 // What a stream says of a write, and what comes of it.
@@ -190,5 +205,152 @@ func TestWhatCannotBeReadIsNotNothing(t *testing.T) {
 		if err := read(); err == nil || errors.Is(err, jetstream.ErrMsgNotFound) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Whether a write may have been stored before the word that is heard of it was
+// said: it may once it was sent twice, whatever is said after that.
+func TestWhatMayHaveBeenStoredIsUnsure(t *testing.T) {
+	const stored, conflict, unheard, busy, nothing = `{"stream":"S","seq":7}`, `{"error":{"code":400,"err_code":10071}}`, "503", `{"error":{"code":400,"err_code":10164}}`, ""
+	for name, c := range map[string]struct {
+		once   bool     // it may not be sent again
+		said   []string // to each time that it is sent
+		unsure bool
+		want   func(error) bool
+	}{
+		"stored at once":                       {said: []string{stored}},
+		"a conflict at once":                   {said: []string{conflict}, want: isConflict},
+		"a word to the second":                 {said: []string{nothing, conflict}, unsure: true, want: isConflict},
+		"a word to the third":                  {said: []string{nothing, nothing, stored}, unsure: true},
+		"nobody there, then stored":            {said: []string{unheard, stored}},
+		"nobody there, then a conflict":        {said: []string{unheard, conflict}, want: isConflict},
+		"sent twice, then nobody there":        {said: []string{nothing, unheard, conflict}, unsure: true, want: isConflict},
+		"nobody there, then sent twice":        {said: []string{unheard, nothing, conflict}, unsure: true, want: isConflict},
+		"another's way, when sent once":        {said: []string{busy}, want: isBusy},
+		"its own way, when sent twice":         {said: []string{nothing, busy, stored}, unsure: true},
+		"nobody there at all":                  {said: []string{unheard, unheard, unheard}, want: isNotHeard},
+		"sent twice, then nobody there at all": {said: []string{nothing, unheard, unheard, unheard}, unsure: true, want: isNotHeard},
+		"no word, once":                        {once: true, said: []string{nothing}, want: func(err error) bool { return errors.Is(err, errLate) }},
+		"nobody there, then no word, once":     {once: true, said: []string{unheard, nothing}, want: func(err error) bool { return errors.Is(err, errLate) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := brokertest.Start(t)
+				defer b.Stop()
+				var sent atomic.Int32
+				sub, err := b.NC.Subscribe("write", func(m *nats.Msg) {
+					said := nothing
+					if n := int(sent.Add(1)); n <= len(c.said) {
+						said = c.said[n-1]
+					}
+					switch said {
+					case nothing:
+					case unheard:
+						_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"503"}}})
+					default:
+						_ = m.Respond([]byte(said))
+					}
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = sub.Unsubscribe() }()
+				ack, unsure, err := newAcks(b.NC).publish(t.Context(), &nats.Msg{Subject: "write", Data: []byte("1")}, !c.once)
+				if c.want == nil && (err != nil || ack.Sequence != 7) || c.want != nil && !c.want(err) {
+					t.Errorf("%+v, %v", ack, err)
+				}
+				if n := int(sent.Load()); unsure != c.unsure || n != len(c.said) {
+					t.Errorf("unsure %t, sent %d times", unsure, n)
+				}
+			})
+		})
+	}
+}
+
+func isNotHeard(err error) bool { return errors.Is(err, jetstream.ErrNoStreamResponse) }
+
+// A look that has ended ends no other, when its time runs out in the moment in
+// which its answer comes.
+func TestALookEndsOnce(t *testing.T) {
+	b := brokertest.Start(t)
+	s, err := NewLooks(b.JS, "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	first, second := s.Begin("a.b.fmp.1"), s.Begin("a.b.fmp.2")
+	s.mu.Lock()
+	if s.asked == first.look { // else its answer has come
+		s.end(first.look, nil)
+	}
+	if s.asked == nil && len(s.next) > 0 {
+		t.Error("the next look is not made")
+	}
+	s.asked = second.look // and under way, whatever its answer
+	s.end(first.look, errLook)
+	if s.asked != second.look {
+		t.Error("the next look has ended with the first")
+	}
+	s.mu.Unlock()
+}
+
+// What is silent is told of each stream by itself.
+func TestSilenceIsOfOneStream(t *testing.T) {
+	log := New(brokertest.Start(t).JS, nil)
+	for n, c := range []struct {
+		begins, ends string
+		silent       string
+	}{
+		{silent: ""}, {begins: "A", silent: "A"}, {ends: "B", silent: "A"}, {begins: "B", silent: "A B"}, {begins: "C", silent: "A B C"},
+		{ends: "A", silent: "B C"}, {ends: "A", silent: "B C"}, {begins: "B", silent: "B C"}, {ends: "C", silent: "B"}, {ends: "B", silent: ""}, {begins: "C", silent: "C"},
+	} {
+		if c.begins != "" {
+			log.silence.begins(c.begins)
+		}
+		if c.ends != "" {
+			log.silence.ends(c.ends)
+		}
+		var silent []string
+		for _, stream := range []string{"A", "B", "C"} {
+			if log.Silent(stream) {
+				silent = append(silent, stream)
+			}
+		}
+		if got := strings.Join(silent, " "); got != c.silent {
+			t.Errorf("%d: %q is silent, want %q", n, got, c.silent)
+		}
+	}
+}
+
+// What a cluster's servers say in any order is read in the stream's.
+func TestASpanIsInItsOrder(t *testing.T) {
+	b := brokertest.Start(t)
+	var asked []*nats.Msg
+	sub, err := b.NC.Subscribe("$JS.API.DIRECT.GET.SAID", func(m *nats.Msg) {
+		if asked = append(asked, m); len(asked) < 5 {
+			return
+		}
+		for _, i := range []int{3, 0, 4, 2, 1} {
+			said := &nats.Msg{Header: nats.Header{"Status": {"404"}}}
+			if i != 2 {
+				said.Header = nats.Header{
+					jetstream.StreamHeader: {"SAID"}, jetstream.SubjectHeader: {"s"}, jetstream.SequenceHeader: {strconv.Itoa(i + 1)},
+					jetstream.TimeStampHeaer: {"2026-11-24T12:00:00Z"},
+				}
+			}
+			_ = asked[i].RespondMsg(said)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	span, err := New(b.JS, nil).Span(t.Context(), "SAID", 1, 5)
+	var got []uint64
+	for _, raw := range span {
+		got = append(got, raw.Sequence)
+	}
+	if err != nil || !slices.Equal(got, []uint64{1, 2, 4, 5}) {
+		t.Errorf("%v, %v", got, err)
 	}
 }

@@ -159,6 +159,10 @@ func TestWhenItWasRequestedIsPartOfWhatALetterIs(t *testing.T) {
 		{"an earlier request of a later generation", at(letter(1, 1), 5), at(letter(2, 4), 0), true, false},
 		{"the same", at(letter(1, 1), 5), at(letter(1, 2), 5), true, false},
 		{"the same in its next life", at(letter(1, 1), 5), at(letter(2, 1), 9), true, true},
+		{"an earlier life over one of no known time", letter(3, 1), at(letter(1, 4), 5), false, false},
+		{"a later life over one of no known time", letter(1, 1), at(letter(2, 4), 5), true, true},
+		{"a later life of no known time", at(letter(1, 1), 5), letter(2, 1), true, true},
+		{"the same life of no known time", at(letter(1, 1), 5), letter(1, 1), false, false},
 	} {
 		if got := record.Letters(c.stored, c.next); got != c.letters {
 			t.Errorf("%s: letters: %t", c.name, got)

@@ -275,7 +275,7 @@ func (l *Log) publishAny(ctx context.Context, stream string, m *nats.Msg, repeat
 	// What has a message id is known when it comes again, and taken for another's.
 	repeat = repeat && m.Header.Get(nats.MsgIdHdr) == ""
 	ack, unsure, err := way.publish(ctx, m, repeat)
-	if errors.Is(err, errLate) && ctx.Err() == nil && way.nc.IsConnected() {
+	if errors.Is(err, errLate) && way.nc.IsConnected() {
 		l.silence.begins(stream)
 		return 0, true, err
 	}

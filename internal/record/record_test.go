@@ -488,3 +488,60 @@ func TestARefusalIsFinal(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 }
+
+// Whoever reads or writes leaves nothing behind on its connection, whether it
+// heard of it, was told that there is nothing, or gave up.
+func TestNothingIsLeftBehind(t *testing.T) {
+	b := brokertest.Start(t)
+	log := record.New(b.JS, nil)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	all := func(ctx context.Context, stream string) {
+		looks, err := record.NewLooks(b.JS, stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer looks.Close()
+		_, _ = log.Put(ctx, slotOf(id), ok(1).Encode())
+		_, _ = log.Swap(ctx, slotOf(id), 9, ok(1).Encode())
+		_ = log.Append(ctx, "", stream, ok(1).Encode())
+		_, _ = log.Last(ctx, stream, fetchworker.ResultSubject(id))
+		_, _ = log.Next(ctx, stream, ">", 1)
+		_, _ = log.Count(ctx, stream, ">", 1)
+		_, _ = log.Page(ctx, stream, ">", 1, 3)
+		_, _ = log.Span(ctx, stream, 1, 3)
+		_, _ = looks.Read(ctx, fetchworker.ResultSubject(id))
+		_ = log.Delete(ctx, "", stream, 99)
+	}
+	all(t.Context(), fetchworker.StreamResults) // what is made once
+	before := b.NC.NumSubscriptions()
+	for name, ctx := range map[string]context.Context{"at work": t.Context(), "given up": gone} {
+		for _, stream := range []string{fetchworker.StreamResults, "FETCH_BODIES"} {
+			if all(ctx, stream); b.NC.NumSubscriptions() != before {
+				t.Fatalf("%s, %s: %d subscriptions, and there were %d", name, stream, b.NC.NumSubscriptions(), before)
+			}
+		}
+	}
+}
+
+// The values of a header may be another message's, too: what is made plain for
+// one stays as it is for the other.
+func TestAHeaderOfAnotherMessageStaysAsItIs(t *testing.T) {
+	b := brokertest.Start(t)
+	log := record.New(b.JS, nil)
+	values := []string{"plain", "caf\u00e9", "\u201cso\u201d"}
+	shared := slices.Clone(values)
+	for name, say := range map[string]func(*nats.Msg) error{
+		"stored": func(m *nats.Msg) error { _, err := log.Put(t.Context(), slotOf(id), m); return err },
+		"sent":   func(m *nats.Msg) error { m.Subject = "somebody"; return log.Send(m) },
+	} {
+		m := ok(1).Encode()
+		m.Header["X-Shared"] = shared
+		if err := say(m); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(shared, values) {
+			t.Errorf("%s: the other message has %q by now", name, shared)
+		}
+	}
+}

@@ -531,3 +531,52 @@ func TestAClosedConnectionEndsItsWrites(t *testing.T) {
 		}
 	})
 }
+
+// Whoever gives up waits no longer, whatever it waits for: a stop does not take
+// as long as a write is tried.
+func TestWhoGivesUpWaitsNoLonger(t *testing.T) {
+	wired(t, func(t *testing.T, _ *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire) {
+		log := record.New(js, nil)
+		looks, err := record.NewLooks(js, fetchworker.StreamResults)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer looks.Close()
+		for name, act := range map[string]func(ctx context.Context) error{
+			"put":    func(ctx context.Context) error { _, err := log.Put(ctx, slotOf(id), ok(1).Encode()); return err },
+			"swap":   func(ctx context.Context) error { _, err := log.Swap(ctx, slotOf(id), 0, ok(1).Encode()); return err },
+			"append": func(ctx context.Context) error { return log.Append(ctx, "", fetchworker.StreamResults, ok(1).Encode()) },
+			"delete": func(ctx context.Context) error { return log.Delete(ctx, "", fetchworker.StreamResults, 1) },
+			"last": func(ctx context.Context) error {
+				_, err := log.Last(ctx, fetchworker.StreamResults, fetchworker.ResultSubject(id))
+				return err
+			},
+			"next": func(ctx context.Context) error {
+				_, err := log.Next(ctx, fetchworker.StreamResults, ">", 1)
+				return err
+			},
+			"count": func(ctx context.Context) error {
+				_, err := log.Count(ctx, fetchworker.StreamResults, ">", 1)
+				return err
+			},
+			"page": func(ctx context.Context) error {
+				_, err := log.Page(ctx, fetchworker.StreamResults, ">", 1, 3)
+				return err
+			},
+			"span": func(ctx context.Context) error { _, err := log.Span(ctx, fetchworker.StreamResults, 1, 3); return err },
+			"look": func(ctx context.Context) error { _, err := looks.Read(ctx, fetchworker.ResultSubject(id)); return err },
+		} {
+			for _, at := range []time.Duration{0, 100 * time.Millisecond, 1300 * time.Millisecond, 7100 * time.Millisecond, 11200 * time.Millisecond} {
+				w.Break("", brokertest.RequestLost, 1<<20, 0)
+				ctx, cancel := context.WithTimeout(t.Context(), at)
+				began := time.Now()
+				err := act(ctx)
+				cancel()
+				if took := time.Since(began); err == nil || took > at {
+					t.Errorf("%s, given up after %v: %v after %v", name, at, err, took)
+				}
+				w.Mend()
+			}
+		}
+	})
+}
