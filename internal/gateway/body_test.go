@@ -101,7 +101,9 @@ func TestLargeAnswersComeAFewPartsAtATime(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	t.Logf("%d parts at the most were on their way", most)
-	if most > 8 { // 4, and what the watcher sees a moment later
+	// Four, and what the watcher, who stands apart, sees a moment later: of a busy
+	// machine several of each. Without the bound it is most of the sixty.
+	if most > 20 {
 		t.Errorf("%d parts were on their way", most)
 	}
 }

@@ -131,14 +131,24 @@ func TestToUnpackIsNoTimeOfTheProviders(t *testing.T) {
 		_, _ = w.Write(packed.Bytes())
 	}))
 	defer server.Close()
-	c, planned := caller(t, server.URL)
+	c, planned := callerBy(t, server.URL, nil, time.Minute)
 	c.Within(memory.New(200 << 20))
-	start := time.Now()
-	r := c.Do(t.Context(), planned, call.Options{})
-	took := time.Since(start)
-	if r.Class != wire.ClassOK || r.Latency > took/4 {
-		t.Errorf("%s, %v of %v are the provider's: %s", r.Class, r.Latency, took, r.Detail)
+	// Where a machine has much else to do, what comes waits for its turn too, now
+	// and then: one time of ten that says so is enough, for each would say
+	// otherwise if to unpack were counted.
+	for try := range 10 {
+		start := time.Now()
+		r := c.Do(t.Context(), planned, call.Options{})
+		took := time.Since(start)
+		if r.Class != wire.ClassOK {
+			t.Fatalf("%s: %s", r.Class, r.Detail)
+		}
+		if r.Latency <= took/4 {
+			return
+		}
+		t.Logf("%d: %v of %v are the provider's", try, r.Latency, took)
 	}
+	t.Error("most of the time is the provider's")
 }
 
 // A worker that is made to end does not wait for room, and a provider that
