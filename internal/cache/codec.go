@@ -22,15 +22,17 @@ func (c *Cache) encode(value []byte, e *Entry) []byte {
 	switch {
 	case plain:
 		return append(value, e.Body...)
-	case !e.large():
+	case len(e.Body) <= memory.Light:
 		return c.zip.EncodeAll(e.Body, value)
+	case len(e.Body) > memory.Small:
+		done, err := c.memory.Turn(context.Background())
+		if err != nil {
+			return nil
+		}
+		defer done()
 	}
-	done, err := c.memory.Turn(context.Background())
-	if err != nil {
-		return nil
-	}
-	defer done()
-	// One that does not fit is not worth the memory that it would take.
+	// In pieces, between which small answers go on. One that does not fit is not
+	// worth the memory that it would take.
 	bounded := &boundedBuffer{Buffer: bytes.NewBuffer(value)}
 	c.zip.Reset(bounded)
 	for piece := range c.memory.Slices(e.Body) {

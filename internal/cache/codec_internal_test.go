@@ -15,7 +15,7 @@ import (
 // A large body is written and read within the memory that was reserved for it,
 // and one that the bucket does not keep takes none.
 func TestLargeBodiesAreCodedWithinTheirRoom(t *testing.T) {
-	zip, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	zip, err := newZip()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,5 +61,33 @@ func TestLargeBodiesAreCodedWithinTheirRoom(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if took := after.TotalAlloc - before.TotalAlloc; value != nil || took > 8<<20 {
 		t.Errorf("%d MiB for one that is not kept", took>>20)
+	}
+}
+
+// Whatever its size, a body comes back as it went, while small answers are on
+// their way and without.
+func TestBodiesOfAnySizeComeBack(t *testing.T) {
+	zip, err := newZip()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unzip, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(decodedLimit))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unzip.Close()
+	budget := memory.New(100 << 20)
+	c := &Cache{memory: budget, zip: zip, unzip: unzip}
+	aside := func(wait func() error) error { return wait() }
+	for _, small := range []func(){func() {}, budget.Small} {
+		for _, size := range []int{worthZipping - 1, worthZipping, memory.Light, memory.Light + 1, 700_000, memory.Small, memory.Small + 1} {
+			body := bytes.Repeat([]byte("0123456789,"), size/11+1)[:size]
+			small()
+			value := c.encode([]byte{}, &Entry{Body: body})
+			e, err := c.decode(t.Context(), value, Wanted{}, aside)
+			if err != nil || !bytes.Equal(e.Body, body) || size >= worthZipping && len(value) > size/10 {
+				t.Errorf("%d bytes as %d: %v", size, len(value), err)
+			}
+		}
 	}
 }

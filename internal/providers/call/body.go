@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"fetchworker/internal/memory"
@@ -72,7 +73,7 @@ func (b *bodyReader) readPlain(from io.Reader, size int64) ([]byte, error) {
 	}
 	start, more, err := readStart(from, size, b.limit)
 	if !more || err != nil {
-		return start, err
+		return trimmed(start), err
 	}
 	// Nobody knows how long it is: it is read into the most that it may be, and
 	// copied out of it if that is more than twice too much.
@@ -110,7 +111,8 @@ func readStart(from io.Reader, size, limit int64) (start []byte, more bool, err 
 func readInto(body []byte, from io.Reader, limit int64) ([]byte, error) {
 	for {
 		if len(body) == cap(body) {
-			body = append(body, 0)[:len(body)]
+			// Twice as much: at append's pace a body of 700 KB was copied five times.
+			body = slices.Grow(body, max(len(body), bytes.MinRead))
 		}
 		// At most one byte beyond the limit. (The end comes with the last bytes,
 		// mostly: a buffer around this loop cost three allocations a call.)
@@ -124,6 +126,15 @@ func readInto(body []byte, from io.Reader, limit int64) ([]byte, error) {
 			return body, err
 		}
 	}
+}
+
+// trimmed is a body in no more memory than it needs: what is kept of it is
+// counted by its length.
+func trimmed(body []byte) []byte {
+	if cap(body)-len(body) <= len(body)/4 {
+		return body
+	}
+	return slices.Concat(body)
 }
 
 // readGzip decodes twice: once into nothing to learn the size, once into

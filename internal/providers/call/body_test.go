@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"math"
+	"runtime"
 	"testing"
 )
 
@@ -46,6 +48,34 @@ func TestAToldSizeIsTakenAtOnce(t *testing.T) {
 	if err != nil || cap(got) > len(body)+bytes.MinRead {
 		t.Errorf("%d bytes taken for %d: %v", cap(got), len(body), err)
 	}
+}
+
+// A body of no told size is copied a few times at the most, and kept in hardly
+// more memory than it needs.
+func TestABodyOfNoToldSizeIsHardlyCopied(t *testing.T) {
+	for _, size := range []int{0, 1, 511, 512, 513, 5_000, 40_000, 65_536, 700_000, 1 << 20} {
+		body := bytes.Repeat([]byte("x"), size)
+		var got []byte
+		var err error
+		least := uint64(math.MaxUint64) // of some: others may take memory, too
+		for range 3 {
+			before := allocated()
+			got, err = unbounded(4<<20).readPlain(bytes.NewReader(body), -1)
+			least = min(least, allocated()-before)
+		}
+		if least > uint64(4*size+16<<10) { //nolint:gosec // a size
+			t.Errorf("%d bytes were allocated for %d", least, size)
+		}
+		if err != nil || !bytes.Equal(got, body) || cap(got) > size+size/4+64 {
+			t.Errorf("%d bytes in %d for %d: %v", len(got), cap(got), size, err)
+		}
+	}
+}
+
+func allocated() uint64 {
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return stats.TotalAlloc
 }
 
 // unbounded reads bodies of up to limit bytes for one who never waits.
