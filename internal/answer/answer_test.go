@@ -3,6 +3,7 @@ package answer_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -60,6 +61,51 @@ func TestEndsIsTheOrderOfAnswers(t *testing.T) {
 	}
 	if (answer.Standing{}).Ends(1) {
 		t.Error("nothing ends a request")
+	}
+}
+
+// Who has read what stands, who read it before another wrote, and who has not
+// looked, write by the same rule.
+func TestWhatWasReadIsReplacedByTheRule(t *testing.T) {
+	b := brokertest.Start(t)
+	store := answer.New(record.New(b.JS, nil))
+	ctx := t.Context()
+	var all []fetchworker.Answer
+	for generation := 1; generation <= 2; generation++ {
+		stale := fetchworker.Answer{Status: fetchworker.StatusStale, Generation: generation, Body: []byte("{}"), Reason: fetchworker.ReasonPaused}
+		all = append(all, ok(generation), waiting(generation), stale, failed(generation, false), failed(generation, true))
+	}
+	n := 0
+	for _, stood := range all {
+		for _, next := range all {
+			for _, looks := range []string{"read", "read before", "not looked"} {
+				n++
+				stood.Identity, next.Identity = id, id
+				stood.Identity.ID, next.Identity.ID = fmt.Sprint("q-", n), fmt.Sprint("q-", n)
+				if _, stored, err := store.Put(ctx, stood, ""); err != nil || !stored {
+					t.Fatal(stored, err)
+				}
+				var seen answer.Standing
+				var err error
+				if looks != "not looked" {
+					if seen, err = store.Read(ctx, next.Identity); err != nil || !seen.Stands {
+						t.Fatal(seen.Stands, err)
+					}
+				}
+				if looks == "read before" { // and another has ended it since, unless it had its end
+					higher := ok(3)
+					higher.Identity = next.Identity
+					if _, _, err := store.Put(ctx, higher, ""); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want := looks != "read before" && record.AnswerReplaces(stood, next)
+				_, stored, err := store.Replace(ctx, seen, next, "")
+				if err != nil || stored != want {
+					t.Errorf("%s, %s of %d over %s of %d: stored %t, %v", looks, next.Status, next.Generation, stood.Status, stood.Generation, stored, err)
+				}
+			}
+		}
 	}
 }
 

@@ -126,9 +126,15 @@ func (l *Log) Replace(ctx context.Context, slot Slot, seen Seen, m *nats.Msg) (O
 		stands := seen.Message // a copy, or what was seen would be made for each
 		return Outcome{Existing: &stands, Sequence: seen.Sequence}, nil
 	}
+	return l.Over(ctx, slot, seen.Sequence, m)
+}
+
+// Over is Replace for a caller that knows its message to be higher than what it
+// has seen at a sequence, 0 for nothing.
+func (l *Log) Over(ctx context.Context, slot Slot, seen uint64, m *nats.Msg) (Outcome, error) {
 	var out Outcome
 	err := l.Point(slot.Point, func() (err error) {
-		out, err = l.put(ctx, slot, seen.Sequence, m)
+		out, err = l.put(ctx, slot, seen, m)
 		return err
 	})
 	if err != nil {
