@@ -13,10 +13,14 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"fetchworker/internal/app"
 )
 
 func main() {
 	time.Local = time.UTC // what is stored, logged or shown says so, wherever the machine stands
+	app.LimitMemory()
+	app.PaceCollector()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C kills
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)

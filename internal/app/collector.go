@@ -21,7 +21,7 @@ const (
 	seldom = time.Second
 )
 
-// PaceCollector lets more garbage lie while the worker is busy. What it keeps is
+// PaceCollector lets more garbage lie while the process is busy. What one keeps is
 // small, some ten megabytes, so that at Go's own pace a worker that answers seven
 // thousand requests a second collects ten times a second: an eighth of its CPU. A
 // heap that is large, seldom collected or near its limit is left as it is, and so
