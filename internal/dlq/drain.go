@@ -3,7 +3,6 @@ package dlq
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -30,104 +29,6 @@ import (
 // One replayer at a time reads for a provider, by a lease in the shared state.
 // It is for economy: two that read at once release a letter twice, as a crash
 // in the middle of a release does.
-
-// drains are the providers whose letters wait for a gate or for room, as far
-// as this replayer has met them.
-type drains struct {
-	mu      sync.Mutex
-	all     map[string]*drain
-	claimed map[uint64]bool // letters that are being released, by sequence
-}
-
-type drain struct {
-	next   uint64    // where to read on
-	idle   bool      // nothing was released since the beginning of the stream
-	rest   time.Time // when to look again
-	shut   string    // the open circuits that let nothing go the last time; empty: it was something else
-	leased time.Time // until when the lease is ours
-	alone  int       // letters to be read one by one: they lie among many others
-	again  bool      // marked since it was last read from the beginning; under the lock
-	asleep bool      // nothing could go, and nobody has marked it since; under the lock
-	roused bool      // a due letter found no room: its rest is over; under the lock
-}
-
-func newDrains() *drains { return &drains{all: map[string]*drain{}, claimed: map[uint64]bool{}} }
-
-// mark says that letters of a provider wait for a gate. If it rests, its rest
-// goes on.
-func (d *drains) mark(provider string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.marks(provider)
-}
-
-// rouse says that a letter of a provider is due and waits for room.
-func (d *drains) rouse(provider string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.marks(provider).roused = true
-}
-
-func (d *drains) marks(provider string) *drain {
-	one := d.all[provider]
-	if one == nil {
-		one = &drain{next: 1, idle: true}
-		d.all[provider] = one
-	}
-	one.again, one.asleep = true, false
-	return one
-}
-
-// marked are the providers to look at.
-func (d *drains) marked() map[string]*drain {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	all := make(map[string]*drain, len(d.all))
-	for provider, one := range d.all {
-		if one.asleep {
-			continue
-		}
-		if one.roused {
-			one.roused, one.rest = false, time.Time{}
-		}
-		all[provider] = one
-	}
-	return all
-}
-
-// done lets go of a provider of which nothing could go, unless somebody said
-// meanwhile that a letter of it waits.
-func (d *drains) done(provider string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if one := d.all[provider]; one != nil {
-		one.asleep = !one.again
-	}
-}
-
-// begins takes note that a provider is read from the beginning.
-func (d *drains) begins(one *drain) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	one.again = false
-}
-
-// claim makes one release of a letter at a time in this process.
-func (d *drains) claim(sequence uint64) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.claimed[sequence] {
-		return false
-	}
-	d.claimed[sequence] = true
-	return true
-}
-
-func (d *drains) unclaim(sequence uint64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.claimed, sequence)
-}
 
 const (
 	// readsAPass bounds how many letters of one provider are read before
@@ -398,40 +299,6 @@ const ackWord = 2 * time.Second
 // when it was handed out is of no account there.
 func ackSubject(stream, consumer string, sequence uint64) string {
 	return fmt.Sprintf("$JS.ACK.%s.%s.1.%d.0.0.0", stream, consumer, sequence)
-}
-
-// lease takes or renews the right to read for a provider: until when, or zero
-// if it is another's.
-func lease(ctx context.Context, kv jetstream.KeyValue, provider, name string, now time.Time) (time.Time, error) {
-	type holder struct {
-		By    string    `json:"by"`
-		Until time.Time `json:"until"`
-	}
-	ours := holder{name, now.Add(leaseLasts)}
-	value, err := json.Marshal(ours)
-	if err != nil {
-		return time.Time{}, err
-	}
-	key := "drain." + provider
-	entry, err := kv.Get(ctx, key)
-	switch {
-	case errors.Is(err, jetstream.ErrKeyNotFound):
-		_, err = kv.Create(ctx, key, value)
-	case err == nil:
-		var theirs holder
-		if json.Unmarshal(entry.Value(), &theirs) == nil && theirs.By != name && now.Before(theirs.Until) {
-			return time.Time{}, nil
-		}
-		_, err = kv.Update(ctx, key, value, entry.Revision())
-	}
-	var api *jetstream.APIError
-	if errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
-		return time.Time{}, nil // another was faster
-	}
-	if err != nil {
-		return time.Time{}, fmt.Errorf("lease: %w", err)
-	}
-	return ours.Until, nil
 }
 
 // release sends a letter back to work that was pulled, if the replay stream
