@@ -15,7 +15,6 @@ import (
 	"fetchworker/internal/wait"
 	"fetchworker/internal/wire"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
@@ -152,26 +151,24 @@ func (p pace) pause(ctx context.Context) error {
 
 // drainOne reads on and releases as far as there is room.
 func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behind bool) (pace, error) {
-	var releases sync.WaitGroup
-	defer releases.Wait()
+	out := &outgoing{r: r, turn: make(chan struct{}, 1)}
+	defer out.wait()
 	if d.next == 1 {
 		r.drains.begins(d)
 		d.shut = r.gates.of(provider, r.now()).shut()
 	}
-	var page []record.Raw
 	next := resting
-	for range readsAPass {
-		if len(page) == 0 {
-			left, err := r.rooms.left(ctx, provider)
-			if err != nil {
-				return resting, err
-			}
-			if left == 0 {
-				return full, nil // what is read now would be read again
-			}
-			if page, err = r.read(ctx, provider, d, min(left, readsAtOnce)); err != nil {
-				return resting, fmt.Errorf("read %s: %w", provider, err)
-			}
+	for read := 0; read < readsAPass; {
+		left, err := r.rooms.left(ctx, provider)
+		if err != nil {
+			return resting, err
+		}
+		if left == 0 {
+			return full, nil // what is read now would be read again
+		}
+		page, err := r.read(ctx, provider, d, min(left, drainsTogether))
+		if err != nil {
+			return resting, fmt.Errorf("read %s: %w", provider, err)
 		}
 		if len(page) == 0 {
 			d.rest = r.now().Add(restAfterAll)
@@ -184,8 +181,26 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 			d.next, d.idle = 1, true
 			return resting, nil
 		}
-		raw := page[0]
-		page = page[1:]
+		read += len(page)
+		going, room, err := r.due(ctx, provider, d, page)
+		if len(going) > 0 {
+			next = busy
+			out.send(ctx, going)
+		}
+		switch {
+		case err != nil:
+			return resting, err
+		case !room:
+			return full, nil
+		}
+	}
+	return next, nil
+}
+
+// due takes out of letters that were read those that may go, each with its claim
+// and its room. Without room the one that it was for is the next.
+func (r *Replayer) due(ctx context.Context, provider string, d *drain, page []record.Raw) (going []*held, room bool, err error) {
+	for _, raw := range page {
 		l := &held{Letter: Read(raw.Subject, raw.Header, raw.Data), sequence: raw.Sequence, stored: raw.Time}
 		if v := decide(l.Letter, r.facts(l, r.now())); v.act != actRelease {
 			d.next = raw.Sequence + 1
@@ -199,31 +214,75 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 		}
 		room, err := r.rooms.take(ctx, provider)
 		if err != nil {
-			return resting, err
+			return going, false, err
 		}
 		d.idle = false
 		if !room {
-			return full, nil // this one is the next
+			return going, false, nil // this one is the next
 		}
 		d.next = raw.Sequence + 1
-		if !r.drains.claim(raw.Sequence) {
+		if r.drains.claim(raw.Sequence) {
+			going = append(going, l)
+		}
+	}
+	return going, true, nil
+}
+
+// drainsTogether is how many letters of a drain are read, sent back and taken out
+// together at the most. One by one each took a turn of everybody's: replayer,
+// server and back, three times.
+const drainsTogether = 16
+
+// outgoing are the letters of a pass that are on their way.
+type outgoing struct {
+	r    *Replayer
+	turn chan struct{} // held while letters are taken out
+	all  sync.WaitGroup
+}
+
+// send releases letters that were read and not pulled. If a replayer holds one at
+// this moment, its acknowledgement finds nothing. It returns when they are written:
+// the next may be while these are taken out.
+func (o *outgoing) send(ctx context.Context, letters []*held) {
+	r := o.r
+	entries := make([]record.Entry, 0, len(letters))
+	for _, l := range letters {
+		entries = append(entries, record.Entry{Slot: l.ReplaySlot(), Message: l.Replayed()})
+	}
+	written := make([]*held, 0, len(letters))
+	sequences := make([]uint64, 0, len(letters))
+	for i, err := range r.log.PutAll(ctx, entries) {
+		l := letters[i]
+		if err != nil {
+			r.stays(ctx, l, err)
 			continue
 		}
-		select {
-		case r.draining <- struct{}{}:
-		case <-ctx.Done():
-			r.drains.unclaim(raw.Sequence)
-			return resting, nil
-		}
-		next = busy
-		releases.Go(func() {
-			defer r.drains.unclaim(l.sequence)
-			if err := r.sendBack(ctx, l, func() { <-r.draining }); err != nil && ctx.Err() == nil {
-				r.logger.Warn("letter put off", zap.Stringer("request", l.Identity), zap.Error(err))
-			}
-		})
+		r.did(didRelease, l.Provider)
+		written, sequences = append(written, l), append(sequences, l.sequence)
 	}
-	return next, nil
+	o.turn <- struct{}{}
+	o.all.Go(func() {
+		defer func() { <-o.turn }()
+		for i, err := range r.log.TakeOutAll(ctx, "ack", wire.StreamDLQ, r.config.Consumer, sequences, r.rooms.handedOut) {
+			if err != nil {
+				r.stays(ctx, written[i], err)
+				continue
+			}
+			r.drains.unclaim(sequences[i])
+		}
+	})
+}
+
+// wait waits until all are out.
+func (o *outgoing) wait() { o.all.Wait() }
+
+// stays tells of a letter that could not be released, or not be taken out: it is
+// met again.
+func (r *Replayer) stays(ctx context.Context, l *held, err error) {
+	r.drains.unclaim(l.sequence)
+	if ctx.Err() == nil {
+		r.logger.Warn("letter put off", zap.Stringer("request", l.Identity), zap.Error(err))
+	}
 }
 
 // readsAtOnce are the letters that are read together. To read them one by one
@@ -257,48 +316,6 @@ func (r *Replayer) read(ctx context.Context, provider string, d *drain, most int
 		return nil, nil
 	}
 	return []record.Raw{raw}, err
-}
-
-// sendBack releases a letter that was read and not pulled. If a replayer holds
-// it at this moment, its acknowledgement finds nothing. written: the next one
-// may be written while this one is taken out.
-func (r *Replayer) sendBack(ctx context.Context, l *held, written func()) error {
-	_, err := r.log.Put(ctx, l.ReplaySlot(), l.Replayed())
-	written()
-	if err != nil {
-		return err
-	}
-	r.did(didRelease, l.Provider)
-	return r.takeOut(ctx, l.sequence)
-}
-
-// takeOut takes a letter out of the DLQ that was read and not pulled. What the
-// consumer has handed out before is acknowledged, whoever had it: that is a
-// fraction of a deletion for the server. It says nothing to an acknowledgement of
-// what it has not handed out yet; that is deleted.
-func (r *Replayer) takeOut(ctx context.Context, sequence uint64) error {
-	if r.rooms.handedOut(sequence) {
-		err := r.log.Point("ack", func() error {
-			ctx, cancel := context.WithTimeout(ctx, ackWord)
-			defer cancel()
-			_, err := r.js.Conn().RequestWithContext(ctx, ackSubject(wire.StreamDLQ, r.config.Consumer, sequence), []byte("+ACK"))
-			return err
-		})
-		if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrNoResponders) {
-			return err
-		}
-	}
-	return r.log.Delete(ctx, "ack", wire.StreamDLQ, sequence)
-}
-
-// ackWord is how long the word of an acknowledgement is waited for: it comes in
-// no time, or not at all.
-const ackWord = 2 * time.Second
-
-// ackSubject is where a message of a consumer's is acknowledged: how often and
-// when it was handed out is of no account there.
-func ackSubject(stream, consumer string, sequence uint64) string {
-	return fmt.Sprintf("$JS.ACK.%s.%s.1.%d.0.0.0", stream, consumer, sequence)
 }
 
 // release sends a letter back to work that was pulled, if the replay stream

@@ -66,8 +66,8 @@ type Replayer struct {
 	holding *wait.Heart[*held]
 	metrics *metrics
 
-	pulling                   atomic.Pointer[error] // how the last pull ended
-	acting, telling, draining chan struct{}         // their capacity is how many may be in flight
+	pulling         atomic.Pointer[error] // how the last pull ended
+	acting, telling chan struct{}         // their capacity is how many may be in flight
 }
 
 const (
@@ -80,9 +80,6 @@ const (
 	// actsInFlight bounds the letters that are being released, answered or
 	// buried. More would only wait longer for their acknowledgements.
 	actsInFlight = 64
-	// drainsInFlight bounds the letters of a drain that are being released. With
-	// more of them nothing is faster, and other providers' requests wait behind.
-	drainsInFlight = 8
 	// tellsInFlight bounds those whose agents are being told to wait, so that
 	// a provider's outage does not take the turns of another's retries.
 	tellsInFlight = 16
@@ -98,7 +95,7 @@ func NewReplayer(js jetstream.JetStream, log *record.Log, board *fleet.View, c C
 		rooms:  newRooms(js, c.Consumer, c.ReplayConsumer), drains: newDrains(),
 		waiters: newWaiters(), holding: wait.NewHeart[*held](),
 		acting:  make(chan struct{}, actsInFlight),
-		telling: make(chan struct{}, tellsInFlight), draining: make(chan struct{}, drainsInFlight),
+		telling: make(chan struct{}, tellsInFlight),
 	}
 	r.metrics = newMetrics(c.Registerer, r.Ready, board.Now)
 	return r

@@ -195,23 +195,25 @@ func Own(h nats.Header, key string) string {
 // Delete takes a message out of a stream by its sequence; one that is gone
 // already is no error.
 func (l *Log) Delete(ctx context.Context, point, stream string, sequence uint64) error {
-	return l.Point(point, func() error {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		request := fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, sequence)
-		err := l.ask(ctx, "$JS.API.STREAM.MSG.DELETE."+stream, request)
-		if err == nil || notFound(err) {
-			return nil
-		}
-		// The server says "delete failed" of a message that another deleted
-		// first as well as of one that it could not delete: look.
-		var refused *jetstream.APIError
-		if errors.As(err, &refused) && refused.ErrorCode == deleteFailed &&
-			notFound(l.ask(ctx, "$JS.API.STREAM.MSG.GET."+stream, fmt.Appendf(nil, `{"seq":%d}`, sequence))) {
-			return nil
-		}
-		return fmt.Errorf("delete %s %d: %w", stream, sequence, err)
-	})
+	return l.Point(point, func() error { return l.remove(ctx, stream, sequence) })
+}
+
+func (l *Log) remove(ctx context.Context, stream string, sequence uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	request := fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, sequence)
+	err := l.ask(ctx, "$JS.API.STREAM.MSG.DELETE."+stream, request)
+	if err == nil || notFound(err) {
+		return nil
+	}
+	// The server says "delete failed" of a message that another deleted
+	// first as well as of one that it could not delete: look.
+	var refused *jetstream.APIError
+	if errors.As(err, &refused) && refused.ErrorCode == deleteFailed &&
+		notFound(l.ask(ctx, "$JS.API.STREAM.MSG.GET."+stream, fmt.Appendf(nil, `{"seq":%d}`, sequence))) {
+		return nil
+	}
+	return fmt.Errorf("delete %s %d: %w", stream, sequence, err)
 }
 
 const (

@@ -68,16 +68,21 @@ func (l *Log) way(m *nats.Msg) *acks {
 
 // Point runs one durable step between its two hooks.
 func (l *Log) Point(name string, step func() error) error {
-	if l.hook == nil {
-		return step()
-	}
-	if err := l.hook(name, false); err != nil {
-		return hooked{err}
+	if err := l.reached(name, false); err != nil {
+		return err
 	}
 	if err := step(); err != nil {
 		return err
 	}
-	if err := l.hook(name, true); err != nil {
+	return l.reached(name, true)
+}
+
+// reached tells the hook of one side of a step.
+func (l *Log) reached(name string, persisted bool) error {
+	if l.hook == nil {
+		return nil
+	}
+	if err := l.hook(name, persisted); err != nil {
 		return hooked{err}
 	}
 	return nil
