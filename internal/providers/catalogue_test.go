@@ -272,6 +272,9 @@ providers:
       tree: {path: '/tree/{a}', params: {a: {required: true}}, group: deep}
       dear: {path: '/tree/all', cost: 5}
       export: {path: /export, cost: 7}
+      of-a: {path: '/both/{a}', params: {a: {required: true}}, cost: 2}
+      of-b: {path: '/{b}/all', params: {b: {required: true}}, cost: 9}
+      of-c: {path: '/both/al{c}', params: {c: {required: true}}, cost: 3}
 `)})
 	p, _ := set.Provider("x")
 	for _, c := range []struct {
@@ -290,6 +293,8 @@ providers:
 		{"get", `{"path":"/of/A/B/history"}`, "", 1},
 		{"get", `{"path":"/tree/all"}`, "deep", 1},
 		{"get", `{"path":"/export"}`, "", 7},
+		{"get", `{"path":"/both/one"}`, "", 2},
+		{"get", `{"path":"/both/all"}`, "", 9}, // of all that it may be the dearest
 	} {
 		call := plan(t, p, c.operation, c.params)
 		if call.Group != c.group || call.Cost != c.cost {

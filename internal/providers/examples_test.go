@@ -217,7 +217,7 @@ func TestAKeyFileIsExchanged(t *testing.T) {
 	if got := ask(); got != "old-key-0123" {
 		t.Errorf("sent %q", got)
 	}
-	for content, want := range map[string]string{"": "old-key-0123", " \n": "old-key-0123"} { // it is being written
+	for content, want := range map[string]string{"": "old-key-0123", " \n": "old-key-0123", "half-a-\x00\x00": "old-key-0123", "half\na": "old-key-0123"} { // it is being written
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}

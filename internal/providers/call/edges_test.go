@@ -171,6 +171,134 @@ func TestHowLongATokenIsUsed(t *testing.T) {
 	}
 }
 
+// What the address of a token answers is no word about the key unless it says
+// so, and where it redirects to is told no secret.
+func TestWhatATokensAddressAnswers(t *testing.T) {
+	for status, want := range map[int]wire.Class{
+		400: wire.ClassUnauthorized, 401: wire.ClassUnauthorized, 403: wire.ClassUnauthorized,
+		302: wire.ClassTransient, 307: wire.ClassTransient, 429: wire.ClassTransient, 500: wire.ClassTransient, 503: wire.ClassTransient,
+	} {
+		asked := 0
+		server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked++
+			if r.URL.Path != "/token" {
+				t.Errorf("%d: %s is asked for", status, r.URL)
+			}
+			w.Header().Set("Location", "/elsewhere")
+			w.WriteHeader(status)
+		}))
+		caller, planned := of(t, sheet.Spec{BaseURL: server.URL, Auth: []sheet.Auth{{
+			Kind: sheet.AuthOAuth2, TokenURL: server.URL + "/token", ClientIDEnv: "ID", ClientSecretEnv: "SECRET",
+		}}}, map[string]string{"ID": "id-0123", "SECRET": "secret-0123"}, nil)
+		pool := x509.NewCertPool()
+		pool.AddCert(server.Certificate())
+		call.Trust(caller, pool)
+		if r := caller.Do(t.Context(), planned, call.Options{}); r.Class != want || r.Sent || asked > 2 {
+			t.Errorf("%d: %s, sent %t, asked %d times: %s", status, r.Class, r.Sent, asked, r.Detail)
+		}
+		server.Close()
+	}
+}
+
+// Of an error as much is read as people look at, however long it is.
+func TestAnErrorIsReadOnlySoFar(t *testing.T) {
+	const long = 8 << 20
+	for status, most := range map[int]int{500: 1 << 20, 404: 1 << 20, 302: 1 << 20, 200: long} {
+		url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, `"`+strings.Repeat("x", long-2)+`"`)
+		})
+		caller, planned := of(t, sheet.Spec{BaseURL: url, Auth: []sheet.Auth{{Kind: sheet.AuthNone}}}, nil, nil)
+		r := caller.Do(t.Context(), planned, call.Options{})
+		if len(r.Body) > most || r.HTTPStatus != status || status == 200 && len(r.Body) != long {
+			t.Errorf("%d: %d bytes are kept", status, len(r.Body))
+		}
+	}
+}
+
+// What a sheet says of an API's counts is done, and what it does not say is looked
+// for where most tell it.
+func TestWhatASheetSaysOfCounts(t *testing.T) {
+	usual := map[string]string{"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "50", "X-RateLimit-Reset": "10"}
+	own := map[string]string{"X-Quota": "100", "X-Left": "7", "X-Again": "20", "X-RateLimit-Remaining": "50"}
+	for name, c := range map[string]struct {
+		sheet  *sheet.RateHeaders
+		header map[string]string
+		status int
+		left   int
+		window time.Duration
+		wait   time.Duration // that is asked for
+	}{
+		"nothing":                       {nil, usual, 200, 50, time.Minute, 0},
+		"nothing, and it is throttled":  {nil, usual, 429, 50, time.Minute, 10 * time.Second},
+		"that none is to be believed":   {&sheet.RateHeaders{Off: true}, usual, 200, -1, 0, 0},
+		"other names":                   {&sheet.RateHeaders{Limit: "X-Quota", Remaining: "X-Left", Reset: "X-Again"}, own, 200, 7, time.Minute, 0},
+		"other names, throttled":        {&sheet.RateHeaders{Limit: "X-Quota", Remaining: "X-Left", Reset: "X-Again"}, own, 429, 7, time.Minute, 20 * time.Second},
+		"one other name":                {&sheet.RateHeaders{Remaining: "X-Left"}, map[string]string{"X-RateLimit-Limit": "100", "X-Left": "7"}, 200, 7, time.Minute, 0},
+		"other names that are not sent": {&sheet.RateHeaders{Remaining: "X-Left"}, usual, 200, -1, 0, 0},
+		"the window":                    {&sheet.RateHeaders{Window: time.Hour}, usual, 200, 50, time.Hour, 0},
+		"a window that is too short":    {&sheet.RateHeaders{Window: time.Minute}, map[string]string{"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "50", "X-RateLimit-Reset": "3600"}, 200, -1, 0, 0},
+		"names and a window":            {&sheet.RateHeaders{Remaining: "X-Left", Reset: "X-Again", Window: time.Hour}, own, 200, 7, time.Hour, 0},
+	} {
+		url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			for name, value := range c.header {
+				w.Header().Set(name, value)
+			}
+			w.WriteHeader(c.status)
+			_, _ = io.WriteString(w, `[1]`)
+		})
+		caller, planned := of(t, sheet.Spec{
+			BaseURL: url, Auth: []sheet.Auth{{Kind: sheet.AuthNone}}, RateHeaders: c.sheet,
+			Limits: ledger.Limits{{N: 100, Per: time.Minute}, {N: 1000, Per: time.Hour}},
+		}, nil, nil)
+		r := caller.Do(t.Context(), planned, call.Options{})
+		if r.Remaining != c.left || r.Window != c.window || r.RetryAfter != c.wait {
+			t.Errorf("%s: %d left in %v, waits for %v; want %d, %v, %v", name, r.Remaining, r.Window, r.RetryAfter, c.left, c.window, c.wait)
+		}
+	}
+}
+
+// No secret of a sheet is told, wherever it is written and wherever the API or an
+// agent repeats it: in a result, an address that is shown, or a recording.
+func TestNoSecretOfASheetIsTold(t *testing.T) {
+	const key, fixed, header = "key-0123456789", "fixed-0123456789", "header-0123456789"
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintf(w, `{"target":%q,"header":%q,"keys":[%q,%q,%q]}`, r.URL, fmt.Sprint(r.Header), key, fixed, header)
+	})
+	spec := sheet.Spec{
+		Name: "tides", EnvPrefix: "TIDES", Timeout: 5 * time.Second, BaseURL: url, Auth: []sheet.Auth{{Kind: sheet.AuthQuery, Name: "apikey"}},
+		Query: map[string]string{"token": fixed}, Header: map[string]string{"X-Secret": "Bearer " + header},
+		Operations: map[string]*sheet.Operation{"heights": {Name: "heights", Path: "/heights/{of}", Params: []sheet.Param{{Name: "of", Type: sheet.TypeString, Required: true}, {Name: "q", Type: sheet.TypeString}}}},
+	}
+	api, err := plan.New(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	caller := call.New(api, func(string) string { return key }, nil)
+	defer caller.Close()
+	for _, secret := range []string{key, fixed, header} {
+		planned, err := api.Plan("heights", []byte(fmt.Sprintf(`{"of":%q,"q":%q}`, secret, secret)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var recorded strings.Builder
+		r, err := caller.Record(t.Context(), planned, &recorded)
+		if err != nil || r.Class != wire.ClassOK || !r.Redacted {
+			t.Fatalf("%s: %v", r.Class, err)
+		}
+		for where, text := range map[string]string{"the body": string(r.Body), "the address": caller.URL(planned).String(), "the recording": recorded.String()} {
+			for _, secret := range []string{key, fixed, header} {
+				if strings.Contains(text, secret) {
+					t.Errorf("%s is in %s: %s", secret, where, text)
+				}
+			}
+			if !strings.Contains(text, "heights") {
+				t.Errorf("%s: %s", where, text)
+			}
+		}
+	}
+}
+
 // A body is as old as it says and as its way took.
 func TestTheWayIsPartOfTheAge(t *testing.T) {
 	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {

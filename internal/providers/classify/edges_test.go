@@ -2,6 +2,7 @@ package classify
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 
 	"fetchworker/internal/providers/sheet"
@@ -34,5 +35,22 @@ func TestWhatIsKeptAndWhoIsBelieved(t *testing.T) {
 		if v.Class != c.class || v.NoCache != c.noCache {
 			t.Errorf("%s: %s, not kept %t", name, v.Class, v.NoCache)
 		}
+	}
+}
+
+// A rule for a text looks at the start of a body and no further: what a long one
+// holds somewhere says nothing, and to look at all of it would cost a processor.
+func TestHowFarATextIsLookedFor(t *testing.T) {
+	busy := []sheet.Rule{{At: []string{""}, Contains: []string{"come back later"}, Class: wire.ClassThrottled}}
+	for before, want := range map[int]wire.Class{0: wire.ClassThrottled, 4000: wire.ClassThrottled, 4090: wire.ClassOK, 1 << 20: wire.ClassOK} {
+		body := strings.Repeat("x", before) + "come back later"
+		if v := Answer(&sheet.Spec{ErrorRules: busy}, Input{Format: sheet.FormatText, Status: 200, Body: []byte(body)}); v.Class != want {
+			t.Errorf("behind %d bytes: %s, want %s", before, v.Class, want)
+		}
+	}
+	// A detail is made of as much of a member as fits.
+	long := `{"error":"` + strings.Repeat("x", 1<<20) + `"}`
+	if v := Answer(&sheet.Spec{ErrorText: []string{"/error"}}, Input{Status: 500, Body: []byte(long)}); len(v.Detail) > 65<<10 || len(v.Detail) < 60<<10 {
+		t.Errorf("a detail of %d bytes", len(v.Detail))
 	}
 }

@@ -26,6 +26,7 @@ func TestFormats(t *testing.T) {
 		{sheet.FormatValue, "", `NaN`, false},
 		{sheet.FormatText, "text/plain", "it rains", true},
 		{sheet.FormatText, "text/plain", "it \xff rains", false},
+		{sheet.FormatText, "text/plain", "PK\x03\x04 \x00\x00", false},
 		{sheet.FormatNDJSON, "", "{\"a\":1}\n[2]\n\n3\n", true},
 		{sheet.FormatNDJSON, "", "{\"a\":1}\n{\"a\":", false},
 		{sheet.FormatNDJSON, "", "one moment, please", false},

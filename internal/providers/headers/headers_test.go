@@ -98,6 +98,9 @@ func TestCounts(t *testing.T) {
 		{header("X-RateLimit-Limit", "60", "X-RateLimit-Remaining", "3", "X-RateLimit-Reset", fmt.Sprint(now.Add(45*time.Second).UnixMilli())), Count{60, 3, 45 * time.Second, 0}},
 		{header("X-RateLimit-Remaining", "3", "X-RateLimit-Reset", date(30*time.Second)), Count{-1, 3, 30 * time.Second, 0}},
 		{header("X-RateLimit-Remaining", "3", "X-RateLimit-Reset", "later"), Count{-1, 3, -1, 0}},
+		// The server's clock is what its moments are relative to.
+		{header("X-RateLimit-Remaining", "3", "X-RateLimit-Reset", date(time.Hour+time.Minute), "Date", date(time.Hour)), Count{-1, 3, time.Minute, 0}},
+		{header("RateLimit", "limit=9, remaining=3, reset="+fmt.Sprint(now.Add(-time.Hour+time.Minute).Unix()), "Date", date(-time.Hour)), Count{9, 3, time.Minute, 0}},
 		{header("RateLimit-Limit", "10, 10;w=1, 50;w=60", "RateLimit-Remaining", "3"), Count{10, 3, -1, 0}},
 		{header("RateLimit-Limit", "10;w=60", "RateLimit-Remaining", "3"), Count{10, 3, -1, time.Minute}},
 		{header("RateLimit", `"d";r=50;t=30`, "RateLimit-Policy", `"d";q=100;w=60, "e";q=7;w=1`), Count{100, 50, 30 * time.Second, time.Minute}},

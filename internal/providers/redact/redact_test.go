@@ -78,6 +78,42 @@ func TestSeveralSecrets(t *testing.T) {
 	}
 }
 
+// A key is taken out of a text in each of its forms, whatever else the text has
+// or has not.
+func TestEveryFormInAText(t *testing.T) {
+	for key, forms := range map[string][]string{
+		"a key canary":  {"a key canary", "a+key+canary", "a%20key%20canary", "a+key%20canary", "a%2Bkey+canary", `a\u0020key canary`},
+		"a<canary&k3y":  {"a<canary&k3y", "a&lt;canary&amp;k3y", "a%3Ccanary%26k3y", `a\u003ccanary\u0026k3y`},
+		"a/canary\"k3y": {`a/canary"k3y`, `a\/canary\"k3y`, "a%2fcanary%22k3y", "a/canary&#34;k3y"},
+	} {
+		r := New(key)
+		for _, form := range forms {
+			if got := r.Text("it is " + form + " indeed"); got != "it is REDACTED indeed" {
+				t.Errorf("%q as %q: %s", key, form, got)
+			}
+			if got, found := r.Body([]byte("it is " + form + " indeed")); !found || string(got) != "it is REDACTED indeed" {
+				t.Errorf("%q as %q in a body: %s", key, form, got)
+			}
+		}
+	}
+}
+
+// However a key and a body are made, one place of it costs a bounded number of
+// tries: a text in which every part could be several would cost ages.
+func TestTriesAreBounded(t *testing.T) {
+	k := newKey(strings.Repeat(`\`, 24) + "x")
+	tries := maxTries
+	if _, ok := match([]byte(strings.Repeat(`\`, 4<<10)), k.chars, &tries); ok {
+		t.Error("it is not there")
+	}
+	if tries < -2*len(k.chars) {
+		t.Errorf("%d tries", maxTries-tries)
+	}
+	if r := New(strings.Repeat(`\`, 24) + "x"); r.Text("it is "+strings.Repeat(`\`, 24)+"x") != "it is REDACTED" {
+		t.Error("the key itself is not found")
+	}
+}
+
 // A body is written over where it can be, and comes out as if it were not:
 // keys shorter and longer than what takes their place, in any order.
 func TestBodiesAreWrittenOver(t *testing.T) {
