@@ -1,6 +1,8 @@
 package call_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/x509"
 	"encoding/base64"
@@ -87,6 +89,15 @@ func TestOfSeveralCountsTheLeastIsBelieved(t *testing.T) {
 			t.Errorf("%s: %d left, want %d", name, r.Remaining, c.left)
 		}
 	}
+}
+
+// packed is a body as it comes over the connection.
+func packed(body []byte) []byte {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, _ = w.Write(body)
+	_ = w.Close()
+	return b.Bytes()
 }
 
 // What an API echoes of its key is nowhere in a result, in whatever form it was
@@ -364,6 +375,10 @@ func TestTheMemoryOfABodyIsGivenBackHoweverItEnds(t *testing.T) {
 		"cut off":             {"", make([]byte, 3<<20), true},
 		"packed, and is not":  {"gzip", make([]byte, 3<<20), false},
 		"packed, and cut off": {"gzip", make([]byte, 3<<20), true},
+		// As it comes it is small, and it waits as it is until it is unpacked.
+		"packed well":              {"gzip", packed(append(append([]byte(`["`), bytes.Repeat([]byte("x"), 3<<20)...), `"]`...)), false},
+		"packed well, and no JSON": {"gzip", packed(make([]byte, 3<<20)), false},
+		"packed well, and cut off": {"gzip", packed(make([]byte, 3<<20)), true},
 	} {
 		budget := memory.New(all)
 		url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -382,6 +397,11 @@ func TestTheMemoryOfABodyIsGivenBackHoweverItEnds(t *testing.T) {
 		r := caller.Do(t.Context(), planned, call.Options{})
 		r.Body = nil
 		budget.Ended()
+		if unpark, ok := budget.Park(all / 4); !ok {
+			t.Errorf("%s: %s, and its place among those that wait packed is not given back", name, r.Class)
+		} else {
+			unpark()
+		}
 		room := budget.TryReserve(all / 10 * 9)
 		if room == nil {
 			t.Errorf("%s: %s, and its memory is not given back", name, r.Class)
