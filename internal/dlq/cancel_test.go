@@ -92,12 +92,7 @@ func TestWhatIsSpentIsNotCancelled(t *testing.T) {
 		w.Break("CONSUMER.MSG.NEXT", brokertest.RequestLost, 1_000_000, 0) // it meets those of the agent only
 		js, end := f.Through(t, &w)
 		defer end()
-		stop := f.Start(nil, func(jetstream.JetStream, *record.Log) dlqtest.Daemon {
-			return dlq.NewReplayer(js, record.New(js, nil), f.Board, dlq.Config{
-				Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
-				Retries: dlqtest.Retries, MaxLife: time.Hour, Logger: f.Logger(), Cancels: view,
-			}).Run
-		})
+		stop := replayerWith(f, js, nil, func(c *dlq.Config) { c.Cancels = view })
 		defer stop()
 		waits, refused := dlqtest.FailedOnce(2), dlqtest.Fresh(3, wire.ClassPermanent)
 		waits.NotBefore = time.Now().Add(time.Hour)

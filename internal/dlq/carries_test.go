@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
@@ -47,4 +49,35 @@ func TestALetterCarriesItsRequestAndNoOther(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What cannot be read at the moment is neither there nor gone: whoever asks is
+// told so, whichever of the places it is that does not answer.
+func TestWhatCannotBeReadIsNotGone(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		w := &brokertest.Wire{}
+		js, end := f.Through(t, w)
+		defer end()
+		log := record.New(js, nil)
+		l := dlqtest.Fresh(1, wire.ClassTransient)
+		for name, c := range map[string]struct {
+			ask    func() (bool, error)
+			places []string
+		}{
+			"carried":    {func() (bool, error) { return dlq.Carries(f.Ctx, log, l) }, []string{wire.StreamDLQ, wire.StreamReplay}},
+			"superseded": {func() (bool, error) { moved, err := dlq.Superseded(f.Ctx, log, l); return moved != dlq.Nowhere, err }, []string{wire.StreamDLQ, wire.StreamReplay, fetchworker.StreamResults}},
+		} {
+			if is, err := c.ask(); is || err != nil {
+				t.Errorf("%s by nothing: %t, %v", name, is, err)
+			}
+			for _, place := range c.places {
+				w.Break("DIRECT.GET."+place, brokertest.RequestLost, 1, 0)
+				met := w.Met()
+				if is, err := c.ask(); is || err == nil || w.Met() == met {
+					t.Errorf("%s, and %s does not answer: %t, %v", name, place, is, err)
+				}
+				w.Mend()
+			}
+		}
+	})
 }

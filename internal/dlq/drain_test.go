@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
@@ -28,12 +27,7 @@ func unasked(f *dlqtest.Fleet, hook record.Hook, letters ...dlq.Letter) *brokert
 	f.Put(letters...)
 	w := &brokertest.Wire{}
 	js, end := f.Through(f.T, w)
-	stop := f.Start(nil, func(jetstream.JetStream, *record.Log) dlqtest.Daemon {
-		return dlq.NewReplayer(js, record.New(js, hook), f.Board, dlq.Config{
-			Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
-			Retries: dlqtest.Retries, MaxLife: f.MaxLife, Logger: f.Logger(),
-		}).Run
-	})
+	stop := replayerWith(f, js, hook, func(*dlq.Config) {})
 	f.Running.Go(func() {
 		<-f.Ctx.Done()
 		stop()

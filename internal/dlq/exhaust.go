@@ -44,10 +44,11 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 	a := l.Failed(code, l.Error)
 	a.Review = true
 	// Often the worker has written the same. But it may be another end.
-	told := stands.Reviewed(l.Generation)
-	if stands, _, err = r.answers.Replace(ctx, stands, a, l.ReplyTo()); err != nil {
+	stands, mine, err := r.answers.Replace(ctx, stands, a, l.ReplyTo())
+	if err != nil {
 		return 0, err
 	}
+	r.ended(l.Letter, mine) // at once: what fails after this finds it written
 	if done(stands, l.Generation) {
 		if err := r.withdraw(ctx, l.Letter); err != nil {
 			return 0, err
@@ -71,7 +72,6 @@ func (r *Replayer) exhaust(ctx context.Context, l *held) (time.Duration, error) 
 		return 0, err
 	}
 	r.did(didReview, l.Provider)
-	r.ended(l.Letter, !told)
 	r.logger.Info("to review", zap.Stringer("request", l.Identity), zap.Int("generation", l.Generation),
 		zap.String("class", string(l.Class)), zap.String("code", string(code)), zap.Int("calls", l.Calls), zap.String("error", l.Error))
 	return 0, l.ack(ctx, r.log)

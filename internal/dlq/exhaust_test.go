@@ -8,12 +8,15 @@ import (
 	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
 )
 
 // spent is a letter that has used up its retries.
@@ -158,6 +161,106 @@ func TestSupersededMeetsWhatMoves(t *testing.T) {
 				}
 				if got, err := dlq.Superseded(f.Ctx, record.New(js, nil), item); err != nil || got != c.want {
 					t.Errorf("%q, want %q: %v", got, c.want, err)
+				}
+			})
+		})
+	}
+}
+
+// Each end that a replayer brings about is told once, and none that another has
+// told: whatever fails on the way, and whoever is faster.
+func TestEachEndIsToldOnce(t *testing.T) {
+	past := func() dlq.Letter {
+		l := dlqtest.FailedOnce(1)
+		l.NotBefore, l.Deadline = l.FailedAt.Add(time.Minute), l.FailedAt.Add(time.Second)
+		return l
+	}
+	waits := func() dlq.Letter {
+		l := dlqtest.FailedOnce(1)
+		l.NotBefore = l.FailedAt.Add(time.Hour)
+		return l
+	}
+	for name, c := range map[string]struct {
+		put    func(f *dlqtest.Fleet) dlq.Letter
+		rival  bool   // a worker's answer comes just before ours
+		fails  string // this step, once
+		told   int
+		cancel bool
+	}{
+		"a deadline":                     {put: func(*dlqtest.Fleet) dlq.Letter { return past() }, told: 1},
+		"a deadline, answered meanwhile": {put: func(*dlqtest.Fleet) dlq.Letter { return past() }, rival: true},
+		"a deadline, and its ack fails":  {put: func(*dlqtest.Fleet) dlq.Letter { return past() }, fails: "ack", told: 1},
+		"cancelled":                      {put: func(*dlqtest.Fleet) dlq.Letter { return waits() }, cancel: true, told: 1},
+		"cancelled, answered meanwhile":  {put: func(*dlqtest.Fleet) dlq.Letter { return waits() }, cancel: true, rival: true},
+		"spent":                          {put: func(*dlqtest.Fleet) dlq.Letter { return spent(1) }, told: 1},
+		"spent, answered meanwhile":      {put: func(*dlqtest.Fleet) dlq.Letter { return spent(1) }, rival: true},
+		"spent, and its event fails":     {put: func(*dlqtest.Fleet) dlq.Letter { return spent(1) }, fails: "event", told: 1},
+		"spent, and its ack fails":       {put: func(*dlqtest.Fleet) dlq.Letter { return spent(1) }, fails: "ack", told: 1},
+		"spent, and answered before":     {put: func(f *dlqtest.Fleet) dlq.Letter { finished(f, spent(1)); return spent(1) }},
+		"spent, and its worker has told that": {put: func(f *dlqtest.Fleet) dlq.Letter {
+			a := spent(1).Failed(fetchworker.CodeRetriesExhausted, "HTTP 503")
+			a.Review = true
+			if _, _, err := answer.New(f.Log).Put(f.Ctx, a, ""); err != nil {
+				f.T.Fatal(err)
+			}
+			return spent(1)
+		}},
+		"given up": {put: func(f *dlqtest.Fleet) dlq.Letter {
+			if err := fleet.NoteServed(f.Ctx, f.JS, "polygon"); err != nil {
+				f.T.Fatal(err)
+			}
+			if err := fleet.Retire(f.Ctx, f.KV, "polygon", "ann", "contract ended"); err != nil {
+				f.T.Fatal(err)
+			}
+			l := waits()
+			l.Provider = "polygon"
+			return l
+		}, told: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+				f.Serve("fmp")
+				view, err := cancel.Watch(f.Ctx, f.JS, f.KV)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer view.Close()
+				l := c.put(f)
+				f.Put(l)
+				if c.cancel {
+					time.Sleep(time.Second)
+					desk := cancel.NewDesk(view, record.New(f.JS, nil), func(string) bool { return true }, time.Hour, zap.NewNop())
+					if _, err := desk.Take(f.Ctx, "fetch.cancel.fmp.alice", []byte(`{"all":true}`)); err != nil {
+						t.Fatal(err)
+					}
+					desk.Close()
+					time.Sleep(time.Second)
+				}
+				var told, failed, won atomic.Int32
+				defer replayerWith(f, nil, func(point string, persisted bool) error {
+					switch {
+					case persisted:
+					case point == c.fails && failed.CompareAndSwap(0, 1):
+						return errCrash
+					case point == "answer" && c.rival && won.CompareAndSwap(0, 1):
+						finished(f, l)
+					}
+					return nil
+				}, func(config *dlq.Config) {
+					config.Cancels = view
+					config.Failed = func(of dlq.Letter) {
+						if told.Add(1); of.Identity != l.Identity {
+							t.Errorf("told of %s", of.Identity)
+						}
+					}
+				})()
+				f.Eventually(time.Minute, "it has its end", func() bool {
+					a, ok := f.Answer(l.Identity)
+					return ok && a.Final && f.Count(wire.StreamDLQ, ">") == 0
+				})
+				time.Sleep(5 * time.Second)
+				if n := int(told.Load()); n != c.told || (won.Load() == 1) != c.rival || (failed.Load() == 1) != (c.fails != "") {
+					t.Errorf("its end was told %d times, want %d", n, c.told)
 				}
 			})
 		})

@@ -91,6 +91,9 @@ func TestOfABrokenLetterTheRestIsKept(t *testing.T) {
 		m := l.DeadLetter()
 		m.Header.Set(name, "broken")
 		read := dlq.Read(m.Subject, m.Header, m.Data)
+		if read.Generation < 1 {
+			t.Errorf("%s broken: of generation %d", name, read.Generation)
+		}
 		if read.Class != wire.ClassPermanent || string(read.Body) != string(l.Body) || read.Identity != l.Identity || read.Lane != l.Lane {
 			t.Errorf("%s broken: %+v", name, read)
 		}

@@ -1,6 +1,7 @@
 package dlq_test
 
 import (
+	"context"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -352,13 +353,23 @@ func TestLettersOfARetiredProviderAreAnswered(t *testing.T) {
 // A replayer that is frozen in the middle of a burial stores its item again
 // after a person has requeued it: it looks again, and takes it back.
 func TestAFrozenReplayerTakesItsItemBack(t *testing.T) {
+	t.Run("the new life waits", func(t *testing.T) { frozen(t, false) })
+	// The old letter is still there: what fails is done again.
+	t.Run("it is at work, and the server away", func(t *testing.T) { frozen(t, true) })
+}
+
+func frozen(t *testing.T, working bool) {
+	t.Helper()
 	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
 		f.Serve("fmp")
 		l := dlqtest.FailedOnce(1)
 		l.Calls, l.Failures, l.NotBefore = 4, 4, l.FailedAt
-		var frozen atomic.Bool
+		var frozen, away atomic.Bool
 		f.Replayer(func(*nats.Conn) record.Hook {
 			return func(point string, persisted bool) error {
+				if working && point == "withdraw" && !persisted && away.CompareAndSwap(false, true) {
+					return errCrash // it is taken back at the next try
+				}
 				if point == "review" && !persisted && frozen.CompareAndSwap(false, true) {
 					// What another replayer and a person do meanwhile.
 					if _, err := f.JS.PublishMsg(f.Ctx, l.ReviewItem()); err != nil {
@@ -371,7 +382,11 @@ func TestAFrozenReplayerTakesItsItemBack(t *testing.T) {
 					}
 					next := l
 					next.Generation, next.Failures, next.RequestedAt, next.NotBefore = 2, 0, time.Now(), time.Now().Add(time.Hour)
-					if err := dlq.Put(f.Ctx, f.Log, next); err != nil {
+					slot, m := next.DeadLetterSlot(), next.DeadLetter()
+					if working {
+						slot, m = next.ReplaySlot(), next.Replayed()
+					}
+					if _, err := f.Log.Put(f.Ctx, slot, m); err != nil {
 						t.Error(err)
 					}
 					item, err := f.Log.Last(f.Ctx, wire.StreamReview, wire.ReviewSubject(l.Identity))
@@ -391,7 +406,7 @@ func TestAFrozenReplayerTakesItsItemBack(t *testing.T) {
 		if n := f.Count(wire.StreamReview, ">"); n != 0 {
 			t.Errorf("%d items of a request that lives on", n)
 		}
-		if n := f.Count(wire.StreamDLQ, ">"); n != 1 {
+		if n := f.Count(wire.StreamDLQ, ">") + f.Count(wire.StreamReplay, ">"); n != 1 || away.Load() != working {
 			t.Errorf("%d letters of its new life", n)
 		}
 	})
@@ -543,6 +558,105 @@ func TestAStopHandsBackAtOnce(t *testing.T) {
 			return f.Count(wire.StreamReplay, ">") == 0
 		})
 		f.Check(dlqtest.Check{Empty: true})
+	})
+}
+
+// What a replayer has begun when it is stopped it finishes.
+func TestAStopFinishesWhatWasBegun(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		const n = 10
+		var begun atomic.Int32
+		stop := f.Replayer(func(*nats.Conn) record.Hook {
+			return func(point string, persisted bool) error {
+				if !persisted {
+					begun.Add(1)
+					time.Sleep(2 * time.Second) // a slow server
+				}
+				return nil
+			}
+		})
+		for i := range n {
+			f.Put(dlqtest.Fresh(i, wire.ClassPaused))
+		}
+		f.Eventually(10*time.Second, "all are begun", func() bool { return begun.Load() == n })
+		stop()
+		released(f, 0, n)
+		if left := f.Count(wire.StreamDLQ, ">"); left != 0 {
+			t.Errorf("%d letters of those that were begun are left", left)
+		}
+	})
+}
+
+// However slowly the agents of an outage are told, another provider's retries
+// come at their times.
+func TestTellingTakesNoTurnOfARetry(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Serve("polygon")
+		if err := fleet.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Hour), "ann", "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		f.Replayer(func(*nats.Conn) record.Hook {
+			return func(point string, persisted bool) error {
+				if point == "answer" && !persisted {
+					time.Sleep(20 * time.Second)
+				}
+				return nil
+			}
+		})
+		for i := range 100 {
+			f.Put(dlqtest.Fresh(i, wire.ClassPaused))
+		}
+		time.Sleep(5 * time.Second)
+		due := dlqtest.FailedOnce(1)
+		due.Provider = "polygon"
+		f.Put(due)
+		released(f, 4*time.Second, 1)
+	})
+}
+
+// A consumer that somebody has deleted is made again.
+func TestADeletedConsumerIsMadeAgain(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Worker("fmp", f.Succeed)
+		replayerWith(f, nil, nil, func(c *dlq.Config) {
+			c.Heal = func(ctx context.Context) error { return broker.ServeDLQ(ctx, f.JS) }
+		})
+		time.Sleep(time.Second)
+		if err := f.JS.DeleteConsumer(f.Ctx, wire.StreamDLQ, broker.ReplayerConsumer); err != nil {
+			t.Fatal(err)
+		}
+		f.Put(dlqtest.FailedOnce(1))
+		f.Eventually(20*time.Second, "the letter is met", func() bool { return f.Count(fetchworker.StreamResults, ">") == 1 })
+		f.Eventually(5*time.Second, "nothing waits", func() bool { return f.Count(wire.StreamDLQ, ">")+f.Count(wire.StreamReplay, ">") == 0 })
+	})
+}
+
+// An agent that has been told what its letter waits for is not looked up again
+// each time that the letter is looked at, however long it waits.
+func TestWhoWasToldIsNotLookedUpAgain(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		until := time.Now().Add(time.Hour).Truncate(time.Millisecond).UTC()
+		if err := fleet.Pause(f.Ctx, f.KV, "fmp", until, "ann", "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		var w brokertest.Wire
+		w.Break("DIRECT.GET."+fetchworker.StreamResults, brokertest.ReplyLate, 1_000_000, 0) // it is counted
+		js, end := f.Through(t, &w)
+		defer end()
+		defer replayerOn(f, js, f.Logger())()
+		const n = 3
+		for i := range n {
+			f.Put(dlqtest.Fresh(i, wire.ClassPaused))
+		}
+		told(f, 5*time.Second, n, fetchworker.ReasonPaused, until)
+		time.Sleep(25 * time.Minute)
+		if met := w.Met(); met < n || met > 2*n {
+			t.Errorf("%d agents were looked up %d times", n, met)
+		}
 	})
 }
 

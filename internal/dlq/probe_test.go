@@ -224,3 +224,19 @@ func TestALetterWithoutQuotaIsNoProbe(t *testing.T) {
 		released(f, 0, 0)
 	})
 }
+
+// A call at work that a circuit is not open for is not its probe: where it is
+// open for one call, another one of the same agent's and operation's.
+func TestAnotherCallAtWorkIsNoProbe(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Replayer(nil)
+		waits, works := asks(1, "alice", "quote", `{"symbol":"A"}`), asks(2, "alice", "quote", `{"symbol":"B"}`)
+		only := openFor("", time.Now().Add(5*time.Second))
+		only.Call = waits.Call().Key
+		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, Operations: []circuit.Operation{{Name: "quote", Circuit: only}}})
+		f.Put(waits, works)
+		released(f, 3*time.Second, 1) // is at work, and says nothing
+		released(f, 10*time.Second, 2)
+	})
+}

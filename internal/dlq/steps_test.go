@@ -180,14 +180,22 @@ func TestWhatIsDueWhileItIsToldIsDone(t *testing.T) {
 
 // replayerOn runs a replayer with a connection and a logger of the test's own.
 func replayerOn(f *dlqtest.Fleet, js jetstream.JetStream, logger *zap.Logger) (stop func()) {
-	return f.Start(nil, func(ours jetstream.JetStream, log *record.Log) dlqtest.Daemon {
-		if js != nil {
-			ours, log = js, record.New(js, nil)
+	return replayerWith(f, js, nil, func(c *dlq.Config) { c.Logger = logger })
+}
+
+// replayerWith runs a replayer that a test configures, on a connection of the
+// test's own, if there is one.
+func replayerWith(f *dlqtest.Fleet, js jetstream.JetStream, hook record.Hook, edit func(*dlq.Config)) (stop func()) {
+	return f.Start(nil, func(ours jetstream.JetStream, _ *record.Log) dlqtest.Daemon {
+		if js == nil {
+			js = ours
 		}
-		return dlq.NewReplayer(ours, log, f.Board, dlq.Config{
+		c := dlq.Config{
 			Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
-			Retries: dlqtest.Retries, MaxLife: f.MaxLife, Logger: logger,
-		}).Run
+			Retries: dlqtest.Retries, MaxLife: f.MaxLife, Logger: f.Logger(),
+		}
+		edit(&c)
+		return dlq.NewReplayer(js, record.New(js, hook), f.Board, c).Run
 	})
 }
 

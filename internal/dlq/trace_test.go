@@ -1,0 +1,50 @@
+package dlq_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"fetchworker"
+	"fetchworker/internal/dlq"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+)
+
+// Whatever an agent calls what it asks for, its span can be exported, for the
+// others of its process go with it; and what is as it should be is told.
+func TestWhateverARequestIsCalledItsSpanIsText(t *testing.T) {
+	good := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "q-1"}
+	for _, odd := range []string{"", "a\xff", "\xc3", "ü", "a b", strings.Repeat("x", 5000), "\x00"} {
+		for name, edit := range map[string]func(*dlq.Letter){
+			"provider":  func(l *dlq.Letter) { l.Provider = odd },
+			"operation": func(l *dlq.Letter) { l.Operation = odd },
+			"agent":     func(l *dlq.Letter) { l.Agent = odd },
+			"id":        func(l *dlq.Letter) { l.ID = odd },
+			"lane":      func(l *dlq.Letter) { l.Lane = fetchworker.Lane(odd) },
+		} {
+			spans := tracetest.NewSpanRecorder()
+			provider := trace.NewTracerProvider(trace.WithSpanProcessor(spans))
+			_, span := provider.Tracer("test").Start(context.Background(), "replay") //nolint:usetesting // nothing of the test's
+			l := dlq.Letter{Identity: good, Lane: fetchworker.LaneBatch, Generation: 1}
+			edit(&l)
+			l.Describe(span)
+			span.End()
+			told := map[string]string{}
+			for _, a := range spans.Ended()[0].Attributes() {
+				told[string(a.Key)] = a.Value.Emit()
+				if a.Value.Type() == attribute.STRING && (!utf8.ValidString(a.Value.AsString()) || len(a.Value.AsString()) > 500) {
+					t.Errorf("%s %.20q: %s is %.20q", name, odd, a.Key, a.Value.AsString())
+				}
+			}
+			for key, want := range map[string]string{"provider": good.Provider, "operation": good.Operation, "agent": good.Agent, "request_id": good.ID, "lane": "batch"} {
+				if got := told["fetch."+key]; got != want && strings.TrimPrefix(key, "request_") != name {
+					t.Errorf("%s %.20q: %s is %q", name, odd, key, got)
+				}
+			}
+		}
+	}
+}
