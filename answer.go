@@ -96,73 +96,87 @@ func (a Answer) Rank() int {
 
 // Encode writes the answer as the message a worker publishes.
 func (a Answer) Encode() *nats.Msg {
-	h := newHeader(headersOfAnswer)
+	h := header{Header: make(nats.Header, headersOfAnswer), values: make([]string, 0, headersOfAnswer)}
 	m := &nats.Msg{Subject: a.Identity.under(putPrefix), Header: h.Header}
 	if a.Time.IsZero() {
 		a.Time = time.Now()
 	}
+	switch {
+	case a.Problem != nil:
+		m.Data = a.Problem.encode()
+	case a.Claim == nil:
+		m.Data = a.Body
+	}
+
+	// What is made for each is put together on the stack, and is one text.
+	var room [textOfAnswer]byte
+	text := append(room[:0], m.Subject[len(putPrefix):]...)
+	text = strconv.AppendInt(append(text, '.'), int64(a.Generation), 10)
+	text = strconv.AppendInt(append(text, '.'), a.Time.UnixNano(), 36)
+	id := len(text)
+	text = append(append(append(append(text, "/fetch/"...), a.Identity.Provider...), '/'), a.Identity.Operation...)
+	source := len(text)
+	text = a.Time.UTC().AppendFormat(text, time.RFC3339Nano)
+	made := len(text)
+	if !a.FetchedAt.IsZero() {
+		text = a.FetchedAt.UTC().AppendFormat(text, time.RFC3339Nano)
+	}
+	fetched := len(text)
+	if len(m.Data) > 0 {
+		sum := sha256.Sum256(m.Data)
+		text = hex.AppendEncode(text, sum[:])
+	}
+	all := string(text)
+
 	h.Set(headerSpecVersion, "1.0")
-	id := m.Subject[len(putPrefix):]
-	text := strconv.AppendInt(append(append(h.text, id...), '.'), int64(a.Generation), 10)
-	h.Write(headerEventID, strconv.AppendInt(append(text, '.'), a.Time.UnixNano(), 36))
+	h.Set(headerEventID, all[:id])
 	h.Set(headerEventType, "fetch.result")
-	text = append(append(append(h.text, "/fetch/"...), a.Identity.Provider...), '/')
-	h.Write(headerEventSource, append(text, a.Identity.Operation...))
+	h.Set(headerEventSource, all[id:source])
 	h.Set(headerSubject, a.Identity.ID)
-	h.Write(headerEventTime, a.Time.UTC().AppendFormat(h.text, time.RFC3339Nano))
+	h.Set(headerEventTime, all[source:made])
 
 	h.Set(headerRequestID, a.Identity.ID)
 	h.Set(headerStatus, string(a.Status))
 	h.Set(headerFinal, strconv.FormatBool(a.Final))
-	if a.Review {
-		h.Set(headerReview, "true")
-	}
+	h.setIf(a.Review, headerReview, "true")
 	h.Set(headerGeneration, strconv.Itoa(a.Generation))
 	h.Set(headerCalls, strconv.Itoa(a.Calls))
 	h.Set(headerFailures, strconv.Itoa(a.Failures))
-	setIf(h, a.Source != "", headerSource, string(a.Source))
-	setIf(h, a.HTTPStatus != 0, headerHTTPStatus, strconv.Itoa(a.HTTPStatus))
+	h.setIf(a.Source != "", headerSource, string(a.Source))
+	h.setIf(a.HTTPStatus != 0, headerHTTPStatus, strconv.Itoa(a.HTTPStatus))
 	if !a.FetchedAt.IsZero() {
-		h.Write(headerFetchedAt, a.FetchedAt.UTC().AppendFormat(h.text, time.RFC3339Nano))
+		h.Set(headerFetchedAt, all[made:fetched])
 		h.Set(headerAge, strconv.FormatInt(int64(max(a.Age, 0)/time.Second), 10))
 		h.Set(headerLatency, strconv.FormatInt(a.Latency.Milliseconds(), 10))
 	}
-	setIf(h, a.Redacted, headerRedacted, "true")
-	setIf(h, a.Digest != "", headerDigest, a.Digest)
+	h.setIf(a.Redacted, headerRedacted, "true")
+	h.setIf(a.Digest != "", headerDigest, a.Digest)
 	if !a.Final {
 		reason, retryAt := a.waitsFor()
-		setIf(h, reason != "", headerReason, string(reason))
-		setIf(h, !retryAt.IsZero(), headerRetryAt, retryAt.UTC().Format(time.RFC3339Nano))
+		h.setIf(reason != "", headerReason, string(reason))
+		h.setIf(!retryAt.IsZero(), headerRetryAt, retryAt.UTC().Format(time.RFC3339Nano))
 	}
-	setIf(h, len(a.Next) > 0, headerNext, string(a.Next))
-	setIf(h, a.NextLoop, headerNextLoop, "true")
+	h.setIf(len(a.Next) > 0, headerNext, string(a.Next))
+	h.setIf(a.NextLoop, headerNextLoop, "true")
 
 	contentType := a.ContentType
-	if contentType == "" && a.Problem == nil {
-		contentType = sniff(a.Body)
-	}
 	switch {
 	case a.Problem != nil:
-		h.Set(headerContentType, ProblemType)
-		m.Data = a.Problem.encode()
-	case a.Claim != nil:
-		h.Set(headerContentType, contentType)
+		contentType = ProblemType
+	case contentType == "":
+		contentType = sniff(a.Body)
+	}
+	h.Set(headerContentType, contentType)
+	if a.Problem == nil && a.Claim != nil {
 		h.Set(headerBodyPrefix, a.Claim.Prefix)
 		h.Set(headerBodyParts, strconv.Itoa(a.Claim.Parts))
 		h.Set(headerBodyBytes, strconv.FormatInt(a.Claim.Bytes, 10))
 		a.SHA256 = a.Claim.SHA256
-	default:
-		h.Set(headerContentType, contentType)
-		m.Data = a.Body
 	}
-	switch {
-	case len(m.Data) > 0:
-		sum := sha256.Sum256(m.Data)
-		h.Write(headerSHA256, hex.AppendEncode(h.text, sum[:]))
-	case a.SHA256 != "":
-		h.Set(headerSHA256, a.SHA256)
+	if len(m.Data) > 0 {
+		a.SHA256 = all[fetched:]
 	}
-	h.Done()
+	h.setIf(a.SHA256 != "", headerSHA256, a.SHA256)
 	return m
 }
 
@@ -192,20 +206,11 @@ func sniff(body []byte) string {
 	return "application/octet-stream"
 }
 
-// header fills a map of headers whose values lie in one array, and those that
-// are made for it in one text: one by one they were a third of what an answer
-// allocates.
+// header fills a map of headers whose values lie in one array: one by one they
+// were a third of what an answer allocates.
 type header struct {
 	nats.Header
 	values []string
-	text   []byte // of the values made
-	made   []made
-}
-
-// made is a value in the text.
-type made struct {
-	key      string
-	from, to int
 }
 
 const (
@@ -218,28 +223,6 @@ const (
 	putPrefix = "fetch.put."
 )
 
-func newHeader(n int) *header {
-	return &header{
-		Header: make(nats.Header, n), values: make([]string, 0, n),
-		text: make([]byte, 0, textOfAnswer), made: make([]made, 0, 8),
-	}
-}
-
-// Write sets a header to what was appended to the text; Done makes it so.
-func (h *header) Write(key string, text []byte) {
-	h.made = append(h.made, made{key, len(h.text), len(text)})
-	h.text = text
-	h.Set(key, "")
-}
-
-// Done gives the headers that were written their values.
-func (h *header) Done() {
-	text := string(h.text)
-	for _, m := range h.made {
-		h.Header[m.key][0] = text[m.from:m.to]
-	}
-}
-
 // Set sets a header to one value.
 func (h *header) Set(key, value string) {
 	h.values = append(h.values, value)
@@ -247,7 +230,7 @@ func (h *header) Set(key, value string) {
 	h.Header[key] = h.values[n-1 : n : n]
 }
 
-func setIf(h *header, when bool, key, value string) {
+func (h *header) setIf(when bool, key, value string) {
 	if when {
 		h.Set(key, value)
 	}

@@ -269,6 +269,13 @@ func (g *Gate) push(w *turns.Waiter, now store.Reading) {
 	w.Await()
 }
 
+// Lasting is a context that hardly ever ends while somebody waits for a place.
+type Lasting interface {
+	// Stirs is closed before the context ends, or as it does; nil: it may have
+	// ended. Until then nobody needs its Done.
+	Stirs() <-chan struct{}
+}
+
 // await waits for what becomes of a request in the queue.
 func (g *Gate) await(ctx context.Context, w *turns.Waiter) error {
 	if w.Ready == nil {
@@ -278,6 +285,15 @@ func (g *Gate) await(ctx context.Context, w *turns.Waiter) error {
 	case <-w.Ready:
 		return w.Err
 	default:
+	}
+	if lasting, ok := ctx.(Lasting); ok {
+		if stirs := lasting.Stirs(); stirs != nil {
+			select {
+			case <-w.Ready:
+				return w.Err
+			case <-stirs:
+			}
+		}
 	}
 	select {
 	case <-w.Ready:

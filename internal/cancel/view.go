@@ -82,6 +82,9 @@ func (v *View) Close() {
 func (v *View) Judge(r Request) Verdict {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
+	if len(v.marks) == 0 {
+		return Goes
+	}
 	m, marked := v.marks[r.Provider+"."+r.Agent]
 	if !marked {
 		return Goes

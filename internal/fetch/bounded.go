@@ -9,7 +9,7 @@ import (
 
 // bounded is the context of a request's waits, which is made when somebody first
 // waits for its end. Most requests never wait: their permit is at hand, nobody
-// cancels them. Made for each, the contexts of waits were a tenth of what a
+// cancels them (see stirs). Made for each, the contexts of waits were a tenth of what a
 // request allocates.
 type bounded struct {
 	context.Context
@@ -37,11 +37,7 @@ func (b *bounded) begin() (context.Context, context.CancelFunc) {
 	if b.within > 0 {
 		return context.WithTimeout(b.Context, b.within)
 	}
-	over := b.r.RequestedAt.Add(b.w.maxLife)
-	if d := b.r.Deadline; !d.IsZero() && d.Before(over) {
-		over = d
-	}
-	ctx, cancel := context.WithDeadline(b.Context, over)
+	ctx, cancel := context.WithDeadline(b.Context, b.over())
 	release := context.AfterFunc(b.w.stopping, cancel)
 	whenCancelled := b.w.cancels.during(b.r, cancel)
 	return ctx, func() {
@@ -49,6 +45,15 @@ func (b *bounded) begin() (context.Context, context.CancelFunc) {
 		release()
 		cancel()
 	}
+}
+
+// over is when the request's own time is.
+func (b *bounded) over() time.Time {
+	over := b.r.RequestedAt.Add(b.w.maxLife)
+	if d := b.r.Deadline; !d.IsZero() && d.Before(over) {
+		return d
+	}
+	return over
 }
 
 func (b *bounded) ctx() context.Context {

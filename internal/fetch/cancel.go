@@ -14,13 +14,14 @@ import (
 // guard nothing ever is.
 type cancels struct {
 	guard *cancel.Guard
+	stirs *stirs // of those who wait, and have not said so below
 
 	mu      sync.Mutex
 	waiting map[*request]context.CancelFunc // for a permit, or for another's call
 }
 
-func newCancels(g *cancel.Guard) *cancels {
-	c := &cancels{guard: g, waiting: map[*request]context.CancelFunc{}}
+func newCancels(g *cancel.Guard, s *stirs) *cancels {
+	c := &cancels{guard: g, stirs: s, waiting: map[*request]context.CancelFunc{}}
 	if g != nil {
 		g.OnMark(c.wake)
 	}
@@ -78,6 +79,7 @@ func (c *cancels) during(r *request, end context.CancelFunc) (over func()) {
 
 // wake ends the waits of an agent's requests that have been cancelled.
 func (c *cancels) wake(provider, agent string) {
+	c.stirs.stir()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for r, end := range c.waiting {

@@ -186,7 +186,8 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 	if done, err := w.cancelled(ctx, r); done || err != nil {
 		return nil, true, err
 	}
-	if w.pastLife(r, r.now()) {
+	now := r.now()
+	if w.pastLife(r, now) {
 		return nil, true, w.expire(ctx, r)
 	}
 	if r.call, err = r.served.Provider.Plan(r.Operation, r.asked.Params); err != nil {
@@ -195,7 +196,7 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) (r *request, done boo
 	if err := w.rights.Check(r.Agent, r.served.Provider, r.call.Operation, r.asked.Use); err != nil {
 		return nil, true, w.refuse(ctx, r, err)
 	}
-	if late(r, r.now()) {
+	if late(r, now) {
 		return nil, true, w.fail(ctx, r, fetchworker.CodeDeadlineExceeded, "the deadline had passed at the request's turn")
 	}
 	done, err = w.cached(ctx, r, nil)

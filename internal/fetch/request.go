@@ -81,7 +81,7 @@ func (w *Worker) decode(d *delivery) (*request, error) {
 		}
 	}
 	r.Worker = w.name
-	if _, outlived := w.restarts.outlived(d, r.now()); outlived {
+	if _, outlived := w.restarts.outlived(r); outlived {
 		d.older = true
 	}
 	if !d.again && d.count == 1 && !d.replayed && (d.older || r.ID != wire.ResolveID("", "", d.sequence, d.stored)) {

@@ -78,15 +78,15 @@ func (s *restarts) longAgo() bool { return time.Since(s.at()) >= claimsWithin }
 
 // outlived reports whether a message lay there before the last restart, by the
 // server's clock, and when that was.
-func (s *restarts) outlived(d *delivery, now time.Time) (at time.Time, is bool) {
-	at = s.at()
-	return at, !at.IsZero() && d.stored.Before(at.Add(time.Until(now)))
+func (s *restarts) outlived(r *request) (at time.Time, is bool) {
+	at = s.at() // which for nearly all there was none of: what time it is need not be known
+	return at, !at.IsZero() && r.stored.Before(at.Add(time.Until(r.now())))
 }
 
 // disputed reports whether another, too, may have a request in hand, and how
 // long those who have it are to be waited for.
 func (s *restarts) disputed(r *request) (is bool, settles time.Duration) {
-	at, outlived := s.outlived(r.delivery, r.now())
+	at, outlived := s.outlived(r)
 	if !outlived || r.came.Sub(at) >= forgottenFor {
 		return false, 0
 	}

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -59,7 +60,7 @@ func TestAWaitOfACancelledRequestEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer view.Close()
-	c := newCancels(cancel.NewGuard(view, "w"))
+	c := newCancels(cancel.NewGuard(view, "w"), new(stirs))
 	desk := cancel.NewDesk(view, record.New(b.JS, nil), func(string) bool { return true }, time.Hour, zap.NewNop())
 	waits := func(agent string) (r *request, ended chan struct{}, over func()) {
 		r, ended = new(request), make(chan struct{})
@@ -67,8 +68,25 @@ func TestAWaitOfACancelledRequestEnds(t *testing.T) {
 		r.Lane, r.RequestedAt = fetchworker.LaneBatch, time.Now().Add(-time.Minute)
 		return r, ended, c.during(r, sync.OnceFunc(func() { close(ended) }))
 	}
-	_, meanwhile, over := waits("alice")
-	_, others, overToo := waits("bob")
+	w := &Worker{stirs: c.stirs, cancels: c, maxLife: time.Hour, stopping: t.Context()}
+	stirred := func(r *request) bool {
+		stirs := w.untilOver(t.Context(), r).Stirs()
+		if stirs == nil {
+			return true
+		}
+		select {
+		case <-stirs:
+			return true
+		default:
+			return false
+		}
+	}
+	alices, meanwhile, over := waits("alice")
+	bobs, others, overToo := waits("bob")
+	looks := w.untilOver(t.Context(), alices).Stirs()
+	if looks == nil {
+		t.Fatal("a wait of what nobody has cancelled is over")
+	}
 	if _, err := desk.Take(t.Context(), "fetch.cancel.fmp.alice", []byte(`{"all":true}`)); err != nil {
 		t.Fatal(err)
 	}
@@ -85,10 +103,85 @@ func TestAWaitOfACancelledRequestEnds(t *testing.T) {
 		t.Error("another agent's wait has ended")
 	default:
 	}
+	select {
+	case <-looks:
+	case <-time.After(10 * time.Second): //nolint:forbidigo // of a test that fails
+		t.Error("who waits for a permit does not look whether it is cancelled")
+	}
+	if !stirred(alices) || stirred(bobs) {
+		t.Error("a wait that is over by a cancel does not know, or another's does")
+	}
 	over()
 	overToo()
 	overAlready()
 	if len(c.waiting) != 0 {
 		t.Errorf("%d waits are remembered", len(c.waiting))
+	}
+}
+
+// A wait is looked at whenever it may be over: at its request's end, at a stop, at
+// whatever is cancelled, and after a while; one that is over, or about to be, is
+// waited for by its own end from the start.
+func TestAWaitIsLookedAtWhenItMayBeOver(t *testing.T) {
+	closed := func(stirs <-chan struct{}) bool {
+		synctest.Wait()
+		select {
+		case <-stirs:
+			return true
+		default:
+			return false
+		}
+	}
+	for name, c := range map[string]struct {
+		left     time.Duration // of the request's life
+		deadline time.Duration // 0: none
+		before   func(w *Worker, stop, kill func())
+		none     bool // it is over, or about to be
+		does     func(w *Worker, stop, kill func())
+		stirs    bool
+	}{
+		"nothing happens":           {left: time.Hour},
+		"a while passes":            {left: time.Hour, does: func(*Worker, func(), func()) { time.Sleep(stirEach) }, stirs: true},
+		"a while has nearly passed": {left: time.Hour, does: func(*Worker, func(), func()) { time.Sleep(stirEach - 1) }},
+		"the worker stops":          {left: time.Hour, does: func(_ *Worker, stop, _ func()) { stop() }, stirs: true},
+		"it is made to end":         {left: time.Hour, does: func(_ *Worker, _, kill func()) { kill() }, stirs: true},
+		"somebody cancels":          {left: time.Hour, does: func(w *Worker, _, _ func()) { w.cancels.wake("fmp", "bob") }, stirs: true},
+		"it has stopped":            {left: time.Hour, before: func(_ *Worker, stop, _ func()) { stop() }, none: true},
+		"it has been made to end":   {left: time.Hour, before: func(_ *Worker, _, kill func()) { kill() }, none: true},
+		"its life is about to end":  {left: stirEach, none: true},
+		"its life ends after that":  {left: stirEach + 1},
+		"its deadline is about to":  {left: time.Hour, deadline: stirEach, none: true},
+		"its deadline is after":     {left: time.Hour, deadline: stirEach + 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				stopping, stop := context.WithCancel(t.Context())
+				working, kill := context.WithCancel(t.Context())
+				defer stop()
+				defer kill()
+				w := &Worker{stirs: new(stirs), maxLife: time.Hour, stopping: stopping, working: working}
+				w.cancels = newCancels(nil, w.stirs)
+				defer w.stirs.at(stopping, working)()
+				if c.before != nil {
+					c.before(w, stop, kill)
+					synctest.Wait()
+				}
+				r := new(request)
+				r.RequestedAt = time.Now().Add(c.left - w.maxLife)
+				if c.deadline > 0 {
+					r.Deadline = time.Now().Add(c.deadline)
+				}
+				stirs := w.untilOver(working, r).Stirs()
+				if (stirs == nil) != c.none {
+					t.Fatalf("there is one to wait for: %v", stirs != nil)
+				}
+				if c.does != nil {
+					c.does(w, stop, kill)
+				}
+				if stirs != nil && closed(stirs) != c.stirs {
+					t.Errorf("it is looked at: %v", !c.stirs)
+				}
+			})
+		})
 	}
 }

@@ -98,6 +98,7 @@ type Worker struct {
 	cache    *cache.Cache
 	flights  *flights
 	cancels  *cancels
+	stirs    *stirs
 	stores   *stores
 	raws     *raws
 	restarts *restarts
@@ -117,6 +118,7 @@ type Worker struct {
 
 // New makes a worker; Run starts it.
 func New(c Config) (*Worker, error) {
+	waits := new(stirs)
 	counts := newMetrics(c.Metrics, c.Serve)
 	bodies, err := cache.New(c.JS, cmp.Or(c.Large, c.JS), c.Memory, c.Logger, counts.cacheDropped.Inc)
 	if err != nil {
@@ -131,7 +133,7 @@ func New(c Config) (*Worker, error) {
 		stores: newStores(c.JS, c.Log, c.Logger), raws: newRaws(c.Log),
 		memory: c.Memory, inside: semaphore.NewWeighted(everyone), parks: semaphore.NewWeighted(parksAtOnce),
 		ends:  make(chan string, endsWaiting),
-		cache: bodies, flights: newFlights(), cancels: newCancels(c.Cancels),
+		cache: bodies, flights: newFlights(), cancels: newCancels(c.Cancels, waits), stirs: waits,
 		restarts: newRestarts(c.JS.Conn()),
 	}
 	for i := range c.Serve {
@@ -164,6 +166,8 @@ func (w *Worker) Run(stop context.Context) error {
 	working, kill := context.WithCancelCause(context.WithoutCancel(stop))
 	defer kill(nil)
 	w.stopping, w.working, w.pulled = stop, working, make(chan struct{})
+
+	defer w.stirs.at(stop, working)()
 
 	var background sync.WaitGroup
 	turns := newHands(w.handle)

@@ -26,14 +26,24 @@ type bodyReader struct {
 	ctx    context.Context //nolint:containedctx // of the call, without its timeout
 	budget *memory.Budget
 	limit  int64
-	// wait is called around each wait for room, with whether the whole body
-	// has come over the connection.
-	wait func(came bool, wait func() error) error
-	// ours is called around what only we take time for, once all has come.
-	ours    func(func() error) error
+	within *patience // of the call
+	// around is called around each wait for room, with whether the whole body
+	// has come over the connection; nil: nobody has to know.
+	around  func(came bool, wait func() error) error
 	counted countingReader // of what is read
 	look    *look          // of a large body; nil: it was small
 }
+
+// wait is around each wait for room, and ours around what only we take time for,
+// once all has come: neither is the provider's time.
+func (b *bodyReader) wait(came bool, wait func() error) error {
+	if b.around == nil {
+		return b.ours(wait)
+	}
+	return b.ours(func() error { return b.around(came, wait) })
+}
+
+func (b *bodyReader) ours(do func() error) error { return b.within.during(do) }
 
 // read reads and decodes a body and counts the bytes that came over the wire.
 // A body that breaks off is returned as far as it came, with the error.

@@ -3,10 +3,12 @@ package call
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"math"
 	"runtime"
 	"testing"
+	"time"
 )
 
 // A body of exactly the limit is read, one byte more is refused, packed or not.
@@ -80,5 +82,5 @@ func allocated() uint64 {
 
 // unbounded reads bodies of up to limit bytes for one who never waits.
 func unbounded(limit int64) *bodyReader {
-	return &bodyReader{ours: func(do func() error) error { return do() }, limit: limit, wait: func(_ bool, wait func() error) error { return wait() }}
+	return &bodyReader{within: newPatience(context.Background(), time.Hour), limit: limit}
 }

@@ -213,17 +213,9 @@ func (p *Caller) broken(r *Result, err error) {
 
 // reader is of the body of one answer.
 func (p *Caller) reader(ctx context.Context, within *patience, status int, o Options) *bodyReader {
-	b := &bodyReader{ctx: ctx, budget: p.budget, limit: MaxBody, ours: within.during}
+	b := &bodyReader{ctx: ctx, budget: p.budget, limit: MaxBody, within: within, around: o.Wait}
 	if status >= http.StatusMultipleChoices {
 		b.limit = maxErrorBody
-	}
-	b.wait = func(came bool, wait func() error) error {
-		return within.during(func() error {
-			if o.Wait == nil {
-				return wait()
-			}
-			return o.Wait(came, wait)
-		})
 	}
 	return b
 }
