@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -31,6 +32,9 @@ func TestMain(m *testing.M) {
 	// The server's access-time ticker must start outside of every bubble, or
 	// it would keep the bubbles' clocks from moving.
 	ats.Register()
+	if os.Getenv("GOGC") == "" && !underRace {
+		debug.SetGCPercent(400) // the simulations leave much behind, and hold little
+	}
 	code := m.Run()
 	ats.Unregister()
 	if code == 0 {

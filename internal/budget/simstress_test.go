@@ -151,6 +151,9 @@ func (s *sim) over() (ledger.Window, int) {
 // things that it rests on is left out.
 func TestStressBites(t *testing.T) {
 	t.Parallel() // no server, no clock: it only computes
+	if underRace {
+		t.Skip("one goroutine")
+	}
 	for name, edit := range map[string]func(*simConfig){
 		"the machines' clocks":  func(c *simConfig) { c.ownClocks = true },
 		"no look before a call": func(c *simConfig) { c.noLapse, c.dial = true, 200*time.Millisecond },

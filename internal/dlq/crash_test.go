@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/answer"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
@@ -245,8 +246,12 @@ func TestCrashes(t *testing.T) {
 			}
 			points := slices.Compact(slices.Sorted(slices.Values(calm.points())))
 			for _, point := range points {
-				t.Run("before "+point, func(t *testing.T) { s.tell(t, newCrash(point, false)) })
-				t.Run("after "+point, func(t *testing.T) { s.tell(t, newCrash(point, true)) })
+				if brokertest.Sampled(6) {
+					t.Run("before "+point, func(t *testing.T) { s.tell(t, newCrash(point, false)) })
+				}
+				if brokertest.Sampled(6) {
+					t.Run("after "+point, func(t *testing.T) { s.tell(t, newCrash(point, true)) })
+				}
 			}
 		})
 	}

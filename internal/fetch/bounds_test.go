@@ -59,6 +59,9 @@ func TestEveryWaitEndsAtTheFirstOfItsBounds(t *testing.T) {
 			`,"ttl":"30m"`:   {life, fetchworker.CodeRetriesExhausted},
 			`,"ttl":"2000h"`: {life, fetchworker.CodeRetriesExhausted},
 		} {
+			if !brokertest.Sampled(3) {
+				continue
+			}
 			t.Run(name+more, func(t *testing.T) {
 				inBubble(t, func(t *testing.T, r *rig) {
 					r.well()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/wire"
 )
@@ -58,6 +59,9 @@ func TestACrashAtAnyPointLeavesExactlyOneEnd(t *testing.T) {
 		{"ack", true},
 	} {
 		for _, persisted := range []bool{false, true} {
+			if !brokertest.Sampled(4) {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s/replayer=%v/persisted=%v", c.point, c.replayer, persisted), func(t *testing.T) {
 				inBubble(t, func(t *testing.T, r *rig) {
 					r.circuit = 0

