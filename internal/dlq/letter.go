@@ -24,7 +24,7 @@ import (
 // Letter is a request that failed or is parked: its own bytes, and what has
 // become of it so far. The same letter travels as a dead letter, as a
 // replayed one and as a review item.
-type Letter struct { //nolint:recvcheck // only Record changes one
+type Letter struct { //nolint:recvcheck // only Record, Know and Learn change one
 	fetchworker.Identity
 	Lane fetchworker.Lane
 	Body []byte // the request's own bytes, untouched
@@ -127,6 +127,13 @@ func OneLine(s string) string { return shorten(s) }
 // Know spares the letter reading its body again: these are the parameters in it.
 func (l *Letter) Know(params json.RawMessage) {
 	l.known, l.knows = l.call(params), true
+}
+
+// Learn reads the body, if nobody has yet, for all that ask for the Call later.
+func (l *Letter) Learn() {
+	if !l.knows {
+		l.known, l.knows = l.Call(), true
+	}
 }
 
 // DeadLetter is the message for the DLQ.

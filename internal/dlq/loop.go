@@ -272,8 +272,12 @@ const setAside = 15 * time.Minute
 
 // facts gathers what a letter's fate depends on.
 func (r *Replayer) facts(l *held, now time.Time) facts {
+	gate := r.gates.of(l.Provider, now)
+	if gate.circuits.AnyHeld() {
+		l.Learn()
+	}
 	return facts{
-		now: now, stored: l.stored, gate: r.gates.of(l.Provider, now).closedTo(l.Letter), cancelled: r.cancelled(l.Letter, l.stored),
+		now: now, stored: l.stored, gate: gate.closedTo(l.Letter), cancelled: r.cancelled(l.Letter, l.stored),
 		retries: r.config.Retries, maxLife: r.config.MaxLife,
 	}
 }

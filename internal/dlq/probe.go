@@ -202,6 +202,7 @@ func (r *Replayer) canProbe(raw record.Raw, operation string, c circuit.Circuit)
 	if err != nil {
 		return l, false
 	}
+	l.Learn()
 	now := r.now()
 	g := r.gates.of(l.Provider, now).closedTo(l)
 	v := decide(l, facts{now: now, stored: raw.Time, gate: g, cancelled: r.cancelled(l, raw.Time), retries: r.config.Retries, maxLife: r.config.MaxLife})
