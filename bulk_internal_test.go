@@ -11,7 +11,7 @@ func TestABulkHoldsLittleAndTellsOnce(t *testing.T) {
 	c := &Client{agent: "alice"}
 	c.watcher = newWatcher(c)
 	const n = 5
-	b := &bulk{c: c, ended: newArrivals[*asked](), outstanding: map[*asked]struct{}{}, room: make(chan struct{}, n)}
+	b := &bulk{c: c, holds: bodiesHeld, ended: newArrivals[*asked](), outstanding: map[*asked]struct{}{}, room: make(chan struct{}, n)}
 	large := make([]byte, bodiesHeld/3)
 	var all []*asked
 	for range n {

@@ -1,10 +1,15 @@
 package fetchworker_test
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"testing"
+	"time"
 
 	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
 
 	"github.com/nats-io/nats.go"
 )
@@ -50,4 +55,104 @@ func TestAnOrderIsGivenAgain(t *testing.T) {
 	if _, err := alice.Cancel(soon(t), others); !errors.As(err, &wrong) || wrong.Field != "agent" || orders != 4 {
 		t.Errorf("%d orders, %v", orders, err)
 	}
+}
+
+// How soon an order is carried out, whatever becomes of its first tries, and what
+// is told where nobody takes it. What is only asked is not asked again.
+func TestHowSoonAnOrderIsTaken(t *testing.T) {
+	const order, question = "fetch.cancel.", "fetch.catalog."
+	for name, c := range map[string]struct {
+		on    string
+		meet  func(*wiredClient)
+		serve time.Duration // when a worker is there; negative: never
+		want  error
+		most  time.Duration
+	}{
+		"an order":             {order, func(*wiredClient) {}, 0, nil, 0},
+		"lost":                 {order, func(w *wiredClient) { w.Break(order, brokertest.RequestLost, 1, 0) }, 0, nil, 3300 * time.Millisecond},
+		"lost twice":           {order, func(w *wiredClient) { w.Break(order, brokertest.RequestLost, 2, 0) }, 0, nil, 10 * time.Second},
+		"its reply lost":       {order, func(w *wiredClient) { w.Break(order, brokertest.ReplyLost, 1, 0) }, 0, nil, 3300 * time.Millisecond},
+		"its reply late":       {order, func(w *wiredClient) { w.Break(order, brokertest.ReplyLate, 1, 2*time.Second) }, 0, nil, 2100 * time.Millisecond},
+		"a worker just starts": {order, func(*wiredClient) {}, 500 * time.Millisecond, nil, 700 * time.Millisecond},
+		"no worker":            {order, func(*wiredClient) {}, -1, fetchworker.ErrNobodyServes, 700 * time.Millisecond},
+		"a question":           {question, func(*wiredClient) {}, 0, nil, 0},
+		"its answer late":      {question, func(w *wiredClient) { w.Break(question, brokertest.ReplyLate, 1, 2*time.Second) }, 0, nil, 2100 * time.Millisecond},
+		"its answer lost":      {question, func(w *wiredClient) { w.Break(question, brokertest.ReplyLost, 1, 0) }, 0, fetchworker.ErrNobodyServes, 3100 * time.Millisecond},
+		"nobody to ask":        {question, func(*wiredClient) {}, -1, fetchworker.ErrNobodyServes, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wired(t, func(t *testing.T, w *wiredClient) {
+				serve := func() {
+					replies(t, w.NC, "fetch.cancel.fmp.alice", `{"cancelled":1}`)
+					replies(t, w.NC, "fetch.catalog.*", `{"provider":"fmp"}`)
+				}
+				if c.serve == 0 {
+					serve()
+				} else if c.serve > 0 {
+					time.AfterFunc(c.serve, serve)
+				}
+				time.Sleep(time.Millisecond) // the server knows who serves
+				c.meet(w)
+				began := time.Now()
+				var err error
+				var done fetchworker.Cancelled
+				if c.on == question {
+					_, err = w.Catalogue(until(t, time.Minute), "fmp")
+				} else if done, err = w.Client.Cancel(until(t, time.Minute), identity("q-1"), identity("q-1")); err == nil && done.Cancelled != 1 {
+					t.Errorf("%+v", done)
+				}
+				if took := time.Since(began); !errors.Is(err, c.want) || took > c.most+20*time.Millisecond {
+					t.Errorf("%v after %v", err, took)
+				}
+			})
+		})
+	}
+}
+
+// Any number of ids is ordered in pieces, each once, and what became of them is the
+// sum.
+func TestManyAreCancelledInPieces(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		seen := map[string]int{}
+		orders := 0
+		if _, err := w.NC.Subscribe("fetch.cancel.*.alice", func(m *nats.Msg) {
+			var order struct {
+				Operation string
+				IDs       []string
+			}
+			if err := json.Unmarshal(m.Data, &order); err != nil || len(order.IDs) > 1000 {
+				t.Errorf("an order of %d ids, %v", len(order.IDs), err)
+			}
+			orders++
+			for _, id := range order.IDs {
+				seen[m.Subject+" "+order.Operation+" "+id]++
+			}
+			if err := m.Respond(fmt.Appendf(nil, `{"cancelled":%d,"final":1}`, len(order.IDs)-1)); err != nil {
+				t.Error(err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+		var ids []fetchworker.Identity
+		for i := range 2500 {
+			ids = append(ids, identity(fmt.Sprint("q-", i)), identity(fmt.Sprint("q-", i)))
+		}
+		other, others := identity("q-1"), identity("q-1")
+		other.Operation, others.Provider = "profile", "fred"
+		done, err := w.Client.Cancel(t.Context(), append(ids, other, others)...)
+		if err != nil || done.Cancelled != 2500+2-5 || done.Final != 5 || orders != 5 || len(seen) != 2502 {
+			t.Errorf("%+v, %v: %d orders for %d requests", done, err, orders, len(seen))
+		}
+		for what, n := range seen {
+			if n != 1 {
+				t.Errorf("%s was ordered %d times", what, n)
+			}
+		}
+		ended, end := context.WithCancel(t.Context())
+		end()
+		if _, err := w.Client.Cancel(ended, identity("q-1")); !errors.Is(err, context.Canceled) {
+			t.Errorf("an order whose time is over: %v", err)
+		}
+	})
 }

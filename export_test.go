@@ -3,6 +3,7 @@ package fetchworker
 import (
 	"context"
 	"fmt"
+	"iter"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -52,6 +53,11 @@ func (c *Client) Flooded(t *testing.T, meanwhile func(context.Context)) {
 	if err := live.SetPendingLimits(messages, bytes); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// FetchAllHolding is FetchAll that holds so many bytes of what nobody has taken yet.
+func (c *Client) FetchAllHolding(ctx context.Context, requests iter.Seq[Request], holds int) iter.Seq2[Answer, error] {
+	return c.fetchAll(ctx, requests, holds)
 }
 
 // Overrun says that more came live than is held for one who follows.

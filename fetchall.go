@@ -27,9 +27,13 @@ const (
 // ended or the loop is left, for which it waits. If ctx ends, each request
 // without its answer is yielded with a *PendingError.
 func (c *Client) FetchAll(ctx context.Context, requests iter.Seq[Request]) iter.Seq2[Answer, error] {
+	return c.fetchAll(ctx, requests, bodiesHeld)
+}
+
+func (c *Client) fetchAll(ctx context.Context, requests iter.Seq[Request], holds int) iter.Seq2[Answer, error] {
 	return func(yield func(Answer, error) bool) {
 		b := &bulk{
-			c: c, ended: newArrivals[*asked](), outstanding: map[*asked]struct{}{},
+			c: c, holds: holds, ended: newArrivals[*asked](), outstanding: map[*asked]struct{}{},
 			room: make(chan struct{}, outstandingAtOnce),
 		}
 		left, leave := context.WithCancel(ctx)
@@ -50,6 +54,7 @@ func (c *Client) FetchAll(ctx context.Context, requests iter.Seq[Request]) iter.
 // bulk is a FetchAll.
 type bulk struct {
 	c     *Client
+	holds int // bytes of answers that nobody has taken yet, at most
 	room  chan struct{}
 	ended *arrivals[*asked]
 
@@ -117,7 +122,7 @@ func (b *bulk) got(one *asked, a Answer, err error) {
 		return
 	}
 	if one.err = err; err == nil {
-		if a.Final && b.held+len(a.Body) > bodiesHeld {
+		if a.Final && b.held+len(a.Body) > b.holds {
 			a.Body, one.reread = nil, true
 		}
 		one.last = &a

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -283,68 +282,120 @@ func TestADuplicateInABulk(t *testing.T) {
 // Bodies that came while nobody took any are bounded, and all are there when they
 // are taken.
 func TestABulkThatNobodyTakes(t *testing.T) {
-	s := startService(t)
-	const n, size = 70, 500 << 10 // more than is held
-	body := `"` + strings.Repeat("x", size) + `"`
-	s.onRequest(func(r fetchworker.Request) { s.store(ok(r.Identity(), body)) })
-	alice := s.client("alice")
-	seen := map[string]bool{}
-	for a, err := range alice.FetchAll(soon(t), quotes(n)) {
-		if len(seen) == 0 { // the others come meanwhile
-			for all := false; !all; time.Sleep(10 * time.Millisecond) {
-				stream, err := s.JS.Stream(t.Context(), fetchworker.StreamResults)
-				if err != nil {
-					t.Fatal(err)
-				}
-				all = stream.CachedInfo().State.Msgs == n
+	wired(t, func(t *testing.T, w *wiredClient) {
+		const n, size = 20, 1000
+		body := `"` + strings.Repeat("x", size-2) + `"`
+		w.service().onRequest(func(r fetchworker.Request) { w.service().store(ok(r.Identity(), body)) })
+		seen := map[string]bool{}
+		reads := uint64(0)
+		for a, err := range w.FetchAllHolding(until(t, time.Minute), quotes(n), 5*size) {
+			if len(seen) == 0 {
+				time.Sleep(time.Second) // the others come meanwhile
+				reads = w.nc.Stats().OutMsgs
 			}
+			if err != nil || string(a.Body) != body || seen[a.Identity.ID] {
+				t.Errorf("%s, again: %t: %d bytes, %v", a.Identity, seen[a.Identity.ID], len(a.Body), err)
+			}
+			seen[a.Identity.ID] = true
 		}
-		if err != nil || len(a.Body) != len(body) || seen[a.Identity.ID] {
-			t.Errorf("%s, again: %t: %d bytes, %v", a.Identity, seen[a.Identity.ID], len(a.Body), err)
+		// The first was taken before the others came, and five of those were held.
+		if reads = w.nc.Stats().OutMsgs - reads; len(seen) != n || reads != n-1-5 {
+			t.Errorf("%d answers, %d of them read again", len(seen), reads)
 		}
-		seen[a.Identity.ID] = true
-	}
-	if len(seen) != n || alice.Held() != fetchworker.HeldNothing {
-		t.Errorf("%d answers, %s", len(seen), alice.Held())
-	}
+		if got := w.Held(); got != fetchworker.HeldNothing {
+			t.Error(got)
+		}
+	})
 }
 
-// What was read from the store does not come again live, whatever is stored while
-// a program takes its time, nor does what came live come again from the store.
+// One who follows is told each answer once, and when: live as it comes, of what was
+// lost at once where the client knows that something was, and in half a minute where
+// it does not. What is stored while a program takes its time, or comes late, does not
+// come twice; a read that fails is made again.
 func TestAFollowerIsToldOnce(t *testing.T) {
 	wired(t, func(t *testing.T, w *wiredClient) {
 		s := w.service()
-		s.store(ok(identity("a"), `[1]`))
-		ctx, stop := context.WithCancel(t.Context())
-		defer stop()
-		var told []string
-		steps := map[string]func(){
-			"a": func() { s.store(ok(identity("b"), `[1]`)); s.store(ok(identity("c"), `[1]`)) }, // live, and in the next page
-			"c": func() { w.silent(); s.store(ok(identity("d"), `[1]`)) },                        // lost: the store is read in half a minute
-			"d": func() { w.Mend(); s.store(ok(identity("e"), `[1]`)) },
-			"e": func() { // late: read before it comes
-				w.BreakSaid("fetch.result.", brokertest.ReplyLate, 1, time.Minute)
-				s.store(ok(identity("f"), `[1]`))
-			},
-			"f": func() { s.store(waiting(identity("g"))) },
-			"g": func() { time.AfterFunc(2*time.Minute, stop) },
+		store := func(id string) func() { return func() { s.store(ok(identity(id), `[1]`)) } }
+		steps := []struct {
+			id   string
+			do   func()
+			most time.Duration
+		}{
+			{"live", func() {}, 0},
+			{"lost", w.silent, rereadAfter},
+			{"live again", w.Mend, 0},
+			{"while there was no connection", func() { w.Cut(); time.AfterFunc(time.Second, w.Join) }, 4 * time.Second},
+			{"late", func() { w.BreakSaid("fetch.result.", brokertest.ReplyLate, 1, 2*time.Second) }, 2 * time.Second},
+			{"twice", func() { w.BreakSaid("fetch.result.", brokertest.Twice, 1, 0) }, 0},
+			{"later than it is read", func() { w.BreakSaid("fetch.result.", brokertest.ReplyLate, 1, time.Minute) }, rereadAfter},
+			{"lost, and the read as well", func() {
+				w.BreakSaid("fetch.result.", brokertest.Lost, 1, 0)
+				w.Break("DIRECT.GET", brokertest.ReplyLost, 1, 0)
+			}, rereadAfter + 12*time.Second},
+			{"live at last", func() {}, 0},
 		}
+		began := time.Now()
+		for i, step := range steps {
+			time.AfterFunc(time.Duration(i+1)*2*time.Minute, func() {
+				step.do()
+				store(strings.ReplaceAll(strings.ReplaceAll(step.id, " ", "-"), ",", ""))()
+			})
+		}
+		s.store(ok(identity("stored"), `[1]`))
+		ctx, stop := context.WithTimeout(t.Context(), time.Duration(len(steps)+2)*2*time.Minute)
+		defer stop()
+		w.Break("DIRECT.GET", brokertest.RequestLost, 1, 0) // the first
+		told := map[string]time.Duration{}
+		times := 0
 		for a, err := range w.Answers(ctx, 0) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			told = append(told, a.Identity.ID)
-			if do := steps[a.Identity.ID]; do != nil {
-				do()
-				delete(steps, a.Identity.ID)
+			if a.Identity.ID == "stored" {
+				store("meanwhile")() // live, and in the next page
+				time.Sleep(time.Second)
 			}
-			time.Sleep(time.Second)
+			times++
+			told[a.Identity.ID] = time.Since(began)
 		}
-		if want := []string{"a", "b", "c", "d", "e", "f", "g"}; !slices.Equal(told, want) {
-			t.Errorf("told %v", told)
+		if told["stored"] == 0 || told["stored"] > 13*time.Second || told["meanwhile"] == 0 || told["meanwhile"] > 15*time.Second {
+			t.Errorf("what was stored came after %v and %v", told["stored"], told["meanwhile"])
+		}
+		for i, step := range steps {
+			at, is := told[strings.ReplaceAll(strings.ReplaceAll(step.id, " ", "-"), ",", "")]
+			if late := at - time.Duration(i+1)*2*time.Minute; !is || late > step.most+10*time.Millisecond {
+				t.Errorf("%s: told %t, after %v", step.id, is, late)
+			}
+		}
+		if times != len(steps)+2 {
+			t.Errorf("told %d times of %d answers", times, len(steps)+2)
 		}
 		if got := w.Held(); got != fetchworker.HeldNothing {
 			t.Error(got)
+		}
+	})
+}
+
+const rereadAfter = 30 * time.Second
+
+// What nobody can read is passed over once, not begun with again and again.
+func TestWhatCannotBeReadIsPassedOver(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.service().store(ok(identity("a"), `[1]`))
+		bad := ok(identity("bad"), `[1]`).Encode()
+		bad.Header.Set("Fetch-Status", "of another version")
+		bad.Header.Set("Fetch-Generation", "1")
+		ack, err := w.JS.PublishMsg(t.Context(), bad)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, read, err := w.AnswersAfter(t.Context(), 0)
+		if err != nil || len(page) != 1 || read != ack.Sequence {
+			t.Errorf("%d answers, read up to %d of %d, %v", len(page), read, ack.Sequence, err)
+		}
+		page, again, err := w.AnswersAfter(t.Context(), read)
+		if err != nil || len(page) != 0 || again != read {
+			t.Errorf("and then %d answers, read up to %d, %v", len(page), again, err)
 		}
 	})
 }
