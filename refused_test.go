@@ -131,3 +131,24 @@ func TestWhatIsRefusedIsToldSoon(t *testing.T) {
 		}
 	})
 }
+
+// One subject's refusal is nothing to who asks on another at the same time.
+func TestARefusalIsOfItsSubject(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.nc.SetErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
+		w.service().store(ok(identity("good"), `[1]`))
+		w.Break(".alice.bad", brokertest.Refused, 10, 0)
+		w.Break(".alice.good", brokertest.ReplyLate, 1, 450*time.Millisecond)
+		refused := make(chan error)
+		go func() {
+			_, err := w.Result(until(t, time.Minute), identity("bad"))
+			refused <- err
+		}()
+		if _, err := w.Result(until(t, time.Minute), identity("good")); err != nil {
+			t.Error(err)
+		}
+		if err := <-refused; !errors.Is(err, fetchworker.ErrNotPermitted) {
+			t.Error(err)
+		}
+	})
+}

@@ -229,3 +229,105 @@ func TestADeletedConsumerIsTold(t *testing.T) {
 		}
 	})
 }
+
+// A subscriber that stops hands back what it has not handled, whatever of it had
+// come: the next has it at once, each answer is handled in the end, and a body that
+// could not be read by then is read by the next.
+func TestWhatASubscriberLeaves(t *testing.T) {
+	for name, c := range map[string]struct {
+		parallel int
+		store    func(*wiredClient)
+	}{
+		"few at a time":  {2, nil},
+		"many at a time": {16, nil},
+		"with a body that cannot be read": {4, func(w *wiredClient) {
+			w.service().storeLarge(identity("large"), make([]byte, fetchworker.MaxInlineBody+1), nil)
+			w.Break("DIRECT.GET.FETCH_BODIES", brokertest.RequestLost, 1, 0)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wired(t, func(t *testing.T, w *wiredClient) {
+				if c.store != nil {
+					c.store(w)
+				}
+				const n = 50
+				for i := range n {
+					w.service().store(ok(identity(fmt.Sprint("q-", i)), `[1]`))
+				}
+				sub, err := fetchworker.NewSubscriber(w.nc, fetchworker.SubscriberOptions{Durable: "files", Parallel: c.parallel})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, stop := context.WithCancel(t.Context())
+				var mu sync.Mutex
+				handled := map[string]int{}
+				handle := func(_ context.Context, a fetchworker.Answer) error {
+					mu.Lock()
+					defer mu.Unlock()
+					if handled[a.Identity.ID]++; len(handled) == 5 {
+						stop()
+					}
+					return nil
+				}
+				if err := sub.Subscribe(ctx, fetchworker.ResultFilter{}, handle); err != nil {
+					t.Error(err)
+				}
+				w.Mend()
+				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // a handler that fails is not waited for longer
+				defer cancel()
+				if err := sub.Subscribe(ctx, fetchworker.ResultFilter{}, handle); err != nil {
+					t.Error(err)
+				}
+				want := n
+				if c.store != nil {
+					want++
+				}
+				if len(handled) != want || w.pendingAcks() != 0 {
+					t.Errorf("%d of %d were handled, %d wait for their acknowledgement", len(handled), want, w.pendingAcks())
+				}
+			})
+		})
+	}
+}
+
+// What a filter selects, of each kind of answer.
+func TestWhatAFilterSelects(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		s := w.service()
+		stale, last := ok(identity("provisional"), `[1]`), ok(identity("stale"), `[1]`)
+		stale.Status, stale.Final, stale.Reason = fetchworker.StatusStale, false, fetchworker.ReasonCircuitOpen
+		last.Status = fetchworker.StatusStale
+		for _, a := range []fetchworker.Answer{stale, last, waiting(identity("waiting")), failed(identity("failed")), ok(identity("ok"), `[1]`)} {
+			s.store(a)
+			time.Sleep(time.Millisecond)
+		}
+		for i, c := range []struct {
+			f    fetchworker.ResultFilter
+			want string
+		}{
+			{fetchworker.ResultFilter{}, "failed ok provisional stale waiting"},
+			{fetchworker.ResultFilter{Final: true}, "failed ok stale"},
+			{fetchworker.ResultFilter{Status: []fetchworker.Status{fetchworker.StatusStale}}, "provisional stale"},
+			{fetchworker.ResultFilter{Status: []fetchworker.Status{fetchworker.StatusStale, fetchworker.StatusFailed}, Final: true}, "failed stale"},
+			{fetchworker.ResultFilter{Status: []fetchworker.Status{fetchworker.StatusWaiting}, Final: true}, ""},
+		} {
+			sub, err := fetchworker.NewSubscriber(w.nc, fetchworker.SubscriberOptions{Durable: fmt.Sprint("files-", i)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var mu sync.Mutex
+			var got []string
+			if err := sub.Subscribe(until(t, time.Second), c.f, func(_ context.Context, a fetchworker.Answer) error {
+				mu.Lock()
+				defer mu.Unlock()
+				got = append(got, a.Identity.ID)
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+			if slices.Sort(got); strings.Join(got, " ") != c.want {
+				t.Errorf("%+v: %v", c.f, got)
+			}
+		}
+	})
+}

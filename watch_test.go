@@ -169,3 +169,51 @@ func TestWhoseTheConnectionIs(t *testing.T) {
 		t.Errorf("a client left its own connection open: %v", err)
 	}
 }
+
+// Of several who wait for one request each is told, whoever has come or left before,
+// and so is one who waits for another.
+func TestManyWaitForOneRequest(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		s := w.service()
+		var all []<-chan waited
+		for range 5 {
+			all = append(all, w.waits(until(t, time.Hour), "q-1"))
+		}
+		left := w.waits(until(t, 10*time.Second), "q-1")
+		other := w.waits(until(t, time.Hour), "q-2")
+		updates := make(chan []fetchworker.Status)
+		go func() {
+			var seen []fetchworker.Status
+			for a, err := range w.Updates(until(t, time.Hour), identity("q-1")) {
+				if err != nil {
+					t.Error(err)
+				}
+				seen = append(seen, a.Status)
+			}
+			updates <- seen
+		}()
+		time.Sleep(5 * time.Second)
+		s.store(waiting(identity("q-1")))
+		if got := <-left; !errors.Is(got.err, context.DeadlineExceeded) {
+			t.Errorf("who left: %v", got.err)
+		}
+		time.Sleep(50 * time.Second)
+		stored := time.Minute - 5*time.Second + 5*time.Second
+		s.store(ok(identity("q-1"), `[1]`))
+		for _, ended := range all {
+			if got := <-ended; got.err != nil || string(got.Body) != `[1]` || got.took > stored+10*time.Millisecond {
+				t.Errorf("%q, %v after %v", got.Body, got.err, got.took)
+			}
+		}
+		if seen := <-updates; len(seen) != 2 || seen[0] != fetchworker.StatusWaiting || seen[1] != fetchworker.StatusOK {
+			t.Errorf("updates: %v", seen)
+		}
+		s.store(ok(identity("q-2"), `[2]`))
+		if got := <-other; got.err != nil || string(got.Body) != `[2]` {
+			t.Errorf("the other: %q, %v", got.Body, got.err)
+		}
+		if got := w.Held(); got != fetchworker.HeldNothing {
+			t.Error(got)
+		}
+	})
+}

@@ -236,7 +236,9 @@ func TestATokenThatIsAnothersHearsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		throughAWire(t, Config{Tokens: known}, func(t *testing.T, w *wired) {
-			s := w.asks(t.Context(), "/v1/answers", nil, "Authorization", "Bearer "+token)
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+			defer stop()
+			s := w.asks(ctx, "/v1/answers", nil, "Authorization", "Bearer "+token)
 			time.Sleep(time.Second)
 			w.store("a", "[1]")
 			time.Sleep(time.Second)
