@@ -71,3 +71,8 @@ func (c *Client) Overrun() bool {
 	}
 	return false
 }
+
+// Handle is what a subscriber does with a message.
+func (s *Subscriber) Handle(ctx context.Context, m *nats.Msg, take func(context.Context, *nats.Msg) error) {
+	s.handle(ctx, m, take)
+}

@@ -137,7 +137,7 @@ func TestARefusalIsOfItsSubject(t *testing.T) {
 	wired(t, func(t *testing.T, w *wiredClient) {
 		w.nc.SetErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
 		w.service().store(ok(identity("good"), `[1]`))
-		w.Break(".alice.bad", brokertest.Refused, 10, 0)
+		w.Break(".alice.bad", brokertest.Refused, 10, 150*time.Millisecond) // when the other has been asked, too
 		w.Break(".alice.good", brokertest.ReplyLate, 1, 450*time.Millisecond)
 		refused := make(chan error)
 		go func() {

@@ -13,6 +13,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -328,6 +329,33 @@ func TestWhatAFilterSelects(t *testing.T) {
 			if slices.Sort(got); strings.Join(got, " ") != c.want {
 				t.Errorf("%+v: %v", c.f, got)
 			}
+		}
+	})
+}
+
+// A message that comes in the moment its subscriber stops is not handled, and is
+// there for the next at once.
+func TestAMessageThatComesAsItsSubscriberStops(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.service().store(ok(identity("q-1"), `[1]`))
+		if _, err := w.JS.CreateConsumer(t.Context(), fetchworker.StreamResults, jetstream.ConsumerConfig{Durable: "files", AckPolicy: jetstream.AckExplicitPolicy}); err != nil {
+			t.Fatal(err)
+		}
+		sub, err := fetchworker.NewSubscriber(w.nc, fetchworker.SubscriberOptions{Durable: "files"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended, end := context.WithCancel(t.Context())
+		end()
+		for range 3 {
+			m, err := w.nc.Request("$JS.API.CONSUMER.MSG.NEXT."+fetchworker.StreamResults+".files", []byte(`{"batch":1,"expires":1000000000}`), time.Second)
+			if err != nil || m.Header.Get("Fetch-Status") != "ok" {
+				t.Fatalf("%+v, %v", m, err)
+			}
+			sub.Handle(ended, m, func(context.Context, *nats.Msg) error {
+				t.Error("it was handled")
+				return nil
+			})
 		}
 	})
 }

@@ -264,7 +264,7 @@ func (w *watcher) run() {
 		switch {
 		case one != nil:
 			if pace.Wait(w.looking) != nil {
-				continue // closed
+				return // closed
 			}
 			turns <- struct{}{}
 			w.work.Go(func() {

@@ -177,14 +177,14 @@ func TestManyWaitForOneRequest(t *testing.T) {
 		s := w.service()
 		var all []<-chan waited
 		for range 5 {
-			all = append(all, w.waits(until(t, time.Hour), "q-1"))
+			all = append(all, w.waits(until(t, 5*time.Minute), "q-1"))
 		}
 		left := w.waits(until(t, 10*time.Second), "q-1")
-		other := w.waits(until(t, time.Hour), "q-2")
+		other := w.waits(until(t, 5*time.Minute), "q-2")
 		updates := make(chan []fetchworker.Status)
 		go func() {
 			var seen []fetchworker.Status
-			for a, err := range w.Updates(until(t, time.Hour), identity("q-1")) {
+			for a, err := range w.Updates(until(t, 5*time.Minute), identity("q-1")) {
 				if err != nil {
 					t.Error(err)
 				}
@@ -198,7 +198,7 @@ func TestManyWaitForOneRequest(t *testing.T) {
 			t.Errorf("who left: %v", got.err)
 		}
 		time.Sleep(50 * time.Second)
-		stored := time.Minute - 5*time.Second + 5*time.Second
+		const stored = time.Minute - 5*time.Second + 5*time.Second // after the waits began
 		s.store(ok(identity("q-1"), `[1]`))
 		for _, ended := range all {
 			if got := <-ended; got.err != nil || string(got.Body) != `[1]` || got.took > stored+10*time.Millisecond {
