@@ -152,6 +152,8 @@ func TestDecide(t *testing.T) {
 		{name: "quota, limits changed before", letter: letter("quota", notBefore(time.Hour)), gate: gate{lifted: in(-time.Minute)}, want: held(in(time.Hour), "quota", in(time.Hour))},
 		{name: "quota by the board, limits changed since", letter: letter("quota", notBefore(time.Hour)), gate: gate{held: "quota", until: in(time.Hour), lifted: in(-time.Second)}, want: release},
 		{name: "quota by the board, limits changed before", letter: letter("quota"), gate: gate{held: "quota", until: in(time.Hour), lifted: in(-time.Minute)}, want: held(in(time.Hour), "quota", in(time.Hour))},
+		{name: "quota by the board, its own later", letter: letter("quota", notBefore(2*time.Hour)), gate: hold("quota", time.Hour), want: held(in(time.Hour), "quota", in(2*time.Hour))},
+		{name: "quota by the board, its own sooner", letter: letter("quota", notBefore(time.Minute)), gate: hold("quota", time.Hour), want: held(in(time.Hour), "quota", in(time.Hour))},
 		{name: "quota by the board, limits never changed", letter: letter("quota"), gate: hold("quota", time.Hour), want: held(in(time.Hour), "quota", in(time.Hour))},
 		{name: "a retry, quota by the board", letter: letter("transient"), gate: hold("quota", time.Hour), want: held(in(time.Hour), "quota", in(time.Hour))},
 		{name: "unauthorized to come", letter: letter("unauthorized", notBefore(time.Minute)), want: held(in(time.Minute), "unauthorized", in(time.Minute))},
@@ -307,5 +309,28 @@ func TestADrainSleepsUntilSomethingWaits(t *testing.T) {
 				t.Errorf("it is looked at: %t, %+v", looked, again)
 			}
 		})
+	}
+}
+
+// A review event is of one life of one request: no other's has its id, or it
+// would be dropped as told already.
+func TestAReviewEventIsOfOneLife(t *testing.T) {
+	id := func(edit func(*Letter)) string {
+		l := Letter{Identity: fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "q-1"}, Generation: 1}
+		edit(&l)
+		e := reviewEvent(l, fetchworker.CodeRetriesExhausted)
+		return e.Provider + " " + e.ID
+	}
+	first := id(func(*Letter) {})
+	for name, edit := range map[string]func(*Letter){
+		"another life": func(l *Letter) { l.Generation = 2 }, "another id": func(l *Letter) { l.ID = "q-2" }, "another's": func(l *Letter) { l.Agent = "bob" },
+		"another operation": func(l *Letter) { l.Operation = "profile" }, "another provider": func(l *Letter) { l.Provider = "polygon" },
+	} {
+		if other := id(edit); other == first {
+			t.Errorf("%s has the event %s too", name, other)
+		}
+	}
+	if again := id(func(l *Letter) { l.Calls, l.Error = 7, "HTTP 500" }); again != first {
+		t.Errorf("told again it is %s, and was %s", again, first)
 	}
 }

@@ -134,3 +134,46 @@ func TestAnothersLeaseIsLeftToIt(t *testing.T) {
 		released(f, 8*time.Second, 1)
 	})
 }
+
+// A letter that nobody has been handed yet is as soon out of the queue, once it
+// is sent back, as one that somebody has.
+func TestWhatNobodyWasHandedIsTakenOutAtOnce(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		unasked(f, nil, dlqtest.Fresh(0, wire.ClassPaused))
+		const n = 10
+		for i := 1; i < n; i++ {
+			f.Put(dlqtest.Fresh(i, wire.ClassPaused))
+		}
+		time.Sleep(2 * time.Second)
+		resume(f)
+		released(f, 3*time.Second, n)
+		f.Eventually(time.Second, "none is left", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
+	})
+}
+
+// Whoever reads for a provider leaves alone what is another's whose name begins
+// alike: that has no room.
+func TestADrainReadsOneProviders(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Serve("fmp2")
+		const room = 2 * 16
+		others := dlqtest.Fresh(1, wire.ClassPaused)
+		others.Provider = "fmp2"
+		for i := range room {
+			l := others
+			l.ID = dlqtest.Ident(100 + i).ID
+			if _, err := f.JS.PublishMsg(f.Ctx, l.Replayed()); err != nil {
+				t.Fatal(err)
+			}
+			f.Accepted = append(f.Accepted, l.Identity)
+		}
+		f.Put(others)
+		unasked(f, nil, dlqtest.Fresh(1, wire.ClassPaused), dlqtest.Fresh(2, wire.ClassPaused))
+		resume(f)
+		released(f, 5*time.Second, room+2)
+		time.Sleep(5 * time.Second)
+		released(f, 0, room+2)
+	})
+}

@@ -186,7 +186,18 @@ func TestEachEndIsToldOnce(t *testing.T) {
 		fails  string // this step, once
 		told   int
 		cancel bool
+		detail string // what its agent reads; empty: whatever
 	}{
+		"past its life": {put: func(f *dlqtest.Fleet) dlq.Letter {
+			l := dlqtest.FailedOnce(1)
+			l.RequestedAt = l.RequestedAt.Add(-f.MaxLife)
+			return l
+		}, told: 1, detail: "HTTP 503"},
+		"past its life, never tried": {put: func(f *dlqtest.Fleet) dlq.Letter {
+			l := dlqtest.Fresh(1, wire.ClassPaused)
+			l.RequestedAt = l.RequestedAt.Add(-f.MaxLife)
+			return l
+		}, told: 1, detail: "the request reached its maximum life of 72h0m0s"},
 		"a deadline":                     {put: func(*dlqtest.Fleet) dlq.Letter { return past() }, told: 1},
 		"a deadline, answered meanwhile": {put: func(*dlqtest.Fleet) dlq.Letter { return past() }, rival: true},
 		"a deadline, and its ack fails":  {put: func(*dlqtest.Fleet) dlq.Letter { return past() }, fails: "ack", told: 1},
@@ -259,6 +270,10 @@ func TestEachEndIsToldOnce(t *testing.T) {
 					return ok && a.Final && f.Count(wire.StreamDLQ, ">") == 0
 				})
 				time.Sleep(5 * time.Second)
+				a, _ := f.Answer(l.Identity)
+				if c.told == 1 && (a.Digest != fetchworker.RequestDigest(l.Operation, []byte(`{"symbol":"AAPL"}`)) || c.detail != "" && a.Problem.Detail != c.detail) {
+					t.Errorf("%q of the request %s: %s", a.Problem.Detail, a.Digest, dlqtest.Describe(a))
+				}
 				if n := int(told.Load()); n != c.told || (won.Load() == 1) != c.rival || (failed.Load() == 1) != (c.fails != "") {
 					t.Errorf("its end was told %d times, want %d", n, c.told)
 				}

@@ -15,6 +15,8 @@ import (
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/wire"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // What a gate says as a provider is served, held, paused, given up and served
@@ -118,7 +120,9 @@ func TestWhatAGateSays(t *testing.T) {
 		see("paused, without a worker", fetchworker.ReasonPaused, "", false)
 		ordered(fleet.Resume(ctx, b.KV, "fmp"))
 		circuits(circuit.Operation{Name: "quote", Circuit: open}) // which a resumption closes
-		see("without a worker", fetchworker.ReasonNoWorker, "", false)
+		if absent := time.Since(see("without a worker", fetchworker.ReasonNoWorker, "", false).absent); absent < 0 || absent > 20*time.Second {
+			t.Errorf("the worker that has just left is away for %v", absent)
+		}
 		ordered(fleet.Retire(ctx, b.KV, "fmp", "ann", "contract ended"))
 		see("given up", fetchworker.ReasonNoWorker, "", true)
 		leave = serve()
@@ -166,4 +170,24 @@ func TestWhoseTurnItIsToProbe(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Those who release together are counted while letters come so fast that nobody
+// waits for any, and those who have left no longer.
+func TestWhoReleasesIsCountedInACrowdToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRooms(nil, "", nil)
+		for i, c := range []struct {
+			after         time.Duration
+			waiting, want int
+		}{
+			{0, 0, 1}, {0, 3, 3}, {time.Second, 0, 3}, {time.Second, 1, 3}, {3 * time.Second, 0, 3}, {4 * time.Second, 0, 3},
+			{6 * time.Second, 0, 1}, {time.Second, 2, 2}, {6 * time.Second, 1, 2}, {6 * time.Second, 1, 1},
+		} {
+			time.Sleep(c.after)
+			if r.saw(&jetstream.ConsumerInfo{NumWaiting: c.waiting}); r.sharers() != c.want {
+				t.Errorf("%d: %d share, want %d", i, r.sharers(), c.want)
+			}
+		}
+	})
 }

@@ -45,6 +45,18 @@ func TestAnErrorIsCutAtACharacter(t *testing.T) {
 	}
 }
 
+// However long the error of an attempt is, its letter can be stored.
+func TestALettersErrorIsShort(t *testing.T) {
+	l := dlqtest.FailedOnce(1)
+	l.Error = "HTTP 503\n" + strings.Repeat("é", 1<<20)
+	l.Record(dlq.Attempt{At: l.FailedAt, Class: l.Class, Error: l.Error})
+	for _, m := range []*nats.Msg{l.DeadLetter(), l.Replayed(), l.ReviewItem()} {
+		if said := m.Header.Get(wire.HeaderError); len(said) > 520 || !strings.HasPrefix(said, "HTTP 503 éé") || m.Size() > 5000 {
+			t.Errorf("%s: %d bytes, %d of them its error: %.20q", m.Subject, m.Size(), len(said), said)
+		}
+	}
+}
+
 // Of an agent's headers a trace is carried along if it is one, and its state if
 // it is no longer than everybody has to carry.
 func TestATraceIsCarriedIfItIsOne(t *testing.T) {

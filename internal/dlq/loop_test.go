@@ -22,6 +22,8 @@ import (
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // retriesOf runs 20 letters to their end in review and checks when each of
@@ -616,21 +618,158 @@ func TestTellingTakesNoTurnOfARetry(t *testing.T) {
 	})
 }
 
-// A consumer that somebody has deleted is made again.
+// A consumer that somebody has deleted is made again; until it is, a replayer
+// does not say that it is ready.
 func TestADeletedConsumerIsMadeAgain(t *testing.T) {
 	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
 		f.Serve("fmp")
 		f.Worker("fmp", f.Succeed)
-		replayerWith(f, nil, nil, func(c *dlq.Config) {
-			c.Heal = func(ctx context.Context) error { return broker.ServeDLQ(ctx, f.JS) }
+		var r *dlq.Replayer
+		var may atomic.Bool
+		f.Start(nil, func(js jetstream.JetStream, log *record.Log) dlqtest.Daemon {
+			r = dlq.NewReplayer(js, log, f.Board, dlq.Config{
+				Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+				Retries: dlqtest.Retries, MaxLife: f.MaxLife, Logger: f.Logger(),
+				Heal: func(ctx context.Context) error {
+					if may.Load() {
+						return broker.ServeDLQ(ctx, f.JS)
+					}
+					return errCrash
+				},
+			})
+			return r.Run
 		})
-		time.Sleep(time.Second)
+		time.Sleep(10 * time.Second)
+		if err := r.Ready(); err != nil {
+			t.Error(err)
+		}
 		if err := f.JS.DeleteConsumer(f.Ctx, wire.StreamDLQ, broker.ReplayerConsumer); err != nil {
 			t.Fatal(err)
 		}
 		f.Put(dlqtest.FailedOnce(1))
+		f.Eventually(10*time.Second, "it is not ready", func() bool { return r.Ready() != nil })
+		may.Store(true)
 		f.Eventually(20*time.Second, "the letter is met", func() bool { return f.Count(fetchworker.StreamResults, ">") == 1 })
+		f.Eventually(10*time.Second, "it is ready", func() bool { return r.Ready() == nil })
 		f.Eventually(5*time.Second, "nothing waits", func() bool { return f.Count(wire.StreamDLQ, ">")+f.Count(wire.StreamReplay, ">") == 0 })
+	})
+}
+
+// A stop waits for what was begun, and not for ever for a server that says nothing.
+func TestAStopEndsWhateverTheServerSays(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		var w brokertest.Wire
+		js, end := f.Through(t, &w)
+		defer end()
+		stop := replayerOn(f, js, f.Logger())
+		w.Break("fetch.replay.", brokertest.RequestLost, 1_000_000, 0)
+		f.Put(dlqtest.Fresh(1, wire.ClassPaused))
+		f.Eventually(5*time.Second, "it is begun", func() bool { return w.Met() > 0 })
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took < 5*time.Second || took > 11*time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+		w.Mend()
+		f.Replayer(nil)
+		released(f, time.Minute, 1)
+	})
+}
+
+// A deadline is answered on time, also where the turns are taken in which its
+// agent would be told what it waits for.
+func TestADeadlineWaitsForNoTurn(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		if err := fleet.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Hour), "ann", "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		var slow atomic.Int32
+		const turns, n = 16, 20
+		f.Replayer(func(*nats.Conn) record.Hook {
+			return func(point string, persisted bool) error {
+				if point == "answer" && !persisted && slow.Add(1) <= turns {
+					time.Sleep(20 * time.Second)
+				}
+				return nil
+			}
+		})
+		for i := range turns {
+			f.Put(dlqtest.Fresh(100+i, wire.ClassPaused))
+		}
+		f.Eventually(5*time.Second, "all turns are taken", func() bool { return slow.Load() == turns })
+		var letters []dlq.Letter
+		for i := range n {
+			l := dlqtest.Fresh(i, wire.ClassPaused)
+			l.Deadline = l.FailedAt.Add(2200 * time.Millisecond)
+			letters = append(letters, l)
+		}
+		f.Put(letters...)
+		time.Sleep(2700 * time.Millisecond)
+		for _, l := range letters {
+			if a, ok := f.Answer(l.Identity); !ok || !a.Final || a.Problem.Code() != fetchworker.CodeDeadlineExceeded {
+				t.Errorf("%s: %s half a second after its deadline", l.ID, dlqtest.Describe(a))
+			}
+		}
+	})
+}
+
+// A letter for which there was no turn comes back soon, and not when its
+// acknowledgement is overdue.
+func TestALetterWithoutATurnComesBackSoon(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Replayer(func(*nats.Conn) record.Hook {
+			return func(point string, persisted bool) error {
+				if point == "answer" && !persisted {
+					time.Sleep(2 * time.Second)
+				}
+				return nil
+			}
+		})
+		for i := range 100 { // and there are 64 turns
+			l := dlqtest.FailedOnce(i)
+			l.NotBefore, l.Deadline = l.FailedAt.Add(time.Hour), l.FailedAt
+			f.Put(l)
+		}
+		f.Eventually(8*time.Second, "all have their end", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
+	})
+}
+
+// What is done is counted of providers that somebody knows by name, and of all
+// others together: anybody can make one up.
+func TestMadeUpProvidersAreCountedTogether(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		all := prometheus.NewRegistry()
+		replayerWith(f, nil, nil, func(c *dlq.Config) { c.Registerer = all })
+		for i, provider := range []string{"fmp", "madeup1", "madeup2", "madeup3"} {
+			l := dlqtest.FailedOnce(i)
+			l.Provider, l.NotBefore, l.Deadline = provider, l.FailedAt.Add(time.Hour), l.FailedAt
+			f.Put(l)
+		}
+		f.Eventually(10*time.Second, "all have their end", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
+		families, err := all.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted := map[string]float64{}
+		for _, family := range families {
+			if family.GetName() != "replayer_letters_total" {
+				continue
+			}
+			for _, m := range family.GetMetric() {
+				for _, label := range m.GetLabel() {
+					if label.GetName() == "provider" {
+						counted[label.GetValue()] += m.GetCounter().GetValue()
+					}
+				}
+			}
+		}
+		if len(counted) != 2 || counted["fmp"] != 1 || counted["(other)"] != 3 {
+			t.Errorf("counted are %v", counted)
+		}
 	})
 }
 

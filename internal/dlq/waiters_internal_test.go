@@ -30,11 +30,26 @@ func TestWhatAgentsAreTold(t *testing.T) {
 			t.Errorf("in %v: told again after a second", d)
 		}
 	}
+	few := w.delay(shortestLook, longestLook)
+	if few < shortestLook || few > longestLook {
+		t.Errorf("one letter is looked at again in %v", few)
+	}
 	for sequence := range uint64(waitersKept + 10) {
 		w.tell(sequence, fetchworker.ReasonPaused, now, now)
 	}
 	if len(w.told) > waitersKept {
 		t.Errorf("%d are remembered", len(w.told))
+	}
+	// So many are looked at, and told another time, as the others bear.
+	if back, least := w.delay(shortestLook, longestLook), waitersKept*time.Second/looksPerSecond/2; back < least {
+		t.Errorf("%d letters are looked at again in %v", len(w.told), back)
+	}
+	w.tell(7, fetchworker.ReasonPaused, now.Add(time.Minute), now)
+	all := waitersKept * time.Second / tellsPerSecond
+	for after, want := range map[time.Duration]bool{10 * time.Second: false, all - time.Minute: false, all + time.Minute: true} {
+		if got := w.untold(7, of(3*time.Hour), now.Add(after)); got != want {
+			t.Errorf("one of %d is told another time after %v: %t", len(w.told), after, got)
+		}
 	}
 }
 

@@ -561,3 +561,21 @@ func TestAHeaderOfAnotherMessageStaysAsItIs(t *testing.T) {
 		}
 	}
 }
+
+// What is sent and stored nowhere is as plain as what is stored.
+func TestWhatIsSentHasPlainHeaders(t *testing.T) {
+	b := brokertest.Start(t)
+	heard, err := b.NC.SubscribeSync("somebody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = heard.Unsubscribe() }()
+	m := nats.NewMsg("somebody")
+	m.Header.Set("X-Text", "\u201ccaf\u00e9\u201d")
+	if err := record.New(b.JS, nil).Send(m); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := heard.NextMsg(5 * time.Second); err != nil || got.Header.Get("X-Text") != `"caf?"` {
+		t.Errorf("%v, %v", got, err)
+	}
+}
