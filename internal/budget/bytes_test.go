@@ -101,3 +101,24 @@ func TestBytesOutliveTheServer(t *testing.T) {
 		}
 	})
 }
+
+// What was added under an id is not added again, and whoever adds it again is told
+// the total all the same.
+func TestAnIncrementIsAddedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		c := store.NewCounter(b.js)
+		for _, add := range []struct {
+			id   string
+			n    int64
+			want int64
+		}{{"a", 10, 10}, {"a", 10, 10}, {"b", 5, 15}, {"a", 10, 15}, {"b", 5, 15}} {
+			total, err := c.Add(t.Context(), "fetch.budget.x.bytes.2000-01", add.n, add.id)
+			if err != nil || total != add.want {
+				t.Errorf("%d as %s: %d, %v; want %d", add.n, add.id, total, err, add.want)
+			}
+		}
+		if total, err := c.Read(t.Context(), "fetch.budget.y.bytes.2000-01"); total != 0 || err != nil {
+			t.Errorf("of nothing: %d, %v", total, err)
+		}
+	})
+}

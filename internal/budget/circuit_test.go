@@ -232,6 +232,96 @@ func TestLapsedProbeIsRenewed(t *testing.T) {
 	})
 }
 
+// A probe's connection may turn out closed and be replaced: it starts twice, is
+// one call, and its end is the circuit's.
+func TestAProbesConnectionIsReplaced(t *testing.T) {
+	for outcome, want := range map[Outcome]circuit.State{Success: circuit.Closed, Failure: circuit.Open} {
+		bubble(t, func(t *testing.T, b *bench) {
+			g := b.open("w1", nil)
+			b.outage(g)
+			time.Sleep(time.Minute)
+			p := b.begin(g, asks("z"))
+			for range 2 {
+				if err := p.Start(); err != nil || !p.Probe() {
+					t.Fatalf("on another connection: %v, a probe %t", err, p.Probe())
+				}
+			}
+			p.Done(Report{Outcome: outcome, Remaining: -1})
+			settle()
+			if s := g.State(); s.Circuit != want {
+				t.Errorf("circuit %s after outcome %d", s.Circuit, outcome)
+			}
+		})
+	}
+}
+
+// A probe that gets no other permit in time is none any more: the next may probe
+// at once, and does not wait for the end of its lease.
+func TestAProbeThatIsNotRenewedLeavesItsLease(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g, other := b.open("w1", nil), b.open("w2", nil)
+		b.outage(g)
+		time.Sleep(time.Minute)
+		p, err := g.Acquire(t.Context(), asks("z"))
+		if err != nil || !p.Probe() {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := p.Renew(over); err == nil {
+			t.Fatal("renewed for one who has left")
+		}
+		p.Done(Report{Remaining: -1})
+		settle()
+		if next := b.begin(other, asks("y")); !next.Probe() {
+			t.Error("the next is no probe")
+		} else {
+			next.Done(Report{Outcome: Success, Remaining: -1})
+		}
+	})
+}
+
+// Two operations that stay open are an outage, also where nobody calls any more.
+func TestAnOutageThatNobodyMeets(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", func(s *Settings) { s.Limits = nil })
+		for _, key := range []string{"1", "2", "3"} {
+			for _, operation := range []string{"quote", "chart"} {
+				b.begin(g, ask("alice", operation, key)).Done(Report{Outcome: Failure, Remaining: -1})
+			}
+		}
+		settle()
+		if s := g.State(); s.Circuit != circuit.Closed || len(s.Operations) != 2 {
+			t.Fatalf("circuit %s, %d operations open", s.Circuit, len(s.Operations))
+		}
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if s := g.State(); s.Circuit != circuit.Open {
+			t.Errorf("circuit %s, and nothing succeeds", s.Circuit)
+		}
+	})
+}
+
+// A record that is older than what the watch has told was set back: the watch is
+// opened anew, or what is known now would hide all that comes.
+func TestARecordThatWasSetBack(t *testing.T) {
+	behind := 0
+	s := newCircuitSync(&memCell{rev: 5}, "w", func(_, _ circuit.Record, _ bool) {}, func() {}, func() { behind++ })
+	s.learn(circuit.Record{Circuit: circuit.Circuit{State: circuit.Open}, Writer: "other"}, 9)
+	s.post(func(r circuit.Record) circuit.Record { return r.Reset() })
+	if s.store(t.Context()) || behind != 1 {
+		t.Errorf("told %d times that it was set back", behind)
+	}
+	s.forget() // as the watch does
+	for range 2 {
+		s.store(t.Context())
+	}
+	if s.record().Held() || behind != 1 {
+		t.Errorf("%+v", s.record())
+	}
+}
+
 // ask is an agent's call of an operation.
 func ask(agent, operation, key string) turns.Ask {
 	return turns.Ask{Call: circuit.Call{Operation: operation, Agent: agent, Key: operation + "/" + key}}

@@ -208,6 +208,50 @@ func TestForeignCallsAreTold(t *testing.T) {
 	})
 }
 
+// TestForeignCallsAreToldNowAndThen: that somebody else uses the key is told once
+// a minute, however often a provider counts more.
+func TestForeignCallsAreToldNowAndThen(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", aDay(1000))
+		warned := func() int { return b.told(KindThrottle, func(e Event) bool { return e.Calls > 0 }) }
+		for n := range 25 {
+			b.begin(g, turns.Ask{}).Done(Report{Outcome: circuit.Success, Remaining: 900 - 10*n, Reset: time.Hour})
+			time.Sleep(2 * time.Second)
+		}
+		if n := warned(); n != 1 {
+			t.Errorf("told %d times in %v", n, 50*time.Second)
+		}
+		time.Sleep(time.Minute)
+		b.begin(g, turns.Ask{}).Done(Report{Outcome: circuit.Success, Remaining: 100, Reset: time.Hour})
+		time.Sleep(2 * time.Second)
+		if n := warned(); n != 2 {
+			t.Errorf("told %d times, the second a minute later", n)
+		}
+	})
+}
+
+// TestAnOrdersEndAtAGateAtRest: an order ends when it says, also where nobody has
+// called for a while before it came.
+func TestAnOrdersEndAtAGateAtRest(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", func(s *Settings) { s.Limits = ledger.Limits{{N: 600, Per: time.Minute}} })
+		for rest := 20 * time.Second; rest < 30*time.Second; rest += time.Second { // wherever its looks fall
+			time.Sleep(rest)
+			if err := fleet.SetLimits(t.Context(), b.kv, "fmp", ledger.Limits{{N: 1, Per: time.Minute}}, time.Now().Add(3*time.Second), "alice", "slowly"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(4200 * time.Millisecond)
+			began := time.Now()
+			for range 3 {
+				b.begin(g, turns.Ask{}).Done(Report{Outcome: circuit.Success, Remaining: -1})
+			}
+			if wait := time.Since(began); wait > time.Second {
+				t.Fatalf("three calls take %v after the order's end", wait)
+			}
+		}
+	})
+}
+
 // TestClockThatWasAhead: a claim made while the server's clock was a year ahead
 // blocks nobody for longer than a lost register does.
 func TestClockThatWasAhead(t *testing.T) {

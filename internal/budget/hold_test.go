@@ -171,3 +171,29 @@ func TestRemainingSlowsDown(t *testing.T) {
 		b.call(g, Success, "") // it is forgotten after a window
 	})
 }
+
+// A 429 of a call from before the hold is none of its trial's, whoever made both:
+// the wait is not doubled for it, and the trial's answer ends it.
+func TestALate429IsNotTheTrials(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		g := b.open("w1", nil)
+		late := b.begin(g, asks("late"))
+		b.begin(g, asks("a")).Done(throttled(3 * time.Second))
+		trial := b.begin(g, asks("b"))
+		late.Done(throttled(0))
+		settle()
+		g.mu.Lock()
+		r := g.planner.Effective(g.clock.Read().At)
+		g.mu.Unlock()
+		if r.Strikes != 1 {
+			t.Errorf("%d strikes after one refusal and one that was on its way", r.Strikes)
+		}
+		trial.Done(Report{Outcome: Success, Remaining: -1})
+		settle()
+		began := time.Now()
+		b.call(g, Success, "c")
+		if wait := time.Since(began); wait > time.Second {
+			t.Errorf("a call waits for %v after the trial was answered", wait)
+		}
+	})
+}

@@ -186,7 +186,7 @@ func TestABreakerDoesAsTheRecordSays(t *testing.T) {
 				b := NewBreaker()
 				b.Follow(r, "w", now)
 				time.Sleep(c.after + time.Millisecond) // a call takes some time to come
-				for range 3 { // it is told again and again
+				for range 3 {                          // it is told again and again
 					b.Follow(r, "w", time.Now())
 				}
 				may := 0

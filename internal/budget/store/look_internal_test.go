@@ -108,3 +108,21 @@ func TestNothingWaitsForAServerThatSaysNothing(t *testing.T) {
 		}
 	})
 }
+
+// Whoever follows late is told what there is, and of what was deleted that it is
+// not there.
+func TestWhoFollowsLateIsToldWhatThereIs(t *testing.T) {
+	for _, whole := range []bool{true, false} {
+		m := &Mirror{entries: map[string]Entry{}, ofKey: map[string][]*Follower{}, whole: whole}
+		m.see(Entry{Key: "stays", Value: []byte("1"), Rev: 1})
+		m.see(Entry{Key: "goes", Value: []byte("2"), Rev: 2})
+		m.see(Entry{Key: "goes", Rev: 3, At: time.Now()})
+		for _, keys := range [][]string{nil, {"stays", "goes"}} {
+			told := map[string]string{}
+			m.Follow(&Follower{Keys: keys, See: func(e Entry) { told[e.Key] = string(e.Value) }})
+			if told["stays"] != "1" || told["goes"] != "" {
+				t.Errorf("%v are told %v", keys, told)
+			}
+		}
+	}
+}
