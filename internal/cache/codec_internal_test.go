@@ -7,9 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/memory"
 
 	"github.com/klauspost/compress/zstd"
+	"go.uber.org/zap"
 )
 
 // A large body is written and read within the memory that was reserved for it,
@@ -88,6 +90,24 @@ func TestBodiesOfAnySizeComeBack(t *testing.T) {
 			if err != nil || !bytes.Equal(e.Body, body) || size >= worthZipping && len(value) > size/10 {
 				t.Errorf("%d bytes as %d: %v", size, len(value), err)
 			}
+		}
+	}
+}
+
+// What a value unpacks to is bounded, whatever it says of itself: others write to
+// the bucket, too.
+func TestAValueThatUnpacksToMoreThanAnyBody(t *testing.T) {
+	c, err := New(brokertest.Start(t).JS, nil, memory.New(1<<30), zap.NewNop(), func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	bomb := c.zip.EncodeAll(make([]byte, decodedLimit+1), nil)
+	for _, head := range []string{`{"http_status":200}`, `{"http_status":200,"bytes":10}`, `{"http_status":200,"bytes":2147483648}`} {
+		value := append(append([]byte{byte(len(head))}, head...), bomb...)
+		e, err := c.decode(t.Context(), value, Wanted{}, func(wait func() error) error { return wait() })
+		if err == nil {
+			t.Errorf("%s: a body of %d bytes", head, len(e.Body))
 		}
 	}
 }

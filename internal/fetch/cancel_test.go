@@ -222,6 +222,9 @@ func TestACallThatHasBegunIsDropped(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		a, _ := r.answer(named)
 		cancelled(t, a)
+		if a, _ := r.answer(all); a.Calls != 1 { // which is why it is remembered
+			t.Errorf("its answer says that it took %d calls", a.Calls)
+		}
 	})
 }
 

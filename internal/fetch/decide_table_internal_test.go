@@ -50,7 +50,7 @@ func TestDecide(t *testing.T) {
 		letterFailedAt time.Duration
 	}{
 		"ok":                                     {result: providers.Result{Class: ok}, want: want{"ok", true, false, "origin", 1, 0, -1, ""}},
-		"ok of another's call":                   {result: providers.Result{Class: ok, FetchedAt: noon.Add(-time.Second)}, made: shared, want: want{"ok", true, false, "cache", 0, 0, -1, ""}},
+		"ok of another's call":                   {result: providers.Result{Class: ok, FetchedAt: noon.Add(-time.Second), Age: time.Millisecond}, made: shared, want: want{"ok", true, false, "cache", 0, 0, -1, ""}},
 		"not found":                              {result: providers.Result{Class: permanent, Code: fetchworker.CodeNotFound}, want: want{"failed", true, false, "", 1, 0, -1, ""}},
 		"not found by another's call":            {result: providers.Result{Class: permanent, Code: fetchworker.CodeNotFound}, made: shared, want: want{"failed", true, false, "", 0, 0, -1, ""}},
 		"rejected":                               {result: providers.Result{Class: permanent, Code: fetchworker.CodeRejected}, want: want{"failed", true, true, "", 1, 0, 0, ""}},
@@ -105,6 +105,9 @@ func TestDecide(t *testing.T) {
 				}
 				if a.Status != w.status || a.Final != w.final || a.Review != w.review || a.Source != w.source || a.Calls != w.calls || a.Failures != w.failures || reason != w.reason {
 					t.Errorf("answer %+v, reason %q", a, reason)
+				}
+				if a.Status == fetchworker.StatusOK && c.made == shared && a.Age != noon.Sub(c.result.FetchedAt) {
+					t.Errorf("the body of another's call is %v old", a.Age)
 				}
 			}
 			switch {

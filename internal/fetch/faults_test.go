@@ -199,6 +199,7 @@ func TestStraysTakeNobodysPlace(t *testing.T) {
 				t.Errorf("%+v", a)
 			}
 		}
+		r.drained(fetchworker.StreamRequests, 0, 5*time.Second) // and none of them comes again
 	})
 }
 

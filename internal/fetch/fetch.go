@@ -150,7 +150,7 @@ func (w *Worker) follow(ctx context.Context, r *request, fl *flight) (*providers
 	defer over.cancel()
 	select {
 	case <-fl.done:
-		return fl.result, nil
+		return w.flights.landed(fl), nil
 	case <-over.Done():
 		return nil, context.Cause(over)
 	}

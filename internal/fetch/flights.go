@@ -13,7 +13,7 @@ type flights struct {
 	flying map[string]*flight
 }
 
-// flight is one fetch under way. result is set when done is closed, nil if it
+// flight is one fetch under way. result is set once done is closed, nil if it
 // came to nothing that others could share.
 type flight struct {
 	done   chan struct{} // made by the first who follows: most fetches are alone
@@ -35,6 +35,13 @@ func (f *flights) join(key string, own *flight) (*flight, bool) {
 	}
 	f.flying[key] = own
 	return own, true
+}
+
+// landed is what a flight came to that is over.
+func (f *flights) landed(fl *flight) *providers.Result {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return fl.result
 }
 
 func (f *flights) land(key string, fl *flight, result *providers.Result) {

@@ -1,6 +1,8 @@
 package fetch_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
 	"net/http"
 	"strings"
@@ -82,6 +84,47 @@ func TestWhoWaitsForALargeBodyHoldsNoPermit(t *testing.T) {
 		}
 		if calls := r.upstream.Calls(); len(calls) != 2 {
 			t.Errorf("%d calls for two things", len(calls))
+		}
+	})
+}
+
+// A body that has come and waits for memory takes no place of those who call:
+// where as many as may call at once wait so, others are called for.
+func TestWhoseBodyHasComeTakesNoPlace(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.memory = memory.New(64 << 20)
+		var packed bytes.Buffer
+		zip := gzip.NewWriter(&packed)
+		_, _ = zip.Write([]byte(`["` + strings.Repeat("x", memory.Small) + `"]`))
+		_ = zip.Close()
+		r.upstream.Fallback = func(q *http.Request) *providertest.Step {
+			step := providertest.JSON(200, `[{"symbol":"OTHER","price":1}]`)
+			if strings.Contains(q.URL.Path, "BIG") {
+				step = providertest.Step{Status: 200, Raw: true, Header: http.Header{"Content-Type": {"application/json"}, "Content-Encoding": {"gzip"}}, Body: packed.Bytes()}
+			}
+			return &step
+		}
+		defer r.start(nil)()
+		room, err := r.memory.Reserve(t.Context(), 64<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []fetchworker.Identity
+		for i := range 20 { // more than may be called at once
+			ids = append(ids, r.quote(fmt.Sprint("agent-", i), "big", fmt.Sprint("BIG", i), ""))
+		}
+		time.Sleep(2 * time.Second)
+		if n := r.calls("BIG"); n != len(ids) {
+			t.Errorf("%d of %d are called for", n, len(ids))
+		}
+		if a := r.final(r.quote("other", "q", "OTHER", ""), 2*time.Second); a.Status != fetchworker.StatusOK {
+			t.Errorf("%+v", a)
+		}
+		room.Close()
+		for _, id := range ids {
+			if a := r.final(id, 10*time.Second); a.Status != fetchworker.StatusOK || a.Claim == nil {
+				t.Errorf("%s: %+v", id, a)
+			}
 		}
 	})
 }

@@ -39,6 +39,25 @@ func TestWhatACallSaysAboutTheProvider(t *testing.T) {
 	}
 }
 
+// All that an answer says of waiting and of calls left reaches the gate.
+func TestWhatTheGateIsToldOfACall(t *testing.T) {
+	r := &request{call: &providers.Call{Operation: new(providers.Operation)}, served: &Served{Provider: &providers.Provider{API: &plan.API{Spec: sheet.Spec{Timeout: 5 * time.Second}}}}}
+	got := report(r, &providers.Result{
+		Class: wire.ClassThrottled, Sent: true, WireBytes: 7, RetryAfter: 2 * time.Second, MinHold: 3 * time.Second, HoldSent: "Retry-After: 2",
+		Remaining: 4, Reset: 5 * time.Second, Window: time.Minute,
+	})
+	want := budget.Report{
+		Outcome: budget.Throttled, Bytes: 7, RetryAfter: 2 * time.Second, MinHold: 3 * time.Second, Sent: "Retry-After: 2",
+		Remaining: 4, Reset: 5 * time.Second, Window: time.Minute,
+	}
+	if got != want {
+		t.Errorf("%+v\nwant\n%+v", got, want)
+	}
+	if got := report(r, &providers.Result{Class: wire.ClassOK, Remaining: -1, Reset: -1}); got.Remaining != -1 || got.Reset != 0 {
+		t.Errorf("where nothing is said: %+v", got)
+	}
+}
+
 // What was not an answer of the provider's to this request says no more than
 // that: each kind of it has its own weight.
 func TestWhatAFailedCallWeighs(t *testing.T) {

@@ -64,13 +64,21 @@ func (s *restarts) at() time.Time {
 	home := s.nc.ConnectedServerId()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if home != "" && home != s.home {
-		if s.home != "" && s.nc.ConnectedClusterName() == "" {
-			s.last = time.Now()
-		}
-		s.home = home
+	if home != s.home {
+		s.move(home, s.nc.ConnectedClusterName() != "")
 	}
 	return s.last
+}
+
+// move takes note of another server; none: there is no connection.
+func (s *restarts) move(home string, clustered bool) {
+	if home == "" || home == s.home {
+		return
+	}
+	if s.home != "" && !clustered {
+		s.last = time.Now()
+	}
+	s.home = home
 }
 
 // longAgo reports whether the last restart is so.

@@ -64,6 +64,28 @@ func TestAWriteThatHasEndedWaitsForNoStore(t *testing.T) {
 	}
 }
 
+// Whose work a full store holds up is known of this time that it is full, and not
+// of the one before: others have not had to write to it.
+func TestAStoreThatIsFullOnceMore(t *testing.T) {
+	s := newStores(nil, nil, zap.NewNop())
+	s.change("A", func(f *fullness) { f.refused, f.providers["fmp"], f.waiting = "full", true, 2 })
+	if s.holds("fmp") != "A" || s.holds("fred") != "" {
+		t.Fatal("it holds up whose writes were refused")
+	}
+	s.change("A", func(f *fullness) { f.refused = "" }) // one of two was stored
+	if s.holds("fmp") != "" || s.err() != nil {
+		t.Fatal("it has room")
+	}
+	s.change("A", func(f *fullness) { f.figures = "10 of 10 messages" })
+	if s.holds("fmp") != "" || s.err() == nil {
+		t.Errorf("%v, and it holds up %q", s.err(), s.holds("fmp"))
+	}
+	s.change("A", func(f *fullness) { f.refused, f.providers["fred"] = "full", true })
+	if s.holds("fred") != "A" || s.holds("fmp") != "" {
+		t.Error("it holds up whose writes are refused now")
+	}
+}
+
 // When a stream counts as full: a little before it is, so that what is on its
 // way then still finds room; one that forgets its oldest never does.
 func TestWhenAStreamIsFull(t *testing.T) {

@@ -228,13 +228,19 @@ func (w *Worker) cameBack(d *delivery) {
 // none anyway.
 func (w *Worker) handBack(d *delivery, after time.Duration) {
 	if d.count > 1 {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(w.working), time.Second)
-		defer cancel()
-		if err := w.suspect(ctx, d, func(s *suspicion) { s.HandedBack++ }); err != nil {
+		if err := w.givesBack(d); err != nil {
 			w.logger.Debug("hand-back not written down", zap.String("subject", d.msg.Subject()), zap.Error(err))
 		}
 	}
 	d.handBack(after)
+}
+
+// givesBack writes down that a message is handed back, also when the drain time
+// is over.
+func (w *Worker) givesBack(d *delivery) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.working), time.Second)
+	defer cancel()
+	return w.suspect(ctx, d, func(s *suspicion) { s.HandedBack++ })
 }
 
 // cleared removes what stood against a message that has its end. Nobody waits

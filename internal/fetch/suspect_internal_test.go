@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 )
 
 // What several workers write against one message at once is all written.
@@ -78,4 +80,60 @@ func TestWhatStandsAgainstAMessageStaysWithIt(t *testing.T) {
 		}
 		stays("it is gone", false)
 	})
+}
+
+// A suspect that only waits stands against nobody: should its worker die then, it
+// has not killed it.
+func TestASuspectThatWaitsIsNone(t *testing.T) {
+	b := brokertest.Start(t)
+	w := &Worker{name: "w", kv: b.KV, logger: zap.NewNop(), inside: semaphore.NewWeighted(everyone), working: t.Context()}
+	d := &delivery{sequence: 7}
+	against := func() int {
+		t.Helper()
+		s, err := w.suspicionOf(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(s.Running)
+	}
+	err := w.sharing(t.Context(), d, everyone, func() error {
+		if err := w.suspect(t.Context(), d, func(s *suspicion) { s.Running = append(s.Running, w.name) }); err != nil {
+			return err
+		}
+		d.lone = true
+		defer w.cameBack(d)
+		if against() != 1 {
+			t.Error("nothing says that it runs")
+		}
+		return w.aside(d, func() error {
+			if n := against(); n != 0 {
+				t.Errorf("%d runs stand against one that waits", n)
+			}
+			if !w.inside.TryAcquire(everyone) {
+				t.Error("one that waits holds up others")
+			} else {
+				w.inside.Release(everyone)
+			}
+			return nil
+		})
+	})
+	if n := against(); err != nil || n != 0 || !w.inside.TryAcquire(everyone) {
+		t.Errorf("%d runs stand against it afterwards: %v", n, err)
+	}
+}
+
+// What is handed back once the drain time is over is written down as well: it is
+// no death.
+func TestAHandBackAfterTheDrainIsWrittenDown(t *testing.T) {
+	b := brokertest.Start(t)
+	over, kill := context.WithCancel(t.Context())
+	kill()
+	w := &Worker{name: "w", kv: b.KV, logger: zap.NewNop(), working: over}
+	d := &delivery{sequence: 7, count: 2}
+	if err := w.givesBack(d); err != nil {
+		t.Error(err)
+	}
+	if s, err := w.suspicionOf(t.Context(), d); err != nil || s.HandedBack != 1 {
+		t.Errorf("%+v, %v", s, err)
+	}
 }

@@ -77,6 +77,14 @@ func TestTheLedgerAddsUpToWhatTheProviderCounted(t *testing.T) {
 		if int(bytes) != r.bytesUsed() {
 			t.Errorf("%d bytes in the ledger, %d in the month's counter", bytes, r.bytesUsed())
 		}
+		// A call that was never on the wire is nobody's.
+		r.upstream.SetDown(true)
+		r.quote("dave", "down", "DOWN", "")
+		time.Sleep(2 * time.Second)
+		r.upstream.SetDown(false)
+		if got := r.counted(); got["usage.fmp.dave."+day+".calls"] != 0 || got["cause.fmp.quote."+day+".transient-network"] != 1 {
+			t.Errorf("of a call that could not be made: %v", got)
+		}
 		// What the last half second brought is written at the stop.
 		r.final(r.quote("alice", "last", "LAST", ""), 10*time.Second)
 		stop()
