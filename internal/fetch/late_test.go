@@ -110,7 +110,7 @@ func TestWhoseBodyHasComeTakesNoPlace(t *testing.T) {
 			t.Fatal(err)
 		}
 		var ids []fetchworker.Identity
-		for i := range 20 { // more than may be called at once
+		for i := range 17 { // more than may be called at once
 			ids = append(ids, r.quote(fmt.Sprint("agent-", i), "big", fmt.Sprint("BIG", i), ""))
 		}
 		time.Sleep(2 * time.Second)

@@ -213,7 +213,7 @@ func TestWhatATokensAddressAnswers(t *testing.T) {
 
 // Of an error as much is read as people look at, however long it is.
 func TestAnErrorIsReadOnlySoFar(t *testing.T) {
-	const long = 8 << 20
+	const long = 3 << 20
 	for status, most := range map[int]int{500: 1 << 20, 404: 1 << 20, 302: 1 << 20, 200: long} {
 		url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(status)
