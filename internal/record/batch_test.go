@@ -150,7 +150,7 @@ func TestWhatIsTakenOutIsGone(t *testing.T) {
 			}
 			w.Break("$JS.ACK.", c.fault, c.times, 7*time.Second)
 			log := record.New(js, nil)
-			handed := func(sequence uint64) bool { return sequence < sequences[0]+uint64(c.believed) } //nolint:gosec // a count
+			handed := func(sequence uint64) bool { return sequence < sequences[0]+uint64(c.believed) }
 			for i, err := range log.TakeOutAll(t.Context(), "ack", wire.StreamDLQ, broker.ReplayerConsumer, sequences, handed) {
 				if err != nil {
 					t.Errorf("%s: message %d: %v", what, i, err)
