@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -59,7 +60,7 @@ func growth(ctx context.Context, dir, exe string, most int, until time.Time) (st
 	var report strings.Builder
 	fmt.Fprintf(&report, "## Growth\n\nThe cost of a request of 1 KiB, of %s each time: what the worker and the server use up for it, and what the worker allocates.\n\n", thousands(growthMeasured))
 	report.WriteString("| while there are | CPU a request: worker | server | both, of the first | allocations | memory, worker | server |\n| --- | --- | --- | --- | --- | --- | --- |\n")
-	base := 0.0
+	base, failed := 0.0, []error(nil)
 	cases := growthCases(most)
 	for i, c := range cases {
 		if i > 0 && i < len(cases)-1 && time.Now().After(until) {
@@ -68,12 +69,16 @@ func growth(ctx context.Context, dir, exe string, most int, until time.Time) (st
 		}
 		place := filepath.Join(dir, fmt.Sprint("growth-", i))
 		r, err := grown(ctx, place, exe, c)
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", c.name, err)
-		}
 		_ = os.RemoveAll(place)
+		if err != nil {
+			endAll()
+			fmt.Fprintf(os.Stderr, "growth: %s: %v\n", c.name, err)
+			fmt.Fprintf(&report, "| %s | left out: %v | | | | | |\n", c.name, err)
+			failed = append(failed, fmt.Errorf("%s: %w", c.name, err))
+			continue
+		}
 		worker, server := r.worker.cpu.Seconds()*1e6/growthMeasured, r.server.cpu.Seconds()*1e6/growthMeasured
-		if i == 0 {
+		if base == 0 {
 			base = worker + server
 		}
 		fmt.Fprintf(os.Stderr, "growth: %s: %.0f and %.0f µs\n", c.name, worker, server)
@@ -81,7 +86,7 @@ func growth(ctx context.Context, dir, exe string, most int, until time.Time) (st
 			r.worker.mallocs/growthMeasured, mib(r.worker.peak), mib(r.server.peak))
 	}
 	report.WriteString("\n")
-	return report.String(), nil
+	return report.String(), errors.Join(failed...)
 }
 
 func grown(ctx context.Context, dir, exe string, c growthCase) (result, error) {

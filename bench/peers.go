@@ -140,6 +140,7 @@ func peers(ctx context.Context) error {
 	cases := slices.DeleteFunc(slices.Clone(peerCases), func(c peerCase) bool {
 		return !strings.Contains(*parts, "peers") || *which != "" && !slices.Contains(strings.Split(*which, ","), c.name)
 	})
+measuring:
 	for i, c := range cases {
 		if *requests > 0 {
 			c.requests = *requests
@@ -166,7 +167,8 @@ func peers(ctx context.Context) error {
 				r, err := turn(ctx, place, exe, c, contender, *probes, *profile)
 				switch {
 				case ctx.Err() != nil:
-					return ctx.Err()
+					failed = append(failed, ctx.Err())
+					break measuring
 				case err != nil:
 					fmt.Fprintf(os.Stderr, "%s, round %d: %s: %v\n", c.name, round+1, contender.name, err)
 					out[contender.name] = err
@@ -188,27 +190,22 @@ func peers(ctx context.Context) error {
 		writeTable(&report, c, rows, out)
 		plot = append(plot, series{c.name, rows})
 	}
-	if strings.Contains(*parts, "promises") {
-		text, err := promises(ctx, dir, exe, *short)
-		if err != nil {
-			return err
+	// What has been measured is told, whatever becomes of the rest.
+	part := func(name string, measure func() (string, error)) {
+		if !strings.Contains(*parts, name) || ctx.Err() != nil {
+			return
 		}
+		text, err := measure()
 		report.WriteString(text)
-	}
-	if strings.Contains(*parts, "growth") {
-		text, err := growth(ctx, dir, exe, *most, began.Add(*within-growthLast))
 		if err != nil {
-			return err
+			fmt.Fprintf(&report, "\nLeft out: %s: %s\n\n", name, strings.ReplaceAll(err.Error(), "\n", "; "))
+			endAll()
+			failed = append(failed, fmt.Errorf("%s: %w", name, err))
 		}
-		report.WriteString(text)
 	}
-	if strings.Contains(*parts, "start") {
-		text, err := cold(ctx, filepath.Join(dir, "cold"), exe, 20*time.Second)
-		if err != nil {
-			return err
-		}
-		report.WriteString(text)
-	}
+	part("promises", func() (string, error) { return promises(ctx, dir, exe, *short) })
+	part("growth", func() (string, error) { return growth(ctx, dir, exe, *most, began.Add(*within-growthLast)) })
+	part("start", func() (string, error) { return cold(ctx, filepath.Join(dir, "cold"), exe, 20*time.Second) })
 	fmt.Print(report.String())
 	if *out == "" {
 		return errors.Join(failed...)

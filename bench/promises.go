@@ -33,14 +33,14 @@ func promises(ctx context.Context, dir, exe string, short bool) (string, error) 
 	for _, n := range workers {
 		worst, used, err := quota(ctx, filepath.Join(dir, fmt.Sprint("quota-", n)), exe, n, watched)
 		if err != nil {
-			return "", fmt.Errorf("quota, %d workers: %w", n, err)
+			return report.String(), fmt.Errorf("quota, %d workers: %w", n, err)
 		}
 		fmt.Fprintln(os.Stderr, "quota:", n, "workers, at most", worst, "in a window,", used, "used")
 		fmt.Fprintf(&report, "| %d | %d | %.0f %% |\n", n, worst, 100*used)
 	}
 	o, err := measureOutage(ctx, filepath.Join(dir, "outage"), exe, down)
 	if err != nil {
-		return "", fmt.Errorf("outage: %w", err)
+		return report.String(), fmt.Errorf("outage: %w", err)
 	}
 	fmt.Fprintf(&report, "\n## An outage of %v\n\n%d requests came while the provider answered 503; probes each 2 s.\n\n", down, o.requests)
 	report.WriteString("| calls while it was down | from its recovery to the last answer | p99 of another provider before | meanwhile |\n| --- | --- | --- | --- |\n")
