@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"fetchworker/internal/memory"
 )
@@ -106,14 +107,31 @@ func (b *bodyReader) readPlain(from io.Reader, size int64) ([]byte, error) {
 // readStart reads what needs no room, of a body of that size, if it is known. more says that it was not all.
 func readStart(from io.Reader, size, limit int64) (start []byte, more bool, err error) {
 	if size >= 0 {
-		start = make([]byte, 0, min(size, memory.Small)+bytes.MinRead)
+		start, err = readInto(make([]byte, 0, min(size, memory.Small)+bytes.MinRead), from, min(limit, memory.Small))
+	} else if start, err = readInto(nil, from, min(limit, memory.Light)); err == ErrTooLarge && limit > memory.Light { //nolint:errorlint // returned bare by readInto
+		start, err = readLesser(start[:len(start)+1], from, min(limit, memory.Small))
 	}
-	start, err = readInto(start, from, min(limit, memory.Small))
-	if err == ErrTooLarge && limit > memory.Small { //nolint:errorlint // returned bare by readInto
+	if err == ErrTooLarge && limit > memory.Small { //nolint:errorlint // as above
 		// The byte beyond is a part of it, too.
 		return start[:len(start)+1], true, nil
 	}
 	return start, false, err
+}
+
+// lesser are where bodies that are no longer light are read into, one after the
+// other: each would leave twice its size behind while it grows.
+var lesser = sync.Pool{New: func() any { return new([memory.Small + 1]byte) }}
+
+// readLesser is readInto for a body whose size nobody knows. What it returns is
+// in memory of its own.
+func readLesser(start []byte, from io.Reader, limit int64) ([]byte, error) {
+	room, _ := lesser.Get().(*[memory.Small + 1]byte)
+	defer lesser.Put(room)
+	body, err := readInto(append(room[:0], start...), from, limit)
+	if err == ErrTooLarge { //nolint:errorlint // returned bare by readInto
+		return slices.Concat(body[:len(body)+1])[:len(body)], err
+	}
+	return slices.Concat(body), err
 }
 
 // readInto reads on behind what is there, up to limit bytes in all. Where

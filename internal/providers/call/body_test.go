@@ -9,29 +9,32 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"fetchworker/internal/memory"
 )
 
 // A body of exactly the limit is read, one byte more is refused, packed or not.
 func TestLimitIsExact(t *testing.T) {
-	const limit = 1000
-	for size, tooLarge := range map[int]bool{0: false, 1: false, limit: false, limit + 1: true, 50 * limit: true} {
-		body := bytes.Repeat([]byte("x"), size)
-		var packed bytes.Buffer
-		zw := gzip.NewWriter(&packed)
-		if _, err := zw.Write(body); err != nil {
-			t.Fatal(err)
-		}
-		if err := zw.Close(); err != nil {
-			t.Fatal(err)
-		}
-		b := unbounded(limit)
-		plain, err := b.readPlain(bytes.NewReader(body), -1)
-		if errors.Is(err, ErrTooLarge) != tooLarge || !tooLarge && !bytes.Equal(plain, body) {
-			t.Errorf("%d bytes: %v, got %d", size, err, len(plain))
-		}
-		unpacked, err := b.readGzip(&packed, -1)
-		if errors.Is(err, ErrTooLarge) != tooLarge || !tooLarge && !bytes.Equal(unpacked, body) {
-			t.Errorf("%d bytes packed: %v, got %d", size, err, len(unpacked))
+	for _, limit := range []int{1000, memory.Light - 1, memory.Light, memory.Light + 1, memory.Small - 1, memory.Small, memory.Small + 1} {
+		for size, tooLarge := range map[int]bool{0: false, 1: false, limit: false, limit + 1: true, limit + 70_000: true} {
+			body := bytes.Repeat([]byte("0123456789a"), size/11+1)[:size]
+			var packed bytes.Buffer
+			zw := gzip.NewWriter(&packed)
+			if _, err := zw.Write(body); err != nil {
+				t.Fatal(err)
+			}
+			if err := zw.Close(); err != nil {
+				t.Fatal(err)
+			}
+			b := unbounded(int64(limit))
+			plain, err := b.readPlain(bytes.NewReader(body), -1)
+			if errors.Is(err, ErrTooLarge) != tooLarge || !tooLarge && !bytes.Equal(plain, body) {
+				t.Errorf("%d bytes of %d: %v, got %d", size, limit, err, len(plain))
+			}
+			unpacked, err := b.readGzip(&packed, -1)
+			if errors.Is(err, ErrTooLarge) != tooLarge || !tooLarge && !bytes.Equal(unpacked, body) {
+				t.Errorf("%d bytes of %d packed: %v, got %d", size, limit, err, len(unpacked))
+			}
 		}
 	}
 }
@@ -55,7 +58,7 @@ func TestAToldSizeIsTakenAtOnce(t *testing.T) {
 // A body of no told size is copied a few times at the most, and kept in hardly
 // more memory than it needs.
 func TestABodyOfNoToldSizeIsHardlyCopied(t *testing.T) {
-	for _, size := range []int{0, 1, 511, 512, 513, 5_000, 40_000, 65_536, 700_000, 1 << 20} {
+	for _, size := range []int{0, 1, 511, 512, 513, 5_000, 40_000, memory.Light, memory.Light + 1, 700_000, 1 << 20} {
 		body := bytes.Repeat([]byte("x"), size)
 		var got []byte
 		var err error
