@@ -342,7 +342,7 @@ func TestNobodyMakesWayForALesserBody(t *testing.T) {
 		}
 		defer r.start(nil)()
 		rests := func() bool {
-			pace := r.memory.Pace()
+			pace := r.memory.Pace(memory.MaxBody)
 			time.Sleep(time.Millisecond) // it works
 			began := time.Now()
 			_, _ = pace.Write(make([]byte, 1<<20))

@@ -36,6 +36,7 @@ type Budget struct {
 	head   chan struct{}       // held by the one who is next to get room
 	ended  atomic.Int64        // counts what may have become garbage
 	small  atomic.Int64        // when a small answer was last on its way, Unix time in nanoseconds
+	short  atomic.Int64        // when somebody last found that processors are short, likewise
 	works  *semaphore.Weighted // large bodies that are looked through at the same time
 	lesser *semaphore.Weighted // those between light and large: they do not wait for large ones
 	parked *semaphore.Weighted // bytes of bodies that have come, and wait to be unpacked

@@ -249,7 +249,7 @@ func (b *bodyReader) unpackedSize(packed []byte, came bool) (int64, error) {
 	}
 	defer done()
 	err = b.ours(func() (err error) {
-		size, err = unzip(io.Discard, packed, b.limit, b.budget.Pace())
+		size, err = unzip(io.Discard, packed, b.limit, b.budget.Pace(memory.MaxBody))
 		return err
 	})
 	return size, err
@@ -275,7 +275,7 @@ func (b *bodyReader) looks(size int64) io.Writer {
 	if size <= memory.Light {
 		return nil
 	}
-	b.look = newLook(b.budget)
+	b.look = newLook(b.budget, size)
 	return b.look
 }
 
@@ -285,7 +285,7 @@ func (b *bodyReader) looked(body []byte) *look {
 		return nil
 	}
 	if b.look == nil {
-		b.look = newLook(b.budget)
+		b.look = newLook(b.budget, int64(len(body)))
 	}
 	b.look.over(body)
 	return b.look

@@ -20,7 +20,9 @@ type look struct {
 	done bool
 }
 
-func newLook(b *memory.Budget) *look { return &look{sum: sha256.New(), pace: b.Pace()} }
+func newLook(b *memory.Budget, bytes int64) *look {
+	return &look{sum: sha256.New(), pace: b.Pace(bytes)}
+}
 
 // Write takes the next piece.
 func (l *look) Write(piece []byte) (int, error) {
@@ -32,6 +34,7 @@ func (l *look) Write(piece []byte) (int, error) {
 
 // over looks at a body, if it has not been looked at while it came.
 func (l *look) over(body []byte) {
+	defer l.pace.End()
 	if l.done {
 		return
 	}
