@@ -25,7 +25,7 @@ func (c *counted) counter() Counter {
 		Add: func(_ context.Context, month string, n int64, id string) (int64, error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			if at, known := c.ids[id]; (c.fails == nil || c.stored) && !(known && time.Since(at) < 2*time.Minute) {
+			if at, known := c.ids[id]; (c.fails == nil || c.stored) && (!known || time.Since(at) >= 2*time.Minute) {
 				c.ids[id] = time.Now()
 				c.totals[month] += n
 			}
