@@ -167,7 +167,8 @@ func (w *Worker) Run(stop context.Context) error {
 	defer kill(nil)
 	w.stopping, w.working, w.pulled = stop, working, make(chan struct{})
 
-	defer w.stirs.at(stop, working)()
+	unstirred := w.stirs.at(stop, working)
+	defer unstirred()
 
 	var background sync.WaitGroup
 	turns := newHands(w.handle)
