@@ -248,6 +248,7 @@ func TestEachEndIsToldOnce(t *testing.T) {
 					time.Sleep(time.Second)
 				}
 				var told, failed, won atomic.Int32
+				rivals := make(chan struct{}) // closed: the worker's answer is stored
 				defer replayerWith(f, nil, func(point string, persisted bool) error {
 					switch {
 					case persisted:
@@ -255,6 +256,9 @@ func TestEachEndIsToldOnce(t *testing.T) {
 						return errCrash
 					case point == "answer" && c.rival && won.CompareAndSwap(0, 1):
 						finished(f, l)
+						close(rivals)
+					case point == "answer" && c.rival: // as a cancelled letter is met in two ways
+						<-rivals
 					}
 					return nil
 				}, func(config *dlq.Config) {

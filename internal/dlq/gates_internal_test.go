@@ -1,6 +1,7 @@
 package dlq
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
+	"fetchworker/internal/wait"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -60,23 +62,16 @@ func TestWhatAGateSays(t *testing.T) {
 		var running sync.WaitGroup
 		defer running.Wait()
 		serve := func() (leave func()) {
-			living, end := make(chan struct{}), make(chan struct{})
+			lives, end := context.WithCancel(ctx)
+			beat := func() { ordered(fleet.Beat(ctx, b.JS, fleet.Worker{Name: "w", Providers: []string{"fmp"}})) }
+			beat()
 			running.Go(func() {
-				for first := true; ; first = false {
-					ordered(fleet.Beat(ctx, b.JS, fleet.Worker{Name: "w", Providers: []string{"fmp"}}))
-					if first {
-						close(living)
-					}
-					select {
-					case <-time.After(5 * time.Second):
-					case <-end:
-						ordered(b.KV.Delete(ctx, "worker.w"))
-						return
-					}
+				for wait.For(lives, 5*time.Second) == nil {
+					beat()
 				}
+				ordered(b.KV.Delete(ctx, "worker.w"))
 			})
-			<-living
-			return func() { close(end); running.Wait() }
+			return func() { end(); running.Wait() }
 		}
 		leave := serve()
 		see("served", "", "", false)
@@ -181,8 +176,16 @@ func TestWhoReleasesIsCountedInACrowdToo(t *testing.T) {
 			after         time.Duration
 			waiting, want int
 		}{
-			{0, 0, 1}, {0, 3, 3}, {time.Second, 0, 3}, {time.Second, 1, 3}, {3 * time.Second, 0, 3}, {4 * time.Second, 0, 3},
-			{6 * time.Second, 0, 1}, {time.Second, 2, 2}, {6 * time.Second, 1, 2}, {6 * time.Second, 1, 1},
+			{0, 0, 1},
+			{0, 3, 3},
+			{time.Second, 0, 3},
+			{time.Second, 1, 3},
+			{3 * time.Second, 0, 3},
+			{4 * time.Second, 0, 3},
+			{6 * time.Second, 0, 1},
+			{time.Second, 2, 2},
+			{6 * time.Second, 1, 2},
+			{6 * time.Second, 1, 1},
 		} {
 			time.Sleep(c.after)
 			if r.saw(&jetstream.ConsumerInfo{NumWaiting: c.waiting}); r.sharers() != c.want {

@@ -301,8 +301,17 @@ func TestSilenceIsOfOneStream(t *testing.T) {
 		begins, ends string
 		silent       string
 	}{
-		{silent: ""}, {begins: "A", silent: "A"}, {ends: "B", silent: "A"}, {begins: "B", silent: "A B"}, {begins: "C", silent: "A B C"},
-		{ends: "A", silent: "B C"}, {ends: "A", silent: "B C"}, {begins: "B", silent: "B C"}, {ends: "C", silent: "B"}, {ends: "B", silent: ""}, {begins: "C", silent: "C"},
+		{silent: ""},
+		{begins: "A", silent: "A"},
+		{ends: "B", silent: "A"},
+		{begins: "B", silent: "A B"},
+		{begins: "C", silent: "A B C"},
+		{ends: "A", silent: "B C"},
+		{ends: "A", silent: "B C"},
+		{begins: "B", silent: "B C"},
+		{ends: "C", silent: "B"},
+		{ends: "B", silent: ""},
+		{begins: "C", silent: "C"},
 	} {
 		if c.begins != "" {
 			log.silence.begins(c.begins)
