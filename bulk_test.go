@@ -97,7 +97,7 @@ func TestABulkTakesItsTime(t *testing.T) {
 		ended := make(chan int)
 		go func() {
 			n := 0
-			for range w.FetchAll(ctx, quotes(1500)) {
+			for range w.FetchAll(ctx, quotes(1500)) { //nolint:errcheck // how each ended is not asked
 				n++
 			}
 			ended <- n
@@ -169,22 +169,22 @@ func TestALoopThatIsLeftLeavesNothing(t *testing.T) {
 	wired(t, func(t *testing.T, w *wiredClient) {
 		w.service().store(waiting(identity("q-0")))
 		w.service().store(ok(identity("q-1"), `[1]`))
-		for range w.FetchAll(until(t, time.Minute), quotes(100)) {
+		for range w.FetchAll(until(t, time.Minute), quotes(100)) { //nolint:errcheck // it is left at once
 			break
 		}
 		if got := w.Held(); got != fetchworker.HeldNothing {
 			t.Errorf("FetchAll: %s", got)
 		}
-		for range w.SubmitAll(until(t, time.Minute), quotes(100)) {
+		for range w.SubmitAll(until(t, time.Minute), quotes(100)) { //nolint:errcheck // it is left at once
 			break
 		}
-		for range w.Updates(until(t, time.Minute), identity("q-0")) {
+		for range w.Updates(until(t, time.Minute), identity("q-0")) { //nolint:errcheck // it is left at once
 			break
 		}
 		if got := w.Held(); got != fetchworker.HeldNothing {
 			t.Errorf("Updates: %s", got)
 		}
-		for range w.Answers(until(t, time.Minute), 0) {
+		for range w.Answers(until(t, time.Minute), 0) { //nolint:errcheck // it is left at once
 			break
 		}
 		if got := w.Held(); got != fetchworker.HeldNothing {

@@ -98,7 +98,7 @@ func TestHowSoonAnOrderIsTaken(t *testing.T) {
 				var done fetchworker.Cancelled
 				if c.on == question {
 					_, err = w.Catalogue(until(t, time.Minute), "fmp")
-				} else if done, err = w.Client.Cancel(until(t, time.Minute), identity("q-1"), identity("q-1")); err == nil && done.Cancelled != 1 {
+				} else if done, err = w.Cancel(until(t, time.Minute), identity("q-1"), identity("q-1")); err == nil && done.Cancelled != 1 {
 					t.Errorf("%+v", done)
 				}
 				if took := time.Since(began); !errors.Is(err, c.want) || took > c.most+20*time.Millisecond {
@@ -117,8 +117,8 @@ func TestManyAreCancelledInPieces(t *testing.T) {
 		orders := 0
 		if _, err := w.NC.Subscribe("fetch.cancel.*.alice", func(m *nats.Msg) {
 			var order struct {
-				Operation string
-				IDs       []string
+				Operation string   `json:"operation"`
+				IDs       []string `json:"ids"`
 			}
 			if err := json.Unmarshal(m.Data, &order); err != nil || len(order.IDs) > 1000 {
 				t.Errorf("an order of %d ids, %v", len(order.IDs), err)
@@ -140,7 +140,7 @@ func TestManyAreCancelledInPieces(t *testing.T) {
 		}
 		other, others := identity("q-1"), identity("q-1")
 		other.Operation, others.Provider = "profile", "fred"
-		done, err := w.Client.Cancel(t.Context(), append(ids, other, others)...)
+		done, err := w.Cancel(t.Context(), append(ids, other, others)...)
 		if err != nil || done.Cancelled != 2500+2-5 || done.Final != 5 || orders != 5 || len(seen) != 2502 {
 			t.Errorf("%+v, %v: %d orders for %d requests", done, err, orders, len(seen))
 		}
@@ -151,7 +151,7 @@ func TestManyAreCancelledInPieces(t *testing.T) {
 		}
 		ended, end := context.WithCancel(t.Context())
 		end()
-		if _, err := w.Client.Cancel(ended, identity("q-1")); !errors.Is(err, context.Canceled) {
+		if _, err := w.Cancel(ended, identity("q-1")); !errors.Is(err, context.Canceled) {
 			t.Errorf("an order whose time is over: %v", err)
 		}
 	})

@@ -49,7 +49,7 @@ func (w *wiredClient) says(stream string, answer func(subject string) *nats.Msg)
 }
 
 // storedAs is an answer as a direct get of a subject gives it.
-func storedAs(subject string, sequence string, a fetchworker.Answer) *nats.Msg {
+func storedAs(subject, sequence string, a fetchworker.Answer) *nats.Msg {
 	m := a.Encode()
 	m.Header.Add("Nats-Stream", fetchworker.StreamResults)
 	m.Header.Add("Nats-Subject", subject)

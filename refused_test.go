@@ -62,7 +62,7 @@ func whatIsAsked(t *testing.T, w *wiredClient) map[string]asked {
 		"Result":                {read, func(ctx context.Context) error { _, err := w.Result(ctx, identity("stored")); return err }},
 		"Result of a large one": {part, func(ctx context.Context) error { _, err := w.Result(ctx, identity("large")); return err }},
 		"Wait for a large one":  {part, func(ctx context.Context) error { _, err := w.Wait(ctx, identity("large")); return err }},
-		"Cancel":                {"fetch.cancel.", func(ctx context.Context) error { _, err := w.Client.Cancel(ctx, identity("stored")); return err }},
+		"Cancel":                {"fetch.cancel.", func(ctx context.Context) error { _, err := w.Cancel(ctx, identity("stored")); return err }},
 		"CancelAll": {"fetch.cancel.", func(ctx context.Context) error {
 			_, err := w.CancelAll(ctx, fetchworker.CancelFilter{Provider: "fmp"})
 			return err

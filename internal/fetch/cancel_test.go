@@ -274,7 +274,7 @@ func TestNoWorkerOfManyBeginsACallAfterTheReply(t *testing.T) {
 		r.env["FMP_REQUESTS_PER_MINUTE"] = "0" // as fast as they can
 		for range 3 {
 			stop := r.start(nil)
-			defer stop() //nolint:revive // all three run until the end
+			defer stop()
 		}
 		moments := []time.Duration{lasts / 2, lasts, 2*lasts - 1}
 		if testing.Short() {

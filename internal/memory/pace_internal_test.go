@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,16 +59,11 @@ func TestWhoLooksRests(t *testing.T) {
 func TestShortProcessorsAreFound(t *testing.T) {
 	b := New(100 << 20)
 	pace := b.Pace(700_000)
-	stop := make(chan struct{})
-	defer close(stop)
+	var stop atomic.Bool
+	defer stop.Store(true)
 	for range 64 {
 		go func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+			for !stop.Load() { // it takes a processor
 			}
 		}()
 	}

@@ -68,7 +68,7 @@ func TestABodyOfNoToldSizeIsHardlyCopied(t *testing.T) {
 			got, err = unbounded(4<<20).readPlain(bytes.NewReader(body), -1)
 			least = min(least, allocated()-before)
 		}
-		if least > uint64(4*size+16<<10) { //nolint:gosec // a size
+		if least > uint64(4*size+16<<10) {
 			t.Errorf("%d bytes were allocated for %d", least, size)
 		}
 		if err != nil || !bytes.Equal(got, body) || cap(got) > size+size/4+64 {
