@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,10 +149,10 @@ func TestALateWordEndsNoOtherQuestion(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var subscribing sync.WaitGroup
-		handled := 0
+		var handled atomic.Int64
 		subscribing.Go(func() {
 			if err := sub.Subscribe(ctx, fetchworker.ResultFilter{}, func(context.Context, fetchworker.Answer) error {
-				handled++
+				handled.Add(1)
 				time.Sleep(20 * time.Second)
 				return nil
 			}); err != nil {
@@ -169,8 +170,8 @@ func TestALateWordEndsNoOtherQuestion(t *testing.T) {
 			t.Errorf("%d were given out to one handler", given)
 		}
 		time.Sleep(time.Minute)
-		if handled != 3 {
-			t.Errorf("%d were handled", handled)
+		if n := handled.Load(); n != 3 {
+			t.Errorf("%d were handled", n)
 		}
 		cancel()
 		subscribing.Wait()
