@@ -215,17 +215,7 @@ func (f *fleet) final(id fetchworker.Identity, within time.Duration) fetchworker
 // every accepted request has ended, and has ended once.
 func (f *fleet) settled(within time.Duration) {
 	f.t.Helper()
-	// Along the flow of work and once around its loop, since a message on its
-	// way from one queue to the next is in both for a moment, and never in none.
-	queues := []string{fetchworker.StreamRequests, wire.StreamDLQ, wire.StreamReplay, wire.StreamDLQ}
-	until(f.t, within, "all queues are empty", func() bool {
-		for _, stream := range queues {
-			if f.count(stream) != 0 {
-				return false
-			}
-		}
-		return true
-	})
+	until(f.t, within, "all queues are empty", func() bool { return f.nothingWaits() })
 	dlqtest.Check{Accepted: f.accepted, Retries: 3, Empty: true}.Run(f.t, f.js)
 	for _, id := range f.accepted {
 		finals := 0
@@ -264,6 +254,19 @@ func (f *fleet) count(stream string) int {
 		return -1
 	}
 	return int(s.CachedInfo().State.Msgs)
+}
+
+// nothingWaits reports whether no request is queued, parked or due, nor anything in
+// more streams. It looks along the flow of work and once around its loop, since a
+// message on its way from one queue to the next is in both for a moment, and never
+// in none.
+func (f *fleet) nothingWaits(more ...string) bool {
+	for _, stream := range append(more, fetchworker.StreamRequests, wire.StreamDLQ, wire.StreamReplay, wire.StreamDLQ) {
+		if f.count(stream) != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // calls are the calls that arrived for a symbol.

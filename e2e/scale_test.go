@@ -131,9 +131,7 @@ func outage(t *testing.T, n int) (fresh, parked, drained float64, neighbours []s
 		turn(false)
 		until(t, time.Minute, "the circuit closes", func() bool { return f.count(wire.StreamDLQ) < n-n/50 })
 		start, left := time.Now(), f.count(wire.StreamDLQ)
-		until(t, 10*time.Minute, "all are drained", func() bool {
-			return f.count(wire.StreamDLQ)+f.count(wire.StreamReplay)+f.count(fetchworker.StreamRequests) == 0
-		})
+		until(t, 10*time.Minute, "all are drained", func() bool { return f.nothingWaits() })
 		drained = float64(left) / time.Since(start).Seconds()
 	})
 	for i, when := range []string{"alone", "fresh", "parking", "draining"} {

@@ -15,7 +15,6 @@ import (
 	"fetchworker"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/providers/providertest"
-	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -135,9 +134,7 @@ func TestTheFleetSoaks(t *testing.T) {
 		}
 	}
 	asking.Wait()
-	until(t, time.Minute, "all have their end", func() bool {
-		return f.count(fetchworker.StreamRequests)+f.count(wire.StreamReplay)+f.count(wire.StreamDLQ) == 0
-	})
+	until(t, time.Minute, "all have their end", func() bool { return f.nothingWaits() })
 	took := time.Since(start)
 	dlqtest.Check{Accepted: f.accepted, Retries: 3, Empty: true}.Run(t, f.js)
 	t.Logf("%d requests in %v: %v", asked, took.Round(time.Second), f.statuses())

@@ -302,8 +302,6 @@ func TestWhatTheFirstVersionWroteIsReadToday(t *testing.T) {
 		t.Errorf("%d calls for what was answered", n)
 	}
 	f.accepted = append(f.accepted, cached.Identity())
-	until(t, 30*time.Second, "nothing waits", func() bool {
-		return f.count(fetchworker.StreamRequests)+f.count(wire.StreamDLQ)+f.count(wire.StreamReplay)+f.count(wire.StreamReview) == 0
-	})
+	until(t, 30*time.Second, "nothing waits", func() bool { return f.nothingWaits(wire.StreamReview) })
 	dlqtest.Check{Accepted: f.accepted, Retries: 3, Empty: true}.Run(t, f.js)
 }
