@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 
@@ -129,9 +128,9 @@ func readLesser(start []byte, from io.Reader, limit int64) ([]byte, error) {
 	defer lesser.Put(room)
 	body, err := readInto(append(room[:0], start...), from, limit)
 	if err == ErrTooLarge { //nolint:errorlint // returned bare by readInto
-		return slices.Concat(body[:len(body)+1])[:len(body)], err
+		return bytes.Clone(body[:len(body)+1])[:len(body)], err
 	}
-	return slices.Concat(body), err
+	return bytes.Clone(body), err
 }
 
 // readInto reads on behind what is there, up to limit bytes in all. Where
@@ -140,7 +139,8 @@ func readInto(body []byte, from io.Reader, limit int64) ([]byte, error) {
 	for {
 		if len(body) == cap(body) {
 			// Twice as much: at append's pace a body of 700 KB was copied five times.
-			body = slices.Grow(body, max(len(body), bytes.MinRead))
+			room := min(max(2*int64(len(body)), bytes.MinRead), limit+bytes.MinRead)
+			body = append(make([]byte, 0, room), body...)
 		}
 		// At most one byte beyond the limit. (The end comes with the last bytes,
 		// mostly: a buffer around this loop cost three allocations a call.)
@@ -162,7 +162,7 @@ func trimmed(body []byte) []byte {
 	if cap(body)-len(body) <= len(body)/4 {
 		return body
 	}
-	return slices.Concat(body)
+	return bytes.Clone(body)
 }
 
 // readGzip decodes twice: once into nothing to learn the size, once into
