@@ -149,6 +149,7 @@ func (r *rig) atRest(worker *nats.Conn) (is restful) {
 	is.messages = float64(said()-from) / long.Seconds()
 	synctest.Wait()
 	runtime.GC()
+	runtime.GC() // what pools keep goes with the second
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
 	is.goroutines, is.heap = runtime.NumGoroutine(), int(memory.HeapAlloc)
