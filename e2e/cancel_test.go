@@ -90,7 +90,9 @@ func TestNoCallOfACancelledRequestBegins(t *testing.T) {
 		var took time.Duration
 		replied[agent], took = f.cancelAll(agent)
 		t.Logf("%s: the reply took %v", what, took)
-		if what == "well" && took > time.Second || took > 20*time.Second {
+		// An order that meets the one that stands still is given again after 3, 6
+		// and then each 12 s, and one in three does.
+		if what == "well" && took > time.Second || took > 50*time.Second {
 			t.Errorf("%s: the reply took %v", what, took)
 		}
 		switch what {
