@@ -285,9 +285,9 @@ func (r *Replayer) stays(ctx context.Context, l *held, err error) {
 	}
 }
 
-// readsAtOnce are the letters that are read together. To read them one by one
-// took a round trip each, which was most of a drain.
-const readsAtOnce = 64
+// readsAlone are the letters of a provider that are then read one by one, where
+// they are few among others.
+const readsAlone = 64
 
 // read reads the next letters of a provider. Whatever lies there is read
 // together, which the server has at hand, and the provider's are taken out of
@@ -308,7 +308,7 @@ func (r *Replayer) read(ctx context.Context, provider string, d *drain, most int
 			return page, nil
 		}
 		if all > 0 {
-			d.alone = readsAtOnce
+			d.alone = readsAlone
 		}
 	}
 	raw, err := r.log.Next(ctx, wire.StreamDLQ, prefix+">", d.next)

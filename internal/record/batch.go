@@ -29,7 +29,11 @@ func (l *Log) PutAll(ctx context.Context, entries []Entry) []error {
 		expect(e.Message, jetstream.ExpectedStreamHeader, e.Slot.Stream)
 		ascii(e.Message.Header)
 		way := l.way(e.Message)
-		on[i] = way.begun(e.Message, way.patience())
+		lasts := way.patience()
+		if len(e.Message.Data) >= largeFrom {
+			lasts = writeLasts // it is not sent again soon
+		}
+		on[i] = way.begun(e.Message, lasts)
 	}
 	for i, e := range entries {
 		if failed[i] != nil {

@@ -97,6 +97,32 @@ func TestAHookStopsOneOfSeveral(t *testing.T) {
 	}
 }
 
+// A server that is slow does not get large records twice; small ones it does, as
+// when they come one by one.
+func TestLargeRecordsThatGoTogetherGoOnce(t *testing.T) {
+	wired(t, func(t *testing.T, _ *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire) {
+		for size, times := range map[int]int{64<<10 - 1: 6, 64 << 10: 3} {
+			var entries []record.Entry
+			for i := range 3 {
+				a := named(ok(1), fmt.Sprintf("of-%d-%d", size, i))
+				a.Body = bytes.Repeat([]byte("x"), size)
+				entries = append(entries, record.Entry{Slot: slotOf(a.Identity), Message: a.Encode()})
+			}
+			w.Break("fetch.put.", brokertest.ReplyLate, 1<<20, 2*time.Second)
+			before := w.Met()
+			for i, err := range record.New(js, nil).PutAll(t.Context(), entries) {
+				if err != nil {
+					t.Errorf("record %d of %d bytes: %v", i, size, err)
+				}
+			}
+			if sent := w.Met() - before; size >= 64<<10 && sent != times || sent < times {
+				t.Errorf("three records of %d bytes were sent %d times in all", size, sent)
+			}
+			w.Mend()
+		}
+	})
+}
+
 // What is to be taken out of a work queue is gone when that is said, whether its
 // consumer has handed it out, is believed to have, or is no longer there, and
 // whatever is lost on the way.
