@@ -212,6 +212,9 @@ func TestARequeueIsDoneOnceWhileTheFleetWorks(t *testing.T) {
 		}
 	}
 	stop()
+	if letters := state(t, b, wire.StreamDLQ); letters.LastSeq != n {
+		t.Errorf("%d requests were requeued by %d writes", n, letters.LastSeq)
+	}
 	if len(s.calls) != n {
 		t.Errorf("%d requests were called, want %d", len(s.calls), n)
 	}

@@ -418,6 +418,14 @@ func (s *stage) answer(ctx context.Context, m jetstream.Msg, fails string) {
 	if err != nil {
 		return
 	}
+	// A letter can come twice, where the word of its release was long in coming:
+	// as a worker does with all that is replayed, it looks before it calls.
+	if stands, err := answer.New(s.log).Read(ctx, l.Identity); err != nil {
+		return
+	} else if stands.Ends(l.Generation) {
+		_ = m.Ack()
+		return
+	}
 	if s.calls != nil {
 		s.calls[l.ID]++
 	}
