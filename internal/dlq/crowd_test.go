@@ -57,10 +57,14 @@ func TestNoCrowdStandsBeforeAnothersLetter(t *testing.T) {
 	})
 	var mu sync.Mutex
 	var late []time.Duration
+	came := map[string]bool{} // one comes twice where the word of its release was long in coming
 	f.Worker("polygon", func(l dlq.Letter) error {
 		mu.Lock()
 		defer mu.Unlock()
-		late = append(late, time.Since(l.NotBefore))
+		if !came[l.ID] {
+			came[l.ID] = true
+			late = append(late, time.Since(l.NotBefore))
+		}
 		return nil
 	})
 	const retries = 60
