@@ -439,11 +439,17 @@ func TestAnAnswerThatNobodySawLiveIsFoundSoon(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.onRequest(func(r fetchworker.Request) { s.store(ok(r.Identity(), `[1]`)) })
+	var took []time.Duration
 	for range 5 {
 		began := time.Now()
-		if _, err := alice.Fetch(soon(t), quote("")); err != nil || time.Since(began) > 500*time.Millisecond {
+		if _, err := alice.Fetch(soon(t), quote("")); err != nil {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
+		took = append(took, time.Since(began))
+	}
+	// The one in the middle: the machine may be at something else for a while.
+	if slices.Sort(took); took[2] > 500*time.Millisecond {
+		t.Errorf("they took %v", took)
 	}
 }
 
