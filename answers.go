@@ -183,7 +183,8 @@ func (c *Client) AnswersAfter(ctx context.Context, after uint64) (page []Answer,
 }
 
 func (c *Client) pageAfter(ctx context.Context, after uint64) ([]*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	subject := direct + StreamResults
+	ctx, cancel := publishing(ctx, c.nc, subject, 10*time.Second)
 	defer cancel()
 	inbox := c.nc.NewRespInbox()
 	sub, err := c.nc.SubscribeSync(inbox)
@@ -200,9 +201,6 @@ func (c *Client) pageAfter(ctx context.Context, after uint64) ([]*nats.Msg, erro
 	if err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}
-	subject := direct + StreamResults
-	ctx, release := c.untilRefused(ctx, subject)
-	defer release()
 	if err := c.nc.PublishRequest(subject, inbox, request); err != nil {
 		return nil, because(ctx, err)
 	}

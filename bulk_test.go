@@ -72,20 +72,33 @@ func TestEveryErrorNamesItsRequest(t *testing.T) {
 	}
 }
 
-// A request that a lost connection holds up is not put into its buffer again and
-// again: it goes once with the next.
-func TestARequestWaitsForAConnectionOnce(t *testing.T) {
-	wired(t, func(t *testing.T, w *wiredClient) {
-		before := w.nc.Stats().OutMsgs
-		w.Cut()
-		time.AfterFunc(1900*time.Millisecond, w.Join)
-		if _, err := w.Submit(until(t, time.Minute), quote("")); err != nil {
-			t.Error(err)
-		}
-		if said := w.nc.Stats().OutMsgs - before; said > 2 {
-			t.Errorf("it was said %d times", said)
-		}
-	})
+// What a lost connection holds up is not put into its buffer again and again: it
+// goes once with the next.
+func TestWhatWaitsForAConnectionIsSaidOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		do   func(context.Context, *wiredClient) error
+		cut  time.Duration
+		most uint64
+	}{
+		"a request": {func(ctx context.Context, w *wiredClient) error { _, err := w.Submit(ctx, quote("")); return err }, 1900 * time.Millisecond, 2},
+		"an order":  {func(ctx context.Context, w *wiredClient) error { _, err := w.Cancel(ctx, identity("q-1")); return err }, 29 * time.Second, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wired(t, func(t *testing.T, w *wiredClient) {
+				replies(t, w.NC, "fetch.cancel.fmp.alice", `{"cancelled":1}`)
+				time.Sleep(time.Millisecond)
+				before := w.nc.Stats().OutMsgs
+				w.Cut()
+				time.AfterFunc(c.cut, w.Join)
+				if err := c.do(until(t, time.Minute), w); err != nil {
+					t.Error(err)
+				}
+				if said := w.nc.Stats().OutMsgs - before; said > c.most {
+					t.Errorf("it was said %d times", said)
+				}
+			})
+		})
+	}
 }
 
 // However many are asked, 64 are published at a time, and what is outstanding is

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -96,10 +97,12 @@ const (
 	// orderTries is how often an order is given to nobody before that is told:
 	// a worker may just be starting.
 	orderTries = 3
-	// orderSoon is how long a worker's reply is waited for at first. One that
-	// stands still says nothing, and the next try may find another.
-	orderSoon  = 3 * time.Second
-	orderLasts = 12 * time.Second // a little longer than a worker ever takes
+	// orderSoon is when an order is given again that nobody has replied to. A
+	// worker that stands still says nothing, and the next may meet another.
+	orderSoon = 3 * time.Second
+	// orderLasts is how long the reply to each is listened for: a little longer
+	// than a worker ever takes.
+	orderLasts = 12 * time.Second
 )
 
 // order gives an order and reads the reply. What is not sure is ordered
@@ -109,37 +112,83 @@ func (c *Client) order(ctx context.Context, provider string, o cancelOrder, repl
 	if err != nil {
 		return fmt.Errorf("cancel: %w", err)
 	}
-	subject := cancelSubject(provider, c.agent)
-	for try := 1; ; try++ {
-		m, err := c.ask(ctx, subject, body, min(orderSoon<<min(try-1, 4), orderLasts))
-		switch {
-		case err == nil && m.Header.Get(serviceErrorCode) == "":
-			if err := json.Unmarshal(m.Data, reply); err != nil {
-				return fmt.Errorf("cancel: the reply: %w", err)
-			}
-			return nil
-		case err == nil:
-			status, _ := strconv.Atoi(m.Header.Get(serviceErrorCode))
-			err = errors.New(m.Header.Get(serviceError))
-			if status < 500 {
-				return fmt.Errorf("cancel: %w", &RequestError{"", err.Error()})
-			}
-		case errors.Is(err, ErrNotPermitted), errors.Is(err, ErrClosed):
-			return fmt.Errorf("cancel: %w", err)
-		case errors.Is(err, nats.ErrNoResponders) && try >= orderTries:
-			return fmt.Errorf("cancel: %w", ErrNobodyServes)
+	var given sync.WaitGroup
+	defer given.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type word struct {
+		m   *nats.Msg
+		err error
+	}
+	words := make(chan word)
+	give := func() {
+		m, err := c.ask(ctx, cancelSubject(provider, c.agent), body, orderLasts)
+		select {
+		case words <- word{m, err}:
+		case <-ctx.Done():
 		}
-		if ended := pause(ctx, min(time.Duration(try)*200*time.Millisecond, 2*time.Second)); ended != nil {
-			return fmt.Errorf("cancel: %w (last: %w)", ended, err)
+	}
+	given.Go(give)
+	again := time.NewTimer(orderSoon)
+	defer again.Stop()
+	var trouble error
+	for said, nobody := 0, 0; ; {
+		select {
+		case w := <-words:
+			switch {
+			case w.err == nil:
+				over, err := carriedOut(w.m, reply)
+				if over {
+					return err
+				}
+				w.err = err
+			case errors.Is(w.err, ErrNotPermitted), errors.Is(w.err, ErrClosed):
+				return fmt.Errorf("cancel: %w", w.err)
+			case errors.Is(w.err, context.DeadlineExceeded):
+				continue // it was given again long ago
+			case errors.Is(w.err, nats.ErrNoResponders):
+				if nobody++; nobody >= orderTries {
+					return fmt.Errorf("cancel: %w", ErrNobodyServes)
+				}
+			}
+			said, trouble = said+1, w.err
+			again.Reset(min(time.Duration(said)*200*time.Millisecond, 2*time.Second))
+		case <-again.C:
+			// Without a connection it would only be given twice with the next.
+			if c.nc.IsConnected() {
+				given.Go(give)
+			}
+			again.Reset(orderSoon)
+		case <-ctx.Done():
+			if trouble == nil {
+				trouble = errNoReply
+			}
+			return fmt.Errorf("cancel: %w (last: %w)", ctx.Err(), trouble)
 		}
 	}
 }
 
+var errNoReply = errors.New("no reply")
+
+// carriedOut reads the reply to an order. over: it is not to be given again.
+func carriedOut(m *nats.Msg, reply any) (over bool, err error) {
+	if m.Header.Get(serviceErrorCode) == "" {
+		if err := json.Unmarshal(m.Data, reply); err != nil {
+			return true, fmt.Errorf("cancel: the reply: %w", err)
+		}
+		return true, nil
+	}
+	status, _ := strconv.Atoi(m.Header.Get(serviceErrorCode))
+	err = errors.New(m.Header.Get(serviceError))
+	if status < 500 {
+		return true, fmt.Errorf("cancel: %w", &RequestError{"", err.Error()})
+	}
+	return false, err
+}
+
 func (c *Client) ask(ctx context.Context, subject string, body []byte, within time.Duration) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, within)
+	ctx, cancel := publishing(ctx, c.nc, subject, within)
 	defer cancel()
-	ctx, release := c.untilRefused(ctx, subject)
-	defer release()
 	m, err := c.nc.RequestWithContext(ctx, subject, body)
 	if err != nil {
 		return nil, because(ctx, err)

@@ -69,9 +69,11 @@ func TestHowSoonAnOrderIsTaken(t *testing.T) {
 		most  time.Duration
 	}{
 		"an order":             {order, func(*wiredClient) {}, 0, nil, 0},
-		"lost":                 {order, func(w *wiredClient) { w.Break(order, brokertest.RequestLost, 1, 0) }, 0, nil, 3300 * time.Millisecond},
-		"lost twice":           {order, func(w *wiredClient) { w.Break(order, brokertest.RequestLost, 2, 0) }, 0, nil, 10 * time.Second},
-		"its reply lost":       {order, func(w *wiredClient) { w.Break(order, brokertest.ReplyLost, 1, 0) }, 0, nil, 3300 * time.Millisecond},
+		"lost":                 {order, func(w *wiredClient) { w.Break(order, brokertest.RequestLost, 1, 0) }, 0, nil, 3 * time.Second},
+		"lost twice":           {order, func(w *wiredClient) { w.Break(order, brokertest.RequestLost, 2, 0) }, 0, nil, 6 * time.Second},
+		"lost ten times":       {order, func(w *wiredClient) { w.Break(order, brokertest.RequestLost, 10, 0) }, 0, nil, 30 * time.Second},
+		"its reply lost":       {order, func(w *wiredClient) { w.Break(order, brokertest.ReplyLost, 1, 0) }, 0, nil, 3 * time.Second},
+		"every reply late":     {order, func(w *wiredClient) { w.Break(order, brokertest.ReplyLate, 100, 11*time.Second) }, 0, nil, 11 * time.Second},
 		"its reply late":       {order, func(w *wiredClient) { w.Break(order, brokertest.ReplyLate, 1, 2*time.Second) }, 0, nil, 2100 * time.Millisecond},
 		"a worker just starts": {order, func(*wiredClient) {}, 500 * time.Millisecond, nil, 700 * time.Millisecond},
 		"no worker":            {order, func(*wiredClient) {}, -1, fetchworker.ErrNobodyServes, 700 * time.Millisecond},

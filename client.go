@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -128,11 +127,9 @@ const direct = "$JS.API.DIRECT.GET."
 
 // directGet reads the last message of a subject.
 func (c *Client) directGet(ctx context.Context, stream, subject string) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	request := direct + stream + "." + subject
-	ctx, release := c.untilRefused(ctx, request)
-	defer release()
+	ctx, cancel := publishing(ctx, c.nc, request, 10*time.Second)
+	defer cancel()
 	m, err := c.nc.RequestWithContext(ctx, request, nil)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", subject, because(ctx, err))
@@ -168,36 +165,6 @@ func because(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	default:
 		return err
-	}
-}
-
-// refusedAfter is how soon the server's refusal of a publish is looked for.
-// It comes beside the request, which would wait in vain.
-const refusedAfter = 100 * time.Millisecond
-
-// untilRefused ends with ErrNotPermitted when the server refuses a publish to
-// the subject.
-func (c *Client) untilRefused(ctx context.Context, subject string) (context.Context, func()) {
-	ctx, refuse := context.WithCancelCause(ctx)
-	before := c.nc.LastError()
-	var look *time.Timer
-	made := make(chan struct{}) // it may fire before it is known here
-	look = time.AfterFunc(refusedAfter, func() {
-		<-made
-		err := c.nc.LastError()
-		// The server's words are all there is that names the subject.
-		if err != nil && err != before && errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), `"`+subject+`"`) { //nolint:errorlint // the very same value
-			refuse(fmt.Errorf("%w: %w", ErrNotPermitted, err))
-			return
-		}
-		if ctx.Err() == nil {
-			look.Reset(2 * refusedAfter)
-		}
-	})
-	close(made)
-	return ctx, func() {
-		look.Stop()
-		refuse(nil)
 	}
 }
 

@@ -19,6 +19,12 @@ func (c *Client) Held() string {
 		return held + ", bodies are read"
 	}
 	c.bodies.left.Release(c.bodies.all)
+	asking := refusalsOf(c.nc)
+	asking.mu.Lock()
+	defer asking.mu.Unlock()
+	if n := len(asking.waiting); n > 0 {
+		return fmt.Sprintf("%s, %d subjects are published to", held, n)
+	}
 	return held
 }
 

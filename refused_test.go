@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -151,4 +154,83 @@ func TestARefusalIsOfItsSubject(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// Of many that are refused at the same time each is told, whoever of them asks, and
+// so is one whose program listens to the connection's errors itself.
+func TestManyRefusalsAtOnceAreEachTold(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		var heard atomic.Int64
+		w.nc.SetErrorHandler(func(*nats.Conn, *nats.Subscription, error) { heard.Add(1) })
+		bob, err := fetchworker.NewClient(w.nc, "bob")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer bob.Close()
+		w.Break("DIRECT.GET.FETCH_RESULTS", brokertest.Refused, 1<<20, 0)
+		w.Break("fetch.request.", brokertest.Refused, 1<<20, 0)
+		const each = 10
+		var asking sync.WaitGroup
+		for _, c := range []*fetchworker.Client{w.Client, bob} {
+			for i := range each {
+				asking.Go(func() {
+					id := identity(fmt.Sprint("q-", i))
+					id.Agent = c.Agent()
+					if _, err := c.Result(until(t, 5*time.Second), id); !errors.Is(err, fetchworker.ErrNotPermitted) {
+						t.Errorf("%s: %v", id, err)
+					}
+					r := quote("")
+					r.Operation = fmt.Sprint("quote-", i)
+					if _, err := c.Submit(until(t, 5*time.Second), r); !errors.Is(err, fetchworker.ErrNotPermitted) {
+						t.Errorf("%s: %v", r.Identity(), err)
+					}
+				})
+			}
+		}
+		asking.Wait()
+		if n := heard.Load(); n != 4*each {
+			t.Errorf("the program heard of %d of %d refusals", n, 4*each)
+		}
+		// Who listens to the errors from now on hides them from the clients: they look.
+		w.nc.SetErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
+		for _, late := range []time.Duration{0, 450 * time.Millisecond} {
+			w.Mend()
+			w.Break("fetch.request.", brokertest.Refused, 1<<20, late)
+			began := time.Now()
+			if _, err := bob.Submit(until(t, 5*time.Second), quote("")); !errors.Is(err, fetchworker.ErrNotPermitted) || time.Since(began) > late+250*time.Millisecond {
+				t.Errorf("refused after %v while somebody else listens: %v after %v", late, err, time.Since(began))
+			}
+			time.Sleep(time.Second) // what is remembered is the last
+		}
+		if w.Held() != fetchworker.HeldNothing || bob.Held() != fetchworker.HeldNothing {
+			t.Errorf("%s; %s", w.Held(), bob.Held())
+		}
+	})
+}
+
+// A connection is listened to once, however many clients it has had.
+func TestAConnectionIsListenedToOnce(t *testing.T) {
+	s := startService(t)
+	nc := s.Connect(t)
+	defer nc.Close()
+	deep := 0
+	nc.SetErrorHandler(func(*nats.Conn, *nats.Subscription, error) { deep = runtime.Callers(0, make([]uintptr, 100)) })
+	ask := func(agent string) int {
+		c, err := fetchworker.NewClient(nc, agent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.LastAnswer(soon(t)); err != nil {
+			t.Fatal(err)
+		}
+		nc.ErrorHandler()(nc, nil, nats.ErrSlowConsumer)
+		return deep
+	}
+	first := ask("alice")
+	for i := range 5 {
+		if now := ask(fmt.Sprint("agent-", i)); now != first {
+			t.Errorf("after %d more clients an error is told through %d calls, not %d", i+1, now, first)
+		}
+	}
 }

@@ -147,10 +147,8 @@ func refusal(err error) bool {
 // publish tries for a while to have the message stored.
 func (c *Client) publish(ctx context.Context, m *nats.Msg, again time.Duration) (*jetstream.PubAck, error) {
 	// Short enough that the next try is still known as a repetition.
-	ctx, cancel := context.WithTimeout(ctx, RepeatWithin/2)
+	ctx, cancel := publishing(ctx, c.nc, m.Subject, RepeatWithin/2)
 	defer cancel()
-	ctx, release := c.untilRefused(ctx, m.Subject)
-	defer release()
 	ack, err := c.deliver(ctx, m, again)
 	var refused *jetstream.APIError
 	switch {

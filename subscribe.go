@@ -247,8 +247,8 @@ func (s *Subscriber) consumer(ctx context.Context, stream, subject string, since
 	if !since.IsZero() {
 		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
 	}
-	making, release := (&Client{nc: s.nc}).untilRefused(ctx, "$JS.API.CONSUMER.CREATE."+stream+"."+s.durable+"."+subject)
-	defer release()
+	making, cancel := publishing(ctx, s.nc, "$JS.API.CONSUMER.CREATE."+stream+"."+s.durable+"."+subject, 10*time.Second)
+	defer cancel()
 	_, err = s.js.CreateConsumer(making, stream, config)
 	if err != nil {
 		if making.Err() != nil || errors.Is(err, nats.ErrNoResponders) {
