@@ -106,6 +106,9 @@ func TestHowSoonAnOrderIsTaken(t *testing.T) {
 				if took := time.Since(began); !errors.Is(err, c.want) || took > c.most+20*time.Millisecond {
 					t.Errorf("%v after %v", err, took)
 				}
+				if got := w.Held(); got != fetchworker.HeldNothing {
+					t.Error(got)
+				}
 			})
 		})
 	}

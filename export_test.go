@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"iter"
 	"testing"
+	"testing/synctest"
 
 	"github.com/nats-io/nats.go"
 )
 
-// Held tells what a client still has to do with: nothing, between two calls.
+// Held tells what a client still has to do with, when nothing moves any more in
+// its bubble: nothing, between two calls.
 func (c *Client) Held() string {
+	synctest.Wait()
 	w := c.watcher
 	w.mu.Lock()
 	defer w.mu.Unlock()
