@@ -177,3 +177,29 @@ func TestADrainReadsOneProviders(t *testing.T) {
 		released(f, 0, room+2)
 	})
 }
+
+// After a while without a replayer a crowd waits to be met, in the order it was
+// stored: what is due of another provider is looked for by itself meanwhile, and
+// so is what comes due later.
+func TestBehindACrowdThatIsYetToBeMetALetterGoes(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Serve("polygon")
+		if err := fleet.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(time.Hour), "ann", "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		f.Crowd(2100, func(l *dlq.Letter) { l.Class = wire.ClassPaused })
+		due, soon := dlqtest.FailedOnce(1), dlqtest.FailedOnce(2)
+		due.NotBefore, soon.NotBefore = time.Now(), time.Now().Add(5*time.Second)
+		due.Provider, soon.Provider = "polygon", "polygon"
+		f.Put(due, soon)
+		w := &brokertest.Wire{}
+		js, end := f.Through(t, w)
+		defer end()
+		w.Break("CONSUMER.MSG.NEXT", brokertest.RequestLost, 1_000_000, 0)
+		defer replayerWith(f, js, nil, func(*dlq.Config) {})()
+		released(f, 3*time.Second, 1)
+		released(f, 6*time.Second, 2)
+		f.Accepted = nil
+	})
+}
