@@ -121,3 +121,62 @@ func TestWhatIsSpentIsNotCancelled(t *testing.T) {
 		f.Eventually(time.Second, "no letter is left", func() bool { return f.Count(wire.StreamDLQ, ">") == 0 })
 	})
 }
+
+// All who cancel while one agent's letters are ended are heard, and all of theirs
+// ends, of either lane and whatever the operation: no letter is met in its turn
+// here. What others have stays.
+func TestAllWhoCancelAtOnceAreHeard(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		view, err := cancel.Watch(f.Ctx, f.JS, f.KV)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer view.Close()
+		var w brokertest.Wire
+		w.Break("CONSUMER.MSG.NEXT", brokertest.RequestLost, 1_000_000, 0)
+		js, end := f.Through(t, &w)
+		defer end()
+		stop := replayerWith(f, js, nil, func(c *dlq.Config) { c.Cancels = view })
+		defer stop()
+		var ends []fetchworker.Identity
+		for _, agent := range []string{"carol", "alice", "bob", "dave"} {
+			for i := range 4 {
+				l := dlqtest.FailedOnce(i)
+				l.Agent, l.NotBefore = agent, l.FailedAt.Add(time.Hour)
+				if i%2 == 1 {
+					l.Lane = fetchworker.LaneBatch
+				}
+				if i/2 == 1 {
+					l.Operation = "profile"
+				}
+				f.Put(l)
+				if agent != "dave" {
+					ends = append(ends, l.Identity)
+				}
+			}
+		}
+		time.Sleep(time.Second)
+		desk := cancel.NewDesk(view, record.New(f.JS, nil), func(string) bool { return true }, time.Hour, zap.NewNop())
+		defer desk.Close()
+		cancels := func(agent string) {
+			if _, err := desk.Take(f.Ctx, "fetch.cancel.fmp."+agent, []byte(`{"all":true}`)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.Break("DIRECT.GET."+wire.StreamDLQ, brokertest.ReplyLate, 1, 2*time.Second)
+		cancels("carol")
+		time.Sleep(500 * time.Millisecond) // hers are being looked for
+		cancels("alice")
+		cancels("bob")
+		f.Eventually(8*time.Second, "all that is cancelled is gone", func() bool { return f.Count(wire.StreamDLQ, ">") == 4 })
+		for _, id := range ends {
+			if a, _ := f.Answer(id); !a.Final || a.Problem.Code() != fetchworker.CodeCancelled {
+				t.Errorf("%s: %s", id, dlqtest.Describe(a))
+			}
+		}
+		if n := f.Count(wire.StreamDLQ, "fetch.dlq.*.*.*.dave.*"); n != 4 {
+			t.Errorf("%d of dave's four are left", n)
+		}
+	})
+}

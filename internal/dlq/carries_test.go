@@ -81,3 +81,32 @@ func TestWhatCannotBeReadIsNotGone(t *testing.T) {
 		}
 	})
 }
+
+// A letter that is released while it is looked for is not missed.
+func TestALetterThatMovesIsCarried(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		w := &brokertest.Wire{}
+		js, end := f.Through(t, w)
+		defer end()
+		l := dlqtest.Fresh(1, wire.ClassTransient)
+		f.Put(l)
+		w.Break("DIRECT.GET", brokertest.ReplyLate, 1, time.Second)
+		f.Running.Go(func() {
+			time.Sleep(500 * time.Millisecond)
+			if _, err := f.Log.Put(f.Ctx, l.ReplaySlot(), l.Replayed()); err != nil {
+				t.Error(err)
+			}
+			seen, err := f.Log.Get(f.Ctx, l.DeadLetterSlot())
+			if err != nil {
+				t.Error(err)
+			}
+			if err := f.Log.Delete(f.Ctx, "", wire.StreamDLQ, seen.Sequence); err != nil {
+				t.Error(err)
+			}
+		})
+		began := time.Now()
+		if carried, err := dlq.Carries(f.Ctx, record.New(js, nil), l); err != nil || !carried || time.Since(began) < time.Second {
+			t.Errorf("%t after %v: %v", carried, time.Since(began), err)
+		}
+	})
+}

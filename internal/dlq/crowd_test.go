@@ -4,6 +4,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/wait"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
@@ -231,5 +233,51 @@ func TestACrowdBehindACircuitIsReadOnce(t *testing.T) {
 			t.Errorf("they go within %v", took)
 		}
 		f.Accepted = nil
+	})
+}
+
+// What waits for a quota beside an open circuit is no crowd of that: it goes soon
+// after the limit is raised, also where it is in the hands of a replayer that has
+// frozen.
+func TestAQuotaBesideACircuitIsNotForgotten(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		f.Circuit("fmp", circuit.Record{Operations: []circuit.Operation{{Name: "quote", Circuit: openFor("", time.Now().Add(time.Hour))}}})
+		frozen, err := f.JS.Consumer(f.Ctx, wire.StreamDLQ, "replayer")
+		if err != nil {
+			t.Fatal(err)
+		}
+		letter := func(i int) {
+			l := asks(i, "alice", "profile", `{"symbol":"A"}`)
+			l.Class, l.NotBefore = wire.ClassQuota, time.Now().Add(20*time.Hour)
+			f.Put(l)
+			batch, err := frozen.Fetch(100, jetstream.FetchMaxWait(5*time.Second))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for m := range batch.Messages() {
+				if !strings.Contains(m.Subject(), ".profile.") {
+					_ = m.Nak()
+					continue
+				}
+				f.Running.Go(func() {
+					for m.InProgress() == nil && wait.For(f.Ctx, 3*time.Second) == nil {
+					}
+				})
+			}
+		}
+		for i := range 5 {
+			f.Put(asks(10+i, "alice", "quote", `{"symbol":"A"}`))
+		}
+		for round := range 4 { // by chance one would go as soon if it was forgotten
+			letter(round)
+			stop := f.Replayer(nil)
+			time.Sleep(20*time.Second + time.Duration(round)*4*time.Second)
+			if err := fleet.SetLimits(f.Ctx, f.KV, "fmp", nil, time.Time{}, "ann", "the quota was raised"); err != nil {
+				t.Fatal(err)
+			}
+			released(f, 7*time.Second, round+1)
+			stop()
+		}
 	})
 }

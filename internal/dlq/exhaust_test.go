@@ -275,6 +275,9 @@ func TestEachEndIsToldOnce(t *testing.T) {
 				})
 				time.Sleep(5 * time.Second)
 				a, _ := f.Answer(l.Identity)
+				if c.told == 1 && (a.HTTPStatus != l.HTTPStatus || a.Calls != l.Calls || a.Failures != l.Failures || a.Generation != l.Generation) {
+					t.Errorf("%s with HTTP %d, of a letter with %d calls, %d failures and HTTP %d", dlqtest.Describe(a), a.HTTPStatus, l.Calls, l.Failures, l.HTTPStatus)
+				}
 				if c.told == 1 && (a.Digest != fetchworker.RequestDigest(l.Operation, []byte(`{"symbol":"AAPL"}`)) || c.detail != "" && a.Problem.Detail != c.detail) {
 					t.Errorf("%q of the request %s: %s", a.Problem.Detail, a.Digest, dlqtest.Describe(a))
 				}

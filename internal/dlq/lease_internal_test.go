@@ -19,6 +19,9 @@ func TestOneReplayerReadsAtATime(t *testing.T) {
 		b := brokertest.Start(t)
 		defer b.Stop()
 		start := time.Now()
+		if _, err := b.KV.Put(t.Context(), "drain.fred", []byte(`{"by":7}`)); err != nil { // of whatever wrote this
+			t.Fatal(err)
+		}
 		for i, c := range []struct {
 			provider, by string
 			at           time.Duration
@@ -27,6 +30,8 @@ func TestOneReplayerReadsAtATime(t *testing.T) {
 			{"fmp", "a", 0, true},
 			{"fmp", "b", time.Second, false},
 			{"polygon", "b", time.Second, true},
+			{"fred", "b", time.Second, true},
+			{"fred", "a", 2 * time.Second, false},
 			{"fmp", "a", 3 * time.Second, true},
 			{"fmp", "b", leaseLasts, false},
 			{"fmp", "b", 3*time.Second + leaseLasts - time.Millisecond, false},

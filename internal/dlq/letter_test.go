@@ -10,6 +10,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
+	"fetchworker/internal/record"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
@@ -53,6 +54,35 @@ func TestALettersErrorIsShort(t *testing.T) {
 	for _, m := range []*nats.Msg{l.DeadLetter(), l.Replayed(), l.ReviewItem()} {
 		if said := m.Header.Get(wire.HeaderError); len(said) > 520 || !strings.HasPrefix(said, "HTTP 503 éé") || m.Size() > 5000 {
 			t.Errorf("%s: %d bytes, %d of them its error: %.20q", m.Subject, m.Size(), len(said), said)
+		}
+	}
+}
+
+// A header is ASCII, and a person reads the error of the last attempt as it was:
+// that one's, and no other's.
+func TestAnErrorIsReadAsItWas(t *testing.T) {
+	for name, c := range map[string]struct {
+		before []string
+		last   string
+	}{
+		"one":                     {nil, "délai dépassé"},
+		"another before it":       {[]string{"HTTP 503"}, "délai dépassé"},
+		"one that looks the same": {[]string{"délai dêpassé"}, "délai dépassé"},
+		"plain":                   {[]string{"délai dépassé"}, "HTTP 503"},
+	} {
+		l := dlqtest.FailedOnce(1)
+		for _, e := range append(c.before, c.last) {
+			l.Error = e
+			l.Record(dlq.Attempt{At: l.FailedAt, Class: l.Class, Error: e})
+		}
+		m := l.DeadLetter()
+		for key, values := range m.Header { // as they are stored
+			for i := range values {
+				m.Header[key][i] = record.HeaderValue(values[i])
+			}
+		}
+		if back, err := dlq.Decode(m.Subject, m.Header, m.Data); err != nil || back.Error != c.last {
+			t.Errorf("%s: %q, %v", name, back.Error, err)
 		}
 	}
 }

@@ -891,3 +891,41 @@ func TestAGateThatOpenedUnseenIsOpen(t *testing.T) {
 		f.Eventually(10*time.Second, "they are released", func() bool { return f.Count(fetchworker.StreamResults, ">") == 5 })
 	})
 }
+
+// Who was told last is seen by the server's clock, whatever a replayer's machine
+// believes.
+func TestAgentsAreToldByTheServersClock(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		w := &brokertest.Wire{}
+		w.Ahead(time.Hour)
+		js, end := f.Through(t, w)
+		defer end()
+		kv, err := js.KeyValue(f.Ctx, wire.BucketProviders)
+		if err != nil {
+			t.Fatal(err)
+		}
+		board, err := fleet.Watch(f.Ctx, js, kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer board.Close()
+		if err := fleet.Pause(f.Ctx, f.KV, "fmp", time.Now().Add(3*time.Hour), "ann", "maintenance"); err != nil {
+			t.Fatal(err)
+		}
+		f.Put(dlqtest.Fresh(1, wire.ClassPaused))
+		time.Sleep(time.Minute) // until the board knows the server's clock
+		stop := f.Start(nil, func(js jetstream.JetStream, log *record.Log) dlqtest.Daemon {
+			return dlq.NewReplayer(js, log, board, dlq.Config{
+				Consumer: broker.ReplayerConsumer, ReplayConsumer: broker.ReplayConsumer,
+				Retries: dlqtest.Retries, MaxLife: f.MaxLife, Logger: f.Logger(),
+			}).Run
+		})
+		defer stop()
+		f.Eventually(10*time.Second, "its agent is told", func() bool { _, told := f.Answer(dlqtest.Ident(1)); return told })
+		a, _ := f.Answer(dlqtest.Ident(1))
+		if ahead := time.Until(a.Time); ahead < 59*time.Minute || a.Problem.Reason() != fetchworker.ReasonPaused {
+			t.Errorf("told as of %v from now: %s", ahead, dlqtest.Describe(a))
+		}
+	})
+}

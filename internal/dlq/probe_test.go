@@ -225,18 +225,76 @@ func TestALetterWithoutQuotaIsNoProbe(t *testing.T) {
 	})
 }
 
-// A call at work that a circuit is not open for is not its probe: where it is
-// open for one call, another one of the same agent's and operation's.
+// A call at work that a circuit is not open for is not its probe: another one of
+// the same agent's and operation's where it is open for one call, another path's
+// where it is open for a path.
 func TestAnotherCallAtWorkIsNoProbe(t *testing.T) {
-	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
-		f.Serve("fmp")
-		f.Replayer(nil)
-		waits, works := asks(1, "alice", "quote", `{"symbol":"A"}`), asks(2, "alice", "quote", `{"symbol":"B"}`)
-		only := openFor("", time.Now().Add(5*time.Second))
-		only.Call = waits.Call().Key
-		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, Operations: []circuit.Operation{{Name: "quote", Circuit: only}}})
-		f.Put(waits, works)
-		released(f, 3*time.Second, 1) // is at work, and says nothing
-		released(f, 10*time.Second, 2)
-	})
+	for name, c := range map[string]struct {
+		waits, works dlq.Letter
+		one          bool
+	}{
+		"another call": {asks(1, "alice", "quote", `{"symbol":"A"}`), asks(2, "alice", "quote", `{"symbol":"B"}`), true},
+		"another path": {asks(1, "alice", "get", `{"path":"/ratios"}`), asks(2, "alice", "get", `{"path":"/well"}`), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+				f.Serve("fmp")
+				f.Replayer(nil)
+				open := openFor("", time.Now().Add(5*time.Second))
+				if c.one {
+					open.Call = c.waits.Call().Key
+				}
+				f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, Operations: []circuit.Operation{{Name: c.waits.Call().Operation, Circuit: open}}})
+				f.Put(c.waits, c.works)
+				released(f, 3*time.Second, 1) // is at work, and says nothing
+				released(f, 10*time.Second, 2)
+			})
+		})
+	}
+}
+
+// A letter is the probe of the circuit that holds it, once its turn has come, and
+// whenever it came to the letters.
+func TestALetterProbesItsOwnCircuitInItsTurn(t *testing.T) {
+	l := asks(1, "alice", "quote", `{"symbol":"A"}`)
+	for name, c := range map[string]struct {
+		put    func(at time.Time) circuit.Record // what is open when the letter is stored
+		before time.Duration                     // circuits are known for so long before it is
+		none   time.Duration                     // none goes for so long
+		goes   bool                              // and then one does
+	}{
+		"the whole provider's is open too, and not due": {put: func(at time.Time) circuit.Record {
+			return circuit.Record{Circuit: openFor("", at.Add(time.Hour)), Operations: []circuit.Operation{{Name: "quote", Circuit: openFor("", at)}}}
+		}, none: time.Minute},
+		"it was the last probe": {put: func(at time.Time) circuit.Record {
+			probed := openFor("", at.Add(time.Minute), circuit.Probe{Agent: "alice", Call: l.Call().Key, At: at})
+			return circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, Operations: []circuit.Operation{{Name: "quote", Circuit: probed}}}
+		}, none: time.Minute + 2*time.Second, goes: true},
+		"it comes long after the probe was due": {put: func(at time.Time) circuit.Record {
+			return circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, Operations: []circuit.Operation{{Name: "quote", Circuit: openFor("", at)}}}
+		}, before: 20 * time.Second, goes: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+				f.Serve("fmp")
+				f.Replayer(nil)
+				f.Circuit("fmp", c.put(time.Now()))
+				f.Put(asks(2, "alice", "profile", `{"symbol":"A"}`)) // by which the replayer knows of the provider
+				others := 1
+				if c.put(time.Now()).Held() {
+					others = 0
+				}
+				time.Sleep(c.before)
+				letter := asks(1, "alice", "quote", `{"symbol":"A"}`)
+				f.Put(letter)
+				time.Sleep(c.none)
+				if c.none > 0 {
+					released(f, 0, others)
+				}
+				if c.goes {
+					released(f, 20*time.Second, others+1)
+				}
+			})
+		})
+	}
 }

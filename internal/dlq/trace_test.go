@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	oteltrace "go.opentelemetry.io/otel/trace"
 )
 
 // Whatever an agent calls what it asks for, its span can be exported, for the
@@ -45,6 +46,38 @@ func TestWhateverARequestIsCalledItsSpanIsText(t *testing.T) {
 					t.Errorf("%s %.20q: %s is %q", name, odd, key, got)
 				}
 			}
+		}
+	}
+}
+
+// A request has one trace for its whole life, its agent's if there is one, and each
+// attempt comes after the last one's.
+func TestEveryAttemptIsOfOneTrace(t *testing.T) {
+	const agents = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	for name, c := range map[string]struct{ parent, state string }{
+		"its agent's": {agents, "vendor=1"}, "none": {"", ""},
+	} {
+		l := dlq.Letter{Traceparent: c.parent, Tracestate: c.state}
+		if linked := dlq.Previous(dlq.Remote(t.Context(), l.Traceparent, l.Tracestate)); len(linked) != 0 {
+			t.Errorf("%s: before the first attempt there is %+v", name, linked)
+		}
+		root := c.parent
+		var last oteltrace.SpanContext
+		for attempt := range 3 {
+			ctx := dlq.Remote(t.Context(), l.Traceparent, l.Tracestate)
+			if linked := dlq.Previous(ctx); attempt > 0 && (len(linked) != 1 || linked[0].SpanContext.SpanID() != last.SpanID() || linked[0].SpanContext.TraceID() != last.TraceID()) {
+				t.Errorf("%s: attempt %d comes after %+v", name, attempt, linked)
+			}
+			_, span := trace.NewTracerProvider().Tracer("test").Start(ctx, "fetch")
+			l.Trace(span.SpanContext())
+			last = span.SpanContext()
+			if root == "" {
+				root = l.Traceparent
+			}
+			if l.Traceparent != root || !strings.Contains(root, last.TraceID().String()) || c.state != "" && !strings.Contains(l.Tracestate, c.state) {
+				t.Errorf("%s: attempt %d of %s is of %s, its parent %s with %s", name, attempt, root, last.TraceID(), l.Traceparent, l.Tracestate)
+			}
+			span.End()
 		}
 	}
 }
