@@ -72,7 +72,7 @@ type Result struct {
 	Latency   time.Duration // of the whole call, without waits for memory
 
 	RetryAfter time.Duration // what the API asks to wait, as far as it is believed; 0 if nothing
-	HoldSent   string        // the headers that asked for it, word for word; "" if none did
+	HoldSent   string        // the headers that asked for it, word for word; "" if there are none
 	MinHold    time.Duration // what this kind of answer is known to need at least; 0 if nothing
 	Remaining  int           // calls left by the API's own count of one of our windows; -1 if it does not say
 	Reset      time.Duration // until that count starts anew; -1 if it does not say

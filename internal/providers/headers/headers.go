@@ -5,6 +5,7 @@ package headers
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -89,7 +90,7 @@ func until(at, now time.Time) time.Duration { return max(at.Sub(now), 0) }
 // Hold is how long an API asks to be left alone.
 type Hold struct {
 	Wait time.Duration // 0: it does not say
-	Sent string        // the headers that said it, word for word; "" if none did
+	Sent string        // the headers that said it, word for word, or that mean nothing; "" if there are none
 }
 
 const (
@@ -109,6 +110,9 @@ func HoldOf(header http.Header, status int, longestWindow time.Duration, now tim
 		h = Hold{wait, quoted(header, "Retry-After")}
 	} else if status/100 == 4 {
 		h = resets(header, served(header, now), resetNames)
+	}
+	if h.Sent == "" {
+		h.Sent = unread(header, status, resetNames)
 	}
 	most := max(longestWindow, leastLongest)
 	if status >= http.StatusInternalServerError {
@@ -133,6 +137,21 @@ func resets(header http.Header, now time.Time, more []string) (h Hold) {
 		}
 	}
 	return h
+}
+
+// unread are the headers of which nothing could be made: whoever looks why the
+// wait is ours and not the API's has to see them.
+func unread(header http.Header, status int, more []string) string {
+	names := []string{"Retry-After"}
+	if status/100 == 4 {
+		names = append(append(names, "X-RateLimit-Reset", "RateLimit-Reset", "RateLimit"), more...)
+	}
+	for _, name := range names {
+		if slices.ContainsFunc(header.Values(name), func(text string) bool { return strings.TrimSpace(text) != "" }) {
+			return quoted(header, name)
+		}
+	}
+	return ""
 }
 
 // quoted is a header as it was sent.

@@ -88,6 +88,33 @@ func TestHoldOf(t *testing.T) {
 	}
 }
 
+// What cannot be read is told as it was sent: why the wait is ours is seen by it.
+func TestWhatCannotBeReadIsToldAsItWasSent(t *testing.T) {
+	for _, test := range []struct {
+		sent   http.Header
+		status int
+		want   string
+	}{
+		{header("Retry-After", "soon"), 429, "Retry-After: soon"},
+		{header("Retry-After", "-5"), 429, "Retry-After: -5"},
+		{header("Retry-After", "7s", "Retry-After", "NaN"), 429, "Retry-After: 7s, NaN"},
+		{header("Retry-After", "soon"), 529, "Retry-After: soon"},
+		{header("Retry-After", "soon", "X-RateLimit-Reset", "later"), 429, "Retry-After: soon"},
+		{header("Retry-After", "soon", "X-RateLimit-Reset", "20"), 429, "X-RateLimit-Reset: 20"},
+		{header("X-RateLimit-Reset", "1m30s"), 429, "X-RateLimit-Reset: 1m30s"},
+		{header("RateLimit-Reset", "-1"), 403, "RateLimit-Reset: -1"},
+		{header("RateLimit", `"default";r=0;t=abc`), 429, `RateLimit: "default";r=0;t=abc`},
+		{header("X-Again", "later"), 429, "X-Again: later"},
+		{header("X-RateLimit-Reset", "later"), 503, ""}, // of a count it says nothing with a 503
+		{header("Retry-After", ""), 429, ""},
+		{header(), 429, ""},
+	} {
+		if got := HoldOf(test.sent, test.status, 0, now, "X-Again"); got.Sent != test.want {
+			t.Errorf("%d %v: %q, want %q", test.status, test.sent, got.Sent, test.want)
+		}
+	}
+}
+
 func TestCounts(t *testing.T) {
 	for _, test := range []struct {
 		sent http.Header
