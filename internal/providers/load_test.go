@@ -148,6 +148,7 @@ func TestRightsMistakes(t *testing.T) {
 		"agents:\n  alice: {export: yes}\n": ":2: agents.alice: expected a text, got fields",
 		"agents:\n  alice:\n":               ":2: agents.alice: expected a list of rights, [] for none",
 		"default: [ok, 'sp ace']\n":         ":1: default: right \"sp ace\": expected",
+		"agents: {}\n---\nagents: {}\n":     ":3: rights: expected one document, and nothing behind ---",
 		"people: {}\n":                      ":1: rights: unknown field \"people\", expected one of agents, default",
 		"\t":                                "yaml",
 	} {

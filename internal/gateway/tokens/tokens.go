@@ -2,11 +2,13 @@
 package tokens
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"sync"
@@ -114,13 +116,16 @@ func readTokens(path string) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read: %w", err)
 	}
-	var document yaml.Node
-	if err := yaml.Unmarshal(text, &document); err != nil {
+	var document, more yaml.Node
+	agents := map[string]string{}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	if err := decoder.Decode(&document); errors.Is(err, io.EOF) {
+		return agents, nil
+	} else if err != nil {
 		return nil, fmt.Errorf("%s is no YAML: %w", path, errTokens) // the error itself may quote a line
 	}
-	agents := map[string]string{}
-	if len(document.Content) == 0 {
-		return agents, nil
+	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: expected no lines behind ---: %w", path, errTokens)
 	}
 	lines := document.Content[0]
 	if lines.Kind != yaml.MappingNode {

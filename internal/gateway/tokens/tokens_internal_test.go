@@ -55,6 +55,13 @@ func TestAFileIsReadAnew(t *testing.T) {
 	write(line+"\n"+other, now.Add(-4*time.Hour))
 	known(alice, "alice")
 	known(carol, "carol")
+	write(line+"\n---\n", now.Add(-5*time.Hour)) // whoever stands behind --- would be nobody
+	known(carol, "carol")
+	write(line+"\n---\n"+other, now.Add(-6*time.Hour))
+	known(carol, "carol")
+	write("---\n"+line, now.Add(-7*time.Hour))
+	known(alice, "alice")
+	known(carol, "")
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,11 @@
 package catalogue
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"slices"
@@ -35,15 +37,22 @@ func newDocument(file, top string) *document {
 
 // parse reads YAML text and returns its top node, nil when it is empty.
 func (d *document) parse(content []byte) *yaml.Node {
-	var root yaml.Node
-	if err := yaml.Unmarshal(content, &root); err != nil {
-		d.errs = append(d.errs, fmt.Errorf("%s: %w", d.file, err))
-		return nil
+	var top *yaml.Node
+	for decoder := yaml.NewDecoder(bytes.NewReader(content)); ; {
+		var one yaml.Node
+		switch err := decoder.Decode(&one); {
+		case errors.Is(err, io.EOF):
+			return top
+		case err != nil:
+			d.errs = append(d.errs, fmt.Errorf("%s: %w", d.file, err))
+			return nil
+		case top == nil:
+			top = one.Content[0]
+		case one.Content[0].Kind != yaml.ScalarNode || one.Content[0].Value != "":
+			d.fail(one.Content[0], "%s: expected one document, and nothing behind ---", d.top)
+			return nil
+		}
 	}
-	if len(root.Content) == 0 {
-		return nil
-	}
-	return root.Content[0]
 }
 
 func (d *document) err() error { return errors.Join(d.errs...) }
