@@ -14,6 +14,8 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/catalogue"
+
+	"go.uber.org/zap"
 )
 
 // checking is what check is told to do.
@@ -39,7 +41,7 @@ func check(ctx context.Context, o checking, args []string, getenv func(string) s
 	with := environment.Get
 	config, err := app.Load(with)
 	set, loadErr := providers.Load(with)
-	if err := errors.Join(err, loadErr); err != nil {
+	if err := errors.Join(err, loadErr, doorsTokens(config)); err != nil {
 		return err
 	}
 	defer set.Close()
@@ -58,6 +60,16 @@ func check(ctx context.Context, o checking, args []string, getenv func(string) s
 		r.line("warning: " + warning)
 	}
 	return r.tabs.Flush()
+}
+
+// doorsTokens says what is wrong with the file of tokens, where a worker with
+// this configuration would serve the gateway.
+func doorsTokens(config app.Config) error {
+	if !opens(config, !config.NATS.Remote()) {
+		return nil
+	}
+	_, err := gatewayTokens(config, zap.NewNop())
+	return err
 }
 
 // prefixes are those of the providers' own variables.

@@ -54,6 +54,39 @@ func TestCheckPrintsWhatIsInForceAndNoKey(t *testing.T) {
 	}
 }
 
+// A worker that would serve the gateway does not start without its tokens, so
+// check refuses what it would refuse.
+func TestCheckReadsTheTokensOfTheGateway(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good := write("good.yaml", strings.Repeat("0a", 32)+": alice\n")
+	bad := write("bad.yaml", "a-token-in-clear: alice\n")
+	for _, test := range []struct {
+		env  []string
+		fine bool
+	}{
+		{[]string{"FETCH_GATEWAY_TOKENS", good}, true},
+		{[]string{"FETCH_GATEWAY_TOKENS", bad}, false},
+		{[]string{"FETCH_GATEWAY_TOKENS", dir}, false},
+		{[]string{"FETCH_GATEWAY_TOKENS", filepath.Join(dir, "none.yaml")}, false},
+		{[]string{"FETCH_GATEWAY_TOKENS", bad, "FETCH_GATEWAY", "off"}, true},
+		{[]string{"FETCH_GATEWAY_TOKENS", bad, "NATS_URL", "nats://127.0.0.1:1"}, true},
+		{[]string{"FETCH_GATEWAY_TOKENS", bad, "NATS_URL", "nats://127.0.0.1:1", "FETCH_GATEWAY", "on"}, false},
+	} {
+		err := run(t.Context(), []string{"check"}, env(test.env...), io.Discard, io.Discard)
+		if (err == nil) != test.fine || err != nil && (!strings.Contains(err.Error(), "FETCH_GATEWAY_TOKENS") || strings.Contains(err.Error(), "in-clear")) {
+			t.Errorf("%v: %v", test.env, err)
+		}
+	}
+}
+
 // TestCheckSaysWhoseErrorsAreTakenForAnswers: a provider has a rule for errors
 // under 2xx, or that it has none is told.
 func TestCheckSaysWhoseErrorsAreTakenForAnswers(t *testing.T) {

@@ -17,17 +17,30 @@ import (
 	"go.uber.org/zap"
 )
 
+// opens reports whether a worker serves the gateway.
+func opens(config app.Config, embeds bool) bool {
+	return config.Gateway.Open == "on" || config.Gateway.Open == "auto" && embeds
+}
+
+func gatewayTokens(config app.Config, logger *zap.Logger) (*tokens.File, error) {
+	known, err := tokens.Of(config.Gateway.Tokens, logger)
+	if err != nil {
+		return nil, fmt.Errorf("%w: FETCH_GATEWAY_TOKENS: %w", app.ErrConfig, err)
+	}
+	return known, nil
+}
+
 // openGateway serves HTTP for agents that do not speak NATS, where this
 // worker does. It has a connection of its own, as any agent has. The default
 // address may be taken by another process of this machine; one that was given
 // must be had. It returns where it listens, or nothing.
 func openGateway(ctx context.Context, config app.Config, embedded *broker.Embedded, name string, metrics prometheus.Registerer, tracer trace.Tracer, logger *zap.Logger, closing *app.Stack) (addr string, err error) {
-	if config.Gateway.Open == "off" || config.Gateway.Open == "auto" && embedded == nil {
+	if !opens(config, embedded != nil) {
 		return "", nil
 	}
-	known, err := tokens.Of(config.Gateway.Tokens, logger)
+	known, err := gatewayTokens(config, logger)
 	if err != nil {
-		return "", fmt.Errorf("%w: FETCH_GATEWAY_TOKENS: %w", app.ErrConfig, err)
+		return "", err
 	}
 	var nc *nats.Conn
 	if embedded != nil {

@@ -70,7 +70,7 @@ func Load(getenv func(string) string) (Config, error) {
 		HTTPAddr:        r.text("FETCH_HTTP_ADDR", "127.0.0.1:8080"),
 		PageAddr:        r.text("FETCH_PAGE_ADDR", "127.0.0.1:8090"),
 		PageToken:       getenv("FETCH_PAGE_TOKEN"),
-		PageTrace:       getenv("FETCH_PAGE_TRACE_URL"),
+		PageTrace:       r.trace("FETCH_PAGE_TRACE_URL"),
 		Concurrency:     r.whole("FETCH_CONCURRENCY", 16, 1, 10_000),
 		ResultAge:       r.duration("FETCH_RESULT_AGE", broker.StandardResultAge),
 		BodyMemory:      r.size("FETCH_BODY_MEMORY", bodyMemory(), memory.MaxBody),
@@ -102,14 +102,11 @@ func Load(getenv func(string) string) (Config, error) {
 
 // addresses checks what would only be found when it is used.
 func (r *reader) addresses(c Config) {
-	if c.HTTPAddr != "off" {
-		_, port, err := net.SplitHostPort(c.HTTPAddr)
-		if n, e := strconv.Atoi(port); err != nil || e != nil || n < 0 || n > 65535 {
-			r.fail("FETCH_HTTP_ADDR", fmt.Sprintf("must be host:port, :port or off; it is %q", c.HTTPAddr))
-		}
+	if c.HTTPAddr != "off" && !hasPort(c.HTTPAddr) {
+		r.fail("FETCH_HTTP_ADDR", fmt.Sprintf("must be host:port, :port or off; it is %q", c.HTTPAddr))
 	}
 	if c.PageAddr != "off" {
-		if _, _, err := net.SplitHostPort(c.PageAddr); err != nil {
+		if !hasPort(c.PageAddr) {
 			r.fail("FETCH_PAGE_ADDR", fmt.Sprintf("must be host:port or off; it is %q", c.PageAddr))
 		} else if _, _, err := broker.ListenAddress(c.PageAddr); err != nil && len(c.PageToken) < shortestToken {
 			r.fail("FETCH_PAGE_TOKEN", fmt.Sprintf("must have %d characters or more where FETCH_PAGE_ADDR is not loopback: whoever opens the page can act", shortestToken))
@@ -136,6 +133,13 @@ func (r *reader) addresses(c Config) {
 			r.fail("NATS_CREDS", "must be a file of credentials: "+err.Error())
 		}
 	}
+}
+
+// hasPort reports whether an address ends in a port that there can be.
+func hasPort(addr string) bool {
+	_, port, err := net.SplitHostPort(addr)
+	n, e := strconv.Atoi(port)
+	return err == nil && e == nil && n >= 0 && n <= 65535
 }
 
 // profiles is where profiles are to be: beside metrics and health, or on an
@@ -243,6 +247,10 @@ func perStream[T any](r *reader, name, example string, read func(stream, text st
 			r.fail(name, fmt.Sprintf("must be such as %s; there is no stream %q among %s", example, short, strings.Join(slices.Sorted(maps.Keys(names)), ", ")))
 			continue
 		}
+		if _, twice := set[stream]; twice {
+			r.fail(name, fmt.Sprintf("must be such as %s, each stream once; %s is there twice", example, short))
+			continue
+		}
 		value, err := read(short, text)
 		if err != nil {
 			r.fail(name, fmt.Sprintf("must be such as %s: %v", example, err))
@@ -267,6 +275,18 @@ func (r *reader) text(name, standard string) string {
 		return v
 	}
 	return standard
+}
+
+// trace is a URL with {trace} in it. It is a link on the page, so nothing but
+// the two kinds that lead somewhere.
+func (r *reader) trace(name string) string {
+	v := r.getenv(name)
+	u, err := url.Parse(strings.ReplaceAll(v, "{trace}", "0"))
+	if v != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || !strings.Contains(v, "{trace}")) {
+		r.fail(name, fmt.Sprintf("must be a URL such as https://traces.example.com/trace/{trace}; it is %q", v))
+		return ""
+	}
+	return v
 }
 
 func (r *reader) oneOf(name, standard string, others ...string) string {
@@ -309,14 +329,19 @@ func (r *reader) duration(name string, standard time.Duration) time.Duration {
 	return d
 }
 
+const (
+	leastSeconds = 1e-9 // less is a duration of nothing
+	mostSeconds  = 1e6
+)
+
 // seconds takes fractions.
 func (r *reader) seconds(name string, standard float64) time.Duration {
 	v := r.getenv(name)
 	n := standard
 	if v != "" {
 		var err error
-		if n, err = strconv.ParseFloat(v, 64); err != nil || !(n > 0) || n > 1e6 {
-			r.fail(name, fmt.Sprintf("must be a number of seconds above 0; it is %q", v))
+		if n, err = strconv.ParseFloat(v, 64); err != nil || !(n >= leastSeconds) || n > mostSeconds {
+			r.fail(name, fmt.Sprintf("must be a number of seconds above 0 and up to %.0f; it is %q", mostSeconds, v))
 			n = standard
 		}
 	}

@@ -36,6 +36,34 @@ func TestFractionsOfSeconds(t *testing.T) {
 	}
 }
 
+// A second that is none would be a wait of nothing: retries and probes without
+// end. What is too long is told as that.
+func TestSecondsThatAreNone(t *testing.T) {
+	for _, name := range []string{"FETCH_CIRCUIT_OPEN_SECONDS", "FETCH_RETRY_BASE_SECONDS"} {
+		for _, value := range []string{"0", "-0", "-1", "1e-12", "1e-300", "NaN", "Inf", "-Inf", "1e9", "1s", "x"} {
+			if _, err := app.Load(env(name, value)); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "up to 1000000") {
+				t.Errorf("%s=%s: %v", name, value, err)
+			}
+		}
+	}
+	if c, err := app.Load(env("FETCH_RETRY_BASE_SECONDS", "1e-9")); err != nil || c.RetryBase <= 0 {
+		t.Error(c.RetryBase, err)
+	}
+}
+
+func TestALinkToTracesLeadsSomewhere(t *testing.T) {
+	for _, value := range []string{"https://traces.example.com/trace/{trace}", "http://127.0.0.1:16686/trace/{trace}?x=1", ""} {
+		if c, err := app.Load(env("FETCH_PAGE_TRACE_URL", value)); err != nil || c.PageTrace != value {
+			t.Errorf("%q: %q, %v", value, c.PageTrace, err)
+		}
+	}
+	for _, value := range []string{"traces", "https://traces.example.com/", "javascript:alert('{trace}')", "/trace/{trace}", "//h/{trace}", "ftp://h/{trace}", "http:///{trace}", "http://[bad/{trace}", "data:text/html,{trace}"} {
+		if _, err := app.Load(env("FETCH_PAGE_TRACE_URL", value)); err == nil || !strings.Contains(err.Error(), "FETCH_PAGE_TRACE_URL") {
+			t.Errorf("%q: %v", value, err)
+		}
+	}
+}
+
 func TestEveryMistakeIsNamed(t *testing.T) {
 	_, err := app.Load(env("FETCH_CONCURRENCY", "many", "FETCH_SYNC", "never", "FETCH_RETRY_BASE_SECONDS", "-1", "FETCH_MAX_LIFE", "forever"))
 	if !errors.Is(err, app.ErrConfig) {
@@ -56,11 +84,15 @@ func TestAddressesAreReadAtOnce(t *testing.T) {
 		{"FETCH_NATS_ADDR", "junk"},
 		{"FETCH_NATS_ADDR", "0.0.0.0:4222"},
 		{"FETCH_NATS_ADDR", "127.0.0.1:x"},
+		{"FETCH_PAGE_ADDR", "127.0.0.1:99999"},
+		{"FETCH_PAGE_ADDR", "127.0.0.1:http"},
+		{"FETCH_PAGE_ADDR", ":"},
+		{"FETCH_GATEWAY_ADDR", "127.0.0.1:-1"},
 		{"NATS_URL", "::bad"},
 		{"NATS_URL", "nats://ok:4222,nats://user:secret@[bad"},
 	} {
 		_, err := app.Load(env(c.name, c.value))
-		if err == nil || !strings.Contains(err.Error(), c.name) || strings.Contains(err.Error(), "secret") {
+		if err == nil || !strings.Contains(err.Error(), c.name) || strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "TOKEN") {
 			t.Errorf("%s=%s: %v", c.name, c.value, err)
 		}
 	}
@@ -71,6 +103,8 @@ func TestAddressesAreReadAtOnce(t *testing.T) {
 		{"FETCH_HTTP_ADDR", "off"},
 		{"FETCH_HTTP_ADDR", ":0"},
 		{"FETCH_HTTP_ADDR", "[::1]:8080"},
+		{"FETCH_PAGE_ADDR", "localhost:0"},
+		{"FETCH_PAGE_ADDR", "off"},
 		{"FETCH_NATS_ADDR", "localhost:0"},
 		{"FETCH_NATS_ADDR", "[::1]:4222"},
 		{"NATS_URL", "a:4222, tls://b:4222"},
@@ -105,8 +139,8 @@ func TestEveryStreamsSizeAndAge(t *testing.T) {
 		t.Error(a)
 	}
 	for name, values := range map[string][]string{
-		"FETCH_STREAM_BYTES": {"results", "results=", "results=-1", "results=8XB", "nothing=1GiB", "results=0", "results=NaNGiB", "results=1e30"},
-		"FETCH_STREAM_AGE":   {"events=", "events=soon", "results=24h", "requests=24h", "events=-5d", "events=1s", "events=1e9d"},
+		"FETCH_STREAM_BYTES": {"results", "results=", "results=-1", "results=8XB", "nothing=1GiB", "results=0", "results=NaNGiB", "results=1e30", "results=1GiB,bodies=1GiB,results=2GiB"},
+		"FETCH_STREAM_AGE":   {"events=", "events=soon", "results=24h", "requests=24h", "events=-5d", "events=1s", "events=1e9d", "events=1d,events=1d"},
 	} {
 		for _, value := range values {
 			if _, err := app.Load(env(name, value)); err == nil || !strings.Contains(err.Error(), name) {

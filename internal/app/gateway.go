@@ -2,9 +2,7 @@ package app
 
 import (
 	"fmt"
-	"net"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"fetchworker/internal/broker"
@@ -29,8 +27,7 @@ func (r *reader) gateway() Gateway {
 		Given:  r.getenv("FETCH_GATEWAY_ADDR") != "",
 		Tokens: r.getenv("FETCH_GATEWAY_TOKENS"),
 	}
-	_, port, err := net.SplitHostPort(g.Addr)
-	if n, e := strconv.Atoi(port); err != nil || e != nil || n < 0 || n > 65535 {
+	if !hasPort(g.Addr) {
 		r.fail("FETCH_GATEWAY_ADDR", fmt.Sprintf("must be host:port or :port; it is %q", g.Addr))
 	} else if _, _, err := broker.ListenAddress(g.Addr); err != nil && g.Tokens == "" {
 		r.fail("FETCH_GATEWAY_ADDR", fmt.Sprintf("must be a loopback host:port without FETCH_GATEWAY_TOKENS; it is %q", g.Addr))
