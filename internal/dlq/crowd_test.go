@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/fleet"
@@ -202,6 +203,31 @@ func TestWhatADrainReleasesIsGone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A crowd that is parked is given out once while it is parked, and hardly a second
+// time; and of each whose worker died in between the agent is told all the same.
+func TestACrowdThatIsParkedIsMetOnce(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		leave := f.Serve("fmp")
+		defer leave()
+		until := time.Now().Add(time.Hour).Truncate(time.Millisecond).UTC()
+		f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: until}})
+		f.Replayer(nil)
+		const n = 1000
+		f.Crowd(n, func(l *dlq.Letter) { l.Class, l.NotBefore = wire.ClassCircuitOpen, until })
+		time.Sleep(1500 * time.Millisecond)
+		consumer, err := f.JS.Consumer(f.Ctx, wire.StreamDLQ, "replayer")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if met := consumer.CachedInfo().Delivered.Consumer; met < n || met > n+n/2 {
+			t.Errorf("%d letters were given out %d times", n, met)
+		}
+		took := f.Eventually(30*time.Second, "all agents are told", func() bool { return f.Count(fetchworker.StreamResults, ">") == n })
+		t.Logf("all are told within %v", took)
+		f.Accepted = nil
+	})
 }
 
 // A crowd that an operation's open circuit holds is not read again and again,

@@ -209,7 +209,7 @@ func (r *Replayer) meet(working context.Context, l *held, acts *sync.WaitGroup) 
 		if rests := l.stored.Add(settle).Sub(now); rests > 0 {
 			// Who stored it is about to tell its agent, and may have a stale
 			// body to tell; only where a crash came between is it ours.
-			l.back(min(rests, r.wait(v, now)))
+			l.back(min(r.waiters.settling(rests), r.wait(v, now)))
 			return
 		}
 		turns, do, later = r.telling, r.tell, func() time.Duration { return min(r.waiters.untoldYet(), r.wait(v, now)) }

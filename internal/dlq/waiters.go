@@ -109,15 +109,33 @@ func (w *waiters) delay(shortest, longest time.Duration) time.Duration {
 	return back
 }
 
+// settling is how long a letter goes back for that was parked just now: as long
+// as it rests, and where many are parked, until its turn among those that are
+// looked up. (A crowd that was looked at again as soon as it had rested was given
+// out and handed back once more in the busiest moment there is: while the rest of
+// it was still being parked.)
+func (w *waiters) settling(rests time.Duration) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return max(rests, w.next())
+}
+
 // untoldYet is how long a letter goes back for whose agent could not be told at
 // once: until its turn among all of them. Most were told by the worker that
 // parked them, and only have to be looked up.
 func (w *waiters) untoldYet() time.Duration {
 	w.mu.Lock()
-	behind := w.behind() + time.Second/tellsLookedUp
-	w.turn = time.Now().Add(behind)
+	behind := w.next()
 	w.mu.Unlock()
 	return wait.Jitter(time.Second, 3*time.Second) + behind
+}
+
+// next takes the next turn among those that are looked up, and tells how far away
+// it is. The lock is held.
+func (w *waiters) next() time.Duration {
+	behind := w.behind() + time.Second/tellsLookedUp
+	w.turn = time.Now().Add(behind)
+	return behind
 }
 
 // behind is how far away the turn is of the last letter that was put off. The

@@ -2,6 +2,7 @@ package dlq
 
 import (
 	"container/heap"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,6 +83,44 @@ func TestAgentsThatAreYetToBeToldAreLookedUpInTurn(t *testing.T) {
 			t.Error("a hundred thousand are no crowd")
 		}
 	})
+}
+
+// Of letters that were parked just now few are looked at again as soon as they
+// have rested, and a crowd in turn: while it is still being parked hardly any is.
+func TestACrowdThatIsParkedComesBackInTurn(t *testing.T) {
+	for _, c := range []struct{ n, aSecond, soon int }{
+		{1, 1, 1}, {10, 1000, 10}, {200, 4000, 200}, {1000, 100, 1000}, {10_000, 4000, 1200}, {100_000, 4000, 8000},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w, began := newWaiters(), time.Now()
+			parked, backs := time.Duration(0), make([]time.Duration, 0, c.n)
+			for range c.n {
+				back := w.settling(settle)
+				if back < settle {
+					t.Fatalf("of %d one comes back within %v", c.n, back)
+				}
+				backs = append(backs, time.Since(began)+back)
+				time.Sleep(time.Second / time.Duration(c.aSecond))
+				parked = time.Since(began)
+			}
+			slices.Sort(backs)
+			soon := 0
+			for i, at := range backs {
+				if at <= parked+settle {
+					soon++
+				}
+				if before := i - 2*tellsLookedUp; c.n > 1000 && before >= 0 && at-backs[before] < time.Second {
+					t.Fatalf("of %d more than %d come back in the second before %v", c.n, 2*tellsLookedUp, at)
+				}
+			}
+			if full := c.n < 1000 || c.aSecond < tellsLookedUp; full && soon != c.n || soon > c.soon {
+				t.Errorf("of %d, %d a second, %d come back within %v", c.n, c.aSecond, soon, parked+settle)
+			}
+			if last, most := backs[c.n-1], parked+settle+time.Duration(c.n)*time.Second/tellsLookedUp; last > most {
+				t.Errorf("of %d the last comes back after %v", c.n, last)
+			}
+		})
+	}
 }
 
 // times is a heap of them.
