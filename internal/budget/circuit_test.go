@@ -416,7 +416,7 @@ func TestInteractiveTakesTheTurn(t *testing.T) {
 			b.end(g, ask("alice", "quote", key), Failure)
 		}
 		busy := b.begin(g, ask("alice", "profile", "1"))
-		got := make(chan string, 2)
+		got := make(chan string, 3)
 		come := func(lane turns.Lane, who string) {
 			a := ask(who, "quote", "1")
 			a.Lane = lane
@@ -433,9 +433,17 @@ func TestInteractiveTakesTheTurn(t *testing.T) {
 		}
 		come(turns.Batch, "bob")
 		come(turns.Interactive, "carol")
+		g.mu.Lock()
+		aside := g.stepAside(g.alone["quote"])
+		g.mu.Unlock()
+		if aside {
+			busy.Done(Report{Outcome: Odd, Remaining: -1})
+			t.Fatal("who waits in the fastest lane steps aside: they would do so for each other without end")
+		}
+		come(turns.Interactive, "dave") // of her own lane, who came later
 		busy.Done(Report{Outcome: Odd, Remaining: -1})
-		if a, b := <-got, <-got; a != "carol" || b != "bob" {
-			t.Errorf("%s went before %s", a, b)
+		if a, b, c := <-got, <-got, <-got; a != "carol" {
+			t.Errorf("%s went first, then %s and %s", a, b, c)
 		}
 		settle()
 		if len(g.alone) != 0 || len(g.probing) != 0 {
@@ -629,6 +637,20 @@ func TestPauseAndResume(t *testing.T) {
 		}
 		p.Done(Report{Outcome: Success, Remaining: -1})
 		b.refused(g, fetchworker.ReasonPaused)
+		orders, err := b.kv.Get(t.Context(), store.ControlKey("fmp"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, garbled := range []string{"{", "[]", orders.Key(), string(orders.Value()[:len(orders.Value())-1])} { // what cannot be read is no order
+			if _, err := b.kv.PutString(t.Context(), store.ControlKey("fmp"), garbled); err != nil {
+				t.Fatal(err)
+			}
+			settle()
+			b.refused(g, fetchworker.ReasonPaused)
+		}
+		if _, err := b.kv.Put(t.Context(), store.ControlKey("fmp"), orders.Value()); err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(time.Minute)
 		b.refused(g, fetchworker.ReasonPaused) // no probes
 		if err := fleet.Resume(t.Context(), b.kv, "fmp"); err != nil {

@@ -77,8 +77,68 @@ func TestView(t *testing.T) {
 			t.Fatal(err)
 		}
 		held("")
-		if v := view.Provider("fmp", time.Now()); v.Circuit.State != circuit.Closed || !v.HoldUntil.IsZero() {
+		// There was no pause: that somebody had all go on is an order all the same.
+		if v := view.Provider("fmp", time.Now()); v.Circuit.State != circuit.Closed || !v.HoldUntil.IsZero() || time.Since(v.Control.Resumed) > time.Second || time.Since(v.Ordered) > time.Second {
 			t.Errorf("%+v", v)
+		}
+	})
+}
+
+// TestViewHoldsWhatHoldsEverybody: a circuit that is open for one agent's calls,
+// for one call, or for one operation, holds nobody else's letters.
+func TestViewHoldsWhatHoldsEverybody(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		view, err := fleet.Watch(t.Context(), b.js, b.kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer view.Close()
+		is := func(agent, call string) circuit.Circuit {
+			return circuit.Circuit{State: circuit.Open, Agent: agent, Call: call, OpenedAt: time.Now(), OpenUntil: time.Now().Add(time.Minute)}
+		}
+		for _, c := range []struct {
+			r    circuit.Record
+			want fetchworker.Reason
+		}{
+			{circuit.Record{Circuit: is("", "")}, fetchworker.ReasonCircuitOpen},
+			{circuit.Record{Circuit: is("alice", "")}, ""},
+			{circuit.Record{Circuit: is("alice", "quote/A")}, ""},
+			{circuit.Record{Operations: []circuit.Operation{{Name: "quote", Circuit: is("", "")}}}, ""},
+		} {
+			value, err := c.r.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := b.kv.Put(t.Context(), store.CircuitKey("fmp"), value); err != nil {
+				t.Fatal(err)
+			}
+			settle()
+			if reason, until := view.Held("fmp", time.Now()); reason != c.want || until.IsZero() == (c.want != "") {
+				t.Errorf("held by %q until %v, want %q: %s", reason, until, c.want, value)
+			}
+		}
+	})
+}
+
+// TestAnOrderThatIsToEndHasNotEnded: when orders last changed is never a moment
+// to come, or what is parked would go at once.
+func TestAnOrderThatIsToEndHasNotEnded(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		view, err := fleet.Watch(t.Context(), b.js, b.kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer view.Close()
+		ordered := time.Now()
+		if err := fleet.Pause(t.Context(), b.kv, "fmp", ordered.Add(time.Minute), "alice", "x"); err != nil {
+			t.Fatal(err)
+		}
+		if err := fleet.SetLimits(t.Context(), b.kv, "fmp", perMinute(10), ordered.Add(time.Hour), "alice", "x"); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		for after, want := range map[time.Duration]time.Duration{time.Second: 0, 59 * time.Second: 0, 61 * time.Second: time.Minute, 59 * time.Minute: time.Minute, time.Hour: time.Hour, 2 * time.Hour: time.Hour} {
+			b.about(view.Provider("fmp", ordered.Add(after)).Ordered, ordered.Add(want))
 		}
 	})
 }
@@ -455,6 +515,43 @@ func TestAViewThatLookedAwayForLong(t *testing.T) {
 		if d := none(); d < 5*time.Minute {
 			t.Errorf("none for %v when it can be asked again", d)
 		}
+	})
+}
+
+// What the watch has told before a beat says nothing of the beat.
+func TestABeatIsToldAfterItIsSaid(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		js, kv := b.connect()
+		self := fleet.Worker{Name: "self", Providers: []string{"fmp"}}
+		if err := fleet.Beat(t.Context(), js, self); err != nil { // before it was restarted
+			t.Fatal(err)
+		}
+		mirror, err := store.NewMirror(t.Context(), js, kv, nil, fleet.OwnKeys("self")...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mirror.Close()
+		stream, err := b.js.Stream(t.Context(), "KV_"+store.Bucket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range stream.ConsumerNames(t.Context()).Name() {
+			if err := stream.DeleteConsumer(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var failed atomic.Int64
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() {
+			fleet.Presence{Worker: self, Mirror: mirror}.Run(ctx, js, kv, func(error) { failed.Add(1) })
+		})
+		time.Sleep(4 * time.Second)
+		if failed.Load() != 1 {
+			t.Errorf("%d of the first beats were missed, whose watch tells nothing", failed.Load())
+		}
+		cancel()
+		all.Wait()
 	})
 }
 

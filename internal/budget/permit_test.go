@@ -181,15 +181,27 @@ func TestTheLastPermitOfTheDay(t *testing.T) {
 // Two workers that go for a probe in the same moment: one calls, the other is
 // told that the circuit is open, and holds nothing afterwards.
 func TestTheRaceForAProbe(t *testing.T) {
+	theRaceForAProbe(t, "w1", "w2", 7)
+}
+
+// So it is with the one that a restarted worker has left, which has its name.
+func TestTheRaceForAProbeWithOnesOwnName(t *testing.T) {
+	theRaceForAProbe(t, "w1", "w1", 8)
+}
+
+func theRaceForAProbe(t *testing.T, one, another string, seed uint64) {
+	t.Helper()
 	bubble(t, func(t *testing.T, b *bench) {
-		same := func(s *Settings) {
-			s.Rand = rand.New(rand.NewPCG(7, 7)) // both wait as long
-			s.Limits = nil                       // and neither for its permit
+		wait := func(seed uint64) func(s *Settings) {
+			return func(s *Settings) {
+				s.Rand = rand.New(rand.NewPCG(7, seed))
+				s.Limits = nil // neither waits for its permit
+			}
 		}
-		gates := []*Gate{b.open("w1", same), b.open("w2", same)}
+		gates := []*Gate{b.open(one, wait(7)), b.open(another, wait(seed))}
 		b.outage(gates[0])
 		for _, g := range gates {
-			g.circuit.cell = slow{g.circuit.cell, 50 * time.Millisecond}
+			g.circuit.cell = slow{g.circuit.cell, mostProbeWait} // until then the other goes, too
 		}
 		time.Sleep(time.Minute + time.Second)
 		type result struct {

@@ -534,3 +534,46 @@ func TestWellOperationsAreNeverHeld(t *testing.T) {
 		}
 	})
 }
+
+// Only a probe that failed puts the next one off: no other call's failure does,
+// and no request that is at its last retry.
+func TestNothingElsePutsAProbeOff(t *testing.T) {
+	for operation, r := range map[string]Record{
+		"quote": play(t, Record{}, "alice quote A 500", "alice quote B 500", "alice quote C 500"),
+		"":      play(t, Record{}, "alice quote A refused", "alice profile A refused", "alice quote B refused"),
+	} {
+		before := r.Of(operation)
+		if !before.Held() {
+			t.Fatalf("%q is not open", operation)
+		}
+		for i, text := range []string{"alice quote Z", "bob chart X", "bob quote Y", "alice quote A", "carol chart X"} {
+			now, c := before.OpenedAt.Add(time.Duration(i+1)*10*time.Second), call(t, text)
+			for what, next := range map[string]Record{
+				"spared":  r.Spared(c, start, now, policy),
+				"failed":  r.Failed(c, Failure, now, policy),
+				"claimed": r.Claimed(operation, c, "w", now, now.Add(time.Minute)),
+			} {
+				after := next.Of(operation)
+				if after.State != Open || !after.OpenedAt.Equal(before.OpenedAt) || !after.OpenUntil.Equal(before.OpenUntil) {
+					t.Errorf("%q, %s %s: opened at %v until %v, before at %v until %v", operation, text, what, after.OpenedAt, after.OpenUntil, before.OpenedAt, before.OpenUntil)
+				}
+			}
+			r = r.Failed(c, Failure, now, policy).Spared(c, start, now, policy)
+		}
+	}
+}
+
+// However often a lone probe has failed, the next is no sooner for it.
+func TestABackOffIsForGood(t *testing.T) {
+	last := time.Duration(0)
+	for repeats := range 1000 {
+		wait := backOff(repeats)
+		if wait < last || wait > mostBackOff {
+			t.Fatalf("%v after %d failures, and %v after one less", wait, repeats, last)
+		}
+		last = wait
+	}
+	if last != mostBackOff {
+		t.Errorf("%v in the end", last)
+	}
+}

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 )
@@ -366,6 +367,50 @@ func TestASeatIsKeptUntilItsEndIsSure(t *testing.T) {
 		next.Sit(o, until.Add(off))
 		if n, _ := next.Seats("b"); n != want {
 			t.Errorf("%v after its end: %d are had", off, n)
+		}
+	}
+}
+
+// TestALimitIsStaleBeforeItIsForgotten: whoever has a limit and is idle hears of
+// that in time to say so again, whoever else writes meanwhile.
+func TestALimitIsStaleBeforeItIsForgotten(t *testing.T) {
+	for _, per := range []time.Duration{time.Second, time.Minute, time.Hour, 24 * time.Hour} {
+		shapes, others := NewShapes(Limits{{10, per}}), NewShapes(Limits{{7, 7 * time.Second}})
+		r := New(1)
+		r.Touch(shapes, start)
+		step := (shapes[0].span + kept) / 16
+		at := start
+		for ; !r.Stale(shapes, at); at = at.Add(step) {
+			next := r.Clone()
+			next.Touch(others, at.Add(10*time.Second))
+			if !slices.ContainsFunc(next.windows, func(w window) bool { return w.per == per }) {
+				t.Fatalf("%v: forgotten within 10 s of %v, when it is not even stale", per, at.Sub(start))
+			}
+		}
+		if at.Sub(start) > shapes[0].span+kept {
+			t.Errorf("%v: stale after %v", per, at.Sub(start))
+		}
+	}
+}
+
+// TestWhatIsUnderWayKeepsItsSeat: however small a claimer's share has become, it
+// says what it has under way, and nobody else has that.
+func TestWhatIsUnderWayKeepsItsSeat(t *testing.T) {
+	for _, most := range []int{4, 2, 1} { // the number of calls at once may be lowered
+		r := New(1)
+		r.Sit(SeatOrder{Owner: "a", Most: 4, Want: 4, Term: time.Minute}, start)
+		for _, owner := range []string{"b", "c"} {
+			r.Sit(SeatOrder{Owner: owner, Most: most, Want: 4, Term: time.Minute}, start.Add(time.Second))
+		}
+		for use := 4; use >= 0; use-- {
+			r.Sit(SeatOrder{Owner: "a", Most: most, Use: use, Want: 4, Ended: use < 4, Term: time.Minute}, start.Add(time.Duration(6-use)*time.Second))
+			if n, _ := r.Seats("a"); n < use {
+				t.Errorf("of %d at once: %d under way, and %d seats", most, use, n)
+			}
+			r.Sit(SeatOrder{Owner: "b", Most: most, Want: 4, Term: time.Minute}, start.Add(time.Duration(6-use)*time.Second))
+			if n := r.Taken(start.Add(10 * time.Second)); n > max(most, use) {
+				t.Errorf("%d of %d at once are taken, %d of them under way", n, most, use)
+			}
 		}
 	}
 }

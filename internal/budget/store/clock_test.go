@@ -108,3 +108,29 @@ func TestTheSurestSampleRules(t *testing.T) {
 		t.Errorf("sure to %v, and one sample is to half a millisecond", u)
 	}
 }
+
+// Wherever on its way a look at the server's clock is held up, the time that is
+// read of it is no more wrong than is said.
+func TestASampleHeldUpOnItsWay(t *testing.T) {
+	for _, way := range [][2]time.Duration{{0, 0}, {time.Second, 0}, {0, time.Second}, {300 * time.Millisecond, 500 * time.Millisecond}} {
+		synctest.Test(t, func(t *testing.T) {
+			const ahead = time.Hour
+			c := NewClock(func(context.Context) (time.Time, error) {
+				time.Sleep(way[0])
+				at := time.Now().Add(ahead)
+				time.Sleep(way[1])
+				return at, nil
+			})
+			if err := c.Sample(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				now := c.Read()
+				if off := time.Until(now.Time()) - ahead; !now.OK || max(off, -off) > now.U {
+					t.Errorf("%v there and back: wrong by %v, said %v", way, off, now.U)
+				}
+				time.Sleep(10 * time.Second)
+			}
+		})
+	}
+}

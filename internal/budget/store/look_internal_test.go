@@ -126,3 +126,25 @@ func TestWhoFollowsLateIsToldWhatThereIs(t *testing.T) {
 		}
 	}
 }
+
+// When all is forgotten nobody is told any more of what there was: it is told
+// again if it still is.
+func TestWhatIsForgottenIsToldToNobody(t *testing.T) {
+	m := &Mirror{entries: map[string]Entry{}, ofKey: map[string][]*Follower{}, whole: true}
+	m.see(Entry{Key: "stays", Value: []byte("1"), Rev: 1})
+	m.see(Entry{Key: "goes", Value: []byte("2"), Rev: 2})
+	told := map[string]string{}
+	see := func(e Entry) { told[e.Key] = string(e.Value) }
+	m.Follow(&Follower{Keys: []string{"stays", "goes"}, See: see, Lost: func() { clear(told) }})
+	m.forget()
+	late := map[string]string{}
+	m.Follow(&Follower{See: func(e Entry) { late[e.Key] = string(e.Value) }, Lost: func() {}})
+	if len(told)+len(late) > 0 {
+		t.Errorf("forgotten, and told: %v, %v", told, late)
+	}
+	m.see(Entry{Key: "stays", Value: []byte("3"), Rev: 3})
+	m.complete()
+	if gone, is := told["goes"]; told["stays"] != "3" || gone != "" || !is || len(late) != 1 {
+		t.Errorf("after all was told anew: %v, %v", told, late)
+	}
+}

@@ -342,3 +342,72 @@ func TestAClockThatWasAheadIsFoundOutLate(t *testing.T) {
 		t.Errorf("%v served", l.served)
 	}
 }
+
+// TestWhatWasKnownOutlastsTwoBreaks: whoever looks again after two of them, and
+// finds the bucket set back, still has in it what it knew before the first.
+func TestWhatWasKnownOutlastsTwoBreaks(t *testing.T) {
+	for breaks := 1; breaks < 4; breaks++ {
+		p := planner(ledger.Limits{{N: 10, Per: 24 * time.Hour}}, 3)
+		known, _ := p.Known()
+		before := known.Clone()
+		w, now := plan(t, p, start)
+		p.Won(w, 2, now)
+		for range breaks {
+			p.Forget()
+		}
+		p.Learn(before, 1)
+		w, now = plan(t, p, now)
+		if left := w.Reg.Left(p.shapes, now); left != 7 {
+			t.Errorf("after %d breaks %d of 10 are left, and three are in hand", breaks, left)
+		}
+	}
+}
+
+// TestEachCallWithoutALimitIsCounted: also those that begin while a write is on
+// its way, be it that it is stored or not.
+func TestEachCallWithoutALimitIsCounted(t *testing.T) {
+	others := ledger.NewShapes(ledger.Limits{{N: 100_000, Per: 24 * time.Hour}})
+	for name, ends := range map[string]func(p *Planner, w *Write, now ledger.Instant){
+		"stored": func(p *Planner, w *Write, now ledger.Instant) { p.Won(w, w.Rev+1, now) },
+		"beaten, then stored": func(p *Planner, w *Write, now ledger.Instant) {
+			if w.Rev%2 == 0 {
+				p.Won(w, w.Rev+1, now)
+				return
+			}
+			p.Conflict(now)
+			p.Learn(w.Before.Clone(), w.Rev+1)
+		},
+	} {
+		p := NewPlanner("w", nil, 100, time.Minute, rand.New(rand.NewPCG(1, 2)))
+		r := ledger.New(7)
+		r.Touch(others, start)
+		p.Learn(r, 1)
+		calls, now := 0, start
+		call := func() {
+			p.Push(&Waiter{})
+			grants, _ := p.Serve(now, 0)
+			for _, g := range grants {
+				p.End(g.Turn, true)
+			}
+			calls += len(grants)
+		}
+		for ; now < start.Add(5*time.Second); now = now.Add(5 * time.Millisecond) {
+			call()
+			if w, _ := p.Plan(now); w != nil {
+				call()
+				now = now.Add(5 * time.Millisecond)
+				call()
+				ends(p, w, now)
+			}
+		}
+		for end := now.Add(2 * time.Second); now < end; now = now.Add(5 * time.Millisecond) {
+			if w, _ := p.Plan(now); w != nil {
+				ends(p, w, now)
+			}
+		}
+		reg, _ := p.Known()
+		if left := reg.Left(others, now); calls < 500 || left != 100_000-calls {
+			t.Errorf("%s: %d calls, and %d of 100,000 are left", name, calls, left)
+		}
+	}
+}

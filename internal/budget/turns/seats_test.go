@@ -153,3 +153,28 @@ func TestTheNumberOfCallsAtOnceIsToldByWhoIsIdle(t *testing.T) {
 		l.run(time.Second, func(Grant) {})
 	}
 }
+
+// Whoever calls all the time never waits for its own seats to be renewed.
+func TestSeatsLastWhileTheyAreUsed(t *testing.T) {
+	l, calls := seatedLone(t)
+	for i := range 1200 {
+		l.End(calls[0], true)
+		calls = calls[1:]
+		l.Push(&Waiter{Ask: Ask{Shard: 1}})
+		grants, _ := l.Serve(l.now, 0)
+		if len(grants) != 1 {
+			t.Fatalf("call %d, %v after the first: %d begin", i, l.now.Sub(start), len(grants))
+		}
+		calls = append(calls, grants[0].Turn)
+		for range 5 {
+			l.now = l.now.Add(50 * time.Millisecond)
+			if w, _ := l.Plan(l.now); w != nil {
+				l.rev++
+				l.Won(w, l.rev, l.now)
+			}
+		}
+	}
+	if writes, _, _ := l.Traffic(); writes > 150 {
+		t.Errorf("%d writes in five minutes", writes)
+	}
+}
