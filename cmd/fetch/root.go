@@ -167,5 +167,11 @@ func (c *cli) request(cmd *cobra.Command, args []string) (fetchworker.Request, e
 	if c.ttl < 0 || c.maxAge < 0 || c.maxStale < 0 || c.timeout <= 0 || c.parallel < 1 {
 		return r, fmt.Errorf("%w: a duration cannot be negative, and the timeout and --parallel must be more than nothing", errUsage)
 	}
+	if c.ttl == 0 && cmd.Flags().Changed("ttl") {
+		return r, fmt.Errorf("%w: --ttl must be more than nothing; without it the request is never given up", errUsage)
+	}
+	if c.from == "" && (c.to != "" || cmd.Flags().Changed("parallel")) {
+		return r, fmt.Errorf("%w: --out and --parallel belong to --from", errUsage)
+	}
 	return r, nil
 }
