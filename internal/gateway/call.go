@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -58,16 +59,16 @@ func (g *Gateway) routes() http.Handler {
 			refuse(w, http.StatusMethodNotAllowed, "this path takes "+allow)
 		})
 	}
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = io.WriteString(w, home) // the client is gone then
+		_, _ = fmt.Fprintf(w, home, r.Host) // the client is gone then
 	})
 	return g.guard(mux)
 }
 
 const home = `fetchworker: ask for a fetch, get one answer, inside every quota.
 
-  curl '127.0.0.1:8081/v1/fmp/quote?symbol=AAPL'
+  curl '%s/v1/fmp/quote?symbol=AAPL'
 
   GET  /v1/{provider}/{operation}?name=value            ask, as a person does
   POST /v1/{provider}/{operation}                       ask, as a program does

@@ -241,6 +241,9 @@ func (r *rig) post(path, body string, headers ...string) said {
 
 func TestAPersonWithCurl(t *testing.T) {
 	r := newRig(t, nil)
+	if home := r.get("/"); home.StatusCode != http.StatusOK || !strings.Contains(home.body, "curl '"+strings.TrimPrefix(r.url, "http://")+"/v1/fmp/quote?symbol=AAPL'") {
+		t.Errorf("%d %s", home.StatusCode, home.body)
+	}
 	s := r.get("/v1/fmp/quote?symbol=AAPL")
 	h := s.Header
 	if s.StatusCode != http.StatusOK || s.body != aQuote || h.Get("Content-Type") != "application/json" || h.Get("Fetch-Source") != "origin" ||
