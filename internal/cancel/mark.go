@@ -10,8 +10,11 @@
 package cancel
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -111,8 +114,8 @@ const mostIDs = 1000
 
 // decodeOrder reads an order, strictly.
 func decodeOrder(body []byte) (Order, error) {
-	var o Order
-	if err := strictly(body, &o); err != nil {
+	o, err := readOrder(body)
+	if err != nil {
 		return o, refuse(400, "an order is {\"operation\":\"…\",\"ids\":[…]} or {\"all\":true}: "+err.Error())
 	}
 	switch {
@@ -136,6 +139,47 @@ func decodeOrder(body []byte) (Order, error) {
 	}
 	slices.Sort(o.IDs)
 	o.IDs = slices.Compact(o.IDs)
+	return o, nil
+}
+
+var (
+	errNoOrder = errors.New("it is no JSON object, or something follows it")
+	// What the fields of an order are, for who wrote another thing.
+	orderWants = map[string]string{"operation": "a text", "ids": "a list of texts", "all": "true or false", "lane": "a text"}
+)
+
+// readOrder takes the fields by their very names and each once: a decoder takes
+// "ALL" for "all" and the last of two, and what is cancelled is so for good.
+func readOrder(body []byte) (o Order, err error) {
+	into := map[string]any{"operation": &o.Operation, "ids": &o.IDs, "all": &o.All, "lane": &o.Lane}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
+		return o, errNoOrder
+	}
+	for dec.More() {
+		token, err := dec.Token()
+		name, is := token.(string)
+		if err != nil || !is {
+			return o, errNoOrder
+		}
+		field, known := into[name]
+		if !known {
+			return o, fmt.Errorf("%.40q: no such field, or given twice", name)
+		}
+		delete(into, name)
+		var wrong *json.UnmarshalTypeError
+		if err := dec.Decode(field); errors.As(err, &wrong) {
+			return o, fmt.Errorf("%s: %s", name, orderWants[name])
+		} else if err != nil {
+			return o, errNoOrder
+		}
+	}
+	if _, err := dec.Token(); err != nil {
+		return o, errNoOrder
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return o, errNoOrder
+	}
 	return o, nil
 }
 

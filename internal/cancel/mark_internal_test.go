@@ -1,6 +1,7 @@
 package cancel
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -32,6 +33,46 @@ func TestALaterOrderOfAnEarlierMomentTakesNothingBack(t *testing.T) {
 		}
 		if got := m.judge(request); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// An order is taken for what it says and for nothing else: a field by its very
+// name, and once. What is refused is told in an agent's words.
+func TestAnOrderIsReadByItsVeryNames(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"ALL":true}`:                                  `"ALL": no such field`,
+		`{"Operation":"quote","ids":["q"]}`:             `"Operation": no such field`,
+		`{"all":false,"all":true}`:                      `"all": no such field, or given twice`,
+		`{"operation":"quote","ids":["a"],"ids":["b"]}`: `"ids": no such field, or given twice`,
+		`{"all":true,"zz":null}`:                        `"zz": no such field`,
+		`{"all":"true"}`:                                "all: true or false",
+		`{"all":1}`:                                     "all: true or false",
+		`{"operation":"quote","ids":"q"}`:               "ids: a list of texts",
+		`{"operation":"quote","ids":[5]}`:               "ids: a list of texts",
+		`{"operation":5,"ids":["q"]}`:                   "operation: a text",
+		`{"all":true,"lane":["batch"]}`:                 "lane: a text",
+		``:                                              "no JSON object",
+		`[]`:                                            "no JSON object",
+		`null`:                                          "no JSON object",
+		`"all"`:                                         "no JSON object",
+		`{`:                                             "no JSON object",
+		`{"all"`:                                        "no JSON object",
+		`{"all":tru}`:                                   "no JSON object",
+		`{"all":true`:                                   "no JSON object",
+		`{"all":true]`:                                  "no JSON object",
+		`{"all":true}{}`:                                "no JSON object, or something follows it",
+		"\xef\xbb\xbf{\"all\":true}":                    "no JSON object",
+		`{"` + strings.Repeat("a", 5000) + `":1}`: "no such field",
+	} {
+		_, err := decodeOrder([]byte(body))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "Go ") || strings.Contains(err.Error(), "EOF") || len(err.Error()) > 250 {
+			t.Errorf("%.60s: %v, want %s", body, err, want)
+		}
+	}
+	for _, body := range []string{`{"all":true}`, ` {"all" : true, "lane":null, "ids":null, "operation":null} `, `{"operation":"quote","ids":["b","a","a"],"all":false}`, `{"\u0061ll":true}`} {
+		if _, err := decodeOrder([]byte(body)); err != nil {
+			t.Errorf("%s: %v", body, err)
 		}
 	}
 }

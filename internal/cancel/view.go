@@ -1,11 +1,9 @@
 package cancel
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -264,19 +262,6 @@ func (v *View) callers(at time.Time) map[string]time.Duration {
 		}
 	}
 	return all
-}
-
-// strictly reads JSON that has no unknown fields and nothing after it.
-func strictly(body []byte, into any) error {
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows it")
-	}
-	return nil
 }
 
 // Of is the request that a letter, or a request on its way, is to a mark.
