@@ -121,6 +121,19 @@ func TestPartsOutliveAnswersAfterAnUpgrade(t *testing.T) {
 	}
 }
 
+// An answer is there a day longer than its request may live, whoever has decided
+// how long answers are kept.
+func TestAnswersOutliveTheirRequests(t *testing.T) {
+	b := standard(t)
+	change(t, b, fetchworker.StreamResults, func(c *jetstream.StreamConfig) { c.MaxAge = 72 * time.Hour })
+	for life, refused := range map[time.Duration]bool{48 * time.Hour: false, 48*time.Hour + time.Second: true, 71 * time.Hour: true} {
+		_, err := applied(t, b, broker.Options{MaxLife: life}, fetchworker.StreamResults)
+		if got := err != nil && strings.Contains(err.Error(), "max_age"); got != refused || err != nil && !refused {
+			t.Errorf("a life of %v with answers of 72h: %v", life, err)
+		}
+	}
+}
+
 func TestWhatLosesSomethingNeedsAWord(t *testing.T) {
 	b := standard(t)
 	narrow := broker.Options{ResultAge: 96 * time.Hour, Bytes: map[string]int64{fetchworker.StreamResults: 1 << 20}, MaxLife: 72 * time.Hour}

@@ -196,6 +196,9 @@ func TestConsumersAreMadeWhereTheyAreMissing(t *testing.T) {
 	if n, err := broker.Adopt(t.Context(), b.JS, func(provider string) bool { return provider == "fmp" }); n != 1 || err != nil {
 		t.Error(n, err)
 	}
+	if _, err := b.JS.UpdateConsumer(t.Context(), fetchworker.StreamRequests, earlier); err != nil { // once more: whoever needs it sees to it, too
+		t.Fatal(err)
+	}
 	if since, _, err := broker.MakeConsumer(t.Context(), b.JS, config); err != nil || !since.Equal(first) {
 		t.Error(since, first, err)
 	}
@@ -212,6 +215,28 @@ func TestConsumersAreMadeWhereTheyAreMissing(t *testing.T) {
 	stream, err := b.JS.Stream(t.Context(), fetchworker.StreamRequests)
 	if err != nil || stream.CachedInfo().State.Consumers != 0 {
 		t.Errorf("consumers left after retire, or made by a look at rights: %v", err)
+	}
+}
+
+// A work queue hides a message whose deliveries have run out, for ever: no consumer
+// of ours has a last one.
+func TestNoConsumerHasALastDelivery(t *testing.T) {
+	b := brokertest.Start(t)
+	if err := broker.ServeDLQ(t.Context(), b.JS); err != nil {
+		t.Fatal(err)
+	}
+	letters, err := b.JS.Consumer(t.Context(), wire.StreamDLQ, broker.ReplayerConsumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := []jetstream.ConsumerConfig{letters.CachedInfo().Config}
+	for _, configs := range broker.ProviderConsumers("fmp", 16) {
+		all = append(all, configs...)
+	}
+	for _, c := range all {
+		if c.MaxDeliver != -1 || c.AckPolicy != jetstream.AckExplicitPolicy || c.AckWait != broker.AckWait {
+			t.Errorf("%s: at most %d deliveries, %v within %v", c.Durable, c.MaxDeliver, c.AckPolicy, c.AckWait)
+		}
 	}
 }
 

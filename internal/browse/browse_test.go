@@ -2,6 +2,7 @@ package browse_test
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/browse"
 	"fetchworker/internal/dlq"
+	"fetchworker/internal/record"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -155,8 +157,66 @@ func TestAFilterChoosesByCause(t *testing.T) {
 			t.Errorf("%+v: %v", c.f, got)
 		}
 	}
+	for name, edit := range map[string]func(*dlq.Letter){
+		"provider": func(l *dlq.Letter) { l.Provider = "fred" }, "class": func(l *dlq.Letter) { l.Class = wire.ClassPoison },
+		"error": func(l *dlq.Letter) { l.Error = "lost at port 8" }, "code": func(l *dlq.Letter) { l.Code = "poison" }, "status": func(l *dlq.Letter) { l.HTTPStatus = 503 },
+	} {
+		other := l
+		if edit(&other); (browse.Filter{Group: group}).Matches(other) {
+			t.Errorf("one of another %s is of the group", name)
+		}
+	}
 	l.Error = "gone at port 9000" // another number is the same group
 	if browse.GroupOf(l).Number() != group || group < 1000 {
 		t.Errorf("group %d, then %d", group, browse.GroupOf(l).Number())
+	}
+}
+
+// A look ends where it began to: what comes meanwhile is no part of it.
+func TestALookEndsAtItsEdge(t *testing.T) {
+	b := brokertest.Start(t)
+	put := func(n int) {
+		if _, err := b.JS.PublishMsg(t.Context(), letter("fmp", n).DeadLetter()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 3 {
+		put(n)
+	}
+	reader := browse.New(b.NC)
+	edge, err := reader.Edge(t.Context(), wire.StreamDLQ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(3)
+	for name, all := range map[string]iter.Seq2[record.Raw, error]{
+		"the first":         reader.First(t.Context(), wire.StreamDLQ, "fetch.dlq.>", 1, edge, 10),
+		"all":               reader.Messages(t.Context(), wire.StreamDLQ, "fetch.dlq.>", time.Time{}, edge),
+		"all from one on":   reader.MessagesFrom(t.Context(), wire.StreamDLQ, "fetch.dlq.>", 1, edge),
+		"all the other way": reader.Backwards(t.Context(), wire.StreamDLQ, "fetch.dlq.>", edge),
+	} {
+		n := 0
+		for _, err := range all {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		if n != 3 {
+			t.Errorf("%s: %d letters, of 3 that were there", name, n)
+		}
+	}
+}
+
+// A request that waits is shown as it is: until when it may, and whose it is.
+func TestWhatWaitsIsShownAsItIs(t *testing.T) {
+	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	for body, ends := range map[string]time.Time{
+		`{"id":"q-1"}`: {}, `{"id":"q-1","ttl":"10m"}`: at.Add(10 * time.Minute), `{"id":"q-1","deadline":"2026-11-30T13:00:00Z"}`: at.Add(time.Hour),
+	} {
+		l, err := browse.Queued(record.Raw{Subject: "fetch.request.fmp.batch.3.quote.alice", Sequence: 7, Time: at, Data: []byte(body)})
+		if err != nil || !l.Deadline.Equal(ends) || l.ID != "q-1" || l.Agent != "alice" || l.Lane != fetchworker.LaneBatch || !l.RequestedAt.Equal(at) {
+			t.Errorf("%s: %+v, %v", body, l, err)
+		}
 	}
 }
