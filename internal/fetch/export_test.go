@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"fmt"
+	"time"
 
 	"fetchworker/internal/intake"
 )
@@ -42,3 +43,10 @@ func (w *Worker) Left() (left []string) {
 
 // Shards are those that the worker pulls from.
 func (w *Worker) Shards() []*intake.Shard { return w.intake.Shards }
+
+// Restarted has the worker believe that its server was started again just now.
+func (w *Worker) Restarted() {
+	w.restarts.mu.Lock()
+	defer w.restarts.mu.Unlock()
+	w.restarts.last = time.Now()
+}

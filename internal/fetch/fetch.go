@@ -73,7 +73,7 @@ func (w *Worker) lead(ctx context.Context, r *request, flight *flight) error {
 		if done, err := w.cancelled(ctx, r); done || err != nil {
 			return err
 		}
-		if done, err := w.overBudget(ctx, r); done || err != nil {
+		if done, _, err := w.overBudget(ctx, r, func() {}); done || err != nil {
 			return err
 		}
 		if err := w.settled(r.over, r); err != nil {
@@ -98,13 +98,15 @@ func (w *Worker) use(ctx context.Context, r *request, permit *budget.Permit, wai
 	defer permit.Done(unused)
 	r.start()
 	if waited > lateLookAfter {
-		done, waits, err := w.lateLook(ctx, r, func() { permit.Done(unused) })
+		letGo := func() { permit.Done(unused) }
+		done, waits, err := w.lateLook(ctx, r, letGo)
 		if done || waits || err != nil {
 			return waits, err
 		}
-	}
-	if w.unsettled(r) != nil {
-		return true, nil
+		// What went meanwhile may have used up the month's bytes.
+		if done, waits, err = w.overBudget(ctx, r, letGo); done || waits || err != nil {
+			return waits, err
+		}
 	}
 	asked := time.Now()
 	disputed, _ := w.restarts.disputed(r)
@@ -261,18 +263,25 @@ func (w *Worker) cached(ctx context.Context, r *request, aside cache.Aside) (don
 	return true, w.finish(ctx, r, ending{answer: cachedAnswer(r.Letter, r.cache, now)}, nil)
 }
 
-// overBudget ends a request that the month's bytes no longer allow.
-func (w *Worker) overBudget(ctx context.Context, r *request) (done bool, err error) {
-	used, limit := r.served.Gate.Used()
-	if limit > 0 && used*100 >= limit*nearlyUsed {
-		w.whole(ctx, r)
-		defer func() { r.cache = r.cache.Light() }()
+// overBudget ends a request that the month's bytes no longer allow. A large
+// body that is shown then may have to wait for its memory: letGo gives others
+// first what this one holds. waited: it did, and the request has no end yet.
+func (w *Worker) overBudget(ctx context.Context, r *request, letGo func()) (done, waited bool, err error) {
+	beyond := func() (ending, bool) {
+		used, limit := r.served.Gate.Used()
+		return beyondBudget(r, used, limit, r.served.Gate.Now())
 	}
-	e, over := beyondBudget(r, used, limit, r.served.Gate.Now())
-	if !over {
-		return false, nil
+	if _, over := beyond(); !over {
+		return false, false, nil
 	}
-	return true, w.finish(ctx, r, e, nil)
+	letGo()
+	w.whole(ctx, r)
+	e, over := beyond()
+	if !over { // the body is not kept any more
+		r.cache = r.cache.Light()
+		return false, true, nil
+	}
+	return true, false, w.finish(ctx, r, e, nil)
 }
 
 // permit asks the gate whether the provider may be called now, and waits for
@@ -365,7 +374,7 @@ func (w *Worker) startCall(r *request, permit *budget.Permit) error {
 	if err := w.cancels.mayCall(soon, r); err != nil {
 		return err
 	}
-	if err := w.unsettled(r); err != nil { // the server was away meanwhile
+	if err := w.unsettled(r); err != nil { // the server was another meanwhile
 		return err
 	}
 	err := permit.Start()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 
+	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/record"
 
 	"github.com/nats-io/nats.go"
@@ -110,5 +112,21 @@ func TestWhenAStreamIsFull(t *testing.T) {
 		if got := figuresOf(c.config, c.state); (got != "") != c.full {
 			t.Errorf("%s: %q", name, got)
 		}
+	}
+}
+
+// A store that has refused a write is full for as long as the write waits for it,
+// whatever it says of itself: only trying tells. When nobody is left to try, what
+// it says counts.
+func TestARefusalCountsWhileSomebodyWaits(t *testing.T) {
+	b := brokertest.Start(t)
+	s := newStores(b.JS, record.New(b.JS, nil), zap.NewNop())
+	s.change(fetchworker.StreamResults, func(f *fullness) { f.refused, f.waiting = "full", 1 })
+	if s.look(t.Context()); s.err() == nil || s.holds("fmp") == "" {
+		t.Error("it counts as having room while a write waits for it")
+	}
+	s.change(fetchworker.StreamResults, func(f *fullness) { f.waiting-- })
+	if s.look(t.Context()); s.err() != nil || s.holds("fmp") != "" {
+		t.Errorf("it counts as full for ever: %v", s.err())
 	}
 }

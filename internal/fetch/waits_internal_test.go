@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,8 +11,10 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/budget/turns"
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wire"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
@@ -183,5 +186,82 @@ func TestAWaitIsLookedAtWhenItMayBeOver(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A call that is judged again on another connection holds up no order by the one
+// before.
+func TestACallOnANewConnectionIsOneCall(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		view, err := cancel.Watch(t.Context(), b.JS, b.KV)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer view.Close()
+		guard := cancel.NewGuard(view, "w")
+		c := newCancels(guard, new(stirs))
+		desk := cancel.NewDesk(view, record.New(b.JS, nil), func(string) bool { return true }, time.Hour, zap.NewNop())
+		r := new(request)
+		r.Identity = fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "q"}
+		r.Lane, r.RequestedAt = fetchworker.LaneBatch, time.Now()
+		for range 2 { // connections
+			if err := c.mayCall(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.written()
+		time.Sleep(100 * time.Millisecond)
+		asked := time.Now()
+		if _, err := desk.Take(t.Context(), "fetch.cancel.fmp.alice", []byte(`{"all":true}`)); err != nil || time.Since(asked) > 500*time.Millisecond {
+			t.Errorf("an order took %v: %v", time.Since(asked), err)
+		}
+		if err := guard.Leave(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// In which lane a request waits for its permit: what comes back waits behind
+// what is fresh, whatever lane it was of.
+func TestWhoseTurnARequestTakes(t *testing.T) {
+	for _, c := range []struct {
+		lane     fetchworker.Lane
+		replayed bool
+		want     turns.Lane
+	}{
+		{fetchworker.LaneInteractive, false, turns.Interactive}, {fetchworker.LaneBatch, false, turns.Batch},
+		{fetchworker.LaneInteractive, true, turns.Replay}, {fetchworker.LaneBatch, true, turns.Replay},
+	} {
+		r := &request{delivery: &delivery{replayed: c.replayed}}
+		if r.Lane = c.lane; laneOf(r) != c.want {
+			t.Errorf("%s, replayed %t: %v", c.lane, c.replayed, laneOf(r))
+		}
+	}
+	// A replayed one is of its agent's shard, as it was when it was fresh.
+	for _, agent := range []string{"alice", "bob", "a-long-name-of-an-agent"} {
+		subject := fmt.Sprintf("fetch.request.fmp.batch.quote.%s", agent)
+		b := brokertest.Start(t)
+		if _, err := b.JS.Publish(t.Context(), subject, []byte(`{}`)); err != nil {
+			t.Fatal(err)
+		}
+		stream, err := b.JS.Stream(t.Context(), fetchworker.StreamRequests)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := stream.GetMsg(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		address, err := wire.ParseSubject(m.Subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &request{delivery: &delivery{replayed: true}}
+		if r.Agent = agent; shardOf(r) != address.Shard {
+			t.Errorf("%s is of shard %d, and its letter of %d", agent, address.Shard, shardOf(r))
+		}
 	}
 }
