@@ -59,7 +59,7 @@ func (e *elsewhere) claim(symbol string) (over func()) {
 	}
 }
 
-// has has a body come elsewhere, younger than all requests.
+// has puts a body there, as if it had come elsewhere, younger than all requests.
 func (e *elsewhere) has(symbol string) {
 	e.Put(e.r.key(symbol), &cache.Entry{FetchedAt: time.Now(), CameAt: time.Now(), HTTPStatus: 200, ContentType: "application/json", Body: []byte(aapl)})
 	e.written()

@@ -232,8 +232,10 @@ func TestWhoseTurnARequestTakes(t *testing.T) {
 		replayed bool
 		want     turns.Lane
 	}{
-		{fetchworker.LaneInteractive, false, turns.Interactive}, {fetchworker.LaneBatch, false, turns.Batch},
-		{fetchworker.LaneInteractive, true, turns.Replay}, {fetchworker.LaneBatch, true, turns.Replay},
+		{fetchworker.LaneInteractive, false, turns.Interactive},
+		{fetchworker.LaneBatch, false, turns.Batch},
+		{fetchworker.LaneInteractive, true, turns.Replay},
+		{fetchworker.LaneBatch, true, turns.Replay},
 	} {
 		r := &request{delivery: &delivery{replayed: c.replayed}}
 		if r.Lane = c.lane; laneOf(r) != c.want {
