@@ -55,14 +55,15 @@ func (r *Replayer) drain(ctx context.Context) {
 		}
 	}
 	name := rand.Text()
-	var looked time.Time
-	behind, next := false, resting
-	for next.pause(ctx) == nil {
+	var crowds crowds
+	next := resting
+	for r.rest(ctx, next, crowds.looked) == nil {
 		next = resting
-		if time.Since(looked) >= crowdLooks {
-			looked = time.Now()
-			behind = r.behind(ctx)
+		if time.Since(crowds.looked) >= crowdLooks {
+			crowds.looked = time.Now()
+			crowds.behind = r.behind(ctx, &crowds)
 		}
+		behind := crowds.behind
 		if behind {
 			for _, provider := range r.gates.board.Providers() {
 				r.drains.mark(provider)
@@ -109,21 +110,58 @@ const (
 	// restBehind is restAfterAll while they do: a retry of a second may be among
 	// them.
 	restBehind = 300 * time.Millisecond
+	// wholeEach is how often the consumer itself is looked at while no letter is there.
+	wholeEach = 10 * time.Second
 )
+
+// crowds is what is known of letters that nobody has met.
+type crowds struct {
+	looked time.Time // the last time
+	behind bool      // there were many
+	none   time.Time // when there was none at all, and no copy that could know less; zero: there were some
+}
+
+// rest is between two passes: a while, or where nobody is marked until somebody
+// is or it is time to look for a crowd.
+func (r *Replayer) rest(ctx context.Context, next pace, looked time.Time) error {
+	if next != resting || len(r.drains.marked()) > 0 {
+		return next.pause(ctx)
+	}
+	due := time.NewTimer(time.Until(looked.Add(crowdLooks)) + wait.Jitter(80*time.Millisecond, 120*time.Millisecond))
+	defer due.Stop()
+	select {
+	case <-due.C:
+	case <-r.drains.woken:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
 
 // behind reports whether a crowd of letters waits to be met for the first time:
 // after a while without a replayer. Each is met in the order it was stored,
 // which takes half a minute for 200,000; so meanwhile every provider's letters
 // are looked for by themselves, and none stands behind another's crowd.
-func (r *Replayer) behind(ctx context.Context) bool {
+func (r *Replayer) behind(ctx context.Context, seen *crowds) bool {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	if !seen.none.IsZero() && time.Since(seen.none) < wholeEach {
+		// An error says only that it is not known.
+		if empty, err := wire.Empty(ctx, r.js.Conn(), wire.StreamDLQ); empty && err == nil {
+			return false
+		}
+	}
+	seen.none = time.Time{}
+	began := time.Now()
 	c, err := r.js.Consumer(ctx, wire.StreamDLQ, r.config.Consumer)
 	if err != nil {
 		return false
 	}
-	r.rooms.saw(c.CachedInfo())
-	return c.CachedInfo().NumPending > crowd
+	info := c.CachedInfo()
+	r.rooms.saw(info)
+	if wire.Alone(info.Cluster) && info.NumPending == 0 && info.NumAckPending == 0 {
+		seen.none = began
+	}
+	return info.NumPending > crowd
 }
 
 // pace is how soon there is something to be done again.

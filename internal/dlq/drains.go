@@ -3,6 +3,8 @@ package dlq
 import (
 	"sync"
 	"time"
+
+	"fetchworker/internal/wait"
 )
 
 // drains are the providers whose letters wait for a gate or for room, as far
@@ -11,6 +13,7 @@ type drains struct {
 	mu      sync.Mutex
 	all     map[string]*drain
 	claimed map[uint64]bool // letters that are being released, by sequence
+	woken   chan struct{}   // some provider is marked
 }
 
 type drain struct {
@@ -25,7 +28,9 @@ type drain struct {
 	roused bool      // a due letter found no room: its rest is over; under the lock
 }
 
-func newDrains() *drains { return &drains{all: map[string]*drain{}, claimed: map[uint64]bool{}} }
+func newDrains() *drains {
+	return &drains{all: map[string]*drain{}, claimed: map[uint64]bool{}, woken: make(chan struct{}, 1)}
+}
 
 // mark says that letters of a provider wait for a gate. If it rests, its rest
 // goes on.
@@ -45,8 +50,11 @@ func (d *drains) rouse(provider string) {
 func (d *drains) marks(provider string) *drain {
 	one := d.all[provider]
 	if one == nil {
-		one = &drain{next: 1, idle: true}
+		one = &drain{next: 1, idle: true, asleep: true}
 		d.all[provider] = one
+	}
+	if one.asleep {
+		wait.Signal(d.woken)
 	}
 	one.again, one.asleep = true, false
 	return one

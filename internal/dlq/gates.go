@@ -18,6 +18,7 @@ type gates struct {
 
 	mu  sync.Mutex
 	all map[string]*knownGate
+	met chan struct{} // closed when the first letter of any is met
 }
 
 // knownGate is a gate as last looked at.
@@ -39,7 +40,7 @@ func (k *knownGate) lasts() time.Time {
 }
 
 func newGates(board *fleet.View) *gates {
-	return &gates{board: board, all: map[string]*knownGate{}}
+	return &gates{board: board, all: map[string]*knownGate{}, met: make(chan struct{})}
 }
 
 // of is the gate of a provider now.
@@ -57,6 +58,9 @@ func (g *gates) of(provider string, now time.Time) gate {
 		} else if known.lifted.After(next.lifted) {
 			next.lifted = known.lifted
 		}
+	}
+	if len(g.all) == 0 {
+		close(g.met) // none is ever taken out again
 	}
 	g.all[provider] = next
 	return next.gate

@@ -46,6 +46,11 @@ const (
 func (r *Replayer) probes(ctx context.Context) {
 	type part struct{ provider, operation string }
 	rest := map[part]time.Time{} // until when there is no need to look
+	select {
+	case <-r.gates.met: // before that there is nothing to probe with
+	case <-ctx.Done():
+		return
+	}
 	for wait.Between(ctx, 250*time.Millisecond, 400*time.Millisecond) == nil {
 		now := r.now()
 		for of, until := range rest {

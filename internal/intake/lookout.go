@@ -42,7 +42,9 @@ type waitroom struct {
 	name    string
 	stream  jetstream.Stream // nil until it is first seen
 	seen    seen
-	waiting []*Shard // that hold something
+	whole   time.Time // when its whole state was last seen
+	alone   bool      // one server keeps it, as it was then
+	waiting []*Shard  // that hold something
 }
 
 type seen struct {
@@ -55,6 +57,8 @@ const (
 	lookTime = 2 * time.Second
 	// lookLasts is how long a shard may trust that it would have been seen.
 	lookLasts = 5 * time.Second
+	// wholeEach is how often a stream's whole state is looked at while it is empty.
+	wholeEach = 10 * time.Second
 )
 
 func newLookout(js jetstream.JetStream, shards []*Shard) *lookout {
@@ -78,6 +82,9 @@ func (o *lookout) run(ctx context.Context) {
 			return
 		case <-timer.C:
 		case <-o.poke:
+			for _, q := range o.queues {
+				q.whole = time.Time{} // it may be another server
+			}
 		}
 		if now := time.Now(); o.mute.Load() || o.needed(now) {
 			if err := o.look(ctx); err == nil {
@@ -101,10 +108,14 @@ func (o *lookout) covers(since time.Time) bool {
 }
 
 // look stirs the shards that something waits in. It costs a request for each
-// stream, and a list of subjects where something has changed.
+// stream, a small one while that is empty, and a list of subjects where something
+// has changed.
 func (o *lookout) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
+	if o.empty(ctx) {
+		return nil
+	}
 	mute := false
 	for _, q := range o.queues {
 		tells, err := q.look(ctx, o)
@@ -121,17 +132,35 @@ func (o *lookout) look(ctx context.Context) error {
 	return nil
 }
 
+// empty reports whether all streams, which were, are so still. What their
+// configuration tells is not asked again for a while.
+func (o *lookout) empty(ctx context.Context) bool {
+	names := make([]string, 0, 2)
+	for _, q := range o.queues {
+		if !q.alone || q.seen.messages > 0 || time.Since(q.whole) >= wholeEach {
+			return false
+		}
+		names = append(names, q.name)
+	}
+	// An error says only that it is not known: the whole state tells.
+	empty, err := wire.AllEmpty(ctx, o.js.Conn(), names...)
+	return empty && err == nil
+}
+
 func (q *waitroom) look(ctx context.Context, o *lookout) (tells bool, err error) {
 	if q.stream == nil {
 		if q.stream, err = o.js.Stream(ctx, q.name); err != nil {
 			return false, err
 		}
 	}
+	q.alone = false
+	began := time.Now()
 	info, err := q.stream.Info(ctx)
 	if err != nil {
 		return false, err
 	}
 	tells = info.Config.RePublish != nil && strings.HasPrefix(info.Config.RePublish.Destination, wire.Queued(""))
+	q.whole, q.alone = began, wire.Alone(info.Cluster)
 	now := seen{info.Created, info.State.LastSeq, info.State.Msgs}
 	switch {
 	case now.messages == 0:

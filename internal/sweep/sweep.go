@@ -60,6 +60,7 @@ type Sweeper struct {
 	seen     uint64            // up to which sequence of the replay stream lives were looked at
 	nextEnd  time.Time         // when the first life ends of those seen
 	more     bool              // this pass has left something to the next
+	whole    time.Time         // when both streams' whole state told that they are empty; zero: they were not, or have copies
 	dropped  prometheus.Counter
 }
 
@@ -116,8 +117,27 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	}
 }
 
-// pass is one look at both streams. It costs two requests while nothing waits.
+// wholeEach is how often the streams' whole state is looked at while they are empty.
+const wholeEach = 10 * time.Second
+
+// empty reports whether both streams are known to be, by two small requests.
+func (s *Sweeper) empty(ctx context.Context) bool {
+	if s.whole.IsZero() || time.Since(s.whole) >= wholeEach {
+		return false
+	}
+	// An error says only that it is not known.
+	empty, err := wire.AllEmpty(ctx, s.js.Conn(), fetchworker.StreamRequests, wire.StreamReplay)
+	return empty && err == nil
+}
+
+// pass is one look at both streams. It costs two small requests while nothing
+// waits.
 func (s *Sweeper) pass(ctx context.Context) error {
+	if s.empty(ctx) {
+		return nil
+	}
+	s.whole = time.Time{}
+	began := time.Now()
 	requests, err := s.stream(ctx, fetchworker.StreamRequests)
 	if err != nil {
 		return err
@@ -128,6 +148,9 @@ func (s *Sweeper) pass(ctx context.Context) error {
 	}
 	waiting, released := requests.CachedInfo().State, replayed.CachedInfo().State
 	if waiting.Msgs == 0 && released.Msgs == 0 {
+		if wire.Alone(requests.CachedInfo().Cluster) && wire.Alone(replayed.CachedInfo().Cluster) {
+			s.whole = began
+		}
 		return nil
 	}
 	served, err := s.served(ctx)

@@ -177,14 +177,19 @@ func TestTheAbsenceOfWorkersIsTold(t *testing.T) {
 	})
 }
 
-// A sweep costs two requests while nothing waits.
+// A sweep costs two requests while nothing waits, and small ones but for each ten
+// seconds.
 func TestAnIdleSweepIsCheap(t *testing.T) {
 	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
 		f.Serve("fmp")
 		f.Sweeper(nil)
 		time.Sleep(5 * time.Second)
-		var asked atomic.Int32
-		sub, err := f.NC.Subscribe("$JS.API.>", func(*nats.Msg) { asked.Add(1) })
+		var asked, whole atomic.Int32
+		sub, err := f.NC.Subscribe("$JS.API.>", func(m *nats.Msg) {
+			if asked.Add(1); strings.HasPrefix(m.Subject, "$JS.API.STREAM.INFO.FETCH_") { // the clock asks for the bucket's
+				whole.Add(1)
+			}
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,6 +197,9 @@ func TestAnIdleSweepIsCheap(t *testing.T) {
 		time.Sleep(time.Minute)
 		if n := asked.Load(); n == 0 || n > 2*60 {
 			t.Errorf("%d requests a minute", n)
+		}
+		if n := whole.Load(); n > 2*7 {
+			t.Errorf("%d of them for a stream's whole state", n)
 		}
 		f.Accepted = nil
 	})

@@ -59,7 +59,8 @@ type Book struct {
 	dayText string
 	recent  map[string]*recent // by provider
 
-	sent []sum // whose outcome is not known yet; only Run uses it
+	some chan struct{} // signalled when there is something to write
+	sent []sum         // whose outcome is not known yet; only Run uses it
 }
 
 // key is one counter: of an agent, or of an operation's cause.
@@ -88,7 +89,7 @@ type sum struct {
 
 // NewBook makes a book; Run writes it.
 func NewBook(js jetstream.JetStream, log *zap.Logger) *Book {
-	return &Book{js: js, log: log, sums: map[key]int64{}, recent: map[string]*recent{}}
+	return &Book{js: js, log: log, sums: map[key]int64{}, recent: map[string]*recent{}, some: make(chan struct{}, 1)}
 }
 
 // Add counts n of what for an agent, on the UTC day of at.
@@ -116,6 +117,9 @@ func (b *Book) add(k key, at time.Time, n int64) {
 		b.day, b.dayText = day, day.Format(time.DateOnly)
 	}
 	k.day = b.dayText
+	if len(b.sums) == 0 {
+		wait.Signal(b.some)
+	}
 	b.sums[k] += n
 	if k.cause || k.what == Calls || k.what == Bytes {
 		return
@@ -137,8 +141,16 @@ func (b *Book) back(k key, n int64) {
 
 // Run writes until ctx ends, then writes what is left.
 func (b *Book) Run(ctx context.Context) {
-	for wait.For(ctx, flushEach) == nil {
-		b.flush(ctx)
+	for ctx.Err() == nil {
+		if len(b.sent) == 0 && b.pending() == 0 {
+			select {
+			case <-b.some:
+			case <-ctx.Done():
+			}
+		}
+		if wait.For(ctx, flushEach) == nil {
+			b.flush(ctx)
+		}
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
 	defer cancel()

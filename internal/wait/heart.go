@@ -20,18 +20,27 @@ const Beat = 3 * time.Second
 // Heart keeps held messages alive: what the server hears nothing of for the
 // consumer's AckWait it gives to another. It is safe for concurrent use.
 type Heart[T Held] struct {
-	mu   sync.Mutex
-	held map[T]time.Time // when its next beat is due
+	mu     sync.Mutex
+	held   map[T]time.Time // when its next beat is due
+	busy   bool            // something was held since the last look
+	asleep bool            // Run waits for something to hold
+	wake   chan struct{}
 }
 
 // NewHeart makes a heart that holds nothing; Run makes it beat.
-func NewHeart[T Held]() *Heart[T] { return &Heart[T]{held: map[T]time.Time{}} }
+func NewHeart[T Held]() *Heart[T] {
+	return &Heart[T]{held: map[T]time.Time{}, wake: make(chan struct{}, 1)}
+}
 
 // Add begins to keep a message alive.
 func (h *Heart[T]) Add(m T) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.held[m] = time.Now().Add(Beat)
+	if h.busy = true; h.asleep {
+		h.asleep = false
+		Signal(h.wake)
+	}
 }
 
 // Remove ends it; the message has its end, or goes back.
@@ -53,7 +62,7 @@ func (h *Heart[T]) Len() int {
 // which is nearly all, costs none.
 const look = Beat / 6
 
-// Run keeps all that is held alive until ctx ends.
+// Run keeps all that is held alive until ctx ends. While nothing is it sleeps.
 func (h *Heart[T]) Run(ctx context.Context) {
 	tick := time.NewTicker(look)
 	defer tick.Stop()
@@ -61,13 +70,28 @@ func (h *Heart[T]) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-h.wake:
+			tick.Reset(look)
 		case now := <-tick.C:
 			for _, m := range h.due(now) {
 				// Acknowledged meanwhile, or disconnected: neither needs it.
 				_ = m.InProgress()
 			}
+			if h.sleeps() {
+				tick.Stop()
+			}
 		}
 	}
+}
+
+// sleeps reports whether nothing has been held since the last look; then the next
+// Add wakes it.
+func (h *Heart[T]) sleeps() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asleep = !h.busy && len(h.held) == 0
+	h.busy = len(h.held) > 0
+	return h.asleep
 }
 
 func (h *Heart[T]) due(now time.Time) []T {

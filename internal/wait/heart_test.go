@@ -57,3 +57,29 @@ func TestHeartBeatsForWhatIsHeld(t *testing.T) {
 		}
 	})
 }
+
+// What is held after a rest, however long, is kept alive as what came before it.
+func TestHeartBeatsAfterARest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := wait.NewHeart[*message]()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); h.Run(ctx) }()
+		for _, rest := range []time.Duration{0, time.Nanosecond, 499 * time.Millisecond, time.Second, 1700 * time.Millisecond, time.Hour} {
+			time.Sleep(rest)
+			m := new(message)
+			h.Add(m)
+			time.Sleep(wait.Beat - time.Nanosecond)
+			if n := m.beats.Load(); n != 0 {
+				t.Errorf("%v of rest, and %d beats for what is young", rest, n)
+			}
+			time.Sleep(wait.Beat/6 + 2*time.Nanosecond)
+			if n := m.beats.Load(); n != 1 {
+				t.Errorf("%v of rest, and then %d beats, want 1", rest, n)
+			}
+			h.Remove(m)
+		}
+		cancel()
+		<-done
+	})
+}

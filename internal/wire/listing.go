@@ -3,7 +3,10 @@ package wire
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -13,6 +16,46 @@ import (
 // listLasts is how long a page of a listing is waited for where the caller has
 // no deadline.
 const listLasts = 5 * time.Second
+
+// emptyLasts is how long it is waited for whether a stream is empty.
+const emptyLasts = time.Second
+
+// AllEmpty reports whether several streams hold nothing, which are asked at the
+// same moment: so everybody on the way is woken once.
+func AllEmpty(ctx context.Context, nc *nats.Conn, streams ...string) (bool, error) {
+	empty, errs := make([]bool, len(streams)), make([]error, len(streams))
+	var asking sync.WaitGroup
+	for i, stream := range streams {
+		asking.Go(func() { empty[i], errs[i] = Empty(ctx, nc, stream) })
+	}
+	asking.Wait()
+	return !slices.Contains(empty, false), errors.Join(errs...)
+}
+
+// Empty reports whether a stream holds nothing. That is a small part of the
+// work of telling its state, for the server and for whoever asks; but any copy of the stream may answer: only where there is one,
+// which Alone tells, what has been stored is certain to be seen.
+func Empty(ctx context.Context, nc *nats.Conn, stream string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, emptyLasts)
+	defer cancel()
+	m, err := nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+stream, []byte(`{"seq":1,"next_by_subj":">"}`))
+	if err != nil {
+		return false, fmt.Errorf("is %s empty: %w", stream, err)
+	}
+	if m.Header.Get(jetstream.StreamHeader) != "" {
+		return false, nil
+	}
+	if status := m.Header.Get("Status"); status != "404" {
+		return false, fmt.Errorf("is %s empty: the server says %s %s", stream, status, m.Header.Get("Description"))
+	}
+	return true, nil
+}
+
+// Alone reports whether a server that is in no cluster keeps a stream or a
+// consumer, so that no other can answer for it.
+func Alone(c *jetstream.ClusterInfo) bool {
+	return c == nil || c.Name == "" && len(c.Replicas) == 0
+}
 
 // List is a stream's state with its messages counted by subject, of a filter.
 //

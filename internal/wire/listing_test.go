@@ -49,3 +49,50 @@ func TestAListEnds(t *testing.T) {
 		t.Errorf("what is not there is listed: %v", listed)
 	}
 }
+
+// Whether a stream is empty is told of each, and not of one that is not there or
+// cannot be asked.
+func TestWhetherAStreamIsEmpty(t *testing.T) {
+	b := brokertest.Start(t)
+	s, err := b.JS.CreateStream(t.Context(), jetstream.StreamConfig{Name: "FILLED", Subjects: []string{"filled.>"}, Storage: jetstream.MemoryStorage, AllowDirect: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func(when string, want bool) {
+		t.Helper()
+		if empty, err := wire.Empty(t.Context(), b.NC, "FILLED"); empty != want || err != nil {
+			t.Errorf("%s: empty %t, %v", when, empty, err)
+		}
+	}
+	look("at first", true)
+	for i := range 3 {
+		if _, err := b.JS.Publish(t.Context(), fmt.Sprint("filled.", i), []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look("filled", false)
+	for i := range 3 {
+		look("some are left", false)
+		if err := s.DeleteMsg(t.Context(), uint64(i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look("all are gone", true)
+	if empty, err := wire.Empty(t.Context(), b.NC, "NONE"); empty || err == nil {
+		t.Errorf("what is not there is empty: %t, %v", empty, err)
+	}
+	for _, c := range []struct {
+		of   *jetstream.ClusterInfo
+		want bool
+	}{
+		{nil, true},
+		{&jetstream.ClusterInfo{Leader: "a"}, true},
+		{s.CachedInfo().Cluster, true},
+		{&jetstream.ClusterInfo{Name: "c", Leader: "a"}, false},
+		{&jetstream.ClusterInfo{Replicas: []*jetstream.PeerInfo{{Name: "b"}}}, false},
+	} {
+		if got := wire.Alone(c.of); got != c.want {
+			t.Errorf("%+v: alone %t", c.of, got)
+		}
+	}
+}
