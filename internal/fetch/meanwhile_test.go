@@ -148,6 +148,9 @@ func TestWhatComesWhileARequestWaits(t *testing.T) {
 					if n := r.calls("/AAPL"); n != w.calls+c.called {
 						t.Errorf("%d calls, %d of them others'", n, w.calls)
 					}
+					if n := strings.Count(r.logs.String(), `"request_id":"q"`); n != 1 {
+						t.Errorf("it had %d ends", n)
+					}
 					r.allGivenBack()
 				})
 			})
@@ -331,6 +334,48 @@ func TestWhatCameBeforeTheWordIsLookedFor(t *testing.T) {
 			t.Errorf("%d calls: %+v", len(r.upstream.Calls()), a)
 		}
 		r.allGivenBack()
+	})
+}
+
+// Who waits for another worker's call, and is told nothing of it any more, makes
+// its own: a cache holds nobody up.
+func TestACacheThatSaysNothingHoldsNobodyUp(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		r.env["FMP_TIMEOUT_SECONDS"], r.env["FMP_REQUESTS_PER_MINUTE"] = "30", "600"
+		r.start(nil)()
+		r.wire = &brokertest.Wire{}
+		defer r.start(nil)()
+		e := r.elsewhere()
+		defer e.Close()
+		defer e.claim("AAPL")()
+		id := r.quote("alice", "q", "AAPL", "")
+		time.Sleep(time.Second)
+		if n := len(r.upstream.Calls()); n != 0 {
+			t.Fatalf("%d calls", n)
+		}
+		r.wire.Break(".flying.", brokertest.RequestLost, 1000, 0)
+		if a := r.final(id, 10*time.Second); a.Status != fetchworker.StatusOK || a.Calls != 1 {
+			t.Errorf("%+v %+v", a, a.Problem)
+		}
+		r.wire.Mend()
+		r.allGivenBack()
+	})
+}
+
+// A body that this worker met last answers without a word to the server.
+func TestABodyAtHandCostsNoLook(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.well()
+		r.wire = &brokertest.Wire{}
+		defer r.start(nil)()
+		r.final(r.quote("alice", "first", "AAPL", ""), 5*time.Second)
+		time.Sleep(time.Minute)
+		r.wire.Break("DIRECT.GET.KV_", brokertest.RequestLost, 1, 0)
+		a := r.final(r.quote("bob", "second", "AAPL", `,"max_age":"1h"`), 5*time.Second)
+		if a.Source != fetchworker.SourceCache || r.wire.Met() != 0 {
+			t.Errorf("%d looks: %+v", r.wire.Met(), a)
+		}
 	})
 }
 
