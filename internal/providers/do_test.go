@@ -246,7 +246,7 @@ func TestCancelled(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		r := p.Do(ctx, plan(t, p, "releases", ``), providers.Options{})
-		if r.Class != wire.ClassTransient || !errors.Is(r.Err, context.Canceled) || r.Latency != time.Second || !r.Sent {
+		if r.Class != wire.ClassTransient || r.ErrorType != "network" || !errors.Is(r.Err, context.Canceled) || errors.Is(r.Err, context.DeadlineExceeded) || r.Latency != time.Second || !r.Sent {
 			t.Errorf("%s %v after %v", r.Class, r.Err, r.Latency)
 		}
 	})

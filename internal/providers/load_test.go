@@ -132,7 +132,16 @@ func TestRights(t *testing.T) {
 	}
 
 	set := load(t, map[string]string{"FETCH_RIGHTS": write(t, profiles)})
-	p, _ := set.Provider("newsapi")
+	p, _ := set.Provider("fmp")
+	p.Rights = []string{"vip"} // all of its operations need it, whatever they need besides
+	for _, operation := range p.Names() {
+		for agent, may := range map[string]bool{"alice": false, "bob": false, "carol": true, "dave": false} {
+			if err := set.Rights.Check(agent, p, p.Operations[operation], nil); (err == nil) != may {
+				t.Errorf("%s, %s: %v", agent, operation, err)
+			}
+		}
+	}
+	p, _ = set.Provider("newsapi")
 	if err := set.Rights.Check("carol", p, p.Operations["sources"], []string{"export"}); err == nil || err.Error() != `newsapi forbids "export" to everyone on the developer tier` {
 		t.Error(err)
 	}

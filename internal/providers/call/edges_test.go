@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/memory"
 	"fetchworker/internal/providers/call"
+	"fetchworker/internal/providers/classify"
 	"fetchworker/internal/providers/plan"
 	"fetchworker/internal/providers/sheet"
 	"fetchworker/internal/wire"
@@ -137,6 +139,7 @@ func TestHowLongATokenIsUsed(t *testing.T) {
 		got     int
 	}{
 		"long":                 {3600, false, "", 1},
+		"without an end":       {0, false, "", 1},
 		"about to end":         {20, false, "", 3},
 		"refused":              {3600, true, "", 3},
 		"for another secret":   {3600, false, "SECRET", 3},
@@ -272,14 +275,29 @@ func TestWhatASheetSaysOfCounts(t *testing.T) {
 // No secret of a sheet is told, wherever it is written and wherever the API or an
 // agent repeats it: in a result, an address that is shown, or a recording.
 func TestNoSecretOfASheetIsTold(t *testing.T) {
-	const key, fixed, header = "key-0123456789", "fixed-0123456789", "header-0123456789"
+	secrets := []string{"key-0123456789", "fixed-0123456789", "header-0123456789", "own-0123456789", "own-header-0123456789"}
+	key, fixed, header, own, ownHeader := secrets[0], secrets[1], secrets[2], secrets[3], secrets[4]
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = fmt.Fprintf(w, `{"target":%q,"header":%q,"keys":[%q,%q,%q]}`, r.URL, fmt.Sprint(r.Header), key, fixed, header)
+		sent, _ := io.ReadAll(r.Body)
+		_, _ = fmt.Fprintf(w, `{"target":%q,"header":%q,"sent":%q,"keys":["%s"]}`, r.URL, fmt.Sprint(r.Header), sent, strings.Join(secrets, `","`))
 	})
 	spec := sheet.Spec{
 		Name: "tides", EnvPrefix: "TIDES", Timeout: 5 * time.Second, BaseURL: url, Auth: []sheet.Auth{{Kind: sheet.AuthQuery, Name: "apikey"}},
 		Query: map[string]string{"token": fixed}, Header: map[string]string{"X-Secret": "Bearer " + header},
-		Operations: map[string]*sheet.Operation{"heights": {Name: "heights", Path: "/heights/{of}", Params: []sheet.Param{{Name: "of", Type: sheet.TypeString, Required: true}, {Name: "q", Type: sheet.TypeString}}}},
+		Operations: map[string]*sheet.Operation{
+			"heights": {
+				Name: "heights", Path: "/heights/{of}", Query: map[string]string{"secret": own}, Header: map[string]string{"X-Token": ownHeader},
+				Params: []sheet.Param{{Name: "of", Type: sheet.TypeString, Required: true}, {Name: "q", Type: sheet.TypeString}},
+			},
+			"search": {
+				Name: "search", Path: "/heights/{of}", Method: http.MethodPost, ReadsOnly: true, Body: sheet.BodyJSON,
+				Params: []sheet.Param{{Name: "of", Type: sheet.TypeString, Required: true}, {Name: "q", Type: sheet.TypeString, At: "/q"}},
+			},
+			"form": {
+				Name: "form", Path: "/heights/{of}", Method: http.MethodPost, ReadsOnly: true, Body: sheet.BodyForm,
+				Params: []sheet.Param{{Name: "of", Type: sheet.TypeString, Required: true}, {Name: "q", Type: sheet.TypeString, At: "/q"}},
+			},
+		},
 	}
 	api, err := plan.New(spec)
 	if err != nil {
@@ -287,8 +305,8 @@ func TestNoSecretOfASheetIsTold(t *testing.T) {
 	}
 	caller := call.New(api, func(string) string { return key }, nil)
 	defer caller.Close()
-	for _, secret := range []string{key, fixed, header} {
-		planned, err := api.Plan("heights", []byte(fmt.Sprintf(`{"of":%q,"q":%q}`, secret, secret)))
+	for i, secret := range slices.Repeat(secrets, 3) {
+		planned, err := api.Plan([]string{"heights", "search", "form"}[i/len(secrets)], []byte(fmt.Sprintf(`{"of":%q,"q":%q}`, secret, secret)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -298,7 +316,7 @@ func TestNoSecretOfASheetIsTold(t *testing.T) {
 			t.Fatalf("%s: %v", r.Class, err)
 		}
 		for where, text := range map[string]string{"the body": string(r.Body), "the address": caller.URL(planned).String(), "the recording": recorded.String()} {
-			for _, secret := range []string{key, fixed, header} {
+			for _, secret := range secrets {
 				if strings.Contains(text, secret) {
 					t.Errorf("%s is in %s: %s", secret, where, text)
 				}
@@ -408,5 +426,39 @@ func TestTheMemoryOfABodyIsGivenBackHoweverItEnds(t *testing.T) {
 			continue
 		}
 		room.Close()
+	}
+}
+
+// What speaks against a provider, and what against the request only, or nothing.
+func TestWhatSpeaksAgainstAProvider(t *testing.T) {
+	for _, c := range []struct {
+		class  wire.Class
+		kind   string
+		status int
+		hard   bool
+	}{
+		{wire.ClassTransient, "timeout", 0, true},
+		{wire.ClassTransient, "network", 0, true},
+		{wire.ClassTransient, "network", 200, true}, // its body broke off
+		{wire.ClassTransient, "timeout", 200, true},
+		{wire.ClassTransient, classify.Foreign, 403, true},
+		{wire.ClassTransient, classify.Foreign, 200, true},
+		{wire.ClassTransient, classify.Foreign, 407, true},
+		{wire.ClassTransient, "transient", 500, true},
+		{wire.ClassTransient, "transient", 503, true},
+		{wire.ClassTransient, "transient", 0, true},
+		{wire.ClassUnauthorized, "unauthorized", 401, true},
+		{wire.ClassTransient, classify.Odd, 200, false},
+		{wire.ClassTransient, classify.Odd, 302, false},
+		{wire.ClassTransient, "transient", 408, false},
+		{wire.ClassTransient, "transient", 425, false},
+		{wire.ClassThrottled, "throttled", 429, false},
+		{wire.ClassThrottled, "throttled", 503, false},
+		{wire.ClassPermanent, "permanent", 404, false},
+		{wire.ClassOK, "", 200, false},
+	} {
+		if r := (&call.Result{Class: c.class, ErrorType: c.kind, HTTPStatus: c.status}); r.Hard() != c.hard {
+			t.Errorf("%s, %s, %d: %t", c.class, c.kind, c.status, r.Hard())
+		}
 	}
 }

@@ -72,7 +72,7 @@ func TestFormats(t *testing.T) {
 func TestColumns(t *testing.T) {
 	for body, ok := range map[string]bool{
 		"symbol,price\nAAPL,1\n": true, "\ufeffsymbol;price\nAAPL;1\n": true, "\"symbol\",\"price\",\"more\"\n\"AAPL\",1,2\n": true, "price,symbol\n": true,
-		"symbol,volume\nAAPL,1\n": false, "AAPL,1\nMSFT,2\n": false, "Sorry,busy\nplease,wait\n": false,
+		"symbol,volume\nAAPL,1\n": false, "symbol,unit_price\nAAPL,1\n": false, "symbols,price\nAAPL,1\n": false, "symbol price\nAAPL 1\n": false, "AAPL,1\nMSFT,2\n": false, "Sorry,busy\nplease,wait\n": false,
 	} {
 		v := Answer(&sheet.Spec{}, Input{Format: sheet.FormatCSV, Columns: []string{"symbol", "price"}, Status: 200, Header: http.Header{}, Body: []byte(body)})
 		if got := v.Class == wire.ClassOK; got != ok || !got && v.ErrorType != Odd {

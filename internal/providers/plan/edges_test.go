@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,16 +65,18 @@ func TestWhereThereIsANextPage(t *testing.T) {
 // what is not below it with the provider's.
 func TestAPathHasItsOwnKeys(t *testing.T) {
 	own := []sheet.Auth{{Kind: sheet.AuthHeader, Name: "X-Other", Env: "OTHER_KEY"}}
+	inner := []sheet.Auth{{Kind: sheet.AuthHeader, Name: "X-Inner", Env: "INNER_KEY"}}
 	p, err := New(sheet.Spec{
 		Name: "x", BaseURL: "https://x.test/v1", EnvPrefix: "X", Timeout: time.Second, Auth: []sheet.Auth{{Kind: sheet.AuthBearer}},
-		GetPaths:   []sheet.GetPath{{Prefix: "/own/", Auth: own}, {Prefix: "/root/", FromRoot: true}},
-		Operations: map[string]*sheet.Operation{"y": {Name: "y", Path: "/y"}},
+		GetPaths:   []sheet.GetPath{{Prefix: "/own/inner/", Auth: inner}, {Prefix: "/own/", Auth: own}, {Prefix: "/root/", FromRoot: true}, {Prefix: "/root/a", Auth: inner}},
+		Operations: map[string]*sheet.Operation{"y": {Name: "y", Path: "/y"}, "z": {Name: "z", Path: "/z", Auth: []sheet.Auth{{Kind: sheet.AuthBasic, UserEnv: "USER_NAME", PasswordEnv: "PASSWORD"}}}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]struct{ path, auth string }{
 		"/own/a": {"/v1/own/a", "X-Other"}, "/root/a": {"/root/a", ""}, "/owner/a": {"/v1/owner/a", ""}, "/a": {"/v1/a", ""},
+		"/own/inner/a": {"/v1/own/inner/a", "X-Inner"}, "/own/inner": {"/v1/own/inner", "X-Other"}, // the first that is before it counts
 	} {
 		planned, err := p.Plan(sheet.Get, []byte(`{"path":"`+path+`"}`))
 		if err != nil {
@@ -81,6 +84,56 @@ func TestAPathHasItsOwnKeys(t *testing.T) {
 		}
 		if planned.Path != want.path || len(planned.Auth) != 1 || planned.Auth[0].Name != want.auth {
 			t.Errorf("%s: %s with %+v", path, planned.Path, planned.Auth)
+		}
+	}
+	// All that it may need is asked for, and no more is needed to begin.
+	if all := p.AllVariables(); !slices.Equal(all, []string{"INNER_KEY", "OTHER_KEY", "PASSWORD", "USER_NAME", "X_API_KEY"}) {
+		t.Errorf("%q", all)
+	}
+	if needed := p.Variables(); !slices.Equal(needed, []string{"X_API_KEY"}) {
+		t.Errorf("needed: %q", needed)
+	}
+}
+
+// Of a next page's address what the operation can say is taken as it is, and of
+// any other its cursor only.
+func TestWhatANextAddressSays(t *testing.T) {
+	p, err := New(sheet.Spec{
+		Name: "x", BaseURL: "https://x.test/v1", EnvPrefix: "X", Timeout: time.Second, Auth: []sheet.Auth{{Kind: sheet.AuthQuery, Name: "apikey"}},
+		Query: map[string]string{"format": "json"},
+		Operations: map[string]*sheet.Operation{"list": {
+			Name: "list", Path: "/list/{of}", Paging: &sheet.Paging{Kind: sheet.PageNext, Next: "/next", Param: "cursor"},
+			Params: []sheet.Param{
+				{Name: "of", Type: sheet.TypeString, Required: true}, {Name: "size", Type: sheet.TypeInt}, {Name: "cursor", Type: sheet.TypeString, Wire: "c"},
+			},
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	planned, err := p.Plan("list", []byte(`{"of":"a","size":5}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, want := range map[string]string{
+		"https://x.test/v1/list/a?size=7&c=2":             `{"cursor":"2","of":"a","size":"7"}`,
+		"//other.test:443:443/list/a?size=7&c=2&apikey=k": `{"cursor":"2","of":"a","size":"7"}`,
+		"/v1/list/b%20c?c=2#end":                          `{"cursor":"2","of":"b c"}`,
+		"/v1/list/a?size=7&c=2&format=json":               `{"cursor":"2","of":"a","size":"7"}`,
+		"/v1/list/a?size=7&size=8&c=2":                    `{"cursor":"2","of":"a","size":"5"}`, // which of both nobody knows
+		"/v1/list/a?size=7&c=2&odd=1":                     `{"cursor":"2","of":"a","size":"5"}`,
+		"/v1/lists/a?size=7&c=2":                          `{"cursor":"2","of":"a","size":"5"}`,
+		"/v1/list/a/b?size=7&c=2":                         `{"cursor":"2","of":"a","size":"5"}`,
+		"/v1/lists/a?size=7":                              "",
+		"/v1/list/a?size=5":                               "", // itself
+		"":                                                "",
+		"null":                                            "",
+		"/v1/list/a?c=%zz":                                "",
+		"/v1/list/a?c=" + strings.Repeat("a", 2*maxNext):  "",
+	} {
+		next, _ := p.Next(planned, nil, fmt.Appendf(nil, `{"next":%q}`, address))
+		if string(next) != want {
+			t.Errorf("%.60s: %s, want %s", address, next, want)
 		}
 	}
 }

@@ -87,7 +87,12 @@ func TestEveryFormInAText(t *testing.T) {
 		"a/canary\"k3y": {`a/canary"k3y`, `a\/canary\"k3y`, "a%2fcanary%22k3y", "a/canary&#34;k3y"},
 	} {
 		r := New(key)
-		for _, form := range forms {
+		var percent, unicode strings.Builder // as whoever escapes all there is writes it
+		for _, c := range []byte(key) {
+			_, _ = fmt.Fprintf(&percent, "%%%02X", c)
+			_, _ = fmt.Fprintf(&unicode, `\u%04x`, c)
+		}
+		for _, form := range append(forms, percent.String(), strings.ToLower(percent.String()), strings.ReplaceAll(percent.String(), "%", "%25"), unicode.String()) {
 			if got := r.Text("it is " + form + " indeed"); got != "it is REDACTED indeed" {
 				t.Errorf("%q as %q: %s", key, form, got)
 			}
