@@ -275,7 +275,7 @@ func TestWhatASheetSaysOfCounts(t *testing.T) {
 // No secret of a sheet is told, wherever it is written and wherever the API or an
 // agent repeats it: in a result, an address that is shown, or a recording.
 func TestNoSecretOfASheetIsTold(t *testing.T) {
-	secrets := []string{"key-0123456789", "fixed-0123456789", "header-0123456789", "own-0123456789", "own-header-0123456789"}
+	secrets := []string{"key-0123456789", "fixed-0123456789", "header-0123456789", "own-0123456789", "inner-9876543210"}
 	key, fixed, header, own, ownHeader := secrets[0], secrets[1], secrets[2], secrets[3], secrets[4]
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		sent, _ := io.ReadAll(r.Body)
