@@ -294,6 +294,53 @@ func TestALookEndsOnce(t *testing.T) {
 	s.mu.Unlock()
 }
 
+// What is looked for beside a crowd ends by itself, once, and neither ends the
+// crowd's look nor begins another; without an answer it waits no longer than any.
+func TestALookBesideACrowdEndsByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.Start(t)
+		defer b.Stop()
+		sub, err := b.NC.Subscribe("$JS.API.DIRECT.GET.S.>", func(*nats.Msg) {}) // nobody answers
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = sub.Unsubscribe() }()
+		multi, err := b.NC.Subscribe("$JS.API.DIRECT.GET.S", func(*nats.Msg) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = multi.Unsubscribe() }()
+		s, err := NewLooks(b.JS, "S")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		began := time.Now()
+		for n := range 2 * looksCrowd {
+			s.Begin("a.b.fmp." + strconv.Itoa(n))
+		}
+		one, own := s.Begin("a.b.fred.1"), s.Begin("a.b.fmp.own")
+		s.mu.Lock()
+		besides := len(s.beside)
+		if one.look == s.asked || own.look == one.look || besides != 1 {
+			t.Errorf("%d looks beside", besides)
+		}
+		s.mu.Unlock()
+		if _, err := one.Wait(t.Context()); !errors.Is(err, errLook) || time.Since(began) != lookLasts {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		synctest.Wait()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		under := s.asked
+		s.end(one.look, nil)
+		if len(s.beside) != 0 || s.asked != under || under == nil || under == one.look {
+			t.Error("what was looked for beside the crowd has ended the crowd's")
+		}
+		s.end(under, nil)
+	})
+}
+
 // What is silent is told of each stream by itself.
 func TestSilenceIsOfOneStream(t *testing.T) {
 	log := New(brokertest.Start(t).JS, nil)

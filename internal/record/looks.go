@@ -19,19 +19,21 @@ import (
 // Looks reads the last messages of a stream's subjects with few messages for
 // many requests. All who look while a look is under way share the next one: at
 // 64 calls at once some thirty subjects are asked for in one message, and the
-// look costs a server an eighth. A look has only so many of each provider: one
-// with a crowd of requests makes nobody else's wait for more than the look under
-// way. It is safe for concurrent use.
+// look costs a server an eighth. A look has only so many of each provider, and
+// beside one provider's crowd another's subject is looked for at once and by
+// itself: nobody else's request waits for the crowd's. It is safe for concurrent
+// use.
 type Looks struct {
 	nc     *nats.Conn
 	stream string
 	inbox  string
 	sub    *nats.Subscription
 
-	mu    sync.Mutex
-	next  []*look // to be made, one after the other
-	asked *look   // under way; nil if none is
-	made  uint64
+	mu     sync.Mutex
+	next   []*look          // to be made, one after the other
+	asked  *look            // under way; nil if none is
+	beside map[string]*look // under way besides, for one subject each, by number
+	made   uint64
 }
 
 // look is one request for many subjects, and what is known of them when it is
@@ -40,6 +42,7 @@ type look struct {
 	number   string // in its inbox
 	subjects map[string]struct{}
 	of       map[string]int // how many subjects of a provider
+	crowd    bool           // of one
 	found    map[string]*nats.Msg
 	single   bool // it asks for one subject
 	partial  bool // there is more than was sent
@@ -55,6 +58,9 @@ func newLook() *look {
 const (
 	// looksAtOnce bounds a look, looksOfOne what it has of one provider.
 	looksAtOnce, looksOfOne = 256, 64
+	// looksCrowd subjects of one provider in a look are a crowd, and besideAtOnce
+	// others are looked for beside it at the most: they are for the few.
+	looksCrowd, besideAtOnce = 16, 4
 	// looksWaiting are to be made at the most. Whoever would be one more goes
 	// without.
 	looksWaiting = 4
@@ -68,7 +74,7 @@ var errLook = errors.New("look: no answer")
 
 // NewLooks begins to look into a stream; Close ends it.
 func NewLooks(js jetstream.JetStream, stream string) (*Looks, error) {
-	s := &Looks{nc: js.Conn(), stream: stream, inbox: js.Conn().NewInbox()}
+	s := &Looks{nc: js.Conn(), stream: stream, inbox: js.Conn().NewInbox(), beside: map[string]*look{}}
 	var err error
 	if s.sub, err = s.nc.Subscribe(s.inbox+".*", s.take); err != nil {
 		return nil, fmt.Errorf("look into %s: %w", stream, err)
@@ -92,7 +98,14 @@ type Glance struct {
 func (s *Looks) Begin(subject string) Glance {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.room(subject)
+	provider := providerOf(subject)
+	if s.crowded(provider) {
+		l := newLook()
+		l.add(subject, provider)
+		s.make(l)
+		return Glance{s, subject, l}
+	}
+	l := s.room(subject, provider)
 	if l == nil {
 		return Glance{in: s, subject: subject}
 	}
@@ -100,10 +113,28 @@ func (s *Looks) Begin(subject string) Glance {
 	return Glance{s, subject, l}
 }
 
+// crowded reports whether a provider that has nothing here itself would wait for
+// another's crowd, and need not.
+func (s *Looks) crowded(provider string) bool {
+	if s.asked == nil || len(s.beside) >= besideAtOnce {
+		return false
+	}
+	crowd, own := s.asked.crowd, s.asked.of[provider]
+	for _, l := range s.next {
+		crowd, own = crowd || l.crowd, own+l.of[provider]
+	}
+	return crowd && own == 0
+}
+
+func (l *look) add(subject, provider string) {
+	l.subjects[subject] = struct{}{}
+	l.of[provider]++
+	l.crowd = l.crowd || l.of[provider] >= looksCrowd
+}
+
 // room is the first look to be made that has room for a subject, with the
 // subject in it; nil if none has.
-func (s *Looks) room(subject string) *look {
-	provider := providerOf(subject)
+func (s *Looks) room(subject, provider string) *look {
 	for i := range looksWaiting {
 		if i == len(s.next) {
 			s.next = append(s.next, newLook())
@@ -113,8 +144,7 @@ func (s *Looks) room(subject string) *look {
 			return l
 		}
 		if len(l.subjects) < looksAtOnce && l.of[provider] < looksOfOne {
-			l.subjects[subject] = struct{}{}
-			l.of[provider]++
+			l.add(subject, provider)
 			return l
 		}
 	}
@@ -159,8 +189,16 @@ func (s *Looks) ask() {
 	}
 	l := s.next[0]
 	s.asked, s.next = l, append(s.next[:0], s.next[1:]...)
+	s.make(l)
+}
+
+// make makes a look: the one under way, or another one beside it.
+func (s *Looks) make(l *look) {
 	s.made++
 	l.number = strconv.FormatUint(s.made, 10)
+	if l != s.asked {
+		s.beside[l.number] = l
+	}
 	if err := s.send(l); err != nil {
 		s.end(l, err)
 		return
@@ -198,9 +236,11 @@ func (s *Looks) send(l *look) error {
 func (s *Looks) take(m *nats.Msg) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.asked
-	if l == nil || m.Subject[len(s.inbox)+1:] != l.number {
-		return
+	l, number := s.asked, m.Subject[len(s.inbox)+1:]
+	if l == nil || number != l.number {
+		if l = s.beside[number]; l == nil {
+			return
+		}
 	}
 	if IsStored(m.Header) {
 		if l.found[Own(m.Header, jetstream.SubjectHeader)] = m; l.single {
@@ -219,9 +259,11 @@ func (s *Looks) take(m *nats.Msg) {
 	}
 }
 
-// end ends the look under way and makes the next.
+// end ends a look that is under way, and makes the next if it was the one that
+// others waited for.
 func (s *Looks) end(l *look, err error) {
-	if s.asked != l {
+	besides := s.beside[l.number] == l
+	if s.asked != l && !besides {
 		return
 	}
 	if l.patient != nil {
@@ -229,6 +271,10 @@ func (s *Looks) end(l *look, err error) {
 	}
 	l.err = err
 	close(l.done)
+	if besides {
+		delete(s.beside, l.number)
+		return
+	}
 	s.asked = nil
 	s.ask()
 }

@@ -443,8 +443,8 @@ func TestALookNeverMissesWhatStands(t *testing.T) {
 	})
 }
 
-// However many of one provider wait to be looked for, another's is part of the
-// next look.
+// However many of one provider wait to be looked for, another's is looked for at
+// once beside them.
 func TestACrowdOfOneProviderDelaysNoOthersLook(t *testing.T) {
 	wired(t, func(t *testing.T, b *brokertest.Broker, js jetstream.JetStream, w *brokertest.Wire) {
 		of := func(provider string, n int) string {
@@ -460,7 +460,8 @@ func TestACrowdOfOneProviderDelaysNoOthersLook(t *testing.T) {
 		for n := range crowd {
 			many = append(many, of("fmp", n))
 		}
-		others := []string{of("polygon", 1), of("fred", 1)}
+		others := []string{of("polygon", 1), of("fred", 1), of("sec", 1), of("sec", 2)}
+		later := of("later", 1) // one more than go at once
 		looks, err := record.NewLooks(js, fetchworker.StreamResults)
 		if err != nil {
 			t.Fatal(err)
@@ -491,7 +492,17 @@ func TestACrowdOfOneProviderDelaysNoOthersLook(t *testing.T) {
 			wait(looks.Begin(subject), 0)
 		}
 		for _, subject := range others {
-			wait(looks.Begin(subject), 2*takes+takes/2) // the look under way, and the next
+			wait(looks.Begin(subject), takes+takes/2) // its own
+		}
+		wait(looks.Begin(later), 2*takes+takes/2) // the look under way, and the next
+		all.Wait()
+		// None of them is left behind: the next crowd's neighbours go as these did.
+		began = time.Now()
+		for n, subject := range many[:100] {
+			wait(looks.Begin(subject), time.Second)
+			if n == 50 {
+				wait(looks.Begin(others[0]), takes+takes/2)
+			}
 		}
 		all.Wait()
 		if without == 0 || without > crowd-200 {
