@@ -342,13 +342,17 @@ func TestOneMovesInWhileAnotherMovesOut(t *testing.T) {
 					first.Close()
 				}
 				h := &hooked{KeyValue: b.kv, key: halted.key, halts: make(chan struct{}), continues: make(chan struct{}), after: func() {
-					own, _, err := store.Get(t.Context(), store.At(b.kv, store.PermitsKey("data")))
+					own, rev, err := store.Get(t.Context(), store.At(b.kv, store.PermitsKey("data")))
 					if err != nil {
 						t.Error(err)
 					}
 					shared, _, err := store.Get(t.Context(), store.At(b.kv, store.QuotaKey("sec")))
 					if err != nil {
 						t.Error(err)
+					}
+					// The other may have written both between the two looks.
+					if _, again, err := store.Get(t.Context(), store.At(b.kv, store.PermitsKey("data"))); err != nil || again != rev {
+						return
 					}
 					_, mine := ledger.Decode(own)
 					r, err := ledger.Decode(shared)
