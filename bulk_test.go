@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 
 	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Whatever way a request is published, each of its errors names it, so that its
@@ -81,7 +84,14 @@ func TestWhatWaitsForAConnectionIsSaidOnce(t *testing.T) {
 		most uint64
 	}{
 		"a request": {func(ctx context.Context, w *wiredClient) error { _, err := w.Submit(ctx, quote("")); return err }, 1900 * time.Millisecond, 2},
-		"an order":  {func(ctx context.Context, w *wiredClient) error { _, err := w.Cancel(ctx, identity("q-1")); return err }, 29 * time.Second, 2},
+		"a wait": {func(ctx context.Context, w *wiredClient) error {
+			stored := make(chan struct{})
+			time.AfterFunc(50*time.Second, func() { defer close(stored); w.service().store(ok(identity("q-1"), `[1]`)) })
+			_, err := w.Wait(ctx, identity("q-1"))
+			<-stored
+			return err
+		}, 45 * time.Second, 6}, // the first look, and those after the cut
+		"an order": {func(ctx context.Context, w *wiredClient) error { _, err := w.Cancel(ctx, identity("q-1")); return err }, 29 * time.Second, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			wired(t, func(t *testing.T, w *wiredClient) {
@@ -182,11 +192,22 @@ func TestALoopThatIsLeftLeavesNothing(t *testing.T) {
 	wired(t, func(t *testing.T, w *wiredClient) {
 		w.service().store(waiting(identity("q-0")))
 		w.service().store(ok(identity("q-1"), `[1]`))
+		w.service().onRequest(func(r fetchworker.Request) {
+			if r.ID != "q-0" {
+				w.service().store(ok(r.Identity(), `[1]`))
+			}
+		})
 		for range w.FetchAll(until(t, time.Minute), quotes(100)) { //nolint:errcheck // it is left at once
 			break
 		}
 		if got := w.Held(); got != fetchworker.HeldNothing {
 			t.Errorf("FetchAll: %s", got)
+		}
+		for range w.FetchAllHolding(until(t, time.Minute), quotes(100), 1, 1<<20) { //nolint:errcheck // it is left while the others wait for their turn
+			break
+		}
+		if got := w.Held(); got != fetchworker.HeldNothing {
+			t.Errorf("FetchAll, one at a time: %s", got)
 		}
 		for range w.SubmitAll(until(t, time.Minute), quotes(100)) { //nolint:errcheck // it is left at once
 			break
@@ -202,6 +223,156 @@ func TestALoopThatIsLeftLeavesNothing(t *testing.T) {
 		}
 		if got := w.Held(); got != fetchworker.HeldNothing {
 			t.Errorf("Answers: %s", got)
+		}
+	})
+}
+
+// Whichever way a request is published, it is part of its caller's trace.
+func TestEveryRequestIsPartOfItsTrace(t *testing.T) {
+	traceID, err := trace.TraceIDFromHex("0af7651916cd43dd8448eb211c80319c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wired(t, func(t *testing.T, w *wiredClient) {
+		ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: trace.SpanID{7}, TraceFlags: trace.FlagsSampled}))
+		w.service().onRequest(func(r fetchworker.Request) { w.service().store(ok(r.Identity(), `[1]`)) })
+		asked, err := w.NC.SubscribeSync("fetch.request.>")
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+		for name, do := range map[string]func(fetchworker.Request) error{
+			"submit": func(r fetchworker.Request) error { _, err := w.Submit(ctx, r); return err },
+			"fetch":  func(r fetchworker.Request) error { _, err := w.Fetch(ctx, r); return err },
+			"submit-all": func(r fetchworker.Request) error {
+				return all(w.SubmitAll(ctx, slices.Values([]fetchworker.Request{r})))
+			},
+			"fetch-all": func(r fetchworker.Request) error {
+				return all(w.FetchAll(ctx, slices.Values([]fetchworker.Request{r})))
+			},
+		} {
+			r := quote("")
+			r.Operation = name
+			if err := do(r); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			m, err := asked.NextMsg(time.Second)
+			if err != nil || !strings.Contains(m.Header.Get("traceparent"), traceID.String()) {
+				t.Errorf("%s: %v, %v", name, m, err)
+			}
+		}
+	})
+}
+
+// Of a bulk each request is told of for itself: one that is refused is no other's end.
+func TestARefusedRequestEndsNoOther(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.service().onRequest(func(r fetchworker.Request) { w.service().store(ok(r.Identity(), `[1]`)) })
+		const n = 200 // more than are published at a time
+		requests := func(yield func(fetchworker.Request) bool) {
+			for i := range n {
+				r := quote(fmt.Sprint("q-", i))
+				if i == 0 || i == 100 {
+					r.Provider = "F MP"
+				}
+				if !yield(r) {
+					return
+				}
+			}
+		}
+		told := map[string]int{}
+		judge := func(how, id string, err error) {
+			told[how+" "+id]++
+			var wrong *fetchworker.RequestError
+			if bad := id == "q-0" || id == "q-100"; bad != errors.As(err, &wrong) || !bad && err != nil {
+				t.Errorf("%s: %s: %v", how, id, err)
+			}
+		}
+		for r, err := range w.SubmitAll(until(t, time.Minute), requests) {
+			judge("SubmitAll", r.Identity.ID, err)
+		}
+		for a, err := range w.FetchAll(until(t, time.Minute), requests) {
+			judge("FetchAll", a.Identity.ID, err)
+		}
+		if len(told) != 2*n {
+			t.Errorf("%d of %d were told of", len(told), 2*n)
+		}
+	})
+}
+
+// No more than so many of a bulk wait for their answers: each that is taken makes
+// room for the next.
+func TestHowManyOfABulkAreOutstanding(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		const n, most = 20, 3
+		asked := make(chan fetchworker.Identity, n)
+		var all atomic.Int64
+		w.service().onRequest(func(r fetchworker.Request) { all.Add(1); asked <- r.Identity() })
+		store := func() {
+			select {
+			case id := <-asked:
+				w.service().store(ok(id, `[1]`))
+			default:
+			}
+		}
+		time.AfterFunc(time.Second, func() {
+			if got := all.Load(); got != most {
+				t.Errorf("%d are asked at first", got)
+			}
+			store()
+		})
+		told := 0
+		for _, err := range w.FetchAllHolding(until(t, time.Minute), quotes(n), most, 1<<20) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			told++
+			time.Sleep(time.Second)
+			if got := all.Load(); got != int64(min(told+most, n)) {
+				t.Errorf("%d are asked when %d were told of", got, told)
+			}
+			store()
+		}
+		if told != n {
+			t.Errorf("told of %d", told)
+		}
+	})
+}
+
+// Nothing is taken from a sequence when the time is over before it is begun with.
+func TestNothingIsTakenWhenTheTimeIsOver(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		ended, end := context.WithCancel(t.Context())
+		end()
+		begun := false
+		requests := func(yield func(fetchworker.Request) bool) { begun = true; yield(quote("q-1")) }
+		_ = all(w.SubmitAll(ended, requests))
+		_ = all(w.FetchAll(ended, requests))
+		if begun {
+			t.Error("a request is lost")
+		}
+	})
+}
+
+// An answer to another request is none of this one's, also where its body was let go
+// and read again.
+func TestAnotherRequestsAnswerInABulk(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		for _, holds := range []int{0, 1 << 20} {
+			for i := range 3 {
+				other := ok(identity(fmt.Sprint("q-", i)), `[1]`)
+				other.Digest = "0123456789abcdef"
+				w.service().store(other)
+			}
+			n := 0
+			for a, err := range w.FetchAllHolding(until(t, time.Minute), quotes(3), 3, holds) {
+				if n++; !errors.Is(err, fetchworker.ErrIDReused) || a.Body != nil {
+					t.Errorf("holding %d bytes: %q, %v", holds, a.Body, err)
+				}
+			}
+			if n != 3 {
+				t.Errorf("told of %d", n)
+			}
 		}
 	})
 }

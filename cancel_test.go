@@ -161,3 +161,82 @@ func TestManyAreCancelledInPieces(t *testing.T) {
 		}
 	})
 }
+
+// What an order says is what was asked for, letter for letter.
+func TestWhatAnOrderSays(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		orders := make(chan string, 1)
+		if _, err := w.NC.Subscribe("fetch.cancel.*.*", func(m *nats.Msg) {
+			orders <- m.Subject + " " + string(m.Data)
+			if err := m.Respond([]byte(`{}`)); err != nil {
+				t.Error(err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+		for want, f := range map[string]fetchworker.CancelFilter{
+			`{"all":true}`:                                          {Provider: "fmp"},
+			`{"operation":"quote","all":true}`:                      {Provider: "fmp", Operation: "quote"},
+			`{"all":true,"lane":"batch"}`:                           {Provider: "fmp", Lane: fetchworker.LaneBatch},
+			`{"operation":"quote","all":true,"lane":"interactive"}`: {Provider: "fmp", Operation: "quote", Lane: fetchworker.LaneInteractive},
+		} {
+			if _, err := w.CancelAll(until(t, time.Minute), f); err != nil {
+				t.Error(err)
+			}
+			if got := <-orders; got != "fetch.cancel.fmp.alice "+want {
+				t.Errorf("%+v: %s", f, got)
+			}
+		}
+		if _, err := w.Cancel(until(t, time.Minute), identity("q-2"), identity("q-1")); err != nil {
+			t.Error(err)
+		}
+		if got := <-orders; got != `fetch.cancel.fmp.alice {"operation":"quote","ids":["q-1","q-2"]}` {
+			t.Error(got)
+		}
+	})
+}
+
+// A question whose asker has no more time is not told as one that nobody answers.
+func TestAQuestionWhoseTimeIsOver(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		replies(t, w.NC, "fetch.catalog.*", `{"provider":"fmp","providers":["fmp"]}`)
+		time.Sleep(time.Millisecond)
+		for within, want := range map[time.Duration]error{time.Second: context.DeadlineExceeded, time.Minute: fetchworker.ErrNobodyServes} {
+			w.Break("fetch.catalog.", brokertest.ReplyLost, 2, 0)
+			for _, ask := range []func(context.Context) error{
+				func(ctx context.Context) error { _, err := w.Catalogue(ctx, "fmp"); return err },
+				func(ctx context.Context) error { _, err := w.Providers(ctx); return err },
+			} {
+				if err := ask(until(t, within)); errors.Is(err, fetchworker.ErrNobodyServes) != (want == fetchworker.ErrNobodyServes) || !errors.Is(err, want) { //nolint:errorlint // one of two
+					t.Errorf("within %v: %v", within, err)
+				}
+			}
+		}
+	})
+}
+
+// An order that a worker refuses for now is given again soon.
+func TestAnOrderThatIsRefusedForNow(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		orders := 0
+		if _, err := w.NC.Subscribe("fetch.cancel.*.*", func(m *nats.Msg) {
+			reply := nats.NewMsg(m.Reply)
+			if orders++; orders < 4 {
+				reply.Header.Set("Nats-Service-Error-Code", "503")
+			} else {
+				reply.Data = []byte(`{"cancelled":1}`)
+			}
+			if err := m.RespondMsg(reply); err != nil {
+				t.Error(err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+		began := time.Now()
+		if c, err := w.Cancel(until(t, time.Minute), identity("q-1")); err != nil || c.Cancelled != 1 || time.Since(began) != 1200*time.Millisecond {
+			t.Errorf("%+v, %v after %v", c, err, time.Since(began))
+		}
+	})
+}

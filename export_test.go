@@ -64,9 +64,21 @@ func (c *Client) Flooded(t *testing.T, meanwhile func(context.Context)) {
 	}
 }
 
-// FetchAllHolding is FetchAll that holds so many bytes of what nobody has taken yet.
-func (c *Client) FetchAllHolding(ctx context.Context, requests iter.Seq[Request], holds int) iter.Seq2[Answer, error] {
-	return c.fetchAll(ctx, requests, holds)
+// FetchAllHolding is FetchAll with so many outstanding at most, that holds so many
+// bytes of what nobody has taken yet.
+func (c *Client) FetchAllHolding(ctx context.Context, requests iter.Seq[Request], most, holds int) iter.Seq2[Answer, error] {
+	return c.fetchAll(ctx, requests, most, holds)
+}
+
+// Remembered is how many answers those who follow remember that they told.
+func (c *Client) Remembered() (n int) {
+	synctest.Wait()
+	c.watcher.mu.Lock()
+	defer c.watcher.mu.Unlock()
+	for f := range c.watcher.followers {
+		n += len(f.seen)
+	}
+	return n
 }
 
 // Overrun says that more came live than is held for one who follows.

@@ -27,14 +27,14 @@ const (
 // ended or the loop is left, for which it waits. If ctx ends, each request
 // without its answer is yielded with a *PendingError.
 func (c *Client) FetchAll(ctx context.Context, requests iter.Seq[Request]) iter.Seq2[Answer, error] {
-	return c.fetchAll(ctx, requests, bodiesHeld)
+	return c.fetchAll(ctx, requests, outstandingAtOnce, bodiesHeld)
 }
 
-func (c *Client) fetchAll(ctx context.Context, requests iter.Seq[Request], holds int) iter.Seq2[Answer, error] {
+func (c *Client) fetchAll(ctx context.Context, requests iter.Seq[Request], most, holds int) iter.Seq2[Answer, error] {
 	return func(yield func(Answer, error) bool) {
 		b := &bulk{
 			c: c, holds: holds, ended: newArrivals[*asked](), outstanding: map[*asked]struct{}{},
-			room: make(chan struct{}, outstandingAtOnce),
+			room: make(chan struct{}, most),
 		}
 		left, leave := context.WithCancel(ctx)
 		var work sync.WaitGroup
@@ -197,7 +197,7 @@ func (b *bulk) pending(ctx context.Context, ended error, yield func(Answer, erro
 			a, err = b.take(ctx, one)
 		} else {
 			b.drop(one)
-			a.Identity, err = one.id, &PendingError{Identity: one.id, Last: one.last, Cause: ended, Trouble: one.watch.trouble}
+			a.Identity, err = one.id, &PendingError{Identity: one.id, Last: one.last, Cause: ended, Trouble: b.c.watcher.troubleOf(one.watch)}
 		}
 		if !yield(a, err) {
 			return

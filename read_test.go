@@ -288,7 +288,7 @@ func TestABulkThatNobodyTakes(t *testing.T) {
 		w.service().onRequest(func(r fetchworker.Request) { w.service().store(ok(r.Identity(), body)) })
 		seen := map[string]bool{}
 		reads := uint64(0)
-		for a, err := range w.FetchAllHolding(until(t, time.Minute), quotes(n), 5*size) {
+		for a, err := range w.FetchAllHolding(until(t, time.Minute), quotes(n), n, 5*size) {
 			if len(seen) == 0 {
 				time.Sleep(time.Second) // the others come meanwhile
 				reads = w.nc.Stats().OutMsgs
@@ -396,6 +396,34 @@ func TestWhatCannotBeReadIsPassedOver(t *testing.T) {
 		page, again, err := w.AnswersAfter(t.Context(), read)
 		if err != nil || len(page) != 0 || again != read {
 			t.Errorf("and then %d answers, read up to %d, %v", len(page), again, err)
+		}
+	})
+}
+
+// A page of stored answers has its bounds in bytes, too, and all are read in the end.
+func TestAPageHasItsBounds(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		const n, size = 12, fetchworker.MaxInlineBody
+		body := strings.Repeat("x", size)
+		for i := range n {
+			w.service().store(ok(identity(fmt.Sprint("q-", i)), body))
+		}
+		after, all, pages := uint64(0), 0, 0
+		for {
+			page, read, err := w.AnswersAfter(t.Context(), after)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if read == after {
+				break
+			}
+			if len(page) == 0 || len(page)*size > 4<<20+size {
+				t.Errorf("a page of %d answers", len(page))
+			}
+			after, all, pages = read, all+len(page), pages+1
+		}
+		if all != n || pages < 2 {
+			t.Errorf("%d answers in %d pages", all, pages)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package fetchworker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -136,6 +137,97 @@ func TestACrowdIsNotSentAgainAsAWhole(t *testing.T) {
 		}
 		if got := w.stored(); got != crowd || failed.Load() > 0 {
 			t.Errorf("%d requests are stored, %d failed", got, failed.Load())
+		}
+	})
+}
+
+// How often a request is sent within a try that nobody hears: after ever longer
+// waits, for whatever is sent again costs the server a look.
+func TestHowOftenARequestIsSent(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.Break("fetch.request.", brokertest.RequestLost, 1<<20, 0)
+		ended := make(chan error)
+		go func() {
+			_, err := w.Submit(until(t, 10*time.Second), quote("q-1"))
+			ended <- err
+		}()
+		for _, c := range []struct {
+			after time.Duration
+			sent  int
+		}{{200 * time.Millisecond, 1}, {100 * time.Millisecond, 2}, {500 * time.Millisecond, 3}, {time.Second, 4}, {600 * time.Millisecond, 4}, {300 * time.Millisecond, 5}, {2 * time.Second, 5}} { // the second try has one
+			time.Sleep(c.after)
+			if got := w.Met(); got != c.sent {
+				t.Errorf("sent %d times and not %d after %v more", got, c.sent, c.after)
+			}
+		}
+		w.Mend()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if got := w.stored(); got != 1 {
+			t.Errorf("%d are stored", got)
+		}
+	})
+}
+
+// What the queue cannot take for a moment is published again, soon after an election
+// and for half a minute where it is full, whichever way a bulk is published.
+func TestWhatTheQueueDoesNotTakeForAMoment(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		s, err := w.JS.Stream(t.Context(), fetchworker.StreamRequests)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := s.CachedInfo().Config
+		if err := w.JS.DeleteStream(t.Context(), fetchworker.StreamRequests); err != nil {
+			t.Fatal(err)
+		}
+		made := make(chan struct{})
+		time.AfterFunc(4*time.Second, func() {
+			defer close(made)
+			if _, err := w.JS.CreateStream(t.Context(), config); err != nil {
+				t.Error(err)
+			}
+		})
+		began := time.Now()
+		if _, err := w.Submit(until(t, time.Minute), quote("q-1")); err != nil || time.Since(began) > 4300*time.Millisecond {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		<-made
+		full := config
+		full.MaxMsgs = 1
+		w.service().onRequest(func(r fetchworker.Request) { w.service().store(ok(r.Identity(), `[1]`)) })
+		for how, do := range map[string]func(context.Context) (int, error){
+			"SubmitAll": func(ctx context.Context) (n int, failed error) {
+				for _, err := range w.SubmitAll(ctx, quotes(5)) {
+					n, failed = n+1, errors.Join(failed, err)
+				}
+				return n, failed
+			},
+			"FetchAll": func(ctx context.Context) (n int, failed error) {
+				for _, err := range w.FetchAll(ctx, quotes(5)) {
+					n, failed = n+1, errors.Join(failed, err)
+				}
+				return n, failed
+			},
+		} {
+			full.MaxMsgs, full.MaxMsgsPerSubject = 1, 1
+			full.Discard, full.DiscardNewPerSubject = config.Discard, config.DiscardNewPerSubject
+			if _, err := w.JS.UpdateStream(t.Context(), full); err != nil {
+				t.Fatal(err)
+			}
+			roomy := make(chan struct{})
+			time.AfterFunc(20*time.Second, func() {
+				defer close(roomy)
+				if _, err := w.JS.UpdateStream(t.Context(), config); err != nil {
+					t.Error(err)
+				}
+			})
+			if n, err := do(until(t, time.Minute)); err != nil || n != 5 {
+				t.Errorf("%s: %d, %v", how, n, err)
+			}
+			<-roomy
+			time.Sleep(time.Minute) // an id is forgotten
 		}
 	})
 }

@@ -234,3 +234,23 @@ func TestAConnectionIsListenedToOnce(t *testing.T) {
 		}
 	}
 }
+
+// Of two who ask on the same subject each is told of its refusal, whichever has left.
+func TestOfTwoOnOneSubjectEachIsTold(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.nc.SetErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
+		const late = 450 * time.Millisecond // between two looks at what was refused last
+		w.Break("DIRECT.GET", brokertest.Refused, 2, late)
+		var asking sync.WaitGroup
+		asking.Go(func() {
+			if _, err := w.Result(until(t, 200*time.Millisecond), identity("q-1")); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("who has left: %v", err)
+			}
+		})
+		began := time.Now()
+		if _, err := w.Result(until(t, time.Minute), identity("q-1")); !errors.Is(err, fetchworker.ErrNotPermitted) || time.Since(began) > late+20*time.Millisecond {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		asking.Wait()
+	})
+}

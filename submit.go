@@ -150,15 +150,19 @@ func (c *Client) publish(ctx context.Context, m *nats.Msg, again time.Duration) 
 	ctx, cancel := publishing(ctx, c.nc, m.Subject, RepeatWithin/2)
 	defer cancel()
 	ack, err := c.deliver(ctx, m, again)
-	var refused *jetstream.APIError
 	switch {
 	case err == nil:
 		return ack, nil
-	case errors.As(err, &refused) && (refused.ErrorCode == streamFull || refused.ErrorCode == storageFull):
+	case isFull(err):
 		return nil, fmt.Errorf("%w: %w", ErrQueueFull, err)
 	default:
 		return nil, because(ctx, err)
 	}
+}
+
+func isFull(err error) bool {
+	var refused *jetstream.APIError
+	return errors.As(err, &refused) && (refused.ErrorCode == streamFull || refused.ErrorCode == storageFull)
 }
 
 // What a JetStream server says of a stream that takes no more.

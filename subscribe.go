@@ -221,9 +221,14 @@ func (s *Subscriber) handle(ctx context.Context, m *nats.Msg, take func(context.
 	}
 	wait := handleAgain
 	if meta, err := m.Metadata(); err == nil {
-		wait = min(handleAgain<<min(meta.NumDelivered-1, 6), time.Minute)
+		wait = handleAfter(meta.NumDelivered)
 	}
 	_ = m.NakWithDelay(wait)
+}
+
+// handleAfter is how soon a message comes again that was delivered so often.
+func handleAfter(delivered uint64) time.Duration {
+	return min(handleAgain<<min(delivered-1, 6), time.Minute)
 }
 
 // consumer finds the durable consumer, and makes it where that is allowed.

@@ -77,6 +77,28 @@ func TestAHandlerMayTakeLong(t *testing.T) {
 	})
 }
 
+// A handler that is at work when its subscriber stops ends what it has begun, and
+// what it has is given to nobody else meanwhile.
+func TestAHandlerAtWorkWhenItsSubscriberStops(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.service().store(ok(identity("q-1"), `[1]`))
+		var first []handled
+		var stopping sync.WaitGroup
+		stopping.Go(func() {
+			first = w.subscribed(1, 10*time.Second, func(context.Context, fetchworker.Answer) error {
+				time.Sleep(5 * time.Minute)
+				return nil
+			})
+		})
+		time.Sleep(20 * time.Second)
+		second := w.subscribed(1, 10*time.Minute, func(context.Context, fetchworker.Answer) error { return nil })
+		stopping.Wait()
+		if len(first) != 1 || len(second) != 0 || w.pendingAcks() != 0 {
+			t.Errorf("handled %d times, and by another %d times; %d wait for their acknowledgement", len(first), len(second), w.pendingAcks())
+		}
+	})
+}
+
 // A handler that fails is called again after a second, and then after twice as
 // long each time, up to a minute; it stands in nobody's way.
 func TestAHandlerThatFailsIsCalledAgain(t *testing.T) {
@@ -357,6 +379,60 @@ func TestAMessageThatComesAsItsSubscriberStops(t *testing.T) {
 				t.Error("it was handled")
 				return nil
 			})
+		}
+	})
+}
+
+// What nobody can read is handed to no handler, and does not come again.
+func TestWhatNoSubscriberCanRead(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		const event = `{"specversion":"1.0","id":"e-1","source":"/fetch/fmp","type":"fetch.circuit","time":"2026-02-13T21:00:00Z"}`
+		for _, text := range []string{``, `no JSON`, `{"id":1}`, event} {
+			if _, err := w.JS.Publish(t.Context(), "fetch.event.circuit.fmp", []byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		bad := ok(identity("bad"), `[1]`).Encode()
+		bad.Header.Set("Fetch-Status", "of another version")
+		if _, err := w.JS.PublishMsg(t.Context(), bad); err != nil {
+			t.Fatal(err)
+		}
+		w.service().store(ok(identity("good"), `[1]`))
+		sub, err := fetchworker.NewSubscriber(w.nc, fetchworker.SubscriberOptions{Durable: "files"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		var told []string
+		tell := func(id string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, id)
+			return nil
+		}
+		for stream, do := range map[string]func(context.Context) error{
+			fetchworker.StreamEvents: func(ctx context.Context) error {
+				return sub.Events(ctx, fetchworker.EventFilter{}, func(_ context.Context, e fetchworker.Event) error {
+					return tell(e.Kind + " " + e.Provider + " " + e.ID)
+				})
+			},
+			fetchworker.StreamResults: func(ctx context.Context) error {
+				return sub.Subscribe(ctx, fetchworker.ResultFilter{}, func(_ context.Context, a fetchworker.Answer) error { return tell(a.Identity.ID) })
+			},
+		} {
+			if err := do(until(t, 2*time.Minute)); err != nil {
+				t.Error(err)
+			}
+			consumer, err := w.JS.Consumer(t.Context(), stream, "files")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info := consumer.CachedInfo(); info.NumAckPending != 0 || info.NumRedelivered != 0 || info.NumPending != 0 {
+				t.Errorf("%s: %d wait for their acknowledgement, %d came again, %d wait", stream, info.NumAckPending, info.NumRedelivered, info.NumPending)
+			}
+		}
+		if slices.Sort(told); !slices.Equal(told, []string{"circuit fmp e-1", "good"}) {
+			t.Errorf("told of %q", told)
 		}
 	})
 }

@@ -220,14 +220,14 @@ func (w *watcher) look(ctx context.Context, one *watch) error {
 	switch {
 	case err == nil:
 		w.tell(one.subject, a)
-		return nil
 	case errors.Is(err, ErrNotPermitted), errors.Is(err, ErrClosed):
 		return err
-	case !errors.Is(err, ErrNoAnswer):
-		w.mu.Lock()
-		one.trouble = err
-		w.mu.Unlock()
+	case errors.Is(err, ErrNoAnswer):
+		err = nil
 	}
+	w.mu.Lock()
+	one.trouble = err
+	w.mu.Unlock()
 	return nil
 }
 

@@ -1,7 +1,9 @@
 package fetchworker
 
 import (
+	"context"
 	"errors"
+	"runtime"
 	"testing"
 	"time"
 
@@ -56,5 +58,28 @@ func TestAGarbledLiveAnswer(t *testing.T) {
 	live.Data = []byte("[2]")
 	if a, err := decodeLive(live.Subject, live); !errors.Is(err, ErrBodyCorrupt) || a.Body != nil {
 		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+// What comes in the moment a wait ends is taken: it is there, and nobody else takes it.
+func TestWhatComesAsAWaitEndsIsTaken(t *testing.T) {
+	for range 20 {
+		a := newArrivals[int]()
+		ctx, end := context.WithCancel(t.Context())
+		got := make(chan int)
+		go func() {
+			v, _ := a.next(ctx)
+			got <- v
+		}()
+		runtime.Gosched() // it waits, mostly
+		a.mu.Lock()
+		end()
+		a.list = append(a.list, 7)
+		a.mu.Unlock()
+		if v := <-got; v != 7 && a.size() == 0 {
+			t.Fatalf("%d was taken", v)
+		} else if v != 7 {
+			t.Fatal("what came is left")
+		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
+
+	"github.com/nats-io/nats.go"
 )
 
 // waits begins to wait for an answer; how long that took is told when it came.
@@ -151,9 +153,16 @@ func TestWhoseTheConnectionIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	before := nc.NumSubscriptions()
+	if _, err := given.Wait(until(t, time.Millisecond), identity("none")); err == nil {
+		t.Error("an answer of nobody")
+	}
 	given.Close()
 	if nc.IsClosed() {
 		t.Error("a client closed its program's connection")
+	}
+	if n := nc.NumSubscriptions() - before; n > 1 { // the one for replies, which a connection has anyway
+		t.Errorf("a client left %d subscriptions on its program's connection", n)
 	}
 	if _, err := given.Submit(soon(t), quote("")); err != nil {
 		t.Errorf("a submit needs no more than the connection: %v", err)
@@ -215,5 +224,209 @@ func TestManyWaitForOneRequest(t *testing.T) {
 		if got := w.Held(); got != fetchworker.HeldNothing {
 			t.Error(got)
 		}
+	})
+}
+
+// What is told of a wait whose time ends: what last went wrong in looking, unless
+// it has gone well since.
+func TestWhatWentWrongIsTold(t *testing.T) {
+	comes := func(w *wiredClient) { // an answer that is not final, just before the time is over
+		time.AfterFunc(24900*time.Millisecond, func() { w.service().store(waiting(identity("q-0"))) })
+	}
+	lost := func(w *wiredClient, times int) { w.Break("DIRECT.GET", brokertest.RequestLost, times, 0) }
+	for name, c := range map[string]struct {
+		meet func(*wiredClient)
+		want bool
+	}{
+		"nothing":                    {func(*wiredClient) {}, false},
+		"every look":                 {func(w *wiredClient) { lost(w, 1<<20) }, true},
+		"a look, and not the next":   {func(w *wiredClient) { lost(w, 1) }, false},
+		"looks, and it came at last": {func(w *wiredClient) { lost(w, 1<<20); comes(w) }, false},
+	} {
+		for how, wait := range map[string]func(context.Context, *wiredClient) error{
+			"Wait":     func(ctx context.Context, w *wiredClient) error { _, err := w.Wait(ctx, identity("q-0")); return err },
+			"FetchAll": func(ctx context.Context, w *wiredClient) error { return all(w.FetchAll(ctx, quotes(1))) },
+		} {
+			t.Run(how+" "+name, func(t *testing.T) {
+				wired(t, func(t *testing.T, w *wiredClient) {
+					c.meet(w)
+					err := wait(until(t, 25*time.Second), w)
+					var pending *fetchworker.PendingError
+					if !errors.As(err, &pending) || (pending.Trouble != nil) != c.want {
+						t.Errorf("%v: %+v", err, pending)
+					}
+				})
+			})
+		}
+	}
+}
+
+// What comes live and cannot be read is told to nobody, however much of it can.
+func TestWhatCannotBeReadLive(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		good := ok(identity("q-1"), `[1]`)
+		good.Generation = 1
+		said := func(a fetchworker.Answer, err error) string {
+			return fmt.Sprintf("%s %s %s %v", a.Identity.ID, a.Status, a.Body, err)
+		}
+		followed, updates := make(chan []string), make(chan []string)
+		ctx, stop := context.WithCancel(t.Context())
+		go func() {
+			var told []string
+			for a, err := range w.Answers(ctx, 0) {
+				told = append(told, said(a, err))
+			}
+			followed <- told
+		}()
+		go func() {
+			var told []string
+			for a, err := range w.Updates(until(t, time.Minute), identity("q-1")) {
+				told = append(told, said(a, err))
+			}
+			updates <- told
+		}()
+		time.Sleep(time.Second)
+		for _, spoil := range []func(*nats.Msg){
+			func(m *nats.Msg) { m.Header.Set("Fetch-Status", "of another version") },
+			func(m *nats.Msg) { m.Data = []byte(`[2]`) },
+			func(m *nats.Msg) { m.Header.Set("Fetch-Status", "failed"); m.Data = []byte(`no problem`) },
+			func(*nats.Msg) {},
+		} {
+			m := good.Encode()
+			spoil(m)
+			if _, err := w.JS.PublishMsg(t.Context(), m); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		const want = "q-1 ok [1] <nil>"
+		if got := <-updates; len(got) != 1 || got[0] != want {
+			t.Errorf("who waits is told %q", got)
+		}
+		stop()
+		if got := <-followed; len(got) != 1 || got[0] != want {
+			t.Errorf("who follows is told %q", got)
+		}
+	})
+}
+
+// A large body that does not come by the end: what is known of its answer is told.
+func TestALargeBodyThatDoesNotCome(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.service().storeLarge(identity("q-0"), make([]byte, fetchworker.MaxInlineBody+1), nil)
+		w.Break("DIRECT.GET.FETCH_BODIES", brokertest.RequestLost, 1<<20, 0)
+		for how, do := range map[string]func(context.Context) error{
+			"Wait":     func(ctx context.Context) error { _, err := w.Wait(ctx, identity("q-0")); return err },
+			"Fetch":    func(ctx context.Context) error { _, err := w.Fetch(ctx, quote("q-0")); return err },
+			"FetchAll": func(ctx context.Context) error { return all(w.FetchAll(ctx, quotes(1))) },
+			"Updates":  func(ctx context.Context) error { return all(w.Updates(ctx, identity("q-0"))) },
+		} {
+			err := do(until(t, 15*time.Second))
+			var pending *fetchworker.PendingError
+			if !errors.As(err, &pending) || pending.Last == nil || !pending.Last.Final || pending.Last.Claim == nil || pending.Trouble == nil || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v: %+v", how, err, pending)
+			}
+			if got := w.Held(); got != fetchworker.HeldNothing {
+				t.Errorf("%s: %s", how, got)
+			}
+		}
+	})
+}
+
+// A client whose connection is closed looks for no body any more.
+func TestALargeBodyOfAClosedClient(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.service().storeLarge(identity("q-1"), make([]byte, fetchworker.MaxInlineBody+1), nil)
+		w.Break("DIRECT.GET.FETCH_BODIES", brokertest.RequestLost, 1<<20, 0)
+		time.AfterFunc(2*time.Second, w.nc.Close)
+		if got := <-w.waits(until(t, time.Minute), "q-1"); !errors.Is(got.err, fetchworker.ErrClosed) || got.took > 2100*time.Millisecond {
+			t.Errorf("%v after %v", got.err, got.took)
+		}
+	})
+}
+
+// One who follows remembers what was told for as long as it might come again.
+func TestWhatAFollowerRemembers(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		ctx, stop := context.WithCancel(t.Context())
+		told := make(chan int)
+		go func() {
+			n := 0
+			for range w.Answers(ctx, 0) { //nolint:errcheck // they are counted
+				n++
+			}
+			told <- n
+		}()
+		time.Sleep(time.Second)
+		for i := range 30 { // each replaced by the next, but for the last of each
+			id := identity(fmt.Sprint("q-", i%3))
+			w.service().store(waiting(id))
+			w.service().store(ok(id, `[1]`))
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := w.Remembered(); n != 60 {
+			t.Errorf("%d of 60 are remembered", n)
+		}
+		time.Sleep(rereadAfter)
+		if n := w.Remembered(); n != 0 {
+			t.Errorf("%d are remembered for ever", n)
+		}
+		stop()
+		if n := <-told; n != 60 {
+			t.Errorf("told of %d", n)
+		}
+	})
+}
+
+// Whichever way an answer is waited for, the last that was seen is told when the
+// time is over.
+func TestWhatIsKnownWhenTheTimeIsOver(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		w.service().store(waiting(identity("q-0")))
+		for how, do := range map[string]func(context.Context) error{
+			"Wait":     func(ctx context.Context) error { _, err := w.Wait(ctx, identity("q-0")); return err },
+			"Fetch":    func(ctx context.Context) error { _, err := w.Fetch(ctx, quote("q-0")); return err },
+			"FetchAll": func(ctx context.Context) error { return all(w.FetchAll(ctx, quotes(1))) },
+			"Updates":  func(ctx context.Context) error { return all(w.Updates(ctx, identity("q-0"))) },
+			"Ask, and ask again": func(ctx context.Context) error {
+				asked, err := w.Ask(ctx, quote("q-0"))
+				if err != nil {
+					return err
+				}
+				defer asked.Leave()
+				soon, cancel := context.WithTimeout(ctx, time.Second)
+				defer cancel()
+				_, err = asked.Final(soon)
+				return err
+			},
+		} {
+			err := do(until(t, 15*time.Second))
+			var pending *fetchworker.PendingError
+			var why *fetchworker.Problem
+			if !errors.As(err, &pending) || pending.Identity != identity("q-0") || pending.Last == nil || !errors.As(err, &why) || why.Reason() != fetchworker.ReasonCircuitOpen {
+				t.Errorf("%s: %v: %+v", how, err, pending)
+			}
+		}
+	})
+}
+
+// After a flood all that is waited for is looked up once, and then as seldom as before.
+func TestWhatAFloodCosts(t *testing.T) {
+	wired(t, func(t *testing.T, w *wiredClient) {
+		long := w.waits(until(t, time.Hour), "long")
+		time.Sleep(time.Minute)
+		w.Flooded(t, func(context.Context) {
+			for i := range 5 {
+				w.service().store(ok(identity(fmt.Sprint("other-", i)), `[1]`))
+			}
+		})
+		time.Sleep(30 * time.Second)
+		before := w.nc.Stats().OutMsgs
+		time.Sleep(time.Minute)
+		if n := w.nc.Stats().OutMsgs - before; n < 5 || n > 8 {
+			t.Errorf("%d looks in a minute", n)
+		}
+		w.Close()
+		<-long
 	})
 }

@@ -2,10 +2,14 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"fetchworker"
+	"fetchworker/internal/gateway/openapi"
 )
 
 // The description is made anew as often as what it is made of, and has the same
@@ -38,4 +42,30 @@ func TestTheDescriptionGrowsOld(t *testing.T) {
 		wrong = nil
 		get("two", 4)
 	})
+}
+
+// A generated client sends a token where one is needed, and none where not.
+func TestTheDescriptionTellsOfTokens(t *testing.T) {
+	for _, needed := range []bool{false, true} {
+		text, err := openapi.Document([]fetchworker.Catalogue{{Provider: "fmp", Operations: []fetchworker.CatalogueOperation{{Name: "quote"}}}}, "v", needed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d struct {
+			Security   []map[string][]string `json:"security"`
+			Components struct {
+				Schemes map[string]map[string]string `json:"securitySchemes"`
+			} `json:"components"`
+		}
+		if err := json.Unmarshal(text, &d); err != nil {
+			t.Fatal(err)
+		}
+		bearer := false
+		for _, s := range d.Security {
+			_, bearer = s["bearer"]
+		}
+		if bearer != needed || (d.Components.Schemes["bearer"]["scheme"] == "bearer") != needed {
+			t.Errorf("tokens needed %t: %+v", needed, d)
+		}
+	}
 }

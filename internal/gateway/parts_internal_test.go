@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -42,6 +43,19 @@ func TestALargeAnswerRestsBesideSmallOnes(t *testing.T) {
 		began := time.Now()
 		if err := g.parted(t.Context(), func() error { return ended }); !errors.Is(err, ended) || time.Since(began) > 0 {
 			t.Errorf("a failure is told after %v: %v", time.Since(began), err)
+		}
+		stopped, stop := context.WithCancel(t.Context())
+		defer stop()
+		for range 2 * partsAtOnce { // whatever ends them, their turns are given back
+			if err := g.parted(t.Context(), func() error { return ended }); !errors.Is(err, ended) {
+				t.Error(err)
+			}
+			if err := g.parted(stopped, func() error { stop(); time.Sleep(takes); return nil }); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		}
+		if n := len(g.parts); n != 0 {
+			t.Errorf("%d turns are not given back", n)
 		}
 	})
 }

@@ -22,6 +22,7 @@ import (
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/gateway/tokens"
 
+	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 )
 
@@ -318,6 +319,96 @@ func TestAnAgentIsUsedWhileItIsForgotten(t *testing.T) {
 			if _, err := one.LastAnswer(t.Context()); err != nil {
 				t.Errorf("%s: %v", name(i), err)
 			}
+		}
+	})
+}
+
+// What is told of a request that was asked earlier, and when: its answer, or why it
+// waits as far as anybody knows, or that nothing is known of it.
+func TestWhatIsToldOfARequest(t *testing.T) {
+	id := fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: anybody, ID: "q-1"}
+	final := func(w *wired) { w.store("q-1", "[1]") }
+	waits := func(w *wired) {
+		p := fetchworker.Waiting(id, fetchworker.ReasonCircuitOpen, "", time.Time{})
+		w.put(fetchworker.Answer{Identity: id, Status: fetchworker.StatusWaiting, Generation: 1, Problem: &p})
+	}
+	later := func(do func(*wired)) func(*wired) {
+		return func(w *wired) {
+			stored := make(chan struct{})
+			time.AfterFunc(3*time.Second, func() { defer close(stored); do(w) })
+			w.t.Cleanup(func() { <-stored })
+		}
+	}
+	silent := func(w *wired) { w.Break("DIRECT.GET", brokertest.RequestLost, 1<<20, 0) }
+	for name, c := range map[string]struct {
+		meet   func(*wired)
+		prefer string
+		status int
+		word   string // of the problem
+		after  time.Duration
+	}{
+		"the answer":                 {final, "", 200, "", 0},
+		"waited for, and there":      {final, "wait=5", 200, "", 0},
+		"waited for, and it comes":   {later(final), "wait=5", 200, "", 3 * time.Second},
+		"it waits":                   {waits, "", 202, "waiting:circuit_open", 0},
+		"it waits, and so did we":    {waits, "wait=5", 202, "waiting:circuit_open", 5 * time.Second},
+		"it comes to wait":           {later(waits), "wait=5", 202, "waiting:circuit_open", 5 * time.Second},
+		"asked here":                 {func(w *wired) { w.g.lately.note(id) }, "", 202, "waiting:no_worker", 0},
+		"asked here, and waited for": {func(w *wired) { w.g.lately.note(id) }, "wait=5", 202, "waiting:no_worker", 5 * time.Second},
+		"asked here, and workers stand still": {func(w *wired) {
+			w.g.lately.note(id)
+			if _, err := w.b.NC.Subscribe("fetch.catalog.*", func(*nats.Msg) {}); err != nil {
+				w.t.Fatal(err)
+			}
+			_ = w.b.NC.Flush()
+		}, "", 202, "waiting:queued", queuedAgain},
+		"unknown":                     {func(*wired) {}, "", 404, "error:no_answer", 0},
+		"unknown, and waited for":     {func(*wired) {}, "wait=5", 404, "error:no_answer", 5 * time.Second},
+		"unknown, and no time at all": {func(*wired) {}, "respond-async, wait=0", 404, "error:no_answer", 0},
+		"the server says nothing":     {silent, "", 503, "error:unreached", 10 * time.Second},
+		"it permits nothing":          {func(w *wired) { w.Break("DIRECT.GET", brokertest.Refused, 100, 0) }, "", 403, "error:rights_violation", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			throughAWire(t, Config{}, func(t *testing.T, w *wired) {
+				c.meet(w)
+				began := time.Now()
+				s := w.asks(t.Context(), "/v1/requests/fmp/quote/q-1", nil, "Prefer", c.prefer)
+				<-s.done
+				if took := time.Since(began); took < c.after || took > c.after+50*time.Millisecond {
+					t.Errorf("after %v", took)
+				}
+				if c.status == 200 {
+					if s.status != 0 || s.said() != "[1]" {
+						t.Errorf("%d: %s", s.status, s.said())
+					}
+					return
+				}
+				var p fetchworker.Problem
+				if err := json.Unmarshal([]byte(s.said()), &p); err != nil || s.status != c.status || p.Status != c.status || p.Type != "urn:fetch:"+c.word {
+					t.Errorf("%d: %s, %v", s.status, s.said(), err)
+				}
+				if known := c.word == "waiting:circuit_open"; known != (s.header.Get("Fetch-Status") == "waiting") || known != (s.header.Get("Fetch-Reason") == "circuit_open") {
+					t.Errorf("%v", s.header)
+				}
+				if again := s.header.Get("Retry-After"); (again == "") != (c.status == 403) {
+					t.Errorf("to be asked again after %q", again)
+				}
+			})
+		})
+	}
+}
+
+// Who asks only for the headers of a stream has them, and no stream.
+func TestTheHeadersOfAStream(t *testing.T) {
+	throughAWire(t, Config{}, func(t *testing.T, w *wired) {
+		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
+		c := &client{header: http.Header{}}
+		r := httptest.NewRequest(http.MethodHead, "/v1/answers", nil).WithContext(ctx)
+		r.Host = "localhost"
+		w.g.ServeHTTP(c, r)
+		if ctx.Err() != nil || c.header.Get("Content-Type") != "text/event-stream" || c.said() != "" || w.g.streams.Load() != 0 {
+			t.Errorf("%v: %v, %q", ctx.Err(), c.header, c.said())
 		}
 	})
 }

@@ -14,7 +14,7 @@ func FuzzParseSubject(f *testing.F) {
 	for _, seed := range []string{
 		"fetch.request.fmp.interactive.3.quote.alice", "fetch.dlq.fmp.batch.quote.alice.q-1", "fetch.replay.fmp.batch.quote.alice.q-1",
 		"fetch.review.fmp.quote.alice.q-1", "fetch.result.fmp.quote.alice.q-1", "fetch.request.fmp.interactive.x.quote.alice", "fetch", "fetch..", "a.b.c",
-		"fetch.request." + strings.Repeat("x", 600) + ".batch.1.o.a", "fetch.result.f\u00e9p.quote.alice.q-1",
+		"fetch.request." + strings.Repeat("x", 600) + ".batch.1.o.a", "fetch.request." + strings.Repeat("x", 470) + ".batch.1.o.a", "fetch.result.f\u00e9p.quote.alice.q-1",
 	} {
 		f.Add(seed)
 	}
@@ -32,7 +32,7 @@ func FuzzParseSubject(f *testing.F) {
 			t.Fatalf("%q: shard %d", subject, a.Shard)
 		}
 		if a.ID == "" {
-			a.ID = "q-1"
+			a.ID = strings.Repeat("x", 64) // the longest that it can have
 		}
 		back, err := wire.ParseSubject(fetchworker.ResultSubject(a.Identity))
 		if err != nil || back.Identity != a.Identity {

@@ -3,6 +3,7 @@ package tokens
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,4 +69,43 @@ func TestAFileIsReadAnew(t *testing.T) {
 	known(alice, "")
 	write(line, now.Add(-4*time.Hour))
 	known(alice, "alice")
+}
+
+// What a file may hold: a token names one agent, and a line that is none of a
+// token's and an agent's is no reason to let in somebody else, nor is it quoted.
+func TestWhatAFileMayHold(t *testing.T) {
+	secret, line, err := New("alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := strings.TrimSuffix(line, ": alice")
+	for name, c := range map[string]struct {
+		text string
+		ok   bool
+	}{
+		"one":                   {line, true},
+		"none":                  {"", true},
+		"only a comment":        {"# nobody yet", true},
+		"two of one agent":      {line + "\n" + strings.Repeat("0", 64) + ": alice", true},
+		"one for two agents":    {line + "\n" + hash + ": bob", false},
+		"one twice":             {line + "\n" + line, false},
+		"the same in capitals":  {line + "\n" + strings.ToUpper(hash) + ": bob", false},
+		"the token itself":      {secret + ": alice", false},
+		"half of a hash":        {hash[:62] + ": alice", false},
+		"more than a hash":      {hash + "00: alice", false},
+		"no name of an agent's": {hash + ": Alice!", false},
+		"no agent":              {hash + ":", false},
+		"a list of agents":      {hash + ": [alice]", false},
+		"a list":                {"- " + line, false},
+		"a text":                {secret, false},
+	} {
+		path := filepath.Join(t.TempDir(), "tokens.yaml")
+		if err := os.WriteFile(path, []byte(c.text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		agents, err := readTokens(path)
+		if (err == nil) != c.ok || err != nil && (agents != nil || strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), hash)) {
+			t.Errorf("%s: %v, %v", name, agents, err)
+		}
+	}
 }

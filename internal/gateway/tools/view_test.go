@@ -104,3 +104,26 @@ func FuzzLook(f *testing.F) {
 		}
 	})
 }
+
+// However many members an object has, and however large they are, what is shown of
+// it has its bounds, and says that there are more.
+func TestAnObjectOfAnySizeIsShownWithinItsRoom(t *testing.T) {
+	for _, n := range []int{1, 100, 5000} {
+		for _, size := range []int{1, 200, 5000} {
+			members := make([]string, n)
+			for i := range members {
+				members[i] = fmt.Sprintf(`"name-%d":%q`, i, strings.Repeat("x", size))
+			}
+			body := "{" + strings.Join(members, ",") + "}"
+			for _, room := range []int{1000, 6000} {
+				v := shown(t, body, "", "", "", "", room) // judges what it costs
+				if whole := string(v.Body) == body; whole != (v.LeftOut == "") {
+					t.Errorf("%d members of %d bytes: shown as a whole: %t, left out: %q", n, size, whole, v.LeftOut)
+				}
+				if n == 5000 && !strings.Contains(string(v.Body), "more members are not named") {
+					t.Errorf("%d members of %d bytes: nothing says that there are more", n, size)
+				}
+			}
+		}
+	}
+}
