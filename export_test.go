@@ -78,6 +78,7 @@ func (c *Client) Remembered() (n int) {
 	for f := range c.watcher.followers {
 		n += len(f.seen)
 	}
+	_ = c.nc.Status() // whoever follows reads again by the same connection, and so after this
 	return n
 }
 
