@@ -348,11 +348,4 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, again func() vie
 
 // fields refuses a form that has others than these: what is not read must not
 // look as if it were.
-func fields(r *http.Request, known ...string) error {
-	for name := range r.PostForm {
-		if !slices.Contains(known, name) {
-			return unknown("", "field", name, known)
-		}
-	}
-	return nil
-}
+func fields(r *http.Request, known ...string) error { return within(r.PostForm, "field", known) }

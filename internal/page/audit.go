@@ -34,7 +34,10 @@ func (s *Server) audit(r *http.Request) (view, error) {
 		Action: q.Get("action"), Provider: strings.ToLower(q.Get("provider")), Agent: strings.ToLower(q.Get("agent")), ID: q.Get("id"), By: q.Get("by"), Run: q.Get("run"),
 	}}
 	v := func() view { return view{Name: "audit", Title: "Audit", Nav: "audit", Data: data} }
-	err := s.checkedAct(r.Context(), data.Filter)
+	err := within(q, "filter", []string{"action", "provider", "agent", "id", "by", "run", "until"})
+	if err == nil {
+		err = s.checkedAct(r.Context(), data.Filter)
+	}
 	if err != nil {
 		return v(), err
 	}

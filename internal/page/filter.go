@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -154,10 +155,15 @@ func (c chosen) Words() string {
 	return strings.Join(parts, ", ")
 }
 
-// filter is what an address selects; what it names, there is.
+// filter is what an address selects; what it names, there is. A filter of
+// another name would select everything, and look as if it had selected.
 func (s *Server) filter(r *http.Request) (chosen, error) {
-	f, err := filterOf(r.URL.Query(), s.Desk.Now())
+	q := r.URL.Query()
+	f, err := filterOf(q, s.Desk.Now())
 	if err != nil {
+		return f, err
+	}
+	if err := within(q, "filter", append(slices.Clone(filterFields), "before")); err != nil {
 		return f, err
 	}
 	return f, s.checked(r.Context(), f)

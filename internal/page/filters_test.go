@@ -36,6 +36,15 @@ func TestATypingErrorInAFilterIsNoGoodNews(t *testing.T) {
 		"/agents?provider=fpm":               `there is no provider "fpm". Did you mean fmp?`,
 		"/audit?provider=fpm":                `there is no provider "fpm". Did you mean fmp?`,
 		"/events?provider=fpm":               `there is no provider "fpm". Did you mean fmp?`,
+		"/letters?provder=fmp":               `there is no filter "provder". Did you mean provider?`,
+		"/review?agnet=alice":                `there is no filter "agnet". Did you mean agent?`,
+		"/waiting?agents=alice":              `there is no filter "agents". Did you mean agent?`,
+		"/agents?sicne=7d":                   `there is no filter "sicne". Did you mean since?`,
+		"/audit?acton=pause":                 `there is no filter "acton". Did you mean action?`,
+		"/audit?since=2h":                    `there is no filter "since".`,
+		"/events?kinds=circuit":              `there is no filter "kinds". Did you mean kind?`,
+		"/review?limit=5":                    `there is no filter "limit".`,
+		"/review?Provider=fmp":               `there is no filter "Provider". Did you mean provider?`,
 		"/letters?provider=zzz":              `there is no provider "zzz". There are fmp, polygon.`,
 		"/letters?agent=alcie":               `there is no agent "alcie". Did you mean alice?`,
 		"/waiting?agent=alcie":               `there is no agent "alcie". Did you mean alice?`,
@@ -92,12 +101,19 @@ func TestATypingErrorInAFilterIsNoGoodNews(t *testing.T) {
 	if input := find(tree, "input", "name", "provider"); attr(input, "aria-invalid") != "true" || attr(input, "list") == "" {
 		t.Error("the field is not marked")
 	}
+	// So is the name of a filter that was meant; all else stays.
+	_, _, tree = r.get("/letters?agent=alice&provder=fmp")
+	if link := find(tree, "a", "href", "?agent=alice&provider=fmp"); link == nil {
+		t.Error("the filter that was meant is no link")
+	}
 	// Acts and tables are of the same filters.
 	if code, _, body := r.post("/acts", url.Values{"action": {"cancel"}, "provider": {"fpm"}}); code != http.StatusBadRequest || !strings.Contains(words(body), `there is no provider "fpm"`) {
 		t.Error(code, words(body))
 	}
-	if code, _, _ := r.get("/letters.csv?provider=fpm"); code != http.StatusBadRequest {
-		t.Error(code)
+	for _, path := range []string{"/letters.csv?provider=fpm", "/letters.csv?provder=fmp"} {
+		if code, _, _ := r.get(path); code != http.StatusBadRequest {
+			t.Error(path, code)
+		}
 	}
 }
 

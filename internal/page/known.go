@@ -177,7 +177,7 @@ func word(field, what, value string, words []string) error {
 }
 
 // unknown says what there is instead, and what may have been meant.
-func unknown(field, what, name string, known []string) error {
+func unknown(field, what, name string, known []string) misplaced {
 	m := misplaced{field: field, meant: nearest.Of(name, known), mistake: &mistake{"there is no " + what + " " + strconv.Quote(name), "there are none yet"}}
 	switch {
 	case len(known) > namesTold:
@@ -188,9 +188,23 @@ func unknown(field, what, name string, known []string) error {
 	return m
 }
 
-// misplaced is a mistake in one field of a form, and what may have been meant.
+// within refuses names that are none of these: what is not read must not look
+// as if it were.
+func within(q url.Values, what string, known []string) error {
+	for _, name := range slices.Sorted(maps.Keys(q)) {
+		if !slices.Contains(known, name) {
+			m := unknown("", what, name, known)
+			m.name = name
+			return m
+		}
+	}
+	return nil
+}
+
+// misplaced is a mistake in one field of a form, or in the name of one, and what
+// may have been meant.
 type misplaced struct {
-	field, meant string
+	field, name, meant string
 	*mistake
 }
 
@@ -232,8 +246,20 @@ type form struct {
 // fault is a mistake as a form shows it, beside its field.
 type fault struct {
 	Field, Text, Next string
+	Name              string // of a field that there is none of
 	Meant             string
 	Instead           string // the address with what was meant
+}
+
+// instead is an address with what was meant in it.
+func (f fault) instead(q url.Values) string {
+	if f.Name != "" {
+		q[f.Meant] = q[f.Name]
+		q.Del(f.Name)
+	} else {
+		q.Set(f.Field, f.Meant)
+	}
+	return "?" + q.Encode()
 }
 
 // Is is what was written into a field.
@@ -254,7 +280,7 @@ func (s *Server) form(ctx context.Context, q url.Values) form {
 func faultOf(err error, wrong *mistake) fault {
 	f := fault{Text: wrong.text, Next: wrong.next}
 	if at, is := err.(misplaced); is { //nolint:errorlint // as the view returned it
-		f.Field, f.Meant = at.field, at.meant
+		f.Field, f.Name, f.Meant = at.field, at.name, at.meant
 	}
 	return f
 }

@@ -222,9 +222,7 @@ func (s *Server) see(r *http.Request, look viewer) view {
 		if v.Name != "" { // it shows its form with what was written
 			v.Wrong, v.Still, v.status = faultOf(err, wrong), true, http.StatusBadRequest
 			if v.Wrong.Meant != "" && r.Method == http.MethodGet {
-				q := r.URL.Query()
-				q.Set(v.Wrong.Field, v.Wrong.Meant)
-				v.Wrong.Instead = "?" + q.Encode()
+				v.Wrong.Instead = v.Wrong.instead(r.URL.Query())
 			}
 			return v
 		}

@@ -172,6 +172,9 @@ const ledgerKept = 400
 // period reads what the ledger is asked for.
 func (s *Server) period(r *http.Request, data *agentsView) error {
 	q, now := r.URL.Query(), s.Desk.Now()
+	if err := within(q, "filter", []string{"since", "by", "provider", "agent"}); err != nil {
+		return err
+	}
 	f, err := filterOf(url.Values{"provider": q["provider"], "agent": q["agent"]}, now)
 	if err != nil {
 		return err
@@ -242,6 +245,9 @@ func (s *Server) events(r *http.Request) (view, error) {
 	}
 	v := func() view { return view{Name: "events", Title: "Events", Nav: "audit", Data: data} }
 	if err := word("kind", "kind of event", data.Filter.Kind, data.Kinds); err != nil {
+		return v(), err
+	}
+	if err := within(q, "filter", []string{"kind", "provider", "until"}); err != nil {
 		return v(), err
 	}
 	c, err := filterOf(url.Values{"provider": q["provider"]}, s.Desk.Now())
