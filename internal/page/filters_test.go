@@ -39,7 +39,7 @@ func TestATypingErrorInAFilterIsNoGoodNews(t *testing.T) {
 		"/letters?provder=fmp":               `there is no filter "provder". Did you mean provider?`,
 		"/review?agnet=alice":                `there is no filter "agnet". Did you mean agent?`,
 		"/waiting?agents=alice":              `there is no filter "agents". Did you mean agent?`,
-		"/agents?sicne=7d":                   `there is no filter "sicne". Did you mean since?`,
+		"/agents?sinc=7d":                    `there is no filter "sinc". Did you mean since?`,
 		"/audit?acton=pause":                 `there is no filter "acton". Did you mean action?`,
 		"/audit?since=2h":                    `there is no filter "since".`,
 		"/events?kinds=circuit":              `there is no filter "kinds". Did you mean kind?`,

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net/url"
@@ -117,7 +118,7 @@ func (n *names) stored(ctx context.Context, name string, f browse.Filter, also m
 	if is {
 		return true, nil
 	}
-	look, cancel := context.WithTimeout(ctx, lookUpTime)
+	look, cancel := context.WithTimeout(ctx, cmp.Or(n.s.LookUp, lookUpTime))
 	defer cancel()
 	for _, stream := range slices.Sorted(maps.Keys(subjects)) {
 		count, _, err := n.s.Desk.Count(look, stream, subjects[stream])

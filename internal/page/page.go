@@ -31,11 +31,12 @@ var assets embed.FS
 type Config struct {
 	Desk   *operate.Desk
 	Fleet  *operate.Fleet
-	User   string // as the server knows who acts; empty without auth
-	By     string // who acts, until a person says so
-	Token  string // that has to be given; empty: whoever reaches the loopback address may
-	Server string // where the command line finds the same fleet; empty: nobody says
-	Trace  string // a URL with {trace} in it, where traces are looked at; empty: nowhere
+	User   string        // as the server knows who acts; empty without auth
+	By     string        // who acts, until a person says so
+	Token  string        // that has to be given; empty: whoever reaches the loopback address may
+	Server string        // where the command line finds the same fleet; empty: nobody says
+	Trace  string        // a URL with {trace} in it, where traces are looked at; empty: nowhere
+	LookUp time.Duration // how long a name is looked for in what is stored; 0: lookUpTime
 	Log    *zap.Logger
 }
 

@@ -56,7 +56,7 @@ func newRig(t *testing.T, token string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := page.New(page.Config{Desk: desk, Fleet: f, By: "ann", Token: token, Log: zaptest.NewLogger(t)})
+	s, err := page.New(page.Config{Desk: desk, Fleet: f, By: "ann", Token: token, LookUp: time.Minute, Log: zaptest.NewLogger(t)}) // however busy the machine is
 	if err != nil {
 		t.Fatal(err)
 	}
