@@ -6,13 +6,19 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"fetchworker"
+	"fetchworker/internal/broker"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/budget/ledger"
 	"fetchworker/internal/budget/store"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/wire"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // What an operator may do to a provider, and what is told of its month, is by
@@ -124,4 +130,116 @@ func TestWhatCannotBeRecordedIsNotDone(t *testing.T) {
 	if err != nil || after.Values() != before.Values() {
 		t.Errorf("%d keys were %d: %v", after.Values(), before.Values(), err)
 	}
+}
+
+// What is done is told as done, also where nobody could be told of it: that is
+// said apart.
+func TestWhatCannotBeAnnouncedIsDone(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		desk, err := operate.Open(t.Context(), b.NC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.JS.DeleteStream(t.Context(), fetchworker.StreamEvents); err != nil {
+			t.Fatal(err)
+		}
+		until := time.Now().Add(time.Hour)
+		lost := 0
+		o := operate.Order{Act: operate.Act{Action: operate.ActPause, Provider: "fmp", Until: until}}
+		if err := desk.Control(t.Context(), operate.Signature{By: "ann"}, o, func(error) { lost++ }); err != nil || lost != 1 {
+			t.Errorf("%v, and %d announcements are said to be lost", err, lost)
+		}
+		f, err := desk.Fleet(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if h, held := f.Hold("fmp"); !held || !h.Until.Equal(until) {
+			t.Errorf("it is not paused: %+v", h)
+		}
+	})
+}
+
+// A replayer whose pull has just ended has not gone.
+func TestAReplayerBetweenTwoPullsRuns(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		if err := broker.ServeDLQ(t.Context(), b.JS); err != nil {
+			t.Fatal(err)
+		}
+		desk, err := operate.Open(t.Context(), b.NC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if runs, err := desk.Replayers(t.Context()); runs || err != nil {
+			t.Errorf("none runs, and %t is told: %v", runs, err)
+		}
+		c, err := b.JS.Consumer(t.Context(), wire.StreamDLQ, broker.ReplayerConsumer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var pulling sync.WaitGroup
+		pulling.Go(func() {
+			time.Sleep(50 * time.Millisecond)
+			batch, err := c.Fetch(1, jetstream.FetchMaxWait(5*time.Second))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for range batch.Messages() {
+				t.Error("there is a letter")
+			}
+		})
+		if runs, err := desk.Replayers(t.Context()); !runs || err != nil {
+			t.Errorf("one runs, and %t is told: %v", runs, err)
+		}
+		pulling.Wait()
+	})
+}
+
+// What workers have in their hands is summed over all shards of a lane.
+func TestWhatIsHeldIsOfAllShards(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		const agents = 8
+		shards := map[int]bool{}
+		for i := range agents {
+			if _, err := b.JS.Publish(t.Context(), fmt.Sprintf("fetch.request.fmp.batch.quote.agent-%d", i), []byte(`{"id":"q"}`)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for shard := range wire.Shards {
+			c, err := b.JS.CreateConsumer(t.Context(), fetchworker.StreamRequests, broker.RequestConsumer("fmp", fetchworker.LaneBatch, shard, 16))
+			if err != nil {
+				t.Fatal(err)
+			}
+			batch, err := c.FetchNoWait(agents)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range batch.Messages() {
+				shards[shard] = true
+			}
+		}
+		desk, err := operate.Open(t.Context(), b.NC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := desk.Fleet(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		held, err := f.InFlight(t.Context())
+		if err != nil || held[[2]string{"fmp", "batch"}] != agents || len(shards) < 2 {
+			t.Errorf("%v are held, of %d in %d shards: %v", held, agents, len(shards), err)
+		}
+	})
 }

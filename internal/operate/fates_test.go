@@ -369,6 +369,31 @@ func TestAnActOutlastsWhatIsLostOnItsWay(t *testing.T) {
 	})
 }
 
+// Where the word of the one write that decides is lost, and what stands then cannot
+// be read at once either, the act is still told as what it is.
+func TestAnActWhoseWordIsLostIsLookedForUntilItIsFound(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		b.Ageless(t)
+		d := &desk{Broker: b, t: t, log: record.New(b.JS, nil), browser: browse.New(b.NC)}
+		cable := &brokertest.Wire{}
+		js, end := b.Through(t, cable)
+		defer end()
+		m := d.matter("looked-for", wire.StreamDLQ)
+		now := time.Now().UTC()
+		o := operate.NewOperator(js, record.New(js, nil), operate.Signature{By: "ann", Reason: "because", Run: "r1"})
+		cable.Break("fetch.dlq.", brokertest.ReplyLost, 1, 0)
+		cable.Break("DIRECT.GET."+wire.StreamDLQ, brokertest.RequestLost, 1, 0)
+		fate, err := o.ReplayNow(t.Context(), m.seen, now)
+		if fate != operate.FateDone || err != nil || cable.Met() != 2 {
+			t.Errorf("%s, %v, %d were lost", fate, err, cable.Met())
+		}
+		m.stands("replay", "replay", "r1", fate, now, true)
+	})
+}
+
 // A decision that was half done is completed once, wherever the letter of its
 // new life has gone meanwhile, and however long after.
 func TestADecisionIsCompletedOnce(t *testing.T) {

@@ -288,6 +288,7 @@ func TestRequeueStartsANewLife(t *testing.T) {
 	d := newDesk(t)
 	l := letter("q-1")
 	l.Code, l.HTTPStatus, l.Class = fetchworker.CodeRejected, 422, wire.ClassPermanent
+	l.Allowed, l.MaxLife = 4, 2*time.Hour // as its worker was configured then
 	l.Record(dlq.Attempt{At: l.FailedAt, Class: l.Class, Error: l.Error})
 	d.bury(l)
 	before := time.Now()
@@ -301,7 +302,7 @@ func TestRequeueStartsANewLife(t *testing.T) {
 	next := d.only(wire.StreamDLQ)
 	if next.Generation != 2 || next.Failures != 0 || next.Calls != 4 || next.Class != wire.ClassTransient || next.Code != "" ||
 		next.Lane != fetchworker.LaneBatch || !next.Deadline.IsZero() || next.RequestedAt.Before(before) || next.NotBefore.After(time.Now()) ||
-		!next.FirstFailedAt.IsZero() || string(next.Body) != string(l.Body) || len(next.History) != 1 {
+		!next.FirstFailedAt.IsZero() || next.Allowed != 0 || next.MaxLife != 0 || string(next.Body) != string(l.Body) || len(next.History) != 1 {
 		t.Errorf("%+v", next)
 	}
 	if acts := d.acts(); len(acts) != 1 || acts[0].Action != "requeue" || acts[0].Reason != "because" || acts[0].Original != "" {

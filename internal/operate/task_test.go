@@ -1,10 +1,13 @@
 package operate_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fetchworker"
@@ -257,5 +260,125 @@ func TestACancelIsOfWhatWasThere(t *testing.T) {
 	}
 	if left := d.only(wire.StreamDLQ); left.ID != "after" || d.count(fetchworker.StreamRequests) != 1 {
 		t.Errorf("%s is left", left.ID)
+	}
+}
+
+// Whoever is interrupted has what was begun finished, and nothing else begun; and
+// where the connection is closed over an act, that is why it stopped, and no fault
+// of the messages.
+func TestWhatAnInterruptMeetsIsFinished(t *testing.T) {
+	for name, closes := range map[string]bool{"interrupted": false, "its connection is closed": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, d *desk) { interrupted(t, d, closes) })
+		})
+	}
+}
+
+// inBubble runs a test with a desk on a clock of its own.
+func inBubble(t *testing.T, test func(t *testing.T, d *desk)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		b.Ageless(t)
+		test(t, &desk{Broker: b, t: t, log: record.New(b.JS, nil), browser: browse.New(b.NC)})
+	})
+}
+
+func interrupted(t *testing.T, d *desk, closes bool) {
+	t.Helper()
+	for i := range 3 {
+		d.bury(letter("q-" + strconv.Itoa(i)))
+	}
+	nc := d.Connect(t)
+	defer nc.Close()
+	o, err := operate.Open(t.Context(), nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	o.Log = record.New(o.JS, func(point string, persisted bool) error {
+		switch {
+		case point != "claim" || !persisted:
+		case closes:
+			nc.Close()
+		default:
+			interrupt()
+		}
+		return nil
+	})
+	f, err := o.Fleet(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	task := &operate.Task{Action: operate.ActDiscard, PerSecond: 10, Signed: operate.Signature{By: "ann", Reason: "because", Run: "r1"}}
+	if err := task.Begin(t.Context(), o, f); err != nil {
+		t.Fatal(err)
+	}
+	plan, err := task.Plan(t.Context(), silent())
+	if err != nil {
+		t.Fatal(err)
+	}
+	result, err := task.Do(ctx, plan, silent())
+	switch {
+	case closes && (!errors.Is(err, nats.ErrConnectionClosed) || result.Fates[operate.FateFailed] != 0):
+		t.Errorf("%+v, %v", result, err)
+	case !closes && (!errors.Is(err, context.Canceled) || result.Fates[operate.FateDone] != 1 || d.count(wire.StreamReview) != 2):
+		t.Errorf("%d items are left of 3: %+v, %v", d.count(wire.StreamReview), result, err)
+	}
+}
+
+// What is cancelled while it becomes a letter ends, letter and all.
+func TestACancelFollowsWhatGoesOn(t *testing.T) { inBubble(t, followed) }
+
+func followed(t *testing.T, d *desk) {
+	t.Helper()
+	const n = 3
+	for i := range n {
+		if _, err := d.JS.Publish(t.Context(), "fetch.request.fmp.batch.quote.alice", fmt.Appendf(nil, `{"id":"q-%d"}`, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := d.open()
+	var once sync.Once
+	o.Log = record.New(o.JS, func(string, bool) error {
+		once.Do(func() { // a worker has tried the last one
+			for _, found := range d.walk(fetchworker.StreamRequests, browse.Filter{}) {
+				if found.ID == "q-2" {
+					l := found.Letter
+					l.Class, l.Calls, l.Failures, l.NotBefore = wire.ClassTransient, 1, 1, time.Now().Add(time.Hour)
+					d.put(l)
+					if err := d.log.Delete(t.Context(), "", fetchworker.StreamRequests, found.Sequence); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+		return nil
+	})
+	f := d.fleet(o)
+	defer f.Close()
+	task := &operate.Task{Action: operate.ActCancel, Queued: true, PerSecond: 4, Signed: operate.Signature{By: "ann", Reason: "because", Run: "r1"}}
+	if err := task.Begin(t.Context(), o, f); err != nil {
+		t.Fatal(err)
+	}
+	plan, err := task.Plan(t.Context(), silent())
+	if err != nil || plan.Count != n {
+		t.Fatalf("%+v, %v", plan, err)
+	}
+	if _, err := task.Do(t.Context(), plan, silent()); err != nil {
+		t.Fatal(err)
+	}
+	if requests, letters := d.count(fetchworker.StreamRequests), d.count(wire.StreamDLQ); requests+letters != 0 {
+		t.Errorf("%d requests and %d letters are left", requests, letters)
+	}
+	for i := range n {
+		id := letter("q-" + strconv.Itoa(i)).Identity
+		if a := d.stored(id); a.Problem.Code() != fetchworker.CodeCancelled {
+			t.Errorf("%s: %+v", id, a)
+		}
 	}
 }

@@ -58,7 +58,7 @@ func TestUsageIsOfTheDaysThatAreAsked(t *testing.T) {
 				for _, c := range []struct {
 					since time.Time
 					days  int
-				}{{time.Time{}, 4}, {now, 1}, {now.Truncate(24 * time.Hour), 1}, {now.Truncate(24 * time.Hour).Add(-1), 2}, {now.AddDate(0, 0, -2), 3}, {now.AddDate(0, -1, 0), 4}} {
+				}{{time.Time{}, 4}, {now, 1}, {now.Add(22 * time.Hour), 1}, {now.Truncate(24 * time.Hour), 1}, {now.Truncate(24 * time.Hour).Add(-1), 2}, {now.AddDate(0, 0, -2), 3}, {now.AddDate(0, -1, 0), 4}} {
 					f := operate.UsageFilter{Provider: provider, Agent: agent, Since: c.since}
 					rows, err := desk.Usage(t.Context(), f)
 					if err != nil {
