@@ -60,6 +60,7 @@ func TestRunsOut(t *testing.T) {
 		"enough for millennia":    {2_600, 50 << 30, time.Time{}},
 		"to the end of the month": {1, 3, time.Time{}},
 		"used up":                 {100, 100, now},
+		"more than used up":       {150, 100, now},
 		"no limit":                {100, 0, time.Time{}},
 		"nothing used":            {0, 100, time.Time{}},
 	} {
