@@ -402,7 +402,7 @@ func ends() (groups []endGroup) {
 			step := providertest.JSON(c.status, c.body)
 			step.Latency = time.Second
 			r.upstream.Fallback = func(*http.Request) *providertest.Step { return &step }
-			r.quote("zoe", c.name[:6]+fmt.Sprint(c.status), fmt.Sprint("SHARED", c.status), "")
+			r.quote("zoe", strings.ReplaceAll(c.name[:6], " ", "-")+fmt.Sprint(c.status), fmt.Sprint("SHARED", c.status), "")
 			time.Sleep(600 * time.Millisecond) // beyond the half second after which is written what was counted
 			s.of(c.name)
 			r.quote("alice", fmt.Sprint("s", c.status), fmt.Sprint("SHARED", c.status), "")
