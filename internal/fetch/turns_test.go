@@ -52,6 +52,15 @@ func TestAPermitThatLapsesIsNobodysFailure(t *testing.T) {
 		if n := len(r.upstream.Calls()); n != 1 {
 			t.Errorf("%d calls", n)
 		}
+		counted := 0.0
+		for head, n := range scrape(t, r.registry) {
+			if strings.HasPrefix(head, "provider_requests_total{") || strings.HasPrefix(head, "provider_errors_total{") {
+				counted += n
+			}
+		}
+		if counted != 1 {
+			t.Errorf("%v calls and errors were counted", counted)
+		}
 		r.allGivenBack()
 	})
 }
