@@ -1,7 +1,6 @@
 package page
 
 import (
-	"cmp"
 	"context"
 	"maps"
 	"net/url"
@@ -118,7 +117,7 @@ func (n *names) stored(ctx context.Context, name string, f browse.Filter, also m
 	if is {
 		return true, nil
 	}
-	look, cancel := context.WithTimeout(ctx, cmp.Or(n.s.LookUp, lookUpTime))
+	look, cancel := context.WithTimeout(ctx, n.s.lookUp)
 	defer cancel()
 	for _, stream := range slices.Sorted(maps.Keys(subjects)) {
 		count, _, err := n.s.Desk.Count(look, stream, subjects[stream])

@@ -31,12 +31,11 @@ var assets embed.FS
 type Config struct {
 	Desk   *operate.Desk
 	Fleet  *operate.Fleet
-	User   string        // as the server knows who acts; empty without auth
-	By     string        // who acts, until a person says so
-	Token  string        // that has to be given; empty: whoever reaches the loopback address may
-	Server string        // where the command line finds the same fleet; empty: nobody says
-	Trace  string        // a URL with {trace} in it, where traces are looked at; empty: nowhere
-	LookUp time.Duration // how long a name is looked for in what is stored; 0: lookUpTime
+	User   string // as the server knows who acts; empty without auth
+	By     string // who acts, until a person says so
+	Token  string // that has to be given; empty: whoever reaches the loopback address may
+	Server string // where the command line finds the same fleet; empty: nobody says
+	Trace  string // a URL with {trace} in it, where traces are looked at; empty: nowhere
 	Log    *zap.Logger
 }
 
@@ -53,6 +52,7 @@ type Server struct {
 	stop    context.CancelFunc
 	work    sync.WaitGroup // whatever runs beside requests
 	streams chan struct{}  // how many may watch at once
+	lookUp  time.Duration  // how long a name is looked for in what is stored
 	handler http.Handler
 }
 
@@ -61,7 +61,7 @@ const watchers = 100
 
 // New makes a page; Serve shows it, Close ends it.
 func New(c Config) (*Server, error) {
-	s := &Server{Config: c, secret: rand.Text(), streams: make(chan struct{}, watchers)}
+	s := &Server{Config: c, secret: rand.Text(), streams: make(chan struct{}, watchers), lookUp: lookUpTime}
 	s.running, s.stop = context.WithCancel(context.Background())
 	var err error
 	if s.views, err = template.New("").Funcs(s.words()).ParseFS(assets, "assets/*.html"); err != nil {

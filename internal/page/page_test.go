@@ -56,10 +56,11 @@ func newRig(t *testing.T, token string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := page.New(page.Config{Desk: desk, Fleet: f, By: "ann", Token: token, LookUp: time.Minute, Log: zaptest.NewLogger(t)}) // however busy the machine is
+	s, err := page.New(page.Config{Desk: desk, Fleet: f, By: "ann", Token: token, Log: zaptest.NewLogger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.LooksUpFor(time.Minute) // however busy the machine is
 	r := &rig{t: t, Broker: b, Server: httptest.NewServer(s.Handler()), page: s}
 	r.client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	t.Cleanup(func() {

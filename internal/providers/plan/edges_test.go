@@ -68,14 +68,14 @@ func TestAPathHasItsOwnKeys(t *testing.T) {
 	inner := []sheet.Auth{{Kind: sheet.AuthHeader, Name: "X-Inner", Env: "INNER_KEY"}}
 	p, err := New(sheet.Spec{
 		Name: "x", BaseURL: "https://x.test/v1", EnvPrefix: "X", Timeout: time.Second, Auth: []sheet.Auth{{Kind: sheet.AuthBearer}},
-		GetPaths:   []sheet.GetPath{{Prefix: "/own/inner/", Auth: inner}, {Prefix: "/own/", Auth: own}, {Prefix: "/root/", FromRoot: true}, {Prefix: "/root/a", Auth: inner}},
+		GetPaths:   []sheet.GetPath{{Prefix: "/own/inner/", Auth: inner}, {Prefix: "/own/", Auth: own}, {Prefix: "/top/", FromRoot: true}, {Prefix: "/top/a", Auth: inner}},
 		Operations: map[string]*sheet.Operation{"y": {Name: "y", Path: "/y"}, "z": {Name: "z", Path: "/z", Auth: []sheet.Auth{{Kind: sheet.AuthBasic, UserEnv: "USER_NAME", PasswordEnv: "PASSWORD"}}}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]struct{ path, auth string }{
-		"/own/a": {"/v1/own/a", "X-Other"}, "/root/a": {"/root/a", ""}, "/owner/a": {"/v1/owner/a", ""}, "/a": {"/v1/a", ""},
+		"/own/a": {"/v1/own/a", "X-Other"}, "/top/a": {"/top/a", ""}, "/owner/a": {"/v1/owner/a", ""}, "/a": {"/v1/a", ""},
 		"/own/inner/a": {"/v1/own/inner/a", "X-Inner"}, "/own/inner": {"/v1/own/inner", "X-Other"}, // the first that is before it counts
 	} {
 		planned, err := p.Plan(sheet.Get, []byte(`{"path":"`+path+`"}`))
