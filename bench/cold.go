@@ -50,9 +50,9 @@ func cold(ctx context.Context, dir, exe string, rest time.Duration) (string, err
 		took, cpu = append(took, time.Since(began)), append(cpu, cpuOf(p.cmd.Process.Pid))
 		if err == nil && i == starts-1 {
 			pause(ctx, 3*time.Second) // what a start leaves to do
-			before := cpuOf(p.cmd.Process.Pid)
+			before := ranFor(p.cmd.Process.Pid)
 			pause(ctx, rest)
-			used, bytes = cpuOf(p.cmd.Process.Pid)-before, memory(p.cmd.Process.Pid, "VmRSS:")
+			used, bytes = ranFor(p.cmd.Process.Pid)-before, memory(p.cmd.Process.Pid, "VmRSS:")
 		}
 		p.stop()
 		if err != nil {
