@@ -98,22 +98,12 @@ func errUnmatched() error {
 	return nothing("widen the filters; replayer status shows what there is", "nothing matched")
 }
 
-// namesTold is how many providers an error lists.
-const namesTold = 12
-
 func unknown(provider string, names []string) error {
-	there := "there are none yet"
-	switch {
-	case len(names) > namesTold:
-		there = "there are " + strings.Join(names[:namesTold], ", ") + " and more"
-	case len(names) > 0:
-		there = "there are " + strings.Join(names, ", ")
-	}
 	next := "replayer status lists the providers; a worker with a provider's key set, or a request, makes it known"
 	if meant := nearest.Of(provider, names); meant != "" {
 		next = "did you mean " + meant + "?"
 	}
-	return nothing(next, "no provider %s; %s", provider, there)
+	return nothing(next, "no provider %s; %s", provider, nearest.There(provider, names))
 }
 
 // completeProviders completes the names of the fleet that is connected to.

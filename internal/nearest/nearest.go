@@ -39,6 +39,21 @@ func Sorted(written string, words []string) []string {
 	return words
 }
 
+// told is how many words There names.
+const told = 12
+
+// There says which words there are instead of the one written, the nearest
+// of many.
+func There(written string, words []string) string {
+	switch {
+	case len(words) == 0:
+		return "there are none yet"
+	case len(words) > told:
+		return "there are " + strings.Join(Sorted(written, words)[:told], ", ") + " and more"
+	}
+	return "there are " + strings.Join(words, ", ")
+}
+
 // distance is how many letters have to be put in, left out, changed or
 // swapped with the next to make b of a.
 func distance(a, b string) int {

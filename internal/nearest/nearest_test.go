@@ -1,6 +1,7 @@
 package nearest_test
 
 import (
+	"strings"
 	"testing"
 
 	"fetchworker/internal/nearest"
@@ -31,5 +32,22 @@ func TestWhatWasMeant(t *testing.T) {
 	}
 	if got := nearest.Sorted("quotes", operations); got[0] != "quote" || len(got) != len(operations) {
 		t.Errorf("%v", got)
+	}
+}
+
+func TestWhatThereIsInstead(t *testing.T) {
+	many := strings.Split("a1 a2 a3 a4 a5 a6 a7 a8 a9 b1 b2 b3 polygon", " ")
+	for _, c := range []struct {
+		words []string
+		want  string
+	}{
+		{nil, "there are none yet"},
+		{many[:2], "there are a1, a2"},
+		{many[:12], "there are a1, a2, a3, a4, a5, a6, a7, a8, a9, b1, b2, b3"},
+		{many, "there are polygon, a1, a2, a3, a4, a5, a6, a7, a8, a9, b1, b2 and more"},
+	} {
+		if got := nearest.There("polygn", c.words); got != c.want {
+			t.Errorf("%v: %q, want %q", c.words, got, c.want)
+		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -33,7 +32,6 @@ const (
 	namesLast   = time.Minute
 	namesLook   = 7 * 24 * time.Hour // how far back agents are listed
 	namesListed = 200                // in a form
-	namesTold   = 12                 // in a message
 )
 
 func newNames(s *Server) *names { return &names{s: s, others: map[string]bool{}} }
@@ -178,14 +176,7 @@ func word(field, what, value string, words []string) error {
 
 // unknown says what there is instead, and what may have been meant.
 func unknown(field, what, name string, known []string) misplaced {
-	m := misplaced{field: field, meant: nearest.Of(name, known), mistake: &mistake{"there is no " + what + " " + strconv.Quote(name), "there are none yet"}}
-	switch {
-	case len(known) > namesTold:
-		m.next = "there are " + strings.Join(nearest.Sorted(name, known)[:namesTold], ", ") + " and more"
-	case len(known) > 0:
-		m.next = "there are " + strings.Join(known, ", ")
-	}
-	return m
+	return misplaced{field: field, meant: nearest.Of(name, known), mistake: &mistake{"there is no " + what + " " + strconv.Quote(name), nearest.There(name, known)}}
 }
 
 // within refuses names that are none of these: what is not read must not look
