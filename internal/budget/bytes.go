@@ -44,7 +44,7 @@ func (g *Gate) newMeter(js jetstream.JetStream, kv jetstream.KeyValue) *meter.Me
 			}
 			return err == nil, err
 		},
-	}, g.s.Worker, g.s.Bytes, g.clock.Now, g.budgetPassed)
+	}, g.s.Bytes, g.clock.Now, g.budgetPassed)
 }
 
 // AddBytes counts bytes that came over the wire. What a killed worker had not

@@ -51,7 +51,6 @@ type Passed struct {
 type Meter struct {
 	counter Counter
 	limit   int64
-	worker  string
 	now     func() time.Time
 	tell    func(Passed)
 	poke    chan struct{} // there is something to flush, or somebody asked
@@ -64,10 +63,10 @@ type Meter struct {
 	announced int        // thresholds of month that are known to have been announced
 }
 
-// New is a meter of a worker under a limit of bytes a month; 0: none. now is
-// the server's time. tell is told of every threshold that the fleet passes.
-func New(c Counter, worker string, limit int64, now func() time.Time, tell func(Passed)) *Meter {
-	return &Meter{counter: c, limit: limit, worker: worker, now: now, tell: tell, poke: make(chan struct{}, 1)}
+// New is a meter under a limit of bytes a month; 0: none. now is the server's
+// time. tell is told of every threshold that the fleet passes.
+func New(c Counter, limit int64, now func() time.Time, tell func(Passed)) *Meter {
+	return &Meter{counter: c, limit: limit, now: now, tell: tell, poke: make(chan struct{}, 1)}
 }
 
 // Add counts n bytes that came over the wire. What a killed worker had not yet
@@ -126,7 +125,7 @@ func (m *Meter) Run(ctx context.Context) {
 		select {
 		case <-m.poke:
 			if m.limit > 0 && m.unflushed() == 0 { // somebody asked
-				_ = m.refresh(context.WithoutCancel(ctx)) // the next one tells
+				m.refresh(context.WithoutCancel(ctx))
 			} else if wait.For(ctx, flushEach) == nil {
 				m.flush(ctx, m.unflushed())
 			}
@@ -134,7 +133,7 @@ func (m *Meter) Run(ctx context.Context) {
 				wait.Signal(m.poke)
 			}
 		case <-refresh.C:
-			_ = m.refresh(context.WithoutCancel(ctx)) // the next one tells
+			m.refresh(context.WithoutCancel(ctx))
 		case <-ctx.Done():
 			if n := m.unflushed(); n > 0 {
 				m.flush(ctx, n)
@@ -166,7 +165,7 @@ func (m *Meter) unflushed() int64 {
 // flush adds n to the counter. It is repeated under one message id until the
 // outcome is known: the stream drops what it has already.
 func (m *Meter) flush(ctx context.Context, n int64) {
-	id := m.worker + "-" + rand.Text()
+	id := rand.Text()
 	mon := Month(m.now())
 	began := time.Now()
 	for try := 0; ; try++ {
@@ -198,16 +197,14 @@ func (m *Meter) add(ctx context.Context, month string, n int64, id string) (int6
 	return m.counter.Add(ctx, month, n, id)
 }
 
-func (m *Meter) refresh(ctx context.Context) error {
+// refresh looks at the fleet's total. If it cannot be read the next look tells.
+func (m *Meter) refresh(ctx context.Context) {
 	reading, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	mon := Month(m.now())
-	total, err := m.counter.Read(reading, mon)
-	if err != nil {
-		return err
+	if total, err := m.counter.Read(reading, mon); err == nil {
+		m.learn(ctx, mon, total)
 	}
-	m.learn(ctx, mon, total)
-	return nil
 }
 
 // learn takes the fleet's total. Whoever sees it past a threshold creates the

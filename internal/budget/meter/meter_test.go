@@ -3,6 +3,7 @@ package meter
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -18,6 +19,7 @@ type counted struct {
 	fails  error
 	stored bool // what fails is counted all the same
 	reads  int
+	slow   time.Duration // how long a read takes, after it has looked
 }
 
 func (c *counted) counter() Counter {
@@ -35,7 +37,11 @@ func (c *counted) counter() Counter {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.reads++
-			return c.totals[month], nil
+			total := c.totals[month]
+			c.mu.Unlock()
+			time.Sleep(c.slow)
+			c.mu.Lock()
+			return total, nil
 		},
 		Pass: func(context.Context, string, int) (bool, error) { return true, nil },
 	}
@@ -57,7 +63,7 @@ func metered(t *testing.T, limit int64, test func(t *testing.T, c *counted, m *M
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := &counted{totals: map[string]int64{}, ids: map[string]time.Time{}}
-		m := New(c.counter(), "w", limit, time.Now, func(Passed) {})
+		m := New(c.counter(), limit, time.Now, func(Passed) {})
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() { m.Run(ctx) })
@@ -174,7 +180,7 @@ func TestAThresholdIsNotedAndThenTold(t *testing.T) {
 			}
 			return percent != 85, nil
 		}
-		m := New(counter, "w", 1000, time.Now, func(p Passed) {
+		m := New(counter, 1000, time.Now, func(p Passed) {
 			mu.Lock()
 			defer mu.Unlock()
 			told = append(told, p)
@@ -191,8 +197,13 @@ func TestAThresholdIsNotedAndThenTold(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if len(told) != 2 || told[0].Percent != 70 || !told[0].First || told[1].Percent != 85 || told[1].First {
-			t.Errorf("%+v after %d tries", told, tries)
+		month := Month(time.Now())
+		want := []Passed{
+			{Percent: 70, Used: 900, Limit: 1000, Month: month, Until: NextMonth(time.Now()), First: true},
+			{Percent: 85, Used: 900, Limit: 1000, Month: month, Until: NextMonth(time.Now())},
+		}
+		if !slices.Equal(told, want) {
+			t.Errorf("%+v after %d tries, want %+v", told, tries, want)
 		}
 	})
 }
@@ -219,6 +230,114 @@ func TestANewMonthBeginsWithNothing(t *testing.T) {
 		time.Sleep(time.Until(NextMonth(time.Now())))
 		if used, _ := m.Used(); used != 0 {
 			t.Errorf("%d used of a month that has just begun", used)
+		}
+	})
+}
+
+// What was read before a month's turn and comes after it says nothing of the
+// new month, whose own bytes are seen as soon as they are counted.
+func TestALookAcrossATurnIsOfTheOldMonth(t *testing.T) {
+	metered(t, 1000, func(t *testing.T, c *counted, m *Meter, _ func()) {
+		ends := NextMonth(time.Now())
+		time.Sleep(time.Until(ends) - 5*time.Second)
+		m.Add(990)
+		m.Used()
+		time.Sleep(time.Second)
+		c.mu.Lock()
+		c.slow = 1500 * time.Millisecond
+		c.mu.Unlock()
+		for time.Now().Before(ends.Add(10 * time.Second)) {
+			used, _ := m.Used()
+			if want := int64(990); time.Now().Before(ends) && used != want {
+				t.Fatalf("%d used %v before the turn", used, time.Until(ends))
+			} else if !time.Now().Before(ends) && used != 0 {
+				t.Fatalf("%d used %v after the turn", used, time.Since(ends))
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		m.Add(5)
+		c.mu.Lock()
+		c.totals[Month(time.Now())] += 100 // another worker's
+		c.mu.Unlock()
+		time.Sleep(5 * time.Second)
+		if used, _ := m.Used(); used != 105 {
+			t.Errorf("%d used of the new month, and 105 were", used)
+		}
+	})
+}
+
+// The fleet's total is read each second while somebody asks, seldom while nobody
+// does, at once for whoever asks first after a while, and not at all where there
+// is no limit.
+func TestTheTotalIsReadForThoseWhoAsk(t *testing.T) {
+	for name, c := range map[string]struct {
+		limit              int64
+		idle, asked, first [2]int // reads, at least and at most
+	}{
+		"a limit": {1000, [2]int{59, 62}, [2]int{55, 65}, [2]int{1, 1}},
+		"none":    {0, [2]int{0, 0}, [2]int{0, 0}, [2]int{0, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			metered(t, c.limit, func(t *testing.T, counts *counted, m *Meter, stop func()) {
+				reads := func(what string, want [2]int, while func()) {
+					t.Helper()
+					synctest.Wait()
+					counts.mu.Lock()
+					was := counts.reads
+					counts.mu.Unlock()
+					while()
+					synctest.Wait()
+					counts.mu.Lock()
+					defer counts.mu.Unlock()
+					if n := counts.reads - was; n < want[0] || n > want[1] {
+						t.Errorf("%s: %d reads, want %v", what, n, want)
+					}
+				}
+				time.Sleep(10 * time.Minute)
+				reads("nobody asks for an hour", c.idle, func() { time.Sleep(time.Hour) })
+				time.Sleep(time.Second)
+				reads("the first to ask", c.first, func() { m.Used() })
+				reads("one who only shows it", [2]int{}, func() { m.Seen() })
+				reads("asked for a minute", c.asked, func() {
+					for range 6 {
+						time.Sleep(10 * time.Second)
+						m.Used()
+					}
+				})
+				time.Sleep(askedFor + 2*time.Second)
+				reads("nobody asks any more", c.idle, func() { time.Sleep(time.Hour) })
+				m.Add(7)
+				m.Add(0)
+				m.Add(-5) // nothing is less than nothing
+				if used, _ := m.Seen(); used != 7 {
+					t.Errorf("%d used, and 7 came", used)
+				}
+				time.Sleep(time.Second)
+				if total := counts.total(Month(time.Now())); total != 7 {
+					t.Errorf("%d counted of 7", total)
+				}
+				stop()
+				if n := len(counts.ids); n != 1 {
+					t.Errorf("%d increments, and there was one", n)
+				}
+				if c.limit == 0 && counts.reads > 0 {
+					t.Errorf("%d reads of a total that has no limit", counts.reads)
+				}
+			})
+		})
+	}
+}
+
+// A worker that stops does not wait for a server that is away.
+func TestAStopWaitsForNoServer(t *testing.T) {
+	metered(t, 1000, func(t *testing.T, c *counted, m *Meter, stop func()) {
+		c.fail(errors.New("no answer"), false)
+		m.Add(7)
+		time.Sleep(time.Second)
+		began := time.Now()
+		stop()
+		if d := time.Since(began); d > timeout {
+			t.Errorf("stopped after %v", d)
 		}
 	})
 }
