@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/budget"
 	"fetchworker/internal/cache"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/wire"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // Whatever a step of a request's life could not read or write, it says so: what
@@ -51,8 +55,9 @@ func TestNoStepThatFailedIsAnEnd(t *testing.T) {
 				r.used = s.used.Begin(fetchworker.ResultSubject(r.Identity))
 				return end(s.usedBefore(ctx, r))
 			},
-			"raw bodies are counted": func() error { return end(s.raws.room(ctx, "bob")) },
+			"raw bodies are counted": func() error { clear(s.raws.agents); return end(s.raws.room(ctx, "bob")) },
 			"raw, with room": func() error {
+				clear(s.raws.agents)
 				s.raws.take("bob", &rawCount{})
 				return s.refuse(ctx, asRead(raw), fetchworker.ErrNotObject)
 			},
@@ -94,7 +99,12 @@ func TestNoStepThatFailedIsAnEnd(t *testing.T) {
 				}
 				return err
 			},
-			"a young body that came meanwhile": func() error { done, _, err := s.lateLook(ctx, made(nil), nil); return end(!done, err) },
+			"a young body that came meanwhile": func() error {
+				r := made(nil)
+				s.cache.Put(r.call.Key, young)
+				_, _, err := s.lateLook(ctx, r, nil)
+				return err
+			},
 			"an end that came meanwhile": func() error {
 				done, waits, err := s.lateLook(ctx, made(func(r *request) { r.delivery = d.as(func(d *delivery) { d.again = true }) }), func() {})
 				return end(done || waits, err)
@@ -103,11 +113,16 @@ func TestNoStepThatFailedIsAnEnd(t *testing.T) {
 			"something more against it": func() error { return s.suspect(ctx, d, func(*suspicion) {}) },
 			"a hand-back":               func() error { return s.givesBack(d) },
 			"whether its workers live":  func() error { n, err := s.fallen(ctx, suspicion{Running: []string{"another"}}); return end(n > 0, err) },
-			"whether it runs here":      func() error { n, err := s.fallen(ctx, suspicion{Running: []string{s.name}}); return end(n > 0, err) },
 			"a suspect's run": func() error {
 				return s.guarded(ctx, d.as(func(d *delivery) { d.count = 6 }), func() error { t.Error("it runs"); return nil })
 			},
-			"one that kills":             func() error { err := s.poison(ctx, d); return end(errors.Is(err, errPoison), err) },
+			"one that kills": func() error {
+				err := s.poison(ctx, d)
+				if errors.Is(err, errPoison) {
+					t.Error("it counts as buried")
+				}
+				return err
+			},
 			"all that stands of any":     func() error { return s.clearLeft(ctx) },
 			"the whole life":             func() error { return s.life(ctx, d.as(func(d *delivery) { d.again = true })) },
 			"the whole life, of its own": func() error { return s.life(ctx, d) },
@@ -134,4 +149,125 @@ func (d *delivery) as(edit func(*delivery)) *delivery {
 	}
 	edit(other)
 	return other
+}
+
+// Who hears nothing of one thing does not go on as if nothing were there.
+func TestWhatIsNotHeardIsNotKnown(t *testing.T) {
+	lone := func(d *delivery) *delivery { return d.as(func(d *delivery) { d.count = suspectAfter + 1 }) }
+	never := func(t *testing.T) func() error { return func() error { t.Error("it runs"); return nil } }
+	for name, c := range map[string]struct {
+		part   string // of the subject of what the server never hears
+		before func(t *testing.T, s *steps, r *request)
+		step   func(ctx context.Context, t *testing.T, s *steps, r *request) error
+	}{
+		"what an agent has on its way to review": {
+			"DIRECT.GET." + wire.StreamDLQ, nil,
+			func(ctx context.Context, t *testing.T, s *steps, _ *request) error {
+				room, err := s.raws.room(ctx, "bob")
+				if room || len(s.raws.agents) > 0 {
+					t.Error("a place was taken")
+				}
+				return err
+			},
+		},
+		"whether a letter carries it": {
+			"DIRECT.GET." + wire.StreamDLQ,
+			func(t *testing.T, s *steps, r *request) {
+				if _, _, err := s.answers.Put(t.Context(), r.Waiting(fetchworker.ReasonPaused, "", time.Time{}), ""); err != nil {
+					t.Fatal(err)
+				}
+			},
+			func(ctx context.Context, t *testing.T, s *steps, r *request) error {
+				done, err := s.endedBefore(ctx, r)
+				if done {
+					t.Error("it counts as carried")
+				}
+				return err
+			},
+		},
+		"an end that came meanwhile": {
+			"DIRECT.GET." + fetchworker.StreamResults,
+			func(_ *testing.T, s *steps, r *request) {
+				s.cache.Put(r.call.Key, &cache.Entry{FetchedAt: time.Now(), CameAt: time.Now().Add(time.Hour), HTTPStatus: 200, Body: []byte(`[]`)})
+				r.again = true
+			},
+			func(ctx context.Context, _ *testing.T, s *steps, r *request) error {
+				_, _, err := s.lateLook(ctx, r, func() {})
+				return err
+			},
+		},
+		"whether a lone run's worker lives": {
+			"$KV." + wire.BucketProviders + ".worker.",
+			func(t *testing.T, s *steps, r *request) { s.against(t, r.delivery, `{"running":["gone"]}`) },
+			func(ctx context.Context, t *testing.T, s *steps, r *request) error {
+				return s.guarded(ctx, lone(r.delivery), never(t))
+			},
+		},
+		"that a lone run begins": {
+			"$KV." + wire.BucketProviders + ".suspect.",
+			func(t *testing.T, s *steps, r *request) { s.against(t, r.delivery, `{}`) },
+			func(ctx context.Context, t *testing.T, s *steps, r *request) error {
+				return s.guarded(ctx, lone(r.delivery), never(t))
+			},
+		},
+		"that one that kills is buried": {
+			"fetch.dlq.", nil,
+			func(ctx context.Context, t *testing.T, s *steps, r *request) error {
+				err := s.poison(ctx, r.delivery)
+				if errors.Is(err, errPoison) {
+					t.Error("it counts as buried")
+				}
+				return err
+			},
+		},
+		"that it is parked": {
+			"fetch.dlq.",
+			func(_ *testing.T, s *steps, _ *request) { s.parks = semaphore.NewWeighted(0) }, // others are on their way
+			func(ctx context.Context, _ *testing.T, s *steps, r *request) error {
+				return s.park(ctx, r, &budget.ClosedError{})
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stepping(t, func(t *testing.T, s *steps) {
+				r := s.request(s.take("q", "AAPL", ""))
+				if c.before != nil {
+					c.before(t, s, r)
+				}
+				s.wire.Break(c.part, brokertest.RequestLost, 1<<20, 0)
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				defer cancel()
+				if err := c.step(ctx, t, s, r); err == nil {
+					t.Error("what was not heard is not told")
+				}
+				s.wire.Mend()
+				if _, err := s.log.Last(t.Context(), fetchworker.StreamResults, fetchworker.ResultSubject(r.Identity)); err == nil && c.before == nil {
+					t.Error("it is answered")
+				}
+			})
+		})
+	}
+}
+
+// against writes down what stands against a message.
+func (s *steps) against(t *testing.T, d *delivery, what string) {
+	t.Helper()
+	if _, err := s.b.KV.PutString(t.Context(), d.suspectKey(), what); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+// A run of this very worker that has not been lowered yet is no death, though
+// nobody says that the worker lives.
+func TestOnesOwnRunIsNoDeath(t *testing.T) {
+	stepping(t, func(t *testing.T, s *steps) {
+		s.take("q", "AAPL", "")
+		if n, err := s.fallen(t.Context(), suspicion{Running: []string{"gone", s.name}}); n != 0 || !errors.Is(err, errElsewhere) {
+			t.Errorf("%d deaths, %v", n, err)
+		}
+		if n, err := s.fallen(t.Context(), suspicion{Running: []string{"gone", "gone-too"}}); n != 2 || err != nil {
+			t.Errorf("%d deaths, %v", n, err)
+		}
+	})
 }

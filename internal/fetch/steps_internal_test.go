@@ -15,6 +15,7 @@ import (
 	"fetchworker/internal/budget"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/intake"
+	"fetchworker/internal/memory"
 	"fetchworker/internal/providers"
 	"fetchworker/internal/providers/providertest"
 	"fetchworker/internal/record"
@@ -43,6 +44,7 @@ type steps struct {
 	env      map[string]string // before take
 	maxLife  time.Duration     // before take
 	hook     record.Hook       // before take
+	room     *memory.Budget    // before take
 
 	came chan *delivery
 	end  func()
@@ -88,6 +90,7 @@ func (s *steps) begin() {
 	must(err)
 	p := set.Configured()[0]
 	p.AtMost(16)
+	p.Within(s.room)
 	must(errors.Join(budget.CreateRegister(ctx, kv, p.Name), fleet.NoteServed(ctx, js, p.Name)))
 	gate, err := budget.Open(ctx, js, kv, budget.Settings{
 		Provider: p.Name, Worker: "w", Limits: p.Limits, Bytes: p.BytesPerMonth, Concurrency: 16, CircuitFailures: 3, CircuitOpen: time.Minute,
@@ -110,7 +113,7 @@ func (s *steps) begin() {
 			},
 		}},
 		Retries: 3, RetryBase: time.Second, MaxLife: s.maxLife, Drain: 30 * time.Second,
-		Logger: zap.New(core), Metrics: s.registry, Tracer: s.tracer,
+		Logger: zap.New(core), Metrics: s.registry, Tracer: s.tracer, Memory: s.room,
 	})
 	must(err)
 	s.stopping, s.working, s.pulled = ctx, ctx, make(chan struct{})
