@@ -159,6 +159,7 @@ func TestWhatIsNotHeardIsNotKnown(t *testing.T) {
 		part   string // of the subject of what the server never hears
 		before func(t *testing.T, s *steps, r *request)
 		step   func(ctx context.Context, t *testing.T, s *steps, r *request) error
+		within time.Duration // it gives up; 0: as soon as its own question does
 	}{
 		"what an agent has on its way to review": {
 			"DIRECT.GET." + wire.StreamDLQ, nil,
@@ -168,7 +169,7 @@ func TestWhatIsNotHeardIsNotKnown(t *testing.T) {
 					t.Error("a place was taken")
 				}
 				return err
-			},
+			}, 0,
 		},
 		"whether a letter carries it": {
 			"DIRECT.GET." + wire.StreamDLQ,
@@ -183,7 +184,7 @@ func TestWhatIsNotHeardIsNotKnown(t *testing.T) {
 					t.Error("it counts as carried")
 				}
 				return err
-			},
+			}, 0,
 		},
 		"an end that came meanwhile": {
 			"DIRECT.GET." + fetchworker.StreamResults,
@@ -194,21 +195,21 @@ func TestWhatIsNotHeardIsNotKnown(t *testing.T) {
 			func(ctx context.Context, _ *testing.T, s *steps, r *request) error {
 				_, _, err := s.lateLook(ctx, r, func() {})
 				return err
-			},
+			}, 0,
 		},
 		"whether a lone run's worker lives": {
 			"$KV." + wire.BucketProviders + ".worker.",
 			func(t *testing.T, s *steps, r *request) { s.against(t, r.delivery, `{"running":["gone"]}`) },
 			func(ctx context.Context, t *testing.T, s *steps, r *request) error {
 				return s.guarded(ctx, lone(r.delivery), never(t))
-			},
+			}, 0,
 		},
 		"that a lone run begins": {
 			"$KV." + wire.BucketProviders + ".suspect.",
 			func(t *testing.T, s *steps, r *request) { s.against(t, r.delivery, `{}`) },
 			func(ctx context.Context, t *testing.T, s *steps, r *request) error {
 				return s.guarded(ctx, lone(r.delivery), never(t))
-			},
+			}, 0,
 		},
 		"that one that kills is buried": {
 			"fetch.dlq.", nil,
@@ -218,14 +219,16 @@ func TestWhatIsNotHeardIsNotKnown(t *testing.T) {
 					t.Error("it counts as buried")
 				}
 				return err
-			},
+			}, 20 * time.Second,
 		},
 		"that it is parked": {
 			"fetch.dlq.",
 			func(_ *testing.T, s *steps, _ *request) { s.parks = semaphore.NewWeighted(0) }, // others are on their way
 			func(ctx context.Context, _ *testing.T, s *steps, r *request) error {
+				maxStale := fetchworker.Duration(time.Hour)
+				r.asked.MaxStale, r.cache = &maxStale, &cache.Entry{FetchedAt: time.Now(), HTTPStatus: 200, Body: []byte(`[]`)}
 				return s.park(ctx, r, &budget.ClosedError{})
-			},
+			}, 20 * time.Second,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -235,8 +238,11 @@ func TestWhatIsNotHeardIsNotKnown(t *testing.T) {
 					c.before(t, s, r)
 				}
 				s.wire.Break(c.part, brokertest.RequestLost, 1<<20, 0)
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
+				if c.within > 0 {
+					time.AfterFunc(c.within, cancel)
+				}
 				if err := c.step(ctx, t, s, r); err == nil {
 					t.Error("what was not heard is not told")
 				}
