@@ -18,10 +18,7 @@ func lease(ctx context.Context, kv jetstream.KeyValue, provider, name string, no
 		Until time.Time `json:"until"`
 	}
 	ours := holder{name, now.Add(leaseLasts)}
-	value, err := json.Marshal(ours)
-	if err != nil {
-		return time.Time{}, err
-	}
+	value, _ := json.Marshal(ours) // plain fields: cannot fail
 	key := "drain." + provider
 	entry, err := kv.Get(ctx, key)
 	switch {
@@ -34,8 +31,7 @@ func lease(ctx context.Context, kv jetstream.KeyValue, provider, name string, no
 		}
 		_, err = kv.Update(ctx, key, value, entry.Revision())
 	}
-	var api *jetstream.APIError
-	if errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+	if errors.Is(err, jetstream.ErrKeyExists) { // or is another by now: it is one code
 		return time.Time{}, nil // another was faster
 	}
 	if err != nil {

@@ -195,11 +195,12 @@ func (l Letter) message(subject string) *nats.Msg {
 }
 
 // Decode reads a letter from the DLQ, the replay stream or review. The
-// subject and the headers are ours; a broken one is a fault of ours.
+// subject and the headers are ours; a broken one is a fault of ours. Of one
+// whose subject is broken only the body is known.
 func Decode(subject string, h nats.Header, data []byte) (Letter, error) {
 	address, err := wire.ParseSubject(subject)
 	if err != nil {
-		return Letter{}, err
+		return Letter{Body: data}, err
 	}
 	l := Letter{
 		Identity: address.Identity, Lane: address.Lane, Body: data,
@@ -270,10 +271,7 @@ func salvage(subject string, h nats.Header, data []byte, cause error) Letter {
 			readable[key] = values
 		}
 	}
-	l, err := Decode(subject, readable, data)
-	if err != nil {
-		l = Letter{Body: data} // a subject that the stream does not take
-	}
+	l, _ := Decode(subject, readable, data) // of a subject that the stream does not take, the body alone
 	l.Generation = max(l.Generation, 1)
 	l.Class, l.Code = wire.ClassPermanent, ""
 	l.Error = shorten("the dead letter cannot be read: " + cause.Error())

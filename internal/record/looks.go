@@ -221,14 +221,11 @@ func (s *Looks) send(l *look) error {
 		}
 		return s.nc.PublishRequest(api, inbox, nil)
 	}
-	request, err := json.Marshal(struct {
+	request, _ := json.Marshal(struct { // plain fields: cannot fail
 		Last     []string `json:"multi_last"`
 		Batch    int      `json:"batch"`
 		MaxBytes int      `json:"max_bytes"`
 	}{slices.Collect(maps.Keys(l.subjects)), looksAtOnce, bytesAtOnce})
-	if err != nil {
-		return err
-	}
 	return s.nc.PublishRequest(api, inbox, request)
 }
 

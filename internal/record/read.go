@@ -37,27 +37,21 @@ func (l *Log) Last(ctx context.Context, stream, subject string) (Raw, error) {
 // Next reads the first message of a subject filter at or after a sequence.
 // ErrMsgNotFound: none.
 func (l *Log) Next(ctx context.Context, stream, filter string, sequence uint64) (Raw, error) {
-	request, err := json.Marshal(struct {
+	request, _ := json.Marshal(struct { // plain fields: cannot fail
 		Sequence uint64 `json:"seq"`
 		Filter   string `json:"next_by_subj"`
 	}{sequence, filter})
-	if err != nil {
-		return Raw{}, fmt.Errorf("direct get: %w", err)
-	}
 	return l.direct(ctx, "$JS.API.DIRECT.GET."+stream, request)
 }
 
 // Count is how many messages of a subject filter there are at or after a
 // sequence. The server knows without listing them.
 func (l *Log) Count(ctx context.Context, stream, filter string, sequence uint64) (uint64, error) {
-	request, err := json.Marshal(struct {
+	request, _ := json.Marshal(struct { // plain fields: cannot fail
 		Sequence uint64 `json:"seq"`
 		Filter   string `json:"next_by_subj"`
 		Batch    int    `json:"batch"`
 	}{sequence, filter, 1})
-	if err != nil {
-		return 0, fmt.Errorf("count: %w", err)
-	}
 	first, err := l.direct(ctx, "$JS.API.DIRECT.GET."+stream, request)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return 0, nil
