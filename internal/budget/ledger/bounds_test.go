@@ -158,6 +158,7 @@ func TestAboveIsOfEveryWindow(t *testing.T) {
 		{"1/s", "60/min", false},
 		{"2/s", "60/min", true},
 		{"2/s,60/min", "60/min", false}, // the other bounds it
+		{"60/min,2/s", "60/min", false},
 		{"100/d", "60/min", true},
 		{"unlimited", "60/min", true},
 		{"60/min", "unlimited", false},

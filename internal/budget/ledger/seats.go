@@ -42,7 +42,7 @@ func (r *Register) AtOnce(own int, now Instant) int {
 	if own > 0 {
 		return own
 	}
-	if r.atOnce > 0 && now.Sub(r.atOnceSeen) <= atOnceKept {
+	if now.Sub(r.atOnceSeen) <= atOnceKept {
 		return r.atOnce
 	}
 	return 0
@@ -107,7 +107,7 @@ func (r *Register) Sit(o SeatOrder, now Instant) (changed bool) {
 		next.since = milliseconds(now)
 	}
 	next.n = o.Use
-	if free := most - r.sum(); now >= r.lost.Add(o.Term) || r.lost == 0 {
+	if free := most - r.sum(); now >= r.lost.Add(o.Term) {
 		next.n = max(o.Use, min(next.want, free, r.share(next, most)))
 	}
 	r.seats = append(r.seats, next)
@@ -177,8 +177,8 @@ func (r *Register) MaySit(o SeatOrder, now Instant) (n int, again Instant) {
 	if n >= o.Want {
 		return n, 0
 	}
-	if r.lost > 0 && now < r.lost.Add(o.Term) {
-		again = r.lost.Add(o.Term)
+	if sure := r.lost.Add(o.Term); now < sure {
+		again = sure
 	}
 	for _, s := range c.seats {
 		if at := s.until.Add(o.Unsure + time.Millisecond); s.owner != o.Owner && (again == 0 || at < again) {
