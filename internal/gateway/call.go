@@ -90,28 +90,31 @@ func (g *Gateway) handle(path string, do func(*call)) http.Handler {
 		c := &call{w: g.newWriter(rw), r: r, ctx: ctx}
 		defer func() {
 			cancel()
-			if trouble := recover(); trouble != nil {
-				if trouble == http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
-					g.metrics.done(path, 499, began)
-					span.End()
-					panic(trouble)
-				}
+			trouble := recover()
+			gone := trouble == http.ErrAbortHandler || trouble == nil && c.unanswered() //nolint:errorlint // as net/http compares it
+			cut := gone                                                                 // or an empty answer, or half of one, would be a good one
+			if trouble != nil && !gone {
 				g.config.Logger.Error("a bug in the gateway", zap.String("path", path), zap.Stack("stack")) // not the value: it may hold anything
-				if c.w.status == 0 {
+				if cut = c.w.status != 0; !cut {
 					refuse(c.w, http.StatusInternalServerError, "a bug in the gateway; it is in its log")
 				}
 			}
-			if c.unanswered() { // or an empty answer would be a good one
-				g.metrics.done(path, statusCanceled, began)
-				span.End()
-				panic(http.ErrAbortHandler)
+			status := c.w.status
+			switch {
+			case gone:
+				status = statusCanceled
+			case cut:
+				status = http.StatusInternalServerError
 			}
-			g.metrics.done(path, c.w.status, began)
-			span.SetAttributes(semconv.HTTPResponseStatusCode(c.w.status))
-			if c.w.status >= http.StatusInternalServerError {
-				span.SetStatus(codes.Error, http.StatusText(c.w.status))
+			g.metrics.done(path, status, began)
+			span.SetAttributes(semconv.HTTPResponseStatusCode(status))
+			if status >= http.StatusInternalServerError {
+				span.SetStatus(codes.Error, http.StatusText(status))
 			}
 			span.End()
+			if cut {
+				panic(http.ErrAbortHandler)
+			}
 		}()
 		leave, ok := g.admit(c)
 		if !ok {
