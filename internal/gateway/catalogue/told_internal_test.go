@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -153,6 +154,63 @@ func TestAllAreAskedForAFewAtATime(t *testing.T) {
 		gone = fetchworker.ErrNobodyServes
 		if _, err := c.all(t.Context(), one); !errors.Is(err, gone) {
 			t.Error(err)
+		}
+	})
+}
+
+// Of a name that no provider has nothing is remembered, however many are tried, and
+// who asks is told which there are; of one that has gone a caller that only wants to
+// know how long an answer is fresh hears that it is not known.
+func TestNobodysWordsAreRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(nil)
+		c.providers.value, c.providers.at = []string{"fmp", "fred"}, time.Now()
+		for n := range 100 {
+			name := fmt.Sprint("nobody-", n, strings.Repeat("x", n))
+			_, err := c.Provider(t.Context(), name)
+			_, ofOne := c.Operation(t.Context(), name, "quote")
+			for _, err := range []error{err, ofOne} {
+				var wrong *fetchworker.RequestError
+				if !errors.As(err, &wrong) || wrong.Field != "provider" || !strings.Contains(wrong.Want, "one of fmp, fred; there is no") || len(wrong.Want) > 100 {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			if fresh := c.Fresh(t.Context(), name, "quote"); fresh != 0 {
+				t.Errorf("%s: fresh for %v", name, fresh)
+			}
+		}
+		if len(c.sheets) != 0 {
+			t.Errorf("%d words of callers are remembered", len(c.sheets))
+		}
+
+		known := newTold[fetchworker.Catalogue]()
+		known.value, known.at = fetchworker.Catalogue{Provider: "fmp", Operations: []fetchworker.CatalogueOperation{{Name: "news"}, {Name: "quote", Fresh: fetchworker.Duration(time.Minute)}}}, time.Now()
+		c.sheets["fmp"] = known
+		if o, err := c.Operation(t.Context(), "fmp", "quote"); err != nil || o.Fresh != fetchworker.Duration(time.Minute) {
+			t.Errorf("%+v, %v", o, err)
+		}
+		var wrong *fetchworker.RequestError
+		if _, err := c.Operation(t.Context(), "fmp", "quotes"); !errors.As(err, &wrong) || wrong.Field != "operation" || wrong.Want != `one of news, quote; fmp has no "quotes"` {
+			t.Error(err)
+		}
+		for name, want := range map[string]time.Duration{"quote": time.Minute, "news": 0, "quotes": 0} {
+			if got := c.Fresh(t.Context(), "fmp", name); got != want {
+				t.Errorf("%s is fresh for %v", name, got)
+			}
+		}
+		// It hardly ever costs a question: an hour's old word will do for it.
+		time.Sleep(staleAge - time.Second)
+		c.providers.at = time.Now()
+		if got := c.Fresh(t.Context(), "fmp", "quote"); got != time.Minute {
+			t.Errorf("after an hour fresh for %v", got)
+		}
+		gone, cancel := context.WithCancelCause(t.Context())
+		cancel(fetchworker.ErrClosed)
+		if _, err := c.Provider(gone, "fmp"); !errors.Is(err, fetchworker.ErrClosed) {
+			t.Errorf("who has gone is told %v", err)
+		}
+		if all, err := c.All(gone); !errors.Is(err, fetchworker.ErrClosed) || all != nil {
+			t.Errorf("who has gone is told %v of all", err)
 		}
 	})
 }

@@ -53,6 +53,12 @@ func (t *tools) search(ctx context.Context, _ *mcp.CallToolRequest, in searchInp
 	if len(words) == 0 && in.Provider == "" {
 		return overview(all), nil
 	}
+	return best(words, all, int(in.Limit)), nil
+}
+
+// best are the operations that fit the words best, as far as there is room; where
+// none does, what there is.
+func best(words []string, all []fetchworker.Catalogue, limit int) any {
 	type hit struct {
 		found
 		score int
@@ -66,10 +72,9 @@ func (t *tools) search(ctx context.Context, _ *mcp.CallToolRequest, in searchInp
 		}
 	}
 	if len(hits) == 0 {
-		return overview(all), nil
+		return overview(all)
 	}
 	slices.SortStableFunc(hits, func(x, y hit) int { return cmp.Compare(y.score, x.score) })
-	limit := int(in.Limit)
 	if limit <= 0 {
 		limit = standardFound
 	}
@@ -80,10 +85,7 @@ func (t *tools) search(ctx context.Context, _ *mcp.CallToolRequest, in searchInp
 	}{Operations: []found{}}
 	left := room(0)
 	for _, h := range hits[:limit] {
-		text, err := json.Marshal(h.found)
-		if err != nil {
-			return nil, fmt.Errorf("write: %w", err)
-		}
+		text, _ := json.Marshal(h.found) // texts
 		if left -= cost(text); left < 0 {
 			break
 		}
@@ -92,7 +94,7 @@ func (t *tools) search(ctx context.Context, _ *mcp.CallToolRequest, in searchInp
 	if n := len(hits) - len(out.Operations); n > 0 {
 		out.LeftOut = fmt.Sprintf("%d more match less well: search with other words, a provider, or a higher limit (at most %d)", n, mostFound)
 	}
-	return out, nil
+	return out
 }
 
 // overview are the providers with the names of their operations, as far as
@@ -206,6 +208,11 @@ func (t *tools) describe(ctx context.Context, _ *mcp.CallToolRequest, in describ
 	if err != nil {
 		return nil, err
 	}
+	return described(p, o), nil
+}
+
+// described is an operation in full, or as much of it as there is room for.
+func described(p fetchworker.Catalogue, o fetchworker.CatalogueOperation) any {
 	out := struct {
 		Provider string   `json:"provider"`
 		Notice   string   `json:"notice,omitempty"`
@@ -227,7 +234,7 @@ func (t *tools) describe(ctx context.Context, _ *mcp.CallToolRequest, in describ
 	if cost(o.Params) > room(0) {
 		out.Params, out.LeftOut = briefly(o.Params), "the schema of the parameters is too large: GET /v1/providers has it; only names are told, with a star those that are needed"
 	}
-	return out, nil
+	return out
 }
 
 // stands is how a provider stands, briefly.
@@ -281,6 +288,11 @@ func (t *tools) limits(ctx context.Context, _ *mcp.CallToolRequest, in limitsInp
 	if err != nil {
 		return nil, err
 	}
+	return standings(all), nil
+}
+
+// standings are how all providers stand, as far as there is room.
+func standings(all []fetchworker.Catalogue) any {
 	// Those that can be asked come first: there may not be room for all.
 	slices.SortStableFunc(all, func(x, y fetchworker.Catalogue) int {
 		if x.Configured == y.Configured {
@@ -298,15 +310,12 @@ func (t *tools) limits(ctx context.Context, _ *mcp.CallToolRequest, in limitsInp
 	left := room(0)
 	for i, p := range all {
 		s := standing(p)
-		text, err := json.Marshal(s)
-		if err != nil {
-			return nil, fmt.Errorf("write: %w", err)
-		}
+		text, _ := json.Marshal(s) // texts, and times that came as JSON
 		if left -= cost(text); left < 0 {
 			out.LeftOut = fmt.Sprintf("%d more providers: ask for one by its name", len(all)-i)
 			break
 		}
 		out.Providers = append(out.Providers, s)
 	}
-	return out, nil
+	return out
 }

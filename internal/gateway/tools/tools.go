@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"fetchworker"
@@ -117,26 +119,50 @@ func decode(raw json.RawMessage, into any, required []string) error {
 			return fmt.Errorf("%s is needed", name)
 		}
 	}
-	text, err := json.Marshal(given)
-	if err != nil {
-		return fmt.Errorf("arguments: %w", err)
-	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return fmt.Errorf("arguments: %s", strings.TrimPrefix(err.Error(), "json: "))
+	for _, name := range slices.Sorted(maps.Keys(given)) { // one by one, so that a mistake is told by its name
+		text, err := json.Marshal(map[string]json.RawMessage{name: given[name]})
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		d := json.NewDecoder(bytes.NewReader(text))
+		d.DisallowUnknownFields()
+		if err := d.Decode(into); err != nil {
+			return mistaken(name, given[name], into, err)
+		}
 	}
 	return nil
+}
+
+// mistaken is what a decoder says of an argument, in words of the tool: its own
+// are those of the program's code.
+func mistaken(name string, value json.RawMessage, into any, err error) error {
+	shown := string(value)
+	if len(shown) > 41 {
+		shown = strings.ToValidUTF8(shown[:40], "") + "…"
+	}
+	var other *json.UnmarshalTypeError
+	switch {
+	case errors.Is(err, errNotWhole):
+		return fmt.Errorf("%s: %s is no whole number", name, shown)
+	case errors.As(err, &other) && json.Unmarshal(fmt.Appendf(nil, `{%q:[]}`, name), into) == nil: // a list would do
+		return fmt.Errorf("%s: %s is no list of texts", name, shown)
+	case errors.As(err, &other):
+		return fmt.Errorf("%s: %s is no text", name, shown)
+	default:
+		return fmt.Errorf("there is no argument %.60q", name)
+	}
 }
 
 // whole is an integer, also one that was written as a text.
 type whole int
 
+var errNotWhole = errors.New("no whole number")
+
 // UnmarshalJSON implements json.Unmarshaler.
 func (w *whole) UnmarshalJSON(b []byte) error {
 	var n float64
 	if err := json.Unmarshal(bytes.Trim(b, `"`), &n); err != nil || n != float64(int(n)) {
-		return fmt.Errorf("%s is no whole number", b)
+		return errNotWhole
 	}
 	*w = whole(n)
 	return nil
