@@ -15,6 +15,7 @@ import (
 	"fetchworker/internal/memory"
 	"fetchworker/internal/wire"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
@@ -394,6 +395,35 @@ func TestAClaimRunsOut(t *testing.T) {
 			if err != nil || m.Header.Get(jetstream.MsgTTLHeader) != want {
 				t.Errorf("a claim for %v: %v %v", lasts, m, err)
 			}
+		}
+	})
+}
+
+// What is left of a claim that is over goes by itself, and what the server puts in
+// the place of one that ran out holds nobody.
+func TestWhatIsLeftOfAClaimHoldsNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T, open func() *desk) {
+		one := open()
+		mine, err := one.Claim(t.Context(), "k", time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		one.Over("k", mine)
+		time.Sleep(100 * time.Millisecond)
+		m, err := one.b.NC.RequestWithContext(t.Context(), "$JS.API.DIRECT.GET."+stream+"."+claimSubject("k"), nil)
+		if err != nil || m.Header.Get(jetstream.MsgTTLHeader) != "60" {
+			t.Errorf("what is over is kept: %v %v", m, err)
+		}
+		mark := nats.NewMsg(claimSubject("timed-out")) // as the server would
+		mark.Header.Set(jetstream.MarkerReasonHeader, "MaxAge")
+		if _, err := one.b.JS.PublishMsg(t.Context(), mark); err != nil {
+			t.Fatal(err)
+		}
+		if held, err := one.Claimed(t.Context(), "timed-out"); held || err != nil {
+			t.Errorf("held %t, %v", held, err)
+		}
+		if c, err := one.Claim(t.Context(), "timed-out", time.Minute); !c.Mine || !c.After || err != nil {
+			t.Errorf("%+v, %v", c, err)
 		}
 	})
 }

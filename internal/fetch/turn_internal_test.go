@@ -183,7 +183,7 @@ func TestWhoHasLetGoOfItsPermitMakesNoCall(t *testing.T) {
 				if c.left {
 					after = stop
 				}
-				freed := time.AfterFunc(3*time.Second, after)
+				freed := time.AfterFunc(100*time.Millisecond, after)
 				defer func() {
 					if freed.Stop() || c.left {
 						room.Close()
