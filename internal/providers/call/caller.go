@@ -25,7 +25,6 @@ type Caller struct { //nolint:recvcheck // Format must hold for copies as well
 	redact    *redact.Redactor
 	tokens    *tokens
 	transport *http.Transport
-	plain     *plain         // for calls that are; nil: none is
 	budget    *memory.Budget // of large bodies; nil: no bound
 }
 
@@ -35,11 +34,6 @@ type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 // New is a caller of an API with what keys gives. A nil dial means the network.
 func New(api *plan.API, keys Keys, dial DialFunc) *Caller {
 	p := &Caller{api: api, keys: keys, variable: api.KeyVariable(), redact: redact.New(), tokens: new(tokens), transport: newTransport(dial)}
-	if dial == nil {
-		p.plain = newPlain(api.Base(), dialNetwork, true)
-	} else {
-		p.plain = newPlain(api.Base(), dial, false)
-	}
 	for _, variable := range api.AllVariables() {
 		p.secret(variable)
 	}
@@ -53,12 +47,7 @@ func New(api *plan.API, keys Keys, dial DialFunc) *Caller {
 // eighth to spare for those that end. It comes before the first call. Without
 // it a call that finds none free dials, also if one is about to be: at 64 calls
 // at once, up to twice as many connections.
-func (p *Caller) AtMost(calls int) {
-	p.transport.MaxConnsPerHost = calls + calls/8 + 1
-	if p.plain != nil {
-		p.plain.pool.atMost(p.transport.MaxConnsPerHost)
-	}
-}
+func (p *Caller) AtMost(calls int) { p.transport.MaxConnsPerHost = calls + calls/8 + 1 }
 
 // Within bounds the memory of large bodies, of all callers of a budget
 // together. It comes before the first call.
@@ -71,12 +60,7 @@ func (p *Caller) Configured() bool {
 }
 
 // Close releases the connections that are idle. Calls in flight end first.
-func (p *Caller) Close() {
-	p.transport.CloseIdleConnections()
-	if p.plain != nil {
-		p.plain.pool.close()
-	}
-}
+func (p *Caller) Close() { p.transport.CloseIdleConnections() }
 
 // Format prints the API's name, whatever the verb.
 func (p Caller) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, p.api.Name) }
@@ -99,16 +83,11 @@ const mostIdle = 10_000
 // asked for a sign of life, and then how long that may take.
 const silence = 5 * time.Second
 
-// dialNetwork opens a connection over the network.
-func dialNetwork(ctx context.Context, network, addr string) (net.Conn, error) {
-	return (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext(ctx, network, addr)
-}
-
 // newTransport is one provider's connections. A nil dial means the network.
 func newTransport(dial DialFunc) *http.Transport {
 	proxy := http.ProxyFromEnvironment
 	if dial == nil {
-		dial = dialNetwork
+		dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	} else {
 		proxy = nil // whoever brings a dialer decides where it leads
 	}
@@ -120,9 +99,11 @@ func newTransport(dial DialFunc) *http.Transport {
 		ForceAttemptHTTP2:   true,
 		// As many as were in use together, which FETCH_CONCURRENCY bounds: with
 		// fewer, each call beyond them dials anew, with TLS a handshake a call.
-		MaxIdleConnsPerHost:    mostIdle,
-		IdleConnTimeout:        idleLasts,
-		MaxResponseHeaderBytes: maxHead,
+		MaxIdleConnsPerHost: mostIdle,
+		// Below the 60 s and more after which common servers close an idle
+		// connection: one that closes while we write costs an attempt.
+		IdleConnTimeout:        30 * time.Second,
+		MaxResponseHeaderBytes: 256 << 10,
 		// We ask for gzip ourselves: the wire's bytes must be counted.
 		DisableCompression: true,
 		// HTTP/2 makes all calls over one connection: a dead one is found out.

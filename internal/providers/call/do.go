@@ -116,7 +116,11 @@ func (p *Caller) Do(ctx context.Context, call *plan.Call, o Options) *Result {
 
 	r := &Result{Remaining: -1, Reset: -1, Conditional: o.ETag != "" || o.LastModified != ""}
 	w := &writeGate{before: o.BeforeWrite, after: o.Written, within: within}
-	res, err := p.send(within, call, o, w)
+	var res *http.Response
+	req, err := p.request(within, call, o)
+	if err == nil {
+		res, err = p.transport.RoundTrip(req.WithContext(w.trace(within))) // which copies it
+	}
 	if err != nil && o.Written != nil {
 		o.Written() // HTTP/2 says nothing of what it never wrote
 	}
@@ -167,30 +171,17 @@ func kept(value string, most int) string {
 // userAgent and encodings are the values of headers that every call carries.
 var userAgent, encodings = []string{"fetchworker"}, []string{"gzip"}
 
-// send makes the request, which is built anew for each attempt: the keys are only
-// in it.
-func (p *Caller) send(within *patience, call *plan.Call, o Options, w *writeGate) (*http.Response, error) {
-	header, query, err := p.head(within, call, o)
-	switch {
-	case err != nil:
-		return nil, err
-	case p.plain.takes(call, query, header):
-		return p.plain.roundTrip(within, call, query, header, w)
-	}
-	req := p.request(call, query, header)
-	return p.transport.RoundTrip(req.WithContext(w.trace(within))) // which copies it
-}
-
-// head is what a request says besides its target's path.
-func (p *Caller) head(ctx context.Context, call *plan.Call, o Options) (header http.Header, query string, err error) {
-	header = http.Header{"User-Agent": userAgent, "Accept-Encoding": encodings}
+// request is built anew for each attempt; the keys are only in it.
+func (p *Caller) request(ctx context.Context, call *plan.Call, o Options) (req http.Request, err error) {
+	header := http.Header{"User-Agent": userAgent, "Accept-Encoding": encodings}
 	for _, fixed := range []map[string]string{p.api.Header, call.Operation.Header} {
 		for name, value := range fixed {
 			header.Set(name, p.fill(value))
 		}
 	}
-	if query, err = p.sign(ctx, call, header); err != nil {
-		return nil, "", err
+	query, err := p.sign(ctx, call, header)
+	if err != nil {
+		return req, err
 	}
 	if o.ETag != "" {
 		header.Set("If-None-Match", o.ETag)
@@ -198,11 +189,6 @@ func (p *Caller) head(ctx context.Context, call *plan.Call, o Options) (header h
 	if o.LastModified != "" {
 		header.Set("If-Modified-Since", o.LastModified)
 	}
-	return header, query, nil
-}
-
-// request is one for the transport.
-func (p *Caller) request(call *plan.Call, query string, header http.Header) (req http.Request) {
 	target := &url.URL{Scheme: p.api.Base().Scheme, Host: p.api.Base().Host, RawPath: call.Path, RawQuery: query}
 	target.Path, _ = url.PathUnescape(call.Path) // Plan has made it of valid parts
 	req = http.Request{Method: http.MethodGet, URL: target, Host: p.api.Base().Host, Header: header}
@@ -212,7 +198,7 @@ func (p *Caller) request(call *plan.Call, query string, header http.Header) (req
 		req.Body = io.NopCloser(bytes.NewReader(call.Body))
 		header.Set("Content-Type", call.ContentType)
 	}
-	return req
+	return req, nil
 }
 
 // broken fills in a result for a call that got no answer.
