@@ -50,6 +50,7 @@ func TestWhatNobodyServesIsAnswered(t *testing.T) {
 			{name: "no such lane, with a copy", provider: "fmp", lane: "urgent", body: `{"id":"a2","reply_to":"fetch.reply.alice.x"}`, id: "a2", code: fetchworker.CodeInvalidRequest, copies: 1},
 			{name: "unreadable, with a copy", provider: "newsapi", lane: "batch", body: `{"id":"a3","odd":1,"reply_to":"fetch.reply.alice.x"}`, id: "a3", code: fetchworker.CodeProviderNotConfigured, copies: 1},
 			{name: "no such lane of an unknown provider", provider: "nobody", lane: "urgent", body: `{"id":"d"}`, id: "d", code: fetchworker.CodeUnknownProvider},
+			{name: "a name that is mistyped", provider: "fpm", lane: "batch", body: `{"id":"a"}`, id: "a", code: fetchworker.CodeUnknownProvider},
 			{name: "an odd name", provider: "FMP", lane: "batch", body: `{"id":"a"}`, id: "a", code: fetchworker.CodeUnknownProvider},
 		} {
 			copies.Store(0)
@@ -64,6 +65,9 @@ func TestWhatNobodyServesIsAnswered(t *testing.T) {
 			f.Eventually(2*time.Second, c.name+" is answered", func() bool { a, _ := f.Answer(id); return a.Final })
 			if a, _ := f.Answer(id); a.Problem.Code() != c.code || a.Generation != 1 || a.Review {
 				t.Errorf("%s: %s", c.name, dlqtest.Describe(a))
+			}
+			if a, _ := f.Answer(id); strings.Contains(a.Problem.Detail, "did you mean fmp?") != (c.provider == "fpm" || c.provider == "FMP") {
+				t.Errorf("%s: told %q", c.name, a.Problem.Detail)
 			}
 			time.Sleep(time.Second)
 			if got := copies.Load(); got != c.copies {
