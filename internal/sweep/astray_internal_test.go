@@ -111,7 +111,7 @@ func TestNoStepOfASweepThatFailedCountsAsMade(t *testing.T) {
 			t.Fatal(err)
 		}
 		unwanted := func() []*refused {
-			return []*refused{{subject: one.Subject, agent: "alice", code: fetchworker.CodeUnknownProvider, left: 3, next: 1}}
+			return []*refused{{subject: one.Subject, code: fetchworker.CodeUnknownProvider, left: 3, next: 1}}
 		}
 		s.nc.Close()
 		for name, step := range map[string]func() error{

@@ -73,7 +73,6 @@ type unwanted struct {
 // refused is a subject whose requests are answered.
 type refused struct {
 	subject string
-	agent   string
 	code    fetchworker.Code
 	detail  string
 	left    uint64 // messages
@@ -100,7 +99,7 @@ func (s *Sweeper) sort(subjects map[string]uint64, served map[string]bool) unwan
 			continue
 		}
 		if code, detail := s.refusal(address, served); code != "" {
-			agents[address.Agent] = append(agents[address.Agent], &refused{subject: subject, agent: address.Agent, code: code, detail: detail, left: messages, next: 1})
+			agents[address.Agent] = append(agents[address.Agent], &refused{subject: subject, code: code, detail: detail, left: messages, next: 1})
 		}
 	}
 	for turn := 0; len(agents) > 0; turn++ {
