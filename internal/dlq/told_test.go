@@ -122,7 +122,7 @@ func TestWhatIsDoneWithALetterIsTold(t *testing.T) {
 				attrs["messaging.operation.name"] != name || attrs["messaging.destination.name"] != stream || attrs["fetch.error_class"] != string(letters[i].Class) {
 				t.Errorf("%s: %s of %v, %v", stories[i].action, span.Name(), span.SpanKind(), attrs)
 			}
-			if len(links) != 1 || links[0].SpanContext.SpanID() != attempt.SpanID() || span.SpanContext().TraceID() != attempt.TraceID() {
+			if len(links) != 1 || links[0].SpanContext.SpanID() != attempt.SpanID() || links[0].SpanContext.TraceFlags() != attempt.TraceFlags() || span.SpanContext().TraceID() != attempt.TraceID() {
 				t.Errorf("%s: it is of %s after %+v, and the attempt was %s", stories[i].action, span.SpanContext().TraceID(), links, attempt.SpanID())
 			}
 			wants := codes.Unset

@@ -49,10 +49,8 @@ func (l *Letter) Trace(span trace.SpanContext) {
 	if !parent.IsValid() {
 		parent = span
 	}
-	state, err := parent.TraceState().Insert(previousSpan, span.SpanID().String())
-	if err != nil {
-		return // the agent's own state is full: a link less
-	}
+	// It cannot fail: both are what they should be. Of a full state the last goes.
+	state, _ := parent.TraceState().Insert(previousSpan, span.SpanID().String())
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(trace.ContextWithSpanContext(context.Background(), parent.WithTraceState(state)), carrier)
 	l.Traceparent, l.Tracestate = carrier[wire.HeaderTraceparent], carrier[wire.HeaderTracestate]

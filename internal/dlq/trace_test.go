@@ -2,6 +2,7 @@ package dlq_test
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -80,4 +81,20 @@ func TestEveryAttemptIsOfOneTrace(t *testing.T) {
 			span.End()
 		}
 	}
+}
+
+// However much its agent's state holds, an attempt comes after the last one's.
+func TestAFullStateKeepsTheLink(t *testing.T) {
+	members := make([]string, 0, 32) // as many as the standard allows
+	for i := range cap(members) {
+		members = append(members, "v"+strconv.Itoa(i)+"=1")
+	}
+	l := dlq.Letter{Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", Tracestate: strings.Join(members, ",")}
+	_, span := trace.NewTracerProvider().Tracer("test").Start(dlq.Remote(t.Context(), l.Traceparent, l.Tracestate), "fetch")
+	l.Trace(span.SpanContext())
+	linked := dlq.Previous(dlq.Remote(t.Context(), l.Traceparent, l.Tracestate))
+	if len(linked) != 1 || linked[0].SpanContext.SpanID() != span.SpanContext().SpanID() || !strings.Contains(l.Tracestate, "v0=1,") {
+		t.Errorf("after it comes %+v, of %s", linked, l.Tracestate)
+	}
+	span.End()
 }

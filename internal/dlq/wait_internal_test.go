@@ -57,6 +57,40 @@ func TestAnAgentIsToldWhatItWaitsFor(t *testing.T) {
 	}
 }
 
+// A circuit is the reason where its letter waits for nothing that is a better one.
+func TestWhatIsTheBetterReason(t *testing.T) {
+	l := Letter{Identity: fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice"}}
+	until := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	open := circuit.Record{Circuit: circuit.Circuit{State: circuit.Open, OpenUntil: until.Add(time.Hour)}}
+	for held, want := range map[fetchworker.Reason]fetchworker.Reason{
+		"": fetchworker.ReasonCircuitOpen, fetchworker.ReasonPaused: fetchworker.ReasonPaused, fetchworker.ReasonNoWorker: fetchworker.ReasonNoWorker,
+		fetchworker.ReasonThrottled: fetchworker.ReasonCircuitOpen, fetchworker.ReasonQuota: fetchworker.ReasonCircuitOpen,
+	} {
+		met := gate{held: held, until: until, circuits: open}.closedTo(l)
+		if met.held != want || met.until.Equal(until) != (held == want) || (met.what == "") != (held == want) {
+			t.Errorf("behind %q and a circuit it waits for %q until %v: %s", held, met.held, met.until, met.what)
+		}
+	}
+}
+
+// A letter that is being released already is not released once more.
+func TestALetterOnItsWayIsNotReleasedAgain(t *testing.T) {
+	inside(t, func(t *testing.T, b *brokertest.Broker, r *Replayer) {
+		l := &held{Letter: Letter{Identity: fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "q-1"}, Lane: fetchworker.LaneBatch}, sequence: 7}
+		r.drains.claim(7)
+		if again, err := r.release(t.Context(), l); err != nil || again <= 0 {
+			t.Errorf("it is looked at again after %v: %v", again, err)
+		}
+		stream, err := b.JS.Stream(t.Context(), wire.StreamReplay)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := stream.CachedInfo().State.Msgs; n != 0 || r.drains.claim(7) {
+			t.Errorf("%d are released, and it is nobody's", n)
+		}
+	})
+}
+
 // A replayer runs while it can pull.
 func TestAReplayerThatCannotPullDoesNotRun(t *testing.T) {
 	all := prometheus.NewRegistry()
@@ -162,6 +196,11 @@ func TestWhatIsCancelledIsNoProbe(t *testing.T) {
 		}
 		if _, may := r.canProbe(stored("q-2"), "", open); !may {
 			t.Error("what was asked for after that may not")
+		}
+		// Of one that does not say when it was asked for, it is when it was stored.
+		l := Letter{Identity: fetchworker.Identity{Provider: "fmp", Operation: "quote", Agent: "alice", ID: "q-4"}, Lane: fetchworker.LaneBatch}
+		if !r.cancelled(l, before.Time) || r.cancelled(l, time.Now()) {
+			t.Error("what does not say when it was asked for is not judged by when it was stored")
 		}
 		broken := stored("q-3")
 		broken.Header.Set(wire.HeaderGeneration, "two")
