@@ -35,10 +35,10 @@ func TestAStepThatNobodyHearsIsAnError(t *testing.T) {
 	later := func(l *Letter) { l.NotBefore = l.NotBefore.Add(time.Hour) }
 	spends := func(l *Letter) { l.Failures = 4 }
 	// stands stores an answer of the request's before.
-	stands := func(r *Replayer, l Letter) {
+	stands := func(ctx context.Context, r *Replayer, l Letter) {
 		a := l.Answer(fetchworker.StatusOK)
 		a.Final, a.Body = true, []byte(`[1]`)
-		if _, _, err := r.answers.Put(context.Background(), a, ""); err != nil {
+		if _, _, err := r.answers.Put(ctx, a, ""); err != nil {
 			panic(err)
 		}
 	}
@@ -57,7 +57,7 @@ func TestAStepThatNobodyHearsIsAnError(t *testing.T) {
 		name   string
 		cut    []string
 		edit   func(*Letter)
-		before func(*Replayer, Letter)
+		before func(context.Context, *Replayer, Letter)
 		do     func(*Replayer, context.Context, *held) error
 		stays  bool // the letter, also where all is well
 	}{
@@ -72,9 +72,9 @@ func TestAStepThatNobodyHearsIsAnError(t *testing.T) {
 		{name: "who waits", cut: []string{answers, "fetch.put."}, edit: func(l *Letter) { l.Provider, l.Class = "paused", wire.ClassPaused }, do: acts((*Replayer).tell), stays: true},
 		{name: "who waits, and is answered", cut: []string{answers, ack}, edit: func(l *Letter) { l.Provider, l.Class = "paused", wire.ClassPaused }, before: stands, do: acts((*Replayer).tell)},
 		{name: "a spent letter", cut: []string{answers, "fetch.review.", "fetch.put.", letters, "fetch.event.", ack}, edit: spends, do: acts((*Replayer).exhaust)},
-		{name: "a spent letter that is answered", cut: []string{answers, items, deletes, ack}, edit: spends, before: func(r *Replayer, l Letter) {
-			stands(r, l)
-			if _, err := r.log.Put(context.Background(), l.ReviewSlot(), l.ReviewItem()); err != nil {
+		{name: "a spent letter that is answered", cut: []string{answers, items, deletes, ack}, edit: spends, before: func(ctx context.Context, r *Replayer, l Letter) {
+			stands(ctx, r, l)
+			if _, err := r.log.Put(ctx, l.ReviewSlot(), l.ReviewItem()); err != nil {
 				panic(err)
 			}
 		}, do: acts((*Replayer).exhaust)},
@@ -145,7 +145,7 @@ func TestAStepThatNobodyHearsIsAnError(t *testing.T) {
 					c.edit(&l)
 				}
 				if c.before != nil {
-					c.before(whole, l)
+					c.before(ctx, whole, l)
 				}
 				_, err = b.JS.PublishMsg(ctx, l.DeadLetter())
 				ordered(err)
@@ -161,7 +161,7 @@ func TestAStepThatNobodyHearsIsAnError(t *testing.T) {
 				left := func() int {
 					info, err := b.JS.Stream(ctx, wire.StreamDLQ)
 					ordered(err)
-					return int(info.CachedInfo().State.Msgs) //nolint:gosec // a count
+					return int(info.CachedInfo().State.Msgs)
 				}
 				h := take()
 				// A replayer that knows nothing yet, each time.
