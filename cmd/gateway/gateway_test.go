@@ -158,7 +158,7 @@ func TestATokenGoesToThePersonAndItsLineToTheFile(t *testing.T) {
 }
 
 func TestMistakes(t *testing.T) {
-	for _, args := range [][]string{{"nothing"}, {"token"}, {"token", "Al Ice"}, {"token", "a", "b"}, {"--colour"}, {"health", "x"}} {
+	for _, args := range [][]string{{"nothing"}, {"token"}, {"token", "Al Ice"}, {"token", "a", "b"}, {"--colour"}, {"health", "x"}, {"help", "nothing"}, {"help", "token", "nothing"}} {
 		if err := run(t.Context(), args, func(string) string { return "" }, io.Discard, io.Discard); !errors.Is(err, errUsage) {
 			t.Errorf("%v: %v", args, err)
 		}

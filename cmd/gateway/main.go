@@ -103,6 +103,7 @@ SHA-256, to standard output. A running gateway takes it in by itself.`,
 			}),
 		},
 	)
+	terminal.StrictHelp(root)
 	return root
 }
 

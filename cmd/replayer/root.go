@@ -74,6 +74,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 nothing matched.`,
 	f.BoolVar(&c.noColor, "no-color", false, "no colours on a terminal (or set NO_COLOR)")
 	root.AddCommand(c.cmdRun(), c.cmdStatus(), c.cmdList(), c.cmdShow(), c.cmdReplay(), c.cmdCancel(),
 		c.cmdPause(), c.cmdResume(), c.cmdLimit(), c.cmdRetire(), c.cmdReview(), c.cmdAudit(), c.cmdUsage(), c.cmdDoctor(), c.cmdEvents(), c.cmdPage(), c.cmdMan(), c.cmdVersion())
+	terminal.StrictHelp(root)
 	root.PersistentPreRunE = c.form
 	completeWords(root, "output", []string{outTable, outNDJSON, outJSON})
 	c.completions(root)
@@ -133,7 +134,7 @@ func (c *cli) connect(ctx context.Context) (context.Context, *link, func(), erro
 }
 
 func connectError(a broker.Address, err error) error {
-	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, broker.ErrServerTooOld) {
+	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, broker.ErrServerTooOld) || errors.Is(err, broker.ErrAddress) {
 		return err
 	}
 	return fmt.Errorf("%w to %s: %w", errConnect, a, err)

@@ -56,6 +56,7 @@ Exit codes: 0 done, 1 failed, 2 usage.`,
 	root.SetVersionTemplate("{{.Version}}\n")
 	c.serves(root)
 	root.AddCommand(c.cmdServe(), c.cmdDemo(), c.cmdApply(), c.cmdHealth(), c.cmdCheck(), c.cmdRecord(), c.cmdMove(), c.cmdAgent(), c.cmdVersion())
+	terminal.StrictHelp(root)
 	return root
 }
 

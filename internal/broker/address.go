@@ -1,6 +1,15 @@
 package broker
 
-import "strings"
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/synadia-io/orbit.go/natscontext"
+)
 
 // Address says which server to join, as natscli says it.
 type Address struct {
@@ -20,6 +29,65 @@ func (a Address) String() string {
 		return "the context " + a.Context
 	}
 	return a.Redacted()
+}
+
+// dial connects once.
+func (a Address) dial(options []nats.Option) (*nats.Conn, error) {
+	if a.URL == "" {
+		nc, _, err := natscontext.Connect(a.Context, options...)
+		return nc, err
+	}
+	return nats.Connect(a.URL, options...)
+}
+
+// ErrAddress says that there can be no server where one was named, whatever is
+// waited for: a mistake of the configuration.
+var ErrAddress = errors.New("no address of a server")
+
+var errRead = errors.New("read")
+
+// check refuses what can be no server's address, before anything is dialled: the
+// options end what would connect as soon as they have seen the servers.
+func (a Address) check(options []nats.Option) error {
+	var servers []string
+	var unread error // credentials, which are read at each connect
+	_, err := a.dial(append(slices.Clip(options), func(o *nats.Options) error {
+		if servers = append(o.Servers, o.Url); o.UserJWT != nil {
+			_, unread = o.UserJWT()
+		}
+		return errRead
+	}))
+	if !errors.Is(err, errRead) { // a context that there is not, or that names files that there are not
+		return fmt.Errorf("%w: %s: %w", ErrAddress, a, err)
+	}
+	if unread != nil {
+		return fmt.Errorf("%w: the credentials for %s: %w", ErrAddress, a, unread)
+	}
+	var web, all int
+	for _, server := range servers {
+		if server == "" {
+			continue
+		}
+		all++
+		if !strings.Contains(server, "://") {
+			server = "nats://" + server
+		}
+		u, err := url.Parse(server)
+		if err != nil {
+			return fmt.Errorf("%w: the address %s cannot be read", ErrAddress, a) // the error itself holds the password
+		}
+		switch u.Scheme {
+		case "nats", "tls":
+		case "ws", "wss":
+			web++
+		default:
+			return fmt.Errorf("%w: the address %s: nats://, tls://, ws:// or wss:// is expected", ErrAddress, a)
+		}
+	}
+	if web > 0 && web < all {
+		return fmt.Errorf("%w: the address %s: ws:// or wss:// is for all of them or none", ErrAddress, a)
+	}
+	return nil
 }
 
 const hidden = "xxxxx"

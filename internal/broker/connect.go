@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/natscontext"
 	"go.uber.org/zap"
 )
 
@@ -44,27 +42,20 @@ func Connect(ctx context.Context, a Address, log *zap.Logger, onError func(error
 		options = append(options, nats.UserCredentials(a.Creds))
 	}
 	options = append(options, gathering)
-	dial := func() (*nats.Conn, error) {
-		if a.URL == "" {
-			nc, _, err := natscontext.Connect(a.Context, options...)
-			return nc, err
-		}
-		return nats.Connect(a.URL, options...)
+	if err := a.check(options); err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var said time.Time
 	for {
-		nc, err := dial()
+		nc, err := a.dial(options)
 		if err == nil {
 			if err := Check(nc, a); err != nil {
 				nc.Close()
 				return nil, err
 			}
 			return nc, nil
-		}
-		if unreadable := new(url.Error); errors.As(err, &unreadable) {
-			return nil, fmt.Errorf("connect to NATS: the address %s cannot be read", a) // the error itself holds the password
 		}
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) {
 			return nil, fmt.Errorf("connect to NATS at %s: %w", a, err)

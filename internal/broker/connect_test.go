@@ -1,7 +1,10 @@
 package broker_test
 
 import (
+	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -43,4 +46,62 @@ func TestAStartThatFindsNobodySaysWhere(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What can never be a server's address is told at once, whatever a start waits for
+// otherwise, and without what may be a password.
+func TestAnAddressThatIsNoneIsToldAtOnce(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", home)
+	contexts := filepath.Join(home, "nats", "context")
+	if err := os.MkdirAll(contexts, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"broken": `{"url":`, "scheme": `{"url":"foo://worker:s3cret@127.0.0.1:1"}`, "ca": `{"url":"tls://127.0.0.1:1","ca":"/nowhere/ca.pem"}`,
+		"nkey": `{"url":"nats://127.0.0.1:1","nkey":"/nowhere/seed"}`, "creds": `{"url":"nats://127.0.0.1:1","creds":"~/nowhere.creds"}`, "good": `{"url":"nats://worker:s3cret@127.0.0.1:1"}`,
+	} {
+		if err := os.WriteFile(filepath.Join(contexts, name+".json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		a    broker.Address
+		says string // "": it is waited for
+	}{
+		"a scheme that is none":     {broker.Address{URL: "foo://x"}, "foo://x"},
+		"the web's":                 {broker.Address{URL: "https://worker:s3cret@nats.example.com"}, "nats.example.com"},
+		"one of two":                {broker.Address{URL: "nats://127.0.0.1:1, http://127.0.0.1:2"}, "http://127.0.0.1:2"},
+		"of both kinds":             {broker.Address{URL: "nats://127.0.0.1:1,ws://127.0.0.1:2"}, "all of them"},
+		"a port that is none":       {broker.Address{URL: "nats://worker:s3cret@127.0.0.1:port"}, "cannot be read"},
+		"a password with a percent": {broker.Address{URL: "nats://worker:s3cret%@127.0.0.1:1"}, "cannot be read"},
+		"a context that is none":    {broker.Address{Context: "nope"}, `unknown context "nope"`},
+		"no name of a context":      {broker.Address{Context: "../good"}, "invalid context name"},
+		"a broken context":          {broker.Address{Context: "broken"}, "the context broken"},
+		"a context's scheme":        {broker.Address{Context: "scheme"}, "the context scheme"},
+		"a context's certificates":  {broker.Address{Context: "ca"}, "/nowhere/ca.pem"},
+		"a context's key":           {broker.Address{Context: "nkey"}, "/nowhere/seed"},
+		"credentials that are none": {broker.Address{URL: "nats://127.0.0.1:1", Creds: "/nowhere/worker.creds"}, "/nowhere/worker.creds"},
+		"a context's credentials":   {broker.Address{Context: "creds"}, "nowhere.creds"},
+
+		"an address":         {broker.Address{URL: "nats://worker:s3cret@127.0.0.1:1"}, ""},
+		"without a scheme":   {broker.Address{URL: "127.0.0.1:1"}, ""},
+		"encrypted":          {broker.Address{URL: "tls://127.0.0.1:1"}, ""},
+		"in capitals":        {broker.Address{URL: "NATS://127.0.0.1:1"}, ""},
+		"over the web's":     {broker.Address{URL: "ws://127.0.0.1:1,wss://127.0.0.1:2"}, ""},
+		"a list with spaces": {broker.Address{URL: " nats://127.0.0.1:1 ,, 127.0.0.1:2, "}, ""},
+		"a context":          {broker.Address{Context: "good"}, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			core, logs := observer.New(zap.InfoLevel)
+			begun := time.Now()
+			_, err := broker.Connect(t.Context(), c.a, zap.New(core), nil)
+			if took := time.Since(begun); err == nil || errors.Is(err, broker.ErrAddress) != (c.says != "") || (took == 0) != (c.says != "") || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "s3cret") {
+				t.Errorf("%s: after %v: %v", name, took, err)
+			}
+			if waited := logs.Len() > 0; waited != (c.says == "") {
+				t.Errorf("%s: %d lines in the log", name, logs.Len())
+			}
+		})
+	}
 }

@@ -120,6 +120,7 @@ func TestBadRequestsAreRefusedAndLoseNothing(t *testing.T) {
 		{"inbox reply", `{"id":"u4","params":{"symbol":"AAPL"},"reply_to":"_INBOX.x"}`, "u4", false},
 		{"twice the same field", `{"id":"u5","id":"u5"}`, "u5", false},
 		{"no symbol", `{"id":"u6"}`, "u6", false},
+		{"twice the same parameter", `{"id":"u7","params":{"symbol":"AAPL","symbol":"MSFT"}}`, "u7", false},
 	}
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.well()

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -134,6 +135,54 @@ func TestWhatANextAddressSays(t *testing.T) {
 		next, _ := p.Next(planned, nil, fmt.Appendf(nil, `{"next":%q}`, address))
 		if string(next) != want {
 			t.Errorf("%.60s: %s, want %s", address, next, want)
+		}
+	}
+}
+
+// A parameter that is given twice is refused whatever its values are: which of
+// them is meant nobody can tell, and readers of JSON differ in which they take.
+func TestAParameterIsGivenOnce(t *testing.T) {
+	p, err := New(sheet.Spec{
+		Name: "x", BaseURL: "https://x.test/v1", EnvPrefix: "X", Timeout: time.Second, Auth: []sheet.Auth{{Kind: sheet.AuthBearer}},
+		Operations: map[string]*sheet.Operation{"y": {Name: "y", Path: "/y", Params: []sheet.Param{{Name: "symbol", Type: sheet.TypeString}, {Name: "limit", Type: sheet.TypeString}}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for params, twice := range map[string]string{
+		`{"symbol":"A","symbol":"B"}`:                       "symbol",
+		`{"symbol":"A","symbol":"A"}`:                       "symbol",
+		`{"symbol":"A","limit":"1","symbol":"A"}`:           "symbol",
+		`{"symbol":"A","limit":"1","limit":"2"}`:            "limit",
+		`{"symbol":"A","limit":"1","limit":"2","symbol":7}`: "limit",
+		`{"symbol":"A","symbol":null}`:                      "symbol",
+		`{"symbol":null,"symbol":"A"}`:                      "symbol",
+		`{"symbol":"A","s\u0079mbol":"B"}`:                  "symbol",
+		` { "symbol" : "A" , "symbol" : "B" } `:             "symbol",
+		`{"nothing":1,"nothing":2}`:                         "nothing",
+		`{"":1,"":2}`:                                       "",
+		`{"symbol":"A","limit":"1"}`:                        "-",
+		`{"symbol":"A","limit":null}`:                       "-",
+		`{"symbol":"A","Symbol":null}`:                      "-",
+		`{"symbol":"{\"symbol\":1}"}`:                       "-",
+	} {
+		_, err := p.Plan("y", []byte(params))
+		var wrong *sheet.ParamError
+		if twice == "-" {
+			if err != nil {
+				t.Errorf("%s: %v", params, err)
+			}
+		} else if !errors.As(err, &wrong) || wrong.Param != twice || !strings.Contains(err.Error(), "given more than once") {
+			t.Errorf("%s: %v", params, err)
+		}
+	}
+	for params, twice := range map[string]string{
+		`{"path":"/a","path":"/b"}`: "path", `{"path":"/a","query":{},"query":{}}`: "query", `{"path":"/a","query":{"b":1,"b":2}}`: "query.b", `{"path":"/a","query":{"b":[1,2],"c":1}}`: "-",
+	} {
+		_, err := p.Plan(sheet.Get, []byte(params))
+		var wrong *sheet.ParamError
+		if errors.As(err, &wrong) != (twice != "-") || wrong != nil && wrong.Param != twice || wrong == nil && err != nil {
+			t.Errorf("%s: %v", params, err)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package plan
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/url"
 	"regexp"
@@ -98,6 +99,11 @@ func (p *API) getQuery(raw json.RawMessage) (url.Values, error) {
 	dec.UseNumber()
 	if err := dec.Decode(&values); err != nil {
 		return nil, &sheet.ParamError{Param: "query", Expected: "a JSON object of texts, numbers and booleans", Got: string(raw)}
+	}
+	var twice *sheet.ParamError
+	if _, err := members(raw); errors.As(err, &twice) {
+		twice.Param = "query." + twice.Param
+		return nil, twice
 	}
 	for name, value := range values {
 		if value == nil {

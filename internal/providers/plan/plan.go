@@ -109,7 +109,16 @@ func members(params json.RawMessage) (map[string]json.RawMessage, error) {
 	if params[0] != '{' || !scan.Valid(params) {
 		return nil, &sheet.ParamError{Expected: "a JSON object", Got: string(params)}
 	}
-	scan.Members(params, func(name string, value []byte) { given[name] = value })
+	var twice error
+	scan.Members(params, func(name string, value []byte) {
+		if _, again := given[name]; again && twice == nil { // which of them is meant nobody can tell
+			twice = &sheet.ParamError{Param: redact.Shorten(name, 40), Expected: "one value, and it is given more than once"}
+		}
+		given[name] = value
+	})
+	if twice != nil {
+		return nil, twice
+	}
 	return given, nil
 }
 
