@@ -13,7 +13,6 @@ import (
 	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/record"
-	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -213,7 +212,7 @@ func (d *Desk) mark(ctx context.Context, provider, agent string, o Order, before
 		return fmt.Errorf("mark: %w", err)
 	}
 	defer func() { _ = seen.Unsubscribe() }()
-	revision, err := store(ctx, d.view.js, d.view.kv, provider, agent, o, before, d.maxLife, tell)
+	revision, err := store(ctx, d.view.js, provider, agent, o, before, d.maxLife, tell)
 	if err != nil {
 		return err
 	}
@@ -226,9 +225,9 @@ func (d *Desk) mark(ctx context.Context, provider, agent string, o Order, before
 }
 
 // store replaces an agent's mark by compare-and-set.
-func store(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, provider, agent string, o Order, before time.Time, maxLife time.Duration, tell string) (uint64, error) {
+func store(ctx context.Context, js jetstream.JetStream, provider, agent string, o Order, before time.Time, maxLife time.Duration, tell string) (uint64, error) {
 	for {
-		m, last, err := read(ctx, kv, provider, agent)
+		m, last, err := read(ctx, js, provider, agent)
 		if err != nil {
 			return 0, fmt.Errorf("mark: %w", err)
 		}
@@ -236,7 +235,7 @@ func store(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, p
 			return 0, err
 		}
 		m.Tell = tell
-		msg := nats.NewMsg("$KV." + wire.BucketProviders + "." + markKey(provider, agent))
+		msg := nats.NewMsg(markSubject(provider, agent))
 		msg.Data = m.encode()
 		ack, err := js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last), jetstream.WithMsgTTL((maxLife + time.Hour).Truncate(time.Second)))
 		var api *jetstream.APIError
@@ -257,8 +256,8 @@ const longestLife = 30 * 24 * time.Hour
 // Note has every worker look for the answer of an agent's requests that were
 // stored before a moment. It is for an operator, who cancels by storing the
 // answers first and tells nobody that no call begins from now on.
-func Note(ctx context.Context, js jetstream.JetStream, kv jetstream.KeyValue, provider, agent string, before time.Time) error {
-	_, err := store(ctx, js, kv, provider, agent, Order{}, before, longestLife, "")
+func Note(ctx context.Context, js jetstream.JetStream, provider, agent string, before time.Time) error {
+	_, err := store(ctx, js, provider, agent, Order{}, before, longestLife, "")
 	return err
 }
 

@@ -13,7 +13,9 @@ import (
 	"fetchworker/internal/answer"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/record"
-	"fetchworker/internal/wire"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"go.uber.org/zap"
 )
@@ -164,13 +166,13 @@ func TestOrdersAtOnce(t *testing.T) {
 	for i := range 8 {
 		all.Go(func() {
 			order := Order{All: true, Operation: fmt.Sprint("o", i)}
-			if _, err := store(t.Context(), b.JS, b.KV, "fmp", "alice", order, now, time.Hour, ""); err != nil {
+			if _, err := store(t.Context(), b.JS, "fmp", "alice", order, now, time.Hour, ""); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	all.Wait()
-	if m, _, err := read(t.Context(), b.KV, "fmp", "alice"); err != nil || len(m.All) != 8 {
+	if m, _, err := read(t.Context(), b.JS, "fmp", "alice"); err != nil || len(m.All) != 8 {
 		t.Errorf("%d of 8 orders are in the mark, %v", len(m.All), err)
 	}
 }
@@ -185,27 +187,23 @@ func TestAnOrderOverAnother(t *testing.T) {
 		var cable brokertest.Wire
 		js, end := b.Through(t, &cable)
 		defer end()
-		kv, err := js.KeyValue(t.Context(), wire.BucketProviders)
-		if err != nil {
-			t.Fatal(err)
-		}
 		now := time.Now()
 		cable.Break(markPrefix+"fmp.alice", brokertest.ReplyLate, 1, time.Second)
 		var slow sync.WaitGroup
 		slow.Go(func() {
-			if _, err := store(t.Context(), js, kv, "fmp", "alice", Order{All: true, Operation: "slow"}, now, time.Hour, ""); err != nil {
+			if _, err := store(t.Context(), js, "fmp", "alice", Order{All: true, Operation: "slow"}, now, time.Hour, ""); err != nil {
 				t.Error(err)
 			}
 		})
 		time.Sleep(500 * time.Millisecond)
-		if _, err := store(t.Context(), b.JS, b.KV, "fmp", "alice", Order{All: true, Operation: "quick"}, now, time.Hour, ""); err != nil {
+		if _, err := store(t.Context(), b.JS, "fmp", "alice", Order{All: true, Operation: "quick"}, now, time.Hour, ""); err != nil {
 			t.Error(err)
 		}
 		slow.Wait()
 		if cable.Met() != 1 {
 			t.Error("it did not read what was there before")
 		}
-		if m, _, err := read(t.Context(), b.KV, "fmp", "alice"); err != nil || len(m.All) != 2 {
+		if m, _, err := read(t.Context(), b.JS, "fmp", "alice"); err != nil || len(m.All) != 2 {
 			t.Errorf("%d of 2 orders are in the mark, %v", len(m.All), err)
 		}
 	})
@@ -242,7 +240,7 @@ func TestWhatAnOrderByIDsDoes(t *testing.T) {
 		if *reply.Cancelled != 0 || *reply.Final != 1 {
 			t.Errorf("%d cancelled, %d final", *reply.Cancelled, *reply.Final)
 		}
-		if m, revision, err := read(t.Context(), o.b.KV, "fmp", "alice"); err != nil || revision != 0 {
+		if m, revision, err := read(t.Context(), o.b.JS, "fmp", "alice"); err != nil || revision != 0 {
 			t.Errorf("a mark for nothing: %+v, %v", m, err)
 		}
 		reply, _ = o.order(`{"operation":"quote","ids":["again","done"]}`)
@@ -285,4 +283,38 @@ func TestAMarkIsBounded(t *testing.T) {
 	if m, err := m.with(Order{All: true, Operation: "one-more"}, now.Add(time.Hour), time.Hour); err != nil || len(m.All) != 1 {
 		t.Errorf("when no request can be so old any more: %d, %v", len(m.All), err)
 	}
+}
+
+// A mark that has run out, or that was taken away, leaves word of that in its
+// place for some minutes: the next order is carried out all the same, and at once.
+func TestAnOrderAfterAMarkIsGone(t *testing.T) {
+	inOffice(t, func(t *testing.T, o *office) {
+		for name, gone := range map[string]func() error{
+			"it has run out": func() error {
+				m := nats.NewMsg(markSubject("fmp", "alice"))
+				m.Data = Mark{Named: time.Now()}.encode()
+				_, err := o.b.JS.PublishMsg(t.Context(), m, jetstream.WithMsgTTL(time.Second))
+				time.Sleep(3 * time.Second)
+				return err
+			},
+			"it was deleted": func() error { return o.b.KV.Delete(t.Context(), markKey("fmp", "alice")) },
+			"it was purged":  func() error { return o.b.KV.Purge(t.Context(), markKey("fmp", "alice")) },
+		} {
+			o.order(`{"all":true}`)
+			if err := gone(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := o.b.KV.Get(t.Context(), markKey("fmp", "alice")); !errors.Is(err, jetstream.ErrKeyNotFound) {
+				t.Fatalf("%s: a mark stands: %v", name, err)
+			}
+			if m, last, err := read(t.Context(), o.b.JS, "fmp", "alice"); err != nil || last == 0 || len(m.All) > 0 || !m.Named.IsZero() {
+				t.Fatalf("%s: %+v of %d, %v", name, m, last, err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), orderLasts)
+			if _, err := o.desk.Take(ctx, "fetch.cancel.fmp.alice", []byte(`{"all":true}`)); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			cancel()
+		}
+	})
 }

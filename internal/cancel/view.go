@@ -3,7 +3,7 @@ package cancel
 import (
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/record"
 	"fetchworker/internal/wait"
+	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -23,6 +25,10 @@ const (
 )
 
 func markKey(provider, agent string) string { return markPrefix + provider + "." + agent }
+
+func markSubject(provider, agent string) string {
+	return "$KV." + wire.BucketProviders + "." + markKey(provider, agent)
+}
 
 // View is what this process sees of the marks. It watches until Close.
 type View struct {
@@ -236,18 +242,26 @@ func (v *View) until(ctx context.Context, revision uint64) error {
 	}
 }
 
-// read reads an agent's mark with its revision; 0: there is none.
-func read(ctx context.Context, kv jetstream.KeyValue, provider, agent string) (Mark, uint64, error) {
-	e, err := kv.Get(ctx, markKey(provider, agent))
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
+// read reads an agent's mark with its revision, which is also that of a mark
+// that is gone and has left word of that; 0: there was none for long.
+func read(ctx context.Context, js jetstream.JetStream, provider, agent string) (Mark, uint64, error) {
+	msg, err := js.Conn().RequestWithContext(ctx, "$JS.API.DIRECT.GET.KV_"+wire.BucketProviders+"."+markSubject(provider, agent), nil)
+	if err != nil {
+		return Mark{}, 0, err
+	}
+	if !record.IsStored(msg.Header) {
+		if status := msg.Header.Get("Status"); status != "404" {
+			return Mark{}, 0, fmt.Errorf("the server says %s %s", status, msg.Header.Get("Description"))
+		}
 		return Mark{}, 0, nil
 	}
+	stands, err := record.Direct(msg)
 	if err != nil {
 		return Mark{}, 0, err
 	}
 	var m Mark
-	_ = json.Unmarshal(e.Value(), &m) // what cannot be read is replaced
-	return m, e.Revision(), nil
+	_ = json.Unmarshal(stands.Data, &m) // what cannot be read is replaced, and so is what is gone: it has no text
+	return m, stands.Sequence, nil
 }
 
 // callers are the workers that may begin a call by what they knew before a

@@ -90,9 +90,10 @@ type noted struct {
 }
 
 func (o *Operator) writeNote(ctx context.Context, provider, agent string, now time.Time) error {
-	kv, err := o.js.KeyValue(ctx, wire.BucketProviders)
-	if err != nil {
+	// That it is missing is for good; to the read of a note nobody would answer,
+	// as while a leader is chosen.
+	if _, err := o.js.KeyValue(ctx, wire.BucketProviders); err != nil {
 		return err
 	}
-	return cancel.Note(ctx, o.js, kv, provider, agent, now)
+	return cancel.Note(ctx, o.js, provider, agent, now)
 }
