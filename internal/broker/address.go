@@ -50,18 +50,12 @@ var errRead = errors.New("read")
 // options end what would connect as soon as they have seen the servers.
 func (a Address) check(options []nats.Option) error {
 	var servers []string
-	var unread error // credentials, which are read at each connect
 	_, err := a.dial(append(slices.Clip(options), func(o *nats.Options) error {
-		if servers = append(o.Servers, o.Url); o.UserJWT != nil {
-			_, unread = o.UserJWT()
-		}
+		servers = append(o.Servers, o.Url)
 		return errRead
 	}))
-	if !errors.Is(err, errRead) { // a context that there is not, or that names files that there are not
+	if !errors.Is(err, errRead) { // a context or credentials that there are not, or files that a context names
 		return fmt.Errorf("%w: %s: %w", ErrAddress, a, err)
-	}
-	if unread != nil {
-		return fmt.Errorf("%w: the credentials for %s: %w", ErrAddress, a, unread)
 	}
 	var web, all int
 	for _, server := range servers {
