@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -408,5 +409,63 @@ func TestASpanIsInItsOrder(t *testing.T) {
 	}
 	if err != nil || !slices.Equal(got, []uint64{1, 2, 4, 5}) {
 		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// A letter that the server says nothing of is not one that is gone: the others
+// would be gone on with, and it passed over.
+func TestASpanIsWholeOrFails(t *testing.T) {
+	for silent := range 3 {
+		synctest.Test(t, func(t *testing.T) {
+			b := brokertest.Start(t)
+			defer b.Stop()
+			var asked atomic.Int32
+			sub, err := b.NC.Subscribe("$JS.API.DIRECT.GET.SAID", func(m *nats.Msg) {
+				if int(asked.Add(1)-1)%3 != silent {
+					_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"404"}}})
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = sub.Unsubscribe() }()
+			log := New(b.JS, nil)
+			began := time.Now()
+			if found, err := log.Span(t.Context(), "SAID", 1, 3); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > readLasts {
+				t.Errorf("without number %d: %v and %v after %v", silent, found, err, time.Since(began))
+			}
+			gone, cancel := context.WithCancel(t.Context())
+			cancel()
+			if found, err := log.Span(gone, "SAID", 1, 3); err == nil {
+				t.Errorf("without number %d, given up: %v", silent, found)
+			}
+			if left := len(log.reads.waiting); left != 0 {
+				t.Errorf("without number %d: %d are still waited for", silent, left)
+			}
+		})
+	}
+}
+
+// A span has no subscription of its own: the client makes room for half a million
+// messages for each, which was a tenth of what a replayer did in a drain.
+func TestSpansShareASubscription(t *testing.T) {
+	b := brokertest.Start(t)
+	log := New(b.JS, nil)
+	least := uint64(1 << 62)
+	for range 8 { // the least of several: others in this process make things, too
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := log.Span(t.Context(), "FETCH_DLQ", 1, 16); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		least = min(least, after.TotalAlloc-before.TotalAlloc)
+	}
+	if least > 256<<10 {
+		t.Errorf("a span of 16 took %d bytes at the least", least)
+	}
+	b.NC.Close()
+	if _, err := log.Span(t.Context(), "FETCH_DLQ", 1, 16); !errors.Is(err, nats.ErrConnectionClosed) {
+		t.Errorf("on a connection that is closed: %v", err)
 	}
 }

@@ -1,7 +1,6 @@
 package record
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -104,43 +103,59 @@ func (l *Log) Page(ctx context.Context, stream, filter string, sequence uint64, 
 
 // Span reads what there is of so many sequences from one on, in their order. The
 // server finds each at once, where for a page it counts first how many more
-// there are: behind a gap that is a look at every subject of the stream.
+// there are: behind a gap that is a look at every subject of the stream. All
+// spans are heard on one subscription: one of its own for sixteen letters was
+// half a megabyte of memory, and made the server forget whom it sends what.
 func (l *Log) Span(ctx context.Context, stream string, from uint64, many int) ([]Raw, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	nc := l.js.Conn()
-	inbox := nc.NewRespInbox()
-	sub, err := nc.SubscribeSync(inbox)
-	if err != nil {
-		return nil, fmt.Errorf("direct get: %w", err)
-	}
-	defer func() { _ = sub.Unsubscribe() }() // the connection is gone then
-	for i := range uint64(many) {            //nolint:gosec // a count
-		if err := nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, fmt.Appendf(nil, `{"seq":%d}`, from+i)); err != nil {
-			return nil, fmt.Errorf("direct get: %w", err)
-		}
+	ctx, enough := context.WithCancel(ctx)
+	defer enough()
+	on := make([]*sent, many)
+	for i := range on {
+		request := fmt.Appendf(nil, `{"seq":%d}`, from+uint64(i))
+		on[i] = l.reads.begun(&nats.Msg{Subject: "$JS.API.DIRECT.GET." + stream, Data: request}, readLasts)
 	}
 	found := make([]Raw, 0, many)
-	for range many {
-		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("direct get: %w", err)
-		}
-		if !IsStored(m.Header) {
-			if status := m.Header.Get("Status"); status != "404" {
-				return nil, fmt.Errorf("direct get: server says %s %s", status, m.Header.Get("Description"))
-			}
+	var failed error
+	for _, one := range on {
+		m := one.word(ctx) // of each, also after a failure: it lets go of it
+		if failed != nil {
 			continue
 		}
-		raw, err := Direct(m)
+		raw, there, err := l.told(ctx, m)
 		if err != nil {
-			return nil, err
+			failed = err
+			enough()
+		} else if there {
+			found = append(found, raw)
 		}
-		found = append(found, raw)
 	}
-	// In a cluster each is answered by whoever has it.
-	slices.SortFunc(found, func(a, b Raw) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	if failed != nil {
+		return nil, failed
+	}
 	return found, nil
+}
+
+// readLasts is how long the answer to a read of several is waited for.
+const readLasts = 10 * time.Second
+
+// told reads the answer to a direct get, nil where none came; there: a message
+// is stored.
+func (l *Log) told(ctx context.Context, m *nats.Msg) (raw Raw, there bool, err error) {
+	switch {
+	case m == nil && ctx.Err() != nil:
+		return Raw{}, false, fmt.Errorf("direct get: %w", ctx.Err())
+	case m == nil && l.js.Conn().IsClosed():
+		return Raw{}, false, fmt.Errorf("direct get: %w", nats.ErrConnectionClosed)
+	case m == nil:
+		return Raw{}, false, fmt.Errorf("direct get: the server says nothing: %w", context.DeadlineExceeded)
+	case IsStored(m.Header):
+		raw, err = Direct(m)
+		return raw, err == nil, err
+	case m.Header.Get("Status") != "404":
+		return Raw{}, false, fmt.Errorf("direct get: server says %s %s", m.Header.Get("Status"), m.Header.Get("Description"))
+	default:
+		return Raw{}, false, nil
+	}
 }
 
 func (l *Log) direct(ctx context.Context, subject string, request []byte) (Raw, error) {
@@ -150,13 +165,11 @@ func (l *Log) direct(ctx context.Context, subject string, request []byte) (Raw, 
 	if err != nil {
 		return Raw{}, fmt.Errorf("direct get: %w", err)
 	}
-	if !IsStored(m.Header) {
-		if status := m.Header.Get("Status"); status != "404" {
-			return Raw{}, fmt.Errorf("direct get: server says %s %s", status, m.Header.Get("Description"))
-		}
-		return Raw{}, jetstream.ErrMsgNotFound
+	raw, there, err := l.told(ctx, m)
+	if err == nil && !there {
+		err = jetstream.ErrMsgNotFound
 	}
-	return Direct(m)
+	return raw, err
 }
 
 // Direct reads a stored message from the reply to a direct get.

@@ -42,12 +42,13 @@ type Log struct {
 	silence  silence
 	unseen   unseen
 	acks     *acks
+	reads    *acks // of several messages at a time: what they take says nothing of a write
 	large    *acks // of large messages, on a connection of their own; nil: on the same
 }
 
 // New makes a log. The hook may be nil.
 func New(js jetstream.JetStream, hook Hook) *Log {
-	return &Log{js: js, hook: hook, patience: 20 * time.Second, acks: newAcks(js.Conn())}
+	return &Log{js: js, hook: hook, patience: 20 * time.Second, acks: newAcks(js.Conn()), reads: newAcks(js.Conn())}
 }
 
 // largeFrom is from where on a message is large, in bytes.
