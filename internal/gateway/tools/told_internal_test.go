@@ -64,8 +64,19 @@ func TestTheBestComeFirstAndTheOthersAreCounted(t *testing.T) {
 	for _, c := range []struct {
 		operations, path, limit, told int // -1: as many as have room, fewer than asked for
 	}{
-		{0, 10, 0, 1}, {9, 10, 0, 10}, {30, 10, 0, 10}, {30, 10, -3, 10}, {30, 10, 1, 1}, {30, 10, 29, 29}, {30, 10, 31, 31}, {30, 10, 50, 31},
-		{80, 10, 50, 50}, {80, 10, 51, 50}, {80, 10, 1 << 40, 50}, {80, 2000, 50, -1}, {80, 60_000, 50, -1},
+		{0, 10, 0, 1},
+		{9, 10, 0, 10},
+		{30, 10, 0, 10},
+		{30, 10, -3, 10},
+		{30, 10, 1, 1},
+		{30, 10, 29, 29},
+		{30, 10, 31, 31},
+		{30, 10, 50, 31},
+		{80, 10, 50, 50},
+		{80, 10, 51, 50},
+		{80, 10, 1 << 40, 50},
+		{80, 2000, 50, -1},
+		{80, 60_000, 50, -1},
 	} {
 		p := fetchworker.Catalogue{Provider: "fmp", Configured: true}
 		for n := range c.operations {
