@@ -3,7 +3,7 @@ package cancel
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -245,17 +245,10 @@ func (v *View) until(ctx context.Context, revision uint64) error {
 // read reads an agent's mark with its revision, which is also that of a mark
 // that is gone and has left word of that; 0: there was none for long.
 func read(ctx context.Context, js jetstream.JetStream, provider, agent string) (Mark, uint64, error) {
-	msg, err := js.Conn().RequestWithContext(ctx, "$JS.API.DIRECT.GET.KV_"+wire.BucketProviders+"."+markSubject(provider, agent), nil)
-	if err != nil {
-		return Mark{}, 0, err
-	}
-	if !record.IsStored(msg.Header) {
-		if status := msg.Header.Get("Status"); status != "404" {
-			return Mark{}, 0, fmt.Errorf("the server says %s %s", status, msg.Header.Get("Description"))
-		}
+	stands, err := record.New(js, nil).Last(ctx, "KV_"+wire.BucketProviders, markSubject(provider, agent))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return Mark{}, 0, nil
 	}
-	stands, err := record.Direct(msg)
 	if err != nil {
 		return Mark{}, 0, err
 	}
