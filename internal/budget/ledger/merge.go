@@ -41,10 +41,10 @@ func (r *Register) Merge(known *Register, now Instant) (changed bool) {
 			}
 			w.add(tick, n)
 			w.tat = max(w.tat, k.tat)
-			if k.grace > w.grace {
-				w.grace, w.graceAt = k.grace, max(w.graceAt, k.graceAt)
-			}
 			changed = true
+		}
+		if k.grace > w.grace { // also where others have claimed as many in the same ticks
+			w.grace, w.graceAt, changed = k.grace, max(w.graceAt, k.graceAt), true
 		}
 	}
 	r.sort()

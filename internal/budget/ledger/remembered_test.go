@@ -119,3 +119,22 @@ func TestWhereAProviderHasMoved(t *testing.T) {
 		}
 	}
 }
+
+// TestALongerGraceIsRememberedBesideAnothersCall: a window that is set back is as
+// long as it was also where another has claimed as many in it meanwhile.
+func TestALongerGraceIsRememberedBesideAnothersCall(t *testing.T) {
+	shapes := NewShapes(Limits{{20, time.Second}})
+	backup := New(1)
+	backup.Touch(shapes, start.Add(-10*time.Second))
+	known, _, _ := backup.Claim(shapes, start, Order{Class: Light, Want: 1, Patience: patient, Unsure: 100 * time.Millisecond})
+	back, _, _ := backup.Claim(shapes, start, Order{Class: Light, Want: 1, Patience: patient})
+	now := start.Add(10 * time.Millisecond)
+	if !back.Merge(known, now) || back.Merge(known, now) {
+		t.Error("it is remembered once")
+	}
+	for after := time.Duration(0); after < 3*time.Second; after += 10 * time.Millisecond {
+		if left, want := back.Left(shapes, now.Add(after)), known.Left(shapes, now.Add(after)); left > want {
+			t.Fatalf("after %v: %d left, and %d were", after, left, want)
+		}
+	}
+}
