@@ -15,6 +15,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/dial"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -120,7 +121,7 @@ func TestWhatIsDeletedIsNamedAndHealed(t *testing.T) {
 	a := alone(t)
 	a.start()
 	addr := strings.TrimPrefix(a.http, "http://")
-	admin, err := broker.Connect(t.Context(), broker.Address{URL: a.nc.ConnectedUrl()}, zap.NewNop(), nil)
+	admin, err := broker.Connect(t.Context(), dial.Address{URL: a.nc.ConnectedUrl()}, zap.NewNop(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

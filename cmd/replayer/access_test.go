@@ -13,6 +13,7 @@ import (
 
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget"
+	"fetchworker/internal/dial"
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wire"
@@ -67,7 +68,7 @@ func (g *guarded) url(user string) string {
 
 func (g *guarded) as(user string) jetstream.JetStream {
 	g.t.Helper()
-	nc, err := broker.Connect(g.t.Context(), broker.Address{URL: g.url(user), Inbox: "_INBOX_" + user}, zap.NewNop(), func(err error) { g.t.Errorf("%s: %v", user, err) })
+	nc, err := broker.Connect(g.t.Context(), dial.Address{URL: g.url(user), Inbox: "_INBOX_" + user}, zap.NewNop(), func(err error) { g.t.Errorf("%s: %v", user, err) })
 	if err != nil {
 		g.t.Fatal(err)
 	}

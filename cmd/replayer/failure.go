@@ -8,6 +8,7 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget/store"
+	"fetchworker/internal/dial"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -75,7 +76,7 @@ func (c *cli) judge(ctx context.Context, err error) *failure {
 		f.next = "interrupted; run the same command again to go on, nothing is done twice"
 	case errors.Is(err, app.ErrConfig):
 		f.code, f.next = exitUsage, "correct or unset the variable"
-	case errors.Is(err, broker.ErrAddress):
+	case errors.Is(err, dial.ErrAddress):
 		f.code, f.next = exitUsage, "say where the server is with --server, --context or NATS_URL, such as nats://user:password@host:4222"
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
 		f.next = "give an operator's credentials, with --creds, --context or NATS_URL=nats://user:password@host:4222"

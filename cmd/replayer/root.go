@@ -16,6 +16,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
+	"fetchworker/internal/dial"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/terminal"
 
@@ -133,8 +134,8 @@ func (c *cli) connect(ctx context.Context) (context.Context, *link, func(), erro
 	return ctx, &link{desk, userOf(nc)}, closeAll, nil
 }
 
-func connectError(a broker.Address, err error) error {
-	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, broker.ErrServerTooOld) || errors.Is(err, broker.ErrAddress) {
+func connectError(a dial.Address, err error) error {
+	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, broker.ErrServerTooOld) || errors.Is(err, dial.ErrAddress) {
 		return err
 	}
 	return fmt.Errorf("%w to %s: %w", errConnect, a, err)
@@ -163,10 +164,10 @@ func parseServers(list string) ([]*url.URL, error) {
 
 // address is the server that flags, environment or default name. A user whose
 // permissions are limited may only have replies under its own prefix.
-func (c *cli) address(role string) (broker.Address, error) {
+func (c *cli) address(role string) (dial.Address, error) {
 	config, err := app.Load(c.getenv)
 	if err != nil {
-		return broker.Address{}, err
+		return dial.Address{}, err
 	}
 	a := config.NATS
 	if c.server != "" || c.context != "" {
@@ -181,7 +182,7 @@ func (c *cli) address(role string) (broker.Address, error) {
 	a.Name, a.Inbox = "fetchworker "+role, c.inbox
 	servers, err := parseServers(a.URL)
 	if err != nil {
-		return broker.Address{}, err
+		return dial.Address{}, err
 	}
 	if a.Inbox == "" && len(servers) > 0 { // a context has a prefix of its own
 		a.Inbox = "_INBOX_" + role

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"fetchworker/internal/broker"
+	"fetchworker/internal/dial"
 )
 
 func TestCheckNamesAMistypedVariable(t *testing.T) {
@@ -27,7 +27,7 @@ func TestAServerThatCanBeNoneIsToldAtOnce(t *testing.T) {
 	for variable, value := range map[string]string{"NATS_URL": "foo://127.0.0.1:1", "NATS_CONTEXT": "nope"} {
 		var log bytes.Buffer
 		err := run(t.Context(), nil, env("FETCH_HTTP_ADDR", "off", "FETCH_GATEWAY", "off", variable, value), io.Discard, &log)
-		if !errors.Is(err, broker.ErrAddress) || strings.Contains(log.String(), "waiting for NATS") {
+		if !errors.Is(err, dial.ErrAddress) || strings.Contains(log.String(), "waiting for NATS") {
 			t.Errorf("%s=%s: %v: %s", variable, value, err, log.String())
 		}
 	}

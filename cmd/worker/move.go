@@ -10,6 +10,7 @@ import (
 	"fetchworker/internal/app"
 	"fetchworker/internal/broker"
 	"fetchworker/internal/budget/fleet"
+	"fetchworker/internal/dial"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -36,7 +37,7 @@ func move(ctx context.Context, where moveTo, getenv func(string) string, stdout 
 	if err != nil {
 		return err
 	}
-	to := broker.Address{URL: where.url, Creds: where.creds, Inbox: where.inbox, Name: "fetchworker move"}
+	to := dial.Address{URL: where.url, Creds: where.creds, Inbox: where.inbox, Name: "fetchworker move"}
 	nc, err := broker.Connect(ctx, to, zap.NewNop(), func(error) {}) // what is refused comes back as an error too
 	if err != nil {
 		return fmt.Errorf("%s: %w", to, err)

@@ -16,16 +16,17 @@ import (
 	"time"
 
 	"fetchworker/internal/broker"
+	"fetchworker/internal/dial"
 	"fetchworker/internal/memory"
 )
 
 // Config is everything that the environment decides about a daemon, but for
 // the providers' own variables.
 type Config struct {
-	NATS     broker.Address // NATS_URL, NATS_CREDS, NATS_CONTEXT, NATS_INBOX_PREFIX; no URL or context: embed a server
-	NATSAddr string         // FETCH_NATS_ADDR: where an embedded server listens, loopback only
-	DataDir  string         // FETCH_DATA_DIR: where an embedded server keeps its files
-	Sync     time.Duration  // FETCH_SYNC: 0 is always, else the server's lazy interval
+	NATS     dial.Address  // NATS_URL, NATS_CREDS, NATS_CONTEXT, NATS_INBOX_PREFIX; no URL or context: embed a server
+	NATSAddr string        // FETCH_NATS_ADDR: where an embedded server listens, loopback only
+	DataDir  string        // FETCH_DATA_DIR: where an embedded server keeps its files
+	Sync     time.Duration // FETCH_SYNC: 0 is always, else the server's lazy interval
 
 	Replay string // FETCH_REPLAY: auto (with an embedded server), on, off
 
@@ -63,7 +64,7 @@ var ErrConfig = errors.New("configuration")
 func Load(getenv func(string) string) (Config, error) {
 	r := reader{getenv: getenv}
 	c := Config{
-		NATS:            broker.Address{URL: getenv("NATS_URL"), Creds: getenv("NATS_CREDS"), Context: getenv("NATS_CONTEXT"), Inbox: getenv("NATS_INBOX_PREFIX")},
+		NATS:            dial.Address{URL: getenv("NATS_URL"), Creds: getenv("NATS_CREDS"), Context: getenv("NATS_CONTEXT"), Inbox: getenv("NATS_INBOX_PREFIX")},
 		NATSAddr:        r.text("FETCH_NATS_ADDR", "127.0.0.1:4222"),
 		DataDir:         r.text("FETCH_DATA_DIR", "./data"),
 		Replay:          r.oneOf("FETCH_REPLAY", "auto", "on", "off"),

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/dial"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -26,7 +27,7 @@ const (
 // half a minute: at a start of everything together the server may come last.
 // The log hears what the connection waits for, and that it was lost and
 // regained; onError hears what the server refuses, nil logs that too.
-func Connect(ctx context.Context, a Address, log *zap.Logger, onError func(error)) (*nats.Conn, error) {
+func Connect(ctx context.Context, a dial.Address, log *zap.Logger, onError func(error)) (*nats.Conn, error) {
 	options := append(Watched(log, onError),
 		nats.Name(a.Name),
 		nats.MaxReconnects(-1),
@@ -42,14 +43,14 @@ func Connect(ctx context.Context, a Address, log *zap.Logger, onError func(error
 		options = append(options, nats.UserCredentials(a.Creds))
 	}
 	options = append(options, gathering)
-	if err := a.check(options); err != nil {
+	if err := a.Check(options); err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var said time.Time
 	for {
-		nc, err := a.dial(options)
+		nc, err := a.Dial(options)
 		if err == nil {
 			if err := Check(nc, a); err != nil {
 				nc.Close()
@@ -105,7 +106,7 @@ var ErrServerTooOld = errors.New("the NATS server is too old")
 // Check refuses a server that cannot carry the service: older than 2.12 (no
 // counters), with a payload limit below an answer's size, or where the user
 // cannot hear a reply, so that every request would only time out.
-func Check(nc *nats.Conn, a Address) error {
+func Check(nc *nats.Conn, a dial.Address) error {
 	version := nc.ConnectedServerVersion()
 	if !atLeast(version, oldestMajor, oldestMinor) {
 		return fmt.Errorf("%w: it is %s, and fetchworker needs %d.%d or newer (counter streams)", ErrServerTooOld, version, oldestMajor, oldestMinor)

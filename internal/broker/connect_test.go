@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fetchworker/internal/broker"
+	"fetchworker/internal/dial"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -30,7 +31,7 @@ func TestAStartThatFindsNobodySaysWhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.InfoLevel)
 		begun := time.Now()
-		_, err := broker.Connect(t.Context(), broker.Address{URL: "nats://worker:s3cret@" + addr}, zap.New(core), nil)
+		_, err := broker.Connect(t.Context(), dial.Address{URL: "nats://worker:s3cret@" + addr}, zap.New(core), nil)
 		took := time.Since(begun)
 		if err == nil || !strings.Contains(err.Error(), addr) || strings.Contains(err.Error(), "s3cret") || took < 29*time.Second || took > 31*time.Second {
 			t.Errorf("after %v: %v", took, err)
@@ -66,37 +67,37 @@ func TestAnAddressThatIsNoneIsToldAtOnce(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		a    broker.Address
+		a    dial.Address
 		says string // "": it is waited for
 	}{
-		"a scheme that is none":     {broker.Address{URL: "foo://x"}, "foo://x"},
-		"the web's":                 {broker.Address{URL: "https://worker:s3cret@nats.example.com"}, "nats.example.com"},
-		"one of two":                {broker.Address{URL: "nats://127.0.0.1:1, http://127.0.0.1:2"}, "http://127.0.0.1:2"},
-		"of both kinds":             {broker.Address{URL: "nats://127.0.0.1:1,ws://127.0.0.1:2"}, "all of them"},
-		"a port that is none":       {broker.Address{URL: "nats://worker:s3cret@127.0.0.1:port"}, "cannot be read"},
-		"a password with a percent": {broker.Address{URL: "nats://worker:s3cret%@127.0.0.1:1"}, "cannot be read"},
-		"a context that is none":    {broker.Address{Context: "nope"}, `unknown context "nope"`},
-		"no name of a context":      {broker.Address{Context: "../good"}, "invalid context name"},
-		"a broken context":          {broker.Address{Context: "broken"}, "the context broken"},
-		"a context's scheme":        {broker.Address{Context: "scheme"}, "the context scheme"},
-		"a context's certificates":  {broker.Address{Context: "ca"}, "/nowhere/ca.pem"},
-		"a context's key":           {broker.Address{Context: "nkey"}, "/nowhere/seed"},
-		"credentials that are none": {broker.Address{URL: "nats://127.0.0.1:1", Creds: "/nowhere/worker.creds"}, "/nowhere/worker.creds"},
-		"a context's credentials":   {broker.Address{Context: "creds"}, "nowhere.creds"},
+		"a scheme that is none":     {dial.Address{URL: "foo://x"}, "foo://x"},
+		"the web's":                 {dial.Address{URL: "https://worker:s3cret@nats.example.com"}, "nats.example.com"},
+		"one of two":                {dial.Address{URL: "nats://127.0.0.1:1, http://127.0.0.1:2"}, "http://127.0.0.1:2"},
+		"of both kinds":             {dial.Address{URL: "nats://127.0.0.1:1,ws://127.0.0.1:2"}, "all of them"},
+		"a port that is none":       {dial.Address{URL: "nats://worker:s3cret@127.0.0.1:port"}, "cannot be read"},
+		"a password with a percent": {dial.Address{URL: "nats://worker:s3cret%@127.0.0.1:1"}, "cannot be read"},
+		"a context that is none":    {dial.Address{Context: "nope"}, `unknown context "nope"`},
+		"no name of a context":      {dial.Address{Context: "../good"}, "invalid context name"},
+		"a broken context":          {dial.Address{Context: "broken"}, "the context broken"},
+		"a context's scheme":        {dial.Address{Context: "scheme"}, "the context scheme"},
+		"a context's certificates":  {dial.Address{Context: "ca"}, "/nowhere/ca.pem"},
+		"a context's key":           {dial.Address{Context: "nkey"}, "/nowhere/seed"},
+		"credentials that are none": {dial.Address{URL: "nats://127.0.0.1:1", Creds: "/nowhere/worker.creds"}, "/nowhere/worker.creds"},
+		"a context's credentials":   {dial.Address{Context: "creds"}, "nowhere.creds"},
 
-		"an address":         {broker.Address{URL: "nats://worker:s3cret@127.0.0.1:1"}, ""},
-		"without a scheme":   {broker.Address{URL: "127.0.0.1:1"}, ""},
-		"encrypted":          {broker.Address{URL: "tls://127.0.0.1:1"}, ""},
-		"in capitals":        {broker.Address{URL: "NATS://127.0.0.1:1"}, ""},
-		"over the web's":     {broker.Address{URL: "ws://127.0.0.1:1,wss://127.0.0.1:2"}, ""},
-		"a list with spaces": {broker.Address{URL: " nats://127.0.0.1:1 ,, 127.0.0.1:2, "}, ""},
-		"a context":          {broker.Address{Context: "good"}, ""},
+		"an address":         {dial.Address{URL: "nats://worker:s3cret@127.0.0.1:1"}, ""},
+		"without a scheme":   {dial.Address{URL: "127.0.0.1:1"}, ""},
+		"encrypted":          {dial.Address{URL: "tls://127.0.0.1:1"}, ""},
+		"in capitals":        {dial.Address{URL: "NATS://127.0.0.1:1"}, ""},
+		"over the web's":     {dial.Address{URL: "ws://127.0.0.1:1,wss://127.0.0.1:2"}, ""},
+		"a list with spaces": {dial.Address{URL: " nats://127.0.0.1:1 ,, 127.0.0.1:2, "}, ""},
+		"a context":          {dial.Address{Context: "good"}, ""},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			core, logs := observer.New(zap.InfoLevel)
 			begun := time.Now()
 			_, err := broker.Connect(t.Context(), c.a, zap.New(core), nil)
-			if took := time.Since(begun); err == nil || errors.Is(err, broker.ErrAddress) != (c.says != "") || (took == 0) != (c.says != "") || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "s3cret") {
+			if took := time.Since(begun); err == nil || errors.Is(err, dial.ErrAddress) != (c.says != "") || (took == 0) != (c.says != "") || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "s3cret") {
 				t.Errorf("%s: after %v: %v", name, took, err)
 			}
 			if waited := logs.Len() > 0; waited != (c.says == "") {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/dial"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -44,7 +45,7 @@ func TestAServerForSmallMessagesIsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := Check(nc, Address{}); (err == nil) != fits || err != nil && !strings.Contains(err.Error(), "max_payload") {
+		if err := Check(nc, dial.Address{}); (err == nil) != fits || err != nil && !strings.Contains(err.Error(), "max_payload") {
 			t.Errorf("messages of %d bytes: %v", most, err)
 		}
 		nc.Close()

@@ -14,6 +14,7 @@ import (
 	"fetchworker/internal/broker"
 	"fetchworker/internal/broker/brokertest"
 	"fetchworker/internal/browse"
+	"fetchworker/internal/dial"
 	"fetchworker/internal/operate"
 	"fetchworker/internal/record"
 	"fetchworker/internal/wire"
@@ -155,7 +156,7 @@ func TestAnActOutlastsAServerThatIsAway(t *testing.T) {
 	b := brokertest.StartIn(t, t.TempDir(), listen)
 	t.Cleanup(b.Stop)
 	d := &desk{Broker: b, t: t, log: record.New(b.JS, nil), browser: browse.New(b.NC)}
-	nc, err := broker.Connect(t.Context(), broker.Address{URL: "nats://" + listen}, zap.NewNop(), func(error) {})
+	nc, err := broker.Connect(t.Context(), dial.Address{URL: "nats://" + listen}, zap.NewNop(), func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}

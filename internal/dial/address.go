@@ -1,4 +1,6 @@
-package broker
+// Package dial says where a NATS server is, and shows it without its
+// secrets.
+package dial
 
 import (
 	"errors"
@@ -31,8 +33,8 @@ func (a Address) String() string {
 	return a.Redacted()
 }
 
-// dial connects once.
-func (a Address) dial(options []nats.Option) (*nats.Conn, error) {
+// Dial connects once.
+func (a Address) Dial(options []nats.Option) (*nats.Conn, error) {
 	if a.URL == "" {
 		nc, _, err := natscontext.Connect(a.Context, options...)
 		return nc, err
@@ -46,11 +48,11 @@ var ErrAddress = errors.New("no address of a server")
 
 var errRead = errors.New("read")
 
-// check refuses what can be no server's address, before anything is dialled: the
+// Check refuses what can be no server's address, before anything is dialled: the
 // options end what would connect as soon as they have seen the servers.
-func (a Address) check(options []nats.Option) error {
+func (a Address) Check(options []nats.Option) error {
 	var servers []string
-	_, err := a.dial(append(slices.Clip(options), func(o *nats.Options) error {
+	_, err := a.Dial(append(slices.Clip(options), func(o *nats.Options) error {
 		servers = append(o.Servers, o.Url)
 		return errRead
 	}))

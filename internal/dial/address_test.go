@@ -1,4 +1,4 @@
-package broker_test
+package dial_test
 
 import (
 	"os"
@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"fetchworker/internal/broker"
+	"fetchworker/internal/dial"
 )
 
 func TestAnAddressIsShownWithoutItsSecret(t *testing.T) {
@@ -31,7 +32,7 @@ func TestAnAddressIsShownWithoutItsSecret(t *testing.T) {
 		"nats://u:s3cret@a:1/path?token=s3cret#s3cret": "nats://u:xxxxx@a:1",
 		"ws://u:s3cret@a:1":                            "ws://u:xxxxx@a:1",
 	} {
-		got := broker.Address{URL: url}.Redacted()
+		got := dial.Address{URL: url}.Redacted()
 		if got != want || strings.Contains(got, "s3cret") {
 			t.Errorf("%s: %s, want %s", url, got, want)
 		}
@@ -48,7 +49,7 @@ func TestAnAddressThatCannotBeReadIsToldWithoutItsSecret(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(contexts, "work.json"), []byte(`{"url":"nats://u:s3cret/s3cret@a:1"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range []broker.Address{{URL: "nats://u:s3cret/s3cret@a:1"}, {URL: "u:s3cret/s3cret@a:1"}, {Context: "work"}} {
+	for _, a := range []dial.Address{{URL: "nats://u:s3cret/s3cret@a:1"}, {URL: "u:s3cret/s3cret@a:1"}, {Context: "work"}} {
 		_, err := broker.Connect(t.Context(), a, zap.NewNop(), func(error) {})
 		if err == nil || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: %v", a, err)
