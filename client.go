@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -38,8 +39,11 @@ func (c *Client) Lazily() *Client {
 
 // Connect connects to a NATS server as an agent. The options are nats.go's:
 // credentials, TLS, reconnect handling.
-func Connect(url, agent string, options ...nats.Option) (*Client, error) {
-	nc, err := nats.Connect(url, append([]nats.Option{nats.Name("fetchworker agent " + agent), nats.MaxReconnects(-1)}, options...)...)
+func Connect(address, agent string, options ...nats.Option) (*Client, error) {
+	nc, err := nats.Connect(address, append([]nats.Option{nats.Name("fetchworker agent " + agent), nats.MaxReconnects(-1)}, options...)...)
+	if unread := (*url.Error)(nil); errors.As(err, &unread) { // it shows the password
+		err = errors.New("the address cannot be read: write it as nats://user:password@host:4222, with special characters of user and password percent-encoded")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -385,5 +386,10 @@ func TestConnectFindsAServerOrSaysSo(t *testing.T) {
 	if c, err := fetchworker.Connect("nats://127.0.0.1:1", "alice"); err == nil {
 		c.Close()
 		t.Error("connected to nothing")
+	}
+	for _, address := range []string{"nats://u:s3cret/x@127.0.0.1:1", "nats://u:s3cret%@127.0.0.1:1", "u:s3cret#x@127.0.0.1:1", "127.0.0.1:1,nats://u:s3 cret@127.0.0.1:1"} {
+		if _, err := fetchworker.Connect(address, "alice"); err == nil || strings.Contains(err.Error(), "s3") || !strings.Contains(err.Error(), "percent-encoded") {
+			t.Errorf("%s: %v", address, err)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -8,9 +9,9 @@ import (
 	"time"
 
 	"fetchworker"
+	"fetchworker/internal/dial"
 
 	"github.com/nats-io/nats.go"
-	"github.com/synadia-io/orbit.go/natscontext"
 )
 
 // address is where the server is and who asks: flags, or what the environment
@@ -34,14 +35,21 @@ func (l *link) close() {
 // connect joins the server as an agent: the one named, else the NATS user if
 // that can be one, else cli.
 func (a *address) connect() (*link, error) {
-	nc, user, err := a.dial(nats.Name("fetch"), nats.MaxReconnects(-1), nats.Timeout(5*time.Second),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // the client tells what was refused
+	where := a.where()
+	options := []nats.Option{
+		nats.Name("fetch"), nats.MaxReconnects(-1), nats.Timeout(5 * time.Second),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // the client tells what was refused
+	}
+	if err := where.Check(options); err != nil {
+		return nil, fmt.Errorf("%w: %w (--server, NATS_URL or NATS_CONTEXT names the server)", errUsage, err)
+	}
+	nc, err := where.Dial(options)
 	if err != nil {
-		return nil, fmt.Errorf("%w: connect to NATS: %w (is the worker running? --server, NATS_URL or NATS_CONTEXT names its server)", errServer, err)
+		return nil, fmt.Errorf("%w: connect to NATS at %s: %w (is the worker running? --server, NATS_URL or NATS_CONTEXT names its server)", errServer, where, err)
 	}
 	agent := a.agent
 	if agent == "" {
-		agent = user
+		agent = cmp.Or(nc.Opts.User, userOf(where.URL))
 	}
 	if agent == "" || a.agent == "" && !fetchworker.ValidToken(agent) {
 		agent = "cli"
@@ -54,27 +62,17 @@ func (a *address) connect() (*link, error) {
 	return &link{client, nc}, nil
 }
 
-func (a *address) dial(options ...nats.Option) (nc *nats.Conn, user string, err error) {
-	creds := a.creds
-	if creds == "" {
-		creds = a.getenv("NATS_CREDS")
+// where is the server to join: what a flag says before what the environment
+// says, and an address before a context's.
+func (a *address) where() dial.Address {
+	where := dial.Address{URL: a.server, Context: a.context, Creds: cmp.Or(a.creds, a.getenv("NATS_CREDS"))}
+	if !where.Remote() {
+		where.URL, where.Context = a.getenv("NATS_URL"), a.getenv("NATS_CONTEXT")
 	}
-	if creds != "" {
-		options = append(options, nats.UserCredentials(creds))
+	if !where.Remote() {
+		where.URL = nats.DefaultURL
 	}
-	server, named := a.server, a.context
-	if server == "" && named == "" {
-		server, named = a.getenv("NATS_URL"), a.getenv("NATS_CONTEXT")
-	}
-	if server == "" && named != "" {
-		nc, settings, err := natscontext.Connect(named, options...)
-		return nc, settings.User, err
-	}
-	if server == "" {
-		server = nats.DefaultURL
-	}
-	nc, err = nats.Connect(server, options...)
-	return nc, userOf(server), err
+	return where
 }
 
 // userOf is the user that a server's address names. One without a password is

@@ -5,6 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -243,5 +246,55 @@ func TestMistakesOfUsage(t *testing.T) {
 	}
 	if _, _, err := r.runAt("nats://127.0.0.1:1", "fmp", "quote"); exitCode(err) != 4 || !strings.Contains(err.Error(), "NATS_URL") {
 		t.Errorf("no server: %v", err)
+	}
+}
+
+// An address that can be none is a mistake of usage, told at once, and no error
+// about an address shows its password or token.
+func TestAnAddressIsToldWithoutItsSecret(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", home)
+	contexts := filepath.Join(home, "nats", "context")
+	if err := os.MkdirAll(contexts, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"slash": `{"url":"nats://u:s3cret/s3cret@127.0.0.1:1"}`, "nobody": `{"url":"nats://u:s3cret@127.0.0.1:1"}`} {
+		if err := os.WriteFile(filepath.Join(contexts, name+".json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		code int
+		env  map[string]string
+		args []string
+	}{
+		{2, map[string]string{"NATS_URL": "nats://u:s3cret%zz@127.0.0.1:1"}, nil},
+		{2, map[string]string{"NATS_URL": "nats://u:s3 cret@127.0.0.1:1"}, nil},
+		{2, map[string]string{"NATS_URL": "nats://u:s3cret/x@127.0.0.1:1"}, nil},
+		{2, map[string]string{"NATS_URL": "u:s3cret#x@127.0.0.1:1"}, nil},
+		{2, map[string]string{"NATS_URL": "nats://u:s3cret@127.0.0.1:port"}, nil},
+		{2, map[string]string{"NATS_URL": "https://u:s3cret@127.0.0.1:1"}, nil},
+		{2, map[string]string{"NATS_URL": "ws://u:s3cret@127.0.0.1:1,nats://s3cret@127.0.0.1:1"}, nil},
+		{2, map[string]string{"NATS_CONTEXT": "slash"}, nil},
+		{2, map[string]string{"NATS_CONTEXT": "nope"}, nil},
+		{2, map[string]string{"NATS_URL": "nats://127.0.0.1:1", "NATS_CREDS": "/nowhere"}, nil},
+		{2, nil, []string{"--server", "nats://s3cret/s3cret@127.0.0.1:1"}},
+		{2, nil, []string{"--server", "nats://127.0.0.1:1", "--creds", "/nowhere"}},
+		{2, nil, []string{"--context", "slash"}},
+		{4, map[string]string{"NATS_URL": "nats://u:s3cret@127.0.0.1:1"}, nil},
+		{4, map[string]string{"NATS_CONTEXT": "nobody"}, nil},
+		{4, map[string]string{"NATS_CONTEXT": "slash"}, []string{"--server", "nats://s3cret@127.0.0.1:1"}},
+	} {
+		for _, words := range [][]string{{"fmp", "quote"}, {"ops"}, {"mcp"}, {"fmp", "--help"}} {
+			var out, errs bytes.Buffer
+			err := run(t.Context(), append(words, c.args...), func(name string) string { return c.env[name] }, &out, &errs)
+			said := fmt.Sprint(out.String(), errs.String(), err)
+			if help := words[len(words)-1] == "--help"; !help && (exitCode(err) != c.code || !strings.Contains(said, "NATS_URL")) || help && err != nil {
+				t.Errorf("%v %v: exit %d: %s", c.env, words, exitCode(err), said)
+			}
+			if strings.Contains(said, "s3") {
+				t.Errorf("%v %v: shows the secret: %s", c.env, words, said)
+			}
+		}
 	}
 }

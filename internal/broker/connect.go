@@ -39,9 +39,6 @@ func Connect(ctx context.Context, a dial.Address, log *zap.Logger, onError func(
 	if a.Inbox != "" {
 		options = append(options, nats.CustomInboxPrefix(a.Inbox))
 	}
-	if a.Creds != "" {
-		options = append(options, nats.UserCredentials(a.Creds))
-	}
 	options = append(options, gathering)
 	if err := a.Check(options); err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)

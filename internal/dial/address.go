@@ -33,8 +33,12 @@ func (a Address) String() string {
 	return a.Redacted()
 }
 
-// Dial connects once.
+// Dial connects once. Its errors show no secret of an address that Check lets
+// pass.
 func (a Address) Dial(options []nats.Option) (*nats.Conn, error) {
+	if a.Creds != "" { // before what ends a Check
+		options = append([]nats.Option{nats.UserCredentials(a.Creds)}, options...)
+	}
 	if a.URL == "" {
 		nc, _, err := natscontext.Connect(a.Context, options...)
 		return nc, err
@@ -69,8 +73,8 @@ func (a Address) Check(options []nats.Option) error {
 			server = "nats://" + server
 		}
 		u, err := url.Parse(server)
-		if err != nil {
-			return fmt.Errorf("%w: the address %s cannot be read", ErrAddress, a) // the error itself holds the password
+		if err != nil || strings.Contains(u.Path+u.RawQuery+u.Fragment, "@") { // a password's slash, and what is before it would be looked up as a host
+			return fmt.Errorf("%w: the address %s cannot be read: write it as nats://user:password@host:4222, with special characters of user and password percent-encoded", ErrAddress, a) // the error itself holds the password
 		}
 		switch u.Scheme {
 		case "nats", "tls":
