@@ -1,10 +1,14 @@
 package browse_test
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fetchworker"
@@ -14,6 +18,7 @@ import (
 	"fetchworker/internal/record"
 	"fetchworker/internal/wire"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -204,6 +209,155 @@ func TestALookEndsAtItsEdge(t *testing.T) {
 		}
 		if n != 3 {
 			t.Errorf("%s: %d letters, of 3 that were there", name, n)
+		}
+	}
+}
+
+// A copy that lags knows of no more than it has: a walk goes on to its edge all
+// the same, for the leader says that there is more; and where nobody says whether
+// there is, it is no walk to its end.
+func TestAWalkGoesOnBehindACopyThatLags(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		var cable brokertest.Wire
+		nc := b.ConnectThrough(t, &cable)
+		defer nc.Close()
+		reader, stored := browse.New(nc), 0
+		put := func(many int) {
+			for range many {
+				if _, err := b.JS.PublishMsg(t.Context(), letter("fmp", stored).DeadLetter()); err != nil {
+					t.Error(err)
+				}
+				stored++
+			}
+		}
+		const get, leader = "DIRECT.GET." + wire.StreamDLQ, "STREAM.MSG.GET." + wire.StreamDLQ
+		put(3)
+		for name, walk := range map[string]func(edge browse.Edge) iter.Seq2[record.Raw, error]{
+			"all": func(edge browse.Edge) iter.Seq2[record.Raw, error] {
+				return reader.Messages(t.Context(), wire.StreamDLQ, "fetch.dlq.>", time.Time{}, edge)
+			},
+			"all from one on": func(edge browse.Edge) iter.Seq2[record.Raw, error] {
+				return reader.MessagesFrom(t.Context(), wire.StreamDLQ, "fetch.dlq.>", 1, edge)
+			},
+			"all from a time on": func(edge browse.Edge) iter.Seq2[record.Raw, error] {
+				return reader.Messages(t.Context(), wire.StreamDLQ, "fetch.dlq.>", time.Now().Add(-time.Hour), edge)
+			},
+			"all of somebody else": func(edge browse.Edge) iter.Seq2[record.Raw, error] {
+				return reader.MessagesFrom(t.Context(), wire.StreamDLQ, "fetch.dlq.nobody.>", 1, edge)
+			},
+		} {
+			// What the server said before the others were stored is what a copy that
+			// lags says after that.
+			cable.Break(get, brokertest.ReplyLate, 1, time.Second)
+			edge := browse.Edge{Sequence: uint64(stored) + 2}
+			time.AfterFunc(500*time.Millisecond, func() { put(4) })
+			n, began := 0, time.Now()
+			for _, err := range walk(edge) {
+				if err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+				n++
+			}
+			synctest.Wait() // all are stored
+			want := stored - 2
+			if strings.HasSuffix(name, "else") {
+				want = 0
+			}
+			if took := time.Since(began); n != want || took > 1200*time.Millisecond {
+				t.Errorf("%s: %d letters of %d, after %v", name, n, want, took)
+			}
+		}
+		edge := browse.Edge{Sequence: uint64(stored)}
+		for name, lost := range map[string]string{"what the leader has": leader, "a page": get} {
+			cable.Break(lost, brokertest.RequestLost, 1, 0)
+			n := 0
+			for _, err := range reader.MessagesFrom(t.Context(), wire.StreamDLQ, "fetch.dlq.>", 1, edge) {
+				if err != nil {
+					t.Fatalf("%s is asked for again: %v", name, err)
+				}
+				n++
+			}
+			if n != stored {
+				t.Errorf("%s was lost once: %d letters of %d", name, n, stored)
+			}
+			cable.Break(lost, brokertest.RequestLost, 1<<20, 0)
+			var failed error
+			for _, err := range reader.MessagesFrom(t.Context(), wire.StreamDLQ, "fetch.dlq.nobody.>", 1, edge) {
+				failed = err
+			}
+			if failed == nil {
+				t.Errorf("%s is not known, and the walk has come to its end", name)
+			}
+			cable.Mend()
+		}
+	})
+}
+
+// Whatever a server says that is neither a message nor the end is an error, and
+// nothing that was not there: no walk ends with it, and none goes on.
+func TestWhatCannotBeReadIsNoEnd(t *testing.T) {
+	b := brokertest.Start(t)
+	var page atomic.Pointer[nats.Msg]
+	sub, err := b.NC.Subscribe("$JS.API.DIRECT.GET.SAID", func(m *nats.Msg) { // of no stream that there is
+		said := *page.Load()
+		_ = m.RespondMsg(&said)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sub.Unsubscribe() })
+	status := func(code string, more ...string) *nats.Msg {
+		h := nats.Header{"Status": {code}}
+		for i := 0; i < len(more); i += 2 {
+			h.Set(more[i], more[i+1])
+		}
+		return &nats.Msg{Header: h}
+	}
+	reader, edge := browse.New(b.NC), browse.Edge{Sequence: 9}
+	walks := map[string]iter.Seq2[record.Raw, error]{
+		"the first":         reader.First(t.Context(), "SAID", ">", 1, edge, 10),
+		"all":               reader.Messages(t.Context(), "SAID", ">", time.Time{}, edge),
+		"all the other way": reader.Backwards(t.Context(), "SAID", ">", edge),
+	}
+	walk := func(one iter.Seq2[record.Raw, error]) (n int, failed error) {
+		for _, err := range one {
+			if n++; err != nil {
+				failed = err
+			}
+		}
+		return n, failed
+	}
+	page.Store(status("404"))
+	for name, one := range walks {
+		n, err := walk(one)
+		if name == "all" { // the leader is asked as well, and says that there is no such stream
+			if !errors.Is(err, jetstream.ErrStreamNotFound) {
+				t.Errorf("the leader refuses: %v", err)
+			}
+			continue
+		}
+		if n != 0 || err != nil {
+			t.Errorf("%s of nothing: %d, %v", name, n, err)
+		}
+	}
+	if at, err := reader.Edge(t.Context(), "SAID"); err == nil || at != (browse.Edge{}) {
+		t.Errorf("the edge of nothing: %+v, %v", at, err)
+	}
+	for name, said := range map[string]*nats.Msg{
+		"a refusal": status("408", "Description", "Bad Request"), "nothing": {}, "an end of unknown size": status("204"),
+		"a message without its place": {Header: nats.Header{jetstream.StreamHeader: {"SAID"}}},
+	} {
+		page.Store(said)
+		for of, one := range walks {
+			if n, err := walk(one); n != 1 || err == nil {
+				t.Errorf("%s, of %s: %d yielded, %v", name, of, n, err)
+			}
+		}
+		if n, _, err := reader.Count(t.Context(), "SAID", ">"); n != 0 || err == nil {
+			t.Errorf("%s: %d are counted, %v", name, n, err)
 		}
 	}
 }
