@@ -13,6 +13,7 @@ import (
 	"fetchworker"
 	"fetchworker/internal/answer"
 	"fetchworker/internal/record"
+	"fetchworker/internal/wait"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -30,13 +31,17 @@ const seenPrefix = "fetch.seen."
 // Desk takes orders. Any worker does; one of them gets each.
 type Desk struct {
 	view    *View
+	log     *record.Log
 	answers *answer.Store
 	known   func(provider string) bool
 	maxLife time.Duration
 	logger  *zap.Logger
 
 	turns chan struct{}
-	work  sync.WaitGroup
+
+	mu     sync.Mutex // held while an order begins
+	closed bool
+	work   sync.WaitGroup // of those under way; none is added once it is closed
 }
 
 // ordersAtOnce bounds the orders under way; more are refused.
@@ -44,7 +49,10 @@ const ordersAtOnce = 64
 
 // NewDesk makes a desk. Only orders for providers that are known are taken.
 func NewDesk(v *View, log *record.Log, known func(string) bool, maxLife time.Duration, logger *zap.Logger) *Desk {
-	return &Desk{view: v, answers: answer.New(log), known: known, maxLife: maxLife, logger: logger, turns: make(chan struct{}, ordersAtOnce)}
+	return &Desk{
+		view: v, log: log, answers: answer.New(log), known: known, maxLife: maxLife, logger: logger,
+		turns: make(chan struct{}, ordersAtOnce),
+	}
 }
 
 // orderLasts is how long an order may take; the longest wait is for a worker
@@ -54,23 +62,43 @@ const orderLasts = 10 * time.Second
 // Handle takes one order. It returns at once: an endpoint's orders come one
 // after another.
 func (d *Desk) Handle(r micro.Request) {
-	select {
-	case d.turns <- struct{}{}:
-	default:
-		d.respond(r, nil, refuse(503, "too many orders at once; try again"))
-		return
-	}
-	d.work.Go(func() {
-		defer func() { <-d.turns }()
+	if refusal := d.begin(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), orderLasts)
 		defer cancel()
 		reply, err := d.Take(ctx, r.Subject(), r.Data())
 		d.respond(r, reply, err)
-	})
+	}); refusal != nil {
+		d.respond(r, nil, refusal)
+	}
 }
 
-// Close waits for the orders under way. No more may come.
-func (d *Desk) Close() { d.work.Wait() }
+// begin begins an order, or says why not.
+func (d *Desk) begin(take func()) *Refusal {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return refuse(503, "the worker is stopping; try again")
+	}
+	select {
+	case d.turns <- struct{}{}:
+	default:
+		return refuse(503, "too many orders at once; try again")
+	}
+	d.work.Go(func() {
+		defer func() { <-d.turns }()
+		take()
+	})
+	return nil
+}
+
+// Close refuses the orders that are yet to come, which may do so while a
+// service ends, and waits for those under way.
+func (d *Desk) Close() {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.work.Wait()
+}
 
 func (d *Desk) respond(r micro.Request, reply *Reply, err error) {
 	var refusal *Refusal
@@ -212,7 +240,7 @@ func (d *Desk) mark(ctx context.Context, provider, agent string, o Order, before
 		return fmt.Errorf("mark: %w", err)
 	}
 	defer func() { _ = seen.Unsubscribe() }()
-	revision, err := store(ctx, d.view.js, provider, agent, o, before, d.maxLife, tell)
+	revision, err := store(ctx, d.view.js, d.log, provider, agent, o, before, d.maxLife, tell)
 	if err != nil {
 		return err
 	}
@@ -224,10 +252,14 @@ func (d *Desk) mark(ctx context.Context, provider, agent string, o Order, before
 	return d.heard(ctx, seen, d.view.storedAt(provider, agent, revision, before))
 }
 
+// staleWait is about how long a mark that another has replaced meanwhile is not
+// read again: a copy that lags would be asked without end.
+const staleWait = 20 * time.Millisecond
+
 // store replaces an agent's mark by compare-and-set.
-func store(ctx context.Context, js jetstream.JetStream, provider, agent string, o Order, before time.Time, maxLife time.Duration, tell string) (uint64, error) {
+func store(ctx context.Context, js jetstream.JetStream, log *record.Log, provider, agent string, o Order, before time.Time, maxLife time.Duration, tell string) (uint64, error) {
 	for {
-		m, last, err := read(ctx, js, provider, agent)
+		m, last, err := read(ctx, log, provider, agent)
 		if err != nil {
 			return 0, fmt.Errorf("mark: %w", err)
 		}
@@ -243,7 +275,10 @@ func store(ctx context.Context, js jetstream.JetStream, provider, agent string, 
 		case err == nil:
 			return ack.Sequence, nil
 		case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
-			continue // another order of this agent came between
+			// Another order of this agent came between.
+			if err := wait.Between(ctx, staleWait/2, 3*staleWait/2); err != nil {
+				return 0, fmt.Errorf("mark: %w", err)
+			}
 		default:
 			return 0, fmt.Errorf("mark: %w", err)
 		}
@@ -256,8 +291,8 @@ const longestLife = 30 * 24 * time.Hour
 // Note has every worker look for the answer of an agent's requests that were
 // stored before a moment. It is for an operator, who cancels by storing the
 // answers first and tells nobody that no call begins from now on.
-func Note(ctx context.Context, js jetstream.JetStream, provider, agent string, before time.Time) error {
-	_, err := store(ctx, js, provider, agent, Order{}, before, longestLife, "")
+func Note(ctx context.Context, js jetstream.JetStream, log *record.Log, provider, agent string, before time.Time) error {
+	_, err := store(ctx, js, log, provider, agent, Order{}, before, longestLife, "")
 	return err
 }
 

@@ -166,13 +166,13 @@ func TestOrdersAtOnce(t *testing.T) {
 	for i := range 8 {
 		all.Go(func() {
 			order := Order{All: true, Operation: fmt.Sprint("o", i)}
-			if _, err := store(t.Context(), b.JS, "fmp", "alice", order, now, time.Hour, ""); err != nil {
+			if _, err := store(t.Context(), b.JS, record.New(b.JS, nil), "fmp", "alice", order, now, time.Hour, ""); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	all.Wait()
-	if m, _, err := read(t.Context(), b.JS, "fmp", "alice"); err != nil || len(m.All) != 8 {
+	if m, _, err := read(t.Context(), record.New(b.JS, nil), "fmp", "alice"); err != nil || len(m.All) != 8 {
 		t.Errorf("%d of 8 orders are in the mark, %v", len(m.All), err)
 	}
 }
@@ -191,19 +191,19 @@ func TestAnOrderOverAnother(t *testing.T) {
 		cable.Break(markPrefix+"fmp.alice", brokertest.ReplyLate, 1, time.Second)
 		var slow sync.WaitGroup
 		slow.Go(func() {
-			if _, err := store(t.Context(), js, "fmp", "alice", Order{All: true, Operation: "slow"}, now, time.Hour, ""); err != nil {
+			if _, err := store(t.Context(), js, record.New(js, nil), "fmp", "alice", Order{All: true, Operation: "slow"}, now, time.Hour, ""); err != nil {
 				t.Error(err)
 			}
 		})
 		time.Sleep(500 * time.Millisecond)
-		if _, err := store(t.Context(), b.JS, "fmp", "alice", Order{All: true, Operation: "quick"}, now, time.Hour, ""); err != nil {
+		if _, err := store(t.Context(), b.JS, record.New(b.JS, nil), "fmp", "alice", Order{All: true, Operation: "quick"}, now, time.Hour, ""); err != nil {
 			t.Error(err)
 		}
 		slow.Wait()
 		if cable.Met() != 1 {
 			t.Error("it did not read what was there before")
 		}
-		if m, _, err := read(t.Context(), b.JS, "fmp", "alice"); err != nil || len(m.All) != 2 {
+		if m, _, err := read(t.Context(), record.New(b.JS, nil), "fmp", "alice"); err != nil || len(m.All) != 2 {
 			t.Errorf("%d of 2 orders are in the mark, %v", len(m.All), err)
 		}
 	})
@@ -240,7 +240,7 @@ func TestWhatAnOrderByIDsDoes(t *testing.T) {
 		if *reply.Cancelled != 0 || *reply.Final != 1 {
 			t.Errorf("%d cancelled, %d final", *reply.Cancelled, *reply.Final)
 		}
-		if m, revision, err := read(t.Context(), o.b.JS, "fmp", "alice"); err != nil || revision != 0 {
+		if m, revision, err := read(t.Context(), o.desk.log, "fmp", "alice"); err != nil || revision != 0 {
 			t.Errorf("a mark for nothing: %+v, %v", m, err)
 		}
 		reply, _ = o.order(`{"operation":"quote","ids":["again","done"]}`)
@@ -307,7 +307,7 @@ func TestAnOrderAfterAMarkIsGone(t *testing.T) {
 			if _, err := o.b.KV.Get(t.Context(), markKey("fmp", "alice")); !errors.Is(err, jetstream.ErrKeyNotFound) {
 				t.Fatalf("%s: a mark stands: %v", name, err)
 			}
-			if m, last, err := read(t.Context(), o.b.JS, "fmp", "alice"); err != nil || last == 0 || len(m.All) > 0 || !m.Named.IsZero() {
+			if m, last, err := read(t.Context(), o.desk.log, "fmp", "alice"); err != nil || last == 0 || len(m.All) > 0 || !m.Named.IsZero() {
 				t.Fatalf("%s: %+v of %d, %v", name, m, last, err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), orderLasts)

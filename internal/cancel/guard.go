@@ -46,7 +46,8 @@ type Guard struct {
 	since   time.Time          // of the lease; zero: there is none
 	beating chan struct{}      // closed when the beat under way has ended
 	failed  error              // how it ended
-	telling sync.WaitGroup
+	gone    bool               // it has left
+	telling sync.WaitGroup     // none is added any more then
 
 	patience time.Duration // the beat's alone: how long the watch may take to tell of it
 }
@@ -83,33 +84,38 @@ func (c *Call) Written() {
 // tell says that a mark was seen, once the calls of its agent that were judged
 // by the one before are on the wire.
 func (g *Guard) tell(provider, agent, subject string) {
+	say := func() { _ = g.js.Conn().Publish(subject, []byte(g.name)) } // unheard, the lease runs out
 	g.mu.Lock()
+	gone := g.gone // nobody waits for it then
 	var before []*Call
 	for c := range g.begun {
-		if c.request.Provider == provider && c.request.Agent == agent {
+		if !gone && c.request.Provider == provider && c.request.Agent == agent {
 			if before = append(before, c); c.written == nil {
 				c.written = make(chan struct{})
 			}
 		}
 	}
-	g.mu.Unlock()
-	say := func() { _ = g.js.Conn().Publish(subject, []byte(g.name)) } // unheard, the lease runs out
-	if len(before) == 0 {
-		say()
-		return
+	if len(before) > 0 {
+		g.telling.Go(func() { sayAfter(before, say) })
 	}
-	g.telling.Go(func() {
-		late := time.NewTimer(leaseLasts)
-		defer late.Stop()
-		for _, c := range before {
-			select {
-			case <-c.written:
-			case <-late.C:
-				return // the lease is over for whoever waits, too
-			}
-		}
+	g.mu.Unlock()
+	if len(before) == 0 && !gone {
 		say()
-	})
+	}
+}
+
+// sayAfter says it once all of these calls are on the wire.
+func sayAfter(before []*Call, say func()) {
+	late := time.NewTimer(leaseLasts)
+	defer late.Stop()
+	for _, c := range before {
+		select {
+		case <-c.written:
+		case <-late.C:
+			return // the lease is over for whoever waits, too
+		}
+	}
+	say()
 }
 
 // Warm renews the lease beside whatever comes before a call.
@@ -278,7 +284,7 @@ func (v *View) Ended(ctx context.Context, i fetchworker.Identity) (bool, error) 
 // Leave says that this worker calls no more, so that nobody waits for it.
 func (g *Guard) Leave(ctx context.Context) error {
 	g.mu.Lock()
-	g.since = time.Time{}
+	g.gone, g.since = true, time.Time{}
 	beating := g.beating
 	g.mu.Unlock()
 	if beating != nil {

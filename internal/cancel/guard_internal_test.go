@@ -10,6 +10,7 @@ import (
 
 	"fetchworker"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/record"
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
@@ -60,7 +61,7 @@ func TestNoCallOfWhoCannotKnow(t *testing.T) {
 		refused("the lease is over", t.Context(), leaseLasts+time.Second)
 		cable.Mend()
 		may("and another begins")
-		if _, err := store(t.Context(), b.JS, "fmp", "alice", Order{Operation: "quote", IDs: []string{"q-9"}}, time.Now(), time.Hour, ""); err != nil {
+		if _, err := store(t.Context(), b.JS, record.New(b.JS, nil), "fmp", "alice", Order{Operation: "quote", IDs: []string{"q-9"}}, time.Now(), time.Hour, ""); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -178,6 +179,31 @@ func TestWhoLeavesIsSilent(t *testing.T) {
 		g.js.Conn().Close()
 		if err := g.Leave(t.Context()); err != nil {
 			t.Errorf("without a connection: %v", err)
+		}
+	})
+}
+
+// A mark that comes after a worker has left is told of to nobody, whatever is yet
+// under way there: nobody waits for who has left.
+func TestWhoHasLeftTellsOfNoMark(t *testing.T) {
+	inOffice(t, func(t *testing.T, o *office) {
+		call, err := o.guard.MayCall(t.Context(), request("q-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := o.guard.Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		words, err := o.b.NC.SubscribeSync(seenPrefix + "*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, took := o.order(byAll); took > 100*time.Millisecond {
+			t.Errorf("the order took %v", took)
+		}
+		call.Written()
+		if m, err := words.NextMsg(time.Minute); err == nil {
+			t.Errorf("%s was told by %s", m.Subject, m.Data)
 		}
 	})
 }

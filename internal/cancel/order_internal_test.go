@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -137,7 +138,7 @@ func TestWhatAnOrderMustBe(t *testing.T) {
 				t.Errorf("%s %.60s: %v", c.subject, c.body, err)
 			}
 		}
-		if m, revision, err := read(t.Context(), o.b.JS, "fmp", "alice"); err != nil || revision != 0 {
+		if m, revision, err := read(t.Context(), o.desk.log, "fmp", "alice"); err != nil || revision != 0 {
 			t.Errorf("a mark of what was refused: %+v, %v", m, err)
 		}
 		if reply, _ := o.order(byIDs); *reply.Cancelled != 2 || *reply.Final != 0 {
@@ -287,5 +288,70 @@ func TestAnOrderThatIsGivenUpIsNone(t *testing.T) {
 			t.Errorf("a call of before may yet begin: %v", err)
 		}
 		synctest.Wait() // the worker waits for the call to tell of it
+	})
+}
+
+// An order of an agent whose mark is never as it was read, as at a copy that
+// lags, reads it again after a moment, each time, and ends with whoever gave it.
+func TestAnOrderDoesNotCrowdACopyThatLags(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.StartIn(t, dir, "")
+		defer b.Stop()
+		var cable brokertest.Wire
+		js, end := b.Through(t, &cable)
+		defer end()
+		// While the answer is on its way another order is carried out.
+		const get = "DIRECT.GET.KV_" + wire.BucketProviders
+		cable.Break(get, brokertest.ReplyLate, 1<<20, 5*time.Millisecond)
+		var reads atomic.Int32
+		sub, err := b.NC.Subscribe("$JS.API."+get+".>", func(*nats.Msg) {
+			reads.Add(1)
+			if _, err := b.KV.PutString(t.Context(), markKey("fmp", "alice"), `{}`); err != nil {
+				t.Error(err)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = sub.Unsubscribe() }()
+		if err := b.NC.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		why := errors.New("no longer")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second+time.Millisecond, why)
+		defer cancel()
+		began := time.Now()
+		_, err = store(ctx, js, record.New(js, nil), "fmp", "alice", Order{All: true}, began, time.Hour, "")
+		if took := time.Since(began); err == nil || took > time.Second+10*time.Millisecond {
+			t.Errorf("%v, after %v", err, took)
+		}
+		if n := reads.Load(); n < 10 || n > 100 {
+			t.Errorf("the mark was read %d times in a second", n)
+		}
+	})
+}
+
+// A desk that is closed takes no order, and says so: nobody would carry it out to
+// its end.
+func TestADeskThatIsClosedTakesNoOrder(t *testing.T) {
+	inOffice(t, func(t *testing.T, o *office) {
+		o.desk.Close()
+		service, err := micro.AddService(o.b.NC, micro.Config{Name: "desk", Version: "1.0.0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = service.Stop() }()
+		if err := service.AddEndpoint("cancel", micro.HandlerFunc(o.desk.Handle), micro.WithEndpointSubject(Subject)); err != nil {
+			t.Fatal(err)
+		}
+		m, err := o.b.NC.Request("fetch.cancel.fmp.alice", []byte(byAll), time.Second)
+		if err != nil || m.Header.Get(micro.ErrorCodeHeader) != "503" || m.Header.Get(micro.ErrorHeader) != "the worker is stopping; try again" {
+			t.Errorf("%v, %v", m, err)
+		}
+		o.desk.Close()
+		if m, revision, err := read(t.Context(), o.desk.log, "fmp", "alice"); err != nil || revision != 0 {
+			t.Errorf("a mark of what was refused: %+v, %v", m, err)
+		}
 	})
 }

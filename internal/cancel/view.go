@@ -244,8 +244,8 @@ func (v *View) until(ctx context.Context, revision uint64) error {
 
 // read reads an agent's mark with its revision, which is also that of a mark
 // that is gone and has left word of that; 0: there was none for long.
-func read(ctx context.Context, js jetstream.JetStream, provider, agent string) (Mark, uint64, error) {
-	stands, err := record.New(js, nil).Last(ctx, "KV_"+wire.BucketProviders, markSubject(provider, agent))
+func read(ctx context.Context, log *record.Log, provider, agent string) (Mark, uint64, error) {
+	stands, err := log.Last(ctx, "KV_"+wire.BucketProviders, markSubject(provider, agent))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return Mark{}, 0, nil
 	}

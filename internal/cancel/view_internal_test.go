@@ -94,7 +94,7 @@ func TestWhoIsToldOfAMark(t *testing.T) {
 		if got := v.Judge(request("q-1")); got != Goes || len(v.marks) != 0 {
 			t.Errorf("gone: %v", got)
 		}
-		if err := Note(t.Context(), o.b.JS, "fmp", "alice", time.Now()); err != nil {
+		if err := Note(t.Context(), o.b.JS, o.desk.log, "fmp", "alice", time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		tell("an operator's", "fmp alice", "fmp alice")

@@ -95,5 +95,5 @@ func (o *Operator) writeNote(ctx context.Context, provider, agent string, now ti
 	if _, err := o.js.KeyValue(ctx, wire.BucketProviders); err != nil {
 		return err
 	}
-	return cancel.Note(ctx, o.js, provider, agent, now)
+	return cancel.Note(ctx, o.js, o.log, provider, agent, now)
 }
