@@ -96,12 +96,12 @@ func TestAStepThatNobodyHearsIsAnError(t *testing.T) {
 			return err
 		}, stays: true},
 		{name: "a drain", cut: []string{consumers, letters}, do: func(r *Replayer, ctx context.Context, l *held) error {
-			_, err := r.drainOne(ctx, l.Provider, &drain{next: 1}, false)
+			_, err := r.drainOne(ctx, l.Provider, &drain{place: place{next: 1}}, false)
 			return err
 		}},
 		{name: "what a drain has read", cut: []string{consumers}, do: func(r *Replayer, ctx context.Context, l *held) error {
 			m := l.DeadLetter()
-			_, _, err := r.due(ctx, l.Provider, &drain{next: 1}, []record.Raw{{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: l.sequence, Time: l.stored}})
+			_, _, err := r.due(ctx, l.Provider, &drain{place: place{next: 1}}, []record.Raw{{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: l.sequence, Time: l.stored}})
 			return err
 		}, stays: true},
 		{name: "a lease", cut: []string{"DIRECT.GET.KV_", "$KV."}, edit: later, do: func(r *Replayer, ctx context.Context, _ *held) error {

@@ -3,10 +3,7 @@ package dlq
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -15,7 +12,6 @@ import (
 	"fetchworker/internal/wait"
 	"fetchworker/internal/wire"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
 
@@ -204,7 +200,7 @@ func (r *Replayer) drainOne(ctx context.Context, provider string, d *drain, behi
 		if left == 0 {
 			return full, nil // what is read now would be read again
 		}
-		page, err := r.read(ctx, provider, d, min(left, drainsTogether))
+		page, err := r.read(ctx, "fetch.dlq."+provider+".>", &d.place, min(left, drainsTogether))
 		if err != nil {
 			return resting, fmt.Errorf("read %s: %w", provider, err)
 		}
@@ -321,39 +317,6 @@ func (r *Replayer) stays(ctx context.Context, l *held, err error) {
 	if ctx.Err() == nil {
 		r.logger.Warn("letter put off", zap.Stringer("request", l.Identity), zap.Error(err))
 	}
-}
-
-// readsAlone are the letters of a provider that are then read one by one, where
-// they are few among others.
-const readsAlone = 64
-
-// read reads the next letters of a provider. Whatever lies there is read
-// together, which the server has at hand, and the provider's are taken out of
-// it; where they are few among others, the server is asked for the next one of
-// them, and so is it where nothing lies any more.
-func (r *Replayer) read(ctx context.Context, provider string, d *drain, most int) ([]record.Raw, error) {
-	prefix := "fetch.dlq." + provider + "."
-	if d.alone > 0 {
-		d.alone--
-	} else {
-		page, err := r.log.Span(ctx, wire.StreamDLQ, d.next, most)
-		if err != nil {
-			return nil, err
-		}
-		all := len(page)
-		page = slices.DeleteFunc(page, func(raw record.Raw) bool { return !strings.HasPrefix(raw.Subject, prefix) })
-		if len(page) > 0 && 4*len(page) >= all {
-			return page, nil
-		}
-		if all > 0 {
-			d.alone = readsAlone
-		}
-	}
-	raw, err := r.log.Next(ctx, wire.StreamDLQ, prefix+">", d.next)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil
-	}
-	return []record.Raw{raw}, err
 }
 
 // release sends a letter back to work that was pulled, if the replay stream

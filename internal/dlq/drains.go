@@ -17,12 +17,11 @@ type drains struct {
 }
 
 type drain struct {
-	next   uint64    // where to read on
+	place            // where to read on
 	idle   bool      // nothing was released since the beginning of the stream
 	rest   time.Time // when to look again
 	shut   string    // the open circuits that let nothing go the last time; empty: it was something else
 	leased time.Time // until when the lease is ours
-	alone  int       // letters to be read one by one: they lie among many others
 	again  bool      // marked since it was last read from the beginning; under the lock
 	asleep bool      // nothing could go, and nobody has marked it since; under the lock
 	roused bool      // a due letter found no room: its rest is over; under the lock
@@ -50,7 +49,7 @@ func (d *drains) rouse(provider string) {
 func (d *drains) marks(provider string) *drain {
 	one := d.all[provider]
 	if one == nil {
-		one = &drain{next: 1, idle: true, asleep: true}
+		one = &drain{place: place{next: 1}, idle: true, asleep: true}
 		d.all[provider] = one
 	}
 	if one.asleep {

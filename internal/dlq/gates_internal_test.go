@@ -154,15 +154,8 @@ func TestWhoseTurnItIsToProbe(t *testing.T) {
 		letter("alice", "A", 3, batch),
 	}
 	for i := range len(order) - 1 {
-		before, after := rankOf(order[i], c), rankOf(order[i+1], c)
-		for j := range before {
-			if before[j] < after[j] {
-				break
-			}
-			if before[j] > after[j] || j == len(before)-1 {
-				t.Errorf("%d: %v goes before %v", i, after, before)
-				break
-			}
+		if before, after := rankOf(order[i], c), rankOf(order[i+1], c); !before.before(after) {
+			t.Errorf("%d: %v goes before %v", i, after, before)
 		}
 	}
 }

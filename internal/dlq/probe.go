@@ -21,8 +21,9 @@ import (
 
 const (
 	// probesLookedAt bounds how many letters are read to find the one to probe
-	// with.
+	// with, a half of them of each lane, so many together.
 	probesLookedAt = 2048
+	probesTogether = 64
 	// probesAtWork bounds how many letters under way are read to see whether
 	// one of them is the probe.
 	probesAtWork = 64
@@ -163,40 +164,82 @@ func (r *Replayer) under(ctx context.Context, stream, filter string, most int) i
 // longest, one that has not failed yet, for the probe may be the end of its
 // troubles; then the call that has not probed for longest, and interactive
 // before batch. The sequence is 0 if none may probe now.
-func (r *Replayer) candidate(ctx context.Context, provider, operation string, c circuit.Circuit) (Letter, uint64, error) {
-	var best Letter
-	var bestRank [4]int
-	var sequence uint64
-	for raw, err := range r.under(ctx, wire.StreamDLQ, "fetch.dlq."+provider+".*"+under(operation, c)+".>", probesLookedAt) {
-		if err != nil {
-			return Letter{}, 0, fmt.Errorf("probe %s: %w", provider, err)
-		}
-		l, ok := r.canProbe(raw, operation, c)
-		if !ok {
-			continue
-		}
-		rank := rankOf(l, c)
-		if sequence == 0 || slices.Compare(rank[:], bestRank[:]) < 0 {
-			best, bestRank, sequence = l, rank, raw.Sequence
-		}
-		if bestRank == ([4]int{}) {
-			break // there is no better one
+func (r *Replayer) candidate(ctx context.Context, provider, operation string, c circuit.Circuit) (best Letter, sequence uint64, err error) {
+	var bestRank rank
+	for _, lane := range []fetchworker.Lane{fetchworker.LaneInteractive, fetchworker.LaneBatch} {
+		first := firstRank(c, lane)
+		for raw, err := range r.letters(ctx, "fetch.dlq."+provider+"."+string(lane)+under(operation, c)+".>", probesLookedAt/2) {
+			if err != nil {
+				return Letter{}, 0, fmt.Errorf("probe %s: %w", provider, err)
+			}
+			l, ok := r.canProbe(raw, operation, c)
+			if !ok {
+				continue
+			}
+			turn := rankOf(l, c)
+			if sequence == 0 || turn.before(bestRank) {
+				best, bestRank, sequence = l, turn, raw.Sequence
+			}
+			if bestRank == first {
+				return best, sequence, nil // there is no better one
+			}
 		}
 	}
 	return best, sequence, nil
 }
 
-// rankOf orders letters by whose turn it is to probe.
-func rankOf(l Letter, c circuit.Circuit) [4]int {
-	agent, same := c.Turns(l.Call())
-	failed, batch := 0, 0
+// letters reads the letters of a filter in their order, so many at most. Where the
+// first lies the server knows; beside it there are often more.
+func (r *Replayer) letters(ctx context.Context, filter string, most int) iter.Seq2[record.Raw, error] {
+	return func(yield func(record.Raw, error) bool) {
+		at := place{next: 1, alone: 1}
+		for most > 0 {
+			page, err := r.read(ctx, filter, &at, min(most, probesTogether))
+			if err != nil {
+				yield(record.Raw{}, err)
+				return
+			}
+			if len(page) == 0 {
+				return
+			}
+			for _, raw := range page {
+				if !yield(raw, nil) {
+					return
+				}
+				most, at.next = most-1, raw.Sequence+1
+			}
+		}
+	}
+}
+
+// rank orders letters by whose turn it is to probe: how lately its agent has, whether
+// it has failed, how lately its call has, and its lane.
+type rank [4]int
+
+func (r rank) before(other rank) bool { return slices.Compare(r[:], other[:]) < 0 }
+
+// firstRank is what no letter of a lane comes before.
+func firstRank(c circuit.Circuit, lane fetchworker.Lane) rank {
+	var first rank
+	switch {
+	case c.Call != "":
+		_, first[2] = c.Turns(circuit.Call{Key: c.Call})
+	case c.Agent != "":
+		first[0], _ = c.Turns(circuit.Call{Agent: c.Agent})
+	}
+	if lane == fetchworker.LaneBatch {
+		first[3] = 1
+	}
+	return first
+}
+
+func rankOf(l Letter, c circuit.Circuit) rank {
+	turn := firstRank(c, l.Lane)
+	turn[0], turn[2] = c.Turns(l.Call())
 	if l.Failures > 0 || slices.ContainsFunc(l.History, func(a Attempt) bool { return a.Class == wire.ClassTransient }) {
-		failed = 1
+		turn[1] = 1
 	}
-	if l.Lane == fetchworker.LaneBatch {
-		batch = 1
-	}
-	return [4]int{agent, failed, same, batch}
+	return turn
 }
 
 // canProbe reports whether a letter waits for nothing but this circuit, and

@@ -3,6 +3,7 @@ package dlq_test
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +13,9 @@ import (
 	"fetchworker/internal/dlq"
 	"fetchworker/internal/dlq/dlqtest"
 	"fetchworker/internal/wire"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // On a quiet provider the replayer releases the probe: one letter at a time,
@@ -294,6 +298,87 @@ func TestALetterProbesItsOwnCircuitInItsTurn(t *testing.T) {
 				if c.goes {
 					released(f, 20*time.Second, others+1)
 				}
+			})
+		})
+	}
+}
+
+// The one to probe with is found without reading a crowd, and is a request in the
+// interactive lane where one lies behind it.
+func TestTheProbeOfACrowdIsFoundAtOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		agents  int // that the crowd is of
+		last    fetchworker.Lane
+		open    func(c *circuit.Circuit)
+		probed  []string // agents whose probes have failed
+		goes    string   // agent of the one that goes
+		atMost  int64    // reads
+		another bool     // provider's letters lie between them and the last
+		gone    bool     // and are deleted
+	}{
+		"of many agents":            {agents: 50, last: fetchworker.LaneBatch, goes: "crowd-0", atMost: 8},
+		"some of whom have probed":  {agents: 50, last: fetchworker.LaneBatch, probed: []string{"crowd-0", "crowd-1"}, goes: "crowd-2", atMost: 8 + 64},
+		"an interactive one behind": {agents: 50, last: fetchworker.LaneInteractive, goes: "last", atMost: 4},
+		"which has probed":          {agents: 50, last: fetchworker.LaneInteractive, probed: []string{"last"}, goes: "crowd-0", atMost: 8 + 64},
+		"of one agent, whose circuit it is": {
+			agents: 1, last: fetchworker.LaneBatch, probed: []string{"crowd-0"}, goes: "crowd-0", atMost: 8,
+			open: func(c *circuit.Circuit) { c.Agent = "crowd-0" },
+		},
+		"of one agent, and the last is another's": {agents: 1, last: fetchworker.LaneBatch, probed: []string{"crowd-0"}, goes: "last", atMost: 250},
+		"among another provider's":                {agents: 1, last: fetchworker.LaneBatch, probed: []string{"crowd-0"}, goes: "last", atMost: 250, another: true},
+		"behind a gap":                            {agents: 1, last: fetchworker.LaneBatch, probed: []string{"crowd-0"}, goes: "last", atMost: 250, another: true, gone: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+				f.Serve("fmp")
+				now := time.Now()
+				open := openFor("", now.Add(10*time.Second))
+				for _, agent := range c.probed {
+					open.Probes = append(open.Probes, circuit.Probe{Agent: agent, Call: "x", At: now})
+				}
+				if c.open != nil {
+					c.open(&open)
+				}
+				f.Circuit("fmp", circuit.Record{Circuit: circuit.Circuit{State: circuit.Closed}, Operations: []circuit.Operation{{Name: "quote", Circuit: open}}})
+				i := 0
+				f.Crowd(150, func(l *dlq.Letter) {
+					*l = asks(i, fmt.Sprint("crowd-", i%c.agents), "quote", fmt.Sprintf(`{"symbol":"S%d"}`, i))
+					l.Lane = fetchworker.LaneBatch
+					if c.another && i > 20 {
+						l.Provider = "polygon"
+					}
+					i++
+				})
+				last := asks(1000, "last", "quote", `{"symbol":"L"}`)
+				if last.Lane = c.last; c.open != nil {
+					last.Agent = "crowd-0"
+				}
+				f.Put(last)
+				if c.gone {
+					stream, err := f.JS.Stream(f.Ctx, wire.StreamDLQ)
+					if err == nil {
+						err = stream.Purge(f.Ctx, jetstream.WithPurgeSubject("fetch.dlq.polygon.>"))
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				f.Replayer(nil)
+				time.Sleep(9 * time.Second) // it has met them
+				var reads atomic.Int64
+				sub, err := f.JS.Conn().Subscribe("$JS.API.DIRECT.GET."+wire.StreamDLQ, func(*nats.Msg) { reads.Add(1) })
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = sub.Unsubscribe() }()
+				released(f, 10*time.Second, 1)
+				if n := f.Count(wire.StreamReplay, "fetch.replay.fmp.*.quote."+c.goes+".>"); n != 1 {
+					t.Errorf("it is not %s's", c.goes)
+				}
+				if reads.Load() > c.atMost {
+					t.Errorf("%d letters were read", reads.Load())
+				}
+				f.Accepted = nil
 			})
 		})
 	}

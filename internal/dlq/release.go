@@ -77,7 +77,11 @@ func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
 	case actRelease, actExpire, actRefuse, actReview, actCancel:
 		return time.Millisecond, nil // its time has come meanwhile
 	}
-	if v.reason != "" {
+	switch told, saidSo := tells(stands, l.Generation, v); {
+	case v.reason == "":
+	case saidSo:
+		r.waiters.tell(l.sequence, v.reason, told, now)
+	default:
 		waiting := l.Waiting(v.reason, v.detail(l.Error), v.retryAt)
 		waiting.Time = now // the server's: who spoke last is seen by it
 		_, stored, err := r.answers.Replace(ctx, stands, waiting, l.ReplyTo())
@@ -90,6 +94,17 @@ func (r *Replayer) tell(ctx context.Context, l *held) (time.Duration, error) {
 		r.waiters.tell(l.sequence, v.reason, v.retryAt, now)
 	}
 	return r.wait(v, now), nil
+}
+
+// tells reports whether what stands says already why a letter waits, and until when to
+// within a few seconds: a circuit's time moves with each probe, and each of ten
+// thousand answers that its worker had just written was written anew for a second.
+func tells(stands answer.Standing, generation int, v verdict) (until time.Time, saidSo bool) {
+	if stands.Status != fetchworker.StatusWaiting || stands.Generation != generation || stands.Problem.Reason() != v.reason {
+		return time.Time{}, false
+	}
+	until = stands.Problem.RetryAt
+	return until, !apart(until.Unix(), v.retryAt)
 }
 
 // finish ends a letter whose request has its final answer already: the copy

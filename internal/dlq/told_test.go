@@ -13,7 +13,9 @@ import (
 	"unicode/utf8"
 
 	"fetchworker"
+	"fetchworker/internal/answer"
 	"fetchworker/internal/broker/brokertest"
+	"fetchworker/internal/budget/circuit"
 	"fetchworker/internal/budget/fleet"
 	"fetchworker/internal/cancel"
 	"fetchworker/internal/dlq"
@@ -288,4 +290,63 @@ func TestAnErrorInASpanIsText(t *testing.T) {
 			t.Errorf("%q: %+v", said, got)
 		}
 	}
+}
+
+// What a worker has just told an agent is not told it once more for a few seconds'
+// difference: a circuit's time moves with each probe, and a crowd's answers would all
+// be written again. What differs by more, or says something else, is told.
+func TestWhatAnAgentHasJustBeenToldIsNotToldAgain(t *testing.T) {
+	dlqtest.Bubble(t, func(f *dlqtest.Fleet) {
+		f.Serve("fmp")
+		until := time.Now().Add(time.Hour).Truncate(time.Second).UTC()
+		f.Circuit("fmp", circuit.Record{Circuit: openFor("", until)})
+		stories := []struct {
+			name   string
+			told   time.Time
+			reason fetchworker.Reason
+			life   int
+			again  bool
+		}{
+			{"the same", until, fetchworker.ReasonCircuitOpen, 1, false},
+			{"a little sooner", until.Add(-5 * time.Second), fetchworker.ReasonCircuitOpen, 1, false},
+			{"a little later", until.Add(5 * time.Second), fetchworker.ReasonCircuitOpen, 1, false},
+			{"sooner", until.Add(-6 * time.Second), fetchworker.ReasonCircuitOpen, 1, true},
+			{"later", until.Add(6 * time.Second), fetchworker.ReasonCircuitOpen, 1, true},
+			{"no time", time.Time{}, fetchworker.ReasonCircuitOpen, 1, true},
+			{"another reason", until, fetchworker.ReasonPaused, 1, true},
+			{"in an earlier life", until, fetchworker.ReasonCircuitOpen, 2, true},
+		}
+		store := answer.New(f.Log)
+		before := map[string]uint64{}
+		sequence := func(l dlq.Letter) uint64 {
+			seen, err := f.Log.Get(f.Ctx, answer.Slot(l.Identity))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return seen.Sequence
+		}
+		var letters []dlq.Letter
+		for i, s := range stories {
+			l := dlqtest.Fresh(i, wire.ClassCircuitOpen)
+			if _, _, err := store.Put(f.Ctx, l.Waiting(s.reason, "", s.told), ""); err != nil {
+				t.Fatal(err)
+			}
+			before[s.name] = sequence(l)
+			l.Generation = s.life
+			letters = append(letters, l)
+		}
+		f.Put(letters...)
+		f.Replayer(nil)
+		time.Sleep(time.Minute)
+		for i, s := range stories {
+			a, _ := f.Answer(letters[i].Identity)
+			if again := sequence(letters[i]) != before[s.name]; again != s.again {
+				t.Errorf("%s: told again %t", s.name, again)
+			}
+			if s.again && !a.RetryAt.Equal(until) {
+				t.Errorf("%s: told %v, not %v", s.name, a.RetryAt, until)
+			}
+		}
+		f.Accepted = nil
+	})
 }

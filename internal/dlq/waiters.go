@@ -61,10 +61,14 @@ func (w *waiters) untold(sequence uint64, v verdict, now time.Time) bool {
 		// Another time is told, though not for every second, and not to
 		// everybody at once.
 		again := max(retellAfter, time.Duration(len(w.told))*time.Second/tellsPerSecond)
-		until := v.retryAt.Unix()
-		later, sooner := until > t.retryAt+retellBy, !v.retryAt.IsZero() && until < t.retryAt-retellBy
-		return (later || sooner) && now.Sub(time.Unix(t.at, 0)) >= again
+		return apart(t.retryAt, v.retryAt) && now.Sub(time.Unix(t.at, 0)) >= again
 	}
+}
+
+// apart reports whether a time differs enough from the one that was told, in Unix
+// seconds, to be told as well.
+func apart(told int64, until time.Time) bool {
+	return until.Unix() > told+retellBy || !until.IsZero() && until.Unix() < told-retellBy
 }
 
 // tell remembers that an agent was told.

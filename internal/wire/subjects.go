@@ -91,3 +91,21 @@ func ResolveID(bodyID, msgID string, sequence uint64, stored time.Time) string {
 	}
 	return "seq-" + strconv.FormatUint(sequence, 10) + "-" + strconv.FormatInt(stored.Unix(), 10)
 }
+
+// Matches reports whether a subject is one of those that a filter names.
+func Matches(filter, subject string) bool {
+	for {
+		want, filters, more := strings.Cut(filter, ".")
+		if want == ">" {
+			return subject != ""
+		}
+		token, rest, left := strings.Cut(subject, ".")
+		if want != token && (want != "*" || token == "") {
+			return false
+		}
+		if !more || !left {
+			return more == left
+		}
+		filter, subject = filters, rest
+	}
+}
