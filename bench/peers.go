@@ -86,9 +86,10 @@ var peerCases = []peerCase{
 // result is what one contender did in one round of one case.
 type result struct {
 	contender      string
-	rate           float64 // answers a second
-	worker, server usage   // for all requests
-	busy           float64 // processors that were, of the whole machine
+	rate           float64       // answers a second
+	worker, server usage         // for all requests
+	busy           float64       // processors that were, of the whole machine
+	waited         time.Duration // for a processor, worker and server together
 	requests       int
 	latencies      []time.Duration
 	directs        []time.Duration
@@ -178,8 +179,8 @@ measuring:
 				default:
 					r.contender = contender.name
 					all[contender.name] = append(all[contender.name], r)
-					fmt.Fprintf(os.Stderr, "%s, round %d: %s %.0f/s, CPU %.0f and %.0f µs, %.2f processors busy\n", c.name, round+1, contender.name, r.rate,
-						r.worker.cpu.Seconds()*1e6/float64(c.requests), r.server.cpu.Seconds()*1e6/float64(c.requests), r.busy)
+					fmt.Fprintf(os.Stderr, "%s, round %d: %s %.0f/s, CPU %.0f and %.0f µs, %.2f processors busy, waited for them %.0f µs\n", c.name, round+1, contender.name, r.rate,
+						r.worker.cpu.Seconds()*1e6/float64(c.requests), r.server.cpu.Seconds()*1e6/float64(c.requests), r.busy, r.waited.Seconds()*1e6/float64(c.requests))
 				}
 				if !*keep {
 					_ = os.RemoveAll(place)

@@ -189,15 +189,31 @@ func cpuOf(pid int) time.Duration {
 // ranFor is how long the threads of a process have run, to the nanosecond: by
 // ticks, as cpuOf tells it, who wakes with each tick and rests would seem to
 // work. The threads that have ended are not among them.
-func ranFor(pid int) (d time.Duration) {
+func ranFor(pid int) time.Duration {
+	ran, _ := scheduled(pid)
+	return ran
+}
+
+// waited is how long the threads of a process could have run and had to wait for
+// a processor, because others had them.
+func (p *process) waited() time.Duration {
+	if p == nil {
+		return 0
+	}
+	_, waited := scheduled(p.cmd.Process.Pid)
+	return waited
+}
+
+func scheduled(pid int) (ran, waited time.Duration) {
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	for _, thread := range threads {
 		text, _ := os.ReadFile(thread)
-		ran, _, _ := strings.Cut(string(text), " ")
-		n, _ := strconv.ParseInt(ran, 10, 64)
-		d += time.Duration(n)
+		var r, w time.Duration
+		if _, err := fmt.Sscan(string(text), &r, &w); err == nil {
+			ran, waited = ran+r, waited+w
+		}
 	}
-	return d
+	return ran, waited
 }
 
 // idleSoFar is how long all processors together have had nothing to do.

@@ -12,8 +12,8 @@ import (
 // writeTable writes a case as Markdown, with who was left out and why.
 func writeTable(w *strings.Builder, c peerCase, rows []result, out map[string]error) {
 	fmt.Fprintf(w, "### %s\n\n%s\n\n", c.name, c.describe())
-	w.WriteString("| | answers/s | of the floor | CPU a request: worker | server | allocations | bytes | p50 | p99 | memory, worker | server |\n")
-	w.WriteString("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	w.WriteString("| | answers/s | of the floor | CPU a request: worker | server | waited | allocations | bytes | p50 | p99 | memory, worker | server |\n")
+	w.WriteString("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	base := 0.0
 	for _, r := range rows {
 		if r.contender == floorSync {
@@ -26,16 +26,16 @@ func writeTable(w *strings.Builder, c peerCase, rows []result, out map[string]er
 		if base > 0 {
 			share = fmt.Sprintf("%.2f", r.rate/base)
 		}
-		fmt.Fprintf(w, "| %s | %s | %s | %.0f µs | %.0f µs | %.0f | %.0f | %s | %s | %s | %s |\n",
+		fmt.Fprintf(w, "| %s | %s | %s | %.0f µs | %.0f µs | %.0f µs | %.0f | %.0f | %s | %s | %s | %s |\n",
 			r.contender, thousands(r.rate), share,
-			float64(r.worker.cpu.Microseconds())/n, float64(r.server.cpu.Microseconds())/n,
+			float64(r.worker.cpu.Microseconds())/n, float64(r.server.cpu.Microseconds())/n, float64(r.waited.Microseconds())/n,
 			r.worker.mallocs/n, r.worker.bytes/n,
 			millis(quantile(r.latencies, 0.5)), millis(quantile(r.latencies, 0.99)),
 			mib(r.worker.peak), mib(r.server.peak))
 	}
 	for _, who := range slices.Sorted(maps.Keys(out)) {
 		why, _, _ := strings.Cut(strings.TrimPrefix(out[who].Error(), errLeftOut.Error()+": "), "\n")
-		fmt.Fprintf(w, "| %s | left out: %s | | | | | | | | | |\n", who, strings.ReplaceAll(why, "|", "/"))
+		fmt.Fprintf(w, "| %s | left out: %s | | | | | | | | | | |\n", who, strings.ReplaceAll(why, "|", "/"))
 	}
 	if len(rows) > 0 {
 		fmt.Fprintf(w, "\nA direct GET: p50 %s, p99 %s.\n\n", millis(quantile(rows[0].directs, 0.5)), millis(quantile(rows[0].directs, 0.99)))

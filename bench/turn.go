@@ -92,7 +92,7 @@ func measure(ctx context.Context, dir, exe string, c peerCase, begin func(contex
 	worker.freeze()
 	err = r.publish(ctx, next, c.requests)
 	w, s := cpuOf(worker.cmd.Process.Pid), server.usage()
-	start, idle := time.Now(), idleSoFar()
+	start, idle, waited := time.Now(), idleSoFar(), worker.waited()+server.waited()
 	worker.thaw()
 	if err != nil {
 		return res, err
@@ -104,6 +104,7 @@ func measure(ctx context.Context, dir, exe string, c peerCase, begin func(contex
 	profiled, served := profileOf(profile, worker, who+c.name), profileOf(profile, server, who+"server-"+c.name)
 	took, err := waitFor(ctx, r, next+c.requests)
 	res.busy = float64(runtime.NumCPU()) - (idleSoFar()-idle).Seconds()/time.Since(start).Seconds()
+	res.waited = worker.waited() + server.waited() - waited
 	profiled()
 	served()
 	if err != nil {
