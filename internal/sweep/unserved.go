@@ -148,7 +148,8 @@ func (s *Sweeper) dropHidden(ctx context.Context) error {
 		return err
 	}
 	crew := newCrew(ctx)
-	for raw, err := range browser.MessagesFrom(ctx, fetchworker.StreamRequests, ">", s.scanned+1, edge) {
+	before := s.scanned
+	for raw, err := range browser.MessagesFrom(ctx, fetchworker.StreamRequests, ">", before+1, edge) {
 		if err != nil {
 			crew.failed(err)
 			break
@@ -158,7 +159,11 @@ func (s *Sweeper) dropHidden(ctx context.Context) error {
 			crew.do(raw, func(ctx context.Context, raw record.Raw) error { return s.drop(ctx, fetchworker.StreamRequests, raw) })
 		}
 	}
-	return crew.wait()
+	err = crew.wait()
+	if err != nil {
+		s.scanned = before // or what could not be deleted would be found by nobody
+	}
+	return err
 }
 
 // refuseAll answers the requests of the subjects, in turns.

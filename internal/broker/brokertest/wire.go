@@ -53,6 +53,7 @@ type broken struct {
 	fault Fault
 	times int
 	late  time.Duration
+	after int // so many are let through before
 }
 
 // Break has the next requests, so many, fail whose subjects contain a part.
@@ -60,7 +61,15 @@ type broken struct {
 func (w *Wire) Break(part string, fault Fault, times int, late time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.faults = append(w.faults, &broken{part, fault, times, late})
+	w.faults = append(w.faults, &broken{part: part, fault: fault, times: times, late: late})
+}
+
+// BreakOne has one request fail whose subject contains a part, after so many that
+// go well.
+func (w *Wire) BreakOne(part string, fault Fault, after int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.faults = append(w.faults, &broken{part: part, fault: fault, times: 1, after: after})
 }
 
 // BreakSaid has the next messages that the server sends, so many, fail on subjects
@@ -68,7 +77,7 @@ func (w *Wire) Break(part string, fault Fault, times int, late time.Duration) {
 func (w *Wire) BreakSaid(part string, fault Fault, times int, late time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.said = append(w.said, &broken{part, fault, times, late})
+	w.said = append(w.said, &broken{part: part, fault: fault, times: times, late: late})
 }
 
 // Slow has all that the server says on subjects that contain a part come late;
@@ -259,6 +268,10 @@ func (w *Wire) asked(f frame) fate {
 	defer w.mu.Unlock()
 	for _, b := range w.faults {
 		if b.times == 0 || !strings.Contains(f.subject, b.part) || f.reply == "" && b.fault != Lost {
+			continue
+		}
+		if b.after > 0 {
+			b.after--
 			continue
 		}
 		b.times--
