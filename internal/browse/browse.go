@@ -220,22 +220,6 @@ func (b *Browser) MessagesFrom(ctx context.Context, stream, subject string, sequ
 	return b.pages(ctx, stream, pageRequest{Subject: subject, Sequence: sequence}, edge)
 }
 
-// First is MessagesFrom for so many at the most, read together.
-func (b *Browser) First(ctx context.Context, stream, subject string, sequence uint64, edge Edge, most int) iter.Seq2[record.Raw, error] {
-	return func(yield func(record.Raw, error) bool) {
-		page, err := b.page(ctx, stream, pageRequest{Subject: subject, Sequence: sequence, Batch: most, MaxBytes: pageBytes})
-		if err != nil {
-			yield(record.Raw{}, err)
-			return
-		}
-		for _, m := range page.messages {
-			if m.Sequence > edge.Sequence || !yield(m, nil) {
-				return
-			}
-		}
-	}
-}
-
 func (b *Browser) pages(ctx context.Context, stream string, request pageRequest, edge Edge) iter.Seq2[record.Raw, error] {
 	return func(yield func(record.Raw, error) bool) {
 		request := request // the walk may be done again

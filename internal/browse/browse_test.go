@@ -296,6 +296,74 @@ func TestAWalkGoesOnBehindACopyThatLags(t *testing.T) {
 	})
 }
 
+// However large what lies there is, it is read in pages that a server lets wait
+// for one connection, and whole.
+func TestAPageIsOfSoManyBytes(t *testing.T) {
+	b := brokertest.Start(t)
+	const many, bytes, most = 40, 200 << 10, 4 << 20 // twice as many bytes as a page has
+	for n := range many {
+		l := letter("fmp", n)
+		l.Body = make([]byte, bytes)
+		if _, err := b.JS.PublishMsg(t.Context(), l.DeadLetter()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var cable brokertest.Wire
+	nc := b.ConnectThrough(t, &cable)
+	defer nc.Close()
+	cable.Break("DIRECT.GET."+wire.StreamDLQ, brokertest.ReplyLate, 1<<20, 0) // which only counts
+	reader := browse.New(nc)
+	edge, err := reader.Edge(t.Context(), wire.StreamDLQ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, all := range map[string]iter.Seq2[record.Raw, error]{
+		"forth": reader.Messages(t.Context(), wire.StreamDLQ, "fetch.dlq.>", time.Time{}, edge),
+		"back":  reader.Backwards(t.Context(), wire.StreamDLQ, "fetch.dlq.>", edge),
+		"first": reader.First(t.Context(), wire.StreamDLQ, "fetch.dlq.>", 1, edge, 2*many),
+	} {
+		n, before := 0, cable.Met()
+		for raw, err := range all {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n++; len(raw.Data) != bytes {
+				t.Errorf("%s: %d bytes of %d", name, len(raw.Data), bytes)
+			}
+		}
+		pages := cable.Met() - before
+		if n != many || pages < many*bytes/most+1 {
+			t.Errorf("%s: %d of %d, in %d pages", name, n, many, pages)
+		}
+	}
+}
+
+// The first are so many and no more.
+func TestTheFirstAreSoMany(t *testing.T) {
+	b := brokertest.Start(t)
+	for n := range 5 {
+		if _, err := b.JS.PublishMsg(t.Context(), letter("fmp", n).DeadLetter()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reader := browse.New(b.NC)
+	for _, c := range []struct {
+		from       uint64
+		most, last int
+	}{{1, 2, 2}, {1, 5, 5}, {1, 9, 5}, {4, 1, 4}, {4, 9, 5}, {6, 9, 0}} {
+		n, last := 0, 0
+		for raw, err := range reader.First(t.Context(), wire.StreamDLQ, "fetch.dlq.>", c.from, browse.Edge{Sequence: 9}, c.most) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, last = n+1, int(raw.Sequence)
+		}
+		if n > c.most || last != c.last {
+			t.Errorf("%+v: %d, the last is %d", c, n, last)
+		}
+	}
+}
+
 // Whatever a server says that is neither a message nor the end is an error, and
 // nothing that was not there: no walk ends with it, and none goes on.
 func TestWhatCannotBeReadIsNoEnd(t *testing.T) {

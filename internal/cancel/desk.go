@@ -207,16 +207,14 @@ func (d *Desk) answer(ctx context.Context, provider, agent string, o Order) (can
 func End(ctx context.Context, answers *answer.Store, i fetchworker.Identity, detail string) (bool, error) {
 	a := Answer(i, 1, detail)
 	for {
-		stands, stored, err := answers.Put(ctx, a, "")
+		stands, _, err := answers.Put(ctx, a, "")
 		switch {
 		case err != nil:
 			return false, err
-		case stored:
-			return true, nil
 		case stands.Problem != nil && stands.Problem.Code() == fetchworker.CodeCancelled:
-			return true, nil // by an order before, or its like at another desk
-		case stands.Ends(stands.Generation), stands.Generation <= a.Generation:
-			return false, nil
+			return true, nil // by us, an order before, or its like at another desk
+		case stands.Generation <= a.Generation:
+			return false, nil // it is final: over all else ours is stored
 		}
 		a.Generation = stands.Generation // a person sent it back to work
 	}

@@ -1,6 +1,7 @@
 package cancel_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -39,7 +40,9 @@ func TestACancelledRequestEndsInItsLife(t *testing.T) {
 			}
 		}
 		for range 2 { // again is the same
-			ours, err := cancel.End(t.Context(), store, i, cancel.Detail)
+			ctx, end := context.WithTimeout(t.Context(), 20*time.Second)
+			ours, err := cancel.End(ctx, store, i, cancel.Detail)
+			end()
 			if err != nil || ours != c.ours {
 				t.Errorf("%s: %t %v", name, ours, err)
 			}

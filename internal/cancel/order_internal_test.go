@@ -17,6 +17,7 @@ import (
 	"fetchworker/internal/wire"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"go.uber.org/zap"
 )
@@ -352,6 +353,102 @@ func TestADeskThatIsClosedTakesNoOrder(t *testing.T) {
 		o.desk.Close()
 		if m, revision, err := read(t.Context(), o.desk.log, "fmp", "alice"); err != nil || revision != 0 {
 			t.Errorf("a mark of what was refused: %+v, %v", m, err)
+		}
+	})
+}
+
+// Where an answer, or the mark, cannot be stored or read an order is none, and
+// that is told at once.
+func TestAnOrderThatHasNoRoomIsNone(t *testing.T) {
+	const bucket = "KV_" + wire.BucketProviders
+	for name, c := range map[string]struct {
+		stream string
+		spoil  func(*jetstream.StreamConfig)
+		all    bool // of all as well
+	}{
+		"the answers are full":     {fetchworker.StreamResults, full, false},
+		"the marks are full":       {bucket, full, true},
+		"the marks cannot be read": {bucket, func(c *jetstream.StreamConfig) { c.AllowDirect = false }, true},
+	} {
+		inOffice(t, func(t *testing.T, o *office) {
+			stream, err := o.b.JS.Stream(t.Context(), c.stream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config := stream.CachedInfo().Config
+			if c.spoil(&config); config.MaxBytes == 1 {
+				defer func() { // who leaves says so
+					config.MaxBytes = -1
+					if _, err := o.b.JS.UpdateStream(t.Context(), config); err != nil {
+						t.Error(err)
+					}
+				}()
+			}
+			if _, err := o.b.JS.UpdateStream(t.Context(), config); err != nil {
+				t.Fatal(err)
+			}
+			for _, body := range []string{byIDs, byAll} {
+				began := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), orderLasts)
+				_, err := o.desk.Take(ctx, "fetch.cancel.fmp.alice", []byte(body))
+				cancel()
+				if fails := c.all || body == byIDs; fails != (err != nil) || errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 5*time.Second {
+					t.Errorf("%s: %s: %v after %v", name, body, err, time.Since(began))
+				}
+			}
+			if err := Note(t.Context(), o.b.JS, o.desk.log, "fmp", "alice", time.Now()); c.all != (err != nil) {
+				t.Errorf("%s: an operator's: %v", name, err)
+			}
+		})
+	}
+}
+
+func full(c *jetstream.StreamConfig) { c.MaxBytes, c.Discard = 1, jetstream.DiscardNew }
+
+// What one worker says takes nothing from, and adds nothing to, the wait for
+// another that is dead: until its lease is over.
+func TestAWordIsOfOneWorker(t *testing.T) {
+	inOffice(t, func(t *testing.T, o *office) {
+		dead, err := o.guard.MayCall(t.Context(), request("q-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dead.Written()
+		began := time.Now()
+		for i := range 3 {
+			v, err := Watch(t.Context(), o.b.JS, o.b.KV)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer v.Close()
+			g := NewGuard(v, fmt.Sprint("other-", i))
+			call, err := g.MayCall(t.Context(), request("q-1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(time.Duration(i+1)*600*time.Millisecond, call.Written)
+			defer func() { _ = g.Leave(context.Background()) }() //nolint:usetesting // it may be over
+		}
+		words, err := o.b.NC.SubscribeSync(seenPrefix + "*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.order(byAll)
+		if took := time.Since(began); took < leaseLasts || took > leaseLasts+skew+50*time.Millisecond {
+			t.Errorf("replied after %v", took)
+		}
+		// Whose call of before is never written says nothing, however late.
+		time.Sleep(time.Minute)
+		said := map[string]int{}
+		for {
+			m, err := words.NextMsg(time.Millisecond)
+			if err != nil {
+				break
+			}
+			said[string(m.Data)]++
+		}
+		if len(said) != 3 || said["w1"] != 0 {
+			t.Errorf("said by %v", said)
 		}
 	})
 }

@@ -36,6 +36,24 @@ func TestWhatCallsTakeInWindows(t *testing.T) {
 	}
 }
 
+// Letters are counted, however large they are.
+func TestLargeLettersAreCounted(t *testing.T) {
+	d := newDesk(t)
+	const many = 30 // six megabytes
+	for i := range many {
+		l := letter(fmt.Sprint("large-", i))
+		l.Body = make([]byte, 200<<10)
+		if _, err := d.JS.PublishMsg(t.Context(), l.DeadLetter()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := d.fleet(d.open())
+	defer f.Close()
+	if s, err := f.Status(t.Context(), "fmp", nil); err != nil || s.Letters != many || s.Waiting != many {
+		t.Errorf("%d letters, %d of them wait, of %d: %v", s.Letters, s.Waiting, many, err)
+	}
+}
+
 // Letters are held, wait for their time or are due, and each counts once.
 func TestAStatusTellsWhereLettersAre(t *testing.T) {
 	d := newDesk(t)

@@ -81,6 +81,30 @@ func TestAnActDoesWhatItsPlanShowed(t *testing.T) {
 	}
 }
 
+// Of a cancel that goes through several streams no more is done than its plan
+// showed, though more of the same lies in those behind its last.
+func TestALimitIsOfAllStreamsTogether(t *testing.T) {
+	for limit, want := range map[int][2]int{2: {1, 2}, 3: {0, 2}, 4: {0, 1}} {
+		d := newDesk(t)
+		for i := range 3 {
+			if _, err := d.JS.Publish(t.Context(), "fetch.request.fmp.batch.quote.alice", fmt.Appendf(nil, `{"id":"q-%d"}`, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d.put(letter("l-0"))
+		d.put(letter("l-1"))
+		task := &operate.Task{Action: operate.ActCancel, Queued: true, Limit: limit, Filter: browse.Filter{Agent: "alice"}}
+		plan := d.begin(task)
+		if plan.Count != limit || !plan.More {
+			t.Fatalf("%d: %+v", limit, plan)
+		}
+		result, err := task.Do(t.Context(), plan, silent())
+		if left := [2]int{d.count(fetchworker.StreamRequests), d.count(wire.StreamDLQ)}; err != nil || result.Fates[operate.FateDone] != limit || left != want {
+			t.Errorf("%d: %+v, %v; left are %v", limit, result, err, left)
+		}
+	}
+}
+
 // An edit is of the one message that was edited.
 func TestAnEditIsBoundToItsMessage(t *testing.T) {
 	d := newDesk(t)
