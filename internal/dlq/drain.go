@@ -12,6 +12,7 @@ import (
 	"fetchworker/internal/wait"
 	"fetchworker/internal/wire"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
 
@@ -154,10 +155,16 @@ func (r *Replayer) behind(ctx context.Context, seen *crowds) bool {
 	}
 	info := c.CachedInfo()
 	r.rooms.saw(info)
-	if wire.Alone(info.Cluster) && info.NumPending == 0 && info.NumAckPending == 0 {
+	if none(info) {
 		seen.none = began
 	}
 	return info.NumPending > crowd
+}
+
+// none reports whether there is no letter at all, as one says who cannot know
+// less than another copy.
+func none(info *jetstream.ConsumerInfo) bool {
+	return wire.Alone(info.Cluster) && info.NumPending == 0 && info.NumAckPending == 0
 }
 
 // pace is how soon there is something to be done again.

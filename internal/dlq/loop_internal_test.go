@@ -204,3 +204,24 @@ func TestRoomIsSharedAndCounted(t *testing.T) {
 		left(10, "and so has each while the workers rest")
 	})
 }
+
+// That no letter is there is believed for a while of who has all of them before it:
+// not of a copy, which may lag, nor while any is waited for or in somebody's hands.
+func TestWhoSaysThatNoLetterIsThere(t *testing.T) {
+	copies := &jetstream.ClusterInfo{Name: "c", Leader: "n1", Replicas: []*jetstream.PeerInfo{{Name: "n2"}}}
+	for name, c := range map[string]struct {
+		info jetstream.ConsumerInfo
+		want bool
+	}{
+		"none":             {jetstream.ConsumerInfo{}, true},
+		"none at one":      {jetstream.ConsumerInfo{Cluster: &jetstream.ClusterInfo{Leader: "n1"}}, true},
+		"one is to come":   {jetstream.ConsumerInfo{NumPending: 1}, false},
+		"one is in hands":  {jetstream.ConsumerInfo{NumAckPending: 1}, false},
+		"a copy":           {jetstream.ConsumerInfo{Cluster: copies}, false},
+		"one of a cluster": {jetstream.ConsumerInfo{Cluster: &jetstream.ClusterInfo{Name: "c", Leader: "n1"}}, false},
+	} {
+		if got := none(&c.info); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
